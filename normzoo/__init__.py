@@ -1,0 +1,28 @@
+"""normzoo: every normalization layer, exact by hand, on NumPy arrays, at the speed of memory."""
+
+from normzoo import functional
+from normzoo.backends import use
+from normzoo.norm import Grads, Norm, Saved
+from normzoo.registry import create, list_norms
+from normzoo.zoo.batch_norm import BatchNorm
+from normzoo.zoo.group_norm import GroupNorm
+from normzoo.zoo.instance_norm import InstanceNorm
+from normzoo.zoo.layer_norm import LayerNorm
+from normzoo.zoo.rms_norm import RMSNorm
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BatchNorm",
+    "Grads",
+    "GroupNorm",
+    "InstanceNorm",
+    "LayerNorm",
+    "Norm",
+    "RMSNorm",
+    "Saved",
+    "create",
+    "functional",
+    "list_norms",
+    "use",
+]

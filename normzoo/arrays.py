@@ -1,0 +1,158 @@
+"""Checks at the door: what may come in, and the message when it may not.
+
+A message names the norm, the invariant, what was received and what to write instead. Wrong types are TypeErrors,
+wrong shapes and values ValueErrors; nothing has been changed when one is raised.
+"""
+
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+from normzoo.backends.contract import Array
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+def check_array(owner: object, name: str, a: Any) -> None:
+    """a is a NumPy array of a float dtype."""
+    if not isinstance(a, np.ndarray):
+        raise TypeError(
+            f"{owner}: expected {name} to be a NumPy array, got {type(a).__name__}; write np.asarray({name}, np.float32)"
+        )
+    if isinstance(a, np.ma.MaskedArray):
+        raise TypeError(f"{owner}: expected {name} without a mask, got a masked array; write {name}.filled(...)")
+    if a.dtype.name not in FLOATS:
+        raise TypeError(
+            f"{owner}: expected {name} of dtype {', '.join(FLOATS[:-1])} or {FLOATS[-1]}, got {a.dtype}; "
+            f"write {name}.astype(np.float32)"
+        )
+
+
+def check_parameter(owner: object, name: str, a: Any, shape: tuple[int, ...]) -> None:
+    """a is None or a float array of `shape`."""
+    if a is None:
+        return
+    check_array(owner, name, a)
+    if a.shape != shape:
+        raise ValueError(f"{owner}: expected {name} of shape {shape}, got {a.shape}")
+
+
+def check_out(
+    owner: object, out: Any, like: Any, inputs: tuple[Array | None, ...], apart: tuple[Array | None, ...]
+) -> None:
+    """`out` can take the result: like `like`, in the place of one of `inputs` or apart from them, and from `apart`."""
+    if out is None:
+        return
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"{owner}: expected out to be a NumPy array, got {type(out).__name__}")
+    if out.dtype != like.dtype:
+        raise TypeError(f"{owner}: expected out of dtype {like.dtype}, got {out.dtype}; write np.empty_like(x)")
+    if out.shape != like.shape:
+        raise ValueError(f"{owner}: expected out of shape {like.shape}, got {out.shape}; write np.empty_like(x)")
+    if not out.flags.writeable:
+        raise ValueError(f"{owner}: expected out to be writeable, got a read-only array; write np.empty_like(x)")
+    if 0 in out.strides and out.size > 1 and any(s == 0 < d - 1 for s, d in zip(out.strides, out.shape, strict=True)):
+        raise ValueError(f"{owner}: expected out without broadcast axes, got strides {out.strides}")
+    taken = [a for a in inputs if a is not None and not same_place(out, a)]
+    for other in (*taken, *apart):
+        if other is not None and overlap(out, other):
+            raise ValueError(
+                f"{owner}: expected out to be an input itself or apart from it, got memory that overlaps in part; "
+                "write np.empty_like(x)"
+            )
+
+
+def same_place(a: Array, b: Array) -> bool:
+    """a and b are the same elements in the same order."""
+    return a is b or (
+        a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
+        and (a.shape, a.strides, a.dtype) == (b.shape, b.strides, b.dtype)
+    )
+
+
+def overlap(a: Array, b: Array) -> bool:
+    """a and b share memory; where that takes too long to find out, they do."""
+    try:
+        return np.shares_memory(a, b, max_work=100_000)  # type: ignore[arg-type]
+    except np.exceptions.TooHardError:
+        return True
+
+
+def check_number(owner: object, name: str, value: Any) -> float:
+    """A real number."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
+        raise TypeError(f"{owner}: expected {name} to be a number, got {type(value).__name__}")
+    return float(value)
+
+
+def check_eps(owner: object, eps: Any) -> float:
+    """A number that is not negative."""
+    eps = check_number(owner, "eps", eps)
+    if not 0 <= eps < np.inf:
+        raise ValueError(f"{owner}: expected eps >= 0, got {eps}; write eps=1e-5")
+    return eps
+
+
+def check_size(owner: object, name: str, value: Any, least: int = 0) -> int:
+    """An integer of at least `least`."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Integral):
+        raise TypeError(f"{owner}: expected {name} to be an integer, got {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{owner}: expected {name} >= {least}, got {value}")
+    return int(value)
+
+
+def check_axis(owner: object, axis: Any, ndim: int, name: str = "axis") -> int:
+    """An axis of an array of rank `ndim`, counted from the front."""
+    axis = check_size(owner, name, axis, least=-ndim)
+    if axis >= ndim:
+        raise ValueError(f"{owner}: expected {name} in [-{ndim}, {ndim}) for x of rank {ndim}, got {axis}")
+    return axis % ndim
+
+
+def check_shape(owner: object, name: str, shape: Any) -> tuple[int, ...]:
+    """One or more sizes, as an integer or a sequence of integers."""
+    sizes = (shape,) if isinstance(shape, Integral) else shape
+    if not isinstance(sizes, tuple | list):
+        raise TypeError(f"{owner}: expected {name} to be an integer or a tuple of them, got {type(shape).__name__}")
+    if not sizes:
+        raise ValueError(f"{owner}: expected {name} with at least one axis, got {shape}; write {name}=x.shape[-1]")
+    return tuple(check_size(owner, name, size) for size in sizes)
+
+
+def check_float_dtype(owner: object, dtype: Any) -> np.dtype:
+    """A float dtype that parameters can have."""
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or found.name not in FLOATS:
+        raise TypeError(f"{owner}: expected dtype {', '.join(FLOATS[:-1])} or {FLOATS[-1]}, got {dtype!r}")
+    return found
+
+
+def compute_dtype(*arrays: Array | None) -> np.dtype:
+    """The wider of float32 and the arrays' dtypes."""
+    wide = any(a is not None and a.dtype.itemsize == 8 for a in arrays)
+    return np.dtype(np.float64 if wide else np.float32)
+
+
+class _Writeable:
+    """Lends the memory of an array to a view that NumPy calls writeable; see `kernel_array`."""
+
+    def __init__(self, a: Array) -> None:
+        self.base = a
+        self.__array_interface__ = {**a.__array_interface__, "data": (a.__array_interface__["data"][0], False)}
+
+
+def kernel_array(a: Array, dtype: np.dtype) -> Array:
+    """a in the machine's own `dtype`, C-contiguous, aligned, of the base class; copied only where it is not so already.
+
+    Numba compiles anew for read-only arrays; the kernels only read their inputs, so they get them as writeable ones.
+    """
+    if a.dtype != dtype or not a.flags.aligned:
+        with np.errstate(over="ignore", invalid="ignore"):
+            a = a.astype(dtype, order="C")
+    a = np.ascontiguousarray(a)
+    return a if a.flags.writeable else np.asarray(_Writeable(a))

@@ -1,0 +1,38 @@
+"""Which backend an array belongs to: NumPy arrays to `cpu`, or to `reference` inside `use("reference")`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import cast
+
+from normzoo.backends import cpu, reference
+from normzoo.backends.contract import Backend
+
+_BACKENDS = {"cpu": cast(Backend, cpu), "reference": cast(Backend, reference)}
+_chosen: ContextVar[str] = ContextVar("normzoo_backend", default="cpu")
+
+
+def current() -> Backend:
+    """The backend that host arrays run on now."""
+    return _BACKENDS[_chosen.get()]
+
+
+@contextmanager
+def use(name: str) -> Iterator[None]:
+    """Run every norm in the block on the backend `name`: "reference" (NumPy, the definition) or "cpu" (the default).
+
+    The choice belongs to the running thread or task; a backward pass runs on the backend of the block it is in.
+
+    >>> import numpy as np, normzoo as nz
+    >>> x = np.ones((2, 4), np.float32)
+    >>> with nz.use("reference"):
+    ...     float(nz.LayerNorm(4)(x).max())
+    0.0
+    """
+    if name not in _BACKENDS:
+        raise ValueError(f"use: expected one of {', '.join(map(repr, _BACKENDS))}, got {name!r}")
+    token = _chosen.set(name)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)

@@ -1,0 +1,426 @@
+"""Sixteen lanes: the vector value that every CPU kernel is written in.
+
+A `Vec` holds 16 float32 or 16 float64 numbers and compiles to LLVM's vector type, which the code generator
+splits into whatever registers the machine has. Because the lanes are fixed, the order of every sum is fixed:
+the bits depend neither on the auto-vectorizer nor on the instruction set, and whether a loop is vectorized is
+no longer a question. Masked loads and stores take care of tails.
+
+Every primitive is a plain Python function with its NumPy meaning as the body (which is what runs when Numba is
+switched off) followed by its LLVM lowering. Arrays are C-contiguous and indexed flat, whatever their rank.
+"""
+
+import operator
+from collections.abc import Callable
+
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import lower_builtin, models, register_model, type_callable
+
+LANES = 16
+
+
+class Vec(types.Type):
+    """Numba type of 16 lanes of `dtype`."""
+
+    def __init__(self, dtype: types.Float) -> None:
+        self.dtype = dtype
+        super().__init__(name=f"vec16_{dtype}")
+
+
+@register_model(Vec)
+class _VecModel(models.PrimitiveModel):
+    def __init__(self, dmm, fe_type: Vec) -> None:
+        super().__init__(dmm, fe_type, _llvm(fe_type.dtype))
+
+
+def _llvm(dtype: types.Float) -> ir.VectorType:
+    return ir.VectorType(ir.FloatType() if dtype.bitwidth == 32 else ir.DoubleType(), LANES)
+
+
+def _intrinsic(builder, name: str, result: ir.Type, args: list):
+    kind = ir.FunctionType(result, [a.type for a in args])
+    return builder.call(builder.module.declare_intrinsic(name, (), kind), args)
+
+
+def _suffix(dtype: types.Float) -> str:
+    return f"v{LANES}f{dtype.bitwidth}"
+
+
+def _splat(builder, value, count: int = LANES):
+    one = builder.insert_element(
+        ir.Constant(ir.VectorType(value.type, count), ir.Undefined), value, ir.Constant(ir.IntType(32), 0)
+    )
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), count), [0] * count)
+    return builder.shuffle_vector(one, one, zeros)
+
+
+def _mask(builder, count):
+    """Lanes below `count` are on."""
+    kind = ir.VectorType(ir.IntType(64), LANES)
+    return builder.icmp_signed("<", ir.Constant(kind, list(range(LANES))), _splat(builder, count))
+
+
+def _address(context, builder, array_type, array, index):
+    data = context.make_array(array_type)(context, builder, array).data
+    place = builder.gep(data, [index])
+    return builder.bitcast(place, _llvm(array_type.dtype).as_pointer())
+
+
+def _typed(function: Callable, rule: Callable) -> None:
+    """Teach Numba's type inference `function`: its result type is `rule(*argument types)`."""
+
+    @type_callable(function)
+    def template(context):
+        return rule
+
+
+# -- memory ------------------------------------------------------------------------------------------------
+
+
+def load(a, i):
+    """Lanes a[i : i + 16]."""
+    return a.reshape(-1)[i : i + LANES].copy()
+
+
+_typed(load, lambda a, i: Vec(a.dtype))
+
+
+@lower_builtin(load, types.Array, types.Integer)
+def _load(context, builder, sig, args):
+    place = _address(context, builder, sig.args[0], args[0], args[1])
+    return builder.load(place, align=sig.args[0].dtype.bitwidth // 8)
+
+
+def load_n(a, i, count):
+    """Lanes a[i : i + count], the rest 0."""
+    v = np.zeros(LANES, a.dtype)
+    v[:count] = a.reshape(-1)[i : i + count]
+    return v
+
+
+_typed(load_n, lambda a, i, count: Vec(a.dtype))
+
+
+@lower_builtin(load_n, types.Array, types.Integer, types.Integer)
+def _load_n(context, builder, sig, args):
+    dtype = sig.args[0].dtype
+    place = _address(context, builder, sig.args[0], args[0], args[1])
+    count = context.cast(builder, args[2], sig.args[2], types.int64)
+    align = ir.Constant(ir.IntType(32), dtype.bitwidth // 8)
+    name = f"llvm.masked.load.{_suffix(dtype)}.p0{_suffix(dtype)}"
+    zeros = ir.Constant(_llvm(dtype), [0.0] * LANES)
+    return _intrinsic(builder, name, _llvm(dtype), [place, align, _mask(builder, count), zeros])
+
+
+def store(a, i, v):
+    """a[i : i + 16] = v."""
+    a.reshape(-1)[i : i + LANES] = v
+
+
+_typed(store, lambda a, i, v: types.none)
+
+
+@lower_builtin(store, types.Array, types.Integer, Vec)
+def _store(context, builder, sig, args):
+    place = _address(context, builder, sig.args[0], args[0], args[1])
+    builder.store(args[2], place, align=sig.args[0].dtype.bitwidth // 8)
+    return context.get_dummy_value()
+
+
+def store_n(a, i, v, count):
+    """a[i : i + count] = v[:count]."""
+    a.reshape(-1)[i : i + count] = v[:count]
+
+
+_typed(store_n, lambda a, i, v, count: types.none)
+
+
+@lower_builtin(store_n, types.Array, types.Integer, Vec, types.Integer)
+def _store_n(context, builder, sig, args):
+    dtype = sig.args[0].dtype
+    place = _address(context, builder, sig.args[0], args[0], args[1])
+    count = context.cast(builder, args[3], sig.args[3], types.int64)
+    align = ir.Constant(ir.IntType(32), dtype.bitwidth // 8)
+    name = f"llvm.masked.store.{_suffix(dtype)}.p0{_suffix(dtype)}"
+    _intrinsic(builder, name, ir.VoidType(), [args[2], place, align, _mask(builder, count)])
+    return context.get_dummy_value()
+
+
+def at(a, i):
+    """The scalar a[i], flat."""
+    return a.reshape(-1)[i]
+
+
+_typed(at, lambda a, i: a.dtype)
+
+
+@lower_builtin(at, types.Array, types.Integer)
+def _at(context, builder, sig, args):
+    data = context.make_array(sig.args[0])(context, builder, args[0]).data
+    return builder.load(builder.gep(data, [args[1]]))
+
+
+def put(a, i, value):
+    """a[i] = value, flat."""
+    a.reshape(-1)[i] = value
+
+
+_typed(put, lambda a, i, value: types.none)
+
+
+@lower_builtin(put, types.Array, types.Integer, types.Float)
+def _put(context, builder, sig, args):
+    data = context.make_array(sig.args[0])(context, builder, args[0]).data
+    value = context.cast(builder, args[2], sig.args[2], sig.args[0].dtype)
+    builder.store(value, builder.gep(data, [args[1]]))
+    return context.get_dummy_value()
+
+
+# -- lanes from and to scalars -----------------------------------------------------------------------------
+
+
+def lane(v, i):
+    """Lane i."""
+    return v[i]
+
+
+_typed(lane, lambda v, i: v.dtype)
+
+
+@lower_builtin(lane, Vec, types.Integer)
+def _lane(context, builder, sig, args):
+    return builder.extract_element(args[0], args[1])
+
+
+def splat(value):
+    """16 times `value`, which is a NumPy or Numba scalar of the wanted type."""
+    return np.full(LANES, value)
+
+
+_typed(splat, lambda value: Vec(value))
+
+
+@lower_builtin(splat, types.Float)
+def _splat_lower(context, builder, sig, args):
+    return _splat(builder, args[0])
+
+
+def keep(v, count):
+    """The first `count` lanes, the rest 0."""
+    return np.where(np.arange(LANES) < count, v, v.dtype.type(0))
+
+
+_typed(keep, lambda v, count: v)
+
+
+@lower_builtin(keep, Vec, types.Integer)
+def _keep(context, builder, sig, args):
+    count = context.cast(builder, args[1], sig.args[1], types.int64)
+    return builder.select(_mask(builder, count), args[0], ir.Constant(args[0].type, [0.0] * LANES))
+
+
+def total(v):
+    """Sum of the lanes, always by the same tree."""
+    half = LANES
+    while half > 1:
+        half //= 2
+        v = v[:half] + v[half:]
+    return v[0]
+
+
+_typed(total, lambda v: v.dtype)
+
+
+@lower_builtin(total, Vec)
+def _total(context, builder, sig, args):
+    v, half = args[0], LANES
+    while half > 1:
+        half //= 2
+        kind = ir.VectorType(ir.IntType(32), half)
+        low = builder.shuffle_vector(v, v, ir.Constant(kind, list(range(half))))
+        high = builder.shuffle_vector(v, v, ir.Constant(kind, list(range(half, 2 * half))))
+        v = builder.fadd(low, high)
+    return builder.extract_element(v, ir.Constant(ir.IntType(32), 0))
+
+
+def wide(v):
+    """The lanes as float64."""
+    return v.astype(np.float64)
+
+
+_typed(wide, lambda v: Vec(types.float64))
+
+
+@lower_builtin(wide, Vec)
+def _wide(context, builder, sig, args):
+    same = sig.args[0].dtype.bitwidth == 64
+    return args[0] if same else builder.fpext(args[0], _llvm(types.float64))
+
+
+def narrow(v, like):
+    """The lanes rounded to the element type of the array `like`."""
+    return v.astype(like.dtype)
+
+
+_typed(narrow, lambda v, like: Vec(like.dtype))
+
+
+@lower_builtin(narrow, Vec, types.Array)
+def _narrow(context, builder, sig, args):
+    same = sig.args[0].dtype == sig.args[1].dtype
+    return args[0] if same else builder.fptrunc(args[0], _llvm(sig.args[1].dtype))
+
+
+# -- arithmetic: + - * / are Python's; the rest by name -----------------------------------------------------
+
+
+def _arithmetic(op: Callable, instruction: str) -> None:
+    def rule(a, b):
+        return a if isinstance(a, Vec) and a == b else None
+
+    _typed(op, rule)
+
+    @lower_builtin(op, Vec, Vec)
+    def lower(context, builder, sig, args):
+        return getattr(builder, instruction)(*args)
+
+
+_arithmetic(operator.add, "fadd")
+_arithmetic(operator.sub, "fsub")
+_arithmetic(operator.mul, "fmul")
+_arithmetic(operator.truediv, "fdiv")
+_arithmetic(operator.iadd, "fadd")
+_arithmetic(operator.isub, "fsub")
+
+
+def fma(a, b, c):
+    """a*b + c, rounded once (float64 lanes without Numba: twice)."""
+    exact = a.astype(np.float64) * b.astype(np.float64) + c.astype(np.float64)
+    return exact.astype(a.dtype)
+
+
+_typed(fma, lambda a, b, c: a)
+
+
+@lower_builtin(fma, Vec, Vec, Vec)
+def _fma(context, builder, sig, args):
+    dtype = sig.args[0].dtype
+    return _intrinsic(builder, f"llvm.fma.{_suffix(dtype)}", _llvm(dtype), list(args))
+
+
+def minus(v):
+    """-v."""
+    return -v
+
+
+_typed(minus, lambda v: v)
+
+
+@lower_builtin(minus, Vec)
+def _minus(context, builder, sig, args):
+    return builder.fneg(args[0])
+
+
+def magnitude(v):
+    """|v|."""
+    return np.abs(v)
+
+
+_typed(magnitude, lambda v: v)
+
+
+@lower_builtin(magnitude, Vec)
+def _magnitude(context, builder, sig, args):
+    dtype = sig.args[0].dtype
+    return _intrinsic(builder, f"llvm.fabs.{_suffix(dtype)}", _llvm(dtype), [args[0]])
+
+
+def root(v):
+    """Square root."""
+    return np.sqrt(v)
+
+
+_typed(root, lambda v: v)
+
+
+@lower_builtin(root, Vec)
+def _root(context, builder, sig, args):
+    dtype = sig.args[0].dtype
+    return _intrinsic(builder, f"llvm.sqrt.{_suffix(dtype)}", _llvm(dtype), [args[0]])
+
+
+def larger(a, b):
+    """The larger of a and b by lane; NaN where a is NaN."""
+    return np.where(a < b, b, a)
+
+
+_typed(larger, lambda a, b: a)
+
+
+@lower_builtin(larger, Vec, Vec)
+def _larger(context, builder, sig, args):
+    return builder.select(builder.fcmp_ordered("<", *args), args[1], args[0])
+
+
+def inverse(v):
+    """1 / v; 0 where v is 0."""
+    return np.where(v == 0, v, 1 / np.where(v == 0, 1, v))
+
+
+_typed(inverse, lambda v: v)
+
+
+@lower_builtin(inverse, Vec)
+def _inverse(context, builder, sig, args):
+    v = args[0]
+    zero, one = (ir.Constant(v.type, [c] * LANES) for c in (0.0, 1.0))
+    return builder.select(builder.fcmp_ordered("==", v, zero), zero, builder.fdiv(one, v))
+
+
+def sign(v):
+    """-1, 0 or 1 by lane; NaN stays NaN."""
+    return np.sign(v)
+
+
+_typed(sign, lambda v: v)
+
+
+@lower_builtin(sign, Vec)
+def _sign(context, builder, sig, args):
+    v = args[0]
+    zero, one, minus = (ir.Constant(v.type, [c] * LANES) for c in (0.0, 1.0, -1.0))
+    up = builder.select(builder.fcmp_ordered(">", v, zero), one, v)
+    return builder.select(builder.fcmp_ordered("<", v, zero), minus, up)
+
+
+def rescue(rstd, like):
+    """Power of two near `rstd` where that is far from 1, else 1: keeps (x - mean) * rstd in the range of `like`."""
+    low, high = _scale_range(like.dtype.itemsize)
+    binade = np.clip(np.exp2(np.floor(np.log2(np.maximum(rstd, low)))), low, high)
+    return np.where((rstd < 2.0**-60) | (rstd > 2.0**60), binade, 1.0)
+
+
+def _scale_range(itemsize: int) -> tuple[float, float]:
+    return (2.0**-1000, 2.0**1000) if itemsize == 8 else (2.0**-126, 2.0**126)
+
+
+_typed(rescue, lambda rstd, like: rstd)
+
+
+@lower_builtin(rescue, Vec, types.Array)
+def _rescue(context, builder, sig, args):
+    v, kind = args[0], args[0].type
+    bits = ir.VectorType(ir.IntType(64), LANES)
+
+    def constant(c):
+        return ir.Constant(kind, [c] * LANES)
+
+    exponent = builder.and_(builder.bitcast(v, bits), ir.Constant(bits, [0x7FF0000000000000] * LANES))
+    binade = builder.bitcast(exponent, kind)
+    low, high = (constant(c) for c in _scale_range(sig.args[1].dtype.bitwidth // 8))
+    binade = builder.select(builder.fcmp_ordered("<", binade, low), low, binade)
+    binade = builder.select(builder.fcmp_ordered(">", binade, high), high, binade)
+    small = builder.fcmp_ordered("<", v, constant(2.0**-60))
+    large = builder.fcmp_ordered(">", v, constant(2.0**60))
+    return builder.select(builder.or_(small, large), binade, constant(1.0))

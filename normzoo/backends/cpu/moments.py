@@ -1,0 +1,96 @@
+"""Scalar steps that rows and columns share: merging partial moments, finishing them, and the extreme values."""
+
+import math
+
+import numpy as np
+
+from normzoo.backends.cpu.jit import helper
+from normzoo.backends.cpu.lanes import at, fma, inverse, lane, larger, minus, narrow, rescue, root, splat, wide
+
+MEAN, SPREAD, RSTD = 0, 1, 2  # the planes of `stats`, (3, b, c) float64
+
+
+@helper
+def merge(count, mean, m2, count_b, mean_b, m2_b):
+    """Moments of the union of two sets (Chan, Golub, LeVeque 1979); exact for equal means."""
+    union = count + count_b
+    delta = mean_b - mean
+    fraction = count_b / union
+    return union, mean + delta * fraction, m2 + m2_b + delta * delta * (count * fraction)
+
+
+@helper
+def rstd_of(spread, eps, power, clamp):
+    """(spread + eps)^(-1/power), or 1 / max(spread^(1/power), eps) with `clamp`; 0 where that would divide by 0."""
+    eps = splat(eps)
+    v = spread if clamp else spread + eps
+    if power == 2:
+        v = root(v)
+    if power == 0:
+        v = splat(1.0)
+    if clamp:
+        v = larger(v, eps)
+    return inverse(v)
+
+
+@helper
+def affine_of(mean, rstd, like):
+    """scale, shift, low, r, in the type of `like`, from float64 lanes: see `standardize`.
+
+    low - shift is the mean to twice the precision of x; scale is 1 unless rstd is extreme.
+    """
+    scale = rescue(rstd, like)
+    scaled = mean * scale
+    high = narrow(scaled, like)
+    return narrow(scale, like), minus(high), narrow(scaled - wide(high), like), narrow(rstd / scale, like)
+
+
+@helper
+def standardize(v, scale, shift, low, r):
+    """xhat = (v - mean) * rstd."""
+    return (fma(v, scale, shift) - low) * r
+
+
+@helper
+def is_extreme(spread, eps, like):
+    """Did the fast sums meet a non-finite value, or overflow or underflow (possible for float64 values only)?"""
+    return not (spread <= 1e300) or (like.itemsize == 8 and spread < 1e-280 and eps < 1e-280)
+
+
+@helper
+def extreme_moments(x, start, count_m, step, n, center, power, divisor, eps, clamp):
+    """mean, spread, rstd of `count_m` runs of n values, in two passes over values scaled by a power of two."""
+    largest = 0.0
+    plain = 0.0
+    for i in range(count_m):
+        for j in range(n):
+            v = np.float64(at(x, start + i * step + j))
+            plain += v
+            if not abs(v) <= largest:
+                largest = abs(v)
+    k = np.float64(count_m * n)
+    scale = 1.0
+    if 0.0 < largest < math.inf:
+        scale = math.ldexp(1.0, -math.frexp(largest)[1])
+        if scale > 1.0 and eps > 1e-280:
+            scale = 1.0
+    mean = 0.0
+    if center:
+        if largest < math.inf:
+            for i in range(count_m):
+                for j in range(n):
+                    mean += np.float64(at(x, start + i * step + j)) * scale
+            mean /= k
+        else:
+            mean = plain / k
+    spread = 0.0
+    for i in range(count_m):
+        for j in range(n):
+            d = abs(np.float64(at(x, start + i * step + j)) * scale - mean)
+            spread += d * d if power == 2 else d
+    spread /= divisor
+    unit = scale * scale if power == 2 else scale
+    rstd = lane(rstd_of(splat(spread), eps * scale if clamp else eps * unit, power, clamp), 0)
+    if power == 0:
+        return mean / scale, 0.0, 1.0
+    return mean / scale, spread / unit, rstd * scale

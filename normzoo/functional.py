@@ -1,0 +1,214 @@
+"""The norms without a layer object: torch.nn.functional's arguments and order, plus out=, channel_axis=, return_saved=.
+
+Every function returns y, or (y, saved) with `return_saved`; `saved.backward(dy)` is its backward pass. The layer
+classes document formulas, shapes and errors.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from normzoo.arrays import check_array, check_eps, check_number, check_parameter, check_shape, check_size
+from normzoo.backends.contract import Array
+from normzoo.norm import eps_for as _eps_for
+from normzoo.norm import normalize as _normalize
+from normzoo.zoo import batch_norm as _batch_norm
+from normzoo.zoo import group_norm as _group_norm
+from normzoo.zoo import instance_norm as _instance_norm
+from normzoo.zoo import layer_norm as _layer_norm
+from normzoo.zoo import local_response_norm as _local_response_norm
+from normzoo.zoo import lp_norm as _lp_norm
+from normzoo.zoo import rms_norm as _rms_norm
+
+
+def batch_norm(
+    x: Array,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    channel_axis: int = 1,
+    out: Array | None = None,
+    return_saved: bool = False,
+) -> Any:
+    """See `BatchNorm`. With `training` the batch's statistics, which update the running ones in place, if given.
+
+    >>> import numpy as np, normzoo as nz
+    >>> nz.functional.batch_norm(np.float32([[0], [2]]), None, None, training=True).round(2)
+    array([[-1.],
+           [ 1.]], dtype=float32)
+    """
+    axes = _batch_norm.axes("batch_norm", x, channel_axis)
+    momentum = check_number("batch_norm", "momentum", momentum)
+    result = _batch_norm.batch_norm(
+        "batch_norm", x, axes, running_mean, running_var, weight, bias, bool(training), momentum, eps, out
+    )
+    return result if return_saved else result[0]
+
+
+def instance_norm(
+    x: Array,
+    running_mean: Array | None = None,
+    running_var: Array | None = None,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    channel_axis: int = 1,
+    out: Array | None = None,
+    return_saved: bool = False,
+) -> Any:
+    """See `InstanceNorm`. With `use_input_stats` x's statistics, which update the running ones in place, if given."""
+    axes = _instance_norm.axes("instance_norm", x, channel_axis)
+    momentum = check_number("instance_norm", "momentum", momentum)
+    result = _instance_norm.instance_norm(
+        "instance_norm", x, axes, running_mean, running_var, weight, bias, bool(use_input_stats), momentum, eps, out
+    )
+    return result if return_saved else result[0]
+
+
+def layer_norm(
+    x: Array,
+    normalized_shape: int | Sequence[int],
+    weight: Array | None = None,
+    bias: Array | None = None,
+    eps: float = 1e-5,
+    *,
+    axis: int | tuple[int, ...] | None = None,
+    out: Array | None = None,
+    return_saved: bool = False,
+) -> Any:
+    """See `LayerNorm`.
+
+    >>> import numpy as np, normzoo as nz
+    >>> nz.functional.layer_norm(np.float32([[0, 2]]), (2,)).round(2)
+    array([[-1.,  1.]], dtype=float32)
+    """
+    shape = check_shape("layer_norm", "normalized_shape", normalized_shape)
+    axes = _layer_norm.axes("layer_norm", x, shape, axis)
+    for name, p in (("weight", weight), ("bias", bias)):
+        check_parameter("layer_norm", name, p, shape)
+    moments = _layer_norm.LayerNorm.moments
+    result = _normalize("layer_norm", x, axes, weight, bias, moments, check_eps("layer_norm", eps), out)
+    return result if return_saved else result[0]
+
+
+def group_norm(
+    x: Array,
+    num_groups: int,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    eps: float = 1e-5,
+    *,
+    channel_axis: int = 1,
+    out: Array | None = None,
+    return_saved: bool = False,
+) -> Any:
+    """See `GroupNorm`."""
+    num_groups = check_size("group_norm", "num_groups", num_groups, least=1)
+    axes = _group_norm.axes("group_norm", x, num_groups, channel_axis)
+    channels = (x.shape[channel_axis],)
+    for name, p in (("weight", weight), ("bias", bias)):
+        check_parameter("group_norm", name, p, channels)
+    moments = _group_norm.GroupNorm.moments
+    result = _normalize("group_norm", x, axes, weight, bias, moments, check_eps("group_norm", eps), out)
+    return result if return_saved else result[0]
+
+
+def rms_norm(
+    x: Array,
+    normalized_shape: int | Sequence[int],
+    weight: Array | None = None,
+    eps: float | None = None,
+    *,
+    axis: int | tuple[int, ...] | None = None,
+    out: Array | None = None,
+    return_saved: bool = False,
+) -> Any:
+    """See `RMSNorm`."""
+    shape = check_shape("rms_norm", "normalized_shape", normalized_shape)
+    axes = _layer_norm.axes("rms_norm", x, shape, axis)
+    check_parameter("rms_norm", "weight", weight, shape)
+    eps = _eps_for(x, None if eps is None else check_eps("rms_norm", eps))
+    result = _normalize("rms_norm", x, axes, weight, None, _rms_norm.RMSNorm.moments, eps, out)
+    return result if return_saved else result[0]
+
+
+def local_response_norm(
+    x: Array,
+    size: int,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    k: float = 1.0,
+    *,
+    channel_axis: int = 1,
+    out: Array | None = None,
+    return_saved: bool = False,
+) -> Any:
+    """Local response normalization: every value by the squares of its neighbours along the channels.
+
+    Formula:
+        y[c] = x[c] / (k + alpha / size * sum(x[c']^2))^beta, c' from c - size//2 to c + (size-1)//2; zeros outside.
+
+    Shapes:
+        x, y: (N, C, ...), rank 3 or more.
+
+    Args:
+        size: channels in the window, 1 or more.
+        alpha, beta, k: scale of the squares, exponent, and offset.
+
+    Raises:
+        ValueError: x has rank below 3, or size is below 1. TypeError: x is not a float array.
+
+    Source:
+        A. Krizhevsky, I. Sutskever and G. E. Hinton, "ImageNet Classification with Deep Convolutional Neural
+        Networks", 2012; torch.nn.functional.local_response_norm.
+
+    >>> import numpy as np, normzoo as nz
+    >>> float(nz.functional.local_response_norm(np.full((1, 1, 1), 2, np.float32), 1, alpha=1.0, beta=1.0)[0, 0, 0])
+    0.4000000059604645
+    """
+    result = _local_response_norm.local_response_norm(x, size, alpha, beta, k, channel_axis, out)
+    return result if return_saved else result[0]
+
+
+def normalize(
+    x: Array,
+    p: float = 2.0,
+    dim: int | tuple[int, ...] = 1,
+    eps: float = 1e-12,
+    out: Array | None = None,
+    *,
+    return_saved: bool = False,
+) -> Any:
+    """Scale x to unit p-norm along an axis.
+
+    Formula:
+        y = x / max(||x||_p, eps), the norm over `dim`.
+
+    Shapes:
+        x, y: any with the axes `dim`.
+
+    Args:
+        p: order of the norm: any number, or inf.
+        dim: an axis or a tuple of axes.
+        eps: least norm; below it, it is a constant of the gradient. A norm of 0 with eps 0 gives 0.
+
+    Raises:
+        ValueError: `dim` is not an axis of x. TypeError: x is not a float array.
+
+    Source:
+        torch.nn.functional.normalize.
+
+    >>> import numpy as np, normzoo as nz
+    >>> nz.functional.normalize(np.float32([[3, 4]])).round(2)
+    array([[0.6, 0.8]], dtype=float32)
+    """
+    check_array("normalize", "x", x)
+    result = _lp_norm.lp_normalize(x, p, dim, check_eps("normalize", eps), out)
+    return result if return_saved else result[0]

@@ -1,0 +1,94 @@
+"""Running statistics: how BatchNorm and InstanceNorm remember the batches they saw."""
+
+from typing import Any
+
+import numpy as np
+
+from normzoo.arrays import check_array, check_number, check_parameter
+from normzoo.backends.contract import Array
+from normzoo.norm import Norm, entry
+
+
+def check_running(owner: object, mean: Array | None, var: Array | None, features: int) -> None:
+    """Both are there, of one value a channel, or neither."""
+    if (mean is None) != (var is None):
+        raise ValueError(
+            f"{owner}: expected running_mean and running_var, or neither, got only "
+            f"{'running_var' if mean is None else 'running_mean'}"
+        )
+    check_parameter(owner, "running_mean", mean, (features,))
+    check_parameter(owner, "running_var", var, (features,))
+
+
+def check_writeable(owner: object, *arrays: Array | None) -> None:
+    """Running statistics are written in place."""
+    for a in arrays:
+        if a is not None and not a.flags.writeable:
+            raise ValueError(f"{owner}: expected running statistics that can be written, got a read-only array")
+
+
+def update(running_mean: Array, running_var: Array, mean: Array, spread: Array, count: int, momentum: float) -> None:
+    """running = (1 - momentum) * running + momentum * new, in place; the new variance is unbiased.
+
+    Args:
+        mean, spread: (sets, channels) statistics of a batch; channels are averaged over the sets.
+        count: values in a set; a batch without values changes nothing.
+    """
+    if count == 0 or len(mean) == 0 or momentum == 0:
+        return
+    unbiased = spread.mean(axis=0) * (count / max(count - 1, 1))
+    with np.errstate(all="ignore"):
+        for running, new in ((running_mean, mean.mean(axis=0)), (running_var, unbiased)):
+            running[...] = (1 - momentum) * running.astype(np.float64) + momentum * new
+
+
+class TrackedNorm(Norm):
+    """A norm that can track running statistics: buffers running_mean, running_var and num_batches_tracked."""
+
+    running_mean = entry("buffers", "running_mean")
+    running_var = entry("buffers", "running_var")
+
+    def __init__(
+        self, num_features: int, *, momentum: float | None, track_running_stats: bool, dtype: Any, **options: Any
+    ) -> None:
+        super().__init__(num_features, shape=(num_features,), dtype=dtype, **options)
+        self.num_features = num_features
+        self.momentum = None if momentum is None else check_number(self, "momentum", momentum)
+        self.track_running_stats = bool(track_running_stats)
+        if track_running_stats:
+            self.buffers["running_mean"] = np.zeros(num_features, dtype)
+            self.buffers["running_var"] = np.ones(num_features, dtype)
+            self.buffers["num_batches_tracked"] = np.array(0, np.int64)
+
+    @property
+    def num_batches_tracked(self) -> Array | None:
+        """How many training batches were seen, int64 of shape ()."""
+        return self.buffers.get("num_batches_tracked")
+
+    def reset_running_stats(self) -> None:
+        """Forget all batches: mean 0, variance 1, count 0."""
+        for name, value in self.buffers.items():
+            value[...] = 1 if name == "running_var" else 0
+
+    def _options(self) -> dict[str, Any]:
+        affine = bool(self.params)
+        bias = "bias" in self.params
+        return super()._options() | {
+            "momentum": self.momentum,
+            "affine": affine,
+            "bias": bias,
+            "track_running_stats": self.track_running_stats,
+        }
+
+
+def check_channels(owner: object, x: Array, channel_axis: int, least_rank: int, features: int | None) -> int:
+    """The channel axis of x, counted from the front, of `features` channels."""
+    check_array(owner, "x", x)
+    axis = channel_axis % x.ndim if x.ndim >= least_rank and -x.ndim <= channel_axis < x.ndim else None
+    wanted = "C" if features is None else str(features)
+    if axis is None or (features is not None and x.shape[axis] != features):
+        shape = f"(N, ..., {wanted})" if channel_axis == -1 else f"(N, {wanted}, ...)"
+        if channel_axis not in (1, -1):
+            shape = f"with {wanted} channels on axis {channel_axis}"
+        raise ValueError(f"{owner}: expected x of shape {shape}, rank {least_rank} or more, got {x.shape}")
+    return axis

@@ -1,0 +1,1 @@
+"""One norm per file: docstring, declaration, state if any."""

@@ -1,0 +1,138 @@
+"""Batch normalization: every channel by its mean and variance over the batch and all positions."""
+
+from typing import Any
+
+import numpy as np
+
+from normzoo.arrays import check_eps, check_parameter, check_size
+from normzoo.backends.contract import Array, Moments
+from normzoo.norm import Saved, eps_for, normalize
+from normzoo.running import TrackedNorm, check_channels, check_running, check_writeable, update
+from normzoo.view import Axes
+
+
+class BatchNorm(TrackedNorm):
+    """Batch normalization: every channel by its mean and variance over the batch and all positions.
+
+    Formula:
+        y = (x - mean) / sqrt(var + eps) * weight + bias, with mean and (biased) var over all axes but the channels'.
+        In training these are the batch's, and running = (1 - momentum) * running + momentum * new, where the new
+        variance is the unbiased one; in evaluation they are the running ones, and constants of the gradient.
+
+    Shapes:
+        x, y: (N, C), (N, C, L), (N, C, H, W), ... any rank from 2; with channel_axis=-1, (N, ..., C).
+        weight, bias, running_mean, running_var: (C,).
+
+    Args:
+        num_features: C.
+        eps: added to the variance, in the units of x squared; above 0 where batch statistics are used.
+        momentum: weight of the new value in the running statistics, 0 to 1; None averages all batches equally.
+        affine: whether there are a weight and a bias.
+        track_running_stats: without it, batch statistics are used in evaluation too.
+        bias: False leaves the weight alone.
+        channel_axis: the axis of the channels, 1 or -1 (or any other).
+        dtype: of parameters and running statistics: float32, float64, float16 or bfloat16.
+
+    Raises:
+        ValueError: x has another number of channels or rank below 2; one value a channel, or eps of 0, where batch
+            statistics are used. TypeError: x is not a float array. Nothing has changed then.
+
+    An empty batch is counted in num_batches_tracked and leaves the running statistics as they are.
+
+    Source:
+        S. Ioffe and C. Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal
+        Covariate Shift", 2015, arXiv:1502.03167; semantics of torch.nn.BatchNorm1d, 2d and 3d.
+
+    >>> import numpy as np, normzoo as nz
+    >>> norm = nz.BatchNorm(2)
+    >>> norm(np.array([[0, 10], [2, 30]], np.float32)).round(2)
+    array([[-1., -1.],
+           [ 1.,  1.]], dtype=float32)
+    >>> norm.running_mean
+    array([0.1, 2. ], dtype=float32)
+    """
+
+    moments = Moments(center=True, power=2)
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        bias: bool = True,
+        channel_axis: int = 1,
+        dtype: Any = np.float32,
+    ) -> None:
+        check_size("BatchNorm", "num_features", num_features)
+        super().__init__(
+            num_features, eps=eps, momentum=momentum, track_running_stats=track_running_stats, weight=affine,
+            bias=affine and bias, dtype=dtype,
+        )  # fmt: skip
+        self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
+
+    def axes(self, x: Array) -> Axes:
+        return axes(self, x, self.channel_axis, self.num_features)
+
+    def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
+        tracked, count = self.training and self.track_running_stats, self.num_batches_tracked
+        momentum = self.momentum
+        if momentum is None:
+            momentum = 0.0 if count is None else 1.0 / (int(count) + 1)
+        self._check_params()
+        # Untracked, or training: the batch's statistics. The buffers are passed where they are read or written.
+        read = tracked or not self.training
+        mean, var = (self.running_mean, self.running_var) if read else (None, None)
+        result = batch_norm(
+            self, x, self.axes(x), mean, var, self.weight, self.bias, tracked or mean is None, momentum,
+            eps_for(x, self.eps), out,
+        )  # fmt: skip
+        if tracked and count is not None:
+            count += 1
+        return result
+
+
+def axes(owner: object, x: Array, channel_axis: int, features: int | None = None) -> Axes:
+    channel = check_channels(owner, x, channel_axis, 2, features)
+    return Axes(x.shape, "r" * channel + "K" + "r" * (x.ndim - channel - 1))
+
+
+def batch_norm(
+    owner: object,
+    x: Array,
+    axes: Axes,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: Array | None,
+    bias: Array | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    out: Array | None,
+) -> tuple[Array, Saved]:
+    """Batch normalization by the batch's statistics (`training`), which update the running ones, or by these."""
+    channels = axes.shape[axes.letters.index("K")]
+    for name, p in (("weight", weight), ("bias", bias)):
+        check_parameter(owner, name, p, (channels,))
+    check_running(owner, running_mean, running_var, channels)
+    eps = check_eps(owner, eps)
+    if not training:
+        if running_mean is None or running_var is None:
+            raise ValueError(f"{owner}: expected running_mean and running_var in evaluation; write training=True")
+        stats = (running_mean, running_var)
+        return normalize(owner, x, axes, weight, bias, BatchNorm.moments, eps, out, stats=stats)
+    if eps == 0:
+        raise ValueError(f"{owner}: expected eps > 0 where batch statistics are used, got {eps}; write eps=1e-5")
+    if axes.values == 1:
+        raise ValueError(
+            f"{owner}: expected more than 1 value per channel in training, got x of shape {x.shape}; "
+            "use a larger batch or norm.eval()"
+        )
+    check_writeable(owner, running_mean, running_var)
+    y, saved = normalize(owner, x, axes, weight, bias, BatchNorm.moments, eps, out)
+    if running_mean is not None and running_var is not None:
+        mean, spread = (s.reshape(-1, channels) for s in (saved.mean, saved.spread))
+        update(running_mean, running_var, mean, spread, axes.values, momentum)
+    return y, saved

@@ -1,0 +1,85 @@
+"""Layer normalization: every sample by its mean and variance over the trailing axes, or over any others."""
+
+from typing import Any
+
+import numpy as np
+
+from normzoo.arrays import check_array, check_axis, check_shape
+from normzoo.backends.contract import Array, Moments
+from normzoo.norm import Norm
+from normzoo.view import Axes
+
+
+class LayerNorm(Norm):
+    """Layer normalization: every sample by its mean and variance over the trailing axes, or over any others.
+
+    Formula:
+        y = (x - mean) / sqrt(var + eps) * weight + bias, with mean and (biased) var over the normalized axes.
+
+    Shapes:
+        x, y: (..., *normalized_shape), or of sizes normalized_shape along `axis`.
+        weight, bias: normalized_shape.
+
+    Args:
+        normalized_shape: sizes of the normalized axes, an integer or a tuple.
+        eps: added to the variance, in the units of x squared.
+        elementwise_affine: whether there are a weight and a bias.
+        bias: False leaves the weight alone.
+        axis: the normalized axes, in increasing order, if not the last ones: `LayerNorm(64, axis=1)` takes the
+            channels of (N, C, H, W) at every position, without a transpose.
+        dtype: of the parameters: float32, float64, float16 or bfloat16.
+
+    Raises:
+        ValueError: x does not have these sizes. TypeError: x is not a float array.
+
+    Source:
+        J. L. Ba, J. R. Kiros and G. E. Hinton, "Layer Normalization", 2016, arXiv:1607.06450; semantics of
+        torch.nn.LayerNorm.
+
+    >>> import numpy as np, normzoo as nz
+    >>> nz.LayerNorm(2)(np.array([[0, 2], [10, 30]], np.float32)).round(2)
+    array([[-1.,  1.],
+           [-1.,  1.]], dtype=float32)
+    """
+
+    moments = Moments(center=True, power=2)
+
+    def __init__(
+        self,
+        normalized_shape: int | tuple[int, ...],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        *,
+        axis: int | tuple[int, ...] | None = None,
+        dtype: Any = np.float32,
+    ) -> None:
+        self.normalized_shape = check_shape("LayerNorm", "normalized_shape", normalized_shape)
+        self.axis = axis
+        super().__init__(
+            self.normalized_shape, shape=self.normalized_shape, eps=eps, weight=elementwise_affine,
+            bias=elementwise_affine and bias, dtype=dtype,
+        )  # fmt: skip
+
+    def axes(self, x: Array) -> Axes:
+        return axes(self, x, self.normalized_shape, self.axis)
+
+    def _options(self) -> dict[str, Any]:
+        affine = {"elementwise_affine": "weight" in self.params, "bias": "bias" in self.params}
+        return super()._options() | affine | ({} if self.axis is None else {"axis": self.axis})
+
+
+def axes(owner: object, x: Array, shape: tuple[int, ...], axis: int | tuple[int, ...] | None) -> Axes:
+    """Axes of `shape`, normalized together; the parameters span them."""
+    check_array(owner, "x", x)
+    if axis is None:
+        first = x.ndim - len(shape)
+        if first < 0 or x.shape[first:] != shape:
+            wanted = ", ".join(map(str, shape))
+            raise ValueError(f"{owner}: expected x of shape (..., {wanted}), got {x.shape}")
+        return Axes(x.shape, "k" * first + "R" * len(shape))
+    given = tuple(axis) if isinstance(axis, tuple | list) else (axis,)
+    found = tuple(check_axis(owner, a, x.ndim) for a in given)
+    if list(found) != sorted(set(found)) or tuple(x.shape[a] for a in found) != shape:
+        raise ValueError(f"{owner}: expected x of sizes {shape} along axis={axis} (in increasing order), got {x.shape}")
+    return Axes(x.shape, "".join("R" if i in found else "k" for i in range(x.ndim)))

@@ -1,0 +1,56 @@
+"""Scaling to unit p-norm. Documented in `normzoo.functional.normalize`. The orders 2 and 1 are norms of the algebra,
+without a mean, with totals and a clamped eps; any other order is NumPy, float64 inside, on every backend."""
+
+import math
+
+import numpy as np
+
+from normzoo.arrays import check_axis, check_number, check_out
+from normzoo.backends.contract import Array, Moments
+from normzoo.norm import PulledBack, Saved, empty_in_layout, layout_of, normalize
+from normzoo.view import Axes
+
+OWNER = "normalize"
+
+
+def lp_normalize(x: Array, p: float, dim: int | tuple[int, ...], eps: float, out: Array | None) -> tuple[Array, Saved]:
+    p = check_number(OWNER, "p", p)
+    given = tuple(dim) if isinstance(dim, tuple | list) else (dim,)
+    axes = tuple(check_axis(OWNER, a, x.ndim, "dim") for a in given)
+    if len(set(axes)) != len(axes) or not axes:
+        raise ValueError(f"{OWNER}: expected dim with different axes, got {dim}")
+    if p in (1, 2):
+        letters = "".join("r" if i in axes else "k" for i in range(x.ndim))
+        moments = Moments(center=False, power=int(p), total=True, clamp=True)
+        return normalize(OWNER, x, Axes(x.shape, letters), None, None, moments, eps, out)
+    if math.isnan(p):
+        raise ValueError(f"{OWNER}: expected p to be a number or inf, got {p}")
+    check_out(OWNER, out, x, (x,), ())
+    y = empty_in_layout(x.shape, x.dtype, layout_of(x)) if out is None else out
+    if x.size == 0:
+        return y, PulledBack(OWNER, x, np.copy)
+    v = x.astype(np.float64)
+    size = np.abs(v)
+    with np.errstate(all="ignore"):
+        largest = size.max(axis=axes, keepdims=True)
+        if math.isinf(p):
+            norm = largest if p > 0 else size.min(axis=axes, keepdims=True)
+            ties = size == norm
+            slope = np.sign(v) * ties / ties.sum(axis=axes, keepdims=True)
+        elif p == 0:
+            norm = (size != 0).sum(axis=axes, keepdims=True).astype(np.float64)
+            slope = np.zeros_like(v)
+        else:
+            norm = largest * ((size / largest) ** p).sum(axis=axes, keepdims=True) ** (1 / p)
+            norm[largest == 0] = 0
+            slope = np.where(v == 0, 0.0, np.sign(v) * (size / norm) ** (p - 1))
+        factor = 1 / np.maximum(norm, eps)
+        factor[~(norm > 0) & (eps == 0)] = 0
+        y[...] = v * factor
+        slope[np.broadcast_to(norm <= eps, v.shape)] = 0
+
+    def pull(dy: Array) -> Array:
+        along = (dy * v).sum(axis=axes, keepdims=True) * factor
+        return factor * (dy - slope * along)
+
+    return y, PulledBack(OWNER, x, pull)
