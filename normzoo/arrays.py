@@ -18,7 +18,8 @@ def check_array(owner: object, name: str, a: Any) -> None:
     """a is a NumPy array of a float dtype."""
     if not isinstance(a, np.ndarray):
         raise TypeError(
-            f"{owner}: expected {name} to be a NumPy array, got {type(a).__name__}; write np.asarray({name}, np.float32)"
+            f"{owner}: expected {name} to be a NumPy array, got {type(a).__name__}; "
+            f"write np.asarray({name}, np.float32)"
         )
     if isinstance(a, np.ma.MaskedArray):
         raise TypeError(f"{owner}: expected {name} without a mask, got a masked array; write {name}.filled(...)")

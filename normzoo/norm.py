@@ -1,4 +1,4 @@
-"""The spine: `normalize` takes an array through the checks, the view and a backend; `Saved` goes back; `Norm` keeps state."""
+"""The spine: `normalize` takes x through checks, view and backend; `Saved` goes back; `Norm` keeps the state."""
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -15,7 +15,7 @@ from normzoo.arrays import (
     compute_dtype,
     kernel_array,
     same_place,
-)  # fmt: skip
+)
 from normzoo.backends import current
 from normzoo.backends.contract import CONSTANT, Array, Moments
 from normzoo.view import Axes, View, find_view, inverse
@@ -88,9 +88,18 @@ class ViewSaved(Saved):
     """
 
     def __init__(
-        self, owner: object, x: Array, view: View, v: Array, copied: bool, weight: Array | None, bias: Array | None,
-        moments: Moments, eps: float, stats: Array,
-    ) -> None:  # fmt: skip
+        self,
+        owner: object,
+        x: Array,
+        view: View,
+        v: Array,
+        copied: bool,
+        weight: Array | None,
+        bias: Array | None,
+        moments: Moments,
+        eps: float,
+        stats: Array,
+    ) -> None:
         super().__init__(owner, x, weight, bias)
         self._view, self._v, self._moments, self._eps = view, v, moments, eps
         self.copied = copied

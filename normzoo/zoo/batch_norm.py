@@ -68,9 +68,14 @@ class BatchNorm(TrackedNorm):
     ) -> None:
         check_size("BatchNorm", "num_features", num_features)
         super().__init__(
-            num_features, eps=eps, momentum=momentum, track_running_stats=track_running_stats, weight=affine,
-            bias=affine and bias, dtype=dtype,
-        )  # fmt: skip
+            num_features,
+            eps=eps,
+            momentum=momentum,
+            track_running_stats=track_running_stats,
+            weight=affine,
+            bias=affine and bias,
+            dtype=dtype,
+        )
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
 
     def axes(self, x: Array) -> Axes:
@@ -86,9 +91,18 @@ class BatchNorm(TrackedNorm):
         read = tracked or not self.training
         mean, var = (self.running_mean, self.running_var) if read else (None, None)
         result = batch_norm(
-            self, x, self.axes(x), mean, var, self.weight, self.bias, tracked or mean is None, momentum,
-            eps_for(x, self.eps), out,
-        )  # fmt: skip
+            self,
+            x,
+            self.axes(x),
+            mean,
+            var,
+            self.weight,
+            self.bias,
+            tracked or mean is None,
+            momentum,
+            eps_for(x, self.eps),
+            out,
+        )
         if tracked and count is not None:
             count += 1
         return result

@@ -63,9 +63,14 @@ class InstanceNorm(TrackedNorm):
     ) -> None:
         check_size("InstanceNorm", "num_features", num_features)
         super().__init__(
-            num_features, eps=eps, momentum=momentum, track_running_stats=track_running_stats, weight=affine,
-            bias=affine and bias, dtype=dtype,
-        )  # fmt: skip
+            num_features,
+            eps=eps,
+            momentum=momentum,
+            track_running_stats=track_running_stats,
+            weight=affine,
+            bias=affine and bias,
+            dtype=dtype,
+        )
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
 
     def axes(self, x: Array) -> Axes:
@@ -74,9 +79,18 @@ class InstanceNorm(TrackedNorm):
     def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
         self._check_params()
         return instance_norm(
-            self, x, self.axes(x), self.running_mean, self.running_var, self.weight, self.bias,
-            self.training or not self.track_running_stats, self.momentum or 0.0, eps_for(x, self.eps), out,
-        )  # fmt: skip
+            self,
+            x,
+            self.axes(x),
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training or not self.track_running_stats,
+            self.momentum or 0.0,
+            eps_for(x, self.eps),
+            out,
+        )
 
 
 def axes(owner: object, x: Array, channel_axis: int, features: int | None = None) -> Axes:

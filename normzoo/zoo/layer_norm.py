@@ -57,9 +57,13 @@ class LayerNorm(Norm):
         self.normalized_shape = check_shape("LayerNorm", "normalized_shape", normalized_shape)
         self.axis = axis
         super().__init__(
-            self.normalized_shape, shape=self.normalized_shape, eps=eps, weight=elementwise_affine,
-            bias=elementwise_affine and bias, dtype=dtype,
-        )  # fmt: skip
+            self.normalized_shape,
+            shape=self.normalized_shape,
+            eps=eps,
+            weight=elementwise_affine,
+            bias=elementwise_affine and bias,
+            dtype=dtype,
+        )
 
     def axes(self, x: Array) -> Axes:
         return axes(self, x, self.normalized_shape, self.axis)

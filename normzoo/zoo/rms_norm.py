@@ -54,9 +54,13 @@ class RMSNorm(Norm):
         self.normalized_shape = check_shape("RMSNorm", "normalized_shape", normalized_shape)
         self.axis = axis
         super().__init__(
-            self.normalized_shape, shape=self.normalized_shape, eps=eps, weight=elementwise_affine, bias=False,
+            self.normalized_shape,
+            shape=self.normalized_shape,
+            eps=eps,
+            weight=elementwise_affine,
+            bias=False,
             dtype=dtype,
-        )  # fmt: skip
+        )
 
     def axes(self, x: Array) -> Axes:
         return layer_norm.axes(self, x, self.normalized_shape, self.axis)

@@ -52,7 +52,7 @@ def apply(x: Array, stats: Array, weight: Array, bias: Array, y: Array) -> None:
 def backward(
     dy: Array, x: Array, stats: Array, weight: Array, moments: Moments, eps: float, dx: Array
 ) -> tuple[Array, Array]:
-    b, m, c, n = x.shape
+    _, m, _, n = x.shape
     divisor = 1.0 if moments.total else float(m * n)
     limit = 1.0 / eps if moments.clamp and eps > 0 else np.inf
     step = _columns_backward if n == 1 else _rows_backward
@@ -69,10 +69,7 @@ def _rows_backward(dy, x, stats, weight, moments, divisor, limit, dx):
         dweight, dbias = np.zeros((2, -(-b // (pb * repeats)), pb, -(-c // width), 1, pm, 1, pn))
         rows.backward_whole(*flags)(dy, x, weight, stats, dx, dweight, dbias, repeats, width, divisor, limit)
     else:
-        if pm > 1 or m == 1:
-            slabs = 1 if pn > 1 else pieces
-        else:
-            slabs = chunks
+        slabs = chunks if pm == 1 < m else 1 if pn > 1 else pieces
         dweight, dbias = np.zeros((2, 1, pb, c, slabs, pm, 1, pn))
         part = np.empty((b, c, chunks, 3))
         rows.backward_split(*flags)(dy, x, weight, stats, dx, dweight, dbias, part, divisor, limit)

@@ -27,7 +27,7 @@ from normzoo.backends.cpu.lanes import (
     store_n,
     total,
     wide,
-)  # fmt: skip
+)
 from normzoo.backends.cpu.moments import (
     MEAN,
     RSTD,
@@ -38,7 +38,7 @@ from normzoo.backends.cpu.moments import (
     merge,
     rstd_of,
     standardize,
-)  # fmt: skip
+)
 
 CHUNK = 1024  # rows
 STRIP = 8  # rows between two visits to a column's sums
@@ -332,7 +332,7 @@ def chunk_sums(dy, x, weight, stats, dweight, dbias, part, block, b, h, first, l
 @helper
 def weigh(weight, part, factors, stats, b, first, last, k, center, divisor, limit, spans_m):
     """Add the chunks' sums in order and turn them into the factors of `tile_dx`; a clamped rstd is a constant."""
-    _, bs, c = stats.shape
+    c = stats.shape[2]
     chunks = part.shape[1]
     for j in range(first, last):
         g, gx, signs = 0.0, 0.0, 0.0
@@ -451,9 +451,21 @@ def backward_split(center, power, spans_m, parallel):
             first = g * kept
             for i in range(pi, b, pb):
                 chunk_sums(
-                    dy, x, weight, stats, dweight, dbias, part, (pi * groups + g) * size, i, h,
-                    first, min(first + kept, c), power, spans_m,
-                )  # fmt: skip
+                    dy,
+                    x,
+                    weight,
+                    stats,
+                    dweight,
+                    dbias,
+                    part,
+                    (pi * groups + g) * size,
+                    i,
+                    h,
+                    first,
+                    min(first + kept, c),
+                    power,
+                    spans_m,
+                )
         for i in prange(b):
             weigh(weight, part, factors, stats, i, 0, c, k, center, divisor, limit, spans_m)
         height = max(STRIP, TILE // (STRIP * c) * STRIP // 4)

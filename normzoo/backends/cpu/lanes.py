@@ -198,7 +198,7 @@ def splat(value):
     return np.full(LANES, value)
 
 
-_typed(splat, lambda value: Vec(value))
+_typed(splat, Vec)
 
 
 @lower_builtin(splat, types.Float)

@@ -28,7 +28,7 @@ from normzoo.backends.cpu.lanes import (
     store_n,
     total,
     wide,
-)  # fmt: skip
+)
 from normzoo.backends.cpu.moments import (
     MEAN,
     RSTD,
@@ -39,7 +39,7 @@ from normzoo.backends.cpu.moments import (
     merge,
     rstd_of,
     standardize,
-)  # fmt: skip
+)
 
 CHUNK = 4096  # values: 16 KB of float32, half of a level-1 cache; 256 additions a lane
 
