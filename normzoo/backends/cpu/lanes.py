@@ -198,7 +198,7 @@ def splat(value):
     return np.full(LANES, value)
 
 
-_typed(splat, Vec)
+_typed(splat, lambda value: Vec(value))  # noqa: PLW0108 (Numba reads the signature)
 
 
 @lower_builtin(splat, types.Float)
