@@ -32,9 +32,9 @@ def update(running_mean: Array, running_var: Array, mean: Array, spread: Array, 
 
     Args:
         mean, spread: (sets, channels) statistics of a batch; channels are averaged over the sets.
-        count: values in a set; a batch without values changes nothing.
+        count: values in a set.
     """
-    if count == 0 or len(mean) == 0 or momentum == 0:
+    if momentum == 0:
         return
     unbiased = spread.mean(axis=0) * (count / max(count - 1, 1))
     with np.errstate(all="ignore"):

@@ -16,7 +16,7 @@ With k = m*n (or 1 for totals):
 
 where q is xhat (power 2), sign(x - mean) - [center] mean(sign(x - mean)) (power 1) or 0 (power 0, and in a set that
 `clamp` holds at rstd = 1/eps). Power 0 means rstd = 1 going forward; without `center` it makes the statistics
-constants going backward, which is BatchNorm in evaluation mode.
+constants going backward, which is BatchNorm in evaluation mode. Its spread is 0.
 
 A parameter view is (pb, pm, pc, pn): pm, pc, pn are 1 or full, pb divides b and repeats along it: weight[b % pb].
 `weight` and `bias` have one and the same view; an absent one is an array of ones or zeros.

@@ -146,7 +146,7 @@ def batch_norm(
         )
     check_writeable(owner, running_mean, running_var)
     y, saved = normalize(owner, x, axes, weight, bias, BatchNorm.moments, eps, out)
-    if running_mean is not None and running_var is not None:
+    if running_mean is not None and running_var is not None and x.size:
         mean, spread = (s.reshape(-1, channels) for s in (saved.mean, saved.spread))
         update(running_mean, running_var, mean, spread, axes.values, momentum)
     return y, saved

@@ -148,7 +148,7 @@ def finish(x, stats, b, first, last, center, power, divisor, eps, clamp):
         left = min(last - j, LANES)
         place = (SPREAD * bs + b) * c + j
         sums = load_n(stats, place, left)
-        spread = sums / splat(divisor)
+        spread = sums / splat(divisor) if power != 0 else splat(0.0)
         store_n(stats, place, spread, left)
         store_n(stats, (RSTD * bs + b) * c + j, rstd_of(spread, eps, power, clamp), left)
         if x.itemsize == 8 or is_extreme(total(sums), 1.0, x):

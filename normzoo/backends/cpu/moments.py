@@ -90,7 +90,7 @@ def extreme_moments(x, start, count_m, step, n, center, power, divisor, eps, cla
             spread += d * d if power == 2 else d
     spread /= divisor
     unit = scale * scale if power == 2 else scale
-    rstd = lane(rstd_of(splat(spread), eps * scale if clamp else eps * unit, power, clamp), 0)
+    rstd = lane(rstd_of(splat(spread), eps * scale if clamp or power == 1 else eps * scale * scale, power, clamp), 0)
     if power == 0:
         return mean / scale, 0.0, 1.0
     return mean / scale, spread / unit, rstd * scale

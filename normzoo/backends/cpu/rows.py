@@ -144,7 +144,7 @@ def finish(x, start, mean, spread, stats, b, c, center, power, divisor, eps, cla
     if is_extreme(spread, eps, x):
         mean, spread, rstd = extreme_moments(x, start, m, columns * n, n, center, power, divisor, eps, clamp)
     else:
-        spread /= divisor
+        spread = spread / divisor if power != 0 else 0.0
         rstd = lane(rstd_of(splat(spread), eps, power, clamp), 0)
     stats[MEAN, b, c] = mean
     stats[SPREAD, b, c] = spread

@@ -1,0 +1,31 @@
+"""Every run compiles its own kernels: a stale disk cache can neither hide nor cause a failure."""
+
+import os
+import tempfile
+
+_cache = tempfile.TemporaryDirectory(prefix="normzoo-test-")
+os.environ["NUMBA_CACHE_DIR"] = _cache.name
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import numba  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20260101)
+
+
+@pytest.fixture
+def threads():
+    """Set the number of threads for the rest of one test; skip where the machine has fewer."""
+    before = numba.get_num_threads()
+
+    def choose(count):
+        if count > numba.config.NUMBA_NUM_THREADS:
+            pytest.skip(f"needs {count} threads")
+        numba.set_num_threads(count)
+
+    yield choose
+    numba.set_num_threads(before)

@@ -1,0 +1,105 @@
+"""The contract between the norms and a backend: every view, parameter view and kind of moments, cpu against reference."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from normzoo.backends import cpu, reference
+from normzoo.backends.contract import CONSTANT, Moments
+
+# Views of every schedule: rows and columns, one chunk and several, whole sets and split ones, ragged at the vector width.
+VIEWS = [
+    (6, 1, 1, 37),
+    (1, 9, 5, 49),
+    (6, 4, 1, 20),
+    (2, 3, 1, 10001),
+    (2, 40, 3, 7),
+    (3, 20, 1, 4500),
+    (40, 300, 1, 30),
+    (2, 3000, 2, 2),
+    (1, 300, 37, 1),
+    (4, 64, 16, 1),
+    (2, 2100, 5, 1),
+    (6, 1, 7, 1),
+    (2, 1500, 70, 1),
+]
+MOMENTS = [
+    Moments(),
+    Moments(center=False),
+    Moments(center=False, total=True, clamp=True),
+    Moments(power=1),
+    Moments(center=False, power=1, total=True, clamp=True),
+    Moments(power=0),
+]
+
+
+def parameter_views(view):
+    """1 or full along m, c and n; along b any divisor."""
+    b = view[0]
+    choices = ({1, 2 if b % 2 == 0 else 1, b}, *({1, size} for size in view[1:]))
+    return sorted(itertools.product(*choices))
+
+
+def run(backend, x, dy, weight, bias, moments, eps=1e-5):
+    y, dx = np.empty_like(x), np.empty_like(x)
+    stats = backend.forward(x, weight, bias, moments, eps, y)
+    return y, *stats, dx, *backend.backward(dy, x, stats, weight, moments, eps, dx)
+
+
+def compare(x, results, tolerance):
+    names = ["y", "mean", "spread", "rstd", "dx", "dweight", "dbias"]
+    for name, expected, actual in zip(names, *results, strict=True):
+        scale = max(1.0, np.abs(expected).max())
+        if name == "dx":  # a difference of terms of the size of rstd * dy: in a set of one value nothing else is left
+            scale = max(scale, np.abs(results[0][3]).max())
+        if name in ("dweight", "dbias"):  # sums of as many terms of the size of 1, which may cancel
+            scale = max(scale, x.size / expected.size)
+        assert np.abs(actual - expected).max() <= tolerance * scale, name
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=str)
+def test_every_parameter_view(view, rng):
+    x, dy = 3 + rng.standard_normal((2, *view))
+    for parameters in parameter_views(view):
+        weight, bias = rng.standard_normal((2, *parameters))
+        results = [run(backend, x, dy, weight, bias, Moments()) for backend in (reference, cpu)]
+        compare(x, results, 1e-12)
+
+
+@pytest.mark.parametrize("moments", MOMENTS, ids=str)
+@pytest.mark.parametrize("view", [(6, 4, 1, 20), (2, 3, 1, 10001), (4, 64, 16, 1), (2, 2100, 5, 1)], ids=str)
+def test_every_kind_of_moments(view, moments, rng):
+    x, dy = (3 + rng.standard_normal((2, *view))).astype(np.float32)
+    x[0, ..., :1] = 0  # sign(0) is 0
+    if moments.clamp:
+        x[1] *= 1e-9  # below eps
+    full = tuple(size if i in (1, 2) else 1 for i, size in enumerate(view))
+    weight, bias = rng.standard_normal((2, *full)).astype(np.float32)
+    results = [run(backend, x, dy, weight, bias, moments) for backend in (reference, cpu)]
+    compare(x, results, 3e-6)
+
+
+@pytest.mark.parametrize("view", [(6, 4, 1, 20), (2, 2100, 5, 1)], ids=str)
+def test_statistics_that_are_given(view, rng):
+    x, dy = 3 + rng.standard_normal((2, *view))
+    stats = rng.uniform(0.5, 2, (3, view[0], view[2]))
+    weight, bias = rng.standard_normal((2, 1, 1, view[2], 1))
+    results = []
+    for backend in (reference, cpu):
+        y, dx = np.empty_like(x), np.empty_like(x)
+        backend.apply(x, stats, weight, bias, y)
+        results.append((y, *stats, dx, *backend.backward(dy, x, stats, weight, CONSTANT, 0.0, dx)))
+    compare(x, results, 1e-12)
+
+
+def test_serial_and_parallel_kernels_have_the_same_bits(rng, monkeypatch):
+    for view in [(6, 4, 1, 20), (2, 3, 1, 10001), (4, 64, 16, 1), (2, 2100, 5, 1)]:
+        x, dy = (1e3 + rng.standard_normal((2, *view))).astype(np.float32)
+        weight, bias = rng.standard_normal((2, 1, 1, 1, 1)).astype(np.float32)
+        results = []
+        for threshold in (0, 10**9):
+            monkeypatch.setattr(cpu, "SERIAL", threshold)
+            results.append(run(cpu, x, dy, weight, bias, Moments()))
+        for one, two in zip(*results, strict=True):
+            np.testing.assert_array_equal(one, two)

@@ -1,0 +1,142 @@
+"""Every error: its type, its message (norm, invariant, received, remedy), and that nothing has changed."""
+
+import numpy as np
+import pytest
+
+import normzoo as nz
+from tests import check
+from tests.cases import CASES, draw, filled
+
+F = nz.functional
+
+
+def f32(*shape):
+    return np.ones(shape, np.float32)
+
+
+MESSAGES = [
+    (lambda: nz.GroupNorm(8, 64)(f32(8, 32, 7, 7)), ValueError,
+     r"^GroupNorm\(8, 64\): expected x of shape \(N, 64, \.\.\.\), rank 2 or more, got \(8, 32, 7, 7\)$"),
+    (lambda: nz.BatchNorm(3)(f32(4, 5)), ValueError, r"BatchNorm\(3\): expected x of shape \(N, 3, \.\.\.\).*\(4, 5\)"),
+    (lambda: nz.BatchNorm(3, channel_axis=-1)(f32(4, 5)), ValueError, r"\(N, \.\.\., 3\)"),
+    (lambda: nz.BatchNorm(3)(f32(3)), ValueError, r"rank 2 or more, got \(3,\)"),
+    (lambda: nz.BatchNorm(3)(f32(1, 3)), ValueError, "more than 1 value per channel"),
+    (lambda: nz.BatchNorm(3)(f32(1, 3, 1, 1)), ValueError, "more than 1 value per channel"),
+    (lambda: nz.BatchNorm(3, track_running_stats=False).eval()(f32(1, 3)), ValueError, "more than 1 value"),
+    (lambda: nz.BatchNorm(3, eps=0.0)(f32(4, 3)), ValueError, "eps > 0 where batch statistics"),
+    (lambda: nz.BatchNorm(3, eps=-1.0), ValueError, "eps >= 0, got -1"),
+    (lambda: nz.BatchNorm(3, eps=float("nan")), ValueError, "eps >= 0, got nan"),
+    (lambda: nz.BatchNorm(3, eps="small"), TypeError, "eps to be a number, got str"),
+    (lambda: nz.BatchNorm(-1), ValueError, "num_features >= 0, got -1"),
+    (lambda: nz.BatchNorm(2.0), TypeError, "num_features to be an integer, got float"),
+    (lambda: nz.BatchNorm(3, momentum="fast"), TypeError, "momentum to be a number"),
+    (lambda: nz.BatchNorm(3, dtype=np.int32), TypeError, "expected dtype float16"),
+    (lambda: nz.BatchNorm(3, dtype="no such"), TypeError, "expected dtype float16"),
+    (lambda: nz.InstanceNorm(3)(f32(4, 3, 1)), ValueError, r"more than 1 position.*x\[None\]"),
+    (lambda: nz.InstanceNorm(3)(f32(4, 3)), ValueError, "more than 1 position"),
+    (lambda: nz.InstanceNorm(3)(f32(4, 2, 5)), ValueError, r"\(N, 3, \.\.\.\)"),
+    (lambda: nz.InstanceNorm(3, channel_axis=0)(f32(3, 2, 5)), ValueError, "samples on axis 0"),
+    (lambda: nz.GroupNorm(3, 4), ValueError, r"GroupNorm\(3, 4\): expected num_groups to divide"),
+    (lambda: nz.GroupNorm(0, 4), ValueError, "num_groups >= 1, got 0"),
+    (lambda: nz.GroupNorm(4, 4)(f32(1, 4)), ValueError, "more than 1 value per group"),
+    (lambda: nz.GroupNorm(2, 4)(f32(4)), ValueError, "rank 2 or more"),
+    (lambda: nz.LayerNorm(4)(f32(2, 5)), ValueError, r"LayerNorm\(\(4,\)\): expected x of shape \(\.\.\., 4\), got \(2, 5\)"),
+    (lambda: nz.LayerNorm((3, 4))(f32(4)), ValueError, r"\(\.\.\., 3, 4\), got \(4,\)"),
+    (lambda: nz.LayerNorm(()), ValueError, "at least one axis"),
+    (lambda: nz.LayerNorm("x"), TypeError, "normalized_shape to be an integer or a tuple"),
+    (lambda: nz.LayerNorm(4, axis=1)(f32(2, 5)), ValueError, "along axis=1"),
+    (lambda: nz.LayerNorm(4, axis=2)(f32(2, 4)), ValueError, r"axis in \[-2, 2\).*got 2"),
+    (lambda: nz.LayerNorm((4, 2), axis=(1, 0))(f32(2, 4)), ValueError, "increasing order"),
+    (lambda: nz.RMSNorm(4)(f32(2, 5)), ValueError, r"RMSNorm\(\(4,\)\): expected x of shape"),
+    (lambda: F.batch_norm(f32(4, 3), None, None), ValueError, "batch_norm: expected running_mean and running_var in eval"),
+    (lambda: F.batch_norm(f32(4, 3), f32(3), None, training=True), ValueError, "got only running_mean"),
+    (lambda: F.batch_norm(f32(4, 3), None, f32(3)), ValueError, "got only running_var"),
+    (lambda: F.batch_norm(f32(4, 3), f32(4), f32(4)), ValueError, r"running_mean of shape \(3,\), got \(4,\)"),
+    (lambda: F.batch_norm(f32(4, 3), f32(3), f32(3), f32(4)), ValueError, r"weight of shape \(3,\), got \(4,\)"),
+    (lambda: F.batch_norm(f32(4, 3), f32(3), f32(3), eps=-1), ValueError, "eps >= 0"),
+    (lambda: F.batch_norm(f32(4, 3), None, None, training=True, eps=0), ValueError, "eps > 0"),
+    (lambda: F.batch_norm(f32(4, 3), None, None, training=True, momentum=None), TypeError, "momentum to be a number"),
+    (lambda: F.batch_norm(f32(4, 3), np.broadcast_to(np.float32(0), 3), f32(3), training=True), ValueError, "read-only"),
+    (lambda: F.instance_norm(f32(4, 3, 5), use_input_stats=False), ValueError, "use_input_stats=False"),
+    (lambda: F.instance_norm(f32(4, 3, 5), f32(3)), ValueError, "got only running_mean"),
+    (lambda: F.layer_norm(f32(2, 4), (4,), f32(5)), ValueError, r"layer_norm: expected weight of shape \(4,\)"),
+    (lambda: F.layer_norm(f32(2, 4), (4,), f32(4), f32(1)), ValueError, r"bias of shape \(4,\), got \(1,\)"),
+    (lambda: F.group_norm(f32(2, 5), 2), ValueError, "num_groups to divide"),
+    (lambda: F.group_norm(f32(2, 4), 2, f32(2)), ValueError, r"weight of shape \(4,\)"),
+    (lambda: F.rms_norm(f32(2, 4), (4,), f32(1)), ValueError, r"weight of shape \(4,\)"),
+    (lambda: F.rms_norm(f32(2, 4), (4,), eps=-1), ValueError, "eps >= 0"),
+    (lambda: F.local_response_norm(f32(2, 4), 3), ValueError, "rank 3 or more"),
+    (lambda: F.local_response_norm(f32(2, 4, 3), 0), ValueError, "size >= 1"),
+    (lambda: F.local_response_norm(f32(2, 4, 3), 2.5), TypeError, "size to be an integer"),
+    (lambda: F.local_response_norm(f32(2, 4, 3), 2, beta="b"), TypeError, "beta to be a number"),
+    (lambda: F.normalize(f32(4)), ValueError, r"dim in \[-1, 1\)"),
+    (lambda: F.normalize(f32(4, 2), dim=(1, -1)), ValueError, "different axes"),
+    (lambda: F.normalize(f32(4, 2), p=float("nan")), ValueError, "p to be a number or inf"),
+    (lambda: F.normalize(f32(4, 2), p=True), TypeError, "p to be a number, got bool"),
+    (lambda: nz.create("group"), ValueError, "create: expected one of batch_norm"),
+    (lambda: nz.use("gpu").__enter__(), ValueError, "use: expected one of 'cpu', 'reference', got 'gpu'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "error", "message"), MESSAGES, ids=[m[2][:50] for m in MESSAGES])
+def test_message(call, error, message):
+    with pytest.raises(error, match=message) as raised:
+        call()
+    assert type(raised.value) is error
+
+
+NO_FLOATS = {
+    "list": lambda shape: np.ones(shape).tolist(),
+    "scalar": lambda shape: 1.0,
+    "none": lambda shape: None,
+    "integers": lambda shape: np.ones(shape, np.int64),
+    "booleans": lambda shape: np.ones(shape, bool),
+    "complex": lambda shape: np.ones(shape, np.complex64),
+    "objects": lambda shape: np.ones(shape, object),
+    "strings": lambda shape: np.full(shape, "1"),
+    "long double": lambda shape: np.ones(shape, np.longdouble),
+    "masked": lambda shape: np.ma.masked_array(np.ones(shape, np.float32)),
+}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("kind", NO_FLOATS)
+def test_what_is_no_float_array_is_a_type_error_and_changes_nothing(case, kind, rng):
+    x, dy = draw(case, rng, np.float32)
+    norm = filled(case.norm(), rng)
+    norm(x)
+    norm.backward(dy)
+    state, saved, grads = norm.state_dict(), norm.saved, norm.grads
+    out = np.full(case.shape, 7, np.float32)
+    bad = NO_FLOATS[kind](case.shape)
+    with pytest.raises(TypeError, match="expected x"):
+        norm(bad, out=out)
+    with pytest.raises(TypeError, match="expected dy"):
+        norm.backward(bad, out=out)
+    with pytest.raises(ValueError, match="expected (x|axis)"):
+        norm(np.ones((3, 1000), np.float32), out=out)
+    with pytest.raises(ValueError, match="expected dy of x's shape"):
+        norm.backward(dy[:1], out=out)
+    assert norm.saved is saved and norm.grads is grads and (out == 7).all()
+    for name, value in norm.state_dict().items():
+        check.same_bits(value, state[name])
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_backward_needs_a_forward(case):
+    with pytest.raises(RuntimeError, match="expected a forward pass before backward"):
+        case.norm().backward(np.ones(case.shape, np.float32))
+
+
+def test_a_bad_parameter_leaves_the_running_statistics_alone():
+    x = np.arange(12, dtype=np.float32).reshape(4, 3)
+    mean, var = np.zeros(3, np.float32), np.ones(3, np.float32)
+    for bad in ({"out": np.ones((4, 4), np.float32)}, {"weight": np.ones(2, np.float32)}, {"eps": -1.0}):
+        with pytest.raises(ValueError):
+            F.batch_norm(x, mean, var, training=True, **bad)
+    check.same_bits(mean, np.zeros(3, np.float32))
+    check.same_bits(var, np.ones(3, np.float32))
+    norm = nz.BatchNorm(3)
+    with pytest.raises(ValueError, match="out of shape"):
+        norm(x, out=np.ones((4, 4), np.float32))
+    assert norm.num_batches_tracked == 0

@@ -1,0 +1,138 @@
+"""The rules of the house: who may import whom, what is documented where, and that what is shown runs."""
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import normzoo as nz
+from tests.cases import CASES
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "normzoo"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# What each room may import of the package; the arrows point one way.
+ROOMS = {
+    "backends/contract.py": set(),
+    "backends/reference.py": {"backends.contract"},
+    "backends/cpu": {"backends.contract", "backends.cpu"},
+    "backends/__init__.py": {"backends"},
+    "view.py": {"backends.contract"},
+    "arrays.py": {"backends.contract"},
+    "norm.py": {"arrays", "view", "backends"},
+    "running.py": {"arrays", "norm", "backends.contract"},
+    "zoo": {"arrays", "norm", "running", "view", "zoo", "backends.contract"},
+    "functional.py": {"arrays", "norm", "zoo", "backends.contract"},
+    "registry.py": {"norm", ""},
+    "__init__.py": {"functional", "backends", "norm", "registry", "zoo"},
+}
+
+
+def room_of(path):
+    name = path.relative_to(PACKAGE).as_posix()
+    return max((room for room in ROOMS if name == room or name.startswith(room + "/")), key=len, default=None)
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield node.module
+            if node.module in ("normzoo", "normzoo.zoo", "normzoo.backends"):
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_a_room_imports_only_what_it_may(path):
+    room = room_of(path)
+    assert room is not None, "a new room: say what it may import"
+    for module in imports(path):
+        if module == "normzoo" and room != "registry.py" or not module.startswith("normzoo"):
+            assert module.split(".")[0] in {*sys.stdlib_module_names, "numpy", "numba", "llvmlite", "scipy", "normzoo"}
+            continue
+        inner = module.removeprefix("normzoo").removeprefix(".")
+        allowed = ROOMS[room]
+        assert any(inner == a or (a and inner.startswith(a + ".")) for a in allowed), f"{room} imports {module}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_product_code_has_no_assert_and_reads_no_environment(path):
+    tree = ast.parse(path.read_text())
+    assert not any(isinstance(node, ast.Assert) for node in ast.walk(tree))
+    assert "environ" not in path.read_text()
+
+
+def test_import_compiles_nothing_and_needs_only_numba_numpy_and_scipy():
+    code = (
+        "import sys, normzoo\n"
+        "from normzoo.backends.cpu import rows, columns\n"
+        "made = [f.cache_info().currsize for m in (rows, columns) for f in vars(m).values() if hasattr(f, 'cache_info')]\n"
+        "assert len(made) > 8 and not any(made), made\n"
+        "found = {n.split('.')[0] for n in sys.modules} & {'torch', 'jax', 'onnx', 'matplotlib', 'sklearn', 'tqdm'}\n"
+        "assert not found, found\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", nz.list_norms())
+def test_a_norm_is_declared_documented_and_tested(name):
+    norm = next(c for c in vars(nz).values() if inspect.isclass(c) and c.__module__ == f"normzoo.zoo.{name}")
+    text = inspect.getdoc(norm)
+    for part in ("Formula:", "Shapes:", "Args:", "Raises:", "Source:", "arXiv:", ">>> "):
+        assert part in text, f"{norm.__name__} documents no {part}"
+    assert any(case.id.startswith(name) for case in CASES), f"no case of {name}"
+    table = re.findall(r"^\| `(\w+)`", (ROOT / "README.md").read_text(), re.M)
+    assert norm.__name__ in table, f"README's zoo has no {norm.__name__}"
+
+
+def test_every_row_of_the_readme_zoo_is_there():
+    table = re.findall(r"^\| `([\w.]+)`", (ROOT / "README.md").read_text(), re.M)
+    assert len(table) >= len(nz.list_norms()) + 2
+    for name in table:
+        found = nz
+        for part in name.split("."):
+            found = getattr(found, part)
+
+
+def test_readme_code_runs():
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert len(blocks) >= 2
+    for block in blocks:
+        printed = subprocess.run(
+            [sys.executable, "-W", "error", "-c", block], check=True, capture_output=True, text=True, cwd=ROOT
+        ).stdout
+        # a comment behind a print shows what it prints
+        shown = re.findall(r"^print\(.*\)  # (.*)$", block, re.M)
+        assert printed.split("\n")[: len(shown)] == shown
+
+
+def test_signatures_are_torchs():
+    """torch.nn.functional's names, order and defaults, with the input called x."""
+    expected = {
+        "batch_norm": "running_mean running_var weight=None bias=None training=False momentum=0.1 eps=1e-05",
+        "instance_norm": "running_mean=None running_var=None weight=None bias=None use_input_stats=True momentum=0.1 "
+        "eps=1e-05",
+        "layer_norm": "normalized_shape weight=None bias=None eps=1e-05",
+        "group_norm": "num_groups weight=None bias=None eps=1e-05",
+        "rms_norm": "normalized_shape weight=None eps=None",
+        "local_response_norm": "size alpha=0.0001 beta=0.75 k=1.0",
+        "normalize": "p=2.0 dim=1 eps=1e-12 out=None",
+        "BatchNorm": "num_features eps=1e-05 momentum=0.1 affine=True track_running_stats=True",
+        "InstanceNorm": "num_features eps=1e-05 momentum=0.1 affine=False track_running_stats=False",
+        "LayerNorm": "normalized_shape eps=1e-05 elementwise_affine=True bias=True",
+        "GroupNorm": "num_groups num_channels eps=1e-05 affine=True",
+        "RMSNorm": "normalized_shape eps=None elementwise_affine=True",
+    }
+    for name, arguments in expected.items():
+        function = getattr(nz, name, None) or getattr(nz.functional, name)
+        found = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.KEYWORD_ONLY]
+        shown = [p.name if p.default is p.empty else f"{p.name}={p.default}" for p in found]
+        assert " ".join(shown) == (arguments if name[0].isupper() else f"x {arguments}")

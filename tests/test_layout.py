@@ -1,0 +1,145 @@
+"""Strange arrays: any strides, byte order, alignment, dtype and subclass give the answer of the plain array."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import normzoo as nz
+from tests import check
+from tests.cases import CASES, channels_last_strides, draw, filled
+
+
+def strided(x):
+    """The values of x in every arrangement of memory a user may come with."""
+    yield "negative", np.ascontiguousarray(x[::-1])[::-1]
+    yield "negative-last", np.ascontiguousarray(x[..., ::-1])[..., ::-1]
+    yield "fortran", np.asfortranarray(x)
+    wide = np.zeros((*x.shape[:-1], 2 * x.shape[-1]), x.dtype)
+    wide[..., ::2] = x
+    yield "every-second", wide[..., ::2]
+    tall = np.zeros((2 * x.shape[0], *x.shape[1:]), x.dtype)
+    tall[::2] = x
+    yield "rows-apart", tall[::2]
+    raw = bytearray(x.nbytes + 1)
+    odd = np.frombuffer(raw, x.dtype, x.size, offset=1).reshape(x.shape)
+    odd[...] = x
+    yield "misaligned", odd
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    yield "read-only", frozen
+    yield "subclass", x.copy().view(np.memmap)
+    axes = np.random.default_rng(0).permutation(x.ndim)
+    yield "transposed", np.ascontiguousarray(x.transpose(axes)).transpose(np.argsort(axes))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_any_strides_give_the_same_bits(case, rng):
+    x, dy = draw(case, rng, np.float32)
+    norm = filled(case.norm(), rng)
+    y = norm(x)
+    expected = (y, norm.backward(dy), norm.grads)
+    for (name, a), (_, d) in zip(strided(x), strided(dy), strict=True):
+        found = norm(a)
+        check.same_bits(np.asarray(found), expected[0])
+        assert type(found) is np.ndarray, name
+        check.same_bits(norm.backward(d), expected[1])
+        for key, gradient in norm.grads.items():
+            check.same_bits(gradient, expected[2][key])
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_dy_may_lie_otherwise_than_x(case, rng):
+    x, dy = draw(case, rng, np.float32)
+    norm = filled(case.norm(), rng)
+    for a in (x, channels_last_strides(x)):
+        norm(a)
+        dx = norm.backward(dy)
+        norm(a)
+        check.same_bits(norm.backward(channels_last_strides(dy)), dx)
+        check.same_bits(norm.backward(np.broadcast_to(dy[:1], dy.shape)), norm.backward(np.repeat(dy[:1], len(dy), 0)))
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 5, 7), (2, 6, 3, 4, 5), (3, 6, 9)], ids=str)
+def test_channels_last_arrays_are_not_copied_and_stay_channels_last(shape, rng):
+    x = channels_last_strides(rng.standard_normal(shape).astype(np.float32))
+    for norm in (nz.BatchNorm(6), nz.InstanceNorm(6), nz.GroupNorm(2, 6), nz.LayerNorm(6, axis=1)):
+        y, saved = norm.forward(x)
+        assert not saved.copied
+        dx = saved.backward(x).x
+        assert y.strides == dx.strides == x.strides
+    for transposed in (nz.BatchNorm(6), nz.LayerNorm(shape[-1])):
+        assert transposed.forward(np.asfortranarray(x))[1].copied
+
+
+@pytest.mark.parametrize("storage", [">f4", ">f8", "f2"])
+def test_other_storage_is_computed_in_float32_or_wider_and_given_back(storage, rng):
+    x = rng.standard_normal((6, 5, 7)).astype(storage)
+    norm = filled(nz.BatchNorm(5), rng)
+    y = norm(x)
+    dx = norm.backward(x)
+    assert y.dtype == dx.dtype == x.dtype
+    wide = x.astype(np.float64 if storage == ">f8" else np.float32)
+    check.same_bits(y, norm(wide).astype(storage))
+    check.same_bits(dx, norm.backward(wide).astype(storage))
+
+
+def test_bfloat16_by_its_name(rng):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    x = rng.standard_normal((6, 40)).astype(ml_dtypes.bfloat16)
+    norm = nz.LayerNorm(40, dtype=ml_dtypes.bfloat16)
+    y = norm(x)
+    assert y.dtype == x.dtype
+    assert norm.backward(x).dtype == norm.grads["weight"].dtype == x.dtype
+    exact = nz.functional.layer_norm(x.astype(np.float64), 40)
+    check.close(y.astype(np.float64), exact, 2.0**-8)
+
+
+@pytest.mark.parametrize("x_dtype", ["f2", "f4", "f8"])
+@pytest.mark.parametrize("w_dtype", ["f2", "f4", "f8"])
+def test_any_mix_of_floats(x_dtype, w_dtype, rng):
+    x = rng.standard_normal((6, 40)).astype(x_dtype)
+    norm = filled(nz.LayerNorm(40, dtype=w_dtype), rng)
+    y = norm(x)
+    dx = norm.backward(rng.standard_normal((6, 40)))  # float64 dy
+    assert (y.dtype, dx.dtype) == (x.dtype, x.dtype)
+    assert norm.grads["weight"].dtype == norm.grads["bias"].dtype == np.dtype(w_dtype)
+    exact = nz.functional.layer_norm(x.astype("f8"), 40, norm.weight.astype("f8"), norm.bias.astype("f8"))
+    rounding = {"f2": 2.0**-10, "f4": 1e-6, "f8": 1e-12}[x_dtype]
+    check.close(y, exact, rounding)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4), (2, 3, 0), (0, 3), (2, 0, 4), (0, 0)], ids=str)
+def test_empty_arrays(shape):
+    x = np.zeros(shape, np.float32)
+    norms = [nz.LayerNorm(shape[-1]), nz.RMSNorm(shape[-1]), nz.BatchNorm(shape[1]), nz.GroupNorm(1, shape[1])]
+    if len(shape) > 2:
+        norms.append(nz.InstanceNorm(shape[1], affine=True))
+    for norm in norms:
+        for name in ("cpu", "reference"):
+            with nz.use(name):
+                assert norm(x).shape == shape
+                assert norm.backward(x).shape == shape
+        for key, gradient in norm.grads.items():
+            check.same_bits(gradient, np.zeros_like(norm.params[key]))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_any_shape_and_stride(data):
+    shape = tuple(data.draw(st.lists(st.integers(1, 19), min_size=2, max_size=5), label="shape"))
+    steps = data.draw(st.tuples(*[st.sampled_from([1, 2, -1]) for _ in shape]), label="steps")
+    order = data.draw(st.permutations(range(len(shape))), label="order")
+    rng = np.random.default_rng(0)
+    big = rng.standard_normal([shape[i] * abs(steps[i]) for i in order]).astype(np.float32)
+    x = big.transpose(np.argsort(order))[tuple(slice(None, None, s) for s in steps)]
+    assert x.shape == shape
+    axes = sorted(data.draw(st.sets(st.integers(0, len(shape) - 1), min_size=1), label="axes"))
+    w, b = rng.standard_normal((2, *(shape[a] for a in axes))).astype(np.float32)
+    results = []
+    for name in ("reference", "cpu"):
+        with nz.use(name):
+            y, saved = nz.functional.layer_norm(x, [shape[a] for a in axes], w, b, axis=axes, return_saved=True)
+            results.append((y, *saved.backward(x[::1] * 0.5 + 1)))
+    for expected, actual in zip(*results, strict=True):
+        check.close(actual, expected, 2e-6, scale=max(1.0, float(np.abs(expected).max()), float(saved.rstd.max()) * 1e-2))

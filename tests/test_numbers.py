@@ -1,0 +1,196 @@
+"""The numeric contract: flat accuracy for any mean, the same bits however the work is divided, no silent numbers."""
+
+import numpy as np
+import pytest
+
+import normzoo as nz
+from tests import check
+from tests.cases import CASES, channels_last_strides, filled
+
+each_backend = pytest.mark.parametrize("backend", ["reference", "cpu"])
+
+# (id, norm, shape, reduced axes after grouping, grouped shape): large enough for several chunks and the parallel kernels
+LARGE = [
+    ("batch_norm", lambda **o: nz.BatchNorm(3, **o), (4, 3, 57, 91), (0, 2, 3), None),
+    ("batch_norm-2d", lambda **o: nz.BatchNorm(37, **o), (2049, 37), (0,), None),
+    ("instance_norm", lambda **o: nz.InstanceNorm(5, affine=True, **o), (2, 5, 71, 73), (2, 3), None),
+    ("group_norm", lambda **o: nz.GroupNorm(2, 6, **o), (3, 6, 31, 67), (2, 3, 4), (3, 2, 3, 31, 67)),
+    ("layer_norm", lambda **o: nz.LayerNorm(769, **o), (67, 769), (1,), None),
+    ("layer_norm-wide", lambda **o: nz.LayerNorm(20011, **o), (2, 20011), (1,), None),
+    ("layer_norm-channels", lambda **o: nz.LayerNorm(33, axis=1, **o), (2, 33, 23, 29), (1,), None),
+    ("rms_norm", lambda **o: nz.RMSNorm(4099, **o), (17, 4099), (1,), None),
+]
+large = pytest.mark.parametrize(("norm", "shape", "axes", "grouped"), [c[1:] for c in LARGE], ids=[c[0] for c in LARGE])
+
+
+def exact_pass(norm, x, dy, axes, grouped):
+    """y, xhat * weight and dx in long double, from float32 x, by formulas of their own."""
+    shape = grouped or x.shape
+    channel = [1] * x.ndim
+    if isinstance(norm, nz.LayerNorm | nz.RMSNorm):
+        for a in axes:
+            channel[a] = x.shape[a]
+    else:
+        channel[1] = -1
+    w = norm.weight.astype(np.longdouble).reshape(channel)
+    b = 0 if norm.bias is None else norm.bias.astype(np.longdouble).reshape(channel)
+    v = x.astype(np.longdouble).reshape(shape)
+    count = np.prod([shape[a] for a in axes])
+    center = not isinstance(norm, nz.RMSNorm)
+    if center:
+        v = v - v.sum(axis=axes, keepdims=True) / count
+    eps = np.finfo(np.float32).eps if norm.eps is None else norm.eps
+    rstd = 1 / np.sqrt((v * v).sum(axis=axes, keepdims=True) / count + eps)
+    xhat = v * rstd
+    g = (dy * w).reshape(shape)
+    g_mean = g.sum(axis=axes, keepdims=True) / count if center else 0
+    dx = rstd * (g - g_mean - xhat * (g * xhat).sum(axis=axes, keepdims=True) / count)
+    scaled = xhat.reshape(x.shape) * w
+    return scaled + b, np.maximum(1, np.maximum(np.abs(scaled), np.abs(b))), dx.reshape(x.shape)
+
+
+@large
+@pytest.mark.parametrize("layout", ["contiguous", "channels-last"])
+@pytest.mark.parametrize(("mean", "std"), [(0, 1), (1e2, 1), (1e4, 0.1), (1e3, 1e-3), (-1e6, 1)])
+def test_accuracy_is_flat_in_the_mean(norm, shape, axes, grouped, layout, mean, std, rng):
+    if layout == "channels-last" and len(shape) < 3:
+        pytest.skip("has no positions")
+    x = (mean + std * rng.standard_normal(shape)).astype(np.float32)
+    dy = rng.standard_normal(shape).astype(np.float32)
+    if layout == "channels-last":
+        x, dy = channels_last_strides(x), channels_last_strides(dy)
+    norm = filled(norm(), rng)
+    y, scale, dx = exact_pass(norm, x, dy, axes, grouped)
+    check.close(norm(x), y, check.FORWARD32, scale)
+    check.close(norm.backward(dy), dx, check.BACKWARD32, float(np.abs(dx).max()))
+
+
+@large
+@pytest.mark.parametrize("place", [0, -1], ids=["first", "last"])
+def test_an_outlier_does_no_harm_wherever_it_sits(norm, shape, axes, grouped, place, rng):
+    x = (5 + rng.standard_normal(shape)).astype(np.float32)
+    x.reshape(-1)[place] = -1e6
+    dy = rng.standard_normal(shape).astype(np.float32)
+    norm = filled(norm(), rng)
+    y, scale, dx = exact_pass(norm, x, dy, axes, grouped)
+    check.close(norm(x), y, check.FORWARD32, scale)
+    check.close(norm.backward(dy), dx, check.BACKWARD32, float(np.abs(dx).max()))
+
+
+@large
+def test_bits_are_the_same_on_any_number_of_threads(norm, shape, axes, grouped, threads, rng):
+    x, dy = (1e3 + rng.standard_normal((2, *shape))).astype(np.float32)
+    norm = filled(norm(), rng)
+    results = []
+    for count in (1, 2):
+        threads(count)
+        y, saved = norm.forward(x)
+        results.append((y, *saved.backward(dy)))
+    for one, two in zip(*results, strict=True):
+        if one is not None:
+            check.same_bits(two, one)
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape"),
+    [
+        (lambda: nz.LayerNorm(769), (67, 769)),
+        (lambda: nz.LayerNorm(20011), (19, 20011)),
+        (lambda: nz.RMSNorm(33), (2000, 33)),
+        (lambda: nz.GroupNorm(2, 6), (19, 6, 31, 67)),
+        (lambda: nz.InstanceNorm(3), (19, 3, 71, 73)),
+        (lambda: nz.InstanceNorm(3, channel_axis=-1), (19, 71, 73, 3)),
+        (lambda: nz.GroupNorm(2, 6, channel_axis=-1), (19, 31, 67, 6)),
+    ],
+    ids=["layer_norm", "layer_norm-wide", "rms_norm", "group_norm", "instance_norm", "instance_norm-last", "group-last"],
+)
+def test_bits_of_a_sample_do_not_depend_on_its_batch(norm, shape, rng):
+    x, dy = (1e3 + rng.standard_normal((2, *shape))).astype(np.float32)
+    norm = filled(norm(), rng)
+    y = norm(x)
+    dx = norm.backward(dy)
+    for part in (slice(0, 1), slice(5, 7)):
+        check.same_bits(norm(x[part]), y[part])
+        check.same_bits(norm.backward(dy[part]), dx[part])
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@each_backend
+@pytest.mark.parametrize("value", [0.1, -1e6 + 0.5, 3e-20])
+def test_a_constant_set_gives_exactly_the_bias(case, backend, value, rng):
+    x = np.full(case.shape, value, np.float32)
+    norm = filled(case.norm(), rng)
+    if norm.bias is None:
+        pytest.skip("does not centre")
+    with nz.use(backend):
+        y = norm(x)
+    axes = 1
+    if isinstance(norm, nz.LayerNorm):
+        axes = norm.axis or tuple(range(-norm.bias.ndim, 0))
+    moved = np.moveaxis(y, axes, tuple(range(-norm.bias.ndim, 0)) if norm.bias.ndim > 1 else -1)
+    np.testing.assert_array_equal(moved, np.broadcast_to(norm.bias, moved.shape))
+
+
+@each_backend
+@pytest.mark.parametrize("value", [3e19, 3e38, 1e-18, 1e-30, 1e-42])
+def test_nothing_overflows_where_the_answer_can_be_written(backend, value, rng):
+    x = (value * np.array([[1, -1, 0.5, 0.25]])).astype(np.float32)
+    exact = x.astype(np.longdouble)
+    with nz.use(backend):
+        y, saved = nz.functional.rms_norm(x, 4, eps=0.0, return_saved=True)
+        check.close(y, exact / np.sqrt((exact**2).mean()), 1e-6)
+        d = exact - exact.mean()
+        z = nz.functional.layer_norm(x, 4, eps=0.0)
+        check.close(z, d / np.sqrt((d**2).mean()), 1e-6)
+        if value < 1e-38:  # dy of this size has but a few bits itself
+            return
+        # dy of the size that makes dx about 1
+        dy = (value * rng.uniform(-1, 1, x.shape)).astype(np.float32)
+        rstd = 1 / np.sqrt((exact**2).mean())
+        xhat, g = exact * rstd, dy.astype(np.longdouble)
+        dx = rstd * (g - xhat * (g * xhat).mean())
+        check.close(saved.backward(dy).x, dx, 1e-5)
+
+
+@each_backend
+@pytest.mark.parametrize("value", [1e200, 1e308, 1e-200])
+def test_float64_does_not_overflow_either(backend, value):
+    x = value * np.array([[1.0, 0.5, 0.25, 0.75]])
+    expected = np.array([[1.0, 0.5, 0.25, 0.75]])
+    with nz.use(backend):
+        y = nz.functional.rms_norm(x, 4, eps=0.0)
+        check.close(y, expected / np.sqrt((expected**2).mean()), check.EXACT)
+        z = nz.functional.layer_norm(x, 4, eps=0.0)
+        d = expected - expected.mean()
+        check.close(z, d / np.sqrt((d**2).mean()), check.EXACT)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+@each_backend
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_nan_and_inf_stay_in_their_set(poison, backend, dtype, rng):
+    norms = [
+        (nz.BatchNorm(3, dtype=dtype), (4, 3, 50), (slice(None), 1)),
+        (nz.BatchNorm(3, dtype=dtype), (40, 3), (slice(None), 1)),
+        (nz.GroupNorm(3, 6, dtype=dtype), (2, 6, 50), (1, slice(2, 4))),
+        (nz.LayerNorm(50, dtype=dtype), (4, 3, 50), (1, 1)),
+        (nz.LayerNorm(6, axis=1, dtype=dtype), (2, 6, 9), (1, slice(None), 4)),
+    ]
+    for norm, shape, where in norms:
+        x = rng.standard_normal(shape).astype(dtype)
+        clean = x.copy()
+        first = tuple(s.start or 0 if isinstance(s, slice) else s for s in where)
+        x[first] = poison
+        with nz.use(backend):
+            y, expected = norm(x), norm(clean)
+        assert np.isnan(y[where]).all()
+        expected[where] = np.nan
+        check.same_bits(y, expected)
+
+
+def test_zero_divided_by_zero_is_defined():
+    zero = np.zeros((2, 4), np.float32)
+    y, saved = nz.functional.rms_norm(zero, 4, eps=0.0, return_saved=True)
+    check.same_bits(y, zero)
+    check.same_bits(saved.backward(zero + 1).x, zero)
+    check.same_bits(nz.functional.layer_norm(zero + 3, 4, eps=0.0), zero)

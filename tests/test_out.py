@@ -1,0 +1,103 @@
+"""out=: in place is right, apart is right, in between is an error; and what was overwritten is not used again."""
+
+import numpy as np
+import pytest
+
+import normzoo as nz
+from tests import check
+from tests.cases import CASES, channels_last_strides, draw, filled
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("arrange", [np.ascontiguousarray, channels_last_strides, np.asfortranarray])
+def test_results_land_in_out(case, arrange, rng):
+    x, dy = (arrange(a) for a in draw(case, rng, np.float32))
+    norm = filled(case.norm(), rng)
+    y = norm(x)
+    dx = norm.backward(dy)
+    for out in (np.empty_like(x), np.empty(x.shape, x.dtype), np.empty((*x.shape, 2), x.dtype)[..., 1]):
+        assert norm(x, out=out) is out
+        check.same_bits(np.ascontiguousarray(out), np.ascontiguousarray(y))
+        assert norm.backward(dy, out=out) is out
+        check.same_bits(np.ascontiguousarray(out), np.ascontiguousarray(dx))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("arrange", [np.ascontiguousarray, channels_last_strides, lambda a: np.repeat(a, 2, 0)[::2]])
+def test_in_place(case, arrange, rng):
+    x, dy = (arrange(a) for a in draw(case, rng, np.float32))
+    norm = filled(case.norm(), rng)
+    y = norm(x)
+    dx = norm.backward(dy)
+    d = dy.copy(order="K")
+    assert norm.backward(d, out=d) is d
+    check.same_bits(np.ascontiguousarray(d), np.ascontiguousarray(dx))
+    assert norm(x, out=x) is x
+    check.same_bits(np.ascontiguousarray(x), np.ascontiguousarray(y))
+
+
+def test_backward_does_not_read_an_overwritten_x(rng):
+    x, dy = rng.standard_normal((2, 6, 8)).astype(np.float32)
+    norm = nz.LayerNorm(8)
+    norm(x, out=x)
+    with pytest.raises(RuntimeError, match=r"LayerNorm\(\(8,\)\): .*overwritten"):
+        norm.backward(dy)
+    # dx over x: right once, an error twice
+    norm(x)
+    expected = norm.backward(dy)
+    check.same_bits(norm.backward(dy, out=x), expected)
+    with pytest.raises(RuntimeError, match="overwritten"):
+        norm.backward(dy)
+    # constant statistics and no weight: x is not needed
+    plain = nz.BatchNorm(8, affine=False).eval()
+    expected = plain.forward(x)[1].backward(dy).x
+    plain(x, out=x)
+    check.same_bits(plain.backward(dy), expected)
+    # a copy was made of a strided x: nothing is lost
+    wide = rng.standard_normal((6, 16)).astype(np.float32)[:, ::2]
+    expected = norm.forward(wide)[1].backward(dy).x
+    norm(wide, out=wide)
+    check.same_bits(norm.backward(dy), expected)
+
+
+def test_out_that_overlaps_in_part_is_refused(rng):
+    buffer = rng.standard_normal((9, 8)).astype(np.float32)
+    before = buffer.copy()
+    norm = nz.LayerNorm(8)
+    norm(before)
+    saved = norm.saved
+    for x, out in ((buffer[:-1], buffer[1:]), (buffer[:8], buffer[:8].T), (buffer[:4, ::2], buffer[:4, 1:5])):
+        target = norm if x.shape[1] == 8 else nz.LayerNorm(4)
+        with pytest.raises(ValueError, match="overlaps in part"):
+            target(x, out=out)
+    with pytest.raises(ValueError, match="overlaps in part"):
+        norm.backward(buffer, out=before[::-1])
+    check.same_bits(buffer, before)
+    assert norm.saved is saved
+    # interleaved, but apart
+    norm = nz.LayerNorm(4)
+    expected = norm(buffer[:, ::2].copy())
+    check.same_bits(norm(buffer[:, ::2], out=buffer[:, 1::2]).copy(), expected)
+
+
+@pytest.mark.parametrize(
+    ("out", "error", "message"),
+    [
+        ([0.0], TypeError, "out to be a NumPy array, got list"),
+        (np.empty((2, 8)), TypeError, "out of dtype float32, got float64"),
+        (np.empty((2, 7), np.float32), ValueError, r"out of shape \(2, 8\), got \(2, 7\)"),
+        (np.broadcast_to(np.float32(0), (2, 8)), ValueError, "writeable"),
+        (np.lib.stride_tricks.as_strided(np.empty(8, np.float32), (2, 8), (0, 4)), ValueError, "broadcast"),
+    ],
+)
+def test_out_that_does_not_fit(out, error, message):
+    x = np.ones((2, 8), np.float32)
+    norm = nz.LayerNorm(8)
+    with pytest.raises(error, match=message):
+        norm(x, out=out)
+    norm(x)
+    with pytest.raises(error, match=message):
+        norm.backward(x, out=out)
+    for function in (nz.functional.normalize, lambda a, out: nz.functional.normalize(a, 3.0, out=out)):
+        with pytest.raises(error, match=message):
+            function(x, out=out)
