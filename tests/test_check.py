@@ -46,4 +46,6 @@ def test_gradient_matches_sees_a_wrong_gradient(rng):
 def test_oracle_agrees_with_hand_arithmetic():
     np.testing.assert_allclose(oracles.standardize(np.array([1.0, 3.0]), 3.0), [-0.5, 0.5])
     np.testing.assert_allclose(oracles.rms_norm(np.array([[3.0, 4.0]]), (1,), eps=0.0), [[3, 4] / np.sqrt(12.5)])
-    np.testing.assert_allclose(oracles.local_response_norm(np.ones((1, 2, 1)), 2, 2.0, 1.0, 1.0).ravel(), [1 / 2, 1 / 3])
+    np.testing.assert_allclose(
+        oracles.local_response_norm(np.ones((1, 2, 1)), 2, 2.0, 1.0, 1.0).ravel(), [1 / 2, 1 / 3]
+    )

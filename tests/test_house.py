@@ -54,7 +54,7 @@ def test_a_room_imports_only_what_it_may(path):
     room = room_of(path)
     assert room is not None, "a new room: say what it may import"
     for module in imports(path):
-        if module == "normzoo" and room != "registry.py" or not module.startswith("normzoo"):
+        if (module == "normzoo" and room != "registry.py") or not module.startswith("normzoo"):
             assert module.split(".")[0] in {*sys.stdlib_module_names, "numpy", "numba", "llvmlite", "scipy", "normzoo"}
             continue
         inner = module.removeprefix("normzoo").removeprefix(".")

@@ -142,4 +142,6 @@ def test_any_shape_and_stride(data):
             y, saved = nz.functional.layer_norm(x, [shape[a] for a in axes], w, b, axis=axes, return_saved=True)
             results.append((y, *saved.backward(x[::1] * 0.5 + 1)))
     for expected, actual in zip(*results, strict=True):
-        check.close(actual, expected, 2e-6, scale=max(1.0, float(np.abs(expected).max()), float(saved.rstd.max()) * 1e-2))
+        check.close(
+            actual, expected, 2e-6, scale=max(1.0, float(np.abs(expected).max()), float(saved.rstd.max()) * 1e-2)
+        )

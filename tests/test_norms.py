@@ -119,7 +119,9 @@ def test_evaluation_mode_takes_the_statistics_as_constants(backend, shape, affin
 
 @each_backend
 @pytest.mark.parametrize("p", [1, 2, 3])
-@pytest.mark.parametrize(("shape", "dim"), [((5, 33), 1), ((3, 17, 4), 1), ((3, 4, 5, 6), (1, 3)), ((4, 9), -2)], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "dim"), [((5, 33), 1), ((3, 17, 4), 1), ((3, 4, 5, 6), (1, 3)), ((4, 9), -2)], ids=str
+)
 def test_normalize(backend, p, shape, dim, rng):
     x, dy = rng.standard_normal((2, *shape))
     axes = [a % len(shape) for a in (dim if isinstance(dim, tuple) else (dim,))]

@@ -102,7 +102,15 @@ def test_bits_are_the_same_on_any_number_of_threads(norm, shape, axes, grouped, 
         (lambda: nz.InstanceNorm(3, channel_axis=-1), (19, 71, 73, 3)),
         (lambda: nz.GroupNorm(2, 6, channel_axis=-1), (19, 31, 67, 6)),
     ],
-    ids=["layer_norm", "layer_norm-wide", "rms_norm", "group_norm", "instance_norm", "instance_norm-last", "group-last"],
+    ids=[
+        "layer_norm",
+        "layer_norm-wide",
+        "rms_norm",
+        "group_norm",
+        "instance_norm",
+        "instance_norm-last",
+        "group-last",
+    ],
 )
 def test_bits_of_a_sample_do_not_depend_on_its_batch(norm, shape, rng):
     x, dy = (1e3 + rng.standard_normal((2, *shape))).astype(np.float32)

@@ -65,7 +65,8 @@ def _unit(v: Array, eps: float) -> Array:
 def _rstd(spread: Array, eps: float, unit: Array, moments: Moments) -> Array:
     if moments.power == 0:
         return np.ones_like(spread) / unit
-    root = (spread if moments.clamp else spread + eps * unit * (unit if moments.power == 2 else 1)) ** (1 / moments.power)
+    added = 0.0 if moments.clamp else eps * unit * (unit if moments.power == 2 else 1)
+    root = (spread + added) ** (1 / moments.power)
     if moments.clamp:
         root = np.where(root < eps * unit, eps * unit, root)
     return np.divide(1.0, root, out=np.zeros_like(root), where=root != 0)
