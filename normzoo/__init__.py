@@ -2,7 +2,8 @@
 
 from normzoo import functional
 from normzoo.backends import use
-from normzoo.norm import Grads, Norm, Saved
+from normzoo.norm import Norm
+from normzoo.passes import Grads, Saved
 from normzoo.registry import create, list_norms
 from normzoo.zoo.batch_norm import BatchNorm
 from normzoo.zoo.group_norm import GroupNorm

@@ -10,7 +10,7 @@ from typing import Any
 from normzoo.arrays import check_array, check_eps, check_number, check_parameter, check_shape, check_size
 from normzoo.backends.contract import Array
 from normzoo.norm import eps_for as _eps_for
-from normzoo.norm import normalize as _normalize
+from normzoo.passes import normalize as _normalize
 from normzoo.zoo import batch_norm as _batch_norm
 from normzoo.zoo import group_norm as _group_norm
 from normzoo.zoo import instance_norm as _instance_norm

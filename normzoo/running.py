@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_array, check_number, check_parameter
+from normzoo.arrays import check_array, check_number, check_parameter, check_size
 from normzoo.backends.contract import Array
 from normzoo.norm import Norm, entry
 
@@ -84,6 +84,7 @@ class TrackedNorm(Norm):
 def check_channels(owner: object, x: Array, channel_axis: int, least_rank: int, features: int | None) -> int:
     """The channel axis of x, counted from the front, of `features` channels."""
     check_array(owner, "x", x)
+    channel_axis = check_size(owner, "channel_axis", channel_axis, least=-(2**31))
     axis = channel_axis % x.ndim if x.ndim >= least_rank and -x.ndim <= channel_axis < x.ndim else None
     wanted = "C" if features is None else str(features)
     if axis is None or (features is not None and x.shape[axis] != features):

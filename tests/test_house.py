@@ -24,12 +24,13 @@ ROOMS = {
     "backends/__init__.py": {"backends"},
     "view.py": {"backends.contract"},
     "arrays.py": {"backends.contract"},
-    "norm.py": {"arrays", "view", "backends"},
+    "passes.py": {"arrays", "view", "backends"},
+    "norm.py": {"arrays", "passes", "view", "backends.contract"},
     "running.py": {"arrays", "norm", "backends.contract"},
-    "zoo": {"arrays", "norm", "running", "view", "zoo", "backends.contract"},
-    "functional.py": {"arrays", "norm", "zoo", "backends.contract"},
+    "zoo": {"arrays", "passes", "norm", "running", "view", "zoo", "backends.contract"},
+    "functional.py": {"arrays", "passes", "norm", "zoo", "backends.contract"},
     "registry.py": {"norm", ""},
-    "__init__.py": {"functional", "backends", "norm", "registry", "zoo"},
+    "__init__.py": {"functional", "backends", "norm", "passes", "registry", "zoo"},
 }
 
 

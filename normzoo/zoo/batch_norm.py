@@ -6,7 +6,8 @@ import numpy as np
 
 from normzoo.arrays import check_eps, check_parameter, check_size
 from normzoo.backends.contract import Array, Moments
-from normzoo.norm import Saved, eps_for, normalize
+from normzoo.norm import eps_for
+from normzoo.passes import Saved, normalize
 from normzoo.running import TrackedNorm, check_channels, check_running, check_writeable, update
 from normzoo.view import Axes
 

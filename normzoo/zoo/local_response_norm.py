@@ -5,7 +5,7 @@ import numpy as np
 
 from normzoo.arrays import check_array, check_number, check_out, check_size
 from normzoo.backends.contract import Array
-from normzoo.norm import PulledBack, Saved, empty_in_layout, layout_of
+from normzoo.passes import PulledBack, Saved, empty_in_layout, layout_of
 from normzoo.running import check_channels
 
 OWNER = "local_response_norm"

@@ -7,7 +7,7 @@ import numpy as np
 
 from normzoo.arrays import check_axis, check_number, check_out
 from normzoo.backends.contract import Array, Moments
-from normzoo.norm import PulledBack, Saved, empty_in_layout, layout_of, normalize
+from normzoo.passes import PulledBack, Saved, empty_in_layout, layout_of, normalize
 from normzoo.view import Axes
 
 OWNER = "normalize"
