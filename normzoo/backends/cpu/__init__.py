@@ -1,17 +1,18 @@
 """The CPU backend: allocates the workspaces, picks the kernel file, the schedule and serial or parallel code.
 
-Rows or columns, whole sets or split ones: all are chosen by the shape alone, so that the number of threads cannot be
-seen in the results.
+Rows or columns, whole sets or split ones: all are chosen by the shape of a set, so that neither the number of threads
+nor the number of sets can be seen in the statistics.
 """
 
 import numpy as np
 
 from normzoo.backends.contract import Array, Moments
-from normzoo.backends.cpu import columns, rows
+from normzoo.backends.cpu import columns, columns_split, rows, rows_split
 from normzoo.backends.cpu.lanes import LANES
 
 SERIAL = 32768  # values below which starting the threads costs more than they save
 FEW_SETS = 16  # fewer sets than this, each of several chunks, are worked on by all threads together
+SHORT = 64  # runs below this are folded columns, where there are several
 TASKS = 64  # of the backward: each has its own partial gradients of the parameters
 ROWS_PER_TASK = 32  # at least, so that the partial gradients stay small beside dx
 
@@ -21,42 +22,77 @@ def forward(x: Array, weight: Array, bias: Array, moments: Moments, eps: float, 
     center, power, parallel = moments.center, moments.power, x.size >= SERIAL
     divisor = 1.0 if moments.total else float(m * n)
     stats = np.empty((3, b, c))
-    if n == 1:
+    if is_columns(x.shape):
+        x, weight, bias, y = as_columns(x, weight, bias, y)
         chunks = -(-m // columns.CHUNK)
-        part = np.empty((b, chunks, 2, c))
+        part, affine = np.empty((b, chunks, 2, c * n)), np.empty((4, b, c * n), x.dtype)
+        spans_m = weight.shape[1] > 1
         if chunks == 1:
-            kernel = columns.forward_whole(center, power, weight.shape[1] > 1, parallel)
-            kernel(x, weight, bias, y, part, stats, divisor, eps, moments.clamp)
-            return stats
-        columns.moments_split(center, power, parallel)(x, part, stats, divisor, eps, moments.clamp)
+            kernel = columns.forward(center, power, spans_m, parallel)
+            kernel(x, weight, bias, y, part, affine, stats, divisor, eps, moments.clamp)
+        else:
+            columns_split.moments(center, power, parallel)(x, part, affine, stats, divisor, eps, moments.clamp)
+            columns_split.apply(spans_m, parallel)(x, weight, bias, y, affine, stats)
+        return stats
+    spans_n = weight.shape[3] > 1
+    chunks = rows.chunking.py_func(m, n)[2]
+    if chunks == 1 or b * c >= FEW_SETS:
+        rows.forward(center, power, spans_n, parallel)(x, weight, bias, y, stats, divisor, eps, moments.clamp)
     else:
-        chunks = rows.chunking.py_func(m, n)[2]
-        if chunks == 1 or b * c >= FEW_SETS:
-            kernel = rows.forward_whole(center, power, weight.shape[3] > 1, parallel)
-            kernel(x, weight, bias, y, stats, divisor, eps, moments.clamp)
-            return stats
         part = np.empty((b, c, chunks, 3))
-        rows.moments_split(center, power, parallel)(x, part, stats, divisor, eps, moments.clamp)
-    apply(x, stats, weight, bias, y)
+        rows_split.moments(center, power, parallel)(x, part, stats, divisor, eps, moments.clamp)
+        rows_split.apply(spans_n, parallel)(x, weight, bias, y, stats)
     return stats
 
 
 def apply(x: Array, stats: Array, weight: Array, bias: Array, y: Array) -> None:
     parallel = x.size >= SERIAL
-    if x.shape[3] == 1:
-        columns.apply(weight.shape[1] > 1, parallel)(x, weight, bias, y, stats)
+    if is_columns(x.shape):
+        x, weight, bias, y = as_columns(x, weight, bias, y)
+        affine = np.empty((4, x.shape[0], x.shape[2]), x.dtype)
+        columns_split.apply(weight.shape[1] > 1, parallel)(x, weight, bias, y, affine, stats)
     else:
-        rows.apply(weight.shape[3] > 1, parallel)(x, weight, bias, y, stats)
+        rows_split.apply(weight.shape[3] > 1, parallel)(x, weight, bias, y, stats)
 
 
 def backward(
     dy: Array, x: Array, stats: Array, weight: Array, moments: Moments, eps: float, dx: Array
 ) -> tuple[Array, Array]:
-    _, m, _, n = x.shape
-    divisor = 1.0 if moments.total else float(m * n)
+    _, m, c, n = x.shape
+    k = float(m * n)
+    divisor = 1.0 if moments.total else k
     limit = 1.0 / eps if moments.clamp and eps > 0 else np.inf
-    step = _columns_backward if n == 1 else _rows_backward
-    return step(dy, x, stats, weight, moments, divisor, limit, dx)
+    if not is_columns(x.shape):
+        return _rows_backward(dy, x, stats, weight, moments, divisor, limit, dx)
+    pb, pm, pc, pn = weight.shape
+    dy, w, x, dx = as_columns(dy, weight, x, dx)
+    found = _columns_backward(dy, x, stats, w, moments, k, divisor, limit, dx)
+    # A parameter that was repeated along the columns of a run, or of all sets, has the sum of their gradients.
+    if w.shape[2] == 1:
+        return found
+    unfolded = [d.reshape(pb, pm, c, n) for d in found]
+    axes = tuple(axis for axis, size in ((2, pc), (3, pn)) if size == 1)
+    dweight, dbias = (d.sum(axis=axes).reshape(weight.shape) for d in unfolded)
+    return dweight, dbias
+
+
+def is_columns(shape: tuple[int, ...]) -> bool:
+    """Do the column kernels take this view? Runs too short for the lanes are columns too, where there are several."""
+    _, m, c, n = shape
+    return n == 1 or (n < SHORT and m >= columns.STRIP and c * n >= LANES)
+
+
+def as_columns(x: Array, weight: Array, *others: Array) -> tuple[Array, ...]:
+    """The view (b, m, c*n, 1); parameters that vary along c or n get a value for every column."""
+    b, m, c, n = x.shape
+    if n == 1:
+        return x, weight, *others
+    if weight.shape[2] > 1 or weight.shape[3] > 1:
+        weight, *others = (
+            np.ascontiguousarray(np.broadcast_to(p, (*p.shape[:2], c, n))) if p.shape == weight.shape else p
+            for p in (weight, *others)
+        )
+    return tuple(a.reshape(*a.shape[:2], -1, 1) for a in (x, weight, *others))
 
 
 def _rows_backward(dy, x, stats, weight, moments, divisor, limit, dx):
@@ -67,39 +103,38 @@ def _rows_backward(dy, x, stats, weight, moments, divisor, limit, dx):
     if chunks == 1 or b * c >= FEW_SETS:
         repeats, width = _tasks(b // pb, pb, c, pc == 1, ROWS_PER_TASK if pn > 1 else 1)
         dweight, dbias = np.zeros((2, -(-b // (pb * repeats)), pb, -(-c // width), 1, pm, 1, pn))
-        rows.backward_whole(*flags)(dy, x, weight, stats, dx, dweight, dbias, repeats, width, divisor, limit)
+        rows.backward(*flags)(dy, x, weight, stats, dx, dweight, dbias, repeats, width, divisor, limit)
     else:
         slabs = chunks if pm == 1 < m else 1 if pn > 1 else pieces
         dweight, dbias = np.zeros((2, 1, pb, c, slabs, pm, 1, pn))
         part = np.empty((b, c, chunks, 3))
-        rows.backward_split(*flags)(dy, x, weight, stats, dx, dweight, dbias, part, divisor, limit)
+        rows_split.backward(*flags)(dy, x, weight, stats, dx, dweight, dbias, part, divisor, limit)
     return _fold(dweight, c, pc), _fold(dbias, c, pc)
 
 
-def _columns_backward(dy, x, stats, weight, moments, divisor, limit, dx):
+def _columns_backward(dy, x, stats, weight, moments, k, divisor, limit, dx):
     b, m, c, _ = x.shape
     pb, pm, pc, _ = weight.shape
     spans_m = pm > 1
     flags = moments.center, moments.power, spans_m, x.size >= SERIAL
     chunks = -(-m // columns.CHUNK)
-    part = np.empty((b, chunks, 3, c))
-    factors = np.empty((b, 3, c))
+    unit = columns.unit_of.py_func(c // stats.shape[2])
+    part, affine, factors = np.empty((b, chunks, 3, c)), np.empty((4, b, c), x.dtype), np.empty((3, b, c), x.dtype)
     if chunks == 1:
-        repeats, kept = _tasks(b // pb, pb, -(-c // LANES), True, 1)
+        repeats, kept = _tasks(b // pb, pb, -(-c // unit), True, 1)
     else:
-        repeats, kept = b // pb, max(1, columns.TILE // (LANES * columns.CHUNK))
-    kept *= LANES
+        repeats, kept = b // pb, max(1, columns.TILE // (unit * columns.CHUNK))
+    kept *= unit
     lanes = kept if pc > 1 else LANES
     shape = (-(-b // (pb * repeats)), pb, -(-c // kept), 1, pm, lanes, 1) if spans_m else (1,) * 7
     dweight, dbias = np.zeros((2, *shape))
     if chunks == 1:
-        kernel = columns.backward_whole(*flags)
-        kernel(dy, x, weight, stats, dx, dweight, dbias, part, factors, kept, repeats, divisor, limit)
+        kernel, counts = columns.backward(*flags), (kept, repeats)
     else:
-        kernel = columns.backward_split(*flags)
-        kernel(dy, x, weight, stats, dx, dweight, dbias, part, factors, kept, divisor, limit)
+        kernel, counts = columns_split.backward(*flags), (kept,)
+    kernel(dy, x, weight, stats, dx, dweight, dbias, part, affine, factors, *counts, k, divisor, limit)
     if not spans_m:  # the columns' sums are the gradients
-        sums = part.sum(axis=1).reshape(b // pb, pb, 3, c).sum(axis=0)
+        sums = part[:, :, :2].sum(axis=1).reshape(b // pb, pb, 2, c).sum(axis=0)
         if pc == 1:
             sums = sums.sum(axis=2, keepdims=True)
         return sums[:, 1].reshape(weight.shape), sums[:, 0].reshape(weight.shape)

@@ -1,7 +1,9 @@
 """Kernels of the views whose last axis is kept (n == 1): a set (b, c) is m values, c apart; c runs along the lanes.
 
-A chunk is CHUNK rows of m, by the shape alone. A task walks a tile of columns, STRIP rows at a time, with its sums in
-memory that stays in the cache; every column is summed in the order of its rows, so tiles cannot be seen in the bits.
+They also serve short runs (n > 1 small): x is then seen as (b, m, c*n, 1), and the n columns of a set are folded after
+each was summed. A chunk is CHUNK rows of m, by the shape alone. A task walks a tile of columns, STRIP rows at a time,
+with its sums in memory that stays in the cache; every column is summed in the order of its rows, so tiles cannot be
+seen in the bits. Here a thread takes whole tiles; in `columns_split.py` all threads share each column.
 """
 
 from functools import cache
@@ -19,7 +21,6 @@ from normzoo.backends.cpu.lanes import (
     larger,
     load_n,
     magnitude,
-    minus,
     narrow,
     put,
     sign,
@@ -36,8 +37,10 @@ from normzoo.backends.cpu.moments import (
     extreme_moments,
     is_extreme,
     merge,
+    read,
     rstd_of,
     standardize,
+    write,
 )
 
 CHUNK = 1024  # rows
@@ -46,433 +49,430 @@ TILE = 131072  # values of a tile that is read twice: half a megabyte of float32
 
 
 @helper
-def tile_width(m, c):
-    """Columns, a multiple of LANES, of a tile of m rows that stays in the cache."""
-    return max(LANES, min((c + LANES - 1) // LANES, TILE // (m * LANES)) * LANES)
+def unit_of(fold):
+    """Columns that tiles are made of: whole vectors, and whole sets."""
+    return LANES if fold == 1 else LANES * fold
+
+
+@helper
+def tile_width(m, columns, fold):
+    """Columns of a tile of m rows that stays in the cache."""
+    unit = unit_of(fold)
+    return max(unit, min((columns + unit - 1) // unit, TILE // (m * unit)) * unit)
 
 
 @helper
 def parameter_at(w, b, row, column):
     """Flat position in the parameter view of the value for (b, row, column, 0)."""
     pb, pm, pc, _ = w.shape
-    return ((b % pb) * pm + (row if pm > 1 else 0)) * pc + (column if pc > 1 else 0)
+    place = b if pb > b else b % pb
+    return (place * pm + (row if pm > 1 else 0)) * pc + (column if pc > 1 else 0)
 
 
 @helper
-def parameters(w, p, left):
-    """The lanes of a parameter from position p on: along c, or one value for all columns."""
-    return load_n(w, p, left) if w.shape[2] > 1 else splat(at(w, p))
+def parameters(w, p, left, full):
+    """The lanes of a parameter from position p on: along the columns, or one value for all."""
+    return read(w, p, left, full) if w.shape[2] > 1 else splat(at(w, p))
+
+
+@helper
+def strip_moments(x, part, b, h, row, end, j, left, full, center):
+    """Add the rows [row, row + STRIP) of chunk h to the sums of the columns at j; after the last, mean and m2."""
+    _, m, columns, _ = x.shape
+    top = h * CHUNK
+    plane = (b * part.shape[1] + h) * 2 * columns + j
+    i = (b * m + top) * columns + j
+    shift = wide(read(x, i, left, full)) if center else splat(0.0)
+    s1, s2 = splat(0.0), splat(0.0)
+    if row > top:
+        s1, s2 = read(part, plane, left, full), read(part, plane + columns, left, full)
+    i += (row - top) * columns
+    for _ in range(row, min(row + STRIP, end)):
+        d = wide(read(x, i, left, full)) - shift
+        s1 += d
+        s2 = fma(d, d, s2)
+        i += columns
+    if row + STRIP >= end:
+        mean = s1 / splat(float(end - top))
+        if center:
+            s2 = larger(s2 - s1 * mean, splat(0.0))
+        s1 = shift + mean if center else splat(0.0)
+    write(part, plane, s1, left, full)
+    write(part, plane + columns, s2, left, full)
 
 
 @helper
 def chunk_moments(x, part, b, h, first, last, center):
-    """mean and m2 of chunk h of the columns [first, last), into part[b, h, 0] and part[b, h, 1]."""
-    _, m, c, _ = x.shape
+    """mean and m2 of chunk h of the columns [first, last), into part[b, h]; sums are around the chunk's first row."""
     top = h * CHUNK
-    end = min(top + CHUNK, m)
-    count = splat(float(end - top))
-    plane = (b * part.shape[1] + h) * 2 * c
+    end = min(top + CHUNK, x.shape[1])
     for row in range(top, end, STRIP):
-        for j in range(first, last, LANES):
-            left = min(last - j, LANES)
-            origin = wide(load_n(x, (b * m + top) * c + j, left))
-            shift = origin if center else splat(0.0)
-            s1, s2 = splat(0.0), splat(0.0)
-            if row > top:
-                s1, s2 = load_n(part, plane + j, left), load_n(part, plane + c + j, left)
-            for i in range(row, min(row + STRIP, end)):
-                d = wide(load_n(x, (b * m + i) * c + j, left)) - shift
-                s1 += d
-                s2 = fma(d, d, s2)
-            if row + STRIP >= end:
-                mean = s1 / count
-                if center:
-                    s2 = larger(s2 - s1 * mean, splat(0.0))
-                s1 = shift + mean if center else splat(0.0)
-            store_n(part, plane + j, s1, left)
-            store_n(part, plane + c + j, s2, left)
+        j = first
+        while j + LANES <= last:
+            strip_moments(x, part, b, h, row, end, j, LANES, True, center)
+            j += LANES
+        if j < last:
+            strip_moments(x, part, b, h, row, end, j, last - j, False, center)
 
 
 @helper
-def chunk_deviations(x, stats, part, b, h, first, last):
-    """sum(|x - mean|) of chunk h of the columns [first, last), into part[b, h, 1]."""
-    bs, m, c, _ = x.shape
-    top = h * CHUNK
-    end = min(top + CHUNK, m)
-    plane = ((b * part.shape[1] + h) * 2 + 1) * c
-    for row in range(top, end, STRIP):
-        for j in range(first, last, LANES):
-            left = min(last - j, LANES)
-            middle = load_n(stats, (MEAN * bs + b) * c + j, left)
-            s = load_n(part, plane + j, left) if row > top else splat(0.0)
-            for i in range(row, min(row + STRIP, end)):
-                s += magnitude(wide(load_n(x, (b * m + i) * c + j, left)) - middle)
-            store_n(part, plane + j, s, left)
-
-
-@helper
-def merge_means(part, stats, b, first, last, m):
-    """Merge the chunks' mean and m2 of the columns [first, last), in order, into the planes of `stats`."""
-    _, bs, c = stats.shape
-    chunks = part.shape[1]
+def merge_chunks(part, b, first, last, m):
+    """Merge the chunks' mean and m2 of the columns [first, last), in order, into part[b, 0]."""
+    chunks, columns = part.shape[1], part.shape[3]
     for j in range(first, last, LANES):
         left = min(last - j, LANES)
-        p = b * chunks * 2 * c + j
-        count, mean, m2 = splat(float(min(CHUNK, m))), load_n(part, p, left), load_n(part, p + c, left)
+        own = b * chunks * 2 * columns + j
+        count = splat(float(min(CHUNK, m)))
+        mean, m2 = load_n(part, own, left), load_n(part, own + columns, left)
         for h in range(1, chunks):
-            p += 2 * c
+            p = own + h * 2 * columns
             count_h = splat(float(min(CHUNK, m - h * CHUNK)))
-            count, mean, m2 = merge(count, mean, m2, count_h, load_n(part, p, left), load_n(part, p + c, left))
-        store_n(stats, (MEAN * bs + b) * c + j, mean, left)
-        store_n(stats, (SPREAD * bs + b) * c + j, m2, left)
+            count, mean, m2 = merge(count, mean, m2, count_h, load_n(part, p, left), load_n(part, p + columns, left))
+        store_n(part, own, mean, left)
+        store_n(part, own + columns, m2, left)
 
 
 @helper
-def add_deviations(part, stats, b, first, last):
-    """Add the chunks' sums of deviations of the columns [first, last), in order, into `stats`."""
+def fold_columns(part, stats, b, first, last, m):
+    """Merge the columns of each set among [first, last) into `stats`: of equal counts, so by sums around the first."""
     _, bs, c = stats.shape
-    chunks = part.shape[1]
-    for j in range(first, last, LANES):
-        left = min(last - j, LANES)
-        s = splat(0.0)
-        for h in range(chunks):
-            s += load_n(part, ((b * chunks + h) * 2 + 1) * c + j, left)
-        store_n(stats, (SPREAD * bs + b) * c + j, s, left)
+    columns = part.shape[3]
+    fold = columns // c
+    plane = b * part.shape[1] * 2 * columns
+    if fold == 1:
+        for j in range(first, last, LANES):
+            left = min(last - j, LANES)
+            store_n(stats, (MEAN * bs + b) * c + j, load_n(part, plane + j, left), left)
+            store_n(stats, (SPREAD * bs + b) * c + j, load_n(part, plane + columns + j, left), left)
+        return
+    for s in range(first // fold, last // fold):
+        shift = splat(at(part, plane + s * fold))
+        s1, s2, m2 = splat(0.0), splat(0.0), splat(0.0)
+        for i in range(0, fold, LANES):
+            left = min(fold - i, LANES)
+            d = keep(load_n(part, plane + s * fold + i, left) - shift, left)
+            s1 += d
+            s2 = fma(d, d, s2)
+            m2 += load_n(part, plane + columns + s * fold + i, left)
+        sum1 = total(s1)
+        between = total(s2) - sum1 * (sum1 / fold)
+        stats[MEAN, b, s] = at(part, plane + s * fold) + sum1 / fold
+        stats[SPREAD, b, s] = total(m2) + (m * between if between > 0.0 else 0.0 * between)
 
 
 @helper
-def finish(x, stats, b, first, last, center, power, divisor, eps, clamp):
-    """Turn the sums in `stats` into spread and rstd; start over in columns whose values are extreme."""
-    bs, m, c, _ = x.shape
-    for j in range(first, last, LANES):
-        left = min(last - j, LANES)
+def deviations(x, stats, b, first, last):
+    """sum(|x - mean|) of every set among the columns [first, last), in the order of its rows, into `stats`."""
+    _, m, columns, _ = x.shape
+    fold = columns // stats.shape[2]
+    for s in range(first // fold, last // fold):
+        stats[SPREAD, b, s] = 0.0
+    for row in range(m):
+        for s in range(first // fold, last // fold):
+            i = (b * m + row) * columns + s * fold
+            for j in range(i, i + fold):
+                stats[SPREAD, b, s] += abs(np.float64(at(x, j)) - stats[MEAN, b, s])
+
+
+@helper
+def finish(x, stats, affine, b, first, last, center, power, divisor, eps, clamp):
+    """From the sums in `stats`: spread, rstd and the columns' affine form; start over where values are extreme."""
+    _, bs, c = stats.shape
+    _, m, columns, _ = x.shape
+    fold = columns // c
+    for j in range(first // fold, last // fold, LANES):
+        left = min(last // fold - j, LANES)
         place = (SPREAD * bs + b) * c + j
         sums = load_n(stats, place, left)
         spread = sums / splat(divisor) if power != 0 else splat(0.0)
         store_n(stats, place, spread, left)
-        store_n(stats, (RSTD * bs + b) * c + j, rstd_of(spread, eps, power, clamp), left)
+        store_n(stats, (RSTD * bs + b) * c + j, rstd_of(spread, splat(eps), splat(1.0), power, clamp), left)
         if x.itemsize == 8 or is_extreme(total(sums), 1.0, x):
             for i in range(left):
                 if is_extreme(lane(sums, i), eps, x):
+                    start = b * m * columns + (j + i) * fold
                     mean, spread_i, rstd = extreme_moments(
-                        x, b * m * c + j + i, m, c, 1, center, power, divisor, eps, clamp
+                        x, start, m, columns, fold, center, power, divisor, eps, clamp
                     )
                     stats[MEAN, b, j + i] = mean
                     stats[SPREAD, b, j + i] = spread_i
                     stats[RSTD, b, j + i] = rstd
+    prepare(x, stats, affine, b, first, last)
 
 
 @helper
-def columns_affine(x, stats, b, j, left):
-    """`affine_of` the columns from j on."""
-    bs, _, c, _ = x.shape
-    mean = load_n(stats, (MEAN * bs + b) * c + j, left)
-    return affine_of(mean, load_n(stats, (RSTD * bs + b) * c + j, left), x)
+def prepare(x, stats, affine, b, first, last):
+    """The four planes of `affine_of` for the columns [first, last)."""
+    _, bs, c = stats.shape
+    columns = x.shape[2]
+    fold = columns // c
+    step = LANES if fold == 1 else fold
+    for j in range(first, last, step):
+        s = b * c + j // fold
+        size = min(last - j, step)
+        if fold == 1:
+            mean, rstd = load_n(stats, s, size), load_n(stats, RSTD * bs * c + s, size)
+        else:
+            mean, rstd = splat(at(stats, s)), splat(at(stats, RSTD * bs * c + s))
+        scale, shift, low, r = affine_of(mean, rstd, x)
+        for i in range(j, j + size, LANES):
+            left = min(j + size - i, LANES)
+            place = b * columns + i
+            store_n(affine, place, scale, left)
+            store_n(affine, place + bs * columns, shift, left)
+            store_n(affine, place + 2 * bs * columns, low, left)
+            store_n(affine, place + 3 * bs * columns, r, left)
 
 
 @helper
-def tile_apply(x, weight, bias, y, stats, b, top, end, first, last, spans_m):
+def affine_at(affine, b, j, left, full):
+    """The affine form of the columns at j."""
+    _, bs, columns = affine.shape
+    place = b * columns + j
+    plane = bs * columns
+    return (
+        read(affine, place, left, full),
+        read(affine, place + plane, left, full),
+        read(affine, place + 2 * plane, left, full),
+        read(affine, place + 3 * plane, left, full),
+    )
+
+
+@helper
+def strip_apply(x, weight, bias, y, affine, b, row, end, j, left, full, spans_m):
+    """y on the rows [row, row + STRIP) of the columns at j."""
+    _, m, columns, _ = x.shape
+    form = affine_at(affine, b, j, left, full)
+    p = parameter_at(weight, b, row, j)
+    w, v = parameters(weight, p, left, full), parameters(bias, p, left, full)
+    k = (b * m + row) * columns + j
+    for _ in range(row, min(row + STRIP, end)):
+        if spans_m:
+            w, v = parameters(weight, p, left, full), parameters(bias, p, left, full)
+            p += weight.shape[2]
+        write(y, k, fma(standardize(read(x, k, left, full), *form), w, v), left, full)
+        k += columns
+
+
+@helper
+def tile_apply(x, weight, bias, y, affine, b, top, end, first, last, spans_m):
     """y = xhat * weight + bias on the rows [top, end) of the columns [first, last)."""
-    _, m, c, _ = x.shape
     for row in range(top, end, STRIP):
-        for j in range(first, last, LANES):
-            left = min(last - j, LANES)
-            scale, shift, low, r = columns_affine(x, stats, b, j, left)
-            p = parameter_at(weight, b, row, j)
-            w, v = parameters(weight, p, left), parameters(bias, p, left)
-            for i in range(row, min(row + STRIP, end)):
-                if spans_m:
-                    p = parameter_at(weight, b, i, j)
-                    w, v = parameters(weight, p, left), parameters(bias, p, left)
-                k = (b * m + i) * c + j
-                store_n(y, k, fma(standardize(load_n(x, k, left), scale, shift, low, r), w, v), left)
+        j = first
+        while j + LANES <= last:
+            strip_apply(x, weight, bias, y, affine, b, row, end, j, LANES, True, spans_m)
+            j += LANES
+        if j < last:
+            strip_apply(x, weight, bias, y, affine, b, row, end, j, last - j, False, spans_m)
 
 
 @cache
-def forward_whole(center, power, spans_m, parallel):
+def forward(center, power, spans_m, parallel):
     """Statistics and y of sets of one chunk, a tile at a time."""
 
     @kernel(parallel)
-    def forward(
-        x,  # (b, m, c, 1)
+    def columns_forward(
+        x,  # (b, m, columns, 1)
         weight,  # (pb, pm, pc, 1)
         bias,  # as weight
         y,  # as x
-        part,  # (b, 1, 2, c) float64 workspace
+        part,  # (b, 1, 2, columns) float64 workspace
+        affine,  # (4, b, columns) workspace, as x
         stats,  # (3, b, c) float64: mean, spread, rstd
-        divisor,  # float: m, or 1 for totals
+        divisor,  # float: values in a set, or 1 for totals
         eps,  # float
         clamp,  # bool
     ):
-        if parallel > SOURCE:
+        if SOURCE < parallel:
             return
-        b, m, c, _ = x.shape
-        width = tile_width(m, c)
-        tiles = (c + width - 1) // width
+        b, m, columns, _ = x.shape
+        width = tile_width(m, columns, columns // stats.shape[2])
+        tiles = (columns + width - 1) // width
         for t in prange(b * tiles):
             i, first = t // tiles, t % tiles * width
-            last = min(first + width, c)
+            last = min(first + width, columns)
             # 1 moments
             chunk_moments(x, part, i, 0, first, last, center)
-            merge_means(part, stats, i, first, last, m)
+            fold_columns(part, stats, i, first, last, m)
             if power == 1:
-                chunk_deviations(x, stats, part, i, 0, first, last)
-                add_deviations(part, stats, i, first, last)
-            finish(x, stats, i, first, last, center, power, divisor, eps, clamp)
+                deviations(x, stats, i, first, last)
+            finish(x, stats, affine, i, first, last, center, power, divisor, eps, clamp)
             # 2 normalize
-            tile_apply(x, weight, bias, y, stats, i, 0, m, first, last, spans_m)
+            tile_apply(x, weight, bias, y, affine, i, 0, m, first, last, spans_m)
 
-    return forward
-
-
-@cache
-def moments_split(center, power, parallel):
-    """Statistics of sets of many chunks."""
-
-    @kernel(parallel)
-    def moments(
-        x,  # (b, m, c, 1)
-        part,  # (b, chunks, 2, c) float64 workspace
-        stats,  # (3, b, c) float64
-        divisor,
-        eps,
-        clamp,
-    ):
-        if parallel > SOURCE:
-            return
-        b, m, c, _ = x.shape
-        chunks = part.shape[1]
-        width = tile_width(1, c)
-        tiles = (c + width - 1) // width
-        for t in prange(b * chunks * tiles):
-            i, h, first = t // tiles // chunks, t // tiles % chunks, t % tiles * width
-            chunk_moments(x, part, i, h, first, min(first + width, c), center)
-        for i in range(b):
-            merge_means(part, stats, i, 0, c, m)
-        if power == 1:
-            for t in prange(b * chunks * tiles):
-                i, h, first = t // tiles // chunks, t // tiles % chunks, t % tiles * width
-                chunk_deviations(x, stats, part, i, h, first, min(first + width, c))
-            for i in range(b):
-                add_deviations(part, stats, i, 0, c)
-        for i in range(b):
-            finish(x, stats, i, 0, c, center, power, divisor, eps, clamp)
-
-    return moments
-
-
-@cache
-def apply(spans_m, parallel):
-    """y from given statistics."""
-
-    @kernel(parallel)
-    def apply_(
-        x,  # (b, m, c, 1)
-        weight,  # (pb, pm, pc, 1)
-        bias,  # as weight
-        y,  # as x
-        stats,  # (3, b, c) float64
-    ):
-        if parallel > SOURCE:
-            return
-        b, m, c, _ = x.shape
-        height = max(STRIP, TILE // (STRIP * c) * STRIP // 4)
-        blocks = (m + height - 1) // height
-        for t in prange(b * blocks):
-            top = t % blocks * height
-            tile_apply(x, weight, bias, y, stats, t // blocks, top, min(top + height, m), 0, c, spans_m)
-
-    return apply_
+    return columns_forward
 
 
 @helper
-def chunk_sums(dy, x, weight, stats, dweight, dbias, part, block, b, h, first, last, power, spans_m):
+def strip_sums(dy, x, weight, affine, dweight, dbias, part, block, b, h, row, end, j, left, full, power, spans_m):
+    """Add the rows [row, row + STRIP) of chunk h to the sums of the columns at j."""
+    _, m, columns, _ = x.shape
+    kept = dweight.shape[5]
+    shared = weight.shape[2] == 1
+    plane = (b * part.shape[1] + h) * 3 * columns + j
+    form = affine_at(affine, b, j, left, full)
+    g_sum, gx_sum, sign_sum = splat(0.0), splat(0.0), splat(0.0)
+    if row > h * CHUNK:
+        g_sum, gx_sum = read(part, plane, left, full), read(part, plane + columns, left, full)
+        if power == 1:
+            sign_sum = read(part, plane + 2 * columns, left, full)
+    k = (b * m + row) * columns + j
+    p = parameter_at(weight, b, row, j)
+    q = block + row * kept + (0 if shared else j % kept)
+    for _ in range(row, min(row + STRIP, end)):
+        g = read(dy, k, left, full)
+        xhat = standardize(read(x, k, left, full), *form)
+        if spans_m:
+            size = LANES if shared else left
+            gx = g * xhat if full else keep(g * xhat, left)
+            write(dweight, q, read(dweight, q, size, full) + wide(gx), size, full)
+            write(dbias, q, read(dbias, q, size, full) + wide(g), size, full)
+            g = g * parameters(weight, p, left, full)
+            q += kept
+            p += weight.shape[2]
+        g_sum += wide(g)
+        gx_sum += wide(g * xhat)
+        if power == 1:
+            sign_sum += wide(sign(xhat))
+        k += columns
+    write(part, plane, g_sum, left, full)
+    write(part, plane + columns, gx_sum, left, full)
+    if power == 1:
+        write(part, plane + 2 * columns, sign_sum, left, full)
+
+
+@helper
+def chunk_sums(dy, x, weight, affine, dweight, dbias, part, block, b, h, first, last, power, spans_m):
     """Sums over chunk h of the columns [first, last), into part[b, h]: sum(g), sum(g * xhat), sum(sign(x - mean)).
 
     With `spans_m`, g = dy * weight, and dy * xhat and dy are added to the block of dweight and dbias that begins at
     `block`: (pm, kept), or (pm, LANES) where all columns share a weight. Else the sums are of dy: a column has one
     weight, which `weigh` multiplies in, and they are the gradients.
     """
-    _, m, c, _ = x.shape
-    kept = dweight.shape[5]
-    shared = weight.shape[2] == 1
     top = h * CHUNK
-    end = min(top + CHUNK, m)
-    plane = (b * part.shape[1] + h) * 3 * c
+    end = min(top + CHUNK, x.shape[1])
     for row in range(top, end, STRIP):
-        for j in range(first, last, LANES):
-            left = min(last - j, LANES)
-            scale, shift, low, r = columns_affine(x, stats, b, j, left)
-            p = plane + j
-            g_sum, gx_sum, sign_sum = splat(0.0), splat(0.0), splat(0.0)
-            if row > top:
-                g_sum, gx_sum = load_n(part, p, left), load_n(part, p + c, left)
-                if power == 1:
-                    sign_sum = load_n(part, p + 2 * c, left)
-            for i in range(row, min(row + STRIP, end)):
-                k = (b * m + i) * c + j
-                g = load_n(dy, k, left)
-                xhat = standardize(load_n(x, k, left), scale, shift, low, r)
-                if spans_m:
-                    q = block + i * kept + (0 if shared else j % kept)
-                    size = LANES if shared else left
-                    gx = keep(g * xhat, left)
-                    store_n(dweight, q, load_n(dweight, q, size) + wide(gx), size)
-                    store_n(dbias, q, load_n(dbias, q, size) + wide(g), size)
-                    g = g * parameters(weight, parameter_at(weight, b, i, j), left)
-                g_sum += wide(g)
-                gx_sum += wide(g * xhat)
-                if power == 1:
-                    sign_sum += wide(sign(xhat))
-            store_n(part, p, g_sum, left)
-            store_n(part, p + c, gx_sum, left)
-            store_n(part, p + 2 * c, sign_sum, left)
+        j = first
+        while j + LANES <= last:
+            strip_sums(
+                dy, x, weight, affine, dweight, dbias, part, block, b, h, row, end, j, LANES, True, power, spans_m
+            )
+            j += LANES
+        if j < last:
+            strip_sums(
+                dy, x, weight, affine, dweight, dbias, part, block, b, h, row, end, j, last - j, False, power, spans_m
+            )
 
 
 @helper
-def weigh(weight, part, factors, stats, b, first, last, k, center, divisor, limit, spans_m):
-    """Add the chunks' sums in order and turn them into the factors of `tile_dx`; a clamped rstd is a constant."""
-    c = stats.shape[2]
-    chunks = part.shape[1]
-    for j in range(first, last):
+def weigh(weight, part, factors, stats, b, first, last, k, center, power, divisor, limit, spans_m):
+    """Add up the sums of each set, columns and chunks in order, and write the factors that `tile_dx` takes.
+
+    These are mean(g), -mean(g * xhat) and mean(sign(x - mean)); the rstd of a clamped set is a constant.
+    """
+    _, bs, c = stats.shape
+    chunks, columns = part.shape[1], part.shape[3]
+    fold = columns // c
+    for s in range(first // fold, last // fold):
         g, gx, signs = 0.0, 0.0, 0.0
-        for h in range(chunks):
-            p = (b * chunks + h) * 3 * c + j
-            g += at(part, p)
-            gx += at(part, p + c)
-            signs += at(part, p + 2 * c)
-        if not spans_m:
-            w = np.float64(at(weight, parameter_at(weight, b, 0, j)))
-            g *= w
-            gx *= w
-        place = b * 3 * c + j
-        put(factors, place, g / k if center else 0.0)
-        put(factors, place + c, 0.0 if stats[RSTD, b, j] >= limit else gx / divisor)
-        put(factors, place + 2 * c, signs / k if center else 0.0)
+        for j in range(s * fold, (s + 1) * fold):
+            d, dx = 0.0, 0.0
+            for h in range(chunks):
+                p = (b * chunks + h) * 3 * columns + j
+                d += at(part, p)
+                dx += at(part, p + columns)
+                if power == 1:
+                    signs += at(part, p + 2 * columns)
+            w = 1.0 if spans_m else np.float64(at(weight, parameter_at(weight, b, 0, j)))
+            g += w * d
+            gx += w * dx
+        for j in range(s * fold, (s + 1) * fold):
+            place = b * columns + j
+            put(factors, place, g / k if center else 0.0)
+            put(factors, place + bs * columns, 0.0 if stats[RSTD, b, s] >= limit else -gx / divisor)
+            put(factors, place + 2 * bs * columns, signs / k if center else 0.0)
 
 
 @helper
-def tile_dx(dy, x, weight, stats, factors, dx, b, top, end, first, last, power, spans_m):
+def strip_dx(dy, x, weight, affine, factors, dx, b, row, end, j, left, full, power, spans_m):
+    """dx on the rows [row, row + STRIP) of the columns at j."""
+    _, m, columns, _ = x.shape
+    form = affine_at(affine, b, j, left, full)
+    scale, _, _, r = form
+    f = b * columns + j
+    plane = factors.shape[1] * columns
+    g_mean, gx_mean = read(factors, f, left, full), read(factors, f + plane, left, full)
+    sign_mean = read(factors, f + 2 * plane, left, full)
+    k = (b * m + row) * columns + j
+    p = parameter_at(weight, b, row, j)
+    w = parameters(weight, p, left, full)
+    for _ in range(row, min(row + STRIP, end)):
+        if spans_m:
+            w = parameters(weight, p, left, full)
+            p += weight.shape[2]
+        t = read(dy, k, left, full) * w - g_mean  # not fused: exactly 0 in a set of one value
+        if power != 0:
+            q = standardize(read(x, k, left, full), *form)
+            if power == 1:
+                q = sign(q) - sign_mean
+            t = fma(q, gx_mean, t)
+        write(dx, k, t * r * scale, left, full)
+        k += columns
+
+
+@helper
+def tile_dx(dy, x, weight, affine, factors, dx, b, top, end, first, last, power, spans_m):
     """dx = rstd * (g - mean(g) - q * mean(g * xhat)) on the rows [top, end) of the columns [first, last)."""
-    _, m, c, _ = x.shape
     for row in range(top, end, STRIP):
-        for j in range(first, last, LANES):
-            left = min(last - j, LANES)
-            scale, shift, low, r = columns_affine(x, stats, b, j, left)
-            f = b * 3 * c + j
-            g_mean = narrow(load_n(factors, f, left), x)
-            minus_gx = minus(narrow(load_n(factors, f + c, left), x))
-            sign_mean = narrow(load_n(factors, f + 2 * c, left), x)
-            w = parameters(weight, parameter_at(weight, b, row, j), left)
-            for i in range(row, min(row + STRIP, end)):
-                if spans_m:
-                    w = parameters(weight, parameter_at(weight, b, i, j), left)
-                k = (b * m + i) * c + j
-                t = load_n(dy, k, left) * w - g_mean  # not fused: exactly 0 in a set of one value
-                if power != 0:
-                    q = standardize(load_n(x, k, left), scale, shift, low, r)
-                    if power == 1:
-                        q = sign(q) - sign_mean
-                    t = fma(q, minus_gx, t)
-                store_n(dx, k, t * r * scale, left)
+        j = first
+        while j + LANES <= last:
+            strip_dx(dy, x, weight, affine, factors, dx, b, row, end, j, LANES, True, power, spans_m)
+            j += LANES
+        if j < last:
+            strip_dx(dy, x, weight, affine, factors, dx, b, row, end, j, last - j, False, power, spans_m)
 
 
 @cache
-def backward_whole(center, power, spans_m, parallel):
+def backward(center, power, spans_m, parallel):
     """dx, column sums and the parameters' gradients of sets of one chunk, a tile at a time."""
 
     @kernel(parallel)
-    def backward(
-        dy,  # (b, m, c, 1)
+    def columns_backward(
+        dy,  # (b, m, columns, 1)
         x,  # as dy
         weight,  # (pb, pm, pc, 1)
         stats,  # (3, b, c) float64
         dx,  # as dy
         dweight,  # blocks (see rows.py) with one slab; LANES instead of kept where pc == 1
         dbias,  # blocks
-        part,  # (b, 1, 3, c) float64: sums of dy, dy * xhat, signs
-        factors,  # (b, 3, c) float64 workspace
-        kept,  # int: columns of a task
+        part,  # (b, 1, 3, columns) float64: sums of dy, dy * xhat, signs
+        affine,  # (4, b, columns) workspace, as x
+        factors,  # (3, b, columns) workspace, as x
+        kept,  # int: columns of a task, whole units
         repeats,  # int
+        k,  # float: values in a set
         divisor,
         limit,
     ):
-        if parallel > SOURCE:
+        if SOURCE < parallel:
             return
-        b, m, c, _ = x.shape
+        b, m, columns, _ = x.shape
         pb = weight.shape[0]
-        groups = (c + kept - 1) // kept
-        width = tile_width(m, c)
+        groups = (columns + kept - 1) // kept
+        width = tile_width(m, columns, columns // stats.shape[2])
         size = dweight.shape[4] * dweight.shape[5]
-        k = float(m)
         for t in prange((b // pb + repeats - 1) // repeats * pb * groups):
             column = t % groups * kept
             first = t // groups // pb * repeats
             pi = t // groups % pb
             for i in range(first * pb + pi, min((first + repeats) * pb, b), pb):
-                for j in range(column, min(column + kept, c), width):
-                    e = min(j + width, column + kept, c)
-                    chunk_sums(dy, x, weight, stats, dweight, dbias, part, t * size, i, 0, j, e, power, spans_m)
-                    weigh(weight, part, factors, stats, i, j, e, k, center, divisor, limit, spans_m)
-                    tile_dx(dy, x, weight, stats, factors, dx, i, 0, m, j, e, power, spans_m)
+                for j in range(column, min(column + kept, columns), width):
+                    e = min(j + width, column + kept, columns)
+                    prepare(x, stats, affine, i, j, e)
+                    # 1 moments
+                    chunk_sums(dy, x, weight, affine, dweight, dbias, part, t * size, i, 0, j, e, power, spans_m)
+                    # 2 normalize
+                    weigh(weight, part, factors, stats, i, j, e, k, center, power, divisor, limit, spans_m)
+                    tile_dx(dy, x, weight, affine, factors, dx, i, 0, m, j, e, power, spans_m)
 
-    return backward
-
-
-@cache
-def backward_split(center, power, spans_m, parallel):
-    """dx, column sums and the parameters' gradients of sets of many chunks."""
-
-    @kernel(parallel)
-    def backward(
-        dy,  # (b, m, c, 1)
-        x,  # as dy
-        weight,  # (pb, pm, pc, 1)
-        stats,  # (3, b, c) float64
-        dx,  # as dy
-        dweight,  # blocks with one R-chunk and one slab
-        dbias,  # blocks
-        part,  # (b, chunks, 3, c) float64
-        factors,  # (b, 3, c) float64 workspace
-        kept,  # int
-        divisor,
-        limit,
-    ):
-        if parallel > SOURCE:
-            return
-        b, m, c, _ = x.shape
-        pb = weight.shape[0]
-        chunks = part.shape[1]
-        groups = (c + kept - 1) // kept
-        size = dweight.shape[4] * dweight.shape[5]
-        k = float(m)
-        for t in prange(pb * chunks * groups):
-            pi, h, g = t // groups // chunks, t // groups % chunks, t % groups
-            first = g * kept
-            for i in range(pi, b, pb):
-                chunk_sums(
-                    dy,
-                    x,
-                    weight,
-                    stats,
-                    dweight,
-                    dbias,
-                    part,
-                    (pi * groups + g) * size,
-                    i,
-                    h,
-                    first,
-                    min(first + kept, c),
-                    power,
-                    spans_m,
-                )
-        for i in prange(b):
-            weigh(weight, part, factors, stats, i, 0, c, k, center, divisor, limit, spans_m)
-        height = max(STRIP, TILE // (STRIP * c) * STRIP // 4)
-        blocks = (m + height - 1) // height
-        for t in prange(b * blocks):
-            top = t % blocks * height
-            i = t // blocks
-            tile_dx(dy, x, weight, stats, factors, dx, i, top, min(top + height, m), 0, c, power, spans_m)
-
-    return backward
+    return columns_backward

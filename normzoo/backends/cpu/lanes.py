@@ -57,7 +57,8 @@ def _splat(builder, value, count: int = LANES):
 
 def _mask(builder, count):
     """Lanes below `count` are on."""
-    kind = ir.VectorType(ir.IntType(64), LANES)
+    kind = ir.VectorType(ir.IntType(32), LANES)
+    count = builder.trunc(count, ir.IntType(32))
     return builder.icmp_signed("<", ir.Constant(kind, list(range(LANES))), _splat(builder, count))
 
 
@@ -337,7 +338,7 @@ def _magnitude(context, builder, sig, args):
 
 
 def root(v):
-    """Square root."""
+    """Square root, of lanes or a scalar."""
     return np.sqrt(v)
 
 
@@ -345,36 +346,40 @@ _typed(root, lambda v: v)
 
 
 @lower_builtin(root, Vec)
+@lower_builtin(root, types.Float)
 def _root(context, builder, sig, args):
-    dtype = sig.args[0].dtype
-    return _intrinsic(builder, f"llvm.sqrt.{_suffix(dtype)}", _llvm(dtype), [args[0]])
+    v = args[0]
+    suffix = _suffix(sig.args[0].dtype) if isinstance(sig.args[0], Vec) else f"f{sig.args[0].bitwidth}"
+    return _intrinsic(builder, f"llvm.sqrt.{suffix}", v.type, [v])
 
 
 def larger(a, b):
-    """The larger of a and b by lane; NaN where a is NaN."""
-    return np.where(a < b, b, a)
+    """The larger of a and b, of lanes or scalars; NaN where a is NaN."""
+    return np.where(a < b, b, a)[()]
 
 
-_typed(larger, lambda a, b: a)
+_typed(larger, lambda a, b: a if a == b else None)
 
 
 @lower_builtin(larger, Vec, Vec)
+@lower_builtin(larger, types.Float, types.Float)
 def _larger(context, builder, sig, args):
     return builder.select(builder.fcmp_ordered("<", *args), args[1], args[0])
 
 
 def inverse(v):
-    """1 / v; 0 where v is 0."""
-    return np.where(v == 0, v, 1 / np.where(v == 0, 1, v))
+    """1 / v, of lanes or a scalar; 0 where v is 0."""
+    return np.where(v == 0, v, 1 / np.where(v == 0, 1, v))[()]
 
 
 _typed(inverse, lambda v: v)
 
 
 @lower_builtin(inverse, Vec)
+@lower_builtin(inverse, types.Float)
 def _inverse(context, builder, sig, args):
     v = args[0]
-    zero, one = (ir.Constant(v.type, [c] * LANES) for c in (0.0, 1.0))
+    zero, one = (ir.Constant(v.type, [c] * LANES if isinstance(sig.args[0], Vec) else c) for c in (0.0, 1.0))
     return builder.select(builder.fcmp_ordered("==", v, zero), zero, builder.fdiv(one, v))
 
 
@@ -424,3 +429,18 @@ def _rescue(context, builder, sig, args):
     small = builder.fcmp_ordered("<", v, constant(2.0**-60))
     large = builder.fcmp_ordered(">", v, constant(2.0**60))
     return builder.select(builder.or_(small, large), binade, constant(1.0))
+
+
+def inverse_power(scale):
+    """1 / scale, for lanes that are powers of two."""
+    return 1 / scale
+
+
+_typed(inverse_power, lambda scale: scale)
+
+
+@lower_builtin(inverse_power, Vec)
+def _inverse_power(context, builder, sig, args):
+    bits = ir.VectorType(ir.IntType(64), LANES)
+    twice = ir.Constant(bits, [2 * 1023 << 52] * LANES)  # exponents are kept with 1023 added
+    return builder.bitcast(builder.sub(twice, builder.bitcast(args[0], bits)), args[0].type)

@@ -1,13 +1,43 @@
-"""Scalar steps that rows and columns share: merging partial moments, finishing them, and the extreme values."""
+"""Steps that rows and columns share: merging partial moments, finishing them, the affine form, and extreme values."""
 
 import math
 
 import numpy as np
 
 from normzoo.backends.cpu.jit import helper
-from normzoo.backends.cpu.lanes import at, fma, inverse, lane, larger, minus, narrow, rescue, root, splat, wide
+from normzoo.backends.cpu.lanes import (
+    at,
+    fma,
+    inverse,
+    inverse_power,
+    larger,
+    load,
+    load_n,
+    minus,
+    narrow,
+    rescue,
+    root,
+    store,
+    store_n,
+    wide,
+)
 
 MEAN, SPREAD, RSTD = 0, 1, 2  # the planes of `stats`, (3, b, c) float64
+
+
+@helper
+def read(a, i, left, full):
+    """Lanes a[i : i + left]; `full` says at compile time that these are all."""
+    return load(a, i) if full else load_n(a, i, left)
+
+
+@helper
+def write(a, i, v, left, full):
+    """a[i : i + left] = v; `full` says at compile time that these are all lanes."""
+    if full:
+        store(a, i, v)
+    else:
+        store_n(a, i, v, left)
 
 
 @helper
@@ -20,14 +50,16 @@ def merge(count, mean, m2, count_b, mean_b, m2_b):
 
 
 @helper
-def rstd_of(spread, eps, power, clamp):
-    """(spread + eps)^(-1/power), or 1 / max(spread^(1/power), eps) with `clamp`; 0 where that would divide by 0."""
-    eps = splat(eps)
+def rstd_of(spread, eps, one, power, clamp):
+    """(spread + eps)^(-1/power), or 1 / max(spread^(1/power), eps) with `clamp`; 0 where that would divide by 0.
+
+    Lanes or scalars; `one` is 1 of the same kind.
+    """
     v = spread if clamp else spread + eps
     if power == 2:
         v = root(v)
     if power == 0:
-        v = splat(1.0)
+        v = one
     if clamp:
         v = larger(v, eps)
     return inverse(v)
@@ -42,7 +74,8 @@ def affine_of(mean, rstd, like):
     scale = rescue(rstd, like)
     scaled = mean * scale
     high = narrow(scaled, like)
-    return narrow(scale, like), minus(high), narrow(scaled - wide(high), like), narrow(rstd / scale, like)
+    low = narrow(scaled - wide(high), like)
+    return narrow(scale, like), minus(high), low, narrow(rstd * inverse_power(scale), like)
 
 
 @helper
@@ -89,8 +122,8 @@ def extreme_moments(x, start, count_m, step, n, center, power, divisor, eps, cla
             d = abs(np.float64(at(x, start + i * step + j)) * scale - mean)
             spread += d * d if power == 2 else d
     spread /= divisor
-    unit = scale * scale if power == 2 else scale
-    rstd = lane(rstd_of(splat(spread), eps * scale if clamp or power == 1 else eps * scale * scale, power, clamp), 0)
     if power == 0:
         return mean / scale, 0.0, 1.0
-    return mean / scale, spread / unit, rstd * scale
+    scaled_eps = eps * scale if clamp or power == 1 else eps * scale * scale
+    rstd = rstd_of(spread, scaled_eps, 1.0, power, clamp)
+    return mean / scale, spread / (scale * scale if power == 2 else scale), rstd * scale

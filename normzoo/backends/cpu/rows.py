@@ -2,7 +2,7 @@
 
 A set is cut into chunks of about CHUNK values, by its shape alone: several runs, or a piece of one. Each chunk gives
 float64 sums around its own first value; chunks are merged in order. So neither the number of threads nor the number
-of sets can be seen in the bits, and a second thread can join inside a set (`split`) or take sets of its own (`whole`).
+of sets can be seen in the bits. Here a thread takes whole sets; in `rows_split.py` all threads share each set.
 """
 
 from functools import cache
@@ -16,7 +16,6 @@ from normzoo.backends.cpu.lanes import (
     at,
     fma,
     keep,
-    lane,
     load,
     load_n,
     magnitude,
@@ -24,8 +23,6 @@ from normzoo.backends.cpu.lanes import (
     put,
     sign,
     splat,
-    store,
-    store_n,
     total,
     wide,
 )
@@ -37,11 +34,13 @@ from normzoo.backends.cpu.moments import (
     extreme_moments,
     is_extreme,
     merge,
+    read,
     rstd_of,
     standardize,
+    write,
 )
 
-CHUNK = 4096  # values: 16 KB of float32, half of a level-1 cache; 256 additions a lane
+CHUNK = 4096  # values: 16 KB of float32, a third of a level-1 cache; 256 additions a lane
 
 
 @helper
@@ -67,24 +66,27 @@ def chunk_of(j, m, n):
 def parameter_at(w, b, run, c):
     """Flat position in the parameter view of the value for (b, run, c, 0)."""
     pb, pm, pc, pn = w.shape
-    place = b % pb
+    place = b if pb > b else b % pb
     place = place * pm + (run if pm > 1 else 0)
     place = place * pc + (c if pc > 1 else 0)
     return place * pn
 
 
 @helper
-def sums_of(x, start, step, runs, n, center):
-    """shift, sum(x - shift), sum((x - shift)^2) of `runs` runs of n values; the shift is the first value, or 0."""
+def chunk_moments(x, start, j, center):
+    """count, mean, m2 of chunk j of the set at `start`, from sums around the chunk's first value."""
+    _, m, c, n = x.shape
+    run, runs, skip, length = chunk_of(j, m, n)
+    count = float(runs * length)
+    start += run * c * n + skip
+    if c == 1:  # the runs are neighbours
+        runs, length = 1, runs * length
     first = np.float64(at(x, start)) if center else 0.0
     shift = splat(first)
-    s1 = splat(0.0)
-    t1 = splat(0.0)
-    s2 = splat(0.0)
-    t2 = splat(0.0)
-    for run in range(runs):
-        i = start + run * step
-        end = i + n
+    s1, t1, s2, t2 = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
+    for h in range(runs):
+        i = start + h * c * n
+        end = i + length
         while i + 2 * LANES <= end:
             d = wide(load(x, i)) - shift
             e = wide(load(x, i + LANES)) - shift
@@ -93,48 +95,39 @@ def sums_of(x, start, step, runs, n, center):
             s2 = fma(d, d, s2)
             t2 = fma(e, e, t2)
             i += 2 * LANES
-        while i < end:
-            left = min(end - i, LANES)
-            d = keep(wide(load_n(x, i, left)) - shift, left)
+        if i + LANES <= end:
+            d = wide(load(x, i)) - shift
             s1 += d
             s2 = fma(d, d, s2)
             i += LANES
-    return first, total(s1 + t1), total(s2 + t2)
-
-
-@helper
-def deviations_of(x, start, step, runs, n, mean):
-    """sum(|x - mean|) of `runs` runs of n values."""
-    middle = splat(mean)
-    s = splat(0.0)
-    for run in range(runs):
-        i = start + run * step
-        end = i + n
-        while i < end:
-            left = min(end - i, LANES)
-            s += keep(magnitude(wide(load_n(x, i, left)) - middle), left)
-            i += LANES
-    return total(s)
-
-
-@helper
-def chunk_moments(x, start, j, center):
-    """count, mean, m2 of chunk j of the set at `start`."""
-    _, m, c, n = x.shape
-    run, runs, i, length = chunk_of(j, m, n)
-    shift, s1, s2 = sums_of(x, start + run * c * n + i, c * n, runs, length, center)
-    count = float(runs * length)
+        if i < end:
+            e = keep(wide(load_n(x, i, end - i)) - shift, end - i)
+            t1 += e
+            t2 = fma(e, e, t2)
+    sum2 = total(s2 + t2)
     if not center:
-        return count, 0.0, s2
-    m2 = s2 - s1 * (s1 / count)
-    return count, shift + s1 / count, 0.0 if m2 < 0.0 else m2
+        return count, 0.0, sum2
+    sum1 = total(s1 + t1)
+    m2 = sum2 - sum1 * (sum1 / count)
+    return count, first + sum1 / count, 0.0 if m2 < 0.0 else m2
 
 
 @helper
 def chunk_deviations(x, start, j, mean):
+    """sum(|x - mean|) of chunk j of the set at `start`."""
     _, m, c, n = x.shape
-    run, runs, i, length = chunk_of(j, m, n)
-    return deviations_of(x, start + run * c * n + i, c * n, runs, length, mean)
+    run, runs, skip, length = chunk_of(j, m, n)
+    middle = splat(mean)
+    s = splat(0.0)
+    for h in range(run, run + runs):
+        i = start + h * c * n + skip
+        end = i + length
+        while i + LANES <= end:
+            s += magnitude(wide(load(x, i)) - middle)
+            i += LANES
+        if i < end:
+            s += keep(magnitude(wide(load_n(x, i, end - i)) - middle), end - i)
+    return total(s)
 
 
 @helper
@@ -145,70 +138,46 @@ def finish(x, start, mean, spread, stats, b, c, center, power, divisor, eps, cla
         mean, spread, rstd = extreme_moments(x, start, m, columns * n, n, center, power, divisor, eps, clamp)
     else:
         spread = spread / divisor if power != 0 else 0.0
-        rstd = lane(rstd_of(splat(spread), eps, power, clamp), 0)
+        rstd = rstd_of(spread, eps, 1.0, power, clamp)
     stats[MEAN, b, c] = mean
     stats[SPREAD, b, c] = spread
     stats[RSTD, b, c] = rstd
 
 
 @helper
+def y_of(x, weight, bias, y, i, p, w, v, affine, spans_n, left, full):
+    """y = xhat * weight + bias, on up to LANES values."""
+    if spans_n:
+        w, v = read(weight, p, left, full), read(bias, p, left, full)
+    write(y, i, fma(standardize(read(x, i, left, full), *affine), w, v), left, full)
+
+
+@helper
 def chunk_apply(x, weight, bias, y, stats, b, c, j, spans_n):
-    """y = xhat * weight + bias on chunk j of set (b, c); `spans_n`: the parameters vary along n."""
+    """y on chunk j of set (b, c); `spans_n`: the parameters vary along n."""
     _, m, columns, n = x.shape
-    scale, shift, low, r = affine_of(splat(stats[MEAN, b, c]), splat(stats[RSTD, b, c]), x)
+    affine = affine_of(splat(stats[MEAN, b, c]), splat(stats[RSTD, b, c]), x)
     first, runs, skip, length = chunk_of(j, m, n)
     for run in range(first, first + runs):
         i = ((b * m + run) * columns + c) * n + skip
         end = i + length
         p = parameter_at(weight, b, run, c)
-        if spans_n:
-            p += skip
-            while i + LANES <= end:
-                xhat = standardize(load(x, i), scale, shift, low, r)
-                store(y, i, fma(xhat, load(weight, p), load(bias, p)))
-                i += LANES
-                p += LANES
-            if i < end:
-                left = end - i
-                xhat = standardize(load_n(x, i, left), scale, shift, low, r)
-                store_n(y, i, fma(xhat, load_n(weight, p, left), load_n(bias, p, left)), left)
-        else:
-            w = splat(at(weight, p))
-            v = splat(at(bias, p))
-            while i + LANES <= end:
-                store(y, i, fma(standardize(load(x, i), scale, shift, low, r), w, v))
-                i += LANES
-            if i < end:
-                left = end - i
-                store_n(y, i, fma(standardize(load_n(x, i, left), scale, shift, low, r), w, v), left)
-
-
-@helper
-def set_forward(x, weight, bias, y, stats, b, c, center, power, spans_n, divisor, eps, clamp):
-    _, m, columns, n = x.shape
-    start = (b * m * columns + c) * n
-    chunks = chunking(m, n)[2]
-    # 1 moments
-    count, mean, spread = chunk_moments(x, start, 0, center)
-    for j in range(1, chunks):
-        count_j, mean_j, spread_j = chunk_moments(x, start, j, center)
-        count, mean, spread = merge(count, mean, spread, count_j, mean_j, spread_j)
-    if power == 1:
-        spread = 0.0
-        for j in range(chunks):
-            spread += chunk_deviations(x, start, j, mean)
-    finish(x, start, mean, spread, stats, b, c, center, power, divisor, eps, clamp)
-    # 2 normalize
-    for j in range(chunks):
-        chunk_apply(x, weight, bias, y, stats, b, c, j, spans_n)
+        w, v = splat(at(weight, p)), splat(at(bias, p))
+        p += skip
+        while i + LANES <= end:
+            y_of(x, weight, bias, y, i, p, w, v, affine, spans_n, LANES, True)
+            i += LANES
+            p += LANES
+        if i < end:
+            y_of(x, weight, bias, y, i, p, w, v, affine, spans_n, end - i, False)
 
 
 @cache
-def forward_whole(center, power, spans_n, parallel):
+def forward(center, power, spans_n, parallel):
     """Statistics and y, one set at a time."""
 
     @kernel(parallel)
-    def forward(
+    def rows_forward(
         x,  # (b, m, c, n)
         weight,  # (pb, pm, pc, pn)
         bias,  # as weight
@@ -218,96 +187,54 @@ def forward_whole(center, power, spans_n, parallel):
         eps,  # float
         clamp,  # bool
     ):
-        if parallel > SOURCE:
-            return
-        b, _, c, _ = x.shape
-        for s in prange(b * c):
-            set_forward(x, weight, bias, y, stats, s // c, s % c, center, power, spans_n, divisor, eps, clamp)
-
-    return forward
-
-
-@cache
-def moments_split(center, power, parallel):
-    """Statistics of a few large sets, all threads in each."""
-
-    @kernel(parallel)
-    def moments(
-        x,  # (b, m, c, n)
-        part,  # (b, c, chunks, 3) float64 workspace: count, mean, m2
-        stats,  # (3, b, c) float64
-        divisor,
-        eps,
-        clamp,
-    ):
-        if parallel > SOURCE:
+        if SOURCE < parallel:
             return
         b, m, c, n = x.shape
-        chunks = part.shape[2]
-        for t in prange(b * c * chunks):
-            s = t // chunks
-            start = (s // c * m * c + s % c) * n
-            count, mean, spread = chunk_moments(x, start, t % chunks, center)
-            put(part, 3 * t, count)
-            put(part, 3 * t + 1, mean)
-            put(part, 3 * t + 2, spread)
-        for s in range(b * c):
-            at_ = part[s // c, s % c]
-            count, mean, spread = at_[0, 0], at_[0, 1], at_[0, 2]
-            for j in range(1, chunks):
-                count, mean, spread = merge(count, mean, spread, at_[j, 0], at_[j, 1], at_[j, 2])
-            stats[MEAN, s // c, s % c] = mean
-            stats[SPREAD, s // c, s % c] = spread
-        if power == 1:
-            for t in prange(b * c * chunks):
-                s = t // chunks
-                start = (s // c * m * c + s % c) * n
-                put(part, 3 * t, chunk_deviations(x, start, t % chunks, stats[MEAN, s // c, s % c]))
-            for s in range(b * c):
-                spread = 0.0
-                for j in range(chunks):
-                    spread += part[s // c, s % c, j, 0]
-                stats[SPREAD, s // c, s % c] = spread
-        for s in range(b * c):
+        for s in prange(b * c):
             i, j = s // c, s % c
             start = (i * m * c + j) * n
-            finish(x, start, stats[MEAN, i, j], stats[SPREAD, i, j], stats, i, j, center, power, divisor, eps, clamp)
+            chunks = chunking(m, n)[2]
+            # 1 moments
+            count, mean, spread = chunk_moments(x, start, 0, center)
+            for h in range(1, chunks):
+                count_h, mean_h, spread_h = chunk_moments(x, start, h, center)
+                count, mean, spread = merge(count, mean, spread, count_h, mean_h, spread_h)
+            if power == 1:
+                spread = 0.0
+                for h in range(chunks):
+                    spread += chunk_deviations(x, start, h, mean)
+            finish(x, start, mean, spread, stats, i, j, center, power, divisor, eps, clamp)
+            # 2 normalize
+            for h in range(chunks):
+                chunk_apply(x, weight, bias, y, stats, i, j, h, spans_n)
 
-    return moments
+    return rows_forward
 
 
-@cache
-def apply(spans_n, parallel):
-    """y from given statistics."""
+@helper
+def sums_of(dy, x, i, affine, left, full):
+    """dy and xhat on up to LANES values, zeros behind."""
+    xhat = standardize(read(x, i, left, full), *affine)
+    return read(dy, i, left, full), xhat if full else keep(xhat, left)
 
-    @kernel(parallel)
-    def apply_(
-        x,  # (b, m, c, n)
-        weight,  # (pb, pm, pc, pn)
-        bias,  # as weight
-        y,  # as x
-        stats,  # (3, b, c) float64
-    ):
-        if parallel > SOURCE:
-            return
-        b, m, c, n = x.shape
-        chunks = chunking(m, n)[2]
-        for t in prange(b * c * chunks):
-            s = t // chunks
-            chunk_apply(x, weight, bias, y, stats, s // c, s % c, t % chunks, spans_n)
 
-    return apply_
+@helper
+def add_gradients(d, xhat, weight, dweight, dbias, p, q, left, full):
+    """Add dy * xhat and dy to the gradients at q; g = dy * weight."""
+    write(dweight, q, read(dweight, q, left, full) + wide(d * xhat), left, full)
+    write(dbias, q, read(dbias, q, left, full) + wide(d), left, full)
+    return d * read(weight, p, left, full)
 
 
 @helper
 def chunk_sums(dy, x, weight, stats, dweight, dbias, block, b, c, j, power, spans_n):
     """sum(g), sum(g * xhat), sum(sign(x - mean)) over chunk j of set (b, c), with g = dy * weight.
 
-    Adds dy * xhat to `dweight` and dy to `dbias`, in the block that begins at `block`: see `backward_whole`.
+    Adds dy * xhat to `dweight` and dy to `dbias`, in the block that begins at `block`: see `backward`.
     """
     _, m, columns, n = x.shape
     pm = weight.shape[1]
-    scale, shift, low, r = affine_of(splat(stats[MEAN, b, c]), splat(stats[RSTD, b, c]), x)
+    affine = affine_of(splat(stats[MEAN, b, c]), splat(stats[RSTD, b, c]), x)
     first, runs, skip, length = chunk_of(j, m, n)
     zero = splat(0.0)
     g_sum, gx_sum, sign_sum = zero, zero, zero
@@ -316,76 +243,77 @@ def chunk_sums(dy, x, weight, stats, dweight, dbias, block, b, c, j, power, span
         i = ((b * m + run) * columns + c) * n + skip
         end = i + length
         p = parameter_at(weight, b, run, c)
-        q = run if pm > 1 else 0
-        if spans_n:
-            p += skip
-            q = block + q * n + skip
-            while i < end:
-                left = min(end - i, LANES)
-                d = load_n(dy, i, left)
-                xhat = keep(standardize(load_n(x, i, left), scale, shift, low, r), left)
-                store_n(dweight, q, load_n(dweight, q, left) + wide(d * xhat), left)
-                store_n(dbias, q, load_n(dbias, q, left) + wide(d), left)
-                g = d * load_n(weight, p, left)
-                g_sum += wide(g)
-                gx_sum += wide(g * xhat)
-                if power == 1:
-                    sign_sum += wide(sign(xhat))
-                i += LANES
-                p += LANES
-                q += LANES
-        else:
-            q += block
-            d_sum, dx_sum = zero, zero
-            while i < end:
-                left = min(end - i, LANES)
-                d = load_n(dy, i, left)
-                xhat = keep(standardize(load_n(x, i, left), scale, shift, low, r), left)
-                d_sum += wide(d)
-                dx_sum += wide(d * xhat)
-                if power == 1:
-                    sign_sum += wide(sign(xhat))
-                i += LANES
-            w = np.float64(at(weight, p))
-            d_run, dx_run = total(d_sum), total(dx_sum)
+        q = block + (run if pm > 1 else 0) * dweight.shape[6]
+        if not spans_n:
+            g_sum, gx_sum = zero, zero
+        w = np.float64(at(weight, p))
+        p += skip
+        while i + LANES <= end:
+            g, xhat = sums_of(dy, x, i, affine, LANES, True)
+            if spans_n:
+                g = add_gradients(g, xhat, weight, dweight, dbias, p, q + skip, LANES, True)
+            g_sum += wide(g)
+            gx_sum += wide(g * xhat)
+            if power == 1:
+                sign_sum += wide(sign(xhat))
+            i += LANES
+            p += LANES
+            q += LANES if spans_n else 0
+        if i < end:
+            g, xhat = sums_of(dy, x, i, affine, end - i, False)
+            if spans_n:
+                g = add_gradients(g, xhat, weight, dweight, dbias, p, q + skip, end - i, False)
+            g_sum += wide(g)
+            gx_sum += wide(g * xhat)
+            if power == 1:
+                sign_sum += wide(sign(xhat))
+        if not spans_n:
+            d_run, dx_run = total(g_sum), total(gx_sum)
             g_scalar += w * d_run
             gx_scalar += w * dx_run
             put(dweight, q, at(dweight, q) + dx_run)
             put(dbias, q, at(dbias, q) + d_run)
+    signs = total(sign_sum) if power == 1 else 0.0
     if spans_n:
-        return total(g_sum), total(gx_sum), total(sign_sum)
-    return g_scalar, gx_scalar, total(sign_sum)
+        return total(g_sum), total(gx_sum), signs
+    return g_scalar, gx_scalar, signs
+
+
+@helper
+def dx_of(dy, x, weight, dx, i, p, w, affine, factors, power, spans_n, left, full):
+    """dx = rstd * (g - g_mean - q * gx_mean), on up to LANES values."""
+    scale, _, _, r = affine
+    g_mean, gx_mean, sign_mean = factors
+    if spans_n:
+        w = read(weight, p, left, full)
+    t = read(dy, i, left, full) * w - g_mean  # not fused: exactly 0 in a set of one value
+    if power != 0:
+        q = standardize(read(x, i, left, full), *affine)
+        if power == 1:
+            q = sign(q) - sign_mean
+        t = fma(q, gx_mean, t)
+    write(dx, i, t * r * scale, left, full)
 
 
 @helper
 def chunk_dx(dy, x, weight, stats, dx, b, c, j, power, spans_n, g_mean, gx_mean, sign_mean):
-    """dx = rstd * (g - g_mean - q * gx_mean) on chunk j of set (b, c); q = xhat, or sign(xhat) - sign_mean."""
+    """dx on chunk j of set (b, c); q = xhat, or sign(xhat) - sign_mean."""
     _, m, columns, n = x.shape
-    scale, shift, low, r = affine_of(splat(stats[MEAN, b, c]), splat(stats[RSTD, b, c]), x)
-    g_shift = narrow(splat(g_mean), x)
-    minus_gx = narrow(splat(-gx_mean), x)
-    sign_shift = narrow(splat(sign_mean), x)
+    affine = affine_of(splat(stats[MEAN, b, c]), splat(stats[RSTD, b, c]), x)
+    factors = narrow(splat(g_mean), x), narrow(splat(-gx_mean), x), narrow(splat(sign_mean), x)
     first, runs, skip, length = chunk_of(j, m, n)
     for run in range(first, first + runs):
         i = ((b * m + run) * columns + c) * n + skip
         end = i + length
         p = parameter_at(weight, b, run, c)
         w = splat(at(weight, p))
-        if spans_n:
-            p += skip
-        while i < end:
-            left = min(end - i, LANES)
-            if spans_n:
-                w = load_n(weight, p, left)
-                p += LANES
-            t = load_n(dy, i, left) * w - g_shift  # not fused: exactly 0 in a set of one value
-            if power != 0:
-                q = standardize(load_n(x, i, left), scale, shift, low, r)
-                if power == 1:
-                    q = sign(q) - sign_shift
-                t = fma(q, minus_gx, t)
-            store_n(dx, i, t * r * scale, left)
+        p += skip
+        while i + LANES <= end:
+            dx_of(dy, x, weight, dx, i, p, w, affine, factors, power, spans_n, LANES, True)
             i += LANES
+            p += LANES
+        if i < end:
+            dx_of(dy, x, weight, dx, i, p, w, affine, factors, power, spans_n, end - i, False)
 
 
 @helper
@@ -400,11 +328,11 @@ def means_of(g, gx, signs, rstd, k, center, divisor, limit):
 
 
 @cache
-def backward_whole(center, power, spans_n, parallel):
+def backward(center, power, spans_n, parallel):
     """dx and the parameters' gradients, one set at a time."""
 
     @kernel(parallel)
-    def backward(
+    def rows_backward(
         dy,  # (b, m, c, n)
         x,  # as dy
         weight,  # (pb, pm, pc, pn)
@@ -417,7 +345,7 @@ def backward_whole(center, power, spans_n, parallel):
         divisor,  # float: m*n, or 1 for totals
         limit,  # float: rstd of a clamped set, or inf
     ):
-        if parallel > SOURCE:
+        if SOURCE < parallel:
             return
         b, m, c, n = x.shape
         _, pb, groups, _, pm, _, pn = dweight.shape
@@ -430,6 +358,7 @@ def backward_whole(center, power, spans_n, parallel):
             pi = t // groups % pb
             for i in range(first * pb + pi, min((first + repeats) * pb, b), pb):
                 for j in range(column, min(column + columns, c)):
+                    # 1 moments
                     g, gx, signs = 0.0, 0.0, 0.0
                     for h in range(chunks):
                         g_h, gx_h, signs_h = chunk_sums(
@@ -438,60 +367,9 @@ def backward_whole(center, power, spans_n, parallel):
                         g += g_h
                         gx += gx_h
                         signs += signs_h
+                    # 2 normalize
                     g, gx, signs = means_of(g, gx, signs, stats[RSTD, i, j], k, center, divisor, limit)
                     for h in range(chunks):
                         chunk_dx(dy, x, weight, stats, dx, i, j, h, power, spans_n, g, gx, signs)
 
-    return backward
-
-
-@cache
-def backward_split(center, power, spans_n, parallel):
-    """dx and the parameters' gradients of a few large sets, all threads in each."""
-
-    @kernel(parallel)
-    def backward(
-        dy,  # (b, m, c, n)
-        x,  # as dy
-        weight,  # (pb, pm, pc, pn)
-        stats,  # (3, b, c) float64
-        dx,  # as dy
-        dweight,  # blocks, with one R-chunk and one column a group
-        dbias,  # blocks
-        part,  # (b, c, chunks, 3) float64 workspace
-        divisor,
-        limit,
-    ):
-        if parallel > SOURCE:
-            return
-        b, m, c, n = x.shape
-        _, pb, groups, slabs, pm, _, pn = dweight.shape
-        chunks = part.shape[2]
-        k = float(m * n)
-        for t in prange(pb * c * chunks):
-            h = t % chunks
-            j = t // chunks % c
-            pi = t // chunks // c
-            block = ((pi * groups + j) * slabs + h % slabs) * pm * pn
-            for i in range(pi, b, pb):
-                g, gx, signs = chunk_sums(dy, x, weight, stats, dweight, dbias, block, i, j, h, power, spans_n)
-                part[i, j, h, 0] = g
-                part[i, j, h, 1] = gx
-                part[i, j, h, 2] = signs
-        for s in range(b * c):
-            i, j = s // c, s % c
-            g, gx, signs = 0.0, 0.0, 0.0
-            for h in range(chunks):
-                g += part[i, j, h, 0]
-                gx += part[i, j, h, 1]
-                signs += part[i, j, h, 2]
-            g, gx, signs = means_of(g, gx, signs, stats[RSTD, i, j], k, center, divisor, limit)
-            part[i, j, 0, 0] = g
-            part[i, j, 0, 1] = gx
-            part[i, j, 0, 2] = signs
-        for t in prange(b * c * chunks):
-            i, j = t // chunks // c, t // chunks % c
-            g, gx, signs = part[i, j, 0, 0], part[i, j, 0, 1], part[i, j, 0, 2]
-            chunk_dx(dy, x, weight, stats, dx, i, j, t % chunks, power, spans_n, g, gx, signs)
-
-    return backward
+    return rows_backward

@@ -1,0 +1,425 @@
+"""The comparison: normzoo against PyTorch, JAX and ONNX Runtime, and against the floor of memory, cell by cell.
+
+    python asv_benchmarks/peers.py [--rounds 15] [--only REGEX] [--json peers.json] [--png peers.png]
+
+Every implementation runs in its own process, two threads each, called in turn; a figure is the median over the rounds
+of slices of at least 20 ms. All allocate their outputs; `normzoo out=` writes into one that exists. The floor is the
+time to read every input once and write every output once, by a Numba loop over the same bytes in two threads. A peer
+that is not installed is named and left out. Install the peers with `pip install -e ".[bench]"`.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+
+import numpy as np
+
+THREADS = 2
+SLICE = 0.02  # seconds
+
+
+class Cell:
+    """One row of the table."""
+
+    def __init__(self, norm, shape, direction, dtype="float32", last=False, evaluate=False, groups=None):
+        self.norm, self.shape, self.direction, self.dtype = norm, shape, direction, dtype
+        self.last, self.evaluate, self.groups = last, evaluate, groups
+        detail = [
+            *(["eval"] if evaluate else []), *(["channels-last"] if last else []), *([dtype] if dtype != "float32" else [])
+        ]  # fmt: skip
+        self.id = " ".join([norm, "x".join(map(str, shape)), *detail, direction])
+
+    @property
+    def features(self):
+        return self.shape[-1] if self.norm in ("LayerNorm", "RMSNorm") else self.shape[1]
+
+    @property
+    def arrays(self):
+        """How many arrays of x's size are read and written."""
+        return (1, 1) if self.direction == "forward" else (2, 1)
+
+    def data(self):
+        """x, dy of the cell's shape (memory channels-last if it is so), weight, bias: float32."""
+        rng = np.random.default_rng(0)
+        shape = (self.shape[0], *self.shape[2:], self.shape[1]) if self.last else self.shape
+        x, dy = (rng.standard_normal(shape, dtype=np.float32) for _ in range(2))
+        w, b = rng.standard_normal((2, self.features)).astype(np.float32)
+        return x, dy, w, b
+
+
+def cells():
+    found = []
+
+    def add(norm, *shapes, **options):
+        for shape in shapes:
+            for direction in ("forward", "backward"):
+                found.append(Cell(norm, shape, direction, **options))
+
+    add("BatchNorm", (32, 64, 56, 56), (128, 64, 56, 56), (64, 512, 14, 14), (64, 2048, 7, 7))
+    add("BatchNorm", (32, 64, 56, 56), (64, 512, 14, 14), last=True)
+    add("BatchNorm", (256, 4096))
+    add("BatchNorm", (32, 64, 56, 56), evaluate=True)
+    add("LayerNorm", (65536, 768), (8192, 768), (1024, 4096), (64, 1024))
+    add("RMSNorm", (8192, 768), (2048, 4096))
+    for last in (False, True):
+        add("GroupNorm", (32, 64, 56, 56), (8, 512, 32, 32), last=last, groups=32)
+    add("InstanceNorm", (16, 64, 128, 128), (2, 32, 64, 64, 64))
+    for dtype in ("float16", "bfloat16"):
+        add("LayerNorm", (65536, 768), dtype=dtype)
+        add("RMSNorm", (8192, 768), dtype=dtype)
+        add("BatchNorm", (32, 64, 56, 56), dtype=dtype)
+    add("LayerNorm", (4, 64))
+    add("BatchNorm", (4, 64))
+    add("GroupNorm", (2, 16, 8, 8), groups=4)
+    return found
+
+
+# -- implementations: cell -> function to time, or None where it has none ------------------------------------
+
+
+def normzoo_calls(cell: Cell, out: bool) -> Callable | None:
+    import normzoo as nz
+
+    f = nz.functional
+    x, dy, w, b = cell.data()
+    if cell.dtype == "bfloat16":
+        import ml_dtypes
+
+        x, dy = x.astype(ml_dtypes.bfloat16), dy.astype(ml_dtypes.bfloat16)
+    else:
+        x, dy = x.astype(cell.dtype), dy.astype(cell.dtype)
+    axis = {"channel_axis": -1 if cell.last else 1}
+    mean, var = np.zeros_like(w), np.ones_like(w)
+    forward = {
+        "BatchNorm": lambda **o: f.batch_norm(x, mean, var, w, b, not cell.evaluate, **axis, **o),
+        "LayerNorm": lambda **o: f.layer_norm(x, (cell.features,), w, b, **o),
+        "RMSNorm": lambda **o: f.rms_norm(x, (cell.features,), w, 1e-6, **o),
+        "GroupNorm": lambda **o: f.group_norm(x, cell.groups, w, b, **axis, **o),
+        "InstanceNorm": lambda **o: f.instance_norm(x, None, None, w, b, **axis, **o),
+    }[cell.norm]
+    options = {"out": np.empty_like(x)} if out else {}
+    if cell.direction == "forward":
+        return lambda: forward(**options)
+    saved = forward(return_saved=True)[1]
+    return lambda: saved.backward(dy, **options)
+
+
+def torch_calls(cell: Cell) -> Callable | None:
+    import torch
+
+    torch.set_num_threads(THREADS)
+    f = torch.nn.functional
+    dtype = getattr(torch, cell.dtype)
+    x, dy, w, b = (torch.from_numpy(a) for a in cell.data())
+    x, dy = x.to(dtype), dy.to(dtype)
+    if cell.last:
+        x, dy = x.movedim(-1, 1), dy.movedim(-1, 1)
+    mean, var = torch.zeros_like(w), torch.ones_like(w)
+    if cell.norm in ("RMSNorm", "LayerNorm") and cell.dtype != "float32":
+        w, b = w.to(dtype), b.to(dtype)
+    leaves = [t.requires_grad_() for t in (x, w, b)]
+    forward = {
+        "BatchNorm": lambda: f.batch_norm(x, mean, var, w, b, not cell.evaluate),
+        "LayerNorm": lambda: f.layer_norm(x, (cell.features,), w, b),
+        "RMSNorm": lambda: f.rms_norm(x, (cell.features,), w, 1e-6),
+        "GroupNorm": lambda: f.group_norm(x, cell.groups, w, b),
+        "InstanceNorm": lambda: f.instance_norm(x, None, None, w, b),
+    }[cell.norm]
+    if cell.direction == "forward":
+
+        def call():
+            with torch.no_grad():
+                return forward()
+
+        return call
+    if cell.norm == "RMSNorm":
+        leaves = leaves[:2]
+    y = forward()
+    return lambda: torch.autograd.grad(y, leaves, dy, retain_graph=True)
+
+
+def jax_calls(cell: Cell) -> Callable | None:
+    import jax
+    import jax.numpy as jnp
+
+    x, dy, w, b = (jnp.asarray(a) for a in cell.data())
+    x, dy = x.astype(cell.dtype), dy.astype(cell.dtype)
+    last = cell.last or cell.norm in ("LayerNorm", "RMSNorm")
+    channel = x.ndim - 1 if last else 1
+    spatial = tuple(a for a in range(1, x.ndim) if a != channel)
+    shape = [1] * x.ndim
+    shape[channel] = -1
+    w, b = w.reshape(shape), b.reshape(shape)
+    constant = jnp.zeros_like(w), jnp.ones_like(w)
+
+    def standardize(v, axes):
+        v = v.astype(jnp.float32)
+        mean = v.mean(axes, keepdims=True)
+        return (v - mean) * jax.lax.rsqrt(jnp.square(v - mean).mean(axes, keepdims=True) + 1e-5)
+
+    def norm(x, w, b):
+        if cell.norm == "BatchNorm":
+            if cell.evaluate:
+                y = (x - constant[0]) * jax.lax.rsqrt(constant[1] + 1e-5)
+            else:
+                y = standardize(x, (0, *spatial))
+        elif cell.norm == "RMSNorm":
+            v = x.astype(jnp.float32)
+            return (v * jax.lax.rsqrt(jnp.square(v).mean(-1, keepdims=True) + 1e-6) * w).astype(x.dtype)
+        elif cell.norm == "GroupNorm":
+            parts = (cell.groups, cell.features // cell.groups)
+            grouped = x.reshape((*x.shape[:channel], *parts, *x.shape[channel + 1 :]))
+            axes = tuple(a for a in range(1, grouped.ndim) if a != channel)
+            y = standardize(grouped, axes).reshape(x.shape)
+        else:
+            y = standardize(x, (channel,) if cell.norm == "LayerNorm" else spatial)
+        return (y * w + b).astype(x.dtype)
+
+    if cell.direction == "forward":
+        compiled = jax.jit(norm)
+        return lambda: compiled(x, w, b).block_until_ready()
+    _, pull = jax.jit(lambda *a: jax.vjp(norm, *a))(x, w, b)
+    back = jax.jit(lambda pull, dy: pull(dy))
+    return lambda: jax.block_until_ready(back(pull, dy))
+
+
+def onnxruntime_calls(cell: Cell) -> Callable | None:
+    import onnx
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    if cell.direction == "backward" or cell.last or cell.dtype == "bfloat16":
+        return None
+    x, _, w, b = cell.data()
+    x = x.astype(cell.dtype)
+    kind = TensorProto.FLOAT16 if cell.dtype == "float16" else TensorProto.FLOAT
+    weights = {"w": w.astype(cell.dtype), "b": b.astype(cell.dtype)}
+    if cell.norm == "BatchNorm":
+        if not cell.evaluate:  # its CPU build normalizes by given statistics only
+            return None
+        weights |= {"m": np.zeros_like(weights["w"]), "v": np.ones_like(weights["w"])}
+        node = helper.make_node("BatchNormalization", ["x", "w", "b", "m", "v"], ["y"], epsilon=1e-5)
+    elif cell.norm == "LayerNorm":
+        node = helper.make_node("LayerNormalization", ["x", "w", "b"], ["y"], epsilon=1e-5)
+    elif cell.norm == "RMSNorm":
+        weights.pop("b")
+        node = helper.make_node("RMSNormalization", ["x", "w"], ["y"], epsilon=1e-6)
+    elif cell.norm == "InstanceNorm":
+        node = helper.make_node("InstanceNormalization", ["x", "w", "b"], ["y"], epsilon=1e-5)
+    else:
+        node = helper.make_node("GroupNormalization", ["x", "w", "b"], ["y"], epsilon=1e-5, num_groups=cell.groups)
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [node], "norm", [value("x", kind, x.shape)], [value("y", kind, x.shape)],
+        [onnx.numpy_helper.from_array(a, name) for name, a in weights.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception:  # an operator or type that this build does not have
+        return None
+    feed = {"x": x}
+    return lambda: session.run(None, feed)
+
+
+def floor_calls(cell: Cell) -> Callable | None:
+    import numba
+
+    read, written = cell.arrays
+    size = int(np.prod(cell.shape)) * (4 if cell.dtype == "float32" else 2) // 4
+    inputs = [np.ones(size, np.float32) for _ in range(read)]
+    out = np.ones(size * written, np.float32)
+    source = "for i in numba.prange(o.size):\n        o[i] = " + ("a[i] + 1" if read == 1 else "a[i] + b[i]")
+    scope: dict = {"numba": numba}
+    exec(f"def loop(a, b, o):\n    {source}", scope)
+    loop = numba.njit(parallel=size > 32768)(scope["loop"])
+    return lambda: loop(inputs[0], inputs[-1], out)
+
+
+IMPLEMENTATIONS: dict[str, Callable] = {
+    "normzoo": lambda cell: normzoo_calls(cell, out=False),
+    "normzoo out=": lambda cell: normzoo_calls(cell, out=True),
+    "torch": torch_calls,
+    "jax": jax_calls,
+    "onnxruntime": onnxruntime_calls,
+    "floor": floor_calls,
+}
+PEERS = ("torch", "jax", "onnxruntime")
+
+
+def worker(name: str) -> None:
+    """Time slices of the cell named on each line of standard input; answer with seconds a call, or null."""
+    by_id = {cell.id: cell for cell in cells()}
+    current, call = None, None
+    for line in sys.stdin:
+        wanted = line.strip()
+        if wanted != current:
+            call = None  # free the old arrays first
+            call, current = IMPLEMENTATIONS[name](by_id[wanted]), wanted
+            if call:
+                call()
+        if call is None:
+            print("null", flush=True)
+            continue
+        call()  # the other processes' data are in the caches
+        count, start = 0, time.perf_counter()
+        while (spent := time.perf_counter() - start) < SLICE or count < 2:
+            call()
+            count += 1
+        print(spent / count if spent else 0.0, flush=True)
+
+
+def start(name: str) -> subprocess.Popen:
+    dropped = [key for key in os.environ if key.startswith("OPENBLAS_")]
+    environment = {key: value for key, value in os.environ.items() if key not in dropped} | {
+        "OMP_WAIT_POLICY": "passive",
+        "OMP_NUM_THREADS": str(THREADS),
+        "NUMBA_NUM_THREADS": str(THREADS),
+        "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen=true intra_op_parallelism_threads={THREADS}",
+        "JAX_PLATFORMS": "cpu",
+    }
+    return subprocess.Popen(
+        [sys.executable, __file__, "--worker", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env=environment,
+    )  # fmt: skip
+
+
+def measure(chosen: list[Cell], names: list[str], rounds: int) -> dict[str, dict[str, float]]:
+    """Cell -> implementation -> median seconds."""
+    workers = {name: start(name) for name in names}
+    table = {}
+    try:
+        for number, cell in enumerate(chosen):
+            times: dict[str, list[float]] = {name: [] for name in names}
+            for turn in range(rounds + 1):
+                for name, process in workers.items():
+                    if turn and not times[name] and turn > 1:
+                        continue
+                    print(cell.id, file=process.stdin, flush=True)
+                    answer = json.loads(process.stdout.readline())
+                    if answer is not None and turn:
+                        times[name].append(answer)
+            table[cell.id] = {name: statistics.median(t) for name, t in times.items() if t}
+            shown = "  ".join(f"{name} {1e3 * t:.3f}" for name, t in table[cell.id].items())
+            print(f"[{number + 1}/{len(chosen)}] {cell.id}: {shown}", file=sys.stderr)
+    finally:
+        for process in workers.values():
+            process.stdin.close()
+            process.wait()
+    return table
+
+
+def ratios(row: dict[str, float]) -> dict[str, float]:
+    """How many times faster than the fastest peer and than torch; fraction of the floor with out=."""
+    peers = [row[p] for p in PEERS if p in row]
+    found = {}
+    if peers:
+        found["fastest peer"] = min(peers) / row["normzoo"]
+    if "torch" in row:
+        found["torch"] = row["torch"] / row["normzoo"]
+    if "floor" in row and "normzoo out=" in row:
+        found["of the floor"] = row["floor"] / row["normzoo out="]
+    return found
+
+
+def as_table(table: dict[str, dict[str, float]], names: list[str]) -> str:
+    """Markdown: milliseconds, and the ratios."""
+    columns = ["fastest peer", "torch", "of the floor"]
+    lines = ["| cell, ms | " + " | ".join([*names, "x fastest peer", "x torch", "of the floor"]) + " |"]
+    lines.append("|---" * (1 + len(names) + 3) + "|")
+    for cell, row in table.items():
+        found = ratios(row)
+        times = [f"{1e3 * row[n]:.3f}" if n in row else "-" for n in names]
+        lines.append(f"| {cell} | " + " | ".join([*times, *(f"{found[c]:.2f}" if c in found else "-" for c in columns)]) + " |")
+    for column in columns[:2]:
+        values = [ratios(row)[column] for row in table.values() if column in ratios(row)]
+        if values:
+            lines.append(f"\nGeometric mean against {column}: {statistics.geometric_mean(values):.2f}; least {min(values):.2f}.")
+    return "\n".join(lines)
+
+
+def picture(table: dict[str, dict[str, float]], path: str, title: str) -> None:
+    """Bars: how many times faster than the fastest peer."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    found = {cell: ratios(row)["fastest peer"] for cell, row in table.items() if "fastest peer" in ratios(row)}
+    figure, axis = plt.subplots(figsize=(9, 0.24 * len(found) + 1.6), layout="constrained")
+    labels, values = list(found)[::-1], list(found.values())[::-1]
+    colors = ["#2a7f9e" if v >= 0.95 else "#d1495b" for v in values]
+    bars = axis.barh(labels, values, color=colors, height=0.72)
+    axis.bar_label(bars, [f"{v:.2f}" for v in values], padding=3, fontsize=7)
+    axis.axvline(1, color="#444444", linewidth=1)
+    axis.set(xscale="log", xlabel="times as fast as the fastest of PyTorch, JAX and ONNX Runtime")
+    axis.set_title(title, fontsize=10)
+    axis.tick_params(axis="y", labelsize=7)
+    axis.margins(y=0.01)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+
+
+def describe(names: list[str]) -> dict[str, str]:
+    """Machine, date, commit and versions."""
+    model = re.search(r"model name\s*:\s*(.*)", open("/proc/cpuinfo").read())
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    versions = {name: importlib.metadata.version(name) for name in ("numpy", "numba", *names) if name in ("numpy", "numba", *PEERS)}
+    return {
+        "machine": f"{model.group(1) if model else platform.machine()}, {os.cpu_count()} cores, {THREADS} threads",
+        "date": date.today().isoformat(),
+        "commit": commit,
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15, help="slices per implementation and cell")
+    parser.add_argument("--only", default="", help="regular expression: cells to measure")
+    parser.add_argument("--without", default="", help="regular expression: implementations to leave out")
+    parser.add_argument("--json", help="write the figures here")
+    parser.add_argument("--png", help="draw the bar chart here")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        worker(options.worker)
+        return
+    names = []
+    for name in IMPLEMENTATIONS:
+        if options.without and re.search(options.without, name):
+            continue
+        if name in PEERS:
+            try:
+                importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                print(f"{name} is not installed and left out", file=sys.stderr)
+                continue
+        names.append(name)
+    chosen = [cell for cell in cells() if re.search(options.only, cell.id)]
+    about = describe(names)
+    table = measure(chosen, names, options.rounds)
+    title = f"{about['machine']}, {about['date']}, commit {about['commit']}"
+    print(f"{title}; {about['versions']}; {options.rounds} rounds\n\n{as_table(table, names)}")
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump({"about": about, "seconds": table}, file, indent=1)
+    if options.png:
+        picture(table, options.png, title)
+
+
+if __name__ == "__main__":
+    main()
