@@ -343,11 +343,15 @@ def as_table(table: dict[str, dict[str, float]], names: list[str]) -> str:
     for cell, row in table.items():
         found = ratios(row)
         times = [f"{1e3 * row[n]:.3f}" if n in row else "-" for n in names]
-        lines.append(f"| {cell} | " + " | ".join([*times, *(f"{found[c]:.2f}" if c in found else "-" for c in columns)]) + " |")
+        lines.append(
+            f"| {cell} | " + " | ".join([*times, *(f"{found[c]:.2f}" if c in found else "-" for c in columns)]) + " |"
+        )
     for column in columns[:2]:
         values = [ratios(row)[column] for row in table.values() if column in ratios(row)]
         if values:
-            lines.append(f"\nGeometric mean against {column}: {statistics.geometric_mean(values):.2f}; least {min(values):.2f}.")
+            lines.append(
+                f"\nGeometric mean against {column}: {statistics.geometric_mean(values):.2f}; least {min(values):.2f}."
+            )
     return "\n".join(lines)
 
 
@@ -377,7 +381,11 @@ def describe(names: list[str]) -> dict[str, str]:
     """Machine, date, commit and versions."""
     model = re.search(r"model name\s*:\s*(.*)", open("/proc/cpuinfo").read())
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    versions = {name: importlib.metadata.version(name) for name in ("numpy", "numba", *names) if name in ("numpy", "numba", *PEERS)}
+    versions = {
+        name: importlib.metadata.version(name)
+        for name in ("numpy", "numba", *names)
+        if name in ("numpy", "numba", *PEERS)
+    }
     return {
         "machine": f"{model.group(1) if model else platform.machine()}, {os.cpu_count()} cores, {THREADS} threads",
         "date": date.today().isoformat(),

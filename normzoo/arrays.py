@@ -4,6 +4,7 @@ A message names the norm, the invariant, what was received and what to write ins
 wrong shapes and values ValueErrors; nothing has been changed when one is raised.
 """
 
+import math
 from numbers import Integral, Real
 from typing import Any
 
@@ -84,6 +85,8 @@ def check_number(owner: object, name: str, value: Any) -> float:
     """A real number."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
         raise TypeError(f"{owner}: expected {name} to be a number, got {type(value).__name__}")
+    if math.isnan(value):
+        raise ValueError(f"{owner}: expected {name} to be a number, got nan")
     return float(value)
 
 

@@ -196,7 +196,7 @@ def normalize(
 
     Args:
         p: order of the norm: any number, or inf.
-        dim: an axis or a tuple of axes.
+        dim: an axis or a tuple of axes; () is all of them.
         eps: least norm; below it, it is a constant of the gradient. A norm of 0 with eps 0 gives 0.
 
     Raises:

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from normzoo.arrays import check_array, check_eps, check_float_dtype, check_parameter, compute_dtype
+from normzoo.arrays import check_array, check_eps, check_float_dtype, check_parameter, check_size, compute_dtype
 from normzoo.backends.contract import Array, Moments
 from normzoo.passes import Saved, normalize
 from normzoo.view import Axes
@@ -46,7 +46,7 @@ class Norm:
     """
 
     moments: ClassVar[Moments] = Moments()
-    eps: float | None  # None: by the dtype of x, see `eps_for`
+    eps: float | None  # None, where a norm allows it: see `eps_for`
 
     weight = entry("params", "weight")
     bias = entry("params", "bias")
@@ -55,7 +55,7 @@ class Norm:
         self,
         *arguments: Any,
         shape: tuple[int, ...] = (),
-        eps: float | None = 1e-5,
+        eps: float = 1e-5,
         weight: bool = True,
         bias: bool = True,
         dtype: Any = np.float32,
@@ -67,7 +67,7 @@ class Norm:
         self.buffers: dict[str, Array] = {}
         self.training = True
         self.saved: Saved | None = None
-        self.eps = None if eps is None else check_eps(self, eps)
+        self.eps = check_eps(self, eps)
         dtype = check_float_dtype(self, dtype)
         if weight:
             self.params["weight"] = np.ones(shape, dtype)
@@ -134,17 +134,26 @@ class Norm:
         if missing or unexpected:
             raise ValueError(f"{self}: expected state with {list(held)}, got {missing=}, {unexpected=}")
         for name, value in state.items():
+            if not held[name].flags.writeable:
+                raise ValueError(f"{self}: expected {name} of the norm to be writeable, got a read-only array")
             if name == "num_batches_tracked":
-                if not isinstance(value, np.ndarray | np.integer | int) or np.asarray(value).dtype.kind not in "iu":
-                    raise TypeError(f"{self}: expected num_batches_tracked to be an integer, got {value!r}")
-                if np.shape(value) != ():
-                    raise ValueError(f"{self}: expected num_batches_tracked of shape (), got {np.shape(value)}")
+                self._check_count(value)
             else:
                 check_array(self, name, value)
                 check_parameter(self, name, value, held[name].shape)
         with np.errstate(over="ignore"):
-            for name, value in state.items():
-                held[name][...] = value
+            new = {name: np.array(value, held[name].dtype) for name, value in state.items()}
+        for name, value in new.items():
+            held[name][...] = value
+
+    def _check_count(self, value: Any) -> None:
+        """A count of batches, as an integer or an array of shape ()."""
+        if isinstance(value, np.ndarray):
+            if value.shape != ():
+                raise ValueError(f"{self}: expected num_batches_tracked of shape (), got {value.shape}")
+            value = value[()]
+        if check_size(self, "num_batches_tracked", value) > np.iinfo(np.int64).max:
+            raise ValueError(f"{self}: expected num_batches_tracked to fit 64 bits, got {value}")
 
     def _check_params(self) -> None:
         for name, value in self.params.items():

@@ -118,7 +118,7 @@ class PulledBack(Saved):
         self._pull = pull
 
     def _backward(self, dy: Array, dx: Array) -> tuple[None, None]:
-        dx[...] = self._pull(dy.astype(np.float64))
+        dx[...] = self._pull(dy.astype(np.float64, order="C"))
         return None, None
 
 
@@ -139,6 +139,7 @@ def normalize(
     eps: float,
     out: Array | None = None,
     stats: tuple[Array, Array] | None = None,
+    apart: tuple[Array | None, ...] = (),
 ) -> tuple[Array, ViewSaved]:
     """y and what its backward pass needs: the one way from any norm of the algebra to a backend.
 
@@ -149,8 +150,9 @@ def normalize(
         weight, bias: None, or arrays that span the capital letters of `axes`.
         stats: (mean, variance) to use instead of x's own: arrays of one value a set, in the order of the sets, or
             one that repeats over the leading ones.
+        apart: more arrays that out may not overlap.
     """
-    check_out(owner, out, x, (x,), (weight, bias))
+    check_out(owner, out, x, (x,), (weight, bias, *apart))
     if weight is None and bias is None:
         axes = axes._replace(letters=axes.letters.lower())
     dtype = compute_dtype(x, weight, bias, *(stats or ()))
@@ -181,8 +183,7 @@ def given_stats(stats: tuple[Array, Array], eps: float, b: int, c: int) -> Array
     """(3, b, c) from a mean and a variance that are given."""
     mean, variance = (np.asarray(s, np.float64).reshape(-1) for s in stats)
     with np.errstate(all="ignore"):
-        root = np.sqrt(variance + eps)
-        rstd = np.divide(1.0, root, out=np.zeros_like(root), where=root != 0)
+        rstd = 1 / np.sqrt(variance + eps)  # 1/0 is inf here: these statistics are not x's own
         return np.stack([np.resize(s, b * c).reshape(b, c) for s in (mean, variance, rstd)])
 
 

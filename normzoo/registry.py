@@ -27,7 +27,7 @@ def create(name: str, *arguments: Any, **options: Any) -> Norm:
     GroupNorm(8, 64, eps=1e-05, affine=True, bias=True)
     """
     classes = _classes()
-    if name not in classes:
+    if not isinstance(name, str) or name not in classes:
         raise ValueError(f"create: expected one of {', '.join(sorted(classes))}, got {name!r}")
     return classes[name](*arguments, **options)
 

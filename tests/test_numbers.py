@@ -202,3 +202,91 @@ def test_zero_divided_by_zero_is_defined():
     check.same_bits(y, zero)
     check.same_bits(saved.backward(zero + 1).x, zero)
     check.same_bits(nz.functional.layer_norm(zero + 3, 4, eps=0.0), zero)
+
+
+@each_backend
+@pytest.mark.parametrize("eps", [0.0, 1e-290])
+@pytest.mark.parametrize("value", [0.1, -3.3e-7, 3e37, 1e-42, 1.1e308, 1e-310])
+def test_a_constant_float64_set_is_exact_for_any_eps(backend, eps, value):
+    x = np.full((3, 6, 5), value)
+    with nz.use(backend):
+        for y in (
+            nz.functional.layer_norm(x, 5, eps=eps),
+            nz.functional.layer_norm(x, 6, axis=1, eps=eps),
+            nz.functional.group_norm(x, 2, eps=eps),
+            nz.functional.instance_norm(x, eps=eps),
+            nz.functional.instance_norm(x, eps=eps, channel_axis=-1),
+        ):
+            check.same_bits(y, np.zeros_like(x))
+
+
+@each_backend
+@pytest.mark.parametrize(("size", "eps"), [(3e-308, 0.0), (1e-300, 1e-290), (1e-310, 1e-290), (1e300, 1.0)])
+def test_float64_at_the_ends_of_its_range(backend, size, eps, rng):
+    x, dy = size * rng.standard_normal((4, 17)), rng.standard_normal((4, 17))
+    v = x.astype(np.longdouble)
+    v = v - v.sum(axis=1, keepdims=True) / 17
+    rstd = 1 / np.sqrt((v * v).sum(axis=1, keepdims=True) / 17 + np.longdouble(eps))
+    xhat = v * rstd
+    dx = rstd * (dy - dy.mean(axis=1, keepdims=True) - xhat * (dy * xhat).mean(axis=1, keepdims=True))
+    with nz.use(backend):
+        y, saved = nz.functional.layer_norm(x, 17, eps=eps, return_saved=True)
+        # the mean of subnormal values has no more bits than they have
+        check.close(y, xhat.astype(np.float64), 1e-11)
+        with np.errstate(over="ignore"):
+            exact = dx.astype(np.float64)
+        if np.isfinite(exact).all():
+            check.close(saved.backward(dy).x, exact, 1e-11, np.abs(exact).max())
+
+
+@each_backend
+@pytest.mark.parametrize(
+    ("x_size", "w_size", "dy_size"), [(1e38, 3e38, 1), (1e30, 1e20, 1e20), (1e35, 1e30, 1e10), (1e-30, 1e-25, 1e-25)]
+)
+def test_products_on_the_way_to_dx_do_not_overflow(backend, x_size, w_size, dy_size, rng):
+    x, dy = ((size * rng.uniform(-1, 1, (4, 16))).astype(np.float32) for size in (x_size, dy_size))
+    norm, exact = nz.LayerNorm(16), nz.LayerNorm(16, dtype=np.float64)
+    norm.eps = exact.eps = 0.0
+    norm.weight[...] = w_size
+    exact.weight[...] = norm.weight
+    with nz.use(backend):
+        norm(x)
+        dx = norm.backward(dy)
+    with nz.use("reference"):
+        exact(x.astype(np.float64))
+        expected = exact.backward(dy.astype(np.float64))
+    check.close(dx, expected, check.BACKWARD32, np.abs(expected).max())
+
+
+@large
+@pytest.mark.parametrize("mean", [1e2, 1e4])
+def test_dx_is_right_where_dy_is_far_from_zero(norm, shape, axes, grouped, mean, rng):
+    x = rng.standard_normal(shape).astype(np.float32)
+    dy = (mean + rng.standard_normal(shape)).astype(np.float32)
+    norm = norm()
+    _, _, dx = exact_pass(norm, x, dy, axes, grouped)
+    norm(x)
+    check.close(norm.backward(dy), dx, check.BACKWARD32, float(np.abs(dx).max()))
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape"),
+    [
+        (lambda **o: nz.LayerNorm(2, **o), (50, 2)),
+        (lambda **o: nz.BatchNorm(32, **o), (2, 32)),
+        (lambda **o: nz.InstanceNorm(6, **o), (2, 6, 2)),
+        (lambda **o: nz.GroupNorm(3, 6, **o), (9, 6)),
+        (lambda **o: nz.RMSNorm(1, **o), (9, 1)),
+        (lambda **o: nz.LayerNorm(3, **o), (50, 3)),
+    ],
+)
+def test_dx_of_sets_of_two_values(norm, shape, rng):
+    """dx is then a difference of almost equal terms."""
+    x, dy = rng.standard_normal((2, *shape)).astype(np.float32)
+    norm, exact = norm(), norm(dtype=np.float64)
+    exact.eps = np.finfo(np.float32).eps if norm.eps is None else norm.eps
+    norm(x)
+    with nz.use("reference"):
+        exact(x.astype(np.float64))
+        expected = exact.backward(dy.astype(np.float64))
+    check.close(norm.backward(dy), expected, check.BACKWARD32, np.abs(expected).max())

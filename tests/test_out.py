@@ -74,6 +74,12 @@ def test_out_that_overlaps_in_part_is_refused(rng):
         norm.backward(buffer, out=before[::-1])
     check.same_bits(buffer, before)
     assert norm.saved is saved
+    norm = nz.BatchNorm(8)
+    norm.running_mean = buffer[2]
+    for mode in (True, False):
+        with pytest.raises(ValueError, match="overlaps in part"):
+            norm.train(mode)(before, out=buffer)
+    check.same_bits(buffer, before)
     # interleaved, but apart
     norm = nz.LayerNorm(4)
     expected = norm(buffer[:, ::2].copy())

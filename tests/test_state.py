@@ -143,6 +143,9 @@ def test_load_state_dict_is_all_or_nothing(rng):
         ({"bias": [1.0, 2.0, 3.0]}, TypeError, "bias to be a NumPy array"),
         ({"gamma": np.ones(3)}, ValueError, "unexpected=.*gamma"),
         ({"num_batches_tracked": 1.5}, TypeError, "num_batches_tracked to be an integer"),
+        ({"num_batches_tracked": 2**63}, ValueError, "num_batches_tracked to fit 64 bits"),
+        ({"num_batches_tracked": np.array(2**63, np.uint64)}, ValueError, "num_batches_tracked to fit 64 bits"),
+        ({"num_batches_tracked": np.array([1])}, ValueError, r"num_batches_tracked of shape \(\), got \(1,\)"),
     ]:
         with pytest.raises(error, match=message):
             norm.load_state_dict(good | change)
@@ -152,6 +155,14 @@ def test_load_state_dict_is_all_or_nothing(rng):
         norm.load_state_dict({k: v for k, v in good.items() if k != "running_var"})
     with pytest.raises(TypeError, match="expected state to be a dict"):
         norm.load_state_dict(list(good))
+    norm.running_mean.flags.writeable = False
+    with pytest.raises(ValueError, match="running_mean of the norm to be writeable"):
+        norm.load_state_dict(good)
+    check.same_bits(norm.weight, state["weight"])
+    norm.running_mean = state["running_mean"].copy()
+    norm.load_state_dict(norm.buffers | {"weight": norm.bias, "bias": norm.weight})
+    check.same_bits(norm.weight, state["bias"])
+    check.same_bits(norm.bias, state["weight"])
     del good["num_batches_tracked"]  # state files older than the counter
     norm.load_state_dict(good)
     check.same_bits(norm.running_var, state["running_var"] + 1)

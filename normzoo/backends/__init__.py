@@ -29,7 +29,7 @@ def use(name: str) -> Iterator[None]:
     ...     float(nz.LayerNorm(4)(x).max())
     0.0
     """
-    if name not in _BACKENDS:
+    if not isinstance(name, str) or name not in _BACKENDS:
         raise ValueError(f"use: expected one of {', '.join(map(repr, _BACKENDS))}, got {name!r}")
     token = _chosen.set(name)
     try:

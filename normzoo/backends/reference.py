@@ -9,7 +9,7 @@ def forward(x: Array, weight: Array, bias: Array, moments: Moments, eps: float, 
     b, m, c, n = x.shape
     v = x.astype(np.float64)
     # 1 moments, of values scaled by a power of two where their squares would leave the range of float64
-    unit = _unit(v, eps)
+    unit = _unit(v, eps, moments)
     mean = (v * unit).mean(axis=(1, 3), keepdims=True) if moments.center else np.zeros((b, 1, c, 1))
     deviation = v * unit - mean
     if moments.center:  # the mean's own rounding, seen in the deviations, and taken back
@@ -54,11 +54,12 @@ def backward(
     return dweight, dbias
 
 
-def _unit(v: Array, eps: float) -> Array:
-    """Power of two that brings a set's largest value to about 1, where that matters; else 1."""
-    largest = np.abs(v).max(axis=(1, 3), keepdims=True)
-    unit = np.ldexp(1.0, -np.frexp(largest)[1])
-    far = np.isfinite(largest) & ((largest > 1e140) | ((largest < 1e-140) & (largest > 0) & (eps < 1e-280)))
+def _unit(v: Array, eps: float, moments: Moments) -> Array:
+    """Power of two that brings the larger of a set's values and sqrt(eps) to about 1, where that matters; else 1."""
+    least = eps if moments.clamp or moments.power == 1 else np.sqrt(eps)
+    largest = np.maximum(np.abs(v).max(axis=(1, 3), keepdims=True), least)
+    unit = np.ldexp(1.0, np.minimum(-np.frexp(largest)[1], 1023))
+    far = np.isfinite(largest) & ((largest > 1e140) | ((largest < 1e-140) & (largest > 0)))
     return np.where(far, unit, 1.0)
 
 

@@ -137,7 +137,7 @@ def batch_norm(
         if running_mean is None or running_var is None:
             raise ValueError(f"{owner}: expected running_mean and running_var in evaluation; write training=True")
         stats = (running_mean, running_var)
-        return normalize(owner, x, axes, weight, bias, BatchNorm.moments, eps, out, stats=stats)
+        return normalize(owner, x, axes, weight, bias, BatchNorm.moments, eps, out, stats, stats)
     if eps == 0:
         raise ValueError(f"{owner}: expected eps > 0 where batch statistics are used, got {eps}; write eps=1e-5")
     if axes.values == 1:
@@ -146,7 +146,8 @@ def batch_norm(
             "use a larger batch or norm.eval()"
         )
     check_writeable(owner, running_mean, running_var)
-    y, saved = normalize(owner, x, axes, weight, bias, BatchNorm.moments, eps, out)
+    running = running_mean, running_var
+    y, saved = normalize(owner, x, axes, weight, bias, BatchNorm.moments, eps, out, apart=running)
     if running_mean is not None and running_var is not None and x.size:
         mean, spread = (s.reshape(-1, channels) for s in (saved.mean, saved.spread))
         update(running_mean, running_var, mean, spread, axes.values, momentum)

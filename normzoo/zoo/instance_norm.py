@@ -124,14 +124,15 @@ def instance_norm(
         if running_mean is None or running_var is None:
             raise ValueError(f"{owner}: expected running_mean and running_var with use_input_stats=False; pass them")
         stats = (running_mean, running_var)
-        return normalize(owner, x, axes, weight, bias, InstanceNorm.moments, eps, out, stats=stats)
+        return normalize(owner, x, axes, weight, bias, InstanceNorm.moments, eps, out, stats, stats)
     if axes.values == 1:
         raise ValueError(
             f"{owner}: expected more than 1 position per channel, got x of shape {x.shape}; "
             "for a single sample write x[None]"
         )
     check_writeable(owner, running_mean, running_var)
-    y, saved = normalize(owner, x, axes, weight, bias, InstanceNorm.moments, eps, out)
+    running = running_mean, running_var
+    y, saved = normalize(owner, x, axes, weight, bias, InstanceNorm.moments, eps, out, apart=running)
     if running_mean is not None and running_var is not None and x.size:
         mean, spread = (s.reshape(-1, channels) for s in (saved.mean, saved.spread))
         update(running_mean, running_var, mean, spread, axes.values, momentum)

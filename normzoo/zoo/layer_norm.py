@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_array, check_axis, check_shape
+from normzoo.arrays import check_array, check_axis, check_shape, check_size
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
 from normzoo.view import Axes
@@ -55,7 +55,7 @@ class LayerNorm(Norm):
         dtype: Any = np.float32,
     ) -> None:
         self.normalized_shape = check_shape("LayerNorm", "normalized_shape", normalized_shape)
-        self.axis = axis
+        self.axis = check_axes("LayerNorm", axis)
         super().__init__(
             self.normalized_shape,
             shape=self.normalized_shape,
@@ -73,6 +73,15 @@ class LayerNorm(Norm):
         return super()._options() | affine | ({} if self.axis is None else {"axis": self.axis})
 
 
+def check_axes(owner: object, axis: Any) -> int | tuple[int, ...] | None:
+    """None, an integer or a tuple of integers."""
+    if axis is None:
+        return None
+    if isinstance(axis, tuple | list):
+        return tuple(check_size(owner, "axis", a, least=-(2**31)) for a in axis)
+    return check_size(owner, "axis", axis, least=-(2**31))
+
+
 def axes(owner: object, x: Array, shape: tuple[int, ...], axis: int | tuple[int, ...] | None) -> Axes:
     """Axes of `shape`, normalized together; the parameters span them."""
     check_array(owner, "x", x)
@@ -82,8 +91,8 @@ def axes(owner: object, x: Array, shape: tuple[int, ...], axis: int | tuple[int,
             wanted = ", ".join(map(str, shape))
             raise ValueError(f"{owner}: expected x of shape (..., {wanted}), got {x.shape}")
         return Axes(x.shape, "k" * first + "R" * len(shape))
-    given = tuple(axis) if isinstance(axis, tuple | list) else (axis,)
-    found = tuple(check_axis(owner, a, x.ndim) for a in given)
+    given = check_axes(owner, axis)
+    found = tuple(check_axis(owner, a, x.ndim) for a in (given if isinstance(given, tuple) else (given,)))
     if list(found) != sorted(set(found)) or tuple(x.shape[a] for a in found) != shape:
         raise ValueError(f"{owner}: expected x of sizes {shape} along axis={axis} (in increasing order), got {x.shape}")
     return Axes(x.shape, "".join("R" if i in found else "k" for i in range(x.ndim)))

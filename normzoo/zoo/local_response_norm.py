@@ -20,7 +20,7 @@ def local_response_norm(
     check_array(OWNER, "x", x)
     check_out(OWNER, out, x, (x,), ())
     before, after = size // 2, (size - 1) // 2
-    v = np.moveaxis(x.astype(np.float64), axis, -1)
+    v = np.ascontiguousarray(np.moveaxis(x, axis, -1), np.float64)
     with np.errstate(all="ignore"):
         base = k + alpha / size * window_sum(v * v, before, after)
         factor = base**-beta

@@ -16,20 +16,18 @@ OWNER = "normalize"
 def lp_normalize(x: Array, p: float, dim: int | tuple[int, ...], eps: float, out: Array | None) -> tuple[Array, Saved]:
     p = check_number(OWNER, "p", p)
     given = tuple(dim) if isinstance(dim, tuple | list) else (dim,)
-    axes = tuple(check_axis(OWNER, a, x.ndim, "dim") for a in given)
-    if len(set(axes)) != len(axes) or not axes:
+    axes = tuple(check_axis(OWNER, a, x.ndim, "dim") for a in given) or tuple(range(x.ndim))
+    if len(set(axes)) != len(axes):
         raise ValueError(f"{OWNER}: expected dim with different axes, got {dim}")
     if p in (1, 2):
         letters = "".join("r" if i in axes else "k" for i in range(x.ndim))
         moments = Moments(center=False, power=int(p), total=True, clamp=True)
         return normalize(OWNER, x, Axes(x.shape, letters), None, None, moments, eps, out)
-    if math.isnan(p):
-        raise ValueError(f"{OWNER}: expected p to be a number or inf, got {p}")
     check_out(OWNER, out, x, (x,), ())
     y = empty_in_layout(x.shape, x.dtype, layout_of(x)) if out is None else out
     if x.size == 0:
         return y, PulledBack(OWNER, x, np.copy)
-    v = x.astype(np.float64)
+    v = x.astype(np.float64, order="C")
     size = np.abs(v)
     with np.errstate(all="ignore"):
         largest = size.max(axis=axes, keepdims=True)

@@ -52,15 +52,16 @@ class RMSNorm(Norm):
         dtype: Any = np.float32,
     ) -> None:
         self.normalized_shape = check_shape("RMSNorm", "normalized_shape", normalized_shape)
-        self.axis = axis
+        self.axis = layer_norm.check_axes("RMSNorm", axis)
         super().__init__(
             self.normalized_shape,
             shape=self.normalized_shape,
-            eps=eps,
+            eps=0.0 if eps is None else eps,
             weight=elementwise_affine,
             bias=False,
             dtype=dtype,
         )
+        self.eps = None if eps is None else self.eps
 
     def axes(self, x: Array) -> Axes:
         return layer_norm.axes(self, x, self.normalized_shape, self.axis)

@@ -13,6 +13,7 @@ from normzoo.backends.cpu.lanes import LANES
 SERIAL = 32768  # values below which starting the threads costs more than they save
 FEW_SETS = 16  # fewer sets than this, each of several chunks, are worked on by all threads together
 SHORT = 64  # runs below this are folded columns, where there are several
+TINY = 2  # values of a set whose gradient is a difference of almost equal terms
 TASKS = 64  # of the backward: each has its own partial gradients of the parameters
 ROWS_PER_TASK = 32  # at least, so that the partial gradients stay small beside dx
 
@@ -23,7 +24,8 @@ def forward(x: Array, weight: Array, bias: Array, moments: Moments, eps: float, 
     divisor = 1.0 if moments.total else float(m * n)
     stats = np.empty((3, b, c))
     if is_columns(x.shape):
-        x, weight, bias, y = as_columns(x, weight, bias, y)
+        weight, bias = (column_parameter(p, c, n) for p in (weight, bias))
+        x, y = as_columns(x), as_columns(y)
         chunks = -(-m // columns.CHUNK)
         part, affine = np.empty((b, chunks, 2, c * n)), np.empty((4, b, c * n), x.dtype)
         spans_m = weight.shape[1] > 1
@@ -48,7 +50,8 @@ def forward(x: Array, weight: Array, bias: Array, moments: Moments, eps: float, 
 def apply(x: Array, stats: Array, weight: Array, bias: Array, y: Array) -> None:
     parallel = x.size >= SERIAL
     if is_columns(x.shape):
-        x, weight, bias, y = as_columns(x, weight, bias, y)
+        weight, bias = (column_parameter(p, *x.shape[2:]) for p in (weight, bias))
+        x, y = as_columns(x), as_columns(y)
         affine = np.empty((4, x.shape[0], x.shape[2]), x.dtype)
         columns_split.apply(weight.shape[1] > 1, parallel)(x, weight, bias, y, affine, stats)
     else:
@@ -62,10 +65,15 @@ def backward(
     k = float(m * n)
     divisor = 1.0 if moments.total else k
     limit = 1.0 / eps if moments.clamp and eps > 0 else np.inf
+    if k <= TINY and x.dtype == np.float32:  # 1 - xhat^2 is almost 0: nothing of float32 would be left of dx
+        dy, x, weight, exact = (a.astype(np.float64) for a in (dy, x, weight, dx))
+        found = backward(dy, x, stats, weight, moments, eps, exact)
+        dx[...] = exact
+        return found
     if not is_columns(x.shape):
         return _rows_backward(dy, x, stats, weight, moments, divisor, limit, dx)
     pb, pm, pc, pn = weight.shape
-    dy, w, x, dx = as_columns(dy, weight, x, dx)
+    dy, x, dx, w = as_columns(dy), as_columns(x), as_columns(dx), column_parameter(weight, c, n)
     found = _columns_backward(dy, x, stats, w, moments, k, divisor, limit, dx)
     # A parameter that was repeated along the columns of a run, or of all sets, has the sum of their gradients.
     if w.shape[2] == 1:
@@ -82,17 +90,16 @@ def is_columns(shape: tuple[int, ...]) -> bool:
     return n == 1 or (n < SHORT and m >= columns.STRIP and c * n >= LANES)
 
 
-def as_columns(x: Array, weight: Array, *others: Array) -> tuple[Array, ...]:
-    """The view (b, m, c*n, 1); parameters that vary along c or n get a value for every column."""
-    b, m, c, n = x.shape
-    if n == 1:
-        return x, weight, *others
-    if weight.shape[2] > 1 or weight.shape[3] > 1:
-        weight, *others = (
-            np.ascontiguousarray(np.broadcast_to(p, (*p.shape[:2], c, n))) if p.shape == weight.shape else p
-            for p in (weight, *others)
-        )
-    return tuple(a.reshape(*a.shape[:2], -1, 1) for a in (x, weight, *others))
+def as_columns(a: Array) -> Array:
+    """(b, m, c, n) as (b, m, c*n, 1)."""
+    return a if a.shape[3] == 1 else a.reshape(*a.shape[:2], -1, 1)
+
+
+def column_parameter(p: Array, c: int, n: int) -> Array:
+    """A parameter that varies along c or n, with a value for every column of `as_columns`."""
+    if n == 1 or p.shape[2] == p.shape[3] == 1:
+        return p
+    return as_columns(np.ascontiguousarray(np.broadcast_to(p, (*p.shape[:2], c, n))))
 
 
 def _rows_backward(dy, x, stats, weight, moments, divisor, limit, dx):
@@ -118,8 +125,10 @@ def _columns_backward(dy, x, stats, weight, moments, k, divisor, limit, dx):
     spans_m = pm > 1
     flags = moments.center, moments.power, spans_m, x.size >= SERIAL
     chunks = -(-m // columns.CHUNK)
-    unit = columns.unit_of.py_func(c // stats.shape[2])
-    part, affine, factors = np.empty((b, chunks, 3, c)), np.empty((4, b, c), x.dtype), np.empty((3, b, c), x.dtype)
+    part, affine, factors = np.empty((b, chunks, 3, c)), np.empty((4, b, c), x.dtype), np.empty((3, b, c))
+    fold = c // stats.shape[2]
+    exact = stats if fold == 1 else np.repeat(stats, fold, axis=2)
+    unit = columns.unit_of.py_func(fold)
     if chunks == 1:
         repeats, kept = _tasks(b // pb, pb, -(-c // unit), True, 1)
     else:
@@ -128,11 +137,11 @@ def _columns_backward(dy, x, stats, weight, moments, k, divisor, limit, dx):
     lanes = kept if pc > 1 else LANES
     shape = (-(-b // (pb * repeats)), pb, -(-c // kept), 1, pm, lanes, 1) if spans_m else (1,) * 7
     dweight, dbias = np.zeros((2, *shape))
+    arrays = dy, x, weight, stats, exact, dx, dweight, dbias, part, affine, factors
     if chunks == 1:
-        kernel, counts = columns.backward(*flags), (kept, repeats)
+        columns.backward(*flags)(*arrays, kept, repeats, k, divisor, limit)
     else:
-        kernel, counts = columns_split.backward(*flags), (kept,)
-    kernel(dy, x, weight, stats, dx, dweight, dbias, part, affine, factors, *counts, k, divisor, limit)
+        columns_split.backward(*flags)(*arrays, kept, k, divisor, limit)
     if not spans_m:  # the columns' sums are the gradients
         sums = part[:, :, :2].sum(axis=1).reshape(b // pb, pb, 2, c).sum(axis=0)
         if pc == 1:

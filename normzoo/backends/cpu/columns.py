@@ -20,8 +20,6 @@ from normzoo.backends.cpu.lanes import (
     lane,
     larger,
     load_n,
-    magnitude,
-    narrow,
     put,
     sign,
     splat,
@@ -35,6 +33,7 @@ from normzoo.backends.cpu.moments import (
     SPREAD,
     affine_of,
     extreme_moments,
+    factors_of,
     is_extreme,
     merge,
     read,
@@ -283,7 +282,7 @@ def forward(center, power, spans_m, parallel):
         eps,  # float
         clamp,  # bool
     ):
-        if SOURCE < parallel:
+        if parallel > SOURCE:
             return
         b, m, columns, _ = x.shape
         width = tile_width(m, columns, columns // stats.shape[2])
@@ -304,13 +303,15 @@ def forward(center, power, spans_m, parallel):
 
 
 @helper
-def strip_sums(dy, x, weight, affine, dweight, dbias, part, block, b, h, row, end, j, left, full, power, spans_m):
+def strip_sums(dy, x, weight, exact, dweight, dbias, part, block, b, h, row, end, j, left, full, power, spans_m):
     """Add the rows [row, row + STRIP) of chunk h to the sums of the columns at j."""
     _, m, columns, _ = x.shape
+    bs = exact.shape[1]
     kept = dweight.shape[5]
     shared = weight.shape[2] == 1
     plane = (b * part.shape[1] + h) * 3 * columns + j
-    form = affine_at(affine, b, j, left, full)
+    mean = read(exact, (MEAN * bs + b) * columns + j, left, full)
+    rstd = read(exact, (RSTD * bs + b) * columns + j, left, full)
     g_sum, gx_sum, sign_sum = splat(0.0), splat(0.0), splat(0.0)
     if row > h * CHUNK:
         g_sum, gx_sum = read(part, plane, left, full), read(part, plane + columns, left, full)
@@ -320,20 +321,20 @@ def strip_sums(dy, x, weight, affine, dweight, dbias, part, block, b, h, row, en
     p = parameter_at(weight, b, row, j)
     q = block + row * kept + (0 if shared else j % kept)
     for _ in range(row, min(row + STRIP, end)):
-        g = read(dy, k, left, full)
-        xhat = standardize(read(x, k, left, full), *form)
+        g = wide(read(dy, k, left, full))
+        xhat = (wide(read(x, k, left, full)) - mean) * rstd
         if spans_m:
             size = LANES if shared else left
-            gx = g * xhat if full else keep(g * xhat, left)
-            write(dweight, q, read(dweight, q, size, full) + wide(gx), size, full)
-            write(dbias, q, read(dbias, q, size, full) + wide(g), size, full)
-            g = g * parameters(weight, p, left, full)
+            xhat = xhat if full else keep(xhat, left)
+            write(dweight, q, fma(g, xhat, read(dweight, q, size, full)), size, full)
+            write(dbias, q, read(dbias, q, size, full) + g, size, full)
+            g = g * wide(parameters(weight, p, left, full))
             q += kept
             p += weight.shape[2]
-        g_sum += wide(g)
-        gx_sum += wide(g * xhat)
+        g_sum += g
+        gx_sum = fma(g, xhat, gx_sum)
         if power == 1:
-            sign_sum += wide(sign(xhat))
+            sign_sum += sign(xhat)
         k += columns
     write(part, plane, g_sum, left, full)
     write(part, plane + columns, gx_sum, left, full)
@@ -342,7 +343,7 @@ def strip_sums(dy, x, weight, affine, dweight, dbias, part, block, b, h, row, en
 
 
 @helper
-def chunk_sums(dy, x, weight, affine, dweight, dbias, part, block, b, h, first, last, power, spans_m):
+def chunk_sums(dy, x, weight, exact, dweight, dbias, part, block, b, h, first, last, power, spans_m):
     """Sums over chunk h of the columns [first, last), into part[b, h]: sum(g), sum(g * xhat), sum(sign(x - mean)).
 
     With `spans_m`, g = dy * weight, and dy * xhat and dy are added to the block of dweight and dbias that begins at
@@ -355,21 +356,19 @@ def chunk_sums(dy, x, weight, affine, dweight, dbias, part, block, b, h, first, 
         j = first
         while j + LANES <= last:
             strip_sums(
-                dy, x, weight, affine, dweight, dbias, part, block, b, h, row, end, j, LANES, True, power, spans_m
+                dy, x, weight, exact, dweight, dbias, part, block, b, h, row, end, j, LANES, True, power, spans_m
             )
             j += LANES
         if j < last:
             strip_sums(
-                dy, x, weight, affine, dweight, dbias, part, block, b, h, row, end, j, last - j, False, power, spans_m
+                dy, x, weight, exact, dweight, dbias, part, block, b, h, row, end, j, last - j, False, power, spans_m
             )
 
 
 @helper
 def weigh(weight, part, factors, stats, b, first, last, k, center, power, divisor, limit, spans_m):
-    """Add up the sums of each set, columns and chunks in order, and write the factors that `tile_dx` takes.
-
-    These are mean(g), -mean(g * xhat) and mean(sign(x - mean)); the rstd of a clamped set is a constant.
-    """
+    """Add up the sums of each set, columns and chunks in order, and write to its columns mean(g), mean(g * xhat) and
+    mean(sign(x - mean)); the rstd of a clamped set is a constant."""
     _, bs, c = stats.shape
     chunks, columns = part.shape[1], part.shape[3]
     fold = columns // c
@@ -389,7 +388,7 @@ def weigh(weight, part, factors, stats, b, first, last, k, center, power, diviso
         for j in range(s * fold, (s + 1) * fold):
             place = b * columns + j
             put(factors, place, g / k if center else 0.0)
-            put(factors, place + bs * columns, 0.0 if stats[RSTD, b, s] >= limit else -gx / divisor)
+            put(factors, place + bs * columns, 0.0 if stats[RSTD, b, s] >= limit else gx / divisor)
             put(factors, place + 2 * bs * columns, signs / k if center else 0.0)
 
 
@@ -402,7 +401,8 @@ def strip_dx(dy, x, weight, affine, factors, dx, b, row, end, j, left, full, pow
     f = b * columns + j
     plane = factors.shape[1] * columns
     g_mean, gx_mean = read(factors, f, left, full), read(factors, f + plane, left, full)
-    sign_mean = read(factors, f + 2 * plane, left, full)
+    signs = read(factors, f + 2 * plane, left, full) if power == 1 else splat(0.0)
+    g_high, g_low, gx_mean, sign_mean = factors_of(g_mean, gx_mean, signs, scale, x)
     k = (b * m + row) * columns + j
     p = parameter_at(weight, b, row, j)
     w = parameters(weight, p, left, full)
@@ -410,13 +410,13 @@ def strip_dx(dy, x, weight, affine, factors, dx, b, row, end, j, left, full, pow
         if spans_m:
             w = parameters(weight, p, left, full)
             p += weight.shape[2]
-        t = read(dy, k, left, full) * w - g_mean  # not fused: exactly 0 in a set of one value
+        t = fma(read(dy, k, left, full) * scale, w, g_high) - g_low
         if power != 0:
             q = standardize(read(x, k, left, full), *form)
             if power == 1:
                 q = sign(q) - sign_mean
             t = fma(q, gx_mean, t)
-        write(dx, k, t * r * scale, left, full)
+        write(dx, k, t * r, left, full)
         k += columns
 
 
@@ -442,19 +442,20 @@ def backward(center, power, spans_m, parallel):
         x,  # as dy
         weight,  # (pb, pm, pc, 1)
         stats,  # (3, b, c) float64
+        exact,  # (3, b, columns) float64: stats, of every column
         dx,  # as dy
         dweight,  # blocks (see rows.py) with one slab; LANES instead of kept where pc == 1
         dbias,  # blocks
         part,  # (b, 1, 3, columns) float64: sums of dy, dy * xhat, signs
         affine,  # (4, b, columns) workspace, as x
-        factors,  # (3, b, columns) workspace, as x
+        factors,  # (3, b, columns) float64 workspace
         kept,  # int: columns of a task, whole units
         repeats,  # int
         k,  # float: values in a set
         divisor,
         limit,
     ):
-        if SOURCE < parallel:
+        if parallel > SOURCE:
             return
         b, m, columns, _ = x.shape
         pb = weight.shape[0]
@@ -468,9 +469,9 @@ def backward(center, power, spans_m, parallel):
             for i in range(first * pb + pi, min((first + repeats) * pb, b), pb):
                 for j in range(column, min(column + kept, columns), width):
                     e = min(j + width, column + kept, columns)
-                    prepare(x, stats, affine, i, j, e)
+                    prepare(x, exact, affine, i, j, e)
                     # 1 moments
-                    chunk_sums(dy, x, weight, affine, dweight, dbias, part, t * size, i, 0, j, e, power, spans_m)
+                    chunk_sums(dy, x, weight, exact, dweight, dbias, part, t * size, i, 0, j, e, power, spans_m)
                     # 2 normalize
                     weigh(weight, part, factors, stats, i, j, e, k, center, power, divisor, limit, spans_m)
                     tile_dx(dy, x, weight, affine, factors, dx, i, 0, m, j, e, power, spans_m)

@@ -44,7 +44,7 @@ def moments(center, power, parallel):
         eps,
         clamp,
     ):
-        if SOURCE < parallel:
+        if parallel > SOURCE:
             return
         b, m, columns, _ = x.shape
         chunks = part.shape[1]
@@ -81,7 +81,7 @@ def apply(spans_m, parallel):
         affine,  # (4, b, columns) workspace, as x
         stats,  # (3, b, c) float64
     ):
-        if SOURCE < parallel:
+        if parallel > SOURCE:
             return
         b, m, columns, _ = x.shape
         for t in prange(b):
@@ -105,18 +105,19 @@ def backward(center, power, spans_m, parallel):
         x,  # as dy
         weight,  # (pb, pm, pc, 1)
         stats,  # (3, b, c) float64
+        exact,  # (3, b, columns) float64: stats, of every column
         dx,  # as dy
         dweight,  # blocks (see rows.py) with one R-chunk and one slab
         dbias,  # blocks
         part,  # (b, chunks, 3, columns) float64
         affine,  # (4, b, columns) workspace, as x
-        factors,  # (3, b, columns) workspace, as x
+        factors,  # (3, b, columns) float64 workspace
         kept,  # int: columns of a task, whole units
         k,  # float: values in a set
         divisor,
         limit,
     ):
-        if SOURCE < parallel:
+        if parallel > SOURCE:
             return
         b, m, columns, _ = x.shape
         pb = weight.shape[0]
@@ -124,7 +125,7 @@ def backward(center, power, spans_m, parallel):
         groups = (columns + kept - 1) // kept
         size = dweight.shape[4] * dweight.shape[5]
         for t in prange(b):
-            prepare(x, stats, affine, np.int64(t), 0, columns)  # prange counts in uint64
+            prepare(x, exact, affine, np.int64(t), 0, columns)  # prange counts in uint64
         # 1 moments
         for t in prange(pb * chunks * groups):
             pi, h, g = t // groups // chunks, t // groups % chunks, t % groups
@@ -132,7 +133,20 @@ def backward(center, power, spans_m, parallel):
             last = min(first + kept, columns)
             for i in range(pi, b, pb):
                 chunk_sums(
-                    dy, x, weight, affine, dweight, dbias, part, (pi * groups + g) * size, i, h, first, last, power, spans_m
+                    dy,
+                    x,
+                    weight,
+                    exact,
+                    dweight,
+                    dbias,
+                    part,
+                    (pi * groups + g) * size,
+                    i,
+                    h,
+                    first,
+                    last,
+                    power,
+                    spans_m,
                 )
         for t in prange(b):
             weigh(weight, part, factors, stats, np.int64(t), 0, columns, k, center, power, divisor, limit, spans_m)

@@ -5,28 +5,58 @@ code. Every kernel therefore closes over `SOURCE`, a digest of all kernel source
 the flags it closes over (`parallel` among them) are part of the key too and prune dead branches.
 """
 
+import copy
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core.compiler import Compiler, DefaultPassBuilder
+from numba.core.compiler_machinery import register_pass
+from numba.core.typed_passes import NativeLowering
 
 SOURCE = int(
     hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()[:15], 16
 )
 
 
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _InlineLowering(NativeLowering):
+    """Lowering to LLVM that stops short of machine code: a helper is only ever inlined."""
+
+    _name = "normzoo_inline_lowering"
+
+    def run_pass(self, state: Any) -> bool:
+        context = state.targetctx
+        state.targetctx = light = copy.copy(context)
+        # What stands for the executable is but a key by which callers find the code: any new built-in method.
+        light.get_executable = lambda library, fndesc, env: [].append
+        try:
+            return super().run_pass(state)
+        finally:
+            state.targetctx = context
+
+
+class _InlineCompiler(Compiler):
+    def define_pipelines(self) -> list:
+        pipeline = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        pipeline.passes = [(_InlineLowering if p is NativeLowering else p, why) for p, why in pipeline.passes]
+        pipeline.finalize()
+        return [pipeline]
+
+
 def helper(function: Callable) -> Any:
     """A function that is inlined into every kernel that calls it."""
-    return numba.njit(forceinline=True, error_model="numpy")(function)
+    options: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": _InlineCompiler}
+    return numba.njit(forceinline=True, error_model="numpy", **options)(function)
 
 
 def kernel(parallel: bool) -> Any:
     """Decorator of a kernel; with `parallel`, its prange loops run on Numba's threads."""
 
     def decorate(function: Callable) -> Callable:
-        options: Any = {"parallel": parallel, "nogil": True, "error_model": "numpy"}
+        options: Any = {"parallel": parallel, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
         try:
             return numba.njit(cache=True, **options)(function)
         except RuntimeError:  # no directory can be written: compile anew in each process

@@ -85,6 +85,21 @@ def standardize(v, scale, shift, low, r):
 
 
 @helper
+def factors_of(g_mean, gx_mean, sign_mean, scale, like):
+    """What dx takes off g, in the type of `like`, from float64 lanes; see `dx_of` in rows.py.
+
+    mean(g) as a pair -high, low, for which dx is right where mean(g) is far from 0, and exactly 0 in a set of one
+    value; -mean(g * xhat); mean(sign(x - mean)). The first three are scaled as x is: a product that dx does not
+    show cannot overflow.
+    """
+    wide_scale = wide(scale)
+    scaled = g_mean * wide_scale
+    high = narrow(scaled, like)
+    low = narrow(scaled - wide(high), like)
+    return minus(high), low, minus(narrow(gx_mean * wide_scale, like)), narrow(sign_mean, like)
+
+
+@helper
 def is_extreme(spread, eps, like):
     """Did the fast sums meet a non-finite value, or overflow or underflow (possible for float64 values only)?"""
     return not (spread <= 1e300) or (like.itemsize == 8 and spread < 1e-280 and eps < 1e-280)
@@ -92,9 +107,12 @@ def is_extreme(spread, eps, like):
 
 @helper
 def extreme_moments(x, start, count_m, step, n, center, power, divisor, eps, clamp):
-    """mean, spread, rstd of `count_m` runs of n values, in two passes over values scaled by a power of two."""
-    largest = 0.0
+    """mean, spread, rstd of `count_m` runs of n values, in two passes over values scaled by a power of two.
+
+    The scale brings the larger of the values and sqrt(eps) to about 1, so that neither's square leaves the range.
+    """
     plain = 0.0
+    largest = eps if clamp or power == 1 else math.sqrt(eps)
     for i in range(count_m):
         for j in range(n):
             v = np.float64(at(x, start + i * step + j))
@@ -103,19 +121,16 @@ def extreme_moments(x, start, count_m, step, n, center, power, divisor, eps, cla
                 largest = abs(v)
     k = np.float64(count_m * n)
     scale = 1.0
+    mean = plain / k if center else 0.0
     if 0.0 < largest < math.inf:
-        scale = math.ldexp(1.0, -math.frexp(largest)[1])
-        if scale > 1.0 and eps > 1e-280:
-            scale = 1.0
-    mean = 0.0
-    if center:
-        if largest < math.inf:
+        scale = math.ldexp(1.0, min(-math.frexp(largest)[1], 1023))
+        if center:  # around the first value: exact in a constant set
+            first = np.float64(at(x, start)) * scale
+            mean = 0.0
             for i in range(count_m):
                 for j in range(n):
-                    mean += np.float64(at(x, start + i * step + j)) * scale
-            mean /= k
-        else:
-            mean = plain / k
+                    mean += np.float64(at(x, start + i * step + j)) * scale - first
+            mean = first + mean / k
     spread = 0.0
     for i in range(count_m):
         for j in range(n):

@@ -19,7 +19,6 @@ from normzoo.backends.cpu.lanes import (
     load,
     load_n,
     magnitude,
-    narrow,
     put,
     sign,
     splat,
@@ -32,6 +31,7 @@ from normzoo.backends.cpu.moments import (
     SPREAD,
     affine_of,
     extreme_moments,
+    factors_of,
     is_extreme,
     merge,
     read,
@@ -187,7 +187,7 @@ def forward(center, power, spans_n, parallel):
         eps,  # float
         clamp,  # bool
     ):
-        if SOURCE < parallel:
+        if parallel > SOURCE:
             return
         b, m, c, n = x.shape
         for s in prange(b * c):
@@ -212,18 +212,18 @@ def forward(center, power, spans_n, parallel):
 
 
 @helper
-def sums_of(dy, x, i, affine, left, full):
-    """dy and xhat on up to LANES values, zeros behind."""
-    xhat = standardize(read(x, i, left, full), *affine)
-    return read(dy, i, left, full), xhat if full else keep(xhat, left)
+def terms_of(dy, x, i, mean, rstd, left, full):
+    """dy and xhat as float64, on up to LANES values, zeros behind."""
+    xhat = (wide(read(x, i, left, full)) - mean) * rstd
+    return wide(read(dy, i, left, full)), xhat if full else keep(xhat, left)
 
 
 @helper
 def add_gradients(d, xhat, weight, dweight, dbias, p, q, left, full):
     """Add dy * xhat and dy to the gradients at q; g = dy * weight."""
-    write(dweight, q, read(dweight, q, left, full) + wide(d * xhat), left, full)
-    write(dbias, q, read(dbias, q, left, full) + wide(d), left, full)
-    return d * read(weight, p, left, full)
+    write(dweight, q, fma(d, xhat, read(dweight, q, left, full)), left, full)
+    write(dbias, q, read(dbias, q, left, full) + d, left, full)
+    return d * wide(read(weight, p, left, full))
 
 
 @helper
@@ -234,7 +234,7 @@ def chunk_sums(dy, x, weight, stats, dweight, dbias, block, b, c, j, power, span
     """
     _, m, columns, n = x.shape
     pm = weight.shape[1]
-    affine = affine_of(splat(stats[MEAN, b, c]), splat(stats[RSTD, b, c]), x)
+    mean, rstd = splat(stats[MEAN, b, c]), splat(stats[RSTD, b, c])
     first, runs, skip, length = chunk_of(j, m, n)
     zero = splat(0.0)
     g_sum, gx_sum, sign_sum = zero, zero, zero
@@ -249,24 +249,24 @@ def chunk_sums(dy, x, weight, stats, dweight, dbias, block, b, c, j, power, span
         w = np.float64(at(weight, p))
         p += skip
         while i + LANES <= end:
-            g, xhat = sums_of(dy, x, i, affine, LANES, True)
+            g, xhat = terms_of(dy, x, i, mean, rstd, LANES, True)
             if spans_n:
                 g = add_gradients(g, xhat, weight, dweight, dbias, p, q + skip, LANES, True)
-            g_sum += wide(g)
-            gx_sum += wide(g * xhat)
+            g_sum += g
+            gx_sum = fma(g, xhat, gx_sum)
             if power == 1:
-                sign_sum += wide(sign(xhat))
+                sign_sum += sign(xhat)
             i += LANES
             p += LANES
             q += LANES if spans_n else 0
         if i < end:
-            g, xhat = sums_of(dy, x, i, affine, end - i, False)
+            g, xhat = terms_of(dy, x, i, mean, rstd, end - i, False)
             if spans_n:
                 g = add_gradients(g, xhat, weight, dweight, dbias, p, q + skip, end - i, False)
-            g_sum += wide(g)
-            gx_sum += wide(g * xhat)
+            g_sum += g
+            gx_sum = fma(g, xhat, gx_sum)
             if power == 1:
-                sign_sum += wide(sign(xhat))
+                sign_sum += sign(xhat)
         if not spans_n:
             d_run, dx_run = total(g_sum), total(gx_sum)
             g_scalar += w * d_run
@@ -281,18 +281,18 @@ def chunk_sums(dy, x, weight, stats, dweight, dbias, block, b, c, j, power, span
 
 @helper
 def dx_of(dy, x, weight, dx, i, p, w, affine, factors, power, spans_n, left, full):
-    """dx = rstd * (g - g_mean - q * gx_mean), on up to LANES values."""
+    """dx = rstd * (g - mean(g) - q * gx_mean), on up to LANES values."""
     scale, _, _, r = affine
-    g_mean, gx_mean, sign_mean = factors
+    g_high, g_low, gx_mean, sign_mean = factors
     if spans_n:
         w = read(weight, p, left, full)
-    t = read(dy, i, left, full) * w - g_mean  # not fused: exactly 0 in a set of one value
+    t = fma(read(dy, i, left, full) * scale, w, g_high) - g_low
     if power != 0:
         q = standardize(read(x, i, left, full), *affine)
         if power == 1:
             q = sign(q) - sign_mean
         t = fma(q, gx_mean, t)
-    write(dx, i, t * r * scale, left, full)
+    write(dx, i, t * r, left, full)
 
 
 @helper
@@ -300,7 +300,7 @@ def chunk_dx(dy, x, weight, stats, dx, b, c, j, power, spans_n, g_mean, gx_mean,
     """dx on chunk j of set (b, c); q = xhat, or sign(xhat) - sign_mean."""
     _, m, columns, n = x.shape
     affine = affine_of(splat(stats[MEAN, b, c]), splat(stats[RSTD, b, c]), x)
-    factors = narrow(splat(g_mean), x), narrow(splat(-gx_mean), x), narrow(splat(sign_mean), x)
+    factors = factors_of(splat(g_mean), splat(gx_mean), splat(sign_mean), affine[0], x)
     first, runs, skip, length = chunk_of(j, m, n)
     for run in range(first, first + runs):
         i = ((b * m + run) * columns + c) * n + skip
@@ -345,7 +345,7 @@ def backward(center, power, spans_n, parallel):
         divisor,  # float: m*n, or 1 for totals
         limit,  # float: rstd of a clamped set, or inf
     ):
-        if SOURCE < parallel:
+        if parallel > SOURCE:
             return
         b, m, c, n = x.shape
         _, pb, groups, _, pm, _, pn = dweight.shape

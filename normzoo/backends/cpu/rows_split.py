@@ -32,7 +32,7 @@ def moments(center, power, parallel):
         eps,
         clamp,
     ):
-        if SOURCE < parallel:
+        if parallel > SOURCE:
             return
         b, m, c, n = x.shape
         chunks = part.shape[2]
@@ -80,7 +80,7 @@ def apply(spans_n, parallel):
         y,  # as x
         stats,  # (3, b, c) float64
     ):
-        if SOURCE < parallel:
+        if parallel > SOURCE:
             return
         b, m, c, n = x.shape
         chunks = chunking(m, n)[2]
@@ -108,7 +108,7 @@ def backward(center, power, spans_n, parallel):
         divisor,
         limit,
     ):
-        if SOURCE < parallel:
+        if parallel > SOURCE:
             return
         b, m, c, n = x.shape
         _, pb, groups, slabs, pm, _, pn = dweight.shape
