@@ -142,6 +142,11 @@ def compute_dtype(*arrays: Array | None) -> np.dtype:
     return np.dtype(np.float64 if wide else np.float32)
 
 
+def storage_dtype(x: Array, dtype: np.dtype) -> np.dtype:
+    """What a backend reads x as to compute in `dtype`: sixteen-bit floats as they are, if they widen to float32."""
+    return x.dtype if x.dtype.itemsize == 2 and x.dtype.isnative and dtype == np.float32 else dtype
+
+
 class _Writeable:
     """Lends the memory of an array to a view that NumPy calls writeable; see `kernel_array`."""
 
@@ -159,4 +164,7 @@ def kernel_array(a: Array, dtype: np.dtype) -> Array:
         with np.errstate(over="ignore", invalid="ignore"):
             a = a.astype(dtype, order="C")
     a = np.ascontiguousarray(a)
-    return a if a.flags.writeable else np.asarray(_Writeable(a))
+    if a.flags.writeable:
+        return a
+    whole = a.view(f"u{a.itemsize}")  # the interface has no name for bfloat16
+    return np.asarray(_Writeable(whole)).view(a.dtype)

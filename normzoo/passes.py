@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from normzoo.arrays import check_array, check_out, compute_dtype, kernel_array, same_place
+from normzoo.arrays import check_array, check_out, compute_dtype, kernel_array, same_place, storage_dtype
 from normzoo.backends import current
 from normzoo.backends.contract import CONSTANT, Array, Moments
 from normzoo.view import Axes, View, find_view, inverse
@@ -101,10 +101,11 @@ class ViewSaved(Saved):
 
     def _backward(self, dy: Array, dx: Array) -> tuple[Array | None, Array | None]:
         view, weight, bias = self._view, self._weight, self._bias
-        dtype = compute_dtype(self._v, dy)
-        d, v = kernel_array(view.of(dy), dtype), kernel_array(self._v, dtype)
+        dtype = compute_dtype(self._v, dy, weight)
+        store = storage_dtype(self._v, dtype) if dy.dtype == self._v.dtype else dtype
+        d, v = kernel_array(view.of(dy), store), kernel_array(self._v, store)
         w = _parameter(weight, view, dtype, 1.0)
-        target = _target(dx, view, dtype)
+        target = _target(dx, view, store)
         dweight, dbias = current().backward(d, v, self._stats, w, self._moments, self._eps, target)
         _deliver(target, dx, view)
         return _gradient(dweight, weight, view), _gradient(dbias, bias, view)
@@ -157,7 +158,8 @@ def normalize(
         axes = axes._replace(letters=axes.letters.lower())
     dtype = compute_dtype(x, weight, bias, *(stats or ()))
     view, copied = find_view(axes, x)
-    v = kernel_array(view.of(x), dtype)
+    store = storage_dtype(x, dtype)
+    v = kernel_array(view.of(x), store)
     y = empty_in_layout(x.shape, x.dtype, layout_of(x)) if out is None else out
     b, _, c, _ = view.dims
     if stats is not None:
@@ -166,7 +168,7 @@ def normalize(
         found = np.zeros((3, b, c)) if stats is None else found
         return y, ViewSaved(owner, x, view, v, copied, weight, bias, moments, eps, found)
     w, a = _parameter(weight, view, dtype, 1.0), _parameter(bias, view, dtype, 0.0)
-    target = _target(y, view, dtype)
+    target = _target(y, view, store)
     with np.errstate(all="ignore"):
         if stats is None:
             found = current().forward(v, w, a, moments, eps, target)

@@ -84,15 +84,54 @@ def test_other_storage_is_computed_in_float32_or_wider_and_given_back(storage, r
     check.same_bits(dx, norm.backward(wide).astype(storage))
 
 
-def test_bfloat16_by_its_name(rng):
-    ml_dtypes = pytest.importorskip("ml_dtypes")
-    x = rng.standard_normal((6, 40)).astype(ml_dtypes.bfloat16)
-    norm = nz.LayerNorm(40, dtype=ml_dtypes.bfloat16)
-    y = norm(x)
-    assert y.dtype == x.dtype
-    assert norm.backward(x).dtype == norm.grads["weight"].dtype == x.dtype
-    exact = nz.functional.layer_norm(x.astype(np.float64), 40)
-    check.close(y.astype(np.float64), exact, 2.0**-8)
+def sixteen_bits():
+    """The 16-bit float types, and how far one rounding of them is."""
+    yield np.dtype(np.float16), 2.0**-11
+    try:
+        yield np.dtype("bfloat16"), 2.0**-8
+    except TypeError:
+        ml_dtypes = pytest.importorskip("ml_dtypes")
+        yield np.dtype(ml_dtypes.bfloat16), 2.0**-8
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("parameters", ["float32", "as x"])
+def test_sixteen_bits_are_storage(case, parameters, rng):
+    """Results are within one rounding of the float64 results of the same values, whatever the layout."""
+    for dtype, rounding in sixteen_bits():
+        x, dy = (a.astype(dtype) for a in draw(case, rng))
+        norm = filled(case.norm(dtype=dtype if parameters == "as x" else np.float32), rng)
+        exact = case.norm(dtype=np.float64)
+        for name, p in norm.params.items():
+            exact.params[name][...] = p
+        y = exact(x.astype(np.float64))
+        dx = exact.backward(dy.astype(np.float64))
+        for arrange in (np.ascontiguousarray, channels_last_strides):
+            for name in ("cpu", "reference"):
+                with nz.use(name):
+                    z = norm(arrange(x))
+                    dz = norm.backward(arrange(dy))
+                assert z.dtype == dz.dtype == dtype
+                # one rounding of the value itself, and the float32 contract
+                assert (np.abs(z.astype(np.float64) - y) <= rounding * np.abs(y) + 2e-6 * np.abs(y).max()).all()
+                close = np.abs(dz.astype(np.float64) - dx) <= rounding * np.abs(dx) + 2e-5 * np.abs(dx).max()
+                assert close.all()
+                for key, gradient in norm.grads.items():
+                    assert gradient.dtype == norm.params[key].dtype
+
+
+def test_every_sixteen_bit_number_survives_the_kernels():
+    """Loading and storing convert exactly: an identity norm gives every float16 and bfloat16 back, NaN and inf too."""
+    bits = np.arange(2**16, dtype=np.uint16)
+    for dtype, _ in sixteen_bits():
+        x = bits.view(dtype)[:, None]
+        norm = nz.BatchNorm(1, affine=False, eps=0.0).eval()
+        y = norm(x)
+        np.testing.assert_array_equal(y.astype(np.float32), x.astype(np.float32))
+        third = nz.BatchNorm(1, affine=False, eps=8.0).eval()  # var is 1: a third, which has to be rounded
+        with np.errstate(invalid="ignore"):
+            expected = (x.astype(np.float32) * np.float32(1 / 3)).astype(dtype).astype(np.float32)
+        np.testing.assert_array_equal(third(x).astype(np.float32), expected)
 
 
 @pytest.mark.parametrize("x_dtype", ["f2", "f4", "f8"])

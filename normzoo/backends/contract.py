@@ -21,8 +21,9 @@ constants going backward, which is BatchNorm in evaluation mode. Its spread is 0
 A parameter view is (pb, pm, pc, pn): pm, pc, pn are 1 or full, pb divides b and repeats along it: weight[b % pb].
 `weight` and `bias` have one and the same view; an absent one is an array of ones or zeros.
 
-All four arrays x, y, dy, dx are C-contiguous, of one dtype with weight and bias: float32 or float64. y may be x, and
-dx may be dy or x. No size is 0. Every result is a function of the values and the shape: not of the threads.
+All four arrays x, y, dy, dx are C-contiguous, of one dtype with weight and bias, float32 or float64; or of float16 or
+bfloat16, with float32 weight and bias, and computed in float32. y may be x, and dx may be dy or x. No size is 0. Every
+result is a function of the values and the shape: not of the threads.
 """
 
 from dataclasses import dataclass

@@ -20,6 +20,7 @@ ROWS_PER_TASK = 32  # at least, so that the partial gradients stay small beside 
 
 def forward(x: Array, weight: Array, bias: Array, moments: Moments, eps: float, y: Array) -> Array:
     b, m, c, n = x.shape
+    x, y = stored(x), stored(y)
     center, power, parallel = moments.center, moments.power, x.size >= SERIAL
     divisor = 1.0 if moments.total else float(m * n)
     stats = np.empty((3, b, c))
@@ -27,7 +28,7 @@ def forward(x: Array, weight: Array, bias: Array, moments: Moments, eps: float, 
         weight, bias = (column_parameter(p, c, n) for p in (weight, bias))
         x, y = as_columns(x), as_columns(y)
         chunks = -(-m // columns.CHUNK)
-        part, affine = np.empty((b, chunks, 2, c * n)), np.empty((4, b, c * n), x.dtype)
+        part, affine = np.empty((b, chunks, 2, c * n)), np.empty((4, b, c * n), weight.dtype)
         spans_m = weight.shape[1] > 1
         if chunks == 1:
             kernel = columns.forward(center, power, spans_m, parallel)
@@ -48,11 +49,12 @@ def forward(x: Array, weight: Array, bias: Array, moments: Moments, eps: float, 
 
 
 def apply(x: Array, stats: Array, weight: Array, bias: Array, y: Array) -> None:
+    x, y = stored(x), stored(y)
     parallel = x.size >= SERIAL
     if is_columns(x.shape):
         weight, bias = (column_parameter(p, *x.shape[2:]) for p in (weight, bias))
         x, y = as_columns(x), as_columns(y)
-        affine = np.empty((4, x.shape[0], x.shape[2]), x.dtype)
+        affine = np.empty((4, x.shape[0], x.shape[2]), weight.dtype)
         columns_split.apply(weight.shape[1] > 1, parallel)(x, weight, bias, y, affine, stats)
     else:
         rows_split.apply(weight.shape[3] > 1, parallel)(x, weight, bias, y, stats)
@@ -65,11 +67,12 @@ def backward(
     k = float(m * n)
     divisor = 1.0 if moments.total else k
     limit = 1.0 / eps if moments.clamp and eps > 0 else np.inf
-    if k <= TINY and x.dtype == np.float32:  # 1 - xhat^2 is almost 0: nothing of float32 would be left of dx
+    if k <= TINY and x.dtype != np.float64:  # 1 - xhat^2 is almost 0: nothing of float32 would be left of dx
         dy, x, weight, exact = (a.astype(np.float64) for a in (dy, x, weight, dx))
         found = backward(dy, x, stats, weight, moments, eps, exact)
         dx[...] = exact
         return found
+    dy, x, dx = stored(dy), stored(x), stored(dx)
     if not is_columns(x.shape):
         return _rows_backward(dy, x, stats, weight, moments, divisor, limit, dx)
     pb, pm, pc, pn = weight.shape
@@ -82,6 +85,13 @@ def backward(
     axes = tuple(axis for axis, size in ((2, pc), (3, pn)) if size == 1)
     dweight, dbias = (d.sum(axis=axes).reshape(weight.shape) for d in unfolded)
     return dweight, dbias
+
+
+def stored(a: Array) -> Array:
+    """Sixteen-bit floats as the integers that the kernels know them by; see lanes.py."""
+    if a.dtype.itemsize > 2:
+        return a
+    return a.view(np.int16 if a.dtype == np.float16 else np.uint16)
 
 
 def is_columns(shape: tuple[int, ...]) -> bool:
@@ -125,7 +135,7 @@ def _columns_backward(dy, x, stats, weight, moments, k, divisor, limit, dx):
     spans_m = pm > 1
     flags = moments.center, moments.power, spans_m, x.size >= SERIAL
     chunks = -(-m // columns.CHUNK)
-    part, affine, factors = np.empty((b, chunks, 3, c)), np.empty((4, b, c), x.dtype), np.empty((3, b, c))
+    part, affine, factors = np.empty((b, chunks, 3, c)), np.empty((4, b, c), weight.dtype), np.empty((3, b, c))
     fold = c // stats.shape[2]
     exact = stats if fold == 1 else np.repeat(stats, fold, axis=2)
     unit = columns.unit_of.py_func(fold)

@@ -5,12 +5,16 @@ splits into whatever registers the machine has. Because the lanes are fixed, the
 the bits depend neither on the auto-vectorizer nor on the instruction set, and whether a loop is vectorized is
 no longer a question. Masked loads and stores take care of tails.
 
+Arrays of float32 and float64 are computed in their own type. Sixteen-bit floats are storage, which Numba has no type
+for: an array of bfloat16 comes as its uint16 view and one of float16 as its int16 view, and loads and stores convert.
+
 Every primitive is a plain Python function with its NumPy meaning as the body (which is what runs when Numba is
 switched off) followed by its LLVM lowering. Arrays are C-contiguous and indexed flat, whatever their rank.
 """
 
 import operator
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -34,7 +38,17 @@ class _VecModel(models.PrimitiveModel):
         super().__init__(dmm, fe_type, _llvm(fe_type.dtype))
 
 
-def _llvm(dtype: types.Float) -> ir.VectorType:
+def _is_short(dtype: Any) -> bool:
+    """Is this the integer type that stands for a sixteen-bit float?"""
+    return isinstance(dtype, types.Integer)
+
+
+def of(dtype: Any) -> Any:
+    """The type that elements of `dtype` are computed in."""
+    return types.float32 if _is_short(dtype) else dtype
+
+
+def _llvm(dtype: Any) -> ir.VectorType:
     return ir.VectorType(ir.FloatType() if dtype.bitwidth == 32 else ir.DoubleType(), LANES)
 
 
@@ -43,8 +57,8 @@ def _intrinsic(builder, name: str, result: ir.Type, args: list):
     return builder.call(builder.module.declare_intrinsic(name, (), kind), args)
 
 
-def _suffix(dtype: types.Float) -> str:
-    return f"v{LANES}f{dtype.bitwidth}"
+def _suffix(dtype: Any) -> str:
+    return f"v{LANES}{'i' if _is_short(dtype) else 'f'}{dtype.bitwidth}"
 
 
 def _splat(builder, value, count: int = LANES):
@@ -65,7 +79,60 @@ def _mask(builder, count):
 def _address(context, builder, array_type, array, index):
     data = context.make_array(array_type)(context, builder, array).data
     place = builder.gep(data, [index])
-    return builder.bitcast(place, _llvm(array_type.dtype).as_pointer())
+    return builder.bitcast(place, _stored(array_type.dtype).as_pointer())
+
+
+_SHORTS = ir.VectorType(ir.IntType(16), LANES)
+_WORDS = ir.VectorType(ir.IntType(32), LANES)
+
+
+def _stored(dtype: Any) -> ir.VectorType:
+    """Sixteen elements as they lie in memory."""
+    return _SHORTS if _is_short(dtype) else _llvm(dtype)
+
+
+def _loaded(builder, dtype: Any, v):
+    """Lanes from what lay in memory."""
+    if not _is_short(dtype):
+        return v
+    if dtype.signed:
+        return builder.fpext(builder.bitcast(v, ir.VectorType(ir.HalfType(), LANES)), _llvm(types.float32))
+    return builder.bitcast(builder.shl(builder.zext(v, _WORDS), _words(16)), _llvm(types.float32))
+
+
+def _to_store(builder, dtype: Any, v):
+    """What to write to memory, rounded to nearest, ties to even."""
+    if not _is_short(dtype):
+        return v
+    if dtype.signed:
+        return builder.bitcast(builder.fptrunc(v, ir.VectorType(ir.HalfType(), LANES)), _SHORTS)
+    bits = builder.bitcast(v, _WORDS)
+    odd = builder.and_(builder.lshr(bits, _words(16)), _words(1))
+    rounded = builder.add(builder.add(bits, _words(0x7FFF)), odd)
+    rounded = builder.select(builder.fcmp_unordered("uno", v, v), builder.or_(bits, _words(0x400000)), rounded)
+    return builder.trunc(builder.lshr(rounded, _words(16)), _SHORTS)
+
+
+def _words(value: int) -> ir.Constant:
+    return ir.Constant(_WORDS, [value] * LANES)
+
+
+def _as_floats(a):
+    """The flat elements of an array as they are computed in, when Numba is switched off."""
+    if a.dtype == np.uint16:
+        return (a.reshape(-1).astype(np.uint32) << 16).view(np.float32)
+    return a.reshape(-1).view(np.float16).astype(np.float32) if a.dtype == np.int16 else a.reshape(-1)
+
+
+def _as_stored(a, v):
+    """Lanes as the elements of an array, when Numba is switched off."""
+    if a.dtype == np.int16:
+        return v.astype(np.float16).view(np.int16)
+    if a.dtype != np.uint16:
+        return v
+    bits = v.view(np.uint32)
+    rounded = np.where(np.isnan(v), bits | 0x400000, bits + 0x7FFF + (bits >> 16 & 1))
+    return (rounded >> 16).astype(np.uint16)
 
 
 def _typed(function: Callable, rule: Callable) -> None:
@@ -81,26 +148,28 @@ def _typed(function: Callable, rule: Callable) -> None:
 
 def load(a, i):
     """Lanes a[i : i + 16]."""
-    return a.reshape(-1)[i : i + LANES].copy()
+    return _as_floats(a)[i : i + LANES].copy()
 
 
-_typed(load, lambda a, i: Vec(a.dtype))
+_typed(load, lambda a, i: Vec(of(a.dtype)))
 
 
 @lower_builtin(load, types.Array, types.Integer)
 def _load(context, builder, sig, args):
+    dtype = sig.args[0].dtype
     place = _address(context, builder, sig.args[0], args[0], args[1])
-    return builder.load(place, align=sig.args[0].dtype.bitwidth // 8)
+    return _loaded(builder, dtype, builder.load(place, align=dtype.bitwidth // 8))
 
 
 def load_n(a, i, count):
     """Lanes a[i : i + count], the rest 0."""
-    v = np.zeros(LANES, a.dtype)
-    v[:count] = a.reshape(-1)[i : i + count]
+    floats = _as_floats(a)
+    v = np.zeros(LANES, floats.dtype)
+    v[:count] = floats[i : i + count]
     return v
 
 
-_typed(load_n, lambda a, i, count: Vec(a.dtype))
+_typed(load_n, lambda a, i, count: Vec(of(a.dtype)))
 
 
 @lower_builtin(load_n, types.Array, types.Integer, types.Integer)
@@ -110,13 +179,14 @@ def _load_n(context, builder, sig, args):
     count = context.cast(builder, args[2], sig.args[2], types.int64)
     align = ir.Constant(ir.IntType(32), dtype.bitwidth // 8)
     name = f"llvm.masked.load.{_suffix(dtype)}.p0{_suffix(dtype)}"
-    zeros = ir.Constant(_llvm(dtype), [0.0] * LANES)
-    return _intrinsic(builder, name, _llvm(dtype), [place, align, _mask(builder, count), zeros])
+    zeros = ir.Constant(_stored(dtype), [0 if _is_short(dtype) else 0.0] * LANES)
+    v = _intrinsic(builder, name, _stored(dtype), [place, align, _mask(builder, count), zeros])
+    return _loaded(builder, dtype, v)
 
 
 def store(a, i, v):
     """a[i : i + 16] = v."""
-    a.reshape(-1)[i : i + LANES] = v
+    a.reshape(-1)[i : i + LANES] = _as_stored(a, v)
 
 
 _typed(store, lambda a, i, v: types.none)
@@ -124,14 +194,15 @@ _typed(store, lambda a, i, v: types.none)
 
 @lower_builtin(store, types.Array, types.Integer, Vec)
 def _store(context, builder, sig, args):
+    dtype = sig.args[0].dtype
     place = _address(context, builder, sig.args[0], args[0], args[1])
-    builder.store(args[2], place, align=sig.args[0].dtype.bitwidth // 8)
+    builder.store(_to_store(builder, dtype, args[2]), place, align=dtype.bitwidth // 8)
     return context.get_dummy_value()
 
 
 def store_n(a, i, v, count):
     """a[i : i + count] = v[:count]."""
-    a.reshape(-1)[i : i + count] = v[:count]
+    a.reshape(-1)[i : i + count] = _as_stored(a, v)[:count]
 
 
 _typed(store_n, lambda a, i, v, count: types.none)
@@ -144,22 +215,30 @@ def _store_n(context, builder, sig, args):
     count = context.cast(builder, args[3], sig.args[3], types.int64)
     align = ir.Constant(ir.IntType(32), dtype.bitwidth // 8)
     name = f"llvm.masked.store.{_suffix(dtype)}.p0{_suffix(dtype)}"
-    _intrinsic(builder, name, ir.VoidType(), [args[2], place, align, _mask(builder, count)])
+    v = _to_store(builder, dtype, args[2])
+    _intrinsic(builder, name, ir.VoidType(), [v, place, align, _mask(builder, count)])
     return context.get_dummy_value()
 
 
 def at(a, i):
     """The scalar a[i], flat."""
-    return a.reshape(-1)[i]
+    return _as_floats(a)[i]
 
 
-_typed(at, lambda a, i: a.dtype)
+_typed(at, lambda a, i: of(a.dtype))
 
 
 @lower_builtin(at, types.Array, types.Integer)
 def _at(context, builder, sig, args):
+    dtype = sig.args[0].dtype
     data = context.make_array(sig.args[0])(context, builder, args[0]).data
-    return builder.load(builder.gep(data, [args[1]]))
+    value = builder.load(builder.gep(data, [args[1]]))
+    if not _is_short(dtype):
+        return value
+    if dtype.signed:
+        return builder.fpext(builder.bitcast(value, ir.HalfType()), ir.FloatType())
+    word = builder.shl(builder.zext(value, ir.IntType(32)), ir.Constant(ir.IntType(32), 16))
+    return builder.bitcast(word, ir.FloatType())
 
 
 def put(a, i, value):
@@ -260,17 +339,17 @@ def _wide(context, builder, sig, args):
 
 
 def narrow(v, like):
-    """The lanes rounded to the element type of the array `like`."""
-    return v.astype(like.dtype)
+    """The lanes rounded to the type that the elements of the array `like` are computed in."""
+    return v.astype(np.float64 if like.dtype == np.float64 else np.float32)
 
 
-_typed(narrow, lambda v, like: Vec(like.dtype))
+_typed(narrow, lambda v, like: Vec(of(like.dtype)))
 
 
 @lower_builtin(narrow, Vec, types.Array)
 def _narrow(context, builder, sig, args):
-    same = sig.args[0].dtype == sig.args[1].dtype
-    return args[0] if same else builder.fptrunc(args[0], _llvm(sig.args[1].dtype))
+    dtype = of(sig.args[1].dtype)
+    return args[0] if sig.args[0].dtype == dtype else builder.fptrunc(args[0], _llvm(dtype))
 
 
 # -- arithmetic: + - * / are Python's; the rest by name -----------------------------------------------------
