@@ -2,6 +2,7 @@
 
 from normzoo import functional
 from normzoo.backends import use
+from normzoo.memory import release_memory
 from normzoo.norm import Norm
 from normzoo.passes import Grads, Saved
 from normzoo.registry import create, list_norms
@@ -25,5 +26,6 @@ __all__ = [
     "create",
     "functional",
     "list_norms",
+    "release_memory",
     "use",
 ]

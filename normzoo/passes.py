@@ -9,6 +9,7 @@ import numpy as np
 from normzoo.arrays import check_array, check_out, compute_dtype, kernel_array, same_place, storage_dtype
 from normzoo.backends import current
 from normzoo.backends.contract import CONSTANT, Array, Moments
+from normzoo.memory import empty
 from normzoo.view import Axes, View, find_view, inverse
 
 
@@ -198,7 +199,7 @@ def layout_of(x: Array) -> tuple[int, ...]:
 
 def empty_in_layout(shape: tuple[int, ...], dtype: np.dtype, layout: tuple[int, ...]) -> Array:
     """A new dense array whose axes lie in memory in the order `layout`."""
-    return np.empty([shape[i] for i in layout], dtype).transpose(inverse(layout))
+    return empty(tuple(shape[i] for i in layout), dtype).transpose(inverse(layout))
 
 
 def _target(y: Array, view: View, dtype: np.dtype) -> Array:

@@ -24,13 +24,14 @@ ROOMS = {
     "backends/__init__.py": {"backends"},
     "view.py": {"backends.contract"},
     "arrays.py": {"backends.contract"},
-    "passes.py": {"arrays", "view", "backends"},
+    "memory.py": {"backends.contract"},
+    "passes.py": {"arrays", "memory", "view", "backends"},
     "norm.py": {"arrays", "passes", "view", "backends.contract"},
     "running.py": {"arrays", "norm", "backends.contract"},
     "zoo": {"arrays", "passes", "norm", "running", "view", "zoo", "backends.contract"},
     "functional.py": {"arrays", "passes", "norm", "zoo", "backends.contract"},
     "registry.py": {"norm", ""},
-    "__init__.py": {"functional", "backends", "norm", "passes", "registry", "zoo"},
+    "__init__.py": {"functional", "backends", "memory", "norm", "passes", "registry", "zoo"},
 }
 
 

@@ -1,0 +1,83 @@
+"""Memory of large results, used again.
+
+A fresh array of many megabytes costs as much as the kernel that fills it: the system hands its pages out one fault at
+a time. So the memory of a large result goes to a small pool when the last view of it dies, and the next result of
+about its size is put there. The pool holds LIMIT bytes at most; `release_memory` empties it.
+"""
+
+from collections import deque
+
+import numpy as np
+
+from normzoo.backends.contract import Array
+
+LEAST = 1 << 20  # bytes: smaller arrays come from NumPy's own allocator, which keeps them
+LIMIT = 1 << 29  # bytes in the pool
+LINE, PAGE = 64, 1 << 21  # results begin at a cache line, large ones at a huge page
+
+_pool: deque[Array] = deque()  # oldest first; appending and popping are atomic
+
+
+class _Lease:
+    """The owner of a result's memory: every view of the result keeps it alive."""
+
+    __slots__ = ("__array_interface__", "_memory")
+
+    def __init__(self, memory: Array, size: int) -> None:
+        self._memory = memory
+        self.__array_interface__ = {**memory[:size].__array_interface__, "version": 3}
+
+    def __del__(self) -> None:
+        if _pool is not None:  # the interpreter may be shutting down
+            _keep(self._memory)
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    """`np.empty`, in used memory where the array is large and the pool has some that fits."""
+    size = dtype.itemsize
+    for length in shape:
+        size *= length
+    if size < LEAST:
+        return np.empty(shape, dtype)
+    return np.asarray(_Lease(_take(size), size)).view(dtype).reshape(shape)
+
+
+def release_memory() -> int:
+    """Give the memory that is kept for later results back to the system; returns how many bytes it was.
+
+    >>> import normzoo as nz
+    >>> _ = nz.release_memory()
+    >>> nz.release_memory()
+    0
+    """
+    released = 0
+    while _pool:
+        try:
+            released += _pool.popleft().nbytes
+        except IndexError:  # another thread was faster
+            break
+    return released
+
+
+def _take(size: int) -> Array:
+    """At least `size` bytes, at most a quarter more."""
+    for _ in range(len(_pool)):
+        try:
+            memory = _pool.pop()
+        except IndexError:
+            break
+        if size <= memory.nbytes <= size + size // 4:
+            return memory
+        _pool.appendleft(memory)
+    step = PAGE if size >= 4 * PAGE else LINE
+    raw = np.empty(size + step, np.uint8)
+    start = -raw.__array_interface__["data"][0] % step
+    return raw[start : start + size]
+
+
+def _keep(memory: Array) -> None:
+    """Put memory into the pool, and the oldest out where that is too much."""
+    _pool.append(memory)
+    held = sum(m.nbytes for m in tuple(_pool))
+    while held > LIMIT and _pool:
+        held -= _pool.popleft().nbytes
