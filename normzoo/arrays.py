@@ -13,10 +13,13 @@ import numpy as np
 from normzoo.backends.contract import Array
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
+_CHARS = "efd"  # NumPy's codes of its own among them
 
 
 def check_array(owner: object, name: str, a: Any) -> None:
     """a is a NumPy array of a float dtype."""
+    if type(a) is np.ndarray and a.dtype.char in _CHARS:  # what most arrays are
+        return
     if not isinstance(a, np.ndarray):
         raise TypeError(
             f"{owner}: expected {name} to be a NumPy array, got {type(a).__name__}; "
@@ -83,6 +86,8 @@ def overlap(a: Array, b: Array) -> bool:
 
 def check_number(owner: object, name: str, value: Any) -> float:
     """A real number."""
+    if type(value) is float and value == value:  # noqa: PLR0124 (not NaN)
+        return value
     if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
         raise TypeError(f"{owner}: expected {name} to be a number, got {type(value).__name__}")
     if math.isnan(value):
@@ -100,6 +105,8 @@ def check_eps(owner: object, eps: Any) -> float:
 
 def check_size(owner: object, name: str, value: Any, least: int = 0) -> int:
     """An integer of at least `least`."""
+    if type(value) is int and value >= least:
+        return value
     if isinstance(value, bool | np.bool_) or not isinstance(value, Integral):
         raise TypeError(f"{owner}: expected {name} to be an integer, got {type(value).__name__}")
     if value < least:

@@ -25,9 +25,16 @@ class Saved:
     """What one forward pass leaves for its backward pass. x, weight and bias are held, not copied: change them after
     the backward pass, not before."""
 
-    def __init__(self, owner: object, x: Array, weight: Array | None = None, bias: Array | None = None) -> None:
+    def __init__(
+        self,
+        owner: object,
+        x: Array,
+        layout: tuple[int, ...] | None,
+        weight: Array | None = None,
+        bias: Array | None = None,
+    ) -> None:
         self._owner, self._weight, self._bias = owner, weight, bias
-        self._shape, self._dtype, self._layout = x.shape, x.dtype, layout_of(x)
+        self._shape, self._dtype, self._layout = x.shape, x.dtype, layout
         self._source: Array | None = None  # x, where the backward pass reads x's own memory
         self._overwritten = False
 
@@ -83,6 +90,7 @@ class ViewSaved(Saved):
         self,
         owner: object,
         x: Array,
+        layout: tuple[int, ...] | None,
         view: View,
         v: Array,
         copied: bool,
@@ -92,12 +100,12 @@ class ViewSaved(Saved):
         eps: float,
         stats: Array,
     ) -> None:
-        super().__init__(owner, x, weight, bias)
+        super().__init__(owner, x, layout, weight, bias)
         self._view, self._v, self._moments, self._eps = view, v, moments, eps
         self.copied = copied
         self.mean, self.spread, self.rstd = self._stats = stats
-        needed = moments != CONSTANT or weight is not None
-        if needed and np.may_share_memory(v, x):
+        needed = moments is not CONSTANT or weight is not None
+        if needed and not copied and np.may_share_memory(v, x):
             self._source = x
 
     def _backward(self, dy: Array, dx: Array) -> tuple[Array | None, Array | None]:
@@ -106,9 +114,10 @@ class ViewSaved(Saved):
         store = storage_dtype(self._v, dtype) if dy.dtype == self._v.dtype else dtype
         d, v = kernel_array(view.of(dy), store), kernel_array(self._v, store)
         w = _parameter(weight, view, dtype, 1.0)
-        target = _target(dx, view, store)
+        target, direct = _target(dx, view, store)
         dweight, dbias = current().backward(d, v, self._stats, w, self._moments, self._eps, target)
-        _deliver(target, dx, view)
+        if not direct:
+            _deliver(target, dx, view)
         return _gradient(dweight, weight, view), _gradient(dbias, bias, view)
 
 
@@ -116,7 +125,7 @@ class PulledBack(Saved):
     """The `Saved` of a norm outside the algebra: a function from dy to dx, both float64."""
 
     def __init__(self, owner: object, x: Array, pull: Callable[[Array], Array]) -> None:
-        super().__init__(owner, x)
+        super().__init__(owner, x, layout_of(x))
         self._pull = pull
 
     def _backward(self, dy: Array, dx: Array) -> tuple[None, None]:
@@ -161,21 +170,22 @@ def normalize(
     view, copied = find_view(axes, x)
     store = storage_dtype(x, dtype)
     v = kernel_array(view.of(x), store)
-    y = empty_in_layout(x.shape, x.dtype, layout_of(x)) if out is None else out
+    layout = layout_of(x)
+    y = empty_in_layout(x.shape, x.dtype, layout) if out is None else out
     b, _, c, _ = view.dims
     if stats is not None:
         moments, found = CONSTANT, given_stats(stats, eps, b, c)
     if x.size == 0:
         found = np.zeros((3, b, c)) if stats is None else found
-        return y, ViewSaved(owner, x, view, v, copied, weight, bias, moments, eps, found)
+        return y, ViewSaved(owner, x, layout, view, v, copied, weight, bias, moments, eps, found)
     w, a = _parameter(weight, view, dtype, 1.0), _parameter(bias, view, dtype, 0.0)
-    target = _target(y, view, store)
-    with np.errstate(all="ignore"):
-        if stats is None:
-            found = current().forward(v, w, a, moments, eps, target)
-        else:
-            current().apply(v, found, w, a, target)
-        saved = ViewSaved(owner, x, view, v, copied, weight, bias, moments, eps, found)
+    target, direct = _target(y, view, store)
+    if stats is None:
+        found = current().forward(v, w, a, moments, eps, target)
+    else:
+        current().apply(v, found, w, a, target)
+    saved = ViewSaved(owner, x, layout, view, v, copied, weight, bias, moments, eps, found)
+    if not direct:
         _deliver(target, y, view)
     if out is not None:
         saved.overwrite(out)
@@ -190,28 +200,32 @@ def given_stats(stats: tuple[Array, Array], eps: float, b: int, c: int) -> Array
         return np.stack([np.resize(s, b * c).reshape(b, c) for s in (mean, variance, rstd)])
 
 
-def layout_of(x: Array) -> tuple[int, ...]:
-    """x's axes, outermost in memory first."""
+def layout_of(x: Array) -> tuple[int, ...] | None:
+    """x's axes, outermost in memory first; None for the order of the axes."""
     if x.flags.c_contiguous:
-        return tuple(range(x.ndim))
+        return None
     return tuple(sorted(range(x.ndim), key=lambda i: -abs(x.strides[i])))
 
 
-def empty_in_layout(shape: tuple[int, ...], dtype: np.dtype, layout: tuple[int, ...]) -> Array:
+def empty_in_layout(shape: tuple[int, ...], dtype: np.dtype, layout: tuple[int, ...] | None) -> Array:
     """A new dense array whose axes lie in memory in the order `layout`."""
+    if layout is None:
+        return empty(shape, dtype)
     return empty(tuple(shape[i] for i in layout), dtype).transpose(inverse(layout))
 
 
-def _target(y: Array, view: View, dtype: np.dtype) -> Array:
-    """Where a kernel writes: y's own memory as (b, m, c, n) if y lies so, else a workspace; see `_deliver`."""
-    if y.dtype == dtype and y.flags.aligned and y.transpose(view.order).flags.c_contiguous:
-        return np.asarray(view.of(y))
-    return np.empty(view.dims, dtype)
+def _target(y: Array, view: View, dtype: np.dtype) -> tuple[Array, bool]:
+    """Where a kernel writes, and whether that is y's own memory: so if y lies as (b, m, c, n); else see `_deliver`."""
+    if y.dtype == dtype:
+        flags = (y if view.straight else y.transpose(view.order)).flags
+        if flags.c_contiguous and flags.aligned:
+            return np.asarray(view.of(y)), True
+    return np.empty(view.dims, dtype), False
 
 
 def _deliver(target: Array, y: Array, view: View) -> None:
-    """Copy a workspace to y, where `_target` had to make one."""
-    if not np.may_share_memory(target, y):
+    """Copy to y from the workspace that `_target` had to make."""
+    with np.errstate(over="ignore", invalid="ignore"):
         y.transpose(view.order)[...] = target.reshape([y.shape[i] for i in view.order])
 
 

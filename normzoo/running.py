@@ -36,10 +36,12 @@ def update(running_mean: Array, running_var: Array, mean: Array, spread: Array, 
     """
     if momentum == 0:
         return
-    unbiased = spread.mean(axis=0) * (count / max(count - 1, 1))
+    if len(mean) > 1:
+        mean, spread = mean.mean(axis=0), spread.mean(axis=0)
+    keep, take = np.float64(1 - momentum), np.float64(momentum)  # float64 whatever the buffers are
     with np.errstate(all="ignore"):
-        for running, new in ((running_mean, mean.mean(axis=0)), (running_var, unbiased)):
-            running[...] = (1 - momentum) * running.astype(np.float64) + momentum * new
+        running_mean[...] = keep * running_mean + take * mean.reshape(-1)
+        running_var[...] = keep * running_var + (take * count / max(count - 1, 1)) * spread.reshape(-1)
 
 
 class TrackedNorm(Norm):

@@ -37,17 +37,23 @@ class View(NamedTuple):
     parameter_dims: tuple[int, int, int, int]
     pieces: tuple[int, ...]  # sizes a parameter is cut into,
     piece_order: tuple[int, ...]  # and these in the order of memory
+    straight: bool  # `order` is that of the axes
+    pieces_straight: bool  # `piece_order` is that of the pieces
 
     def of(self, x: Array) -> Array:
         """x as (b, m, c, n): a view where x lies in this order, else a copy."""
-        return x.transpose(self.order).reshape(self.dims)
+        return (x if self.straight else x.transpose(self.order)).reshape(self.dims)
 
     def parameter(self, p: Array) -> Array:
         """A parameter as (pb, pm, pc, pn)."""
+        if self.pieces_straight:
+            return p.reshape(self.parameter_dims)
         return p.reshape(self.pieces).transpose(self.piece_order).reshape(self.parameter_dims)
 
     def gradient(self, p: Array, shape: tuple[int, ...]) -> Array:
         """A parameter's gradient (pb, pm, pc, pn) in the parameter's own shape."""
+        if self.pieces_straight:
+            return p.reshape(shape)
         moved = p.reshape([self.pieces[i] for i in self.piece_order])
         return moved.transpose(inverse(self.piece_order)).reshape(shape)
 
@@ -66,7 +72,7 @@ def find_view(axes: Axes, x: Array) -> tuple[View, bool]:
     C-contiguous and channels-last arrays are used where they lie. Any other is copied in the order of its axes, so
     that it gives the bits of its contiguous copy.
     """
-    straight = tuple(range(x.ndim))
+    straight = _STRAIGHT[x.ndim]
     if x.flags.c_contiguous:
         view = plan(axes, straight)
         if view is not None:
@@ -84,6 +90,9 @@ def find_view(axes: Axes, x: Array) -> tuple[View, bool]:
         if view is None:
             raise ValueError(f"axes {axes.letters!r} do not fit the view (b, m, c, n)")
     return view, True
+
+
+_STRAIGHT = [tuple(range(rank)) for rank in range(65)]  # NumPy's highest rank is 64
 
 
 @lru_cache(maxsize=1024)
@@ -109,13 +118,17 @@ def plan(axes: Axes, order: tuple[int, ...]) -> View | None:
     b_parameter, b_plain = take("K"), take("k")
     if runs:
         return None
+    straight = tuple(range(len(order)))
     spanned = [i for i, letter in enumerate(axes.letters) if letter.isupper()]
+    piece_order = tuple(spanned.index(i) for i in in_memory if i in spanned)
     return View(
         order=order,
         dims=(b_plain[1] * b_parameter[1], m[1], c[1], n[1]),
         parameter_dims=(b_parameter[1], _spanned(m), _spanned(c), _spanned(n)),
         pieces=tuple(axes.shape[i] for i in spanned),
-        piece_order=tuple(spanned.index(i) for i in in_memory if i in spanned),
+        piece_order=piece_order,
+        straight=order == straight,
+        pieces_straight=list(piece_order) == sorted(piece_order),
     )
 
 

@@ -5,6 +5,7 @@ import numpy as np
 from normzoo.backends.contract import Array, Moments
 
 
+@np.errstate(all="ignore")
 def forward(x: Array, weight: Array, bias: Array, moments: Moments, eps: float, y: Array) -> Array:
     b, m, c, n = x.shape
     v = x.astype(np.float64)
@@ -24,10 +25,12 @@ def forward(x: Array, weight: Array, bias: Array, moments: Moments, eps: float, 
     return np.stack([mean / unit, spread, rstd]).reshape(3, b, c)
 
 
+@np.errstate(all="ignore")
 def apply(x: Array, stats: Array, weight: Array, bias: Array, y: Array) -> None:
     y[...] = _xhat(x, stats) * _repeat(weight, x.shape[0]) + _repeat(bias, x.shape[0])
 
 
+@np.errstate(all="ignore")
 def backward(
     dy: Array, x: Array, stats: Array, weight: Array, moments: Moments, eps: float, dx: Array
 ) -> tuple[Array, Array]:
