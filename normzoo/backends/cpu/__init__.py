@@ -13,6 +13,8 @@ from normzoo.backends.cpu.lanes import LANES
 SERIAL = 32768  # values below which starting the threads costs more than they save
 FEW_SETS = 16  # fewer sets than this, each of several chunks, are worked on by all threads together
 SHORT = 64  # runs below this are folded columns, where there are several
+HIGH = 2048  # rows: a tile of higher columns would be narrow, or leave the cache between its two readings
+WIDE = 1024  # columns of a task that sums high ones
 TINY = 2  # values of a set whose gradient is a difference of almost equal terms
 TASKS = 64  # of the backward: each has its own partial gradients of the parameters
 ROWS_PER_TASK = 32  # at least, so that the partial gradients stay small beside dx
@@ -29,13 +31,12 @@ def forward(x: Array, weight: Array, bias: Array, moments: Moments, eps: float, 
         x, y = as_columns(x), as_columns(y)
         chunks = -(-m // columns.CHUNK)
         part, affine = np.empty((b, chunks, 2, c * n)), np.empty((4, b, c * n), weight.dtype)
-        spans_m = weight.shape[1] > 1
-        if chunks == 1:
-            kernel = columns.forward(center, power, spans_m, parallel)
+        if m <= HIGH:
+            kernel = columns.forward(center, power, weight.shape[1] > 1, parallel)
             kernel(x, weight, bias, y, part, affine, stats, divisor, eps, moments.clamp)
         else:
             columns_split.moments(center, power, parallel)(x, part, affine, stats, divisor, eps, moments.clamp)
-            columns_split.apply(spans_m, parallel)(x, weight, bias, y, affine, stats)
+            columns_split.apply(weight.shape[1] > 1, parallel)(x, weight, bias, y, affine, stats)
         return stats
     spans_n = weight.shape[3] > 1
     chunks = rows.chunking.py_func(m, n)[2]
@@ -135,20 +136,21 @@ def _columns_backward(dy, x, stats, weight, moments, k, divisor, limit, dx):
     spans_m = pm > 1
     flags = moments.center, moments.power, spans_m, x.size >= SERIAL
     chunks = -(-m // columns.CHUNK)
-    part, affine, factors = np.empty((b, chunks, 3, c)), np.empty((4, b, c), weight.dtype), np.empty((3, b, c))
+    part = np.empty((b, chunks, 3, c))
+    affine, factors = np.empty((2, 4, b, c), weight.dtype)
     fold = c // stats.shape[2]
     exact = stats if fold == 1 else np.repeat(stats, fold, axis=2)
     unit = columns.unit_of.py_func(fold)
-    if chunks == 1:
+    if m <= HIGH:
         repeats, kept = _tasks(b // pb, pb, -(-c // unit), True, 1)
     else:
-        repeats, kept = b // pb, max(1, columns.TILE // (unit * columns.CHUNK))
+        repeats, kept = b // pb, max(1, WIDE // unit)
     kept *= unit
     lanes = kept if pc > 1 else LANES
     shape = (-(-b // (pb * repeats)), pb, -(-c // kept), 1, pm, lanes, 1) if spans_m else (1,) * 7
     dweight, dbias = np.zeros((2, *shape))
     arrays = dy, x, weight, stats, exact, dx, dweight, dbias, part, affine, factors
-    if chunks == 1:
+    if m <= HIGH:
         columns.backward(*flags)(*arrays, kept, repeats, k, divisor, limit)
     else:
         columns_split.backward(*flags)(*arrays, kept, k, divisor, limit)

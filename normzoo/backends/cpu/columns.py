@@ -15,12 +15,12 @@ from normzoo.backends.cpu.jit import SOURCE, helper, kernel
 from normzoo.backends.cpu.lanes import (
     LANES,
     at,
+    below,
     fma,
     keep,
     lane,
     larger,
     load_n,
-    put,
     sign,
     splat,
     store_n,
@@ -42,8 +42,9 @@ from normzoo.backends.cpu.moments import (
     write,
 )
 
-CHUNK = 1024  # rows
+CHUNK = 256  # rows
 STRIP = 8  # rows between two visits to a column's sums
+BAND = 256  # columns whose forms and factors stay in the level-1 cache while their rows stream by
 TILE = 131072  # values of a tile that is read twice: half a megabyte of float32
 
 
@@ -225,7 +226,7 @@ def prepare(x, stats, affine, b, first, last):
 
 @helper
 def affine_at(affine, b, j, left, full):
-    """The affine form of the columns at j."""
+    """The four planes of `affine`, or of `factors`, for the columns at j."""
     _, bs, columns = affine.shape
     place = b * columns + j
     plane = bs * columns
@@ -267,7 +268,7 @@ def tile_apply(x, weight, bias, y, affine, b, top, end, first, last, spans_m):
 
 @cache
 def forward(center, power, spans_m, parallel):
-    """Statistics and y of sets of one chunk, a tile at a time."""
+    """Statistics and y, a tile at a time."""
 
     @kernel(parallel)
     def columns_forward(
@@ -275,7 +276,7 @@ def forward(center, power, spans_m, parallel):
         weight,  # (pb, pm, pc, 1)
         bias,  # as weight
         y,  # as x
-        part,  # (b, 1, 2, columns) float64 workspace
+        part,  # (b, chunks, 2, columns) float64 workspace
         affine,  # (4, b, columns) workspace, as x
         stats,  # (3, b, c) float64: mean, spread, rstd
         divisor,  # float: values in a set, or 1 for totals
@@ -291,7 +292,9 @@ def forward(center, power, spans_m, parallel):
             i, first = t // tiles, t % tiles * width
             last = min(first + width, columns)
             # 1 moments
-            chunk_moments(x, part, i, 0, first, last, center)
+            for h in range(part.shape[1]):
+                chunk_moments(x, part, i, h, first, last, center)
+            merge_chunks(part, i, first, last, m)
             fold_columns(part, stats, i, first, last, m)
             if power == 1:
                 deviations(x, stats, i, first, last)
@@ -318,8 +321,10 @@ def strip_sums(dy, x, weight, exact, dweight, dbias, part, block, b, h, row, end
         if power == 1:
             sign_sum = read(part, plane + 2 * columns, left, full)
     k = (b * m + row) * columns + j
-    p = parameter_at(weight, b, row, j)
-    q = block + row * kept + (0 if shared else j % kept)
+    p, q = 0, 0
+    if spans_m:
+        p = parameter_at(weight, b, row, j)
+        q = block + row * kept + (0 if shared else j % kept)
     for _ in range(row, min(row + STRIP, end)):
         g = wide(read(dy, k, left, full))
         xhat = (wide(read(x, k, left, full)) - mean) * rstd
@@ -366,75 +371,84 @@ def chunk_sums(dy, x, weight, exact, dweight, dbias, part, block, b, h, first, l
 
 
 @helper
-def weigh(weight, part, factors, stats, b, first, last, k, center, power, divisor, limit, spans_m):
-    """Add up the sums of each set, columns and chunks in order, and write to its columns mean(g), mean(g * xhat) and
-    mean(sign(x - mean)); the rstd of a clamped set is a constant."""
+def weigh(x, weight, part, affine, factors, stats, b, first, last, k, center, power, divisor, limit, spans_m):
+    """Add up the sums of each set, columns and chunks in order, and write to its columns what dx takes off g.
+
+    That is `factors_of` mean(g), mean(g * xhat) and mean(sign(x - mean)); the rstd of a clamped set is a constant.
+    """
     _, bs, c = stats.shape
     chunks, columns = part.shape[1], part.shape[3]
     fold = columns // c
-    for s in range(first // fold, last // fold):
-        g, gx, signs = 0.0, 0.0, 0.0
-        for j in range(s * fold, (s + 1) * fold):
-            d, dx = 0.0, 0.0
+    plane = bs * columns
+    step = LANES if fold == 1 else fold
+    for j in range(first, last, step):
+        size = min(last - j, step)
+        g, gx, signs = splat(0.0), splat(0.0), splat(0.0)
+        for i in range(j, j + size, LANES):  # one vector of sets, or the columns of one set
+            left = min(j + size - i, LANES)
+            w = splat(1.0) if spans_m else wide(parameters(weight, parameter_at(weight, b, 0, i), left, False))
             for h in range(chunks):
-                p = (b * chunks + h) * 3 * columns + j
-                d += at(part, p)
-                dx += at(part, p + columns)
+                p = (b * chunks + h) * 3 * columns + i
+                g = fma(w, load_n(part, p, left), g)
+                gx = fma(w, load_n(part, p + columns, left), gx)
                 if power == 1:
-                    signs += at(part, p + 2 * columns)
-            w = 1.0 if spans_m else np.float64(at(weight, parameter_at(weight, b, 0, j)))
-            g += w * d
-            gx += w * dx
-        for j in range(s * fold, (s + 1) * fold):
-            place = b * columns + j
-            put(factors, place, g / k if center else 0.0)
-            put(factors, place + bs * columns, 0.0 if stats[RSTD, b, s] >= limit else gx / divisor)
-            put(factors, place + 2 * bs * columns, signs / k if center else 0.0)
+                    signs += load_n(part, p + 2 * columns, left)
+        if fold > 1:
+            g, gx, signs = splat(total(g)), splat(total(gx)), splat(total(signs))
+        g = g / splat(k) if center else splat(0.0)
+        gx = gx / splat(divisor)
+        signs = signs / splat(k) if center else splat(0.0)
+        for i in range(j, j + size, LANES):
+            left = min(j + size - i, LANES)
+            place = b * columns + i
+            scale = load_n(affine, place, left)
+            if limit < np.inf:
+                rstd = splat(at(stats, RSTD * bs * c + b * c + j // fold))
+                if fold == 1:
+                    rstd = load_n(stats, RSTD * bs * c + b * c + j, left)
+                gx = below(rstd, splat(limit), gx)
+            g_high, g_low, gx_mean, sign_mean = factors_of(g, gx, signs, scale, x)
+            store_n(factors, place, g_high, left)
+            store_n(factors, place + plane, g_low, left)
+            store_n(factors, place + 2 * plane, gx_mean, left)
+            store_n(factors, place + 3 * plane, sign_mean, left)
 
 
 @helper
-def strip_dx(dy, x, weight, affine, factors, dx, b, row, end, j, left, full, power, spans_m):
-    """dx on the rows [row, row + STRIP) of the columns at j."""
+def dx_of(dy, x, weight, affine, factors, dx, b, row, j, left, full, power):
+    """dx = rstd * (g - mean(g) - q * mean(g * xhat)) in one row of the columns at j."""
     _, m, columns, _ = x.shape
+    k = (b * m + row) * columns + j
     form = affine_at(affine, b, j, left, full)
     scale, _, _, r = form
-    f = b * columns + j
-    plane = factors.shape[1] * columns
-    g_mean, gx_mean = read(factors, f, left, full), read(factors, f + plane, left, full)
-    signs = read(factors, f + 2 * plane, left, full) if power == 1 else splat(0.0)
-    g_high, g_low, gx_mean, sign_mean = factors_of(g_mean, gx_mean, signs, scale, x)
-    k = (b * m + row) * columns + j
-    p = parameter_at(weight, b, row, j)
-    w = parameters(weight, p, left, full)
-    for _ in range(row, min(row + STRIP, end)):
-        if spans_m:
-            w = parameters(weight, p, left, full)
-            p += weight.shape[2]
-        t = fma(read(dy, k, left, full) * scale, w, g_high) - g_low
-        if power != 0:
-            q = standardize(read(x, k, left, full), *form)
-            if power == 1:
-                q = sign(q) - sign_mean
-            t = fma(q, gx_mean, t)
-        write(dx, k, t * r, left, full)
-        k += columns
+    g_high, g_low, gx_mean, sign_mean = affine_at(factors, b, j, left, full)
+    w = parameters(weight, parameter_at(weight, b, row, j), left, full)
+    t = fma(read(dy, k, left, full) * scale, w, g_high) - g_low
+    if power != 0:
+        q = standardize(read(x, k, left, full), *form)
+        if power == 1:
+            q = sign(q) - sign_mean
+        t = fma(q, gx_mean, t)
+    write(dx, k, t * r, left, full)
 
 
 @helper
-def tile_dx(dy, x, weight, affine, factors, dx, b, top, end, first, last, power, spans_m):
-    """dx = rstd * (g - mean(g) - q * mean(g * xhat)) on the rows [top, end) of the columns [first, last)."""
-    for row in range(top, end, STRIP):
-        j = first
-        while j + LANES <= last:
-            strip_dx(dy, x, weight, affine, factors, dx, b, row, end, j, LANES, True, power, spans_m)
-            j += LANES
-        if j < last:
-            strip_dx(dy, x, weight, affine, factors, dx, b, row, end, j, last - j, False, power, spans_m)
+def tile_dx(dy, x, weight, affine, factors, dx, b, top, end, first, last, power):
+    """dx on the rows [top, end) of the columns [first, last): BAND columns at a time, row by row."""
+    for band in range(first, last, BAND):
+        stop = min(band + BAND, last)
+        for row in range(top, end):
+            j = band
+            while j + LANES <= stop:
+                dx_of(dy, x, weight, affine, factors, dx, b, row, j, LANES, True, power)
+                j += LANES
+            if j < stop:
+                dx_of(dy, x, weight, affine, factors, dx, b, row, j, stop - j, False, power)
 
 
 @cache
 def backward(center, power, spans_m, parallel):
-    """dx, column sums and the parameters' gradients of sets of one chunk, a tile at a time."""
+    """dx, column sums and the parameters' gradients, a tile at a time."""
 
     @kernel(parallel)
     def columns_backward(
@@ -446,9 +460,9 @@ def backward(center, power, spans_m, parallel):
         dx,  # as dy
         dweight,  # blocks (see rows.py) with one slab; LANES instead of kept where pc == 1
         dbias,  # blocks
-        part,  # (b, 1, 3, columns) float64: sums of dy, dy * xhat, signs
+        part,  # (b, chunks, 3, columns) float64: sums of dy, dy * xhat, signs
         affine,  # (4, b, columns) workspace, as x
-        factors,  # (3, b, columns) float64 workspace
+        factors,  # (4, b, columns) workspace, as affine
         kept,  # int: columns of a task, whole units
         repeats,  # int
         k,  # float: values in a set
@@ -471,9 +485,10 @@ def backward(center, power, spans_m, parallel):
                     e = min(j + width, column + kept, columns)
                     prepare(x, exact, affine, i, j, e)
                     # 1 moments
-                    chunk_sums(dy, x, weight, exact, dweight, dbias, part, t * size, i, 0, j, e, power, spans_m)
+                    for h in range(part.shape[1]):
+                        chunk_sums(dy, x, weight, exact, dweight, dbias, part, t * size, i, h, j, e, power, spans_m)
                     # 2 normalize
-                    weigh(weight, part, factors, stats, i, j, e, k, center, power, divisor, limit, spans_m)
-                    tile_dx(dy, x, weight, affine, factors, dx, i, 0, m, j, e, power, spans_m)
+                    weigh(x, weight, part, affine, factors, stats, i, j, e, k, center, power, divisor, limit, spans_m)
+                    tile_dx(dy, x, weight, affine, factors, dx, i, 0, m, j, e, power)
 
     return columns_backward

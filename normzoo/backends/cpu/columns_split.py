@@ -1,4 +1,4 @@
-"""The kernels of `columns.py` for sets of many chunks, whose rows all threads share: the same chunks, the same bits."""
+"""The kernels of `columns.py` for high columns, whose rows all threads share: the same chunks, the same bits."""
 
 from functools import cache
 
@@ -6,7 +6,6 @@ import numpy as np
 from numba import prange
 
 from normzoo.backends.cpu.columns import (
-    STRIP,
     TILE,
     chunk_moments,
     chunk_sums,
@@ -26,8 +25,8 @@ from normzoo.backends.cpu.jit import SOURCE, helper, kernel
 
 @helper
 def block_height(columns):
-    """Rows of a block of all columns: about a quarter of TILE, whole strips."""
-    return max(STRIP, TILE // (4 * STRIP * columns) * STRIP)
+    """Rows of a block of all columns: about a quarter of TILE."""
+    return max(1, TILE // (4 * columns))
 
 
 @cache
@@ -111,7 +110,7 @@ def backward(center, power, spans_m, parallel):
         dbias,  # blocks
         part,  # (b, chunks, 3, columns) float64
         affine,  # (4, b, columns) workspace, as x
-        factors,  # (3, b, columns) float64 workspace
+        factors,  # (4, b, columns) workspace, as affine
         kept,  # int: columns of a task, whole units
         k,  # float: values in a set
         divisor,
@@ -149,13 +148,14 @@ def backward(center, power, spans_m, parallel):
                     spans_m,
                 )
         for t in prange(b):
-            weigh(weight, part, factors, stats, np.int64(t), 0, columns, k, center, power, divisor, limit, spans_m)
+            own = np.int64(t)
+            weigh(x, weight, part, affine, factors, stats, own, 0, columns, k, center, power, divisor, limit, spans_m)
         # 2 normalize
         height = block_height(columns)
         blocks = (m + height - 1) // height
         for t in prange(b * blocks):
             top = t % blocks * height
             i = t // blocks
-            tile_dx(dy, x, weight, affine, factors, dx, i, top, min(top + height, m), 0, columns, power, spans_m)
+            tile_dx(dy, x, weight, affine, factors, dx, i, top, min(top + height, m), 0, columns, power)
 
     return columns_backward_split

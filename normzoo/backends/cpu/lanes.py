@@ -446,6 +446,20 @@ def _larger(context, builder, sig, args):
     return builder.select(builder.fcmp_ordered("<", *args), args[1], args[0])
 
 
+def below(v, limit, then):
+    """`then` where v < limit, else 0."""
+    return np.where(v < limit, then, 0.0)
+
+
+_typed(below, lambda v, limit, then: v)
+
+
+@lower_builtin(below, Vec, Vec, Vec)
+def _below(context, builder, sig, args):
+    zeros = ir.Constant(args[2].type, [0.0] * LANES)
+    return builder.select(builder.fcmp_ordered("<", args[0], args[1]), args[2], zeros)
+
+
 def inverse(v):
     """1 / v, of lanes or a scalar; 0 where v is 0."""
     return np.where(v == 0, v, 1 / np.where(v == 0, 1, v))[()]
