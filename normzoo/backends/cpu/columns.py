@@ -34,6 +34,7 @@ from normzoo.backends.cpu.moments import (
     affine_of,
     extreme_moments,
     factors_of,
+    gradient,
     is_extreme,
     merge,
     read,
@@ -416,20 +417,13 @@ def weigh(x, weight, part, affine, factors, stats, b, first, last, k, center, po
 
 @helper
 def dx_of(dy, x, weight, affine, factors, dx, b, row, j, left, full, power):
-    """dx = rstd * (g - mean(g) - q * mean(g * xhat)) in one row of the columns at j."""
+    """dx in one row of the columns at j."""
     _, m, columns, _ = x.shape
     k = (b * m + row) * columns + j
-    form = affine_at(affine, b, j, left, full)
-    scale, _, _, r = form
-    g_high, g_low, gx_mean, sign_mean = affine_at(factors, b, j, left, full)
+    form, taken = affine_at(affine, b, j, left, full), affine_at(factors, b, j, left, full)
     w = parameters(weight, parameter_at(weight, b, row, j), left, full)
-    t = fma(read(dy, k, left, full) * scale, w, g_high) - g_low
-    if power != 0:
-        q = standardize(read(x, k, left, full), *form)
-        if power == 1:
-            q = sign(q) - sign_mean
-        t = fma(q, gx_mean, t)
-    write(dx, k, t * r, left, full)
+    d, v = read(dy, k, left, full), read(x, k, left, full)
+    write(dx, k, gradient(d, v, w, form, taken, power), left, full)
 
 
 @helper

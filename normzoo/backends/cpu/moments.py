@@ -17,6 +17,7 @@ from normzoo.backends.cpu.lanes import (
     narrow,
     rescue,
     root,
+    sign,
     store,
     store_n,
     wide,
@@ -86,7 +87,7 @@ def standardize(v, scale, shift, low, r):
 
 @helper
 def factors_of(g_mean, gx_mean, sign_mean, scale, like):
-    """What dx takes off g, in the type of `like`, from float64 lanes; see `dx_of` in rows.py.
+    """What dx takes off g, in the type of `like`, from float64 lanes; see `gradient`.
 
     mean(g) as a pair -high, low, for which dx is right where mean(g) is far from 0, and exactly 0 in a set of one
     value; -mean(g * xhat); mean(sign(x - mean)). The first three are scaled as x is: a product that dx does not
@@ -97,6 +98,23 @@ def factors_of(g_mean, gx_mean, sign_mean, scale, like):
     high = narrow(scaled, like)
     low = narrow(scaled - wide(high), like)
     return minus(high), low, minus(narrow(gx_mean * wide_scale, like)), narrow(sign_mean, like)
+
+
+@helper
+def gradient(d, v, w, affine, factors, power):
+    """dx = rstd * (g - mean(g) - q * mean(g * xhat)) of the lanes d of dy and v of x; g = d * w.
+
+    q is xhat, or sign(xhat) - mean(sign(x - mean)). `affine` and `factors` are those of `affine_of` and `factors_of`.
+    """
+    scale, _, _, r = affine
+    g_high, g_low, gx_mean, sign_mean = factors
+    t = fma(d * scale, w, g_high) - g_low
+    if power != 0:
+        q = standardize(v, *affine)
+        if power == 1:
+            q = sign(q) - sign_mean
+        t = fma(q, gx_mean, t)
+    return t * r
 
 
 @helper

@@ -32,6 +32,7 @@ from normzoo.backends.cpu.moments import (
     affine_of,
     extreme_moments,
     factors_of,
+    gradient,
     is_extreme,
     merge,
     read,
@@ -281,23 +282,16 @@ def chunk_sums(dy, x, weight, stats, dweight, dbias, block, b, c, j, power, span
 
 @helper
 def dx_of(dy, x, weight, dx, i, p, w, affine, factors, power, spans_n, left, full):
-    """dx = rstd * (g - mean(g) - q * gx_mean), on up to LANES values."""
-    scale, _, _, r = affine
-    g_high, g_low, gx_mean, sign_mean = factors
+    """dx on up to LANES values."""
     if spans_n:
         w = read(weight, p, left, full)
-    t = fma(read(dy, i, left, full) * scale, w, g_high) - g_low
-    if power != 0:
-        q = standardize(read(x, i, left, full), *affine)
-        if power == 1:
-            q = sign(q) - sign_mean
-        t = fma(q, gx_mean, t)
-    write(dx, i, t * r, left, full)
+    d, v = read(dy, i, left, full), read(x, i, left, full)
+    write(dx, i, gradient(d, v, w, affine, factors, power), left, full)
 
 
 @helper
 def chunk_dx(dy, x, weight, stats, dx, b, c, j, power, spans_n, g_mean, gx_mean, sign_mean):
-    """dx on chunk j of set (b, c); q = xhat, or sign(xhat) - sign_mean."""
+    """dx on chunk j of set (b, c)."""
     _, m, columns, n = x.shape
     affine = affine_of(splat(stats[MEAN, b, c]), splat(stats[RSTD, b, c]), x)
     factors = factors_of(splat(g_mean), splat(gx_mean), splat(sign_mean), affine[0], x)
