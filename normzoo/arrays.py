@@ -59,9 +59,10 @@ def check_out(
         raise ValueError(f"{owner}: expected out to be writeable, got a read-only array; write np.empty_like(x)")
     if 0 in out.strides and out.size > 1 and any(s == 0 < d - 1 for s, d in zip(out.strides, out.shape, strict=True)):
         raise ValueError(f"{owner}: expected out without broadcast axes, got strides {out.strides}")
-    taken = [a for a in inputs if a is not None and not same_place(out, a)]
-    for other in (*taken, *apart):
-        if other is not None and overlap(out, other):
+    for i, other in enumerate((*inputs, *apart)):
+        if other is None or other is out or not np.may_share_memory(out, other):
+            continue
+        if not (i < len(inputs) and same_place(out, other)) and overlap(out, other):
             raise ValueError(
                 f"{owner}: expected out to be an input itself or apart from it, got memory that overlaps in part; "
                 "write np.empty_like(x)"
