@@ -93,5 +93,6 @@ def check_channels(owner: object, x: Array, channel_axis: int, least_rank: int, 
         shape = f"(N, ..., {wanted})" if channel_axis == -1 else f"(N, {wanted}, ...)"
         if channel_axis not in (1, -1):
             shape = f"with {wanted} channels on axis {channel_axis}"
-        raise ValueError(f"{owner}: expected x of shape {shape}, rank {least_rank} or more, got {x.shape}")
+        rank = f" and rank {least_rank} or more" if x.ndim < least_rank else ""
+        raise ValueError(f"{owner}: expected x of shape {shape}{rank}, got {x.shape}")
     return axis
