@@ -1,5 +1,6 @@
 """One pass: `normalize` takes x through checks, view and backend to y; the `Saved` it leaves goes back to dx."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
@@ -21,7 +22,7 @@ class Grads(NamedTuple):
     bias: Array | None
 
 
-class Saved:
+class Saved(ABC):
     """What one forward pass leaves for its backward pass. x, weight and bias are held, not copied: change them after
     the backward pass, not before."""
 
@@ -69,9 +70,9 @@ class Saved:
             self.overwrite(out)
         return Grads(dx, dweight, dbias)
 
+    @abstractmethod
     def _backward(self, dy: Array, dx: Array) -> tuple[Array | None, Array | None]:
         """Write dx; return dweight and dbias."""
-        raise NotImplementedError
 
     def overwrite(self, out: Array) -> None:
         """`out` was written to: if that was x, it cannot be read again."""

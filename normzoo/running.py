@@ -4,9 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_array, check_number, check_parameter, check_size
-from normzoo.backends.contract import Array
+from normzoo.arrays import check_array, check_eps, check_number, check_parameter, check_size
+from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm, entry
+from normzoo.passes import ViewSaved, normalize
+from normzoo.view import Axes
 
 
 def check_running(owner: object, mean: Array | None, var: Array | None, features: int) -> None:
@@ -20,11 +22,46 @@ def check_running(owner: object, mean: Array | None, var: Array | None, features
     check_parameter(owner, "running_var", var, (features,))
 
 
-def check_writeable(owner: object, *arrays: Array | None) -> None:
-    """Running statistics are written in place."""
-    for a in arrays:
+def normalize_tracked(
+    owner: object,
+    x: Array,
+    axes: Axes,
+    moments: Moments,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: Array | None,
+    bias: Array | None,
+    own: bool,
+    momentum: float,
+    eps: float,
+    out: Array | None,
+    messages: tuple[str, str],
+) -> tuple[Array, ViewSaved]:
+    """Normalize by x's own statistics (`own`), which update the running ones in place if given, or by the running ones.
+
+    Args:
+        messages: what is wrong where there are no running statistics, and where a set has one value.
+    """
+    channels = axes.shape[axes.letters.index("K")]
+    for name, p in (("weight", weight), ("bias", bias)):
+        check_parameter(owner, name, p, (channels,))
+    check_running(owner, running_mean, running_var, channels)
+    eps = check_eps(owner, eps)
+    running = running_mean, running_var
+    if not own:
+        if running_mean is None or running_var is None:
+            raise ValueError(f"{owner}: {messages[0]}")
+        return normalize(owner, x, axes, weight, bias, moments, eps, out, (running_mean, running_var), running)
+    if axes.values == 1:
+        raise ValueError(f"{owner}: {messages[1].format(x.shape)}")
+    for a in running:
         if a is not None and not a.flags.writeable:
             raise ValueError(f"{owner}: expected running statistics that can be written, got a read-only array")
+    y, saved = normalize(owner, x, axes, weight, bias, moments, eps, out, apart=running)
+    if running_mean is not None and running_var is not None and x.size:
+        mean, spread = (s.reshape(-1, channels) for s in (saved.mean, saved.spread))
+        update(running_mean, running_var, mean, spread, axes.values, momentum)
+    return y, saved
 
 
 def update(running_mean: Array, running_var: Array, mean: Array, spread: Array, count: int, momentum: float) -> None:

@@ -27,7 +27,7 @@ ROOMS = {
     "memory.py": {"backends.contract"},
     "passes.py": {"arrays", "memory", "view", "backends"},
     "norm.py": {"arrays", "passes", "view", "backends.contract"},
-    "running.py": {"arrays", "norm", "backends.contract"},
+    "running.py": {"arrays", "norm", "passes", "view", "backends.contract"},
     "zoo": {"arrays", "passes", "norm", "running", "view", "zoo", "backends.contract"},
     "functional.py": {"arrays", "passes", "norm", "zoo", "backends.contract"},
     "registry.py": {"norm", ""},

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_eps, check_parameter, check_size
+from normzoo.arrays import check_size
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import eps_for
-from normzoo.passes import Saved, normalize
-from normzoo.running import TrackedNorm, check_channels, check_running, check_writeable, update
+from normzoo.passes import Saved
+from normzoo.running import TrackedNorm, check_channels, normalize_tracked
 from normzoo.view import Axes
 
 
@@ -128,27 +128,24 @@ def batch_norm(
     out: Array | None,
 ) -> tuple[Array, Saved]:
     """Batch normalization by the batch's statistics (`training`), which update the running ones, or by these."""
-    channels = axes.shape[axes.letters.index("K")]
-    for name, p in (("weight", weight), ("bias", bias)):
-        check_parameter(owner, name, p, (channels,))
-    check_running(owner, running_mean, running_var, channels)
-    eps = check_eps(owner, eps)
-    if not training:
-        if running_mean is None or running_var is None:
-            raise ValueError(f"{owner}: expected running_mean and running_var in evaluation; write training=True")
-        stats = (running_mean, running_var)
-        return normalize(owner, x, axes, weight, bias, BatchNorm.moments, eps, out, stats, stats)
-    if eps == 0:
+    if training and eps == 0:
         raise ValueError(f"{owner}: expected eps > 0 where batch statistics are used, got {eps}; write eps=1e-5")
-    if axes.values == 1:
-        raise ValueError(
-            f"{owner}: expected more than 1 value per channel in training, got x of shape {x.shape}; "
-            "use a larger batch or norm.eval()"
-        )
-    check_writeable(owner, running_mean, running_var)
-    running = running_mean, running_var
-    y, saved = normalize(owner, x, axes, weight, bias, BatchNorm.moments, eps, out, apart=running)
-    if running_mean is not None and running_var is not None and x.size:
-        mean, spread = (s.reshape(-1, channels) for s in (saved.mean, saved.spread))
-        update(running_mean, running_var, mean, spread, axes.values, momentum)
-    return y, saved
+    messages = (
+        "expected running_mean and running_var in evaluation; write training=True",
+        "expected more than 1 value per channel in training, got x of shape {}; use a larger batch or norm.eval()",
+    )
+    return normalize_tracked(
+        owner,
+        x,
+        axes,
+        BatchNorm.moments,
+        running_mean,
+        running_var,
+        weight,
+        bias,
+        training,
+        momentum,
+        eps,
+        out,
+        messages,
+    )

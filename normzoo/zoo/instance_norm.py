@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_eps, check_parameter, check_size
+from normzoo.arrays import check_size
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import eps_for
-from normzoo.passes import Saved, normalize
-from normzoo.running import TrackedNorm, check_channels, check_running, check_writeable, update
+from normzoo.passes import Saved
+from normzoo.running import TrackedNorm, check_channels, normalize_tracked
 from normzoo.view import Axes
 
 
@@ -115,25 +115,22 @@ def instance_norm(
     out: Array | None,
 ) -> tuple[Array, Saved]:
     """Instance normalization by x's own statistics, which update the running ones, or by the running ones."""
-    channels = axes.shape[axes.letters.index("K")]
-    for name, p in (("weight", weight), ("bias", bias)):
-        check_parameter(owner, name, p, (channels,))
-    check_running(owner, running_mean, running_var, channels)
-    eps = check_eps(owner, eps)
-    if not use_input_stats:
-        if running_mean is None or running_var is None:
-            raise ValueError(f"{owner}: expected running_mean and running_var with use_input_stats=False; pass them")
-        stats = (running_mean, running_var)
-        return normalize(owner, x, axes, weight, bias, InstanceNorm.moments, eps, out, stats, stats)
-    if axes.values == 1:
-        raise ValueError(
-            f"{owner}: expected more than 1 position per channel, got x of shape {x.shape}; "
-            "for a single sample write x[None]"
-        )
-    check_writeable(owner, running_mean, running_var)
-    running = running_mean, running_var
-    y, saved = normalize(owner, x, axes, weight, bias, InstanceNorm.moments, eps, out, apart=running)
-    if running_mean is not None and running_var is not None and x.size:
-        mean, spread = (s.reshape(-1, channels) for s in (saved.mean, saved.spread))
-        update(running_mean, running_var, mean, spread, axes.values, momentum)
-    return y, saved
+    messages = (
+        "expected running_mean and running_var with use_input_stats=False; pass them",
+        "expected more than 1 position per channel, got x of shape {}; for a single sample write x[None]",
+    )
+    return normalize_tracked(
+        owner,
+        x,
+        axes,
+        InstanceNorm.moments,
+        running_mean,
+        running_var,
+        weight,
+        bias,
+        use_input_stats,
+        momentum,
+        eps,
+        out,
+        messages,
+    )
