@@ -32,6 +32,7 @@ from typing import Any, Protocol
 import numpy as np
 
 Array = np.ndarray[Any, Any]
+Dims = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Kernels of the views whose last axis is kept (n == 1): a set (b, c) is m values, c apart; c runs along the lanes.
 
-They also serve short runs (n > 1 small): x is then seen as (b, m, c*n, 1), and the n columns of a set are folded after
-each was summed. A chunk is CHUNK rows of m, by the shape alone. A task walks a tile of columns, STRIP rows at a time,
-with its sums in memory that stays in the cache; every column is summed in the order of its rows, so tiles cannot be
-seen in the bits. Here a thread takes whole tiles; in `columns_split.py` all threads share each column.
+They also serve short runs (n > 1 small): x is then seen as m rows of c*n columns, and the n columns of a set are folded
+after each was summed. CHUNK rows are summed around the mean of those before, the first of a GROUP of chunks around its
+own; all by the shape alone, merged in order, in float64. A task walks a tile of columns, whose workspaces stay in the
+level-1 cache. Here a thread takes whole tiles; in `columns_split.py` all threads share each column.
 """
 
 from functools import cache
@@ -20,17 +20,20 @@ from normzoo.backends.cpu.lanes import (
     keep,
     lane,
     larger,
+    load,
     load_n,
+    narrow,
+    put,
     sign,
     splat,
+    store,
     store_n,
     total,
     wide,
+    workspace,
+    zeros,
 )
 from normzoo.backends.cpu.moments import (
-    MEAN,
-    RSTD,
-    SPREAD,
     affine_of,
     extreme_moments,
     factors_of,
@@ -43,228 +46,268 @@ from normzoo.backends.cpu.moments import (
     write,
 )
 
-CHUNK = 256  # rows
+CHUNK = 64  # rows between two merges
+GROUP = 512  # rows that one task sums in a row
 STRIP = 8  # rows between two visits to a column's sums
 BAND = 256  # columns whose forms and factors stay in the level-1 cache while their rows stream by
-TILE = 131072  # values of a tile that is read twice: half a megabyte of float32
+TILE = 65536  # values of a tile that is read twice: a quarter of a megabyte of float32
+WIDEST = 1024  # columns of a tile
+SUMMED = 1024  # columns, of one sample or several, whose gradients a task adds up in the computing type
 
 
 @helper
-def unit_of(fold):
-    """Columns that tiles are made of: whole vectors, and whole sets."""
-    return LANES if fold == 1 else LANES * fold
+def width_of(dims):
+    """Columns of a tile that stays in the cache: whole vectors, and whole sets."""
+    _, m, c, n = dims
+    unit = LANES * n
+    return min((c * n + unit - 1) // unit, max(1, min(TILE // m, WIDEST) // unit)) * unit
 
 
 @helper
-def tile_width(m, columns, fold):
-    """Columns of a tile of m rows that stays in the cache."""
-    unit = unit_of(fold)
-    return max(unit, min((columns + unit - 1) // unit, TILE // (m * unit)) * unit)
+def groups_of(m):
+    """Groups of rows."""
+    return (m + GROUP - 1) // GROUP
 
 
 @helper
-def parameter_at(w, b, row, column):
-    """Flat position in the parameter view of the value for (b, row, column, 0)."""
-    pb, pm, pc, _ = w.shape
-    place = b if pb > b else b % pb
-    return (place * pm + (row if pm > 1 else 0)) * pc + (column if pc > 1 else 0)
+def place_of(parameter_dims, b):
+    """Which of the pb sets of parameters belongs to b."""
+    return b if parameter_dims[0] > b else b % parameter_dims[0]
 
 
 @helper
-def parameters(w, p, left, full):
-    """The lanes of a parameter from position p on: along the columns, or one value for all."""
-    return read(w, p, left, full) if w.shape[2] > 1 else splat(at(w, p))
+def row_parameter(dims, parameter_dims, p, b, row, j, left, full):
+    """The lanes of a parameter that varies along m: one value for all columns, or one for each."""
+    at_row = place_of(parameter_dims, b) * parameter_dims[1] + row
+    if parameter_dims[2] * parameter_dims[3] > 1:
+        return read(p, at_row * dims[2] * dims[3] + j, left, full)
+    return splat(at(p, at_row))
+
+
+# -- moments: part holds planes of float64 for every group, at `to` + column - first, a plane `step` behind the other ----
 
 
 @helper
-def strip_moments(x, part, b, h, row, end, j, left, full, center):
-    """Add the rows [row, row + STRIP) of chunk h to the sums of the columns at j; after the last, mean and m2."""
-    _, m, columns, _ = x.shape
-    top = h * CHUNK
-    plane = (b * part.shape[1] + h) * 2 * columns + j
-    i = (b * m + top) * columns + j
-    shift = wide(read(x, i, left, full)) if center else splat(0.0)
-    s1, s2 = splat(0.0), splat(0.0)
-    if row > top:
-        s1, s2 = read(part, plane, left, full), read(part, plane + columns, left, full)
-    i += (row - top) * columns
-    for _ in range(row, min(row + STRIP, end)):
-        d = wide(read(x, i, left, full)) - shift
-        s1 += d
-        s2 = fma(d, d, s2)
-        i += columns
-    if row + STRIP >= end:
-        mean = s1 / splat(float(end - top))
-        if center:
-            s2 = larger(s2 - s1 * mean, splat(0.0))
-        s1 = shift + mean if center else splat(0.0)
-    write(part, plane, s1, left, full)
-    write(part, plane + columns, s2, left, full)
+def add_strip(dims, x, i, rows, sums, j, width, left, full):
+    """Add `rows` rows from position i on to the sums, around the shift, of the columns at j."""
+    shift = load(sums, j)
+    s, q = zeros(x), zeros(x)
+    for _ in range(rows):
+        d = read(x, i, left, full) - shift
+        s += d
+        q = fma(d, d, q)
+        i += dims[2] * dims[3]
+    store(sums, width + j, load(sums, width + j) + s)
+    store(sums, 2 * width + j, load(sums, 2 * width + j) + q)
 
 
 @helper
-def chunk_moments(x, part, b, h, first, last, center):
-    """mean and m2 of chunk h of the columns [first, last), into part[b, h]; sums are around the chunk's first row."""
-    top = h * CHUNK
-    end = min(top + CHUNK, x.shape[1])
-    for row in range(top, end, STRIP):
-        j = first
-        while j + LANES <= last:
-            strip_moments(x, part, b, h, row, end, j, LANES, True, center)
-            j += LANES
-        if j < last:
-            strip_moments(x, part, b, h, row, end, j, last - j, False, center)
+def first_mean(dims, x, i, rows, left, full):
+    """Mean of `rows` rows from position i on, in the computing type, for the columns there."""
+    shift = read(x, i, left, full)
+    s = zeros(x)
+    for _ in range(1, rows):
+        i += dims[2] * dims[3]
+        s += read(x, i, left, full) - shift
+    return narrow(fma(wide(s), splat(1.0 / rows), wide(shift)), x)
 
 
 @helper
-def merge_chunks(part, b, first, last, m):
-    """Merge the chunks' mean and m2 of the columns [first, last), in order, into part[b, 0]."""
-    chunks, columns = part.shape[1], part.shape[3]
+def group_moments(dims, x, b, g, first, last, sums, width, part, to, step, center):
+    """mean and m2 of group g of the columns [first, last), into the planes of `part`."""
+    _, m, c, n = dims
+    columns = c * n
+    top, end = g * GROUP, min(g * GROUP + GROUP, m)
+    whole = first + (last - first) // LANES * LANES
     for j in range(first, last, LANES):
-        left = min(last - j, LANES)
-        own = b * chunks * 2 * columns + j
-        count = splat(float(min(CHUNK, m)))
-        mean, m2 = load_n(part, own, left), load_n(part, own + columns, left)
-        for h in range(1, chunks):
-            p = own + h * 2 * columns
-            count_h = splat(float(min(CHUNK, m - h * CHUNK)))
-            count, mean, m2 = merge(count, mean, m2, count_h, load_n(part, p, left), load_n(part, p + columns, left))
-        store_n(part, own, mean, left)
-        store_n(part, own + columns, m2, left)
+        i, rows = (b * m + top) * columns + j, min(CHUNK, end - top)
+        shift = zeros(x)
+        if center:
+            shift = first_mean(dims, x, i, rows, LANES, True) if j < whole else first_mean(
+                dims, x, i, rows, last - j, False
+            )  # fmt: skip
+        store(sums, j - first, shift)
+        store(part, to + j - first, splat(0.0))
+        store(part, to + step + j - first, splat(0.0))
+    count = 0.0
+    for chunk in range(top, end, CHUNK):
+        stop = min(chunk + CHUNK, end)
+        for j in range(0, last - first, LANES):
+            store(sums, width + j, zeros(x))
+            store(sums, 2 * width + j, zeros(x))
+        for row in range(chunk, stop, STRIP):
+            i, rows = (b * m + row) * columns, min(STRIP, stop - row)
+            for j in range(first, whole, LANES):
+                add_strip(dims, x, i + j, rows, sums, j - first, width, LANES, True)
+            if whole < last:
+                add_strip(dims, x, i + whole, rows, sums, whole - first, width, last - whole, False)
+        added = float(stop - chunk)
+        union = count + added
+        inverse, fraction, between = splat(1.0 / added), splat(added / union), splat(count * (added / union))
+        for j in range(0, last - first, LANES):
+            s = wide(load(sums, width + j))
+            by = s * inverse
+            m2 = wide(load(sums, 2 * width + j))
+            if center:
+                m2 = larger(m2 - s * by, splat(0.0))
+            else:
+                by = splat(0.0)
+            old = load(part, to + j)
+            delta = (wide(load(sums, j)) + by) - old
+            mean = fma(delta, fraction, old)
+            store(part, to + j, mean)
+            store(part, to + step + j, load(part, to + step + j) + fma(delta * delta, between, m2))
+            store(sums, j, narrow(mean, sums))
+        count = union
 
 
 @helper
-def fold_columns(part, stats, b, first, last, m):
+def merge_groups(m, part, to, step, apart, size):
+    """Merge the groups' mean and m2, `apart` from one another, of `size` columns, in order, into the first."""
+    for j in range(to, to + size, LANES):
+        count = splat(float(min(GROUP, m)))
+        mean, m2 = load(part, j), load(part, j + step)
+        for g in range(1, groups_of(m)):
+            p = j + g * apart
+            count_g = splat(float(min(GROUP, m - g * GROUP)))
+            count, mean, m2 = merge(count, mean, m2, count_g, load(part, p), load(part, p + step))
+        store(part, j, mean)
+        store(part, j + step, m2)
+
+
+@helper
+def fold_sets(dims, stats, b, first, last, part, to, step):
     """Merge the columns of each set among [first, last) into `stats`: of equal counts, so by sums around the first."""
-    _, bs, c = stats.shape
-    columns = part.shape[3]
-    fold = columns // c
-    plane = b * part.shape[1] * 2 * columns
-    if fold == 1:
+    bs, m, c, n = dims
+    if n == 1:
         for j in range(first, last, LANES):
             left = min(last - j, LANES)
-            store_n(stats, (MEAN * bs + b) * c + j, load_n(part, plane + j, left), left)
-            store_n(stats, (SPREAD * bs + b) * c + j, load_n(part, plane + columns + j, left), left)
+            store_n(stats, b * c + j, load(part, to + j - first), left)
+            store_n(stats, (bs + b) * c + j, load(part, to + step + j - first), left)
         return
-    for s in range(first // fold, last // fold):
-        shift = splat(at(part, plane + s * fold))
+    for s in range(first // n, last // n):
+        at_set = to + s * n - first
+        shift = splat(at(part, at_set))
         s1, s2, m2 = splat(0.0), splat(0.0), splat(0.0)
-        for i in range(0, fold, LANES):
-            left = min(fold - i, LANES)
-            d = keep(load_n(part, plane + s * fold + i, left) - shift, left)
+        for i in range(0, n, LANES):
+            left = min(n - i, LANES)
+            d = keep(load_n(part, at_set + i, left) - shift, left)
             s1 += d
             s2 = fma(d, d, s2)
-            m2 += load_n(part, plane + columns + s * fold + i, left)
+            m2 += load_n(part, at_set + step + i, left)
         sum1 = total(s1)
-        between = total(s2) - sum1 * (sum1 / fold)
-        stats[MEAN, b, s] = at(part, plane + s * fold) + sum1 / fold
-        stats[SPREAD, b, s] = total(m2) + (m * between if between > 0.0 else 0.0 * between)
+        between = total(s2) - sum1 * (sum1 / n)
+        put(stats, b * c + s, at(part, at_set) + sum1 / n)
+        put(stats, (bs + b) * c + s, total(m2) + (m * between if between > 0.0 else 0.0 * between))
 
 
 @helper
-def deviations(x, stats, b, first, last):
+def deviations(dims, x, stats, b, first, last):
     """sum(|x - mean|) of every set among the columns [first, last), in the order of its rows, into `stats`."""
-    _, m, columns, _ = x.shape
-    fold = columns // stats.shape[2]
-    for s in range(first // fold, last // fold):
-        stats[SPREAD, b, s] = 0.0
+    bs, m, c, n = dims
+    for s in range(first // n, last // n):
+        put(stats, (bs + b) * c + s, 0.0)
     for row in range(m):
-        for s in range(first // fold, last // fold):
-            i = (b * m + row) * columns + s * fold
-            for j in range(i, i + fold):
-                stats[SPREAD, b, s] += abs(np.float64(at(x, j)) - stats[MEAN, b, s])
+        for s in range(first // n, last // n):
+            i = (b * m + row) * c * n + s * n
+            spread, mean = at(stats, (bs + b) * c + s), at(stats, b * c + s)
+            for j in range(i, i + n):
+                spread += abs(np.float64(at(x, j)) - mean)
+            put(stats, (bs + b) * c + s, spread)
 
 
 @helper
-def finish(x, stats, affine, b, first, last, center, power, divisor, eps, clamp):
-    """From the sums in `stats`: spread, rstd and the columns' affine form; start over where values are extreme."""
-    _, bs, c = stats.shape
-    _, m, columns, _ = x.shape
-    fold = columns // c
-    for j in range(first // fold, last // fold, LANES):
-        left = min(last // fold - j, LANES)
-        place = (SPREAD * bs + b) * c + j
-        sums = load_n(stats, place, left)
+def finish(dims, x, stats, b, first, last, center, power, divisor, eps, clamp):
+    """From the sums in `stats`: spread and rstd of the sets among [first, last); start over where values are extreme."""
+    bs, m, c, n = dims
+    for j in range(first // n, last // n, LANES):
+        left = min(last // n - j, LANES)
+        at_spread, at_rstd = (bs + b) * c + j, (2 * bs + b) * c + j
+        sums = load_n(stats, at_spread, left)
         spread = sums / splat(divisor) if power != 0 else splat(0.0)
-        store_n(stats, place, spread, left)
-        store_n(stats, (RSTD * bs + b) * c + j, rstd_of(spread, splat(eps), splat(1.0), power, clamp), left)
-        if x.itemsize == 8 or is_extreme(total(sums), 1.0, x):
-            for i in range(left):
-                if is_extreme(lane(sums, i), eps, x):
-                    start = b * m * columns + (j + i) * fold
-                    mean, spread_i, rstd = extreme_moments(
-                        x, start, m, columns, fold, center, power, divisor, eps, clamp
-                    )
-                    stats[MEAN, b, j + i] = mean
-                    stats[SPREAD, b, j + i] = spread_i
-                    stats[RSTD, b, j + i] = rstd
-    prepare(x, stats, affine, b, first, last)
+        store_n(stats, at_spread, spread, left)
+        store_n(stats, at_rstd, rstd_of(spread, splat(eps), splat(1.0), power, clamp), left)
+        for i in range(left):
+            if is_extreme(lane(sums, i), eps, power, clamp, x):
+                start = b * m * c * n + (j + i) * n
+                mean, spread_i, rstd = extreme_moments(x, start, m, c * n, n, center, power, divisor, eps, clamp)
+                put(stats, b * c + j + i, mean)
+                put(stats, at_spread + i, spread_i)
+                put(stats, at_rstd + i, rstd)
+
+
+# -- forms: planes of the computing type, for every column ---------------------------------------------------------
+
+FORMS = 6  # planes of `prepare`
+TAKEN = 5  # planes of `weigh`: four factors, and the weight times the scale
 
 
 @helper
-def prepare(x, stats, affine, b, first, last):
-    """The four planes of `affine_of` for the columns [first, last)."""
-    _, bs, c = stats.shape
-    columns = x.shape[2]
-    fold = columns // c
-    step = LANES if fold == 1 else fold
-    for j in range(first, last, step):
-        s = b * c + j // fold
-        size = min(last - j, step)
-        if fold == 1:
-            mean, rstd = load_n(stats, s, size), load_n(stats, RSTD * bs * c + s, size)
+def prepare(dims, parameter_dims, x, weight, bias, stats, b, first, last, forms, to, step, spans_m):
+    """The four planes of `affine_of` for the columns [first, last); and weight and bias, if a column has but one."""
+    bs, _, c, n = dims
+    _, _, pc, pn = parameter_dims
+    place = place_of(parameter_dims, b) * pc * pn
+    run = LANES if n == 1 else n
+    for j in range(first, last, run):
+        size = min(last - j, run)
+        s = j // n
+        if n == 1:
+            mean, rstd = load_n(stats, b * c + s, size), load_n(stats, (2 * bs + b) * c + s, size)
         else:
-            mean, rstd = splat(at(stats, s)), splat(at(stats, RSTD * bs * c + s))
+            mean, rstd = splat(at(stats, b * c + s)), splat(at(stats, (2 * bs + b) * c + s))
         scale, shift, low, r = affine_of(mean, rstd, x)
-        for i in range(j, j + size, LANES):
-            left = min(j + size - i, LANES)
-            place = b * columns + i
-            store_n(affine, place, scale, left)
-            store_n(affine, place + bs * columns, shift, left)
-            store_n(affine, place + 2 * bs * columns, low, left)
-            store_n(affine, place + 3 * bs * columns, r, left)
+        w, v = splat(at(weight, 0)), splat(at(bias, 0))
+        if not spans_m:
+            p = place + (s if pc > 1 else 0) * pn
+            w, v = splat(at(weight, p)), splat(at(bias, p))
+        for i in range(0, size, LANES):
+            left = min(size - i, LANES)
+            if not spans_m and (pn > 1 or (pc > 1 and n == 1)):
+                p = place + (s if pc > 1 else 0) * pn + i
+                w, v = load_n(weight, p, left), load_n(bias, p, left)
+            k = to + j - first + i
+            store_n(forms, k, scale, left)
+            store_n(forms, k + step, shift, left)
+            store_n(forms, k + 2 * step, low, left)
+            store_n(forms, k + 3 * step, r, left)
+            if not spans_m:
+                store_n(forms, k + 4 * step, w, left)
+                store_n(forms, k + 5 * step, v, left)
 
 
 @helper
-def affine_at(affine, b, j, left, full):
-    """The four planes of `affine`, or of `factors`, for the columns at j."""
-    _, bs, columns = affine.shape
-    place = b * columns + j
-    plane = bs * columns
-    return (
-        read(affine, place, left, full),
-        read(affine, place + plane, left, full),
-        read(affine, place + 2 * plane, left, full),
-        read(affine, place + 3 * plane, left, full),
-    )
+def four(planes, k, step):
+    """The lanes of four planes."""
+    return load(planes, k), load(planes, k + step), load(planes, k + 2 * step), load(planes, k + 3 * step)
 
 
 @helper
-def strip_apply(x, weight, bias, y, affine, b, row, end, j, left, full, spans_m):
-    """y on the rows [row, row + STRIP) of the columns at j."""
-    _, m, columns, _ = x.shape
-    form = affine_at(affine, b, j, left, full)
-    p = parameter_at(weight, b, row, j)
-    w, v = parameters(weight, p, left, full), parameters(bias, p, left, full)
-    k = (b * m + row) * columns + j
-    for _ in range(row, min(row + STRIP, end)):
-        if spans_m:
-            w, v = parameters(weight, p, left, full), parameters(bias, p, left, full)
-            p += weight.shape[2]
-        write(y, k, fma(standardize(read(x, k, left, full), *form), w, v), left, full)
-        k += columns
+def y_at(dims, parameter_dims, x, weight, bias, y, b, row, j, forms, k, step, left, full, spans_m):
+    """y in one row of the columns at j."""
+    i = (b * dims[1] + row) * dims[2] * dims[3] + j
+    xhat = standardize(read(x, i, left, full), *four(forms, k, step))
+    if spans_m:
+        w = row_parameter(dims, parameter_dims, weight, b, row, j, left, full)
+        v = row_parameter(dims, parameter_dims, bias, b, row, j, left, full)
+    else:
+        w, v = load(forms, k + 4 * step), load(forms, k + 5 * step)
+    write(y, i, fma(xhat, w, v), left, full)
 
 
 @helper
-def tile_apply(x, weight, bias, y, affine, b, top, end, first, last, spans_m):
-    """y = xhat * weight + bias on the rows [top, end) of the columns [first, last)."""
-    for row in range(top, end, STRIP):
-        j = first
-        while j + LANES <= last:
-            strip_apply(x, weight, bias, y, affine, b, row, end, j, LANES, True, spans_m)
-            j += LANES
-        if j < last:
-            strip_apply(x, weight, bias, y, affine, b, row, end, j, last - j, False, spans_m)
+def region_apply(dims, parameter_dims, x, weight, bias, y, b, top, end, first, last, forms, to, step, spans_m):
+    """y on the rows [top, end) of the columns [first, last): BAND columns at a time, row by row."""
+    for band in range(first, last, BAND):
+        stop = min(band + BAND, last)
+        whole = band + (stop - band) // LANES * LANES
+        for row in range(top, end):
+            k = to - first
+            for j in range(band, whole, LANES):
+                y_at(dims, parameter_dims, x, weight, bias, y, b, row, j, forms, k + j, step, LANES, True, spans_m)
+            if whole < stop:
+                left = stop - whole
+                y_at(dims, parameter_dims, x, weight, bias, y, b, row, whole, forms, k + whole, step, left, False, spans_m)
 
 
 @cache
@@ -273,12 +316,12 @@ def forward(center, power, spans_m, parallel):
 
     @kernel(parallel)
     def columns_forward(
-        x,  # (b, m, columns, 1)
-        weight,  # (pb, pm, pc, 1)
-        bias,  # as weight
-        y,  # as x
-        part,  # (b, chunks, 2, columns) float64 workspace
-        affine,  # (4, b, columns) workspace, as x
+        dims,  # (b, m, c, n)
+        parameter_dims,  # (pb, pm, pc, pn)
+        x,
+        weight,
+        bias,
+        y,
         stats,  # (3, b, c) float64: mean, spread, rstd
         divisor,  # float: values in a set, or 1 for totals
         eps,  # float
@@ -286,158 +329,280 @@ def forward(center, power, spans_m, parallel):
     ):
         if parallel > SOURCE:
             return
-        b, m, columns, _ = x.shape
-        width = tile_width(m, columns, columns // stats.shape[2])
+        b, m, c, n = dims
+        columns = c * n
+        width = width_of(dims)
         tiles = (columns + width - 1) // width
-        for t in prange(b * tiles):
+        for task in prange(b * tiles):
+            t = np.int64(task)  # prange counts in uint64
             i, first = t // tiles, t % tiles * width
             last = min(first + width, columns)
+            sums, forms = workspace(3 * width, x), workspace(FORMS * width, x)
+            part = np.empty(groups_of(m) * 2 * width)
             # 1 moments
-            for h in range(part.shape[1]):
-                chunk_moments(x, part, i, h, first, last, center)
-            merge_chunks(part, i, first, last, m)
-            fold_columns(part, stats, i, first, last, m)
+            for g in range(groups_of(m)):
+                group_moments(dims, x, i, g, first, last, sums, width, part, g * 2 * width, width, center)
+            merge_groups(m, part, 0, width, 2 * width, last - first)
+            fold_sets(dims, stats, i, first, last, part, 0, width)
             if power == 1:
-                deviations(x, stats, i, first, last)
-            finish(x, stats, affine, i, first, last, center, power, divisor, eps, clamp)
+                deviations(dims, x, stats, i, first, last)
+            finish(dims, x, stats, i, first, last, center, power, divisor, eps, clamp)
             # 2 normalize
-            tile_apply(x, weight, bias, y, affine, i, 0, m, first, last, spans_m)
+            prepare(dims, parameter_dims, x, weight, bias, stats, i, first, last, forms, 0, width, spans_m)
+            region_apply(dims, parameter_dims, x, weight, bias, y, i, 0, m, first, last, forms, 0, width, spans_m)
 
     return columns_forward
 
 
+# -- backward ------------------------------------------------------------------------------------------------------
+#
+# As in rows.py, sums are around a first value of a set, here of g = dy * weight where the weights vary along m
+# (`spans_m`; blocks then collect the gradients of the parameters), else of dy, whose sums are the gradients.
+
+SUMS = 4  # planes of sums: g, g * xhat, xhat, sign(x - mean)
+
+
 @helper
-def strip_sums(dy, x, weight, exact, dweight, dbias, part, block, b, h, row, end, j, left, full, power, spans_m):
-    """Add the rows [row, row + STRIP) of chunk h to the sums of the columns at j."""
-    _, m, columns, _ = x.shape
-    bs = exact.shape[1]
-    kept = dweight.shape[5]
-    shared = weight.shape[2] == 1
-    plane = (b * part.shape[1] + h) * 3 * columns + j
-    mean = read(exact, (MEAN * bs + b) * columns + j, left, full)
-    rstd = read(exact, (RSTD * bs + b) * columns + j, left, full)
-    g_sum, gx_sum, sign_sum = splat(0.0), splat(0.0), splat(0.0)
-    if row > h * CHUNK:
-        g_sum, gx_sum = read(part, plane, left, full), read(part, plane + columns, left, full)
-        if power == 1:
-            sign_sum = read(part, plane + 2 * columns, left, full)
-    k = (b * m + row) * columns + j
-    p, q = 0, 0
-    if spans_m:
-        p = parameter_at(weight, b, row, j)
-        q = block + row * kept + (0 if shared else j % kept)
-    for _ in range(row, min(row + STRIP, end)):
-        g = wide(read(dy, k, left, full))
-        xhat = (wide(read(x, k, left, full)) - mean) * rstd
+def fill_centers(dims, parameter_dims, dy, weight, b, first, last, sums, spans_m, center):
+    """What the sums of a column are around: the value in row 0 of its set's first column; 0 without a centre."""
+    _, m, c, n = dims
+    top = b * m * c * n
+    run = LANES if n == 1 else n
+    for j in range(first, last, run):
+        size = min(last - j, run)
+        value = zeros(weight)
+        if center:
+            value = load_n(dy, top + j, size) if n == 1 else splat(at(dy, top + j))
+            if spans_m:
+                w = row_parameter(dims, parameter_dims, weight, b, 0, j, size if n == 1 else 1, False)
+                value = value * (w if n == 1 else splat(lane(w, 0)))
+        for i in range(0, size, LANES):
+            store_n(sums, j - first + i, value, min(size - i, LANES))
+
+
+@helper
+def add_sums(dims, parameter_dims, dy, x, weight, b, row, rows, j, blocks, block, plane, sums, k, width, forms, to, step,
+             left, full, power, spans_m):  # fmt: skip
+    """Add `rows` rows from `row` on to the sums of the columns at j; and to the gradients of the parameters."""
+    _, m, c, n = dims
+    _, pm, pc, pn = parameter_dims
+    lanes_vary = pc * pn > 1
+    affine = four(forms, to, step)
+    middle = load(sums, k)
+    s, q, z, signs = zeros(weight), zeros(weight), zeros(weight), zeros(weight)
+    i = (b * m + row) * c * n + j
+    for r in range(row, row + rows):
+        g, xhat = read(dy, i, left, full), standardize(read(x, i, left, full), *affine)
+        if not full:
+            xhat = keep(xhat, left)
         if spans_m:
-            size = LANES if shared else left
-            xhat = xhat if full else keep(xhat, left)
-            write(dweight, q, fma(g, xhat, read(dweight, q, size, full)), size, full)
-            write(dbias, q, read(dbias, q, size, full) + g, size, full)
-            g = g * wide(parameters(weight, p, left, full))
-            q += kept
-            p += weight.shape[2]
-        g_sum += g
-        gx_sum = fma(g, xhat, gx_sum)
+            o = block + (r * c * n + j if lanes_vary else r * LANES)
+            size = left if lanes_vary else LANES
+            write(blocks, o, fma(g, xhat, read(blocks, o, size, full)), size, full)
+            write(blocks, o + plane, read(blocks, o + plane, size, full) + g, size, full)
+            g = g * row_parameter(dims, parameter_dims, weight, b, r, j, left, full)
+        g = g - middle
+        s += g
+        q = fma(g, xhat, q)
+        if not spans_m:
+            z += xhat
         if power == 1:
-            sign_sum += sign(xhat)
-        k += columns
-    write(part, plane, g_sum, left, full)
-    write(part, plane + columns, gx_sum, left, full)
+            signs += sign(xhat)
+        i += c * n
+    store(sums, k + width, load(sums, k + width) + s)
+    store(sums, k + 2 * width, load(sums, k + 2 * width) + q)
+    if not spans_m:
+        store(sums, k + 3 * width, load(sums, k + 3 * width) + z)
     if power == 1:
-        write(part, plane + 2 * columns, sign_sum, left, full)
+        store(sums, k + 4 * width, load(sums, k + 4 * width) + signs)
 
 
 @helper
-def chunk_sums(dy, x, weight, exact, dweight, dbias, part, block, b, h, first, last, power, spans_m):
-    """Sums over chunk h of the columns [first, last), into part[b, h]: sum(g), sum(g * xhat), sum(sign(x - mean)).
-
-    With `spans_m`, g = dy * weight, and dy * xhat and dy are added to the block of dweight and dbias that begins at
-    `block`: (pm, kept), or (pm, LANES) where all columns share a weight. Else the sums are of dy: a column has one
-    weight, which `weigh` multiplies in, and they are the gradients.
-    """
-    top = h * CHUNK
-    end = min(top + CHUNK, x.shape[1])
+def group_sums(dims, parameter_dims, dy, x, weight, b, g, first, last, blocks, block, plane, sums, width, part, at_part,
+               part_step, forms, to, step, center, power, spans_m):  # fmt: skip
+    """Sums over group g of the columns [first, last), into the planes of `part`."""
+    m = dims[1]
+    top, end = g * GROUP, min(g * GROUP + GROUP, m)
+    whole = first + (last - first) // LANES * LANES
+    for j in range(first, last, LANES):
+        for p in range(SUMS + 1):
+            store(sums, j - first + p * width, zeros(x))
+    fill_centers(dims, parameter_dims, dy, weight, b, first, last, sums, spans_m, center)
     for row in range(top, end, STRIP):
-        j = first
-        while j + LANES <= last:
-            strip_sums(
-                dy, x, weight, exact, dweight, dbias, part, block, b, h, row, end, j, LANES, True, power, spans_m
-            )
-            j += LANES
-        if j < last:
-            strip_sums(
-                dy, x, weight, exact, dweight, dbias, part, block, b, h, row, end, j, last - j, False, power, spans_m
-            )
+        rows = min(STRIP, end - row)
+        for j in range(first, whole, LANES):
+            k = j - first
+            add_sums(dims, parameter_dims, dy, x, weight, b, row, rows, j, blocks, block, plane, sums, k, width, forms,
+                     to + k, step, LANES, True, power, spans_m)  # fmt: skip
+        if whole < last:
+            k = whole - first
+            add_sums(dims, parameter_dims, dy, x, weight, b, row, rows, whole, blocks, block, plane, sums, k, width,
+                     forms, to + k, step, last - whole, False, power, spans_m)  # fmt: skip
+    rows_here = splat(float(end - top))
+    for j in range(0, last - first, LANES):
+        middle = wide(load(sums, j))
+        s, q = wide(load(sums, j + width)), wide(load(sums, j + 2 * width))
+        z = zeros(part) if spans_m else wide(load(sums, j + 3 * width)) * middle
+        store(part, at_part + j, fma(middle, rows_here, s))  # sum(g)
+        store(part, at_part + part_step + j, q)  # sum((g - middle) * xhat)
+        store(part, at_part + 2 * part_step + j, z)  # what that leaves out
+        if power == 1:
+            store(part, at_part + 3 * part_step + j, wide(load(sums, j + 4 * width)))
 
 
 @helper
-def weigh(x, weight, part, affine, factors, stats, b, first, last, k, center, power, divisor, limit, spans_m):
-    """Add up the sums of each set, columns and chunks in order, and write to its columns what dx takes off g.
+def add_groups(m, part, to, step, apart, size, power):
+    """Add up the groups' sums, `apart` from one another, of `size` columns, in order, in the first."""
+    for j in range(to, to + size, LANES):
+        for p in range(SUMS if power == 1 else SUMS - 1):
+            s = load(part, j + p * step)
+            for g in range(1, groups_of(m)):
+                s += load(part, j + p * step + g * apart)
+            store(part, j + p * step, s)
 
-    That is `factors_of` mean(g), mean(g * xhat) and mean(sign(x - mean)); the rstd of a clamped set is a constant.
+
+@helper
+def weigh(dims, stats, b, first, last, part, at_part, part_step, forms, to, step, taken, k, center, power, divisor, limit,
+          like, spans_m):  # fmt: skip
+    """From the sums of each set, its columns in order, what dx takes off g in its columns: see `factors_of`.
+
+    And the weight times the scale, if a column has but one. The rstd of a clamped set is a constant.
     """
-    _, bs, c = stats.shape
-    chunks, columns = part.shape[1], part.shape[3]
-    fold = columns // c
-    plane = bs * columns
-    step = LANES if fold == 1 else fold
-    for j in range(first, last, step):
-        size = min(last - j, step)
+    bs, _, c, n = dims
+    run = LANES if n == 1 else n
+    for j in range(first, last, run):
+        size = min(last - j, run)
         g, gx, signs = splat(0.0), splat(0.0), splat(0.0)
-        for i in range(j, j + size, LANES):  # one vector of sets, or the columns of one set
-            left = min(j + size - i, LANES)
-            w = splat(1.0) if spans_m else wide(parameters(weight, parameter_at(weight, b, 0, i), left, False))
-            for h in range(chunks):
-                p = (b * chunks + h) * 3 * columns + i
-                g = fma(w, load_n(part, p, left), g)
-                gx = fma(w, load_n(part, p + columns, left), gx)
-                if power == 1:
-                    signs += load_n(part, p + 2 * columns, left)
-        if fold > 1:
+        w_first = splat(1.0)
+        for i in range(0, size, LANES):  # one vector of sets, or the columns of one set
+            left = min(size - i, LANES)
+            p, f = at_part + j - first + i, to + j - first + i
+            w = splat(1.0)
+            if not spans_m:
+                w = wide(load_n(forms, f + 4 * step, left))
+                w_first = w if n == 1 else splat(np.float64(at(forms, to + j - first + 4 * step)))
+            g = fma(w, load_n(part, p, left), g)
+            # the sum of xhat over the set is 0: what its columns leave out matters as far as their weights differ
+            left_out = keep((w - w_first) * load_n(part, p + 2 * part_step, left), left)
+            gx = fma(w, load_n(part, p + part_step, left), gx) + left_out
+            if power == 1:
+                signs += load_n(part, p + 3 * part_step, left)
+        if n > 1:
             g, gx, signs = splat(total(g)), splat(total(gx)), splat(total(signs))
         g = g / splat(k) if center else splat(0.0)
         gx = gx / splat(divisor)
         signs = signs / splat(k) if center else splat(0.0)
-        for i in range(j, j + size, LANES):
-            left = min(j + size - i, LANES)
-            place = b * columns + i
-            scale = load_n(affine, place, left)
-            if limit < np.inf:
-                rstd = splat(at(stats, RSTD * bs * c + b * c + j // fold))
-                if fold == 1:
-                    rstd = load_n(stats, RSTD * bs * c + b * c + j, left)
-                gx = below(rstd, splat(limit), gx)
-            g_high, g_low, gx_mean, sign_mean = factors_of(g, gx, signs, scale, x)
-            store_n(factors, place, g_high, left)
-            store_n(factors, place + plane, g_low, left)
-            store_n(factors, place + 2 * plane, gx_mean, left)
-            store_n(factors, place + 3 * plane, sign_mean, left)
+        if limit < np.inf:
+            s = (2 * bs + b) * c + j // n
+            gx = below(load_n(stats, s, size) if n == 1 else splat(at(stats, s)), splat(limit), gx)
+        for i in range(0, size, LANES):
+            left = min(size - i, LANES)
+            f, o = to + j - first + i, taken[1] + j - first + i
+            affine = (
+                load_n(forms, f, left),
+                load_n(forms, f + step, left),
+                load_n(forms, f + 2 * step, left),
+                load_n(forms, f + 3 * step, left),
+            )
+            g_high, g_low, q, sign_mean = factors_of(g, gx, signs, affine, power, like)
+            store_n(taken[0], o, g_high, left)
+            store_n(taken[0], o + step, g_low, left)
+            store_n(taken[0], o + 2 * step, q, left)
+            store_n(taken[0], o + 3 * step, sign_mean, left)
+            if not spans_m:
+                store_n(taken[0], o + 4 * step, load_n(forms, f + 4 * step, left) * affine[0], left)
 
 
 @helper
-def dx_of(dy, x, weight, affine, factors, dx, b, row, j, left, full, power):
+def dx_at(dims, parameter_dims, dy, x, weight, dx, b, row, j, forms, k, step, taken, o, left, full, power, spans_m):
     """dx in one row of the columns at j."""
-    _, m, columns, _ = x.shape
-    k = (b * m + row) * columns + j
-    form, taken = affine_at(affine, b, j, left, full), affine_at(factors, b, j, left, full)
-    w = parameters(weight, parameter_at(weight, b, row, j), left, full)
-    d, v = read(dy, k, left, full), read(x, k, left, full)
-    write(dx, k, gradient(d, v, w, form, taken, power), left, full)
+    i = (b * dims[1] + row) * dims[2] * dims[3] + j
+    affine, factors = four(forms, k, step), four(taken, o, step)
+    if spans_m:
+        w = row_parameter(dims, parameter_dims, weight, b, row, j, left, full) * affine[0]
+    else:
+        w = load(taken, o + 4 * step)
+    d, v = read(dy, i, left, full), read(x, i, left, full)
+    write(dx, i, gradient(d, v, w, affine, factors, power), left, full)
 
 
 @helper
-def tile_dx(dy, x, weight, affine, factors, dx, b, top, end, first, last, power):
+def region_dx(dims, parameter_dims, dy, x, weight, dx, b, top, end, first, last, forms, to, step, taken, power, spans_m):
     """dx on the rows [top, end) of the columns [first, last): BAND columns at a time, row by row."""
     for band in range(first, last, BAND):
         stop = min(band + BAND, last)
+        whole = band + (stop - band) // LANES * LANES
         for row in range(top, end):
-            j = band
-            while j + LANES <= stop:
-                dx_of(dy, x, weight, affine, factors, dx, b, row, j, LANES, True, power)
-                j += LANES
-            if j < stop:
-                dx_of(dy, x, weight, affine, factors, dx, b, row, j, stop - j, False, power)
+            k, o = to - first, taken[1] - first
+            for j in range(band, whole, LANES):
+                dx_at(dims, parameter_dims, dy, x, weight, dx, b, row, j, forms, k + j, step, taken[0], o + j, LANES,
+                      True, power, spans_m)  # fmt: skip
+            if whole < stop:
+                dx_at(dims, parameter_dims, dy, x, weight, dx, b, row, whole, forms, k + whole, step, taken[0],
+                      o + whole, stop - whole, False, power, spans_m)  # fmt: skip
+
+
+@helper
+def repeats_of(dims, parameter_dims):
+    """Samples of a task whose parameters vary along m, so that its block of gradients is small beside its dx."""
+    b, _, c, n = dims
+    pb, _, pc, pn = parameter_dims
+    return max(1, min(b // pb, 16 if pc * pn > 1 else SUMMED // (c * n)))
+
+
+@helper
+def block_of(dims, parameter_dims):
+    """Values of a plane of a block: (pm, columns), or (pm, LANES) where all columns share a weight."""
+    _, pm, pc, pn = parameter_dims
+    return pm * (dims[2] * dims[3] if pc * pn > 1 else LANES)
+
+
+@helper
+def fold_blocks(dims, parameter_dims, blocks, count, o, dweight, dbias):
+    """Add up `count` blocks (count, pb, 2, plane) to the gradients o of one row of a set of parameters, in order."""
+    pb, pm, pc, pn = parameter_dims
+    plane = block_of(dims, parameter_dims)
+    size = plane // pm
+    place, row = o // pm, o % pm
+    for j in range(0, size, LANES):
+        left = min(size - j, LANES)
+        w, v = splat(0.0), splat(0.0)
+        for t in range(count):
+            i = (t * pb + place) * 2 * plane + row * size + j
+            w += wide(load_n(blocks, i, left))
+            v += wide(load_n(blocks, i + plane, left))
+        if pc * pn > 1:
+            write(dweight, o * size + j, narrow(w, dweight), left, False)
+            write(dbias, o * size + j, narrow(v, dbias), left, False)
+        else:
+            put(dweight, o, total(w))
+            put(dbias, o, total(v))
+
+
+@helper
+def keep_sums(size, part, at_part, part_step, sums, to, step):
+    """Keep a column's sums of dy * xhat and dy: they are gradients."""
+    for j in range(0, size, LANES):
+        left = min(size - j, LANES)
+        i = at_part + j
+        store_n(sums, to + j, load(part, i + part_step) + load(part, i + 2 * part_step), left)
+        store_n(sums, to + step + j, load(part, i), left)
+
+
+@helper
+def fold_columns(dims, parameter_dims, sums, o, dweight, dbias):
+    """Add up the sums (b, 2, columns) of all columns that share the parameter o, in order."""
+    b, _, c, n = dims
+    pb, _, pc, pn = parameter_dims
+    place, column, run = o // (pc * pn), o // pn % pc, o % pn
+    w, v = 0.0, 0.0
+    for i in range(place, b, pb):
+        for j in range(column, column + 1 if pc > 1 else c):
+            for k in range(j * n + run, j * n + (run + 1 if pn > 1 else n)):
+                w += at(sums, 2 * i * c * n + k)
+                v += at(sums, (2 * i + 1) * c * n + k)
+    put(dweight, o, w)
+    put(dbias, o, v)
 
 
 @cache
@@ -446,43 +611,60 @@ def backward(center, power, spans_m, parallel):
 
     @kernel(parallel)
     def columns_backward(
-        dy,  # (b, m, columns, 1)
-        x,  # as dy
-        weight,  # (pb, pm, pc, 1)
+        dims,  # (b, m, c, n)
+        parameter_dims,  # (pb, pm, pc, pn)
+        dy,
+        x,
+        weight,
         stats,  # (3, b, c) float64
-        exact,  # (3, b, columns) float64: stats, of every column
-        dx,  # as dy
-        dweight,  # blocks (see rows.py) with one slab; LANES instead of kept where pc == 1
-        dbias,  # blocks
-        part,  # (b, chunks, 3, columns) float64: sums of dy, dy * xhat, signs
-        affine,  # (4, b, columns) workspace, as x
-        factors,  # (4, b, columns) workspace, as affine
-        kept,  # int: columns of a task, whole units
-        repeats,  # int
-        k,  # float: values in a set
-        divisor,
-        limit,
+        dx,
+        dweight,  # (pb, pm, pc, pn)
+        dbias,  # as dweight
+        divisor,  # float: values in a set, or 1 for totals
+        limit,  # float: rstd of a clamped set, or inf
     ):
         if parallel > SOURCE:
             return
-        b, m, columns, _ = x.shape
-        pb = weight.shape[0]
-        groups = (columns + kept - 1) // kept
-        width = tile_width(m, columns, columns // stats.shape[2])
-        size = dweight.shape[4] * dweight.shape[5]
-        for t in prange((b // pb + repeats - 1) // repeats * pb * groups):
-            column = t % groups * kept
-            first = t // groups // pb * repeats
-            pi = t // groups % pb
-            for i in range(first * pb + pi, min((first + repeats) * pb, b), pb):
-                for j in range(column, min(column + kept, columns), width):
-                    e = min(j + width, column + kept, columns)
-                    prepare(x, exact, affine, i, j, e)
-                    # 1 moments
-                    for h in range(part.shape[1]):
-                        chunk_sums(dy, x, weight, exact, dweight, dbias, part, t * size, i, h, j, e, power, spans_m)
-                    # 2 normalize
-                    weigh(x, weight, part, affine, factors, stats, i, j, e, k, center, power, divisor, limit, spans_m)
-                    tile_dx(dy, x, weight, affine, factors, dx, i, 0, m, j, e, power)
+        b, m, c, n = dims
+        pb, pm, pc, pn = parameter_dims
+        columns = c * n
+        width = width_of(dims)
+        tiles = (columns + width - 1) // width
+        repeats = repeats_of(dims, parameter_dims) if spans_m else 1
+        per_place = (b // pb + repeats - 1) // repeats
+        plane = block_of(dims, parameter_dims)
+        blocks = workspace(per_place * tiles * pb * 2 * plane if spans_m else 1, weight)
+        kept = np.empty(1 if spans_m else 2 * b * columns)
+        for task in prange(per_place * tiles * pb):
+            t = np.int64(task)
+            place, first = t % pb, t // pb % tiles * width
+            last = min(first + width, columns)
+            start = t // pb // tiles * repeats
+            block = t * 2 * plane
+            if spans_m:
+                blocks[block : block + 2 * plane] = 0
+            sums, forms, taken = workspace(5 * width, x), workspace(FORMS * width, x), workspace(TAKEN * width, x)
+            part = np.empty(groups_of(m) * SUMS * width)
+            for u in range(start, min(start + repeats, b // pb)):
+                i = u * pb + place
+                prepare(dims, parameter_dims, x, weight, weight, stats, i, first, last, forms, 0, width, spans_m)
+                # 1 moments
+                for g in range(groups_of(m)):
+                    group_sums(dims, parameter_dims, dy, x, weight, i, g, first, last, blocks, block, plane, sums, width,
+                               part, g * SUMS * width, width, forms, 0, width, center, power, spans_m)  # fmt: skip
+                add_groups(m, part, 0, width, SUMS * width, last - first, power)
+                if not spans_m:
+                    keep_sums(last - first, part, 0, width, kept, 2 * i * columns + first, columns)
+                # 2 normalize
+                weigh(dims, stats, i, first, last, part, 0, width, forms, 0, width, (taken, 0), float(m * n), center,
+                      power, divisor, limit, x, spans_m)  # fmt: skip
+                region_dx(dims, parameter_dims, dy, x, weight, dx, i, 0, m, first, last, forms, 0, width, (taken, 0),
+                          power, spans_m)  # fmt: skip
+        if spans_m:
+            for task in prange(pb * pm):
+                fold_blocks(dims, parameter_dims, blocks, per_place * tiles, np.int64(task), dweight, dbias)
+        else:
+            for task in prange(pb * pc * pn):
+                fold_columns(dims, parameter_dims, kept, np.int64(task), dweight, dbias)
 
     return columns_backward

@@ -1,4 +1,4 @@
-"""The kernels of `columns.py` for high columns, whose rows all threads share: the same chunks, the same bits."""
+"""The kernels of `columns.py` for high columns, whose rows all threads share: the same groups, the same bits."""
 
 from functools import cache
 
@@ -6,38 +6,65 @@ import numpy as np
 from numba import prange
 
 from normzoo.backends.cpu.columns import (
+    FORMS,
+    GROUP,
+    SUMS,
+    TAKEN,
     TILE,
-    chunk_moments,
-    chunk_sums,
+    WIDEST,
+    add_groups,
+    block_of,
     deviations,
     finish,
+    fold_blocks,
     fold_columns,
-    merge_chunks,
+    fold_sets,
+    group_moments,
+    group_sums,
+    groups_of,
+    keep_sums,
+    merge_groups,
     prepare,
-    tile_apply,
-    tile_dx,
-    tile_width,
-    unit_of,
+    region_apply,
+    region_dx,
     weigh,
 )
 from normzoo.backends.cpu.jit import SOURCE, helper, kernel
+from normzoo.backends.cpu.lanes import LANES, workspace
 
 
 @helper
-def block_height(columns):
-    """Rows of a block of all columns: about a quarter of TILE."""
-    return max(1, TILE // (4 * columns))
+def strip_of(dims):
+    """Columns that a task sums: whole vectors, and whole sets."""
+    _, _, c, n = dims
+    unit = LANES * n
+    return min((c * n + unit - 1) // unit, max(1, WIDEST // 2 // unit)) * unit
+
+
+@helper
+def padded(dims):
+    """Columns rounded up to whole vectors: the distance of planes."""
+    return (dims[2] * dims[3] + LANES - 1) // LANES * LANES
+
+
+@helper
+def height_of(dims):
+    """Rows of a block of all columns, which a task normalizes."""
+    return max(1, TILE // (2 * dims[2] * dims[3]))
 
 
 @cache
-def moments(center, power, parallel):
-    """Statistics."""
+def forward(center, power, spans_m, parallel):
+    """Statistics and y."""
 
     @kernel(parallel)
-    def columns_moments(
-        x,  # (b, m, columns, 1)
-        part,  # (b, chunks, 2, columns) float64 workspace
-        affine,  # (4, b, columns) workspace, as x
+    def columns_forward_split(
+        dims,  # (b, m, c, n)
+        parameter_dims,  # (pb, pm, pc, pn)
+        x,
+        weight,
+        bias,
+        y,
         stats,  # (3, b, c) float64
         divisor,
         eps,
@@ -45,26 +72,42 @@ def moments(center, power, parallel):
     ):
         if parallel > SOURCE:
             return
-        b, m, columns, _ = x.shape
-        chunks = part.shape[1]
-        fold = columns // stats.shape[2]
-        width = tile_width(1, columns, fold)
-        tiles = (columns + width - 1) // width
-        for t in prange(b * chunks * tiles):
-            i, h, first = t // tiles // chunks, t // tiles % chunks, t % tiles * width
-            chunk_moments(x, part, i, h, first, min(first + width, columns), center)
-        unit = unit_of(fold)
+        b, m, c, n = dims
+        columns, step, width = c * n, padded(dims), strip_of(dims)
+        groups, strips = groups_of(m), (columns + width - 1) // width
+        part = np.empty(b * groups * 2 * step)
+        forms = workspace(b * FORMS * step, x)
+        # 1 moments
+        for task in prange(b * groups * strips):
+            t = np.int64(task)
+            i, g, first = t // strips // groups, t // strips % groups, t % strips * width
+            sums = workspace(3 * width, x)
+            to = (i * groups + g) * 2 * step + first
+            group_moments(dims, x, i, g, first, min(first + width, columns), sums, width, part, to, step, center)
+        unit = LANES * n
         units = (columns + unit - 1) // unit
-        for t in prange(b * units):
+        for task in prange(b * units):
+            t = np.int64(task)
             i, first = t // units, t % units * unit
             last = min(first + unit, columns)
-            merge_chunks(part, i, first, last, m)
-            fold_columns(part, stats, i, first, last, m)
+            to = i * groups * 2 * step + first
+            merge_groups(m, part, to, step, 2 * step, last - first)
+            fold_sets(dims, stats, i, first, last, part, to, step)
             if power == 1:
-                deviations(x, stats, i, first, last)
-            finish(x, stats, affine, i, first, last, center, power, divisor, eps, clamp)
+                deviations(dims, x, stats, i, first, last)
+            finish(dims, x, stats, i, first, last, center, power, divisor, eps, clamp)
+            to = i * FORMS * step + first
+            prepare(dims, parameter_dims, x, weight, bias, stats, i, first, last, forms, to, step, spans_m)
+        # 2 normalize
+        height = height_of(dims)
+        heights = (m + height - 1) // height
+        for task in prange(b * heights):
+            t = np.int64(task)
+            i, top = t // heights, t % heights * height
+            end, to = min(top + height, m), i * FORMS * step
+            region_apply(dims, parameter_dims, x, weight, bias, y, i, top, end, 0, columns, forms, to, step, spans_m)
 
-    return columns_moments
+    return columns_forward_split
 
 
 @cache
@@ -73,23 +116,30 @@ def apply(spans_m, parallel):
 
     @kernel(parallel)
     def columns_apply(
-        x,  # (b, m, columns, 1)
-        weight,  # (pb, pm, pc, 1)
-        bias,  # as weight
-        y,  # as x
-        affine,  # (4, b, columns) workspace, as x
+        dims,  # (b, m, c, n)
+        parameter_dims,  # (pb, pm, pc, pn)
+        x,
+        weight,
+        bias,
+        y,
         stats,  # (3, b, c) float64
     ):
         if parallel > SOURCE:
             return
-        b, m, columns, _ = x.shape
-        for t in prange(b):
-            prepare(x, stats, affine, np.int64(t), 0, columns)  # prange counts in uint64
-        height = block_height(columns)
-        blocks = (m + height - 1) // height
-        for t in prange(b * blocks):
-            top = t % blocks * height
-            tile_apply(x, weight, bias, y, affine, t // blocks, top, min(top + height, m), 0, columns, spans_m)
+        b, m, c, n = dims
+        columns, step = c * n, padded(dims)
+        forms = workspace(b * FORMS * step, x)
+        for task in prange(b):
+            i = np.int64(task)
+            to = i * FORMS * step
+            prepare(dims, parameter_dims, x, weight, bias, stats, i, 0, columns, forms, to, step, spans_m)
+        height = height_of(dims)
+        heights = (m + height - 1) // height
+        for task in prange(b * heights):
+            t = np.int64(task)
+            i, top = t // heights, t % heights * height
+            end, to = min(top + height, m), i * FORMS * step
+            region_apply(dims, parameter_dims, x, weight, bias, y, i, top, end, 0, columns, forms, to, step, spans_m)
 
     return columns_apply
 
@@ -100,62 +150,66 @@ def backward(center, power, spans_m, parallel):
 
     @kernel(parallel)
     def columns_backward_split(
-        dy,  # (b, m, columns, 1)
-        x,  # as dy
-        weight,  # (pb, pm, pc, 1)
+        dims,  # (b, m, c, n)
+        parameter_dims,  # (pb, pm, pc, pn)
+        dy,
+        x,
+        weight,
         stats,  # (3, b, c) float64
-        exact,  # (3, b, columns) float64: stats, of every column
-        dx,  # as dy
-        dweight,  # blocks (see rows.py) with one R-chunk and one slab
-        dbias,  # blocks
-        part,  # (b, chunks, 3, columns) float64
-        affine,  # (4, b, columns) workspace, as x
-        factors,  # (4, b, columns) workspace, as affine
-        kept,  # int: columns of a task, whole units
-        k,  # float: values in a set
+        dx,
+        dweight,  # (pb, pm, pc, pn)
+        dbias,  # as dweight
         divisor,
         limit,
     ):
         if parallel > SOURCE:
             return
-        b, m, columns, _ = x.shape
-        pb = weight.shape[0]
-        chunks = part.shape[1]
-        groups = (columns + kept - 1) // kept
-        size = dweight.shape[4] * dweight.shape[5]
-        for t in prange(b):
-            prepare(x, exact, affine, np.int64(t), 0, columns)  # prange counts in uint64
-        # 1 moments
-        for t in prange(pb * chunks * groups):
-            pi, h, g = t // groups // chunks, t // groups % chunks, t % groups
-            first = g * kept
-            last = min(first + kept, columns)
-            for i in range(pi, b, pb):
-                chunk_sums(
-                    dy,
-                    x,
-                    weight,
-                    exact,
-                    dweight,
-                    dbias,
-                    part,
-                    (pi * groups + g) * size,
-                    i,
-                    h,
-                    first,
-                    last,
-                    power,
-                    spans_m,
-                )
-        for t in prange(b):
-            own = np.int64(t)
-            weigh(x, weight, part, affine, factors, stats, own, 0, columns, k, center, power, divisor, limit, spans_m)
+        b, m, c, n = dims
+        pb, pm, pc, pn = parameter_dims
+        columns, step, width = c * n, padded(dims), strip_of(dims)
+        groups, strips = groups_of(m), (columns + width - 1) // width
+        plane = block_of(dims, parameter_dims)
+        part = np.empty(b * groups * SUMS * step)
+        forms, taken = workspace(b * FORMS * step, x), workspace(b * TAKEN * step, x)
+        blocks = workspace(strips * pb * 2 * plane if spans_m else 1, weight)
+        blocks[:] = 0
+        kept = np.empty(1 if spans_m else 2 * b * columns)
+        for task in prange(b):
+            i = np.int64(task)
+            to = i * FORMS * step
+            prepare(dims, parameter_dims, x, weight, weight, stats, i, 0, columns, forms, to, step, spans_m)
+        # 1 moments: a task owns the rows of a group in the block of its strip
+        for task in prange(pb * groups * strips):
+            t = np.int64(task)
+            place, g, strip = t // strips // groups, t // strips % groups, t % strips
+            first, block = strip * width, (strip * pb + place) * 2 * plane
+            last = min(first + width, columns)
+            sums = workspace(5 * width, x)
+            for i in range(place, b, pb):
+                at_part, to = (i * groups + g) * SUMS * step + first, i * FORMS * step + first
+                group_sums(dims, parameter_dims, dy, x, weight, i, g, first, last, blocks, block, plane, sums, width,
+                           part, at_part, step, forms, to, step, center, power, spans_m)  # fmt: skip
+        for task in prange(b):
+            i = np.int64(task)
+            at_part, to = i * groups * SUMS * step, i * FORMS * step
+            add_groups(m, part, at_part, step, SUMS * step, columns, power)
+            if not spans_m:
+                keep_sums(columns, part, at_part, step, kept, 2 * i * columns, columns)
+            weigh(dims, stats, i, 0, columns, part, at_part, step, forms, to, step, (taken, i * TAKEN * step),
+                  float(m * n), center, power, divisor, limit, x, spans_m)  # fmt: skip
+        if spans_m:
+            for o in range(pb * pm):
+                fold_blocks(dims, parameter_dims, blocks, strips, o, dweight, dbias)
+        else:
+            for o in range(pb * pc * pn):
+                fold_columns(dims, parameter_dims, kept, o, dweight, dbias)
         # 2 normalize
-        height = block_height(columns)
-        blocks = (m + height - 1) // height
-        for t in prange(b * blocks):
-            top = t % blocks * height
-            i = t // blocks
-            tile_dx(dy, x, weight, affine, factors, dx, i, top, min(top + height, m), 0, columns, power)
+        height = height_of(dims)
+        heights = (m + height - 1) // height
+        for task in prange(b * heights):
+            t = np.int64(task)
+            i, top = t // heights, t % heights * height
+            region_dx(dims, parameter_dims, dy, x, weight, dx, i, top, min(top + height, m), 0, columns, forms,
+                      i * FORMS * step, step, (taken, i * TAKEN * step), power, spans_m)  # fmt: skip
 
     return columns_backward_split

@@ -19,9 +19,46 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba.core import types
-from numba.extending import lower_builtin, models, register_model, type_callable
+from numba.extending import NativeValue, lower_builtin, models, overload, register_model, type_callable, unbox
 
 LANES = 16
+
+
+class Flat(types.Type):
+    """Numba type of the values of an array, one behind the other, whatever its rank: a pointer and no more.
+
+    So a kernel is compiled once for all ranks, takes read-only arrays as they are, and is called without the cost of
+    unpacking shapes and strides. The caller vouches that the array is C-contiguous, aligned and of this dtype.
+    """
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype = dtype
+        super().__init__(name=f"flat_{dtype}")
+
+
+@register_model(Flat)
+class _FlatModel(models.PrimitiveModel):
+    def __init__(self, dmm, fe_type: Flat) -> None:
+        super().__init__(dmm, fe_type, _element(fe_type.dtype).as_pointer())
+
+
+@unbox(Flat)
+def _unbox_flat(typ, array, c):
+    # NumPy's C interface: the pointer to the data is the first field of an array behind the head of every object.
+    field = c.builder.gep(c.builder.bitcast(array, ir.IntType(8).as_pointer()), [_int64(object.__basicsize__)])
+    kind = c.context.get_value_type(typ).as_pointer()
+    return NativeValue(c.builder.load(c.builder.bitcast(field, kind)))
+
+
+def _int64(value: int) -> ir.Constant:
+    return ir.Constant(ir.IntType(64), value)
+
+
+def _element(dtype: Any) -> ir.Type:
+    """An element as it lies in memory."""
+    if isinstance(dtype, types.Integer):
+        return ir.IntType(16)
+    return ir.FloatType() if dtype.bitwidth == 32 else ir.DoubleType()
 
 
 class Vec(types.Type):
@@ -76,9 +113,13 @@ def _mask(builder, count):
     return builder.icmp_signed("<", ir.Constant(kind, list(range(LANES))), _splat(builder, count))
 
 
+def _element_at(context, builder, array_type, array, index):
+    data = array if isinstance(array_type, Flat) else context.make_array(array_type)(context, builder, array).data
+    return builder.gep(data, [index])
+
+
 def _address(context, builder, array_type, array, index):
-    data = context.make_array(array_type)(context, builder, array).data
-    place = builder.gep(data, [index])
+    place = _element_at(context, builder, array_type, array, index)
     return builder.bitcast(place, _stored(array_type.dtype).as_pointer())
 
 
@@ -154,6 +195,7 @@ def load(a, i):
 _typed(load, lambda a, i: Vec(of(a.dtype)))
 
 
+@lower_builtin(load, Flat, types.Integer)
 @lower_builtin(load, types.Array, types.Integer)
 def _load(context, builder, sig, args):
     dtype = sig.args[0].dtype
@@ -172,6 +214,7 @@ def load_n(a, i, count):
 _typed(load_n, lambda a, i, count: Vec(of(a.dtype)))
 
 
+@lower_builtin(load_n, Flat, types.Integer, types.Integer)
 @lower_builtin(load_n, types.Array, types.Integer, types.Integer)
 def _load_n(context, builder, sig, args):
     dtype = sig.args[0].dtype
@@ -192,6 +235,7 @@ def store(a, i, v):
 _typed(store, lambda a, i, v: types.none)
 
 
+@lower_builtin(store, Flat, types.Integer, Vec)
 @lower_builtin(store, types.Array, types.Integer, Vec)
 def _store(context, builder, sig, args):
     dtype = sig.args[0].dtype
@@ -208,6 +252,7 @@ def store_n(a, i, v, count):
 _typed(store_n, lambda a, i, v, count: types.none)
 
 
+@lower_builtin(store_n, Flat, types.Integer, Vec, types.Integer)
 @lower_builtin(store_n, types.Array, types.Integer, Vec, types.Integer)
 def _store_n(context, builder, sig, args):
     dtype = sig.args[0].dtype
@@ -228,11 +273,11 @@ def at(a, i):
 _typed(at, lambda a, i: of(a.dtype))
 
 
+@lower_builtin(at, Flat, types.Integer)
 @lower_builtin(at, types.Array, types.Integer)
 def _at(context, builder, sig, args):
     dtype = sig.args[0].dtype
-    data = context.make_array(sig.args[0])(context, builder, args[0]).data
-    value = builder.load(builder.gep(data, [args[1]]))
+    value = builder.load(_element_at(context, builder, sig.args[0], args[0], args[1]))
     if not _is_short(dtype):
         return value
     if dtype.signed:
@@ -249,12 +294,87 @@ def put(a, i, value):
 _typed(put, lambda a, i, value: types.none)
 
 
+@lower_builtin(put, Flat, types.Integer, types.Float)
 @lower_builtin(put, types.Array, types.Integer, types.Float)
 def _put(context, builder, sig, args):
-    data = context.make_array(sig.args[0])(context, builder, args[0]).data
     value = context.cast(builder, args[2], sig.args[2], sig.args[0].dtype)
-    builder.store(value, builder.gep(data, [args[1]]))
+    builder.store(value, _element_at(context, builder, sig.args[0], args[0], args[1]))
     return context.get_dummy_value()
+
+
+def prefetch(a, i):
+    """Fetch the line of a[i] into the cache; i may lie beyond the array."""
+
+
+_typed(prefetch, lambda a, i: types.none)
+
+
+@lower_builtin(prefetch, Flat, types.Integer)
+def _prefetch(context, builder, sig, args):
+    kind = ir.IntType(8).as_pointer()
+    place = builder.bitcast(_element_at(context, builder, sig.args[0], args[0], args[1]), kind)
+    i32 = ir.IntType(32)
+    function = ir.FunctionType(ir.VoidType(), [kind, i32, i32, i32])
+    reading, keep_close, data = (ir.Constant(i32, c) for c in (0, 3, 1))
+    builder.call(builder.module.declare_intrinsic("llvm.prefetch", (kind,), function), [place, reading, keep_close, data])
+    return context.get_dummy_value()
+
+
+def stream(a, i, v):
+    """a[i : i + 16] = v, past the caches; a[i] begins a vector register's width."""
+    store(a, i, v)
+
+
+_typed(stream, lambda a, i, v: types.none)
+
+
+@lower_builtin(stream, Flat, types.Integer, Vec)
+def _stream(context, builder, sig, args):
+    dtype = sig.args[0].dtype
+    place = _address(context, builder, sig.args[0], args[0], args[1])
+    write = builder.store(_to_store(builder, dtype, args[2]), place, align=LANES * dtype.bitwidth // 8)
+    one = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+    write.set_metadata("nontemporal", one)
+    return context.get_dummy_value()
+
+
+def is_double(a):
+    """Are the elements float64?"""
+    return a.dtype == np.float64
+
+
+_typed(is_double, lambda a: types.boolean)
+
+
+@lower_builtin(is_double, Flat)
+@lower_builtin(is_double, types.Array)
+def _is_double(context, builder, sig, args):
+    return ir.Constant(ir.IntType(1), int(sig.args[0].dtype == types.float64))
+
+
+def zeros(a):
+    """Lanes of 0, of the type that the elements of `a` are computed in."""
+    return np.zeros(LANES, np.float64 if is_double(a) else np.float32)
+
+
+_typed(zeros, lambda a: Vec(of(a.dtype)))
+
+
+@lower_builtin(zeros, Flat)
+@lower_builtin(zeros, types.Array)
+def _zeros(context, builder, sig, args):
+    return ir.Constant(_llvm(sig.return_type.dtype), [0.0] * LANES)
+
+
+def workspace(count, a):
+    """A new array of the type that the elements of `a` are computed in."""
+    return np.empty(count, np.float64 if is_double(a) else np.float32)
+
+
+@overload(workspace, inline="always")
+def _workspace(count, a):
+    dtype = np.float64 if a.dtype == types.float64 else np.float32
+    return lambda count, a: np.empty(count, dtype)
 
 
 # -- lanes from and to scalars -----------------------------------------------------------------------------
@@ -346,6 +466,7 @@ def narrow(v, like):
 _typed(narrow, lambda v, like: Vec(of(like.dtype)))
 
 
+@lower_builtin(narrow, Vec, Flat)
 @lower_builtin(narrow, Vec, types.Array)
 def _narrow(context, builder, sig, args):
     dtype = of(sig.args[1].dtype)
@@ -506,6 +627,7 @@ def _scale_range(itemsize: int) -> tuple[float, float]:
 _typed(rescue, lambda rstd, like: rstd)
 
 
+@lower_builtin(rescue, Vec, Flat)
 @lower_builtin(rescue, Vec, types.Array)
 def _rescue(context, builder, sig, args):
     v, kind = args[0], args[0].type

@@ -10,6 +10,7 @@ from normzoo.backends.cpu.lanes import (
     fma,
     inverse,
     inverse_power,
+    is_double,
     larger,
     load,
     load_n,
@@ -80,47 +81,59 @@ def affine_of(mean, rstd, like):
 
 
 @helper
-def standardize(v, scale, shift, low, r):
-    """xhat = (v - mean) * rstd."""
-    return (fma(v, scale, shift) - low) * r
+def deviation(v, scale, shift, low):
+    """(v - mean) * scale."""
+    return fma(v, scale, shift) - low
 
 
 @helper
-def factors_of(g_mean, gx_mean, sign_mean, scale, like):
+def standardize(v, scale, shift, low, r):
+    """xhat = (v - mean) * rstd."""
+    return deviation(v, scale, shift, low) * r
+
+
+@helper
+def factors_of(g_mean, gx_mean, sign_mean, affine, power, like):
     """What dx takes off g, in the type of `like`, from float64 lanes; see `gradient`.
 
-    mean(g) as a pair -high, low, for which dx is right where mean(g) is far from 0, and exactly 0 in a set of one
-    value; -mean(g * xhat); mean(sign(x - mean)). The first three are scaled as x is: a product that dx does not
-    show cannot overflow.
+    mean(g) as a pair -high, low, for which dx is right where mean(g) is far from 0; -mean(g * xhat), for power 2 times
+    what makes xhat of a deviation; mean(sign(x - mean)). The first three are scaled as x is: a product that dx does
+    not show cannot overflow.
     """
-    wide_scale = wide(scale)
-    scaled = g_mean * wide_scale
+    scale, r = wide(affine[0]), wide(affine[3])
+    scaled = g_mean * scale
     high = narrow(scaled, like)
     low = narrow(scaled - wide(high), like)
-    return minus(high), low, minus(narrow(gx_mean * wide_scale, like)), narrow(sign_mean, like)
+    taken = gx_mean * scale * r if power == 2 else gx_mean * scale
+    return minus(high), low, minus(narrow(taken, like)), narrow(sign_mean, like)
 
 
 @helper
 def gradient(d, v, w, affine, factors, power):
-    """dx = rstd * (g - mean(g) - q * mean(g * xhat)) of the lanes d of dy and v of x; g = d * w.
+    """dx = rstd * (g - mean(g) - q * mean(g * xhat)) of the lanes d of dy and v of x; g = d * weight, w = weight * scale.
 
     q is xhat, or sign(xhat) - mean(sign(x - mean)). `affine` and `factors` are those of `affine_of` and `factors_of`.
     """
-    scale, _, _, r = affine
-    g_high, g_low, gx_mean, sign_mean = factors
-    t = fma(d * scale, w, g_high) - g_low
+    scale, shift, low, r = affine
+    g_high, g_low, taken, sign_mean = factors
+    t = fma(d, w, g_high) - g_low
     if power != 0:
-        q = standardize(v, *affine)
+        q = deviation(v, scale, shift, low)
         if power == 1:
             q = sign(q) - sign_mean
-        t = fma(q, gx_mean, t)
+        t = fma(q, taken, t)
     return t * r
 
 
 @helper
-def is_extreme(spread, eps, like):
-    """Did the fast sums meet a non-finite value, or overflow or underflow (possible for float64 values only)?"""
-    return not (spread <= 1e300) or (like.itemsize == 8 and spread < 1e-280 and eps < 1e-280)
+def is_extreme(spread, eps, power, clamp, like):
+    """Did the fast sums meet a non-finite value, or squares that overflow or underflow?
+
+    Squares of float32 below 1e-38 lose bits; next to a sum or an eps of 1e-26 they do not count.
+    """
+    least = 1e-280 if is_double(like) else 1e-26
+    added = eps * eps if clamp and power == 2 else eps
+    return not (spread <= 1e300) or (spread < least and added < least)
 
 
 @helper

@@ -2,31 +2,44 @@
 
 from functools import cache
 
+import numpy as np
 from numba import prange
 
 from normzoo.backends.cpu.jit import SOURCE, kernel
-from normzoo.backends.cpu.lanes import put
-from normzoo.backends.cpu.moments import MEAN, RSTD, SPREAD, merge
+from normzoo.backends.cpu.lanes import LANES, splat, workspace
+from normzoo.backends.cpu.moments import affine_of, merge
 from normzoo.backends.cpu.rows import (
     chunk_apply,
     chunk_deviations,
     chunk_dx,
     chunk_moments,
     chunk_sums,
+    chunk_sums_n,
     chunking,
     finish,
+    fold_blocks,
+    fold_sums,
     means_of,
+    set_at,
+    set_of_cell,
+    sets_of_cell,
+    slots_of,
+    stats_of,
 )
 
 
 @cache
-def moments(center, power, parallel):
-    """Statistics."""
+def forward(center, power, spans_n, parallel):
+    """Statistics and y."""
 
     @kernel(parallel)
-    def rows_moments(
-        x,  # (b, m, c, n)
-        part,  # (b, c, chunks, 3) float64 workspace: count, mean, m2
+    def rows_forward_split(
+        dims,  # (b, m, c, n)
+        parameter_dims,  # (pb, pm, pc, pn)
+        x,
+        weight,
+        bias,
+        y,
         stats,  # (3, b, c) float64
         divisor,
         eps,
@@ -34,38 +47,41 @@ def moments(center, power, parallel):
     ):
         if parallel > SOURCE:
             return
-        b, m, c, n = x.shape
-        chunks = part.shape[2]
-        for t in prange(b * c * chunks):
-            s = t // chunks
-            start = (s // c * m * c + s % c) * n
-            count, mean, spread = chunk_moments(x, start, t % chunks, center)
-            put(part, 3 * t, count)
-            put(part, 3 * t + 1, mean)
-            put(part, 3 * t + 2, spread)
+        b, m, c, n = dims
+        chunks = chunking(m, n)[2]
+        part = np.empty((b * c, chunks, 3))  # count, mean, m2
+        # 1 moments
+        for task in prange(b * c * chunks):
+            t = np.int64(task)
+            s, h = t // chunks, t % chunks
+            count, mean, spread = chunk_moments(dims, x, set_at(dims, s)[2], h, center)
+            part[s, h, 0] = count
+            part[s, h, 1] = mean
+            part[s, h, 2] = spread
         for s in range(b * c):
-            own = part[s // c, s % c]
-            count, mean, spread = own[0, 0], own[0, 1], own[0, 2]
-            for j in range(1, chunks):
-                count, mean, spread = merge(count, mean, spread, own[j, 0], own[j, 1], own[j, 2])
-            stats[MEAN, s // c, s % c] = mean
-            stats[SPREAD, s // c, s % c] = spread
+            count, mean, spread = part[s, 0, 0], part[s, 0, 1], part[s, 0, 2]
+            for h in range(1, chunks):
+                count, mean, spread = merge(count, mean, spread, part[s, h, 0], part[s, h, 1], part[s, h, 2])
+            part[s, 0, 1] = mean
+            part[s, 0, 2] = spread
         if power == 1:
-            for t in prange(b * c * chunks):
-                s = t // chunks
-                start = (s // c * m * c + s % c) * n
-                put(part, 3 * t, chunk_deviations(x, start, t % chunks, stats[MEAN, s // c, s % c]))
+            for task in prange(b * c * chunks):
+                t = np.int64(task)
+                s, h = t // chunks, t % chunks
+                part[s, h, 0] = chunk_deviations(dims, x, set_at(dims, s)[2], h, part[s, 0, 1])
             for s in range(b * c):
-                spread = 0.0
-                for j in range(chunks):
-                    spread += part[s // c, s % c, j, 0]
-                stats[SPREAD, s // c, s % c] = spread
+                part[s, 0, 2] = 0.0
+                for h in range(chunks):
+                    part[s, 0, 2] += part[s, h, 0]
         for s in range(b * c):
-            i, j = s // c, s % c
-            start = (i * m * c + j) * n
-            finish(x, start, stats[MEAN, i, j], stats[SPREAD, i, j], stats, i, j, center, power, divisor, eps, clamp)
+            mean, spread = part[s, 0, 1], part[s, 0, 2]
+            finish(dims, x, set_at(dims, s)[2], mean, spread, stats, s, center, power, divisor, eps, clamp)
+        # 2 normalize
+        for task in prange(b * c * chunks):
+            t = np.int64(task)
+            chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, t // chunks, t % chunks, spans_n, 0)
 
-    return rows_moments
+    return rows_forward_split
 
 
 @cache
@@ -74,19 +90,21 @@ def apply(spans_n, parallel):
 
     @kernel(parallel)
     def rows_apply(
-        x,  # (b, m, c, n)
-        weight,  # (pb, pm, pc, pn)
-        bias,  # as weight
-        y,  # as x
+        dims,  # (b, m, c, n)
+        parameter_dims,  # (pb, pm, pc, pn)
+        x,
+        weight,
+        bias,
+        y,
         stats,  # (3, b, c) float64
     ):
         if parallel > SOURCE:
             return
-        b, m, c, n = x.shape
+        b, m, c, n = dims
         chunks = chunking(m, n)[2]
-        for t in prange(b * c * chunks):
-            s = t // chunks
-            chunk_apply(x, weight, bias, y, stats, s // c, s % c, t % chunks, spans_n)
+        for task in prange(b * c * chunks):
+            t = np.int64(task)
+            chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, t // chunks, t % chunks, spans_n, 0)
 
     return rows_apply
 
@@ -97,49 +115,86 @@ def backward(center, power, spans_n, parallel):
 
     @kernel(parallel)
     def rows_backward_split(
-        dy,  # (b, m, c, n)
-        x,  # as dy
-        weight,  # (pb, pm, pc, pn)
+        dims,  # (b, m, c, n)
+        parameter_dims,  # (pb, pm, pc, pn)
+        dy,
+        x,
+        weight,
         stats,  # (3, b, c) float64
-        dx,  # as dy
-        dweight,  # blocks (see rows.py), with one R-chunk and one column a group
-        dbias,  # blocks
-        part,  # (b, c, chunks, 3) float64 workspace
+        dx,
+        dweight,  # (pb, pm, pc, pn)
+        dbias,  # as dweight
         divisor,
         limit,
     ):
         if parallel > SOURCE:
             return
-        b, m, c, n = x.shape
-        _, pb, groups, slabs, pm, _, pn = dweight.shape
-        chunks = part.shape[2]
+        b, m, c, n = dims
+        pb, pm, pc, pn = parameter_dims
+        _, pieces, chunks = chunking(m, n)
         k = float(m * n)
+        part = np.empty((b * c, chunks, 3))  # sums of g, g * xhat, sign(x - mean)
         # 1 moments
-        for t in prange(pb * c * chunks):
-            h = t % chunks
-            j = t // chunks % c
-            pi = t // chunks // c
-            block = ((pi * groups + j) * slabs + h % slabs) * pm * pn
-            for i in range(pi, b, pb):
-                g, gx, signs = chunk_sums(dy, x, weight, stats, dweight, dbias, block, i, j, h, power, spans_n)
-                part[i, j, h, 0] = g
-                part[i, j, h, 1] = gx
-                part[i, j, h, 2] = signs
+        if spans_n:  # a task takes one chunk of all sets that share their parameters; runs that do have blocks apart
+            sets = sets_of_cell(dims, parameter_dims)[0]
+            cells = pb * pc
+            per_cell = chunks // pieces if pm == 1 else 1
+            blocks = workspace(cells * per_cell * 2 * pm * pn, weight)
+            blocks[:] = 0
+            for task in prange(cells * chunks):
+                t = np.int64(task)
+                cell, h = t // chunks, t % chunks
+                block = (cell * per_cell + (h // pieces if pm == 1 else 0)) * 2 * pm * pn
+                for u in range(sets):
+                    s = set_of_cell(dims, parameter_dims, cell, u)
+                    i, j, start = set_at(dims, s)
+                    mean, rstd = stats_of(dims, stats, s)
+                    affine = affine_of(splat(mean), splat(rstd), x)
+                    g, gx, signs = chunk_sums_n(
+                        dims, parameter_dims, dy, x, weight, affine, blocks, block, i, j, start, h, center, power
+                    )
+                    part[s, h, 0] = g
+                    part[s, h, 1] = gx
+                    part[s, h, 2] = signs
+            for cell in range(cells):
+                for r in range(pm):
+                    for first in range(0, pn, LANES):
+                        fold_blocks(parameter_dims, blocks, per_cell, r, cell, first, dweight, dbias)
+        else:
+            slots = slots_of(dims, parameter_dims)
+            sums = np.empty(2 * b * c * slots)
+            for task in prange(b * c * chunks):
+                t = np.int64(task)
+                s, h = t // chunks, t % chunks
+                i, j, start = set_at(dims, s)
+                mean, rstd = stats_of(dims, stats, s)
+                affine = affine_of(splat(mean), splat(rstd), x)
+                g, gx, signs = chunk_sums(
+                    dims, parameter_dims, dy, x, weight, affine, sums, s * slots, i, j, start, h, center, power
+                )
+                part[s, h, 0] = g
+                part[s, h, 1] = gx
+                part[s, h, 2] = signs
+            for o in range(pb * pm * pc):
+                fold_sums(dims, parameter_dims, sums, o, dweight, dbias)
         for s in range(b * c):
-            i, j = s // c, s % c
             g, gx, signs = 0.0, 0.0, 0.0
             for h in range(chunks):
-                g += part[i, j, h, 0]
-                gx += part[i, j, h, 1]
-                signs += part[i, j, h, 2]
-            g, gx, signs = means_of(g, gx, signs, stats[RSTD, i, j], k, center, divisor, limit)
-            part[i, j, 0, 0] = g
-            part[i, j, 0, 1] = gx
-            part[i, j, 0, 2] = signs
+                g += part[s, h, 0]
+                gx += part[s, h, 1]
+                signs += part[s, h, 2]
+            g, gx, signs = means_of(g, gx, signs, stats_of(dims, stats, s)[1], k, center, divisor, limit)
+            part[s, 0, 0] = g
+            part[s, 0, 1] = gx
+            part[s, 0, 2] = signs
         # 2 normalize
-        for t in prange(b * c * chunks):
-            i, j = t // chunks // c, t // chunks % c
-            g, gx, signs = part[i, j, 0, 0], part[i, j, 0, 1], part[i, j, 0, 2]
-            chunk_dx(dy, x, weight, stats, dx, i, j, t % chunks, power, spans_n, g, gx, signs)
+        for task in prange(b * c * chunks):
+            t = np.int64(task)
+            s, h = t // chunks, t % chunks
+            i, j, start = set_at(dims, s)
+            mean, rstd = stats_of(dims, stats, s)
+            affine = affine_of(splat(mean), splat(rstd), x)
+            means = part[s, 0, 0], part[s, 0, 1], part[s, 0, 2]
+            chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, i, j, start, h, power, spans_n, means, 0)
 
     return rows_backward_split
