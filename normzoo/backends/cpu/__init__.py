@@ -6,8 +6,8 @@ nor the number of sets can be seen in the statistics.
 
 import numpy as np
 
-from normzoo.backends.contract import Array, Moments
-from normzoo.backends.cpu import columns, columns_split, rows, rows_split
+from normzoo.backends.contract import Apply, Array, Backward, Dims, Forward, Moments
+from normzoo.backends.cpu import columns, columns_split, rows, rows_split, running
 from normzoo.backends.cpu.lanes import LANES
 
 SERIAL = 32768  # values below which starting the threads costs more than they save
@@ -20,7 +20,49 @@ TASKS = 64  # of the backward: each has its own partial gradients of the paramet
 ROWS_PER_TASK = 32  # at least, so that the partial gradients stay small beside dx
 
 
-def forward(x: Array, weight: Array, bias: Array, moments: Moments, eps: float, y: Array) -> Array:
+def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Forward:
+    def run(x: Array, weight: Array, bias: Array, eps: float, y: Array) -> Array:
+        weight, bias = (_own(p.reshape(parameter_dims)) for p in (weight, bias))
+        return _forward(_own(x.reshape(dims)), weight, bias, moments, eps, y.reshape(dims))
+
+    return run
+
+
+def apply(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) -> Apply:
+    def run(x: Array, stats: Array, weight: Array, bias: Array, y: Array) -> None:
+        weight, bias = (_own(p.reshape(parameter_dims)) for p in (weight, bias))
+        _apply(_own(x.reshape(dims)), stats, weight, bias, y.reshape(dims))
+
+    return run
+
+
+def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Backward:
+    def run(
+        dy: Array, x: Array, stats: Array, weight: Array, eps: float, dx: Array, dweight: Array, dbias: Array
+    ) -> None:
+        dy, x, w = _own(dy.reshape(dims)), _own(x.reshape(dims)), _own(weight.reshape(parameter_dims))
+        with np.errstate(all="ignore"):
+            found = _backward(dy, x, stats, w, moments, eps, dx.reshape(dims))
+            for target, values in zip((dweight, dbias), found, strict=True):
+                target.reshape(parameter_dims)[...] = values
+
+    return run
+
+
+def update(running_mean: Array, running_var: Array, stats: Array, count: int, momentum: float) -> None:
+    running.update()(running_mean, running_var, stats, count, momentum)
+
+
+def constants(mean: Array, variance: Array, eps: float, stats: Array) -> None:
+    running.constants()(mean, variance, eps, stats)
+
+
+def _own(a: Array) -> Array:
+    """a, or a copy of a read-only array: Numba compiles anew for these."""
+    return a if a.flags.writeable else a.copy()
+
+
+def _forward(x: Array, weight: Array, bias: Array, moments: Moments, eps: float, y: Array) -> Array:
     b, m, c, n = x.shape
     x, y = stored(x), stored(y)
     center, power, parallel = moments.center, moments.power, x.size >= SERIAL
@@ -49,7 +91,7 @@ def forward(x: Array, weight: Array, bias: Array, moments: Moments, eps: float, 
     return stats
 
 
-def apply(x: Array, stats: Array, weight: Array, bias: Array, y: Array) -> None:
+def _apply(x: Array, stats: Array, weight: Array, bias: Array, y: Array) -> None:
     x, y = stored(x), stored(y)
     parallel = x.size >= SERIAL
     if is_columns(x.shape):
@@ -61,7 +103,7 @@ def apply(x: Array, stats: Array, weight: Array, bias: Array, y: Array) -> None:
         rows_split.apply(weight.shape[3] > 1, parallel)(x, weight, bias, y, stats)
 
 
-def backward(
+def _backward(
     dy: Array, x: Array, stats: Array, weight: Array, moments: Moments, eps: float, dx: Array
 ) -> tuple[Array, Array]:
     _, m, c, n = x.shape
@@ -70,7 +112,7 @@ def backward(
     limit = 1.0 / eps if moments.clamp and eps > 0 else np.inf
     if k <= TINY and x.dtype != np.float64:  # 1 - xhat^2 is almost 0: nothing of float32 would be left of dx
         dy, x, weight, exact = (a.astype(np.float64) for a in (dy, x, weight, dx))
-        found = backward(dy, x, stats, weight, moments, eps, exact)
+        found = _backward(dy, x, stats, weight, moments, eps, exact)
         dx[...] = exact
         return found
     dy, x, dx = stored(dy), stored(x), stored(dx)
