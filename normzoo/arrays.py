@@ -5,6 +5,8 @@ wrong shapes and values ValueErrors; nothing has been changed when one is raised
 """
 
 import math
+from collections.abc import Callable
+from functools import wraps
 from numbers import Integral, Real
 from typing import Any
 
@@ -12,13 +14,44 @@ import numpy as np
 
 from normzoo.backends.contract import Array
 
+
+class Memo(dict):
+    """What was found for a key; all is forgotten when there is too much of it."""
+
+    SIZE = 1024
+
+    def keep(self, key: Any, found: Any) -> Any:
+        """Remember, and return, what was found."""
+        if len(self) >= self.SIZE:
+            self.clear()
+        self[key] = found
+        return found
+
+
+def once(find: Callable[..., Any]) -> Callable[..., Any]:
+    """`find(owner, x, *arguments)`, which checks x's shape and says how its axes are used, called once for a shape.
+
+    Errors are not remembered. The arguments must have been checked: for a key, True and 1.0 are as good as 1.
+    """
+    known = Memo()
+
+    @wraps(find)
+    def found(owner: object, x: Array, *arguments: Any) -> Any:
+        if type(x) is not np.ndarray:
+            check_array(owner, "x", x)
+        key = x.shape, arguments
+        return known.get(key) or known.keep(key, find(owner, x, *arguments))
+
+    return found
+
+
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-_CHARS = "efd"  # NumPy's codes of its own among them
+CHARS = "efd"  # NumPy's codes of its own among them
 
 
 def check_array(owner: object, name: str, a: Any) -> None:
     """a is a NumPy array of a float dtype."""
-    if type(a) is np.ndarray and a.dtype.char in _CHARS:  # what most arrays are
+    if type(a) is np.ndarray and a.dtype.char in CHARS:  # what most arrays are
         return
     if not isinstance(a, np.ndarray):
         raise TypeError(
@@ -34,6 +67,12 @@ def check_array(owner: object, name: str, a: Any) -> None:
         )
 
 
+def base_array(owner: object, name: str, a: Any) -> Array:
+    """An array of the base class on the memory of what may be of a subclass, or no float array at all."""
+    check_array(owner, name, a)
+    return np.asarray(a)
+
+
 def check_parameter(owner: object, name: str, a: Any, shape: tuple[int, ...]) -> None:
     """a is None or a float array of `shape`."""
     if a is None:
@@ -44,17 +83,21 @@ def check_parameter(owner: object, name: str, a: Any, shape: tuple[int, ...]) ->
 
 
 def check_out(
-    owner: object, out: Any, like: Any, inputs: tuple[Array | None, ...], apart: tuple[Array | None, ...]
+    owner: object,
+    out: Any,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    inputs: tuple[Array | None, ...],
+    apart: tuple[Array | None, ...] = (),
 ) -> None:
-    """`out` can take the result: like `like`, in the place of one of `inputs` or apart from them, and from `apart`."""
-    if out is None:
-        return
+    """`out` can take the result: it has x's shape and dtype, and is one of `inputs` or apart from them, and from
+    `apart`."""
     if not isinstance(out, np.ndarray):
         raise TypeError(f"{owner}: expected out to be a NumPy array, got {type(out).__name__}")
-    if out.dtype != like.dtype:
-        raise TypeError(f"{owner}: expected out of dtype {like.dtype}, got {out.dtype}; write np.empty_like(x)")
-    if out.shape != like.shape:
-        raise ValueError(f"{owner}: expected out of shape {like.shape}, got {out.shape}; write np.empty_like(x)")
+    if out.dtype != dtype:
+        raise TypeError(f"{owner}: expected out of dtype {dtype}, got {out.dtype}; write np.empty_like(x)")
+    if out.shape != shape:
+        raise ValueError(f"{owner}: expected out of shape {shape}, got {out.shape}; write np.empty_like(x)")
     if not out.flags.writeable:
         raise ValueError(f"{owner}: expected out to be writeable, got a read-only array; write np.empty_like(x)")
     if 0 in out.strides and out.size > 1 and any(s == 0 < d - 1 for s, d in zip(out.strides, out.shape, strict=True)):
@@ -125,6 +168,12 @@ def check_axis(owner: object, axis: Any, ndim: int, name: str = "axis") -> int:
 
 def check_shape(owner: object, name: str, shape: Any) -> tuple[int, ...]:
     """One or more sizes, as an integer or a sequence of integers."""
+    if type(shape) is tuple and shape:
+        for size in shape:
+            if type(size) is not int or size < 0:
+                break
+        else:
+            return shape
     sizes = (shape,) if isinstance(shape, Integral) else shape
     if not isinstance(sizes, tuple | list):
         raise TypeError(f"{owner}: expected {name} to be an integer or a tuple of them, got {type(shape).__name__}")
@@ -144,35 +193,21 @@ def check_float_dtype(owner: object, dtype: Any) -> np.dtype:
     return found
 
 
-def compute_dtype(*arrays: Array | None) -> np.dtype:
-    """The wider of float32 and the arrays' dtypes."""
-    wide = any(a is not None and a.dtype.itemsize == 8 for a in arrays)
+def compute_dtype(*dtypes: np.dtype | None) -> np.dtype:
+    """The wider of float32 and the dtypes."""
+    wide = any(d is not None and d.itemsize == 8 for d in dtypes)
     return np.dtype(np.float64 if wide else np.float32)
 
 
-def storage_dtype(x: Array, dtype: np.dtype) -> np.dtype:
-    """What a backend reads x as to compute in `dtype`: sixteen-bit floats as they are, if they widen to float32."""
-    return x.dtype if x.dtype.itemsize == 2 and x.dtype.isnative and dtype == np.float32 else dtype
-
-
-class _Writeable:
-    """Lends the memory of an array to a view that NumPy calls writeable; see `kernel_array`."""
-
-    def __init__(self, a: Array) -> None:
-        self.base = a
-        self.__array_interface__ = {**a.__array_interface__, "data": (a.__array_interface__["data"][0], False)}
+def storage_dtype(held: np.dtype, dtype: np.dtype) -> np.dtype:
+    """What a backend reads an array of `held` as to compute in `dtype`: sixteen-bit floats as they are, if they widen
+    to float32."""
+    return held if held.itemsize == 2 and held.isnative and dtype == np.float32 else dtype
 
 
 def kernel_array(a: Array, dtype: np.dtype) -> Array:
-    """a in the machine's own `dtype`, C-contiguous, aligned, of the base class; copied only where it is not so already.
-
-    Numba compiles anew for read-only arrays; the kernels only read their inputs, so they get them as writeable ones.
-    """
+    """a in the machine's own `dtype`, C-contiguous, aligned, of the base class; copied only where it is not so yet."""
     if a.dtype != dtype or not a.flags.aligned:
         with np.errstate(over="ignore", invalid="ignore"):
             a = a.astype(dtype, order="C")
-    a = np.ascontiguousarray(a)
-    if a.flags.writeable:
-        return a
-    whole = a.view(f"u{a.itemsize}")  # the interface has no name for bfloat16
-    return np.asarray(_Writeable(whole)).view(a.dtype)
+    return np.ascontiguousarray(a)

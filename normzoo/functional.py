@@ -7,7 +7,7 @@ classes document formulas, shapes and errors.
 from collections.abc import Sequence
 from typing import Any
 
-from normzoo.arrays import check_array, check_eps, check_number, check_parameter, check_shape, check_size
+from normzoo.arrays import check_array, check_eps, check_number, check_shape, check_size
 from normzoo.backends.contract import Array
 from normzoo.norm import eps_for as _eps_for
 from normzoo.passes import normalize as _normalize
@@ -18,6 +18,8 @@ from normzoo.zoo import layer_norm as _layer_norm
 from normzoo.zoo import local_response_norm as _local_response_norm
 from normzoo.zoo import lp_norm as _lp_norm
 from normzoo.zoo import rms_norm as _rms_norm
+
+_CENTERED, _UNCENTERED = _layer_norm.LayerNorm.moments, _rms_norm.RMSNorm.moments
 
 
 def batch_norm(
@@ -41,10 +43,12 @@ def batch_norm(
     array([[-1.],
            [ 1.]], dtype=float32)
     """
+    if type(channel_axis) is not int:
+        channel_axis = check_size("batch_norm", "channel_axis", channel_axis, least=-(2**31))
     axes = _batch_norm.axes("batch_norm", x, channel_axis)
     momentum = check_number("batch_norm", "momentum", momentum)
     result = _batch_norm.batch_norm(
-        "batch_norm", x, axes, running_mean, running_var, weight, bias, bool(training), momentum, eps, out
+        "batch_norm", x, axes, running_mean, running_var, weight, bias, bool(training), momentum, eps, out, return_saved
     )
     return result if return_saved else result[0]
 
@@ -64,10 +68,13 @@ def instance_norm(
     return_saved: bool = False,
 ) -> Any:
     """See `InstanceNorm`. With `use_input_stats` x's statistics, which update the running ones in place, if given."""
+    if type(channel_axis) is not int:
+        channel_axis = check_size("instance_norm", "channel_axis", channel_axis, least=-(2**31))
     axes = _instance_norm.axes("instance_norm", x, channel_axis)
     momentum = check_number("instance_norm", "momentum", momentum)
+    own = bool(use_input_stats)
     result = _instance_norm.instance_norm(
-        "instance_norm", x, axes, running_mean, running_var, weight, bias, bool(use_input_stats), momentum, eps, out
+        "instance_norm", x, axes, running_mean, running_var, weight, bias, own, momentum, eps, out, return_saved
     )
     return result if return_saved else result[0]
 
@@ -90,12 +97,11 @@ def layer_norm(
     array([[-1.,  1.]], dtype=float32)
     """
     shape = check_shape("layer_norm", "normalized_shape", normalized_shape)
+    if axis is not None:
+        axis = _layer_norm.check_axes("layer_norm", axis)
     axes = _layer_norm.axes("layer_norm", x, shape, axis)
-    for name, p in (("weight", weight), ("bias", bias)):
-        check_parameter("layer_norm", name, p, shape)
-    moments = _layer_norm.LayerNorm.moments
-    result = _normalize("layer_norm", x, axes, weight, bias, moments, check_eps("layer_norm", eps), out)
-    return result if return_saved else result[0]
+    y, _, saved = _normalize("layer_norm", x, axes, weight, bias, _CENTERED, eps, out, keep=return_saved)
+    return (y, saved) if return_saved else y
 
 
 def group_norm(
@@ -111,13 +117,11 @@ def group_norm(
 ) -> Any:
     """See `GroupNorm`."""
     num_groups = check_size("group_norm", "num_groups", num_groups, least=1)
+    if type(channel_axis) is not int:
+        channel_axis = check_size("group_norm", "channel_axis", channel_axis, least=-(2**31))
     axes = _group_norm.axes("group_norm", x, num_groups, channel_axis)
-    channels = (x.shape[channel_axis],)
-    for name, p in (("weight", weight), ("bias", bias)):
-        check_parameter("group_norm", name, p, channels)
-    moments = _group_norm.GroupNorm.moments
-    result = _normalize("group_norm", x, axes, weight, bias, moments, check_eps("group_norm", eps), out)
-    return result if return_saved else result[0]
+    y, _, saved = _normalize("group_norm", x, axes, weight, bias, _CENTERED, eps, out, keep=return_saved)
+    return (y, saved) if return_saved else y
 
 
 def rms_norm(
@@ -132,11 +136,13 @@ def rms_norm(
 ) -> Any:
     """See `RMSNorm`."""
     shape = check_shape("rms_norm", "normalized_shape", normalized_shape)
+    if axis is not None:
+        axis = _layer_norm.check_axes("rms_norm", axis)
     axes = _layer_norm.axes("rms_norm", x, shape, axis)
-    check_parameter("rms_norm", "weight", weight, shape)
-    eps = _eps_for(x, None if eps is None else check_eps("rms_norm", eps))
-    result = _normalize("rms_norm", x, axes, weight, None, _rms_norm.RMSNorm.moments, eps, out)
-    return result if return_saved else result[0]
+    if eps is None:
+        eps = _eps_for(x)
+    y, _, saved = _normalize("rms_norm", x, axes, weight, None, _UNCENTERED, eps, out, keep=return_saved)
+    return (y, saved) if return_saved else y
 
 
 def local_response_norm(
@@ -210,5 +216,5 @@ def normalize(
     array([[0.6, 0.8]], dtype=float32)
     """
     check_array("normalize", "x", x)
-    result = _lp_norm.lp_normalize(x, p, dim, check_eps("normalize", eps), out)
+    result = _lp_norm.lp_normalize(x, p, dim, check_eps("normalize", eps), out, return_saved)
     return result if return_saved else result[0]

@@ -10,10 +10,12 @@ from normzoo.backends.contract import Array, Moments
 from normzoo.passes import Saved, normalize
 from normzoo.view import Axes
 
+SPACING = {np.dtype(dtype): float(np.finfo(dtype).eps) for dtype in (np.float32, np.float64)}
 
-def eps_for(x: Array, eps: float | None) -> float:
-    """eps, or with None the spacing at 1 of the floats x is computed in."""
-    return float(np.finfo(compute_dtype(x)).eps) if eps is None else eps
+
+def eps_for(x: Array) -> float:
+    """The eps of a norm that has None: the spacing at 1 of the floats x is computed in."""
+    return SPACING[compute_dtype(x.dtype)]
 
 
 def entry(kind: str, name: str) -> property:
@@ -90,10 +92,13 @@ class Norm:
             TypeError: x or out is not a float array (or out's dtype not x's).
             ValueError: a shape or value does not fit, or out overlaps an input in part.
         """
-        check_array(self, "x", x)
+        if type(x) is not np.ndarray:
+            check_array(self, "x", x)
         axes = self.axes(x)
-        self._check_params()
-        return normalize(self, x, axes, self.weight, self.bias, self.moments, eps_for(x, self.eps), out)
+        weight, bias = self.params.get("weight"), self.params.get("bias")
+        eps = eps_for(x) if self.eps is None else self.eps
+        y, _, saved = normalize(self, x, axes, weight, bias, self.moments, eps, out, parameter_shape=self._shape)
+        return y, saved
 
     def __call__(self, x: Array, out: Array | None = None) -> Array:
         """y = norm(x); keeps what `backward` needs in `saved`. See `forward`."""
@@ -154,10 +159,6 @@ class Norm:
             value = value[()]
         if check_size(self, "num_batches_tracked", value) > np.iinfo(np.int64).max:
             raise ValueError(f"{self}: expected num_batches_tracked to fit 64 bits, got {value}")
-
-    def _check_params(self) -> None:
-        for name, value in self.params.items():
-            check_parameter(self, name, value, self._shape)
 
     def __str__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(str, self._arguments))})"

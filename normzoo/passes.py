@@ -1,17 +1,22 @@
-"""One pass: `normalize` takes x through checks, view and backend to y; the `Saved` it leaves goes back to dx."""
+"""One pass: `normalize` finds the plan and runs it, from x to y; the `Saved` it leaves goes back to dx."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import lru_cache
-from typing import NamedTuple
+from math import inf
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy import ndarray
 
-from normzoo.arrays import check_array, check_out, compute_dtype, kernel_array, same_place, storage_dtype
-from normzoo.backends import current
-from normzoo.backends.contract import CONSTANT, Array, Moments
+from normzoo.arrays import CHARS, Memo, base_array, check_array, check_eps, check_out, check_parameter, same_place
+from normzoo.backends import backend, chosen
+from normzoo.backends.contract import Array, Moments
 from normzoo.memory import empty
-from normzoo.view import Axes, View, find_view, inverse
+from normzoo.plan import CONTIGUOUS, BackwardPlan, ForwardPlan
+from normzoo.view import Axes, inverse
+
+_forward_plans = Memo()
+_backward_plans = Memo()
 
 
 class Grads(NamedTuple):
@@ -26,18 +31,13 @@ class Saved(ABC):
     """What one forward pass leaves for its backward pass. x, weight and bias are held, not copied: change them after
     the backward pass, not before."""
 
-    def __init__(
-        self,
-        owner: object,
-        x: Array,
-        layout: tuple[int, ...] | None,
-        weight: Array | None = None,
-        bias: Array | None = None,
-    ) -> None:
-        self._owner, self._weight, self._bias = owner, weight, bias
-        self._shape, self._dtype, self._layout = x.shape, x.dtype, layout
-        self._source: Array | None = None  # x, where the backward pass reads x's own memory
-        self._overwritten = False
+    __slots__ = ("_bias", "_overwritten", "_owner", "_source", "_weight")
+
+    _owner: object
+    _weight: Array | None
+    _bias: Array | None
+    _source: Array | None  # x, where the backward pass reads x's own memory
+    _overwritten: bool
 
     def backward(self, dy: Array, out: Array | None = None) -> Grads:
         """Gradients of x, weight and bias for the gradient `dy` of y.
@@ -51,28 +51,31 @@ class Saved(ABC):
             ValueError: dy or out has another shape, or out overlaps an input in part.
             RuntimeError: x was overwritten by an in-place pass and is needed.
         """
-        check_array(self._owner, "dy", dy)
-        if dy.shape != self._shape:
-            raise ValueError(f"{self._owner}: expected dy of x's shape {self._shape}, got {dy.shape}")
-        check_out(self._owner, out, _Like(self._shape, self._dtype), (dy, self._source), (self._weight, self._bias))
+        if type(dy) is not ndarray or dy.dtype.char not in CHARS:
+            dy = base_array(self._owner, "dy", dy)
+        shape, dtype = self._like
+        if dy.shape != shape:
+            raise ValueError(f"{self._owner}: expected dy of x's shape {shape}, got {dy.shape}")
+        if out is not None:
+            check_out(self._owner, out, shape, dtype, (dy, self._source), (self._weight, self._bias))
         if self._overwritten:
             raise RuntimeError(
                 f"{self._owner}: expected the x of the forward pass, but it was overwritten in place; "
                 "call the forward pass with another out, or run backward once"
             )
-        dx = empty_in_layout(self._shape, self._dtype, self._layout) if out is None else out
-        if dy.size == 0:
-            dweight, dbias = (None if p is None else np.zeros(p.shape, p.dtype) for p in (self._weight, self._bias))
-        else:
-            with np.errstate(all="ignore"):
-                dweight, dbias = self._backward(dy, dx)
+        found = self._backward(dy, out)
         if out is not None:
             self.overwrite(out)
-        return Grads(dx, dweight, dbias)
+        return found
+
+    @property
+    @abstractmethod
+    def _like(self) -> tuple[tuple[int, ...], np.dtype]:
+        """Shape and dtype of x."""
 
     @abstractmethod
-    def _backward(self, dy: Array, dx: Array) -> tuple[Array | None, Array | None]:
-        """Write dx; return dweight and dbias."""
+    def _backward(self, dy: Array, out: Array | None) -> Grads:
+        """The gradients, with x's in `out` if given."""
 
     def overwrite(self, out: Array) -> None:
         """`out` was written to: if that was x, it cannot be read again."""
@@ -81,64 +84,95 @@ class Saved(ABC):
 
 
 class ViewSaved(Saved):
-    """The `Saved` of a norm of the algebra.
+    """The `Saved` of a norm of the algebra."""
 
-    `mean`, `spread` and `rstd` are the statistics of every set, (b, c) float64; `copied` says that x had to be copied
-    because neither its own order nor channels-last order fits the kernels.
-    """
+    __slots__ = ("_eps", "_plan", "_stats", "_v")
 
     def __init__(
         self,
         owner: object,
+        plan: ForwardPlan,
         x: Array,
-        layout: tuple[int, ...] | None,
-        view: View,
         v: Array,
-        copied: bool,
         weight: Array | None,
         bias: Array | None,
-        moments: Moments,
         eps: float,
         stats: Array,
     ) -> None:
-        super().__init__(owner, x, layout, weight, bias)
-        self._view, self._v, self._moments, self._eps = view, v, moments, eps
-        self.copied = copied
-        self.mean, self.spread, self.rstd = self._stats = stats
-        needed = moments is not CONSTANT or weight is not None
-        if needed and not copied and np.may_share_memory(v, x):
-            self._source = x
+        self._owner, self._plan, self._v, self._weight, self._bias = owner, plan, v, weight, bias
+        self._eps, self._stats = eps, stats
+        self._source = x if plan.reads_x else None
+        self._overwritten = False
 
-    def _backward(self, dy: Array, dx: Array) -> tuple[Array | None, Array | None]:
-        view, weight, bias = self._view, self._weight, self._bias
-        dtype = compute_dtype(self._v, dy, weight)
-        store = storage_dtype(self._v, dtype) if dy.dtype == self._v.dtype else dtype
-        d, v = kernel_array(view.of(dy), store), kernel_array(self._v, store)
-        w = _parameter(weight, view, dtype, 1.0)
-        target, direct = _target(dx, view, store)
-        dweight, dbias = current().backward(d, v, self._stats, w, self._moments, self._eps, target)
-        if not direct:
-            _deliver(target, dx, view)
-        return _gradient(dweight, weight, view), _gradient(dbias, bias, view)
+    @property
+    def mean(self) -> Array:
+        """The mean of every set, (b, c) float64."""
+        return self._stats[0]
+
+    @property
+    def spread(self) -> Array:
+        """The spread of every set, see `backends/contract.py`; (b, c) float64."""
+        return self._stats[1]
+
+    @property
+    def rstd(self) -> Array:
+        """What every set was multiplied by, (b, c) float64."""
+        return self._stats[2]
+
+    @property
+    def copied(self) -> bool:
+        """x had to be copied because neither its own order nor channels-last order fits the kernels."""
+        return self._plan.copied
+
+    @property
+    def _like(self) -> tuple[tuple[int, ...], np.dtype]:
+        return self._plan.like
+
+    def _backward(self, dy: Array, out: Array | None) -> Grads:
+        weight, bias = self._weight, self._bias
+        key = self._plan, chosen(), dy.dtype, dy.flags.num
+        plan = _backward_plans.get(key)
+        if plan is None:
+            plan = _backward_plans.keep(key, BackwardPlan(*key))
+        v = self._v if plan.x_as_is else self._v.astype(plan.store)
+        w = plan.ones if weight is None else weight if plan.weight_as_is else plan.parameter(weight)
+        d = dy if plan.as_is else plan.take(dy)
+        dweight, dbias = np.empty(plan.gradient_shape, plan.dtype), np.empty(plan.gradient_shape, plan.dtype)
+        if out is None and plan.plain:
+            dx = plan.new(plan.shape, plan.result)
+            plan.run(d, v, self._stats, w, self._eps, dx, dweight, dbias)
+        else:
+            dx, target, elsewhere = plan.target(out)
+            plan.run(d, v, self._stats, w, self._eps, target, dweight, dbias)
+            if elsewhere:
+                plan.deliver(target, dx)
+        return Grads(
+            dx,
+            dweight if plan.weight_given else plan.gradient(dweight, weight),
+            dbias if plan.bias_given else plan.gradient(dbias, bias),
+        )
 
 
 class PulledBack(Saved):
     """The `Saved` of a norm outside the algebra: a function from dy to dx, both float64."""
 
+    __slots__ = ("_layout", "_pull", "_x_like")
+
     def __init__(self, owner: object, x: Array, pull: Callable[[Array], Array]) -> None:
-        super().__init__(owner, x, layout_of(x))
-        self._pull = pull
+        self._owner, self._pull = owner, pull
+        self._weight = self._bias = self._source = None
+        self._overwritten = False
+        self._x_like, self._layout = (x.shape, x.dtype), layout_of(x)
 
-    def _backward(self, dy: Array, dx: Array) -> tuple[None, None]:
-        dx[...] = self._pull(dy.astype(np.float64, order="C"))
-        return None, None
+    @property
+    def _like(self) -> tuple[tuple[int, ...], np.dtype]:
+        return self._x_like
 
-
-class _Like(NamedTuple):
-    """The shape and dtype of an array that need not exist."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
+    def _backward(self, dy: Array, out: Array | None) -> Grads:
+        dx = empty_in_layout(*self._x_like, self._layout) if out is None else out
+        with np.errstate(all="ignore"):
+            dx[...] = self._pull(dy.astype(np.float64, order="C"))
+        return Grads(dx, None, None)
 
 
 def normalize(
@@ -150,55 +184,76 @@ def normalize(
     moments: Moments,
     eps: float,
     out: Array | None = None,
-    stats: tuple[Array, Array] | None = None,
+    *,
+    keep: bool = True,
+    parameter_shape: tuple[int, ...] | None = None,
+    given: tuple[Array, Array] | None = None,
     apart: tuple[Array | None, ...] = (),
-) -> tuple[Array, ViewSaved]:
-    """y and what its backward pass needs: the one way from any norm of the algebra to a backend.
+) -> tuple[Array, Array, Any]:
+    """y, the statistics and, with `keep`, the `Saved` of the pass: the one way from any norm of the algebra to a
+    backend.
 
     Args:
         owner: whose str() begins error messages.
-        x: a float array, already checked against `axes`.
+        x: an array that `axes` fits.
         axes: the letters of x's axes.
         weight, bias: None, or arrays that span the capital letters of `axes`.
-        stats: (mean, variance) to use instead of x's own: arrays of one value a set, in the order of the sets, or
-            one that repeats over the leading ones.
+        parameter_shape: their shape, where it is not `axes.parameter_shape`.
+        given: (mean, variance) to use instead of x's own: of one value a set, in the order of the sets, or repeating
+            over the leading ones; arrays as backends take running statistics.
         apart: more arrays that out may not overlap.
     """
-    check_out(owner, out, x, (x,), (weight, bias, *apart))
-    if weight is None and bias is None:
-        axes = axes._replace(letters=axes.letters.lower())
-    dtype = compute_dtype(x, weight, bias, *(stats or ()))
-    view, copied = find_view(axes, x)
-    store = storage_dtype(x, dtype)
-    v = kernel_array(view.of(x), store)
-    layout = layout_of(x)
-    y = empty_in_layout(x.shape, x.dtype, layout) if out is None else out
-    b, _, c, _ = view.dims
-    if stats is not None:
-        moments, found = CONSTANT, given_stats(stats, eps, b, c)
-    if x.size == 0:
-        found = np.zeros((3, b, c)) if stats is None else found
-        return y, ViewSaved(owner, x, layout, view, v, copied, weight, bias, moments, eps, found)
-    w, a = _parameter(weight, view, dtype, 1.0), _parameter(bias, view, dtype, 0.0)
-    target, direct = _target(y, view, store)
-    if stats is None:
-        found = current().forward(v, w, a, moments, eps, target)
+    if type(x) is not ndarray:
+        x = base_array(owner, "x", x)
+    if weight is not None and type(weight) is not ndarray:
+        weight = base_array(owner, "weight", weight)
+    if bias is not None and type(bias) is not ndarray:
+        bias = base_array(owner, "bias", bias)
+    flags = x.flags.num
+    key = (
+        axes,
+        parameter_shape,
+        moments,
+        None if given is None else (given[0].dtype, given[1].dtype),
+        chosen(),
+        (x.shape, x.dtype, flags, None if flags & CONTIGUOUS else x.strides),
+        None if weight is None else (weight.shape, weight.dtype, weight.flags.num),
+        None if bias is None else (bias.shape, bias.dtype, bias.flags.num),
+    )
+    plan = _forward_plans.get(key)
+    if plan is None:
+        check_array(owner, "x", x)
+        wanted = axes.parameter_shape if parameter_shape is None else parameter_shape
+        check_parameter(owner, "weight", weight, wanted)
+        check_parameter(owner, "bias", bias, wanted)
+        plan = _forward_plans.keep(key, ForwardPlan(key))
+    if not (type(eps) is float and 0.0 <= eps < inf):
+        eps = check_eps(owner, eps)
+    if out is not None:
+        check_out(owner, out, x.shape, x.dtype, (x,), (weight, bias, *apart))
+    v = x if plan.as_is else plan.take(x)
+    w = plan.ones if weight is None else weight if plan.weight_as_is else plan.parameter(weight)
+    a = plan.zeros if bias is None else bias if plan.bias_as_is else plan.parameter(bias)
+    if out is None and plan.plain:
+        y = target = plan.new(plan.shape, plan.result)
+        elsewhere = False
     else:
-        current().apply(v, found, w, a, target)
-    saved = ViewSaved(owner, x, layout, view, v, copied, weight, bias, moments, eps, found)
-    if not direct:
-        _deliver(target, y, view)
+        y, target, elsewhere = plan.target(out)
+    if given is None:
+        stats = plan.run(v, w, a, eps, target)
+    else:
+        stats = np.zeros(plan.stats_shape)
+        if x.size:
+            backend(chosen()).constants(*given, eps, stats)
+            plan.run(v, stats, w, a, target)
+    if elsewhere:
+        plan.deliver(target, y)
+    if not keep:
+        return y, stats, None
+    saved = ViewSaved(owner, plan, x, v, weight, bias, eps, stats)
     if out is not None:
         saved.overwrite(out)
-    return y, saved
-
-
-def given_stats(stats: tuple[Array, Array], eps: float, b: int, c: int) -> Array:
-    """(3, b, c) from a mean and a variance that are given."""
-    mean, variance = (np.asarray(s, np.float64).reshape(-1) for s in stats)
-    with np.errstate(all="ignore"):
-        rstd = 1 / np.sqrt(variance + eps)  # 1/0 is inf here: these statistics are not x's own
-        return np.stack([np.resize(s, b * c).reshape(b, c) for s in (mean, variance, rstd)])
+    return y, stats, saved
 
 
 def layout_of(x: Array) -> tuple[int, ...] | None:
@@ -213,34 +268,3 @@ def empty_in_layout(shape: tuple[int, ...], dtype: np.dtype, layout: tuple[int, 
     if layout is None:
         return empty(shape, dtype)
     return empty(tuple(shape[i] for i in layout), dtype).transpose(inverse(layout))
-
-
-def _target(y: Array, view: View, dtype: np.dtype) -> tuple[Array, bool]:
-    """Where a kernel writes, and whether that is y's own memory: so if y lies as (b, m, c, n); else see `_deliver`."""
-    if y.dtype == dtype:
-        flags = (y if view.straight else y.transpose(view.order)).flags
-        if flags.c_contiguous and flags.aligned:
-            return np.asarray(view.of(y)), True
-    return np.empty(view.dims, dtype), False
-
-
-def _deliver(target: Array, y: Array, view: View) -> None:
-    """Copy to y from the workspace that `_target` had to make."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        y.transpose(view.order)[...] = target.reshape([y.shape[i] for i in view.order])
-
-
-def _parameter(p: Array | None, view: View, dtype: np.dtype, value: float) -> Array:
-    """A parameter for a kernel; an absent one is `value` throughout."""
-    if p is None:
-        return _constant(view.parameter_dims, dtype, value)
-    return kernel_array(view.parameter(p), dtype)
-
-
-@lru_cache(maxsize=64)
-def _constant(shape: tuple[int, ...], dtype: np.dtype, value: float) -> Array:
-    return np.full(shape, value, dtype)
-
-
-def _gradient(d: Array, parameter: Array | None, view: View) -> Array | None:
-    return None if parameter is None else view.gradient(d, parameter.shape).astype(parameter.dtype)

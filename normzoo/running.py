@@ -1,25 +1,49 @@
 """Running statistics: how BatchNorm and InstanceNorm remember the batches they saw."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from normzoo.arrays import check_array, check_eps, check_number, check_parameter, check_size
+from normzoo.arrays import (
+    Memo,
+    base_array,
+    check_array,
+    check_number,
+    check_parameter,
+    compute_dtype,
+    kernel_array,
+)
+from normzoo.backends import backend, chosen
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm, entry
-from normzoo.passes import ViewSaved, normalize
+from normzoo.passes import normalize
 from normzoo.view import Axes
 
 
-def check_running(owner: object, mean: Array | None, var: Array | None, features: int) -> None:
+class Tracking(NamedTuple):
+    """What is known of a pair of running statistics, and of x's sets."""
+
+    values: int  # in a set
+    ready: bool  # backends take the arrays as they are
+    writeable: bool
+
+
+_tracking = Memo()
+
+
+def check_running(owner: object, axes: Axes, mean: Array | None, var: Array | None) -> Tracking:
     """Both are there, of one value a channel, or neither."""
     if (mean is None) != (var is None):
         raise ValueError(
             f"{owner}: expected running_mean and running_var, or neither, got only "
             f"{'running_var' if mean is None else 'running_mean'}"
         )
-    check_parameter(owner, "running_mean", mean, (features,))
-    check_parameter(owner, "running_var", var, (features,))
+    for name, a in (("running_mean", mean), ("running_var", var)):
+        check_parameter(owner, name, a, axes.parameter_shape)
+    arrays = [a for a in (mean, var) if a is not None]
+    ready = all(a.dtype in (np.float32, np.float64) and a.flags.c_contiguous and a.flags.aligned for a in arrays)
+    return Tracking(axes.values, ready, all(a.flags.writeable for a in arrays))
 
 
 def normalize_tracked(
@@ -36,49 +60,62 @@ def normalize_tracked(
     eps: float,
     out: Array | None,
     messages: tuple[str, str],
-) -> tuple[Array, ViewSaved]:
+    keep: bool,
+) -> tuple[Array, Any]:
     """Normalize by x's own statistics (`own`), which update the running ones in place if given, or by the running ones.
 
     Args:
         messages: what is wrong where there are no running statistics, and where a set has one value.
+        keep: see `normalize`.
     """
-    channels = axes.shape[axes.letters.index("K")]
-    for name, p in (("weight", weight), ("bias", bias)):
-        check_parameter(owner, name, p, (channels,))
-    check_running(owner, running_mean, running_var, channels)
-    eps = check_eps(owner, eps)
-    running = running_mean, running_var
+    if running_mean is not None and type(running_mean) is not np.ndarray:
+        running_mean = base_array(owner, "running_mean", running_mean)
+    if running_var is not None and type(running_var) is not np.ndarray:
+        running_var = base_array(owner, "running_var", running_var)
+    key = (
+        axes,
+        None if running_mean is None else (running_mean.shape, running_mean.dtype, running_mean.flags.num),
+        None if running_var is None else (running_var.shape, running_var.dtype, running_var.flags.num),
+    )
+    found = _tracking.get(key)
+    if found is None:
+        found = _tracking.keep(key, check_running(owner, axes, running_mean, running_var))
     if not own:
         if running_mean is None or running_var is None:
             raise ValueError(f"{owner}: {messages[0]}")
-        return normalize(owner, x, axes, weight, bias, moments, eps, out, (running_mean, running_var), running)
-    if axes.values == 1:
+        given = running = running_mean, running_var
+        if not found.ready:
+            mean, var = (kernel_array(a, compute_dtype(a.dtype)) for a in running)
+            given = mean, var
+        y, _, saved = normalize(owner, x, axes, weight, bias, moments, eps, out, keep=keep, given=given, apart=running)
+        return y, saved
+    if found.values == 1:
         raise ValueError(f"{owner}: {messages[1].format(x.shape)}")
-    for a in running:
-        if a is not None and not a.flags.writeable:
-            raise ValueError(f"{owner}: expected running statistics that can be written, got a read-only array")
-    y, saved = normalize(owner, x, axes, weight, bias, moments, eps, out, apart=running)
-    if running_mean is not None and running_var is not None and x.size:
-        mean, spread = (s.reshape(-1, channels) for s in (saved.mean, saved.spread))
-        update(running_mean, running_var, mean, spread, axes.values, momentum)
+    if running_mean is None or running_var is None:
+        y, _, saved = normalize(owner, x, axes, weight, bias, moments, eps, out, keep=keep)
+        return y, saved
+    if not found.writeable:
+        raise ValueError(f"{owner}: expected running statistics that can be written, got a read-only array")
+    running = running_mean, running_var
+    y, stats, saved = normalize(owner, x, axes, weight, bias, moments, eps, out, keep=keep, apart=running)
+    if momentum != 0 and x.size:
+        update = backend(chosen()).update
+        if found.ready:
+            update(running_mean, running_var, stats, found.values, momentum)
+        else:
+            update_copies(update, running, stats, found.values, momentum)
     return y, saved
 
 
-def update(running_mean: Array, running_var: Array, mean: Array, spread: Array, count: int, momentum: float) -> None:
-    """running = (1 - momentum) * running + momentum * new, in place; the new variance is unbiased.
-
-    Args:
-        mean, spread: (sets, channels) statistics of a batch; channels are averaged over the sets.
-        count: values in a set.
-    """
-    if momentum == 0:
-        return
-    if len(mean) > 1:
-        mean, spread = mean.mean(axis=0), spread.mean(axis=0)
-    keep, take = np.float64(1 - momentum), np.float64(momentum)  # float64 whatever the buffers are
+def update_copies(
+    update: Callable[..., None], running: tuple[Array, Array], stats: Array, count: int, momentum: float
+) -> None:
+    """Update buffers of any float dtype and strides through float64 copies."""
+    copies = tuple(a.astype(np.float64) for a in running)
+    update(*copies, stats, count, momentum)
     with np.errstate(all="ignore"):
-        running_mean[...] = keep * running_mean + take * mean.reshape(-1)
-        running_var[...] = keep * running_var + (take * count / max(count - 1, 1)) * spread.reshape(-1)
+        for a, new in zip(running, copies, strict=True):
+            a[...] = new
 
 
 class TrackedNorm(Norm):
@@ -123,7 +160,6 @@ class TrackedNorm(Norm):
 def check_channels(owner: object, x: Array, channel_axis: int, least_rank: int, features: int | None) -> int:
     """The channel axis of x, counted from the front, of `features` channels."""
     check_array(owner, "x", x)
-    channel_axis = check_size(owner, "channel_axis", channel_axis, least=-(2**31))
     axis = channel_axis % x.ndim if x.ndim >= least_rank and -x.ndim <= channel_axis < x.ndim else None
     wanted = "C" if features is None else str(features)
     if axis is None or (features is not None and x.shape[axis] != features):

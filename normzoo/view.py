@@ -9,7 +9,6 @@ H, W), "kKRrr". Neighbours in memory with one letter are one axis; what is left 
 which are b, m, c and n. Along b the parameters may repeat, which is why kK fits there.
 """
 
-from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 
@@ -28,6 +27,15 @@ class Axes(NamedTuple):
         """Values in a set."""
         return prod(size for size, letter in zip(self.shape, self.letters, strict=True) if letter in "rR")
 
+    @property
+    def parameter_shape(self) -> tuple[int, ...]:
+        """Sizes of the axes of x, cut ones as they were, that the parameters span."""
+        sizes: dict[int, int] = {}
+        for axis, size, letter in zip(self.owner or range(len(self.shape)), self.shape, self.letters, strict=True):
+            if letter.isupper():
+                sizes[axis] = sizes.get(axis, 1) * size
+        return tuple(sizes.values())
+
 
 class View(NamedTuple):
     """Where an array of x's shape goes in (b, m, c, n), and a parameter in (pb, pm, pc, pn)."""
@@ -41,14 +49,12 @@ class View(NamedTuple):
     pieces_straight: bool  # `piece_order` is that of the pieces
 
     def of(self, x: Array) -> Array:
-        """x as (b, m, c, n): a view where x lies in this order, else a copy."""
-        return (x if self.straight else x.transpose(self.order)).reshape(self.dims)
+        """x with its axes in the order of (b, m, c, n)."""
+        return x if self.straight else x.transpose(self.order)
 
     def parameter(self, p: Array) -> Array:
-        """A parameter as (pb, pm, pc, pn)."""
-        if self.pieces_straight:
-            return p.reshape(self.parameter_dims)
-        return p.reshape(self.pieces).transpose(self.piece_order).reshape(self.parameter_dims)
+        """A parameter with its axes in the order of (pb, pm, pc, pn)."""
+        return p if self.pieces_straight else p.reshape(self.pieces).transpose(self.piece_order)
 
     def gradient(self, p: Array, shape: tuple[int, ...]) -> Array:
         """A parameter's gradient (pb, pm, pc, pn) in the parameter's own shape."""
@@ -66,37 +72,48 @@ def inverse(order: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(back)
 
 
-def find_view(axes: Axes, x: Array) -> tuple[View, bool]:
-    """The view for x and whether x must be copied for it.
+def find_view(axes: Axes, shape: tuple[int, ...], strides: tuple[int, ...] | None, size: int) -> tuple[View, bool]:
+    """The view for an array of this shape, and whether the array must be copied for it.
 
     C-contiguous and channels-last arrays are used where they lie. Any other is copied in the order of its axes, so
     that it gives the bits of its contiguous copy.
+
+    Args:
+        strides: None for a C-contiguous array.
+        size: bytes of a value.
     """
-    straight = _STRAIGHT[x.ndim]
-    if x.flags.c_contiguous:
-        view = plan(axes, straight)
+    rank = len(shape)
+    straight = tuple(range(rank))
+    if strides is None:
+        view = fit(axes, straight)
         if view is not None:
             return view, False
-    elif x.ndim > 2:
-        last = (0, *range(2, x.ndim), 1)
-        if x.transpose(last).flags.c_contiguous:
-            view = plan(axes, last)
+    elif rank > 2:
+        last = (0, *range(2, rank), 1)
+        if lies_in(last, shape, strides, size):
+            view = fit(axes, last)
             if view is not None:
                 return view, False
-    view = plan(axes, straight)
+    view = fit(axes, straight)
     if view is None:  # reduced axes are scattered: bring them together
-        by_letter = sorted(straight, key=lambda i: "kKRr".index(axes.letters[i]))
-        view = plan(axes, tuple(by_letter))
+        owner = axes.owner or straight
+        letters = [axes.letters[owner.index(i)] for i in straight]
+        view = fit(axes, tuple(sorted(straight, key=lambda i: "kKRr".index(letters[i]))))
         if view is None:
             raise ValueError(f"axes {axes.letters!r} do not fit the view (b, m, c, n)")
     return view, True
 
 
-_STRAIGHT = [tuple(range(rank)) for rank in range(65)]  # NumPy's highest rank is 64
+def lies_in(order: tuple[int, ...], shape: tuple[int, ...], strides: tuple[int, ...], size: int) -> bool:
+    """Is an array dense with its axes in this order, outermost first? Axes of one value lie anywhere."""
+    for axis in reversed(order):
+        if shape[axis] != 1 and strides[axis] != size:
+            return False
+        size *= shape[axis]
+    return True
 
 
-@lru_cache(maxsize=1024)
-def plan(axes: Axes, order: tuple[int, ...]) -> View | None:
+def fit(axes: Axes, order: tuple[int, ...]) -> View | None:
     """The view of an array whose axes lie in memory in `order`, or None where the letters do not fit."""
     owner = axes.owner or tuple(range(len(axes.shape)))
     in_memory = [i for axis in order for i, o in enumerate(owner) if o == axis]

@@ -41,10 +41,28 @@ def parameter_views(view):
     return sorted(itertools.product(*choices))
 
 
+def frozen(*arrays):
+    """The arrays as a backend may get them: flat, and read-only."""
+    flat = [a.reshape(-1).view() for a in arrays]
+    for a in flat:
+        a.flags.writeable = False
+    return flat
+
+
+def run_backward(backend, x, dy, weight, stats, moments, eps):
+    dx, dweight, dbias = (np.full(a.shape, np.nan, a.dtype) for a in (x, weight, weight))
+    run = backend.backward(x.shape, weight.shape, moments, weight.dtype, x.dtype)
+    d, v, w = frozen(dy, x, weight)
+    run(d, v, stats, w, eps, dx, dweight, dbias)
+    return dx, dweight, dbias
+
+
 def run(backend, x, dy, weight, bias, moments, eps=1e-5):
-    y, dx = np.empty_like(x), np.empty_like(x)
-    stats = backend.forward(x, weight, bias, moments, eps, y)
-    return y, *stats, dx, *backend.backward(dy, x, stats, weight, moments, eps, dx)
+    y = np.full(x.shape, np.nan, x.dtype)
+    forward = backend.forward(x.shape, weight.shape, moments, weight.dtype, x.dtype)
+    stats = forward(*frozen(x, weight, bias), eps, y)
+    assert stats.shape == (3, x.shape[0], x.shape[2]) and stats.dtype == np.float64
+    return y, *stats, *run_backward(backend, x, dy, weight, stats, moments, eps)
 
 
 def compare(x, results, tolerance):
@@ -87,9 +105,10 @@ def test_statistics_that_are_given(view, rng):
     weight, bias = rng.standard_normal((2, 1, 1, view[2], 1))
     results = []
     for backend in (reference, cpu):
-        y, dx = np.empty_like(x), np.empty_like(x)
-        backend.apply(x, stats, weight, bias, y)
-        results.append((y, *stats, dx, *backend.backward(dy, x, stats, weight, CONSTANT, 0.0, dx)))
+        y = np.empty_like(x)
+        v, w, a = frozen(x, weight, bias)
+        backend.apply(x.shape, weight.shape, weight.dtype, x.dtype)(v, stats, w, a, y)
+        results.append((y, *stats, *run_backward(backend, x, dy, weight, stats, CONSTANT, 0.0)))
     compare(x, results, 1e-12)
 
 
@@ -103,3 +122,24 @@ def test_serial_and_parallel_kernels_have_the_same_bits(rng, monkeypatch):
             results.append(run(cpu, x, dy, weight, bias, Moments()))
         for one, two in zip(*results, strict=True):
             np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("sets", [1, 3])
+@pytest.mark.parametrize("count", [1, 8])
+def test_running_statistics(dtype, sets, count, rng):
+    stats = rng.uniform(0.5, 2, (3, sets, 5))
+    results = []
+    for backend in (reference, cpu):
+        mean, var = np.ones((2, 5), dtype)
+        backend.update(mean, var, stats, count, 0.25)
+        made = np.full((3, 2, 5), np.nan)
+        backend.constants(mean, var, 0.5, made)
+        results.append((mean, var, made))
+    for expected, actual in zip(*results, strict=True):
+        assert actual.dtype == expected.dtype
+        np.testing.assert_allclose(actual, expected, rtol=1e-15 if dtype == np.float64 else 1e-7)
+    unbiased = count / max(count - 1, 1)
+    np.testing.assert_allclose(mean, 0.75 + 0.25 * stats[0].mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(var, 0.75 + 0.25 * unbiased * stats[1].mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(made[2, 1], 1 / np.sqrt(var.astype(np.float64) + 0.5), rtol=1e-12)

@@ -12,9 +12,12 @@ _BACKENDS = {"cpu": cast(Backend, cpu), "reference": cast(Backend, reference)}
 _chosen: ContextVar[str] = ContextVar("normzoo_backend", default="cpu")
 
 
-def current() -> Backend:
-    """The backend that host arrays run on now."""
-    return _BACKENDS[_chosen.get()]
+chosen = _chosen.get  # () -> the name of the backend that host arrays run on now
+
+
+def backend(name: str) -> Backend:
+    """The backend of this name."""
+    return _BACKENDS[name]
 
 
 @contextmanager

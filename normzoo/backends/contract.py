@@ -1,4 +1,4 @@
-"""What a backend does: three functions over the view (b, m, c, n). Everything else in the library is bookkeeping.
+"""What a backend does: three passes over the view (b, m, c, n). Everything else in the library is bookkeeping.
 
     x[b, m, c, n]  ->  mean[b, c], rstd[b, c]            b and c are kept; m and n are reduced
 
@@ -21,13 +21,19 @@ constants going backward, which is BatchNorm in evaluation mode. Its spread is 0
 A parameter view is (pb, pm, pc, pn): pm, pc, pn are 1 or full, pb divides b and repeats along it: weight[b % pb].
 `weight` and `bias` have one and the same view; an absent one is an array of ones or zeros.
 
-All four arrays x, y, dy, dx are C-contiguous, of one dtype with weight and bias, float32 or float64; or of float16 or
-bfloat16, with float32 weight and bias, and computed in float32. y may be x, and dx may be dy or x. No size is 0. Every
-result is a function of the values and the shape: not of the threads.
+A backend gives factories: what depends on shapes and dtypes alone is settled once, and the callable that comes back
+runs for every call that agrees in these. `dims` is (b, m, c, n), `parameter_dims` is (pb, pm, pc, pn), none of them 0.
+`dtype` is what is computed in, float32 or float64, and the dtype of weight, bias, dweight and dbias; `store` is the
+dtype of x, y, dy and dx: `dtype` itself or, where that is float32, float16 or bfloat16.
+
+Every array is C-contiguous, aligned, in the machine's byte order, and has as many values as the dims say, in their
+order. Its rank is anything: a backend sees the values one after the other, so that no caller has to reshape. Arrays
+that are read may be read-only. y may be x, and dx may be dy or x; nothing else that is written overlaps. Every result
+is a function of the values and the shape: not of the threads.
 """
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -35,8 +41,7 @@ Array = np.ndarray[Any, Any]
 Dims = tuple[int, int, int, int]
 
 
-@dataclass(frozen=True)
-class Moments:
+class Moments(NamedTuple):
     """Which statistics a norm uses."""
 
     center: bool = True
@@ -48,37 +53,46 @@ class Moments:
 CONSTANT = Moments(center=False, power=0)  # statistics that do not depend on x
 
 
-class Backend(Protocol):
-    """The functions of a backend module."""
+Dims = tuple[int, int, int, int]
+Forward = Callable[[Array, Array, Array, float, Array], Array]  # (x, weight, bias, eps, y, written) -> stats
+Apply = Callable[[Array, Array, Array, Array, Array], None]  # (x, stats, weight, bias, y, written)
+Backward = Callable[..., None]  # (dy, x, stats, weight, eps, dx, dweight, dbias), the last three written
 
-    def forward(
-        self,
-        x: Array,  # (b, m, c, n)
-        weight: Array,  # (pb, pm, pc, pn)
-        bias: Array,  # (pb, pm, pc, pn)
-        moments: Moments,
-        eps: float,
-        y: Array,  # (b, m, c, n), written
-    ) -> Array:  # (3, b, c) float64: mean, spread, rstd
+
+class Backend(Protocol):
+    """The functions of a backend module. `stats` is (3, b, c) float64: mean, spread, rstd."""
+
+    def forward(self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Forward:
+        """run(x, weight, bias, eps, y) -> stats: the statistics of x, and y by them."""
         ...
 
-    def apply(
-        self,
-        x: Array,  # (b, m, c, n)
-        stats: Array,  # (3, b, c) float64: mean, (unused), rstd
-        weight: Array,  # (pb, pm, pc, pn)
-        bias: Array,  # (pb, pm, pc, pn)
-        y: Array,  # (b, m, c, n), written
-    ) -> None: ...
+    def apply(self, dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) -> Apply:
+        """run(x, stats, weight, bias, y): y by statistics that are given; their spread is not read."""
+        ...
 
     def backward(
+        self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype
+    ) -> Backward:
+        """run(dy, x, stats, weight, eps, dx, dweight, dbias): the three gradients. Their old values are not read."""
+        ...
+
+    def update(
         self,
-        dy: Array,  # (b, m, c, n)
-        x: Array,  # (b, m, c, n)
-        stats: Array,  # (3, b, c) float64
-        weight: Array,  # (pb, pm, pc, pn)
-        moments: Moments,
+        running_mean: Array,  # (channels,) float32 or float64, written
+        running_var: Array,  # the same
+        stats: Array,  # (3, b, c), b * c a multiple of channels: these are averaged over all else
+        count: int,  # values in a set
+        momentum: float,
+    ) -> None:
+        """running = (1 - momentum) * running + momentum * new, in float64; the new variance is unbiased."""
+        ...
+
+    def constants(
+        self,
+        mean: Array,  # (channels,) float32 or float64
+        variance: Array,  # the same
         eps: float,
-        dx: Array,  # (b, m, c, n), written
-    ) -> tuple[Array, Array]:  # dweight, dbias: (pb, pm, pc, pn) float64
+        stats: Array,  # (3, b, c), b * c a multiple of channels: these repeat; written
+    ) -> None:
+        """stats = mean, variance, 1 / sqrt(variance + eps): for `apply` and the backward pass with CONSTANT."""
         ...

@@ -2,59 +2,88 @@
 
 import numpy as np
 
-from normzoo.backends.contract import Array, Moments
+from normzoo.backends.contract import Apply, Array, Backward, Dims, Forward, Moments
+
+
+def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Forward:
+    b, m, c, n = dims
+
+    @np.errstate(all="ignore")
+    def run(x: Array, weight: Array, bias: Array, eps: float, y: Array) -> Array:
+        v = x.reshape(dims).astype(np.float64)
+        # 1 moments, of values scaled by a power of two where their squares would leave the range of float64
+        unit = _unit(v, eps, moments)
+        mean = (v * unit).mean(axis=(1, 3), keepdims=True) if moments.center else np.zeros((b, 1, c, 1))
+        deviation = v * unit - mean
+        if moments.center:  # the mean's own rounding, seen in the deviations, and taken back
+            rounding = deviation.mean(axis=(1, 3), keepdims=True)
+            mean, deviation = mean + rounding, deviation - rounding
+        spread = (np.abs(deviation) ** moments.power).sum(axis=(1, 3), keepdims=True) / (1 if moments.total else m * n)
+        rstd = unit * _rstd(spread, eps, unit, moments)
+        # 2 normalize
+        xhat = deviation * (rstd / unit)
+        y.reshape(dims)[...] = xhat * _repeat(weight, parameter_dims, b) + _repeat(bias, parameter_dims, b)
+        spread = spread / unit**moments.power if moments.power else np.zeros_like(rstd)
+        return np.stack([mean / unit, spread, rstd]).reshape(3, b, c)
+
+    return run
+
+
+def apply(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) -> Apply:
+    b = dims[0]
+
+    @np.errstate(all="ignore")
+    def run(x: Array, stats: Array, weight: Array, bias: Array, y: Array) -> None:
+        xhat = _xhat(x.reshape(dims), stats)
+        y.reshape(dims)[...] = xhat * _repeat(weight, parameter_dims, b) + _repeat(bias, parameter_dims, b)
+
+    return run
+
+
+def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Backward:
+    b, m, c, n = dims
+
+    @np.errstate(all="ignore")
+    def run(
+        dy: Array, x: Array, stats: Array, weight: Array, eps: float, dx: Array, dweight: Array, dbias: Array
+    ) -> None:
+        d = dy.reshape(dims).astype(np.float64)
+        rstd = stats[2].reshape(b, 1, c, 1)
+        xhat = _xhat(x.reshape(dims), stats)
+        g = d * _repeat(weight, parameter_dims, b)
+        # 1 moments
+        g_mean = g.mean(axis=(1, 3), keepdims=True) if moments.center else 0.0
+        gx_mean = (g * xhat).sum(axis=(1, 3), keepdims=True) / (1 if moments.total else m * n)
+        if moments.clamp and eps > 0:
+            gx_mean = np.where(rstd >= 1.0 / eps, 0.0, gx_mean)
+        # 2 normalize
+        q = xhat
+        if moments.power == 1:
+            q = np.sign(xhat)
+            if moments.center:
+                q = q - q.mean(axis=(1, 3), keepdims=True)
+        elif moments.power == 0:
+            q = gx_mean = np.zeros_like(rstd)
+        dx.reshape(dims)[...] = rstd * (g - g_mean - q * gx_mean)
+        dweight.reshape(parameter_dims)[...] = _reduce(d * xhat, parameter_dims)
+        dbias.reshape(parameter_dims)[...] = _reduce(d, parameter_dims)
+
+    return run
 
 
 @np.errstate(all="ignore")
-def forward(x: Array, weight: Array, bias: Array, moments: Moments, eps: float, y: Array) -> Array:
-    b, m, c, n = x.shape
-    v = x.astype(np.float64)
-    # 1 moments, of values scaled by a power of two where their squares would leave the range of float64
-    unit = _unit(v, eps, moments)
-    mean = (v * unit).mean(axis=(1, 3), keepdims=True) if moments.center else np.zeros((b, 1, c, 1))
-    deviation = v * unit - mean
-    if moments.center:  # the mean's own rounding, seen in the deviations, and taken back
-        rounding = deviation.mean(axis=(1, 3), keepdims=True)
-        mean, deviation = mean + rounding, deviation - rounding
-    spread = (np.abs(deviation) ** moments.power).sum(axis=(1, 3), keepdims=True) / (1 if moments.total else m * n)
-    rstd = unit * _rstd(spread, eps, unit, moments)
-    # 2 normalize
-    xhat = deviation * (rstd / unit)
-    y[...] = xhat * _repeat(weight, b) + _repeat(bias, b)
-    spread = spread / unit**moments.power if moments.power else np.zeros_like(rstd)
-    return np.stack([mean / unit, spread, rstd]).reshape(3, b, c)
+def update(running_mean: Array, running_var: Array, stats: Array, count: int, momentum: float) -> None:
+    mean, spread = stats[:2].reshape(2, -1, running_mean.size).mean(axis=1)
+    keep, take = np.float64(1 - momentum), np.float64(momentum)  # float64 whatever the buffers are
+    running_mean[...] = keep * running_mean + take * mean
+    running_var[...] = keep * running_var + (take * count / max(count - 1, 1)) * spread
 
 
 @np.errstate(all="ignore")
-def apply(x: Array, stats: Array, weight: Array, bias: Array, y: Array) -> None:
-    y[...] = _xhat(x, stats) * _repeat(weight, x.shape[0]) + _repeat(bias, x.shape[0])
-
-
-@np.errstate(all="ignore")
-def backward(
-    dy: Array, x: Array, stats: Array, weight: Array, moments: Moments, eps: float, dx: Array
-) -> tuple[Array, Array]:
-    b, m, c, n = x.shape
-    d = dy.astype(np.float64)
-    rstd = stats[2].reshape(b, 1, c, 1)
-    xhat = _xhat(x, stats)
-    g = d * _repeat(weight, b)
-    # 1 moments
-    g_mean = g.mean(axis=(1, 3), keepdims=True) if moments.center else 0.0
-    gx_mean = (g * xhat).sum(axis=(1, 3), keepdims=True) / (1 if moments.total else m * n)
-    if moments.clamp and eps > 0:
-        gx_mean = np.where(rstd >= 1.0 / eps, 0.0, gx_mean)
-    # 2 normalize
-    q = xhat
-    if moments.power == 1:
-        q = np.sign(xhat)
-        if moments.center:
-            q = q - q.mean(axis=(1, 3), keepdims=True)
-    elif moments.power == 0:
-        q = gx_mean = np.zeros_like(rstd)
-    dweight, dbias = _reduce(d * xhat, weight.shape), _reduce(d, weight.shape)
-    dx[...] = rstd * (g - g_mean - q * gx_mean)
-    return dweight, dbias
+def constants(mean: Array, variance: Array, eps: float, stats: Array) -> None:
+    sets = stats.reshape(3, -1, mean.size)
+    sets[0], sets[1] = mean, variance
+    sets[2] = 1 / np.sqrt(variance.astype(np.float64) + eps)  # 1/0 is inf here: these statistics are not x's own
 
 
 def _unit(v: Array, eps: float, moments: Moments) -> Array:
@@ -82,11 +111,11 @@ def _xhat(x: Array, stats: Array) -> Array:
     return (x.astype(np.float64) - mean) * rstd
 
 
-def _repeat(parameter: Array, b: int) -> Array:
-    return np.tile(parameter.astype(np.float64), (b // parameter.shape[0], 1, 1, 1))
+def _repeat(parameter: Array, view: Dims, b: int) -> Array:
+    return np.tile(parameter.reshape(view).astype(np.float64), (b // view[0], 1, 1, 1))
 
 
-def _reduce(values: Array, view: tuple[int, ...]) -> Array:
+def _reduce(values: Array, view: Dims) -> Array:
     """Sum over every axis the parameter view does not span, and over its repeats along b."""
     values = values.reshape(-1, view[0], *values.shape[1:]).sum(axis=0)
     return values.sum(axis=tuple(i for i in (1, 2, 3) if view[i] == 1), keepdims=True)

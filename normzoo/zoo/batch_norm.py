@@ -4,12 +4,17 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_size
+from normzoo.arrays import check_size, once
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import eps_for
 from normzoo.passes import Saved
 from normzoo.running import TrackedNorm, check_channels, normalize_tracked
 from normzoo.view import Axes
+
+MESSAGES = (
+    "expected running_mean and running_var in evaluation; write training=True",
+    "expected more than 1 value per channel in training, got x of shape {}; use a larger batch or norm.eval()",
+)
 
 
 class BatchNorm(TrackedNorm):
@@ -83,32 +88,33 @@ class BatchNorm(TrackedNorm):
         return axes(self, x, self.channel_axis, self.num_features)
 
     def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
-        tracked, count = self.training and self.track_running_stats, self.num_batches_tracked
+        params, buffers = self.params, self.buffers
+        tracked, count = self.training and self.track_running_stats, buffers.get("num_batches_tracked")
         momentum = self.momentum
         if momentum is None:
             momentum = 0.0 if count is None else 1.0 / (int(count) + 1)
-        self._check_params()
         # Untracked, or training: the batch's statistics. The buffers are passed where they are read or written.
         read = tracked or not self.training
-        mean, var = (self.running_mean, self.running_var) if read else (None, None)
+        mean, var = (buffers.get("running_mean"), buffers.get("running_var")) if read else (None, None)
         result = batch_norm(
             self,
             x,
             self.axes(x),
             mean,
             var,
-            self.weight,
-            self.bias,
+            params.get("weight"),
+            params.get("bias"),
             tracked or mean is None,
             momentum,
-            eps_for(x, self.eps),
+            eps_for(x) if self.eps is None else self.eps,
             out,
         )
         if tracked and count is not None:
-            count += 1
+            count[()] = count.item() + 1  # a tenth of the time of +=
         return result
 
 
+@once
 def axes(owner: object, x: Array, channel_axis: int, features: int | None = None) -> Axes:
     channel = check_channels(owner, x, channel_axis, 2, features)
     return Axes(x.shape, "r" * channel + "K" + "r" * (x.ndim - channel - 1))
@@ -126,14 +132,11 @@ def batch_norm(
     momentum: float,
     eps: float,
     out: Array | None,
-) -> tuple[Array, Saved]:
+    keep: bool = True,
+) -> tuple[Array, Any]:
     """Batch normalization by the batch's statistics (`training`), which update the running ones, or by these."""
     if training and eps == 0:
         raise ValueError(f"{owner}: expected eps > 0 where batch statistics are used, got {eps}; write eps=1e-5")
-    messages = (
-        "expected running_mean and running_var in evaluation; write training=True",
-        "expected more than 1 value per channel in training, got x of shape {}; use a larger batch or norm.eval()",
-    )
     return normalize_tracked(
         owner,
         x,
@@ -147,5 +150,6 @@ def batch_norm(
         momentum,
         eps,
         out,
-        messages,
+        MESSAGES,
+        keep,
     )

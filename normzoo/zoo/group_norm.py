@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_size
+from normzoo.arrays import check_size, once
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
 from normzoo.running import check_channels
@@ -74,6 +74,7 @@ def check_groups(owner: object, num_groups: int, num_channels: int) -> None:
         raise ValueError(f"{owner}: expected num_groups to divide the channels, got {num_groups=}, {num_channels=}")
 
 
+@once
 def axes(owner: object, x: Array, num_groups: int, channel_axis: int, features: int | None = None) -> Axes:
     channel = check_channels(owner, x, channel_axis, 2, features)
     if channel == 0:

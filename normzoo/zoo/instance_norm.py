@@ -4,12 +4,17 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_size
+from normzoo.arrays import check_size, once
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import eps_for
 from normzoo.passes import Saved
 from normzoo.running import TrackedNorm, check_channels, normalize_tracked
 from normzoo.view import Axes
+
+MESSAGES = (
+    "expected running_mean and running_var with use_input_stats=False; pass them",
+    "expected more than 1 position per channel, got x of shape {}; for a single sample write x[None]",
+)
 
 
 class InstanceNorm(TrackedNorm):
@@ -78,22 +83,23 @@ class InstanceNorm(TrackedNorm):
         return axes(self, x, self.channel_axis, self.num_features)
 
     def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
-        self._check_params()
+        params, buffers = self.params, self.buffers
         return instance_norm(
             self,
             x,
             self.axes(x),
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
+            buffers.get("running_mean"),
+            buffers.get("running_var"),
+            params.get("weight"),
+            params.get("bias"),
             self.training or not self.track_running_stats,
             self.momentum or 0.0,
-            eps_for(x, self.eps),
+            eps_for(x) if self.eps is None else self.eps,
             out,
         )
 
 
+@once
 def axes(owner: object, x: Array, channel_axis: int, features: int | None = None) -> Axes:
     channel = check_channels(owner, x, channel_axis, 2, features)
     if channel == 0:
@@ -113,12 +119,9 @@ def instance_norm(
     momentum: float,
     eps: float,
     out: Array | None,
-) -> tuple[Array, Saved]:
+    keep: bool = True,
+) -> tuple[Array, Any]:
     """Instance normalization by x's own statistics, which update the running ones, or by the running ones."""
-    messages = (
-        "expected running_mean and running_var with use_input_stats=False; pass them",
-        "expected more than 1 position per channel, got x of shape {}; for a single sample write x[None]",
-    )
     return normalize_tracked(
         owner,
         x,
@@ -132,5 +135,6 @@ def instance_norm(
         momentum,
         eps,
         out,
-        messages,
+        MESSAGES,
+        keep,
     )

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_array, check_axis, check_shape, check_size
+from normzoo.arrays import check_array, check_axis, check_shape, check_size, once
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
 from normzoo.view import Axes
@@ -82,6 +82,7 @@ def check_axes(owner: object, axis: Any) -> int | tuple[int, ...] | None:
     return check_size(owner, "axis", axis, least=-(2**31))
 
 
+@once
 def axes(owner: object, x: Array, shape: tuple[int, ...], axis: int | tuple[int, ...] | None) -> Axes:
     """Axes of `shape`, normalized together; the parameters span them."""
     check_array(owner, "x", x)
@@ -91,8 +92,7 @@ def axes(owner: object, x: Array, shape: tuple[int, ...], axis: int | tuple[int,
             wanted = ", ".join(map(str, shape))
             raise ValueError(f"{owner}: expected x of shape (..., {wanted}), got {x.shape}")
         return Axes(x.shape, "k" * first + "R" * len(shape))
-    given = check_axes(owner, axis)
-    found = tuple(check_axis(owner, a, x.ndim) for a in (given if isinstance(given, tuple) else (given,)))
+    found = tuple(check_axis(owner, a, x.ndim) for a in (axis if isinstance(axis, tuple) else (axis,)))
     if list(found) != sorted(set(found)) or tuple(x.shape[a] for a in found) != shape:
         raise ValueError(f"{owner}: expected x of sizes {shape} along axis={axis} (in increasing order), got {x.shape}")
     return Axes(x.shape, "".join("R" if i in found else "k" for i in range(x.ndim)))

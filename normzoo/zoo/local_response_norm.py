@@ -14,11 +14,13 @@ OWNER = "local_response_norm"
 def local_response_norm(
     x: Array, size: int, alpha: float, beta: float, k: float, channel_axis: int, out: Array | None
 ) -> tuple[Array, Saved]:
+    channel_axis = check_size(OWNER, "channel_axis", channel_axis, least=-(2**31))
     axis = check_channels(OWNER, x, channel_axis, 3, None)
     size = check_size(OWNER, "size", size, least=1)
     alpha, beta, k = (check_number(OWNER, n, v) for n, v in (("alpha", alpha), ("beta", beta), ("k", k)))
     check_array(OWNER, "x", x)
-    check_out(OWNER, out, x, (x,), ())
+    if out is not None:
+        check_out(OWNER, out, x.shape, x.dtype, (x,))
     before, after = size // 2, (size - 1) // 2
     v = np.ascontiguousarray(np.moveaxis(x, axis, -1), np.float64)
     with np.errstate(all="ignore"):

@@ -2,28 +2,37 @@
 without a mean, with totals and a clamped eps; any other order is NumPy, float64 inside, on every backend."""
 
 import math
+from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_axis, check_number, check_out
+from normzoo.arrays import check_axis, check_number, check_out, once
 from normzoo.backends.contract import Array, Moments
-from normzoo.passes import PulledBack, Saved, empty_in_layout, layout_of, normalize
+from normzoo.passes import PulledBack, empty_in_layout, layout_of, normalize
 from normzoo.view import Axes
 
 OWNER = "normalize"
+MOMENTS = {p: Moments(center=False, power=p, total=True, clamp=True) for p in (1, 2)}
 
 
-def lp_normalize(x: Array, p: float, dim: int | tuple[int, ...], eps: float, out: Array | None) -> tuple[Array, Saved]:
+@once
+def letters(owner: object, x: Array, axes: tuple[int, ...]) -> Axes:
+    return Axes(x.shape, "".join("r" if i in axes else "k" for i in range(x.ndim)))
+
+
+def lp_normalize(
+    x: Array, p: float, dim: int | tuple[int, ...], eps: float, out: Array | None, keep: bool
+) -> tuple[Array, Any]:
     p = check_number(OWNER, "p", p)
     given = tuple(dim) if isinstance(dim, tuple | list) else (dim,)
     axes = tuple(check_axis(OWNER, a, x.ndim, "dim") for a in given) or tuple(range(x.ndim))
     if len(set(axes)) != len(axes):
         raise ValueError(f"{OWNER}: expected dim with different axes, got {dim}")
     if p in (1, 2):
-        letters = "".join("r" if i in axes else "k" for i in range(x.ndim))
-        moments = Moments(center=False, power=int(p), total=True, clamp=True)
-        return normalize(OWNER, x, Axes(x.shape, letters), None, None, moments, eps, out)
-    check_out(OWNER, out, x, (x,), ())
+        y, _, saved = normalize(OWNER, x, letters(OWNER, x, axes), None, None, MOMENTS[int(p)], eps, out, keep=keep)
+        return y, saved
+    if out is not None:
+        check_out(OWNER, out, x.shape, x.dtype, (x,))
     y = empty_in_layout(x.shape, x.dtype, layout_of(x)) if out is None else out
     if x.size == 0:
         return y, PulledBack(OWNER, x, np.copy)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numba.core import types
 
-from normzoo.backends.contract import Array, Dims, Moments
-from normzoo.backends.cpu import columns, columns_split, rows, rows_split
+from normzoo.backends.contract import Apply, Array, Backward, Dims, Forward, Moments
+from normzoo.backends.cpu import columns, columns_split, rows, rows_split, running
 from normzoo.backends.cpu.lanes import LANES, Flat
 
 SERIAL = 32768  # values below which starting the threads costs more than they save
@@ -31,7 +31,7 @@ _DOUBLE = np.dtype(np.float64)
 _DIMS = types.UniTuple(types.int64, 4)
 
 
-def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Callable:
+def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Forward:
     b, m, c, n = dims
     center, power, clamp = moments.center, moments.power, moments.clamp
     flags = center, power, _varies(dims, parameter_dims), b * m * c * n >= SERIAL
@@ -55,7 +55,7 @@ def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype,
     return run
 
 
-def apply(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) -> Callable:
+def apply(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) -> Apply:
     flags = _varies(dims, parameter_dims), int(np.prod(dims)) >= SERIAL
     kernel = (columns_split if is_columns(dims) else rows_split).apply(*flags)
     call = _compiled(kernel, (store, dtype, dtype, store, _DOUBLE), ())
@@ -69,7 +69,7 @@ def apply(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) ->
     return run
 
 
-def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Callable:
+def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Backward:
     b, m, c, n = dims
     if m * n <= TINY and dtype != _DOUBLE:
         return _backward_in_double(dims, parameter_dims, moments)
@@ -101,6 +101,14 @@ def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype
     return run
 
 
+def update(running_mean: Array, running_var: Array, stats: Array, count: int, momentum: float) -> None:
+    running.update()(running_mean, running_var, stats, count, momentum)
+
+
+def constants(mean: Array, variance: Array, eps: float, stats: Array) -> None:
+    running.constants()(mean, variance, eps, stats)
+
+
 def is_columns(dims: Dims) -> bool:
     """Do the column kernels take this view? Runs too short for the lanes are columns too, where there are several."""
     _, m, c, n = dims
@@ -122,7 +130,7 @@ def _spread(dims: Dims, parameter_dims: Dims) -> tuple[Dims, Callable[[Array], A
     return full, lambda p: np.ascontiguousarray(np.broadcast_to(p.reshape(parameter_dims), full))
 
 
-def _backward_in_double(dims: Dims, parameter_dims: Dims, moments: Moments) -> Callable:
+def _backward_in_double(dims: Dims, parameter_dims: Dims, moments: Moments) -> Backward:
     """1 - xhat^2 is almost 0: nothing of float32 would be left of dx."""
     exact = backward(dims, parameter_dims, moments, _DOUBLE, _DOUBLE)
 

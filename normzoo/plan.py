@@ -1,0 +1,205 @@
+"""The plan of a pass: everything that depends on shapes, dtypes and places in memory alone, found once.
+
+A call makes a key of its arrays' shapes, dtypes and flags and of its norm's declaration. The first call of a key checks
+what the key says, and keeps the plan; the next ones run it. A plan never changes, so that threads can share it.
+
+In a key, an array is a `Kind`: its shape, dtype, flags.num and, for x, strides, or None if it is C-contiguous.
+"""
+
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from normzoo.arrays import compute_dtype, kernel_array, storage_dtype
+from normzoo.backends import backend
+from normzoo.backends.contract import CONSTANT, Array
+from normzoo.memory import allocator
+from normzoo.view import View, find_view, inverse
+
+Kind = tuple[Any, ...]
+
+# Bits of ndarray.flags.num. Its one attribute costs 0.1 us, and so does each of the flags by name.
+CONTIGUOUS, ALIGNED = 0x1, 0x100
+READY = CONTIGUOUS | ALIGNED  # as backends take arrays
+
+
+class Plan:
+    """How arrays of x's shape come from their places in memory to a backend, and results back.
+
+    Attributes:
+        view: see `View`.
+        dtype, store: what is computed in, and what the backend reads and writes arrays of x's shape in.
+        as_is: x (dy in a backward plan) is read where it lies; else see `take`.
+        new, memory_shape, result: y (or dx) is new(memory_shape, result): its axes in the order of memory.
+        direct: such an array is itself what the backend writes, and
+        plain: its axes are in order; else see `target`.
+        weight_as_is, ones, zeros: a weight is read where it lies; absent parameters.
+        run: the backend's callable.
+    """
+
+    __slots__ = (
+        "as_is", "back", "bias_as_is", "direct", "dtype", "key", "memory_shape", "new", "ones", "plain", "result",
+        "run", "shape", "store", "view", "weight_as_is", "zeros",
+    )  # fmt: skip
+
+    key: tuple
+    run: Any
+    dtype: np.dtype
+    store: np.dtype
+
+    def place(self, shape: tuple[int, ...], result: np.dtype, layout: tuple[int, ...], view: View) -> None:
+        """Where results of this shape and dtype go, with their axes in memory in the order `layout`."""
+        self.shape, self.result, self.view = shape, result, view
+        self.memory_shape = tuple(shape[i] for i in layout)
+        self.back = None if list(layout) == sorted(layout) else inverse(layout)
+        in_order = [[i for i in order if shape[i] != 1] for order in (layout, view.order)]
+        self.direct = result == self.store and in_order[0] == in_order[1]
+        self.plain = self.direct and self.back is None
+        self.new = allocator(shape, result)
+
+    def parameters(self, weight: Kind | None, bias: Kind | None) -> None:
+        """How parameters of these kinds are read."""
+        self.weight_as_is, self.bias_as_is = (
+            p is not None and self.view.pieces_straight and p[1] == self.dtype and p[2] & READY == READY
+            for p in (weight, bias)
+        )
+        dims = self.view.parameter_dims
+        self.ones = None if weight else _constant(dims, self.dtype, 1.0)
+        self.zeros = None if bias else _constant(dims, self.dtype, 0.0)
+
+    def take(self, a: Array) -> Array:
+        """An array of x's shape as the backend reads it."""
+        return kernel_array(self.view.of(a), self.store)
+
+    def parameter(self, p: Array) -> Array:
+        """A parameter as the backend reads it."""
+        return kernel_array(self.view.parameter(p), self.dtype)
+
+    def target(self, out: Array | None) -> tuple[Array, Array, bool]:
+        """The result (`out`, if given), what the backend writes, and whether that is to be copied to the result."""
+        if out is None:
+            made = self.new(self.memory_shape, self.result)
+            y = made if self.back is None else made.transpose(self.back)
+            if self.direct:
+                return y, made, False
+        else:
+            y = out
+            placed = self.view.of(y)
+            if y.dtype == self.store and placed.flags.num & READY == READY:
+                return y, np.asarray(placed), False
+        return y, np.empty(self.view.dims, self.store), True
+
+    def deliver(self, target: Array, y: Array) -> None:
+        """Copy to the result what the backend wrote elsewhere."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            y.transpose(self.view.order)[...] = target.reshape([self.shape[i] for i in self.view.order])
+
+
+class ForwardPlan(Plan):
+    """The plan of a forward pass.
+
+    Attributes:
+        copied: neither x's own order nor channels-last order fits the kernels.
+        like: shape and dtype of x.
+        reads_x: the backward pass reads x's own memory.
+        stats_shape: (3, b, c).
+    """
+
+    __slots__ = ("copied", "layout", "like", "moments", "reads_x", "stats_shape")
+
+    def __init__(
+        self,
+        key: tuple,  # (axes, shape of the parameters or None for that of `axes`, moments, None or the dtypes of
+        # statistics that are given, name of the backend, Kind of x, None or Kind of weight, and of bias)
+    ) -> None:
+        self.key = key
+        axes, expected, moments, given, name, x, weight, bias = key
+        shape, dtype, flags, strides = x
+        self.like = shape, dtype
+        if expected is None:
+            expected = axes.parameter_shape
+        if weight is None and bias is None:
+            axes = axes._replace(letters=axes.letters.lower())
+        elif prod(expected) != prod(axes.parameter_shape):
+            raise ValueError(f"axes {axes} span parameters of shape {axes.parameter_shape}, not {expected}")
+        view, self.copied = find_view(axes, shape, strides, dtype.itemsize)
+        if prod(view.dims) != prod(shape):
+            raise ValueError(f"axes {axes} do not fit x of shape {shape}")
+        self.dtype = compute_dtype(dtype, *(p[1] for p in (weight, bias) if p is not None), *(given or ()))
+        self.store = storage_dtype(dtype, self.dtype)
+        # x's axes, outermost in memory first
+        straight = tuple(range(len(shape)))
+        self.layout = straight if strides is None else tuple(sorted(straight, key=lambda i: -abs(strides[i])))
+        self.place(shape, dtype, self.layout, view)
+        self.parameters(weight, bias)
+        shares = not self.copied and flags & ALIGNED != 0 and dtype == self.store
+        self.as_is = shares and view.straight and strides is None
+        self.moments = moments if given is None else CONSTANT
+        self.reads_x = shares and (self.moments is not CONSTANT or weight is not None)
+        dims, parameter_dims = view.dims, view.parameter_dims
+        self.stats_shape = (3, dims[0], dims[2])
+        if prod(dims) == 0:
+            self.run = self._nothing if given is None else _nothing
+        elif given is None:
+            self.run = backend(name).forward(dims, parameter_dims, moments, self.dtype, self.store)
+        else:
+            self.run = backend(name).apply(dims, parameter_dims, self.dtype, self.store)
+
+    def _nothing(self, *arrays: Any) -> Array:
+        return np.zeros(self.stats_shape)
+
+    def __reduce__(self) -> tuple:
+        return ForwardPlan, (self.key,)
+
+
+class BackwardPlan(Plan):
+    """The plan of a backward pass.
+
+    Attributes:
+        x_as_is: what the forward pass read is read again as it is; else it is converted to `store`.
+        gradient_shape: dweight and dbias are np.empty(gradient_shape, dtype),
+        weight_given, bias_given: and these are the results; else see `gradient`.
+    """
+
+    __slots__ = ("bias_given", "expected", "gradient_shape", "weight_given", "x_as_is")
+
+    def __init__(self, plan: ForwardPlan, name: str, dtype: np.dtype, flags: int) -> None:
+        _, expected, _, _, _, _, weight, bias = plan.key
+        view = plan.view
+        self.dtype = compute_dtype(plan.dtype, dtype)
+        self.store = plan.store if dtype == plan.store and self.dtype == plan.dtype else self.dtype
+        self.x_as_is = self.store == plan.store
+        self.place(plan.shape, plan.result, plan.layout, view)
+        self.parameters(weight, bias)
+        self.as_is = view.straight and flags & READY == READY and dtype == self.store
+        self.expected = plan.key[0].parameter_shape if expected is None else expected
+        straight = view.pieces_straight and (weight is not None or bias is not None)
+        self.gradient_shape = self.expected if straight else view.parameter_dims
+        self.weight_given, self.bias_given = (straight and p is not None and p[1] == self.dtype for p in (weight, bias))
+        if prod(view.dims) == 0:
+            self.run = _zeros
+        else:
+            self.run = backend(name).backward(view.dims, view.parameter_dims, plan.moments, self.dtype, self.store)
+
+    def gradient(self, d: Array, parameter: Array | None) -> Array | None:
+        """A parameter's gradient as the caller gets it."""
+        if parameter is None:
+            return None
+        with np.errstate(over="ignore"):
+            return self.view.gradient(d, self.expected).astype(parameter.dtype)
+
+
+@lru_cache(maxsize=64)
+def _constant(shape: tuple[int, ...], dtype: np.dtype, value: float) -> Array:
+    return np.full(shape, value, dtype)
+
+
+def _nothing(*arrays: Any) -> None:
+    """A pass over arrays without values."""
+
+
+def _zeros(dy: Array, x: Array, stats: Array, weight: Array, eps: float, dx: Array, dw: Array, db: Array) -> None:
+    """The backward pass over arrays without values."""
+    dw[...] = db[...] = 0
