@@ -38,7 +38,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 Array = np.ndarray[Any, Any]
-Dims = tuple[int, int, int, int]
 
 
 class Moments(NamedTuple):
