@@ -86,7 +86,8 @@ def test_the_gradient_is_orthogonal_to_what_the_norm_removes(case, rng):
     y = norm(x)
     dx = norm.backward(dy)
     b, c = norm.saved.mean.shape
-    dx4, y4 = (norm.saved._view.of(a).transpose(0, 2, 1, 3).reshape(b * c, -1) for a in (dx, y))
+    view = norm.saved._plan.view
+    dx4, y4 = (view.of(a).reshape(view.dims).transpose(0, 2, 1, 3).reshape(b * c, -1) for a in (dx, y))
     scale = np.abs(dx4).sum(axis=1).max()
     check.close((dx4 * y4).sum(axis=1), np.zeros(b * c), 1e-9, scale)
     if norm.moments.center:
