@@ -17,7 +17,7 @@ from normzoo.backends.cpu.lanes import LANES, Flat
 
 SERIAL = 32768  # values below which starting the threads costs more than they save
 FEW_SETS = 16  # fewer sets than this, each of several chunks, are worked on by all threads together
-SHORT = 64  # runs below this are folded columns, where there are several
+SHORT = 256  # runs below this are folded columns, where there are several
 HIGH = 1024  # rows: a tile of higher columns would be narrow, or leave the cache between its two readings
 TINY = 2  # values of a set whose gradient is a difference of almost equal terms
 

@@ -23,11 +23,11 @@ from normzoo.backends.cpu.lanes import (
     load,
     load_n,
     narrow,
+    prefetch,
     put,
     sign,
     splat,
     store,
-    store_n,
     total,
     wide,
     workspace,
@@ -40,6 +40,7 @@ from normzoo.backends.cpu.moments import (
     gradient,
     is_extreme,
     merge,
+    put_lanes,
     read,
     rstd_of,
     standardize,
@@ -48,8 +49,9 @@ from normzoo.backends.cpu.moments import (
 
 CHUNK = 64  # rows between two merges
 GROUP = 512  # rows that one task sums in a row
-STRIP = 8  # rows between two visits to a column's sums
-BAND = 256  # columns whose forms and factors stay in the level-1 cache while their rows stream by
+STRIP = 4  # rows between two visits to a column's sums
+NEXT = 2048  # values of a row-wise walk, by which fetching is ahead of the work
+BAND = 1024  # columns whose forms and factors stay in the level-1 cache while their rows stream by
 TILE = 65536  # values of a tile that is read twice: a quarter of a megabyte of float32
 WIDEST = 1024  # columns of a tile
 SUMMED = 1024  # columns, of one sample or several, whose gradients a task adds up in the computing type
@@ -93,6 +95,7 @@ def add_strip(dims, x, i, rows, sums, j, width, left, full):
     shift = load(sums, j)
     s, q = zeros(x), zeros(x)
     for _ in range(rows):
+        prefetch(x, i + STRIP * dims[2] * dims[3])
         d = read(x, i, left, full) - shift
         s += d
         q = fma(d, d, q)
@@ -102,49 +105,48 @@ def add_strip(dims, x, i, rows, sums, j, width, left, full):
 
 
 @helper
-def first_mean(dims, x, i, rows, left, full):
-    """Mean of `rows` rows from position i on, in the computing type, for the columns there."""
-    shift = read(x, i, left, full)
-    s = zeros(x)
-    for _ in range(1, rows):
-        i += dims[2] * dims[3]
-        s += read(x, i, left, full) - shift
-    return narrow(fma(wide(s), splat(1.0 / rows), wide(shift)), x)
+def add_rows(dims, x, b, top, end, first, last, sums, width):
+    """Add the rows [top, end) of the columns [first, last) to their sums, STRIP rows at a time."""
+    columns = dims[2] * dims[3]
+    whole = first + (last - first) // LANES * LANES
+    for row in range(top, end, STRIP):
+        i, rows = (b * dims[1] + row) * columns, min(STRIP, end - row)
+        for j in range(first, whole, LANES):
+            add_strip(dims, x, i + j, rows, sums, j - first, width, LANES, True)
+        if whole < last:
+            add_strip(dims, x, i + whole, rows, sums, whole - first, width, last - whole, False)
 
 
 @helper
 def group_moments(dims, x, b, g, first, last, sums, width, part, to, step, center):
     """mean and m2 of group g of the columns [first, last), into the planes of `part`."""
     _, m, c, n = dims
-    columns = c * n
+    size = last - first
     top, end = g * GROUP, min(g * GROUP + GROUP, m)
-    whole = first + (last - first) // LANES * LANES
-    for j in range(first, last, LANES):
-        i, rows = (b * m + top) * columns + j, min(CHUNK, end - top)
-        shift = zeros(x)
-        if center:
-            shift = first_mean(dims, x, i, rows, LANES, True) if j < whole else first_mean(
-                dims, x, i, rows, last - j, False
-            )  # fmt: skip
-        store(sums, j - first, shift)
-        store(part, to + j - first, splat(0.0))
-        store(part, to + step + j - first, splat(0.0))
+    for j in range(0, size, LANES):
+        for plane in range(3):
+            store(sums, plane * width + j, zeros(x))
+        store(part, to + j, splat(0.0))
+        store(part, to + step + j, splat(0.0))
+    if center:  # the mean of the first chunk, around its first row
+        start, stop = (b * m + top) * c * n + first, min(top + CHUNK, end)
+        for j in range(0, size, LANES):
+            store(sums, j, load_n(x, start + j, min(size - j, LANES)))
+        add_rows(dims, x, b, top, stop, first, last, sums, width)
+        inverse = splat(1.0 / (stop - top))
+        for j in range(0, size, LANES):
+            store(sums, j, narrow(fma(wide(load(sums, width + j)), inverse, wide(load(sums, j))), x))
     count = 0.0
     for chunk in range(top, end, CHUNK):
         stop = min(chunk + CHUNK, end)
-        for j in range(0, last - first, LANES):
+        for j in range(0, size, LANES):
             store(sums, width + j, zeros(x))
             store(sums, 2 * width + j, zeros(x))
-        for row in range(chunk, stop, STRIP):
-            i, rows = (b * m + row) * columns, min(STRIP, stop - row)
-            for j in range(first, whole, LANES):
-                add_strip(dims, x, i + j, rows, sums, j - first, width, LANES, True)
-            if whole < last:
-                add_strip(dims, x, i + whole, rows, sums, whole - first, width, last - whole, False)
+        add_rows(dims, x, b, chunk, stop, first, last, sums, width)
         added = float(stop - chunk)
         union = count + added
         inverse, fraction, between = splat(1.0 / added), splat(added / union), splat(count * (added / union))
-        for j in range(0, last - first, LANES):
+        for j in range(0, size, LANES):
             s = wide(load(sums, width + j))
             by = s * inverse
             m2 = wide(load(sums, 2 * width + j))
@@ -182,8 +184,8 @@ def fold_sets(dims, stats, b, first, last, part, to, step):
     if n == 1:
         for j in range(first, last, LANES):
             left = min(last - j, LANES)
-            store_n(stats, b * c + j, load(part, to + j - first), left)
-            store_n(stats, (bs + b) * c + j, load(part, to + step + j - first), left)
+            put_lanes(stats, b * c + j, load(part, to + j - first), left)
+            put_lanes(stats, (bs + b) * c + j, load(part, to + step + j - first), left)
         return
     for s in range(first // n, last // n):
         at_set = to + s * n - first
@@ -225,8 +227,8 @@ def finish(dims, x, stats, b, first, last, center, power, divisor, eps, clamp):
         at_spread, at_rstd = (bs + b) * c + j, (2 * bs + b) * c + j
         sums = load_n(stats, at_spread, left)
         spread = sums / splat(divisor) if power != 0 else splat(0.0)
-        store_n(stats, at_spread, spread, left)
-        store_n(stats, at_rstd, rstd_of(spread, splat(eps), splat(1.0), power, clamp), left)
+        put_lanes(stats, at_spread, spread, left)
+        put_lanes(stats, at_rstd, rstd_of(spread, splat(eps), splat(1.0), power, clamp), left)
         for i in range(left):
             if is_extreme(lane(sums, i), eps, power, clamp, x):
                 start = b * m * c * n + (j + i) * n
@@ -266,14 +268,14 @@ def prepare(dims, parameter_dims, x, weight, bias, stats, b, first, last, forms,
             if not spans_m and (pn > 1 or (pc > 1 and n == 1)):
                 p = place + (s if pc > 1 else 0) * pn + i
                 w, v = load_n(weight, p, left), load_n(bias, p, left)
-            k = to + j - first + i
-            store_n(forms, k, scale, left)
-            store_n(forms, k + step, shift, left)
-            store_n(forms, k + 2 * step, low, left)
-            store_n(forms, k + 3 * step, r, left)
+            k, room = to + j - first + i, last - j - i  # what is written too far is written again
+            put_lanes(forms, k, scale, room)
+            put_lanes(forms, k + step, shift, room)
+            put_lanes(forms, k + 2 * step, low, room)
+            put_lanes(forms, k + 3 * step, r, room)
             if not spans_m:
-                store_n(forms, k + 4 * step, w, left)
-                store_n(forms, k + 5 * step, v, left)
+                put_lanes(forms, k + 4 * step, w, room)
+                put_lanes(forms, k + 5 * step, v, room)
 
 
 @helper
@@ -286,6 +288,7 @@ def four(planes, k, step):
 def y_at(dims, parameter_dims, x, weight, bias, y, b, row, j, forms, k, step, left, full, spans_m):
     """y in one row of the columns at j."""
     i = (b * dims[1] + row) * dims[2] * dims[3] + j
+    prefetch(x, i + NEXT)
     xhat = standardize(read(x, i, left, full), *four(forms, k, step))
     if spans_m:
         w = row_parameter(dims, parameter_dims, weight, b, row, j, left, full)
@@ -377,7 +380,7 @@ def fill_centers(dims, parameter_dims, dy, weight, b, first, last, sums, spans_m
                 w = row_parameter(dims, parameter_dims, weight, b, 0, j, size if n == 1 else 1, False)
                 value = value * (w if n == 1 else splat(lane(w, 0)))
         for i in range(0, size, LANES):
-            store_n(sums, j - first + i, value, min(size - i, LANES))
+            put_lanes(sums, j - first + i, value, last - j - i)
 
 
 @helper
@@ -392,6 +395,8 @@ def add_sums(dims, parameter_dims, dy, x, weight, b, row, rows, j, blocks, block
     s, q, z, signs = zeros(weight), zeros(weight), zeros(weight), zeros(weight)
     i = (b * m + row) * c * n + j
     for r in range(row, row + rows):
+        prefetch(x, i + STRIP * c * n)
+        prefetch(dy, i + STRIP * c * n)
         g, xhat = read(dy, i, left, full), standardize(read(x, i, left, full), *affine)
         if not full:
             xhat = keep(xhat, left)
@@ -497,7 +502,7 @@ def weigh(dims, stats, b, first, last, part, at_part, part_step, forms, to, step
             gx = below(load_n(stats, s, size) if n == 1 else splat(at(stats, s)), splat(limit), gx)
         for i in range(0, size, LANES):
             left = min(size - i, LANES)
-            f, o = to + j - first + i, taken[1] + j - first + i
+            f, o, room = to + j - first + i, taken[1] + j - first + i, last - j - i
             affine = (
                 load_n(forms, f, left),
                 load_n(forms, f + step, left),
@@ -505,12 +510,12 @@ def weigh(dims, stats, b, first, last, part, at_part, part_step, forms, to, step
                 load_n(forms, f + 3 * step, left),
             )
             g_high, g_low, q, sign_mean = factors_of(g, gx, signs, affine, power, like)
-            store_n(taken[0], o, g_high, left)
-            store_n(taken[0], o + step, g_low, left)
-            store_n(taken[0], o + 2 * step, q, left)
-            store_n(taken[0], o + 3 * step, sign_mean, left)
+            put_lanes(taken[0], o, g_high, room)
+            put_lanes(taken[0], o + step, g_low, room)
+            put_lanes(taken[0], o + 2 * step, q, room)
+            put_lanes(taken[0], o + 3 * step, sign_mean, room)
             if not spans_m:
-                store_n(taken[0], o + 4 * step, load_n(forms, f + 4 * step, left) * affine[0], left)
+                put_lanes(taken[0], o + 4 * step, load_n(forms, f + 4 * step, left) * affine[0], room)
 
 
 @helper
@@ -522,6 +527,8 @@ def dx_at(dims, parameter_dims, dy, x, weight, dx, b, row, j, forms, k, step, ta
         w = row_parameter(dims, parameter_dims, weight, b, row, j, left, full) * affine[0]
     else:
         w = load(taken, o + 4 * step)
+    prefetch(x, i + NEXT)
+    prefetch(dy, i + NEXT)
     d, v = read(dy, i, left, full), read(x, i, left, full)
     write(dx, i, gradient(d, v, w, affine, factors, power), left, full)
 
@@ -572,8 +579,8 @@ def fold_blocks(dims, parameter_dims, blocks, count, o, dweight, dbias):
             w += wide(load_n(blocks, i, left))
             v += wide(load_n(blocks, i + plane, left))
         if pc * pn > 1:
-            write(dweight, o * size + j, narrow(w, dweight), left, False)
-            write(dbias, o * size + j, narrow(v, dbias), left, False)
+            put_lanes(dweight, o * size + j, narrow(w, dweight), left)
+            put_lanes(dbias, o * size + j, narrow(v, dbias), left)
         else:
             put(dweight, o, total(w))
             put(dbias, o, total(v))
@@ -585,8 +592,8 @@ def keep_sums(size, part, at_part, part_step, sums, to, step):
     for j in range(0, size, LANES):
         left = min(size - j, LANES)
         i = at_part + j
-        store_n(sums, to + j, load(part, i + part_step) + load(part, i + 2 * part_step), left)
-        store_n(sums, to + step + j, load(part, i), left)
+        put_lanes(sums, to + j, load(part, i + part_step) + load(part, i + 2 * part_step), left)
+        put_lanes(sums, to + step + j, load(part, i), left)
 
 
 @helper

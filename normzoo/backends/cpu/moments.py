@@ -6,6 +6,7 @@ import numpy as np
 
 from normzoo.backends.cpu.jit import helper
 from normzoo.backends.cpu.lanes import (
+    LANES,
     at,
     fma,
     inverse,
@@ -37,6 +38,15 @@ def read(a, i, left, full):
 def write(a, i, v, left, full):
     """a[i : i + left] = v; `full` says at compile time that these are all lanes."""
     if full:
+        store(a, i, v)
+    else:
+        store_n(a, i, v, left)
+
+
+@helper
+def put_lanes(a, i, v, left):
+    """a[i : i + min(left, LANES)] = v; a masked store takes ten times as long as a whole one on some machines."""
+    if left >= LANES:
         store(a, i, v)
     else:
         store_n(a, i, v, left)

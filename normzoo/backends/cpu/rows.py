@@ -38,6 +38,7 @@ from normzoo.backends.cpu.moments import (
     gradient,
     is_extreme,
     merge,
+    put_lanes,
     read,
     rstd_of,
     standardize,
@@ -440,8 +441,8 @@ def fold_blocks(parameter_dims, blocks, per_cell, r, cell, first, dweight, dbias
         w += wide(load_n(blocks, i, left))
         v += wide(load_n(blocks, i + pm * pn, left))
     to = ((cell // pc * pm + r) * pc + cell % pc) * pn + first
-    write(dweight, to, narrow(w, dweight), left, False)
-    write(dbias, to, narrow(v, dbias), left, False)
+    put_lanes(dweight, to, narrow(w, dweight), left)
+    put_lanes(dbias, to, narrow(v, dbias), left)
 
 
 @helper
