@@ -19,6 +19,8 @@ SERIAL = 32768  # values below which starting the threads costs more than they s
 FEW_SETS = 16  # fewer sets than this, each of several chunks, are worked on by all threads together
 SHORT = 256  # runs below this are folded columns, where there are several
 HIGH = 1024  # rows: a tile of higher columns would be narrow, or leave the cache between its two readings
+STREAMED = 1 << 24  # bytes of y in whole runs, from which on it is written past the caches: they would not hold it
+LINE = 64  # bytes
 TINY = 2  # values of a set whose gradient is a difference of almost equal terms
 
 _FLAT = {
@@ -35,12 +37,18 @@ def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype,
     b, m, c, n = dims
     center, power, clamp = moments.center, moments.power, moments.clamp
     flags = center, power, _varies(dims, parameter_dims), b * m * c * n >= SERIAL
+    arrays = store, dtype, dtype, store, _DOUBLE
+    scalars = types.float64, types.float64, types.boolean
+    streaming = None
     if is_columns(dims):
         kernel = (columns if m <= HIGH else columns_split).forward(*flags)
     else:
         whole = rows.chunking.py_func(m, n)[2] == 1 or b * c >= FEW_SETS
-        kernel = (rows if whole else rows_split).forward(*flags)
-    call = _compiled(kernel, (store, dtype, dtype, store, _DOUBLE), (types.float64, types.float64, types.boolean))
+        kernel = rows.forward(*flags, False) if whole else rows_split.forward(*flags)
+        large = b * m * c * n * store.itemsize >= STREAMED and n % LANES == 0
+        if whole and c == 1 and large:
+            streaming = _compiled(rows.forward(*flags, True), arrays, scalars)
+    call = _compiled(kernel, arrays, scalars)
     divisor = 1.0 if moments.total else float(m * n)
     shape = 3, b, c
     parameter_dims, spread = _spread(dims, parameter_dims)
@@ -49,7 +57,8 @@ def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype,
         if spread is not None:
             weight, bias = spread(weight), spread(bias)
         stats = np.empty(shape)
-        call(dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp)
+        chosen = streaming if streaming and y.__array_interface__["data"][0] % LINE == 0 else call
+        chosen(dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp)
         return stats
 
     return run

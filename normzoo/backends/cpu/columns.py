@@ -285,10 +285,10 @@ def four(planes, k, step):
 
 
 @helper
-def y_at(dims, parameter_dims, x, weight, bias, y, b, row, j, forms, k, step, left, full, spans_m):
+def y_at(dims, parameter_dims, x, weight, bias, y, b, row, j, forms, k, step, ahead, left, full, spans_m):
     """y in one row of the columns at j."""
     i = (b * dims[1] + row) * dims[2] * dims[3] + j
-    prefetch(x, i + NEXT)
+    prefetch(x, i + ahead)
     xhat = standardize(read(x, i, left, full), *four(forms, k, step))
     if spans_m:
         w = row_parameter(dims, parameter_dims, weight, b, row, j, left, full)
@@ -299,18 +299,23 @@ def y_at(dims, parameter_dims, x, weight, bias, y, b, row, j, forms, k, step, le
 
 
 @helper
-def region_apply(dims, parameter_dims, x, weight, bias, y, b, top, end, first, last, forms, to, step, spans_m):
-    """y on the rows [top, end) of the columns [first, last): BAND columns at a time, row by row."""
+def region_apply(dims, parameter_dims, x, weight, bias, y, b, top, end, first, last, forms, to, step, ahead, spans_m):
+    """y on the rows [top, end) of the columns [first, last): BAND columns at a time, row by row.
+
+    `ahead`: where the values lie, from those of the work, that are fetched meanwhile.
+    """
     for band in range(first, last, BAND):
         stop = min(band + BAND, last)
         whole = band + (stop - band) // LANES * LANES
         for row in range(top, end):
             k = to - first
             for j in range(band, whole, LANES):
-                y_at(dims, parameter_dims, x, weight, bias, y, b, row, j, forms, k + j, step, LANES, True, spans_m)
+                y_at(dims, parameter_dims, x, weight, bias, y, b, row, j, forms, k + j, step, ahead, LANES, True,
+                     spans_m)  # fmt: skip
             if whole < stop:
                 left = stop - whole
-                y_at(dims, parameter_dims, x, weight, bias, y, b, row, whole, forms, k + whole, step, left, False, spans_m)
+                y_at(dims, parameter_dims, x, weight, bias, y, b, row, whole, forms, k + whole, step, ahead, left, False,
+                     spans_m)  # fmt: skip
 
 
 @cache
@@ -352,7 +357,9 @@ def forward(center, power, spans_m, parallel):
             finish(dims, x, stats, i, first, last, center, power, divisor, eps, clamp)
             # 2 normalize
             prepare(dims, parameter_dims, x, weight, bias, stats, i, first, last, forms, 0, width, spans_m)
-            region_apply(dims, parameter_dims, x, weight, bias, y, i, 0, m, first, last, forms, 0, width, spans_m)
+            region_apply(
+                dims, parameter_dims, x, weight, bias, y, i, 0, m, first, last, forms, 0, width, width, spans_m
+            )
 
     return columns_forward
 
@@ -519,7 +526,8 @@ def weigh(dims, stats, b, first, last, part, at_part, part_step, forms, to, step
 
 
 @helper
-def dx_at(dims, parameter_dims, dy, x, weight, dx, b, row, j, forms, k, step, taken, o, left, full, power, spans_m):
+def dx_at(dims, parameter_dims, dy, x, weight, dx, b, row, j, forms, k, step, taken, o, ahead, left, full, power,
+          spans_m):  # fmt: skip
     """dx in one row of the columns at j."""
     i = (b * dims[1] + row) * dims[2] * dims[3] + j
     affine, factors = four(forms, k, step), four(taken, o, step)
@@ -527,26 +535,30 @@ def dx_at(dims, parameter_dims, dy, x, weight, dx, b, row, j, forms, k, step, ta
         w = row_parameter(dims, parameter_dims, weight, b, row, j, left, full) * affine[0]
     else:
         w = load(taken, o + 4 * step)
-    prefetch(x, i + NEXT)
-    prefetch(dy, i + NEXT)
+    prefetch(x, i + ahead)
+    prefetch(dy, i + ahead)
     d, v = read(dy, i, left, full), read(x, i, left, full)
     write(dx, i, gradient(d, v, w, affine, factors, power), left, full)
 
 
 @helper
-def region_dx(dims, parameter_dims, dy, x, weight, dx, b, top, end, first, last, forms, to, step, taken, power, spans_m):
-    """dx on the rows [top, end) of the columns [first, last): BAND columns at a time, row by row."""
+def region_dx(dims, parameter_dims, dy, x, weight, dx, b, top, end, first, last, forms, to, step, taken, ahead, power,
+              spans_m):  # fmt: skip
+    """dx on the rows [top, end) of the columns [first, last): BAND columns at a time, row by row.
+
+    `ahead`: where the values lie, from those of the work, that are fetched meanwhile.
+    """
     for band in range(first, last, BAND):
         stop = min(band + BAND, last)
         whole = band + (stop - band) // LANES * LANES
         for row in range(top, end):
             k, o = to - first, taken[1] - first
             for j in range(band, whole, LANES):
-                dx_at(dims, parameter_dims, dy, x, weight, dx, b, row, j, forms, k + j, step, taken[0], o + j, LANES,
-                      True, power, spans_m)  # fmt: skip
+                dx_at(dims, parameter_dims, dy, x, weight, dx, b, row, j, forms, k + j, step, taken[0], o + j, ahead,
+                      LANES, True, power, spans_m)  # fmt: skip
             if whole < stop:
                 dx_at(dims, parameter_dims, dy, x, weight, dx, b, row, whole, forms, k + whole, step, taken[0],
-                      o + whole, stop - whole, False, power, spans_m)  # fmt: skip
+                      o + whole, ahead, stop - whole, False, power, spans_m)  # fmt: skip
 
 
 @helper
@@ -666,7 +678,7 @@ def backward(center, power, spans_m, parallel):
                 weigh(dims, stats, i, first, last, part, 0, width, forms, 0, width, (taken, 0), float(m * n), center,
                       power, divisor, limit, x, spans_m)  # fmt: skip
                 region_dx(dims, parameter_dims, dy, x, weight, dx, i, 0, m, first, last, forms, 0, width, (taken, 0),
-                          power, spans_m)  # fmt: skip
+                          width, power, spans_m)  # fmt: skip
         if spans_m:
             for task in prange(pb * pm):
                 fold_blocks(dims, parameter_dims, blocks, per_place * tiles, np.int64(task), dweight, dbias)

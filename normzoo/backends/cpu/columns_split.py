@@ -7,7 +7,7 @@ from numba import prange
 
 from normzoo.backends.cpu.columns import (
     FORMS,
-    GROUP,
+    NEXT,
     SUMS,
     TAKEN,
     TILE,
@@ -105,7 +105,9 @@ def forward(center, power, spans_m, parallel):
             t = np.int64(task)
             i, top = t // heights, t % heights * height
             end, to = min(top + height, m), i * FORMS * step
-            region_apply(dims, parameter_dims, x, weight, bias, y, i, top, end, 0, columns, forms, to, step, spans_m)
+            region_apply(
+                dims, parameter_dims, x, weight, bias, y, i, top, end, 0, columns, forms, to, step, NEXT, spans_m
+            )
 
     return columns_forward_split
 
@@ -139,7 +141,9 @@ def apply(spans_m, parallel):
             t = np.int64(task)
             i, top = t // heights, t % heights * height
             end, to = min(top + height, m), i * FORMS * step
-            region_apply(dims, parameter_dims, x, weight, bias, y, i, top, end, 0, columns, forms, to, step, spans_m)
+            region_apply(
+                dims, parameter_dims, x, weight, bias, y, i, top, end, 0, columns, forms, to, step, NEXT, spans_m
+            )
 
     return columns_apply
 
@@ -210,6 +214,6 @@ def backward(center, power, spans_m, parallel):
             t = np.int64(task)
             i, top = t // heights, t % heights * height
             region_dx(dims, parameter_dims, dy, x, weight, dx, i, top, min(top + height, m), 0, columns, forms,
-                      i * FORMS * step, step, (taken, i * TAKEN * step), power, spans_m)  # fmt: skip
+                      i * FORMS * step, step, (taken, i * TAKEN * step), NEXT, power, spans_m)  # fmt: skip
 
     return columns_backward_split

@@ -321,7 +321,7 @@ def _prefetch(context, builder, sig, args):
 
 
 def stream(a, i, v):
-    """a[i : i + 16] = v, past the caches; a[i] begins a vector register's width."""
+    """a[i : i + 16] = v, past the caches; a[i] begins a line of the cache, or half of one where the elements have sixteen bits."""
     store(a, i, v)
 
 
@@ -332,7 +332,7 @@ _typed(stream, lambda a, i, v: types.none)
 def _stream(context, builder, sig, args):
     dtype = sig.args[0].dtype
     place = _address(context, builder, sig.args[0], args[0], args[1])
-    write = builder.store(_to_store(builder, dtype, args[2]), place, align=LANES * dtype.bitwidth // 8)
+    write = builder.store(_to_store(builder, dtype, args[2]), place, align=min(64, LANES * dtype.bitwidth // 8))
     one = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
     write.set_metadata("nontemporal", one)
     return context.get_dummy_value()

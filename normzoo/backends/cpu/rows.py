@@ -26,6 +26,7 @@ from normzoo.backends.cpu.lanes import (
     put,
     sign,
     splat,
+    stream,
     total,
     wide,
     workspace,
@@ -180,16 +181,23 @@ def finish(dims, x, start, mean, spread, stats, s, center, power, divisor, eps, 
 
 
 @helper
-def y_of(x, weight, bias, y, i, p, w, v, affine, spans_n, left, full):
+def y_of(x, weight, bias, y, i, p, w, v, affine, spans_n, streams, left, full):
     """y = xhat * weight + bias, on up to LANES values."""
     if spans_n:
         w, v = read(weight, p, left, full), read(bias, p, left, full)
-    write(y, i, fma(standardize(read(x, i, left, full), *affine), w, v), left, full)
+    found = fma(standardize(read(x, i, left, full), *affine), w, v)
+    if streams and full:
+        stream(y, i, found)
+    else:
+        write(y, i, found, left, full)
 
 
 @helper
-def chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, s, j, spans_n, ahead):
-    """y on chunk j of set s; `spans_n`: the parameters vary along n; `ahead`: of what is fetched meanwhile, or 0."""
+def chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, s, j, spans_n, streams, ahead):
+    """y on chunk j of set s.
+
+    `spans_n`: the parameters vary along n; `streams`: y goes past the caches; `ahead`: of what is fetched meanwhile.
+    """
     _, m, c, n = dims
     b, column, start = set_at(dims, s)
     mean, rstd = stats_of(dims, stats, s)
@@ -204,11 +212,11 @@ def chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, s, j, spans_n, 
         while i + LANES <= end:
             if ahead > 0:
                 prefetch(x, i + ahead)
-            y_of(x, weight, bias, y, i, p, w, v, affine, spans_n, LANES, True)
+            y_of(x, weight, bias, y, i, p, w, v, affine, spans_n, streams, LANES, True)
             i += LANES
             p += LANES
         if i < end:
-            y_of(x, weight, bias, y, i, p, w, v, affine, spans_n, end - i, False)
+            y_of(x, weight, bias, y, i, p, w, v, affine, spans_n, streams, end - i, False)
 
 
 @helper
@@ -219,8 +227,8 @@ def next_set(dims):
 
 
 @cache
-def forward(center, power, spans_n, parallel):
-    """Statistics and y, one set at a time."""
+def forward(center, power, spans_n, parallel, streams):
+    """Statistics and y, one set at a time; with `streams` past the caches, which asks for runs of whole lines."""
 
     @kernel(parallel)
     def rows_forward(
@@ -255,7 +263,7 @@ def forward(center, power, spans_n, parallel):
             finish(dims, x, start, mean, spread, stats, s, center, power, divisor, eps, clamp)
             # 2 normalize
             for h in range(chunks):
-                chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, s, h, spans_n, ahead)
+                chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, s, h, spans_n, streams, ahead)
 
     return rows_forward
 

@@ -79,7 +79,7 @@ def forward(center, power, spans_n, parallel):
         # 2 normalize
         for task in prange(b * c * chunks):
             t = np.int64(task)
-            chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, t // chunks, t % chunks, spans_n, 0)
+            chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, t // chunks, t % chunks, spans_n, False, 0)
 
     return rows_forward_split
 
@@ -104,7 +104,7 @@ def apply(spans_n, parallel):
         chunks = chunking(m, n)[2]
         for task in prange(b * c * chunks):
             t = np.int64(task)
-            chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, t // chunks, t % chunks, spans_n, 0)
+            chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, t // chunks, t % chunks, spans_n, False, 0)
 
     return rows_apply
 
