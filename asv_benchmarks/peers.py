@@ -283,9 +283,12 @@ def worker(name: str) -> None:
 
 
 def environment() -> dict[str, str]:
-    """Of the processes that measure: THREADS threads each, which sleep while they have nothing to do."""
+    """Of the processes that measure: this tree's normzoo, whatever is installed; THREADS threads each, which sleep
+    while they have nothing to do."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("OPENBLAS_")}
+    paths = [os.path.dirname(os.path.dirname(os.path.abspath(__file__))), kept.get("PYTHONPATH")]
     return kept | {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),  # the commit that `describe` names
         "OMP_WAIT_POLICY": "passive",
         "OMP_NUM_THREADS": str(THREADS),
         "NUMBA_NUM_THREADS": str(THREADS),

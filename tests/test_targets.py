@@ -26,6 +26,13 @@ def test_a_process_that_fails_is_no_figure(targets):
         targets.fresh("raise SystemExit(1)")
 
 
+def test_the_tree_that_is_named_is_measured(targets, tmp_path, monkeypatch):
+    """From any folder, and whatever is installed."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    place = f"import pathlib, normzoo; print(int(pathlib.Path(normzoo.__file__).parents[1] == pathlib.Path({str(FOLDER.parent)!r})))"
+    assert targets.fresh(place, folder=str(tmp_path)) == 1
+
+
 def test_the_peak_of_memory_is_seen(targets):
     size = 64 << 20
 
