@@ -282,18 +282,25 @@ def worker(name: str) -> None:
         print(spent / count if spent else 0.0, flush=True)
 
 
-def start(name: str) -> subprocess.Popen:
-    dropped = [key for key in os.environ if key.startswith("OPENBLAS_")]
-    environment = {key: value for key, value in os.environ.items() if key not in dropped} | {
+def environment() -> dict[str, str]:
+    """Of the processes that measure: this tree's normzoo, whatever is installed; THREADS threads each, which sleep
+    while they have nothing to do."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("OPENBLAS_")}
+    paths = [os.path.dirname(os.path.dirname(os.path.abspath(__file__))), kept.get("PYTHONPATH")]
+    return kept | {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),  # the commit that `describe` names
         "OMP_WAIT_POLICY": "passive",
         "OMP_NUM_THREADS": str(THREADS),
         "NUMBA_NUM_THREADS": str(THREADS),
         "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen=true intra_op_parallelism_threads={THREADS}",
         "JAX_PLATFORMS": "cpu",
     }
+
+
+def start(name: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, __file__, "--worker", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env=environment,
+        env=environment(),
     )  # fmt: skip
 
 
@@ -388,7 +395,10 @@ def picture(table: dict[str, dict[str, float]], path: str, title: str) -> None:
 def describe(names: list[str]) -> dict[str, str]:
     """Machine, date, commit and versions."""
     model = re.search(r"model name\s*:\s*(.*)", open("/proc/cpuinfo").read())
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    found = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--exclude=*"], capture_output=True, text=True, cwd=os.path.dirname(os.path.abspath(__file__))
+    )  # fmt: skip
+    commit = found.stdout.strip()
     versions = {
         name: importlib.metadata.version(name)
         for name in ("numpy", "numba", *names)

@@ -1,6 +1,7 @@
 """normzoo: every normalization layer, exact by hand, on NumPy arrays, at the speed of memory."""
 
 from normzoo import functional
+from normzoo.ahead import Compiled, compile_cache
 from normzoo.backends import use
 from normzoo.memory import release_memory
 from normzoo.norm import Norm
@@ -16,6 +17,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BatchNorm",
+    "Compiled",
     "Grads",
     "GroupNorm",
     "InstanceNorm",
@@ -23,6 +25,7 @@ __all__ = [
     "Norm",
     "RMSNorm",
     "Saved",
+    "compile_cache",
     "create",
     "functional",
     "list_norms",

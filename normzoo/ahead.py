@@ -1,0 +1,214 @@
+"""Compiling ahead: every kernel that named norms can reach, into Numba's disk cache, before the first call needs it."""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from math import gcd, prod
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba.core import event
+
+from normzoo.arrays import FLOATS
+from normzoo.backends import use
+from normzoo.backends.contract import Array
+from normzoo.backends.cpu.jit import kernel
+from normzoo.norm import Norm
+from normzoo.registry import _classes
+
+# Sizes (N, S, C) of the examples: samples, positions, channels. A kernel is picked by the shape of a set and by the
+# number of values, so the examples stand well apart from where that changes: few and many values, each in many small
+# sets, in few large ones, in short runs and in high columns, seen from either end (channels first and last).
+SIZES = (
+    (4, 128, 16),  # few values
+    (2, 16, 256),
+    (64, 1, 64),
+    (32, 49, 8),
+    (1, 12288, 1),
+    (1, 3, 6000),
+    (1, 4096, 4),
+    (1, 4, 4096),
+    (1, 48, 256),
+    (16, 256, 64),  # many values
+    (64, 16, 256),
+    (1024, 1, 256),
+    (64, 49, 64),
+    (16, 8192, 4),
+    (1, 4, 65536),
+    (4, 65536, 1),
+    (8192, 49, 2),
+    (2, 65536, 16),
+    (4, 64, 4096),
+    (2, 49, 4096),
+    (2, 1024, 256),
+)
+
+
+class Compiled(NamedTuple):
+    """What `compile_cache` did: how many kernels it compiled, and the directory that keeps them."""
+
+    kernels: int
+    directory: str
+
+
+def compile_cache(
+    norms: Sequence[str] | None = None,
+    dtypes: Sequence[Any] = ("float32",),
+    *,
+    channel_axes: Sequence[int] = (1, -1),
+    backward: bool = True,
+    progress: bool = True,
+) -> Compiled:
+    """Compile the CPU kernels of norms and dtypes into Numba's disk cache, so that later processes only load them.
+
+    For container images and CI; `python -m normzoo compile` does the same from a shell. Runs every norm forward and
+    backward, with and without parameters, and those that track statistics in evaluation too, on example arrays of
+    all kinds of shapes; a kernel that is there already is loaded. Kernels belong to the processor they were compiled
+    on. They are prepared for parameters and gradients that are no wider than x and float32; sets of two values go
+    back in float64.
+
+    Args:
+        norms: names as in `list_norms`; None is all of them.
+        dtypes: of x: float16, bfloat16, float32 or float64, as names or NumPy dtypes.
+        channel_axes: 1 for arrays of channels first, (N, C, ...), and -1 for channels last; LayerNorm and RMSNorm
+            normalize over this axis.
+        backward: False leaves the backward kernels out, for inference.
+        progress: show a bar while it runs, if tqdm is installed.
+
+    Returns:
+        (kernels, directory): how many were compiled now, and where Numba keeps them.
+
+    Raises:
+        ValueError: a name, dtype or axis is none of these. TypeError: they are not in a sequence.
+        RuntimeError: Numba finds no directory to write to; set NUMBA_CACHE_DIR to one.
+
+    >>> import normzoo as nz
+    >>> nz.compile_cache(["layer_norm"], ["float32", "float16"])  # doctest: +SKIP
+    Compiled(kernels=72, directory='/opt/kernels/cpu_1353bfde')
+    >>> nz.compile_cache([]).kernels
+    0
+    """
+    classes = _classes()
+    names = sorted(classes) if norms is None else _each("norms", norms)
+    for name in names:
+        if not isinstance(name, str) or name not in classes:
+            raise ValueError(f"compile_cache: expected norms among {', '.join(sorted(classes))}, got {name!r}")
+    kinds = [_float_dtype(dtype) for dtype in _each("dtypes", dtypes)]
+    ends = _each("channel_axes", channel_axes)
+    for axis in ends:
+        if isinstance(axis, bool) or axis not in (1, -1):
+            raise ValueError(f"compile_cache: expected channel_axes of 1 and -1, got {axis!r}")
+    directory = cache_directory()
+    if directory is None:
+        raise RuntimeError(
+            "compile_cache: expected a directory where Numba can keep compiled kernels, found none that can be "
+            "written; set NUMBA_CACHE_DIR to one before Python starts"
+        )
+    work = [(name, dtype, axis) for name in names for dtype in kinds for axis in ends]
+    total = sum(1 for name, _, axis in work for _ in _examples(classes[name], axis))
+    counter = _Counter()
+    with use("cpu"), event.install_listener("numba:compile", counter), _bar(total, progress) as bar:
+        for name, dtype, axis in work:
+            if bar is not None:
+                bar.set_description(f"{name} {dtype} {'first' if axis == 1 else 'last'}")
+            for norm, shape in _examples(classes[name], axis):
+                _run(norm, _example(shape, dtype), backward)
+                if bar is not None:
+                    bar.set_postfix_str(f"{counter.kernels} compiled", refresh=False)
+                    bar.update()
+    return Compiled(counter.kernels, directory)
+
+
+def cache_directory() -> str | None:
+    """Where Numba keeps compiled kernels on disk; None where it finds no directory that it can write to."""
+    # Numba looks for one beside the source of the function: `kernel` stands in for the kernels, and is not compiled.
+    return kernel(False)(kernel).stats.cache_path
+
+
+class _Counter(event.Listener):
+    """Counts compilations; those of helpers, inside that of a kernel, are part of it."""
+
+    def __init__(self) -> None:
+        self.kernels = self._depth = 0
+
+    def on_start(self, event: Any) -> None:
+        self.kernels += self._depth == 0
+        self._depth += 1
+
+    def on_end(self, event: Any) -> None:
+        self._depth -= 1
+
+
+@contextmanager
+def _bar(total: int, progress: bool) -> Iterator[Any]:
+    """A tqdm bar, or None where none is wanted or tqdm is not installed."""
+    if progress and total:
+        try:
+            from tqdm import tqdm  # noqa: PLC0415 (optional)
+        except ImportError:
+            pass
+        else:
+            with tqdm(total=total) as bar:
+                yield bar
+            return
+    yield None
+
+
+def _each(name: str, values: Any) -> list:
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise TypeError(
+            f"compile_cache: expected {name} to be a sequence, got {type(values).__name__}; write {name}=[...]"
+        )
+    return list(values)
+
+
+def _float_dtype(dtype: Any) -> np.dtype:
+    if isinstance(dtype, str) and dtype == "bfloat16":
+        try:
+            import ml_dtypes  # noqa: F401, PLC0415 (optional; NumPy knows the name from then on)
+        except ImportError:
+            raise ValueError("compile_cache: expected ml_dtypes to be installed for bfloat16; install it") from None
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if dtype is None or found is None or found.name not in FLOATS:
+        raise ValueError(f"compile_cache: expected dtypes among {', '.join(FLOATS)}, got {dtype!r}")
+    return found.newbyteorder("=")
+
+
+def _examples(kind: type[Norm], channel_axis: int) -> Iterator[tuple[Norm, tuple[int, ...]]]:
+    """Norms of a class, and shapes of x that they take."""
+    known = inspect.signature(kind).parameters
+    for samples, positions, channels in SIZES:
+        shape = (samples, channels, positions) if channel_axis == 1 else (samples, positions, channels)
+        for affine in (True, False):
+            for groups in sorted({1, gcd(channels, 4)}) if "num_groups" in known else (1,):
+                options: dict[str, Any] = {
+                    "num_features": channels,
+                    "num_channels": channels,
+                    "normalized_shape": channels,
+                    "num_groups": groups,
+                    "affine": affine,
+                    "elementwise_affine": affine,
+                    "track_running_stats": True,
+                    "channel_axis": channel_axis,
+                    "axis": channel_axis,
+                }
+                norm = kind(**{name: value for name, value in options.items() if name in known})
+                sizes, letters, *_ = norm.axes(np.broadcast_to(np.float32(0), shape))
+                if prod(size for size, letter in zip(sizes, letters, strict=True) if letter in "rR") > 2:
+                    yield norm, shape
+
+
+def _example(shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    """Any numbers that are not all equal."""
+    return np.resize(np.arange(7), prod(shape)).reshape(shape).astype(dtype)
+
+
+def _run(norm: Norm, x: Array, backward: bool) -> None:
+    """Every pass of a norm over x."""
+    for training in (True, False) if norm.buffers else (True,):
+        y, saved = norm.train(training).forward(x)
+        if backward:
+            saved.backward(y)
