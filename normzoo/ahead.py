@@ -41,6 +41,8 @@ SIZES = (
     (4, 64, 4096),
     (2, 49, 4096),
     (2, 1024, 256),
+    (8192, 1, 1024),  # so many that they are written past the caches
+    (8, 4096, 256),
 )
 
 

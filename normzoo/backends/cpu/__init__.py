@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from numba.core import types
 
-from normzoo.backends.contract import Apply, Array, Backward, Dims, Forward, Moments
-from normzoo.backends.cpu import columns, columns_split, rows, rows_split, running
+from normzoo.backends.contract import CONSTANT, Apply, Array, Backward, Dims, Forward, Moments
+from normzoo.backends.cpu import columns, columns_gradients, columns_split, rows, rows_gradients, rows_split, running
 from normzoo.backends.cpu.lanes import LANES, Flat
 
 SERIAL = 32768  # values below which starting the threads costs more than they save
 FEW_SETS = 16  # fewer sets than this, each of several chunks, are worked on by all threads together
 SHORT = 256  # runs below this are folded columns, where there are several
-HIGH = 1024  # rows: a tile of higher columns would be narrow, or leave the cache between its two readings
+HIGH = 512  # rows: a tile of higher columns would be narrow, or leave the cache between its two readings
 STREAMED = 1 << 24  # bytes of y in whole runs, from which on it is written past the caches: they would not hold it
 LINE = 64  # bytes
 TINY = 2  # values of a set whose gradient is a difference of almost equal terms
@@ -84,10 +84,10 @@ def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype
         return _backward_in_double(dims, parameter_dims, moments)
     flags = moments.center, moments.power, _varies(dims, parameter_dims), b * m * c * n >= SERIAL
     if is_columns(dims):
-        kernel = (columns if m <= HIGH else columns_split).backward(*flags)
+        kernel = (columns_gradients if m <= HIGH else columns_split).backward(*flags)
     else:
         whole = rows.chunking.py_func(m, n)[2] == 1 or b * c >= FEW_SETS
-        kernel = (rows if whole else rows_split).backward(*flags)
+        kernel = (rows_gradients if whole else rows_split).backward(*flags)
     arrays = store, store, dtype, _DOUBLE, store, dtype, dtype
     call = _compiled(kernel, arrays, (types.float64, types.float64))
     divisor = 1.0 if moments.total else float(m * n)
@@ -140,14 +140,18 @@ def _spread(dims: Dims, parameter_dims: Dims) -> tuple[Dims, Callable[[Array], A
 
 
 def _backward_in_double(dims: Dims, parameter_dims: Dims, moments: Moments) -> Backward:
-    """1 - xhat^2 is almost 0: nothing of float32 would be left of dx."""
+    """1 - xhat^2 is almost 0: nothing of float32 would be left of dx, nor of statistics summed in float32."""
     exact = backward(dims, parameter_dims, moments, _DOUBLE, _DOUBLE)
+    moments_of = None if moments == CONSTANT else forward(dims, parameter_dims, moments, _DOUBLE, _DOUBLE)
 
     def run(
         dy: Array, x: Array, stats: Array, weight: Array, eps: float, dx: Array, dweight: Array, dbias: Array
     ) -> None:
         found = [np.empty(a.shape) for a in (dx, dweight, dbias)]
-        exact(dy.astype(_DOUBLE), x.astype(_DOUBLE), stats, weight.astype(_DOUBLE), eps, *found)
+        x, w = x.astype(_DOUBLE), weight.astype(_DOUBLE)
+        if moments_of is not None:
+            stats = moments_of(x, w, w, eps, found[0])
+        exact(dy.astype(_DOUBLE), x, stats, w, eps, *found)
         with np.errstate(over="ignore"):
             for a, b in zip((dx, dweight, dbias), found, strict=True):
                 a[...] = b

@@ -8,24 +8,26 @@ from numba import prange
 from normzoo.backends.cpu.columns import (
     FORMS,
     NEXT,
-    SUMS,
-    TAKEN,
     TILE,
     WIDEST,
-    add_groups,
-    block_of,
     deviations,
     finish,
-    fold_blocks,
-    fold_columns,
     fold_sets,
     group_moments,
-    group_sums,
     groups_of,
-    keep_sums,
     merge_groups,
     prepare,
     region_apply,
+)
+from normzoo.backends.cpu.columns_gradients import (
+    SUMS,
+    TAKEN,
+    add_groups,
+    block_of,
+    fold_blocks,
+    fold_columns,
+    group_sums,
+    keep_sums,
     region_dx,
     weigh,
 )
@@ -189,9 +191,9 @@ def backward(center, power, spans_m, parallel):
             first, block = strip * width, (strip * pb + place) * 2 * plane
             last = min(first + width, columns)
             sums = workspace(5 * width, x)
-            for i in range(place, b, pb):
-                at_part, to = (i * groups + g) * SUMS * step + first, i * FORMS * step + first
-                group_sums(dims, parameter_dims, dy, x, weight, i, g, first, last, blocks, block, plane, sums, width,
+            for own in range(place, b, pb):
+                at_part, to = (own * groups + g) * SUMS * step + first, own * FORMS * step + first
+                group_sums(dims, parameter_dims, dy, x, weight, own, g, first, last, blocks, block, plane, sums, width,
                            part, at_part, step, forms, to, step, center, power, spans_m)  # fmt: skip
         for task in prange(b):
             i = np.int64(task)

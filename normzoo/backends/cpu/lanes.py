@@ -316,12 +316,14 @@ def _prefetch(context, builder, sig, args):
     i32 = ir.IntType(32)
     function = ir.FunctionType(ir.VoidType(), [kind, i32, i32, i32])
     reading, keep_close, data = (ir.Constant(i32, c) for c in (0, 3, 1))
-    builder.call(builder.module.declare_intrinsic("llvm.prefetch", (kind,), function), [place, reading, keep_close, data])
+    builder.call(
+        builder.module.declare_intrinsic("llvm.prefetch", (kind,), function), [place, reading, keep_close, data]
+    )
     return context.get_dummy_value()
 
 
 def stream(a, i, v):
-    """a[i : i + 16] = v, past the caches; a[i] begins a line of the cache, or half of one where the elements have sixteen bits."""
+    """a[i : i + 16] = v, past the caches; a[i] begins a line of the cache (half a line of sixteen-bit floats)."""
     store(a, i, v)
 
 

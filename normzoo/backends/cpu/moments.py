@@ -120,9 +120,9 @@ def factors_of(g_mean, gx_mean, sign_mean, affine, power, like):
 
 @helper
 def gradient(d, v, w, affine, factors, power):
-    """dx = rstd * (g - mean(g) - q * mean(g * xhat)) of the lanes d of dy and v of x; g = d * weight, w = weight * scale.
+    """dx = rstd * (g - mean(g) - q * mean(g * xhat)) of the lanes d of dy and v of x; g = d * weight.
 
-    q is xhat, or sign(xhat) - mean(sign(x - mean)). `affine` and `factors` are those of `affine_of` and `factors_of`.
+    w is weight * scale; q is xhat, or sign(xhat) - mean(sign(x - mean)); see `affine_of` and `factors_of`.
     """
     scale, shift, low, r = affine
     g_high, g_low, taken, sign_mean = factors

@@ -11,20 +11,22 @@ from normzoo.backends.cpu.moments import affine_of, merge
 from normzoo.backends.cpu.rows import (
     chunk_apply,
     chunk_deviations,
-    chunk_dx,
     chunk_moments,
-    chunk_sums,
-    chunk_sums_n,
     chunking,
     finish,
+    set_at,
+    stats_of,
+)
+from normzoo.backends.cpu.rows_gradients import (
+    chunk_dx,
+    chunk_sums,
+    chunk_sums_n,
     fold_blocks,
     fold_sums,
     means_of,
-    set_at,
     set_of_cell,
     sets_of_cell,
     slots_of,
-    stats_of,
 )
 
 

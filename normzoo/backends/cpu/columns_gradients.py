@@ -1,0 +1,377 @@
+"""The backward pass of `columns.py`: dx, column sums and the parameters' gradients, a tile at a time.
+
+As in rows.py, sums are around a first value of a set, here of g = dy * weight where the weights vary along m
+(`spans_m`; blocks then collect the gradients of the parameters), else of dy, whose sums are the gradients.
+"""
+
+from functools import cache
+
+import numpy as np
+from numba import prange
+
+from normzoo.backends.cpu.columns import (
+    BAND,
+    FORMS,
+    GROUP,
+    STRIP,
+    four,
+    groups_of,
+    prepare,
+    row_parameter,
+    width_of,
+)
+from normzoo.backends.cpu.jit import SOURCE, helper, kernel
+from normzoo.backends.cpu.lanes import (
+    LANES,
+    at,
+    below,
+    fma,
+    inverse_power,
+    keep,
+    lane,
+    load,
+    load_n,
+    narrow,
+    prefetch,
+    put,
+    sign,
+    splat,
+    store,
+    total,
+    wide,
+    workspace,
+    zeros,
+)
+from normzoo.backends.cpu.moments import (
+    factors_of,
+    gradient,
+    put_lanes,
+    read,
+    standardize,
+    write,
+)
+
+SUMS = 4  # planes of sums: g, g * xhat, xhat, sign(x - mean)
+TAKEN = 5  # planes of `weigh`: four factors, and the weight times the scale
+SUMMED = 1024  # columns, of one sample or several, whose gradients a task adds up in the computing type
+
+
+@helper
+def fill_centers(dims, parameter_dims, dy, weight, b, first, last, sums, forms, to, spans_m, center):
+    """What the sums of a column are around: the value in row 0 of its set's first column; 0 without a centre."""
+    _, m, c, n = dims
+    top = b * m * c * n
+    run = LANES if n == 1 else n
+    for j in range(first, last, run):
+        size = min(last - j, run)
+        value = zeros(weight)
+        if center:
+            value = load_n(dy, top + j, size) if n == 1 else splat(at(dy, top + j))
+            if spans_m:
+                w = row_parameter(dims, parameter_dims, weight, b, 0, j, size if n == 1 else 1, False)
+                value = value * ((w if n == 1 else splat(lane(w, 0))) * load_n(forms, to + j - first, size))
+        for i in range(0, size, LANES):
+            put_lanes(sums, j - first + i, value, last - j - i)
+
+
+@helper
+def add_sums(dims, parameter_dims, dy, x, weight, b, row, rows, j, blocks, block, plane, sums, k, width, forms, to,
+             step, left, full, power, spans_m):  # fmt: skip
+    """Add `rows` rows from `row` on to the sums of the columns at j; and to the gradients of the parameters."""
+    _, m, c, n = dims
+    lanes_vary = parameter_dims[2] * parameter_dims[3] > 1
+    affine = four(forms, to, step)
+    middle = load(sums, k)
+    s, q, z, signs = zeros(weight), zeros(weight), zeros(weight), zeros(weight)
+    i = (b * m + row) * c * n + j
+    for r in range(row, row + rows):
+        prefetch(x, i + STRIP * c * n)
+        prefetch(dy, i + STRIP * c * n)
+        g, xhat = read(dy, i, left, full), standardize(read(x, i, left, full), *affine)
+        if not full:
+            xhat = keep(xhat, left)
+        if spans_m:
+            o = block + (r * c * n + j if lanes_vary else r * LANES)
+            size = left if lanes_vary else LANES
+            write(blocks, o, fma(g, xhat, read(blocks, o, size, full)), size, full)
+            write(blocks, o + plane, read(blocks, o + plane, size, full) + g, size, full)
+            g = g * (row_parameter(dims, parameter_dims, weight, b, r, j, left, full) * affine[0])
+        g = g - middle
+        s += g
+        q = fma(g, xhat, q)
+        if not spans_m:
+            z += xhat
+        if power == 1:
+            signs += sign(xhat)
+        i += c * n
+    store(sums, k + width, load(sums, k + width) + s)
+    store(sums, k + 2 * width, load(sums, k + 2 * width) + q)
+    if not spans_m:
+        store(sums, k + 3 * width, load(sums, k + 3 * width) + z)
+    if power == 1:
+        store(sums, k + 4 * width, load(sums, k + 4 * width) + signs)
+
+
+@helper
+def group_sums(dims, parameter_dims, dy, x, weight, b, g, first, last, blocks, block, plane, sums, width, part, at_part,
+               part_step, forms, to, step, center, power, spans_m):  # fmt: skip
+    """Sums over group g of the columns [first, last), into the planes of `part`."""
+    m = dims[1]
+    top, end = g * GROUP, min(g * GROUP + GROUP, m)
+    whole = first + (last - first) // LANES * LANES
+    for j in range(first, last, LANES):
+        for p in range(SUMS + 1):
+            store(sums, j - first + p * width, zeros(x))
+    fill_centers(dims, parameter_dims, dy, weight, b, first, last, sums, forms, to, spans_m, center)
+    for row in range(top, end, STRIP):
+        rows = min(STRIP, end - row)
+        for j in range(first, whole, LANES):
+            k = j - first
+            add_sums(dims, parameter_dims, dy, x, weight, b, row, rows, j, blocks, block, plane, sums, k, width, forms,
+                     to + k, step, LANES, True, power, spans_m)  # fmt: skip
+        if whole < last:
+            k = whole - first
+            add_sums(dims, parameter_dims, dy, x, weight, b, row, rows, whole, blocks, block, plane, sums, k, width,
+                     forms, to + k, step, last - whole, False, power, spans_m)  # fmt: skip
+    rows_here = splat(float(end - top))
+    for j in range(0, last - first, LANES):
+        middle = wide(load(sums, j))
+        s, q = wide(load(sums, j + width)), wide(load(sums, j + 2 * width))
+        z = zeros(part) if spans_m else wide(load(sums, j + 3 * width)) * middle
+        s = fma(middle, rows_here, s)
+        if spans_m:  # the sums were scaled as x is, which kept them in range
+            unscale = inverse_power(wide(load(forms, to + j)))
+            s, q = s * unscale, q * unscale
+        store(part, at_part + j, s)  # sum(g)
+        store(part, at_part + part_step + j, q)  # sum((g - middle) * xhat)
+        store(part, at_part + 2 * part_step + j, z)  # what that leaves out
+        if power == 1:
+            store(part, at_part + 3 * part_step + j, wide(load(sums, j + 4 * width)))
+
+
+@helper
+def add_groups(m, part, to, step, apart, size, power):
+    """Add up the groups' sums, `apart` from one another, of `size` columns, in order, in the first."""
+    for j in range(to, to + size, LANES):
+        for p in range(SUMS if power == 1 else SUMS - 1):
+            s = load(part, j + p * step)
+            for g in range(1, groups_of(m)):
+                s += load(part, j + p * step + g * apart)
+            store(part, j + p * step, s)
+
+
+@helper
+def weigh(dims, stats, b, first, last, part, at_part, part_step, forms, to, step, taken, k, center, power, divisor,
+          limit, like, spans_m):  # fmt: skip
+    """From the sums of each set, its columns in order, what dx takes off g in its columns: see `factors_of`.
+
+    And the weight times the scale, if a column has but one. The rstd of a clamped set is a constant.
+    """
+    bs, _, c, n = dims
+    run = LANES if n == 1 else n
+    for j in range(first, last, run):
+        size = min(last - j, run)
+        g, gx, signs = splat(0.0), splat(0.0), splat(0.0)
+        w_first = splat(1.0)
+        for i in range(0, size, LANES):  # one vector of sets, or the columns of one set
+            left = min(size - i, LANES)
+            p, f = at_part + j - first + i, to + j - first + i
+            w = splat(1.0)
+            if not spans_m:
+                w = wide(load_n(forms, f + 4 * step, left))
+                w_first = w if n == 1 else splat(np.float64(at(forms, to + j - first + 4 * step)))
+            g = fma(w, load_n(part, p, left), g)
+            # the sum of xhat over the set is 0: what its columns leave out matters as far as their weights differ
+            left_out = keep((w - w_first) * load_n(part, p + 2 * part_step, left), left)
+            gx = fma(w, load_n(part, p + part_step, left), gx) + left_out
+            if power == 1:
+                signs += load_n(part, p + 3 * part_step, left)
+        if n > 1:
+            g, gx, signs = splat(total(g)), splat(total(gx)), splat(total(signs))
+        g = g / splat(k) if center else splat(0.0)
+        gx = gx / splat(divisor)
+        signs = signs / splat(k) if center else splat(0.0)
+        if limit < np.inf:
+            s = (2 * bs + b) * c + j // n
+            gx = below(load_n(stats, s, size) if n == 1 else splat(at(stats, s)), splat(limit), gx)
+        for i in range(0, size, LANES):
+            left = min(size - i, LANES)
+            f, o, room = to + j - first + i, taken[1] + j - first + i, last - j - i
+            affine = (
+                load_n(forms, f, left),
+                load_n(forms, f + step, left),
+                load_n(forms, f + 2 * step, left),
+                load_n(forms, f + 3 * step, left),
+            )
+            g_high, g_low, q, sign_mean = factors_of(g, gx, signs, affine, power, like)
+            put_lanes(taken[0], o, g_high, room)
+            put_lanes(taken[0], o + step, g_low, room)
+            put_lanes(taken[0], o + 2 * step, q, room)
+            put_lanes(taken[0], o + 3 * step, sign_mean, room)
+            if not spans_m:
+                put_lanes(taken[0], o + 4 * step, load_n(forms, f + 4 * step, left) * affine[0], room)
+
+
+@helper
+def dx_at(dims, parameter_dims, dy, x, weight, dx, b, row, j, forms, k, step, taken, o, ahead, left, full, power,
+          spans_m):  # fmt: skip
+    """dx in one row of the columns at j."""
+    i = (b * dims[1] + row) * dims[2] * dims[3] + j
+    affine, factors = four(forms, k, step), four(taken, o, step)
+    if spans_m:
+        w = row_parameter(dims, parameter_dims, weight, b, row, j, left, full) * affine[0]
+    else:
+        w = load(taken, o + 4 * step)
+    prefetch(x, i + ahead)
+    prefetch(dy, i + ahead)
+    d, v = read(dy, i, left, full), read(x, i, left, full)
+    write(dx, i, gradient(d, v, w, affine, factors, power), left, full)
+
+
+@helper
+def region_dx(dims, parameter_dims, dy, x, weight, dx, b, top, end, first, last, forms, to, step, taken, ahead, power,
+              spans_m):  # fmt: skip
+    """dx on the rows [top, end) of the columns [first, last): BAND columns at a time, row by row.
+
+    `ahead`: where the values lie, from those of the work, that are fetched meanwhile.
+    """
+    for band in range(first, last, BAND):
+        stop = min(band + BAND, last)
+        whole = band + (stop - band) // LANES * LANES
+        for row in range(top, end):
+            k, o = to - first, taken[1] - first
+            for j in range(band, whole, LANES):
+                dx_at(dims, parameter_dims, dy, x, weight, dx, b, row, j, forms, k + j, step, taken[0], o + j, ahead,
+                      LANES, True, power, spans_m)  # fmt: skip
+            if whole < stop:
+                dx_at(dims, parameter_dims, dy, x, weight, dx, b, row, whole, forms, k + whole, step, taken[0],
+                      o + whole, ahead, stop - whole, False, power, spans_m)  # fmt: skip
+
+
+@helper
+def repeats_of(dims, parameter_dims):
+    """Samples of a task whose parameters vary along m, so that its block of gradients is small beside its dx."""
+    b, _, c, n = dims
+    pb, _, pc, pn = parameter_dims
+    return max(1, min(b // pb, 16 if pc * pn > 1 else SUMMED // (c * n)))
+
+
+@helper
+def block_of(dims, parameter_dims):
+    """Values of a plane of a block: (pm, columns), or (pm, LANES) where all columns share a weight."""
+    _, pm, pc, pn = parameter_dims
+    return pm * (dims[2] * dims[3] if pc * pn > 1 else LANES)
+
+
+@helper
+def fold_blocks(dims, parameter_dims, blocks, count, o, dweight, dbias):
+    """Add up `count` blocks (count, pb, 2, plane) to the gradients o of one row of a set of parameters, in order."""
+    pb, pm, pc, pn = parameter_dims
+    plane = block_of(dims, parameter_dims)
+    size = plane // pm
+    place, row = o // pm, o % pm
+    for j in range(0, size, LANES):
+        left = min(size - j, LANES)
+        w, v = splat(0.0), splat(0.0)
+        for t in range(count):
+            i = (t * pb + place) * 2 * plane + row * size + j
+            w += wide(load_n(blocks, i, left))
+            v += wide(load_n(blocks, i + plane, left))
+        if pc * pn > 1:
+            put_lanes(dweight, o * size + j, narrow(w, dweight), left)
+            put_lanes(dbias, o * size + j, narrow(v, dbias), left)
+        else:
+            put(dweight, o, total(w))
+            put(dbias, o, total(v))
+
+
+@helper
+def keep_sums(size, part, at_part, part_step, sums, to, step):
+    """Keep a column's sums of dy * xhat and dy: they are gradients."""
+    for j in range(0, size, LANES):
+        left = min(size - j, LANES)
+        i = at_part + j
+        put_lanes(sums, to + j, load(part, i + part_step) + load(part, i + 2 * part_step), left)
+        put_lanes(sums, to + step + j, load(part, i), left)
+
+
+@helper
+def fold_columns(dims, parameter_dims, sums, o, dweight, dbias):
+    """Add up the sums (b, 2, columns) of all columns that share the parameter o, in order."""
+    b, _, c, n = dims
+    pb, _, pc, pn = parameter_dims
+    place, column, run = o // (pc * pn), o // pn % pc, o % pn
+    w, v = 0.0, 0.0
+    for i in range(place, b, pb):
+        for j in range(column, column + 1 if pc > 1 else c):
+            for k in range(j * n + run, j * n + (run + 1 if pn > 1 else n)):
+                w += at(sums, 2 * i * c * n + k)
+                v += at(sums, (2 * i + 1) * c * n + k)
+    put(dweight, o, w)
+    put(dbias, o, v)
+
+
+@cache
+def backward(center, power, spans_m, parallel):
+    """dx, column sums and the parameters' gradients, a tile at a time."""
+
+    @kernel(parallel)
+    def columns_backward(
+        dims,  # (b, m, c, n)
+        parameter_dims,  # (pb, pm, pc, pn)
+        dy,
+        x,
+        weight,
+        stats,  # (3, b, c) float64
+        dx,
+        dweight,  # (pb, pm, pc, pn)
+        dbias,  # as dweight
+        divisor,  # float: values in a set, or 1 for totals
+        limit,  # float: rstd of a clamped set, or inf
+    ):
+        if parallel > SOURCE:
+            return
+        b, m, c, n = dims
+        pb, pm, pc, pn = parameter_dims
+        columns = c * n
+        width = width_of(dims)
+        tiles = (columns + width - 1) // width
+        repeats = repeats_of(dims, parameter_dims) if spans_m else 1
+        per_place = (b // pb + repeats - 1) // repeats
+        plane = block_of(dims, parameter_dims)
+        blocks = workspace(per_place * tiles * pb * 2 * plane if spans_m else 1, weight)
+        kept = np.empty(1 if spans_m else 2 * b * columns)
+        for task in prange(per_place * tiles * pb):
+            t = np.int64(task)
+            place, first = t % pb, t // pb % tiles * width
+            last = min(first + width, columns)
+            start = t // pb // tiles * repeats
+            block = t * 2 * plane
+            if spans_m:
+                blocks[block : block + 2 * plane] = 0
+            sums, forms, taken = workspace(5 * width, x), workspace(FORMS * width, x), workspace(TAKEN * width, x)
+            part = np.empty(groups_of(m) * SUMS * width)
+            for u in range(start, min(start + repeats, b // pb)):
+                i = u * pb + place
+                prepare(dims, parameter_dims, x, weight, weight, stats, i, first, last, forms, 0, width, spans_m)
+                # 1 moments
+                for g in range(groups_of(m)):
+                    group_sums(dims, parameter_dims, dy, x, weight, i, g, first, last, blocks, block, plane, sums,
+                               width, part, g * SUMS * width, width, forms, 0, width, center, power,
+                               spans_m)  # fmt: skip
+                add_groups(m, part, 0, width, SUMS * width, last - first, power)
+                if not spans_m:
+                    keep_sums(last - first, part, 0, width, kept, 2 * i * columns + first, columns)
+                # 2 normalize
+                weigh(dims, stats, i, first, last, part, 0, width, forms, 0, width, (taken, 0), float(m * n), center,
+                      power, divisor, limit, x, spans_m)  # fmt: skip
+                region_dx(dims, parameter_dims, dy, x, weight, dx, i, 0, m, first, last, forms, 0, width, (taken, 0),
+                          width, power, spans_m)  # fmt: skip
+        if spans_m:
+            for task in prange(pb * pm):
+                fold_blocks(dims, parameter_dims, blocks, per_place * tiles, np.int64(task), dweight, dbias)
+        else:
+            for task in prange(pb * pc * pn):
+                fold_columns(dims, parameter_dims, kept, np.int64(task), dweight, dbias)
+
+    return columns_backward

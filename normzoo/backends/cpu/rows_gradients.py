@@ -1,0 +1,329 @@
+"""The backward pass of `rows.py`: dx and the parameters' gradients, one set at a time.
+
+Sums of dy are around a first value of dy, which leaves its digits to the deviations: mean(dy) may be far from 0.
+Where the parameters vary along n, tasks add their gradients to blocks (pm, pn); else every set keeps its sums of dy
+and dy * xhat, one pair a chunk, or a run where the parameters vary along m. Both are added up in order at the end.
+"""
+
+from functools import cache
+
+import numpy as np
+from numba import prange
+
+from normzoo.backends.cpu.jit import SOURCE, helper, kernel
+from normzoo.backends.cpu.lanes import (
+    LANES,
+    at,
+    fma,
+    keep,
+    lane,
+    load_n,
+    narrow,
+    prefetch,
+    put,
+    sign,
+    splat,
+    total,
+    wide,
+    workspace,
+    zeros,
+)
+from normzoo.backends.cpu.moments import (
+    affine_of,
+    factors_of,
+    gradient,
+    put_lanes,
+    read,
+    standardize,
+    write,
+)
+from normzoo.backends.cpu.rows import (
+    chunk_of,
+    chunking,
+    next_set,
+    parameter_at,
+    set_at,
+    stats_of,
+)
+
+SETS_PER_BLOCK = 64  # whose parameter gradients are added up in the computing type, before they go on in float64
+
+
+@helper
+def slots_of(dims, parameter_dims):
+    """Pairs of sums that a set keeps."""
+    _, m, _, n = dims
+    _, pieces, chunks = chunking(m, n)
+    return m * pieces if parameter_dims[1] > 1 else chunks
+
+
+@helper
+def terms_of(dy, x, i, affine, left, full):
+    """dy and xhat on up to LANES values, zeros behind."""
+    xhat = standardize(read(x, i, left, full), *affine)
+    return read(dy, i, left, full), xhat if full else keep(xhat, left)
+
+
+@helper
+def add_gradients(d, xhat, weight, scale, blocks, p, q, plane, left, full):
+    """Add dy * xhat and dy to the gradients at q; g = dy * weight, times the scale of x that keeps it in range."""
+    write(blocks, q, fma(d, xhat, read(blocks, q, left, full)), left, full)
+    write(blocks, q + plane, read(blocks, q + plane, left, full) + d, left, full)
+    return d * (read(weight, p, left, full) * scale)
+
+
+@helper
+def add_lanes(g, xhat, s, q, z, signs, power):
+    """The sums of g, g * xhat, xhat and sign(xhat), and these lanes."""
+    return s + g, fma(g, xhat, q), z + xhat, signs + sign(xhat) if power == 1 else signs
+
+
+@helper
+def chunk_sums_n(dims, parameter_dims, dy, x, weight, affine, blocks, block, b, c, start, j, center, power):
+    """sum(g), sum(g * xhat), sum(sign(x - mean)) over chunk j of the set at `start`; the parameters vary along n.
+
+    Adds dy * xhat and dy to the planes (2, pm, pn) of `blocks` at `block`.
+    """
+    _, m, columns, n = dims
+    _, pm, _, pn = parameter_dims
+    first, runs, skip, length = chunk_of(j, m, n)
+    zero = zeros(weight)
+    g0 = zero
+    if center:  # sum(xhat) is 0, so that sum(g * xhat) is the sum of (g - g0) * xhat
+        g0 = splat(at(dy, start)) * (splat(at(weight, parameter_at(parameter_dims, b, 0, c))) * affine[0])
+    s, q, z, signs = zero, zero, zero, zero
+    for run in range(first, first + runs):
+        i = start + run * columns * n + skip
+        end = i + length
+        p = parameter_at(parameter_dims, b, run, c) + skip
+        to = block + (run if pm > 1 else 0) * pn + skip
+        while i + LANES <= end:
+            d, xhat = terms_of(dy, x, i, affine, LANES, True)
+            g = add_gradients(d, xhat, weight, affine[0], blocks, p, to, pm * pn, LANES, True)
+            s, q, z, signs = add_lanes(g - g0, xhat, s, q, z, signs, power)
+            i += LANES
+            p += LANES
+            to += LANES
+        if i < end:
+            d, xhat = terms_of(dy, x, i, affine, end - i, False)
+            g = add_gradients(d, xhat, weight, affine[0], blocks, p, to, pm * pn, end - i, False)
+            s, q, z, signs = add_lanes(keep(g - g0, end - i), xhat, s, q, z, signs, power)
+    scale = np.float64(lane(affine[0], 0))
+    g_sum = total(wide(s)) + np.float64(lane(g0, 0)) * float(runs * length)
+    return g_sum / scale, total(wide(q)) / scale, total(wide(signs))
+
+
+@helper
+def chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, start, j, center, power):
+    """sum(g), sum(g * xhat), sum(sign(x - mean)) over chunk j of the set at `start`; a run has one weight.
+
+    Writes the sums of dy * xhat and dy to the pairs of `sums` from `slot`, the set's first, on.
+    """
+    _, m, columns, n = dims
+    pm = parameter_dims[1]
+    first, runs, skip, length = chunk_of(j, m, n)
+    pieces = chunking(m, n)[1]
+    zero = zeros(weight)
+    d0 = splat(at(dy, start)) if center else zero
+    d_first = np.float64(lane(d0, 0))
+    w_first = np.float64(at(weight, parameter_at(parameter_dims, b, 0, c)))
+    s, q, z, signs = zero, zero, zero, zero
+    g_sum, gx_sum = 0.0, 0.0
+    count = 0
+    for run in range(first, first + runs):
+        i = start + run * columns * n + skip
+        end = i + length
+        while i + LANES <= end:
+            d, xhat = terms_of(dy, x, i, affine, LANES, True)
+            s, q, z, signs = add_lanes(d - d0, xhat, s, q, z, signs, power)
+            i += LANES
+        if i < end:
+            d, xhat = terms_of(dy, x, i, affine, end - i, False)
+            s, q, z, signs = add_lanes(keep(d - d0, end - i), xhat, s, q, z, signs, power)
+        count += length
+        if pm > 1 or run + 1 == first + runs:
+            w = np.float64(at(weight, parameter_at(parameter_dims, b, run, c)))
+            d_sum = total(wide(s)) + d_first * float(count)
+            q_sum, z_sum = total(wide(q)), total(wide(z))
+            to = 2 * (slot + (run * pieces + j % pieces if pm > 1 else j))
+            put(sums, to, q_sum + d_first * z_sum)
+            put(sums, to + 1, d_sum)
+            g_sum += w * d_sum
+            # sum(xhat) over the set is 0 with `center`, else d0 is
+            gx_sum += w * q_sum + (w - w_first) * d_first * z_sum
+            s, q, z, count = zero, zero, zero, 0
+    return g_sum, gx_sum, total(wide(signs))
+
+
+@helper
+def dx_of(dy, x, weight, dx, i, p, w, affine, factors, power, spans_n, left, full):
+    """dx on up to LANES values."""
+    if spans_n:
+        w = read(weight, p, left, full) * affine[0]
+    d, v = read(dy, i, left, full), read(x, i, left, full)
+    write(dx, i, gradient(d, v, w, affine, factors, power), left, full)
+
+
+@helper
+def chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, b, c, start, j, power, spans_n, means, ahead):
+    """dx on chunk j of the set at `start`."""
+    _, m, columns, n = dims
+    g_mean, gx_mean, sign_mean = means
+    factors = factors_of(splat(g_mean), splat(gx_mean), splat(sign_mean), affine, power, x)
+    first, runs, skip, length = chunk_of(j, m, n)
+    for run in range(first, first + runs):
+        i = start + run * columns * n + skip
+        end = i + length
+        p = parameter_at(parameter_dims, b, run, c)
+        w = splat(at(weight, p)) * affine[0]
+        p += skip
+        while i + LANES <= end:
+            if ahead > 0:
+                prefetch(x, i + ahead)
+                prefetch(dy, i + ahead)
+            dx_of(dy, x, weight, dx, i, p, w, affine, factors, power, spans_n, LANES, True)
+            i += LANES
+            p += LANES
+        if i < end:
+            dx_of(dy, x, weight, dx, i, p, w, affine, factors, power, spans_n, end - i, False)
+
+
+@helper
+def means_of(g, gx, signs, rstd, k, center, divisor, limit):
+    """The factors that `chunk_dx` takes; the rstd of a clamped set stands at `limit` and is a constant."""
+    return g / k if center else 0.0, 0.0 if rstd >= limit else gx / divisor, signs / k if center else 0.0
+
+
+@helper
+def sets_of_cell(dims, parameter_dims):
+    """Sets that share a row (pm, pn) of parameters, and how many a task takes."""
+    b, _, c, _ = dims
+    pb, _, pc, _ = parameter_dims
+    sets = b // pb * (c if pc == 1 else 1)
+    return sets, min(SETS_PER_BLOCK, max(8, sets // 16))
+
+
+@helper
+def set_of_cell(dims, parameter_dims, cell, u):
+    """Set u of the sets that share the parameters `cell`, which counts (pb, pc)."""
+    c = dims[2]
+    pb, _, pc, _ = parameter_dims
+    if pc == 1:
+        return (u // c * pb + cell) * c + u % c
+    return (u * pb + cell // pc) * c + cell % pc
+
+
+@helper
+def fold_blocks(parameter_dims, blocks, per_cell, r, cell, first, dweight, dbias):
+    """Add up the blocks (cells, per_cell, 2, pm, pn) to LANES gradients of row r of a cell, in order."""
+    _, pm, pc, pn = parameter_dims
+    left = min(pn - first, LANES)
+    w, v = splat(0.0), splat(0.0)
+    for t in range(per_cell):
+        i = ((cell * per_cell + t) * 2 * pm + r) * pn + first
+        w += wide(load_n(blocks, i, left))
+        v += wide(load_n(blocks, i + pm * pn, left))
+    to = ((cell // pc * pm + r) * pc + cell % pc) * pn + first
+    put_lanes(dweight, to, narrow(w, dweight), left)
+    put_lanes(dbias, to, narrow(v, dbias), left)
+
+
+@helper
+def fold_sums(dims, parameter_dims, sums, o, dweight, dbias):
+    """Add up the pairs of all sets that share the parameter o, in order."""
+    b, m, c, n = dims
+    pb, pm, pc, _ = parameter_dims
+    pieces = chunking(m, n)[1]
+    slots = slots_of(dims, parameter_dims)
+    place, r, column = o // (pm * pc), o // pc % pm, o % pc
+    w, v = 0.0, 0.0
+    for i in range(place, b, pb):
+        for j in range(column, column + 1 if pc > 1 else c):
+            first = (i * c + j) * slots + (r * pieces if pm > 1 else 0)
+            for h in range(first, first + (pieces if pm > 1 else slots)):
+                w += sums[2 * h]
+                v += sums[2 * h + 1]
+    put(dweight, o, w)
+    put(dbias, o, v)
+
+
+@cache
+def backward(center, power, spans_n, parallel):
+    """dx and the parameters' gradients, one set at a time."""
+
+    @kernel(parallel)
+    def rows_backward(
+        dims,  # (b, m, c, n)
+        parameter_dims,  # (pb, pm, pc, pn)
+        dy,
+        x,
+        weight,
+        stats,  # (3, b, c) float64
+        dx,
+        dweight,  # (pb, pm, pc, pn)
+        dbias,  # as dweight
+        divisor,  # float: m*n, or 1 for totals
+        limit,  # float: rstd of a clamped set, or inf
+    ):
+        if parallel > SOURCE:
+            return
+        b, m, c, n = dims
+        pb, pm, pc, pn = parameter_dims
+        chunks = chunking(m, n)[2]
+        k = float(m * n)
+        ahead = next_set(dims)
+        cells = pb * pc
+        if spans_n:
+            sets, size = sets_of_cell(dims, parameter_dims)
+            per_cell = (sets + size - 1) // size
+            blocks = workspace(cells * per_cell * 2 * pm * pn, weight)
+            sums = np.empty(1)
+        else:
+            sets, size, per_cell = 1, 1, 1
+            cells = b * c
+            blocks = workspace(1, weight)
+            sums = np.empty(2 * b * c * slots_of(dims, parameter_dims))
+        for task in prange(cells * per_cell):
+            t = np.int64(task)
+            block = t * 2 * pm * pn
+            if spans_n:
+                blocks[block : block + 2 * pm * pn] = 0
+            for u in range(t % per_cell * size, min((t % per_cell + 1) * size, sets)):
+                s = set_of_cell(dims, parameter_dims, t // per_cell, u) if spans_n else t
+                i, j, start = set_at(dims, s)
+                mean, rstd = stats_of(dims, stats, s)
+                affine = affine_of(splat(mean), splat(rstd), x)
+                # 1 moments
+                g, gx, signs = 0.0, 0.0, 0.0
+                for h in range(chunks):
+                    if spans_n:
+                        g_h, gx_h, signs_h = chunk_sums_n(
+                            dims, parameter_dims, dy, x, weight, affine, blocks, block, i, j, start, h, center, power
+                        )
+                    else:
+                        slot = s * slots_of(dims, parameter_dims)
+                        g_h, gx_h, signs_h = chunk_sums(
+                            dims, parameter_dims, dy, x, weight, affine, sums, slot, i, j, start, h, center, power
+                        )
+                    g += g_h
+                    gx += gx_h
+                    signs += signs_h
+                # 2 normalize
+                means = means_of(g, gx, signs, rstd, k, center, divisor, limit)
+                for h in range(chunks):
+                    chunk_dx(
+                        dims, parameter_dims, dy, x, weight, affine, dx, i, j, start, h, power, spans_n, means, ahead
+                    )
+        if spans_n:
+            pieces = (pn + LANES - 1) // LANES
+            for task in prange(cells * pm * pieces):
+                o = np.int64(task)
+                fold_blocks(
+                    parameter_dims, blocks, per_cell, o // pieces % pm, o // pieces // pm, o % pieces * LANES,
+                    dweight, dbias,
+                )  # fmt: skip
+        else:
+            for task in prange(pb * pm * pc):
+                fold_sums(dims, parameter_dims, sums, np.int64(task), dweight, dbias)
+
+    return rows_backward
