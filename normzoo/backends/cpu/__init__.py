@@ -1,7 +1,7 @@
 """The CPU backend: picks the kernel file, the schedule and serial or parallel code, once for all calls of a shape.
 
-Rows or columns, whole sets or split ones: all are chosen by the shape of a set, so that neither the number of threads
-nor the number of sets can be seen in the statistics.
+Rows or columns are chosen by the shape of a set; whether a thread takes whole sets or shares them cannot be seen in
+the bits. So neither the number of threads nor the number of sets shows in the statistics.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from normzoo.backends.cpu.lanes import LANES, Flat
 SERIAL = 32768  # values below which starting the threads costs more than they save
 FEW_SETS = 16  # fewer sets than this, each of several chunks, are worked on by all threads together
 SHORT = 256  # runs below this are folded columns, where there are several
-HIGH = 512  # rows: a tile of higher columns would be narrow, or leave the cache between its two readings
+BESIDE = 1 << 20  # values of high columns that a thread reads twice, one sample after the other; larger ones are shared
 STREAMED = 1 << 24  # bytes of y in whole runs, from which on it is written past the caches: they would not hold it
 LINE = 64  # bytes
 TINY = 2  # values of a set whose gradient is a difference of almost equal terms
@@ -41,9 +41,9 @@ def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype,
     scalars = types.float64, types.float64, types.boolean
     streaming = None
     if is_columns(dims):
-        kernel = (columns if m <= HIGH else columns_split).forward(*flags)
+        kernel = (columns if _is_whole(dims) else columns_split).forward(*flags)
     else:
-        whole = rows.chunking.py_func(m, n)[2] == 1 or b * c >= FEW_SETS
+        whole = _is_whole(dims)
         kernel = rows.forward(*flags, False) if whole else rows_split.forward(*flags)
         large = b * m * c * n * store.itemsize >= STREAMED and n % LANES == 0
         if whole and c == 1 and large:
@@ -84,10 +84,9 @@ def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype
         return _backward_in_double(dims, parameter_dims, moments)
     flags = moments.center, moments.power, _varies(dims, parameter_dims), b * m * c * n >= SERIAL
     if is_columns(dims):
-        kernel = (columns_gradients if m <= HIGH else columns_split).backward(*flags)
+        kernel = (columns_gradients if _is_whole(dims) else columns_split).backward(*flags)
     else:
-        whole = rows.chunking.py_func(m, n)[2] == 1 or b * c >= FEW_SETS
-        kernel = (rows_gradients if whole else rows_split).backward(*flags)
+        kernel = (rows_gradients if _is_whole(dims) else rows_split).backward(*flags)
     arrays = store, store, dtype, _DOUBLE, store, dtype, dtype
     call = _compiled(kernel, arrays, (types.float64, types.float64))
     divisor = 1.0 if moments.total else float(m * n)
@@ -122,6 +121,16 @@ def is_columns(dims: Dims) -> bool:
     """Do the column kernels take this view? Runs too short for the lanes are columns too, where there are several."""
     _, m, c, n = dims
     return n == 1 or (n < SHORT and m >= columns.STRIP and c * n >= LANES)
+
+
+def _is_whole(dims: Dims) -> bool:
+    """Does a thread take whole sets? Else all threads share every set, with the same bits."""
+    b, m, c, n = dims
+    if not is_columns(dims):
+        return rows.chunking.py_func(m, n)[2] == 1 or b * c >= FEW_SETS
+    width = columns.width_of.py_func(dims)
+    tiles = -(-c * n // width)
+    return m <= columns.GROUP or (b * tiles >= FEW_SETS and m * width <= BESIDE)
 
 
 def _varies(dims: Dims, parameter_dims: Dims) -> bool:

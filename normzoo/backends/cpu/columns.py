@@ -54,10 +54,11 @@ WIDEST = 1024  # columns of a tile
 
 @helper
 def width_of(dims):
-    """Columns of a tile that stays in the cache: whole vectors, and whole sets."""
+    """Columns of a tile that stays in the cache, or of a band of higher ones: whole vectors, and whole sets."""
     _, m, c, n = dims
     unit = LANES * n
-    return min((c * n + unit - 1) // unit, max(1, min(TILE // m, WIDEST) // unit)) * unit
+    widest = min(TILE // m, WIDEST) if m <= GROUP else WIDEST // 2
+    return min((c * n + unit - 1) // unit, max(1, widest // unit)) * unit
 
 
 @helper

@@ -9,7 +9,6 @@ from normzoo.backends.cpu.columns import (
     FORMS,
     NEXT,
     TILE,
-    WIDEST,
     deviations,
     finish,
     fold_sets,
@@ -30,17 +29,10 @@ from normzoo.backends.cpu.columns_gradients import (
     keep_sums,
     region_dx,
     weigh,
+    width_of,
 )
 from normzoo.backends.cpu.jit import SOURCE, helper, kernel
 from normzoo.backends.cpu.lanes import LANES, workspace
-
-
-@helper
-def strip_of(dims):
-    """Columns that a task sums: whole vectors, and whole sets."""
-    _, _, c, n = dims
-    unit = LANES * n
-    return min((c * n + unit - 1) // unit, max(1, WIDEST // 2 // unit)) * unit
 
 
 @helper
@@ -75,7 +67,7 @@ def forward(center, power, spans_m, parallel):
         if parallel > SOURCE:
             return
         b, m, c, n = dims
-        columns, step, width = c * n, padded(dims), strip_of(dims)
+        columns, step, width = c * n, padded(dims), width_of(dims)
         groups, strips = groups_of(m), (columns + width - 1) // width
         part = np.empty(b * groups * 2 * step)
         forms = workspace(b * FORMS * step, x)
@@ -172,7 +164,7 @@ def backward(center, power, spans_m, parallel):
             return
         b, m, c, n = dims
         pb, pm, pc, pn = parameter_dims
-        columns, step, width = c * n, padded(dims), strip_of(dims)
+        columns, step, width = c * n, padded(dims), width_of(dims)
         groups, strips = groups_of(m), (columns + width - 1) // width
         plane = block_of(dims, parameter_dims)
         part = np.empty(b * groups * SUMS * step)
