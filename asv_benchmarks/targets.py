@@ -63,9 +63,15 @@ def alternate(calls: dict[str, Callable], rounds: int, least: float = SLICE) -> 
     return {name: statistics.median(found) for name, found in times.items()}
 
 
-def fresh(code: str, *arguments: str, folder: str | None = None, cache: str | None = None) -> float:
+def fresh(
+    code: str,
+    *arguments: str,
+    folder: str | None = None,
+    cache: str | None = None,
+    environment: dict[str, str] | None = None,
+) -> float:
     """The number that a fresh process prints. A process that fails raises."""
-    environment = peers.environment() | ({} if cache is None else {"NUMBA_CACHE_DIR": cache})
+    environment = (environment or peers.environment()) | ({} if cache is None else {"NUMBA_CACHE_DIR": cache})
     command = [sys.executable, "-c", code, *arguments]
     return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment, cwd=folder).stdout)
 

@@ -1,0 +1,24 @@
+"""Memory that a pass takes, in multiples of the array that it returns."""
+
+import sys
+from pathlib import Path
+
+import numba
+
+import normzoo as nz
+from suites.cases import benchmark
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import targets
+
+NORMS = ("LayerNorm", "BatchNorm", "BatchNorm channels-last")
+CASES = [f"{norm} {direction}" for norm in NORMS for direction in ("forward", "backward")]
+
+
+@benchmark(CASES, unit="times the result")
+def track_peak(case):
+    numba.set_num_threads(1)
+    if not hasattr(nz, "release_memory"):  # commits that keep no memory
+        nz.release_memory = lambda: None
+    name, direction = case.rsplit(maxsplit=1)
+    return targets.peak(name)[direction == "backward"]
