@@ -54,7 +54,9 @@ def check_after(site: Path) -> None:
     index = json.loads((site / "index.json").read_text(encoding="utf-8"))
     graphs = [path for path in site.glob("graphs/**/*.json") if "summary" not in path.parts and path.stem != "summary"]
     if not index["revision_to_hash"] or not any(json.loads(path.read_text(encoding="utf-8")) for path in graphs):
-        raise Refusal("asv published a site without values: this clone may lack the commits measured (git fetch --all), or record some with record.py")
+        raise Refusal(
+            "asv published a site without values: this clone may lack the commits measured (git fetch --all), or record some with record.py"
+        )
     if not (site / "asv.html").exists() or not (site / "status.json").exists():
         raise Refusal(f"the plugin offline.py did not run: {CONFIG.name} must name it under plugins")
 
@@ -69,10 +71,16 @@ def publish(site: Path, results: Path | None = None) -> Path:
 
             config = Path(folder) / CONFIG.name
             given = load_json(str(CONFIG), js_comments=True)
-            given |= {"repo": str(FOLDER.parent), "benchmark_dir": str(FOLDER / "suites"), "results_dir": str(results.resolve())}
+            given |= {
+                "repo": str(FOLDER.parent),
+                "benchmark_dir": str(FOLDER / "suites"),
+                "results_dir": str(results.resolve()),
+            }
             config.write_text(json.dumps(given), encoding="utf-8")
         # Where the configuration lies elsewhere, its plugin is still here.
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(FOLDER), os.environ.get("PYTHONPATH")]))}
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(FOLDER), os.environ.get("PYTHONPATH")]))
+        }
         done = subprocess.run(
             [sys.executable, "-m", "asv", "publish", "--no-pull", "--config", str(config), "--html-dir", str(site.resolve())],
             env=environment, capture_output=True, text=True,
@@ -128,7 +136,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="of 127.0.0.1; a free one if not given")
     parser.add_argument("--no-browser", action="store_true", help="serve, but open no browser")
     parser.add_argument("--publish-only", action="store_true", help="write the site and stop")
-    parser.add_argument("--screenshot", type=Path, metavar="FILE", help="write a picture of the first page there and stop")
+    parser.add_argument(
+        "--screenshot", type=Path, metavar="FILE", help="write a picture of the first page there and stop"
+    )
     parser.add_argument("--results", type=Path, metavar="DIR", help="other results than asv_benchmarks/results")
     parser.add_argument("--html", type=Path, metavar="DIR", default=FOLDER / "html", help="where the site goes")
     options = parser.parse_args()

@@ -71,7 +71,9 @@ def make_room(site: Path) -> None:
     grid = '<li id="nav-li-" class="active">'
     if grid not in html:
         raise UserError("asv's index.html has changed: there is no menu to put the link to the summary into")
-    (site / "asv.html").write_text(html.replace(grid, f'<li><a href="index.html">Summary</a></li>\n\t{grid}'), encoding="utf-8")
+    (site / "asv.html").write_text(
+        html.replace(grid, f'<li><a href="index.html">Summary</a></li>\n\t{grid}'), encoding="utf-8"
+    )
     (site / "index.html").unlink()
     feed = site / "regressions.xml"  # its links lead to asv's graphs
     if feed.exists():

@@ -44,7 +44,7 @@ def path(points: Sequence[tuple[float, float] | None]) -> str:
 
 def sparkline(title: str, commits: Sequence[Commit], values: Values, unit: str, log: bool = False) -> str:
     """One line over the commits, from zero unless on a logarithmic axis."""
-    width, height, edge = 240.0, 56.0, 4.0
+    width, height, edge = 170.0, 56.0, 4.0
     present = [v for v in values if v is not None]
     if log:
         low, high = (math.log10(max(f(present), 1e-3)) for f in (min, max))
@@ -70,7 +70,9 @@ def sparkline(title: str, commits: Sequence[Commit], values: Values, unit: str, 
         if point is not None:
             told = escape(f"{commits[i].short} {commits[i].subject}: {figure(value, unit)}")
             kind = "dot" if i == last else "hit"
-            parts.append(f'<circle class="{kind}" cx="{point[0]:.1f}" cy="{point[1]:.1f}" r="3.5"><title>{told}</title></circle>')
+            parts.append(
+                f'<circle class="{kind}" cx="{point[0]:.1f}" cy="{point[1]:.1f}" r="3.5"><title>{told}</title></circle>'
+            )
     return "".join(parts) + "</svg>"
 
 
@@ -111,7 +113,7 @@ def curve(title: str, lines: Sequence[Line]) -> str:
     errors = [error for _, _, points in lines for error, _ in points.values()]
     least = 0.1  # an error of zero has no place on the axis: it is drawn at its foot
     low = math.floor(math.log10(max(least, min(errors))))
-    high = max(low + 1, math.ceil(math.log10(max(max(errors), least))))
+    high = max(low + 1, math.ceil(math.log10(max(*errors, least))))
     first, last = math.log10(ratios[0]), max(math.log10(ratios[-1]), math.log10(ratios[0]) + 1)
 
     def place(ratio: float, error: float) -> tuple[float, float]:
@@ -126,9 +128,13 @@ def curve(title: str, lines: Sequence[Line]) -> str:
         parts.append(f'<text x="{left - 5}" y="{y + 4:.1f}" text-anchor="end">{power(exponent)}</text>')
     for ratio in ratios:
         x = place(ratio, 1)[0]
-        parts.append(f'<text x="{x:.1f}" y="{height - bottom + 15}" text-anchor="middle">{power(round(math.log10(ratio)))}</text>')
+        parts.append(
+            f'<text x="{x:.1f}" y="{height - bottom + 15}" text-anchor="middle">{power(round(math.log10(ratio)))}</text>'
+        )
     middle = (left + width - right) / 2
-    parts.append(f'<text x="{middle}" y="{height - 6}" text-anchor="middle">mean / standard deviation of the input</text>')
+    parts.append(
+        f'<text x="{middle}" y="{height - 6}" text-anchor="middle">mean / standard deviation of the input</text>'
+    )
     for name, kind, points in lines:
         placed = [place(ratio, points[ratio][0]) for ratio in ratios if ratio in points]
         parts.append(f'<path class="line {kind}" d="{path(placed)}"/>')

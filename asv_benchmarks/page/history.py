@@ -43,12 +43,18 @@ class History:
     machine: dict[str, str] = field(default_factory=dict)
     measured: int | None = None  # the last start of a benchmark, milliseconds since 1970
 
-    def combined(self, name: str, choose: Callable[[tuple], bool], how: Callable[[Sequence[float]], float]) -> tuple[Values, int, int]:
+    def combined(
+        self, name: str, choose: Callable[[tuple], bool], how: Callable[[Sequence[float]], float]
+    ) -> tuple[Values, int, int]:
         """One value a commit out of all the series chosen, how many these are, and how many more have a shorter history.
 
         A commit has a value where every series has one, so that the line never moves because a case came or went.
         """
-        chosen = [values for case, values in self.series.get(name, {}).items() if choose(case) and any(v is not None for v in values)]
+        chosen = [
+            values
+            for case, values in self.series.get(name, {}).items()
+            if choose(case) and any(v is not None for v in values)
+        ]
         if not chosen:
             return [None] * len(self.commits), 0, 0
         longest = min(next(i for i, v in enumerate(values) if v is not None) for values in chosen)
@@ -102,7 +108,9 @@ def load(conf) -> History:
     for name, benchmark in benchmarks.items():
         cases = list(itertools.product(*benchmark["params"])) if benchmark["params"] else [()]
         rows = [
-            r.get_result_value(name, benchmark["params"]) if name in r.get_result_keys(benchmarks) else [None] * len(cases)
+            r.get_result_value(name, benchmark["params"])
+            if name in r.get_result_keys(benchmarks)
+            else [None] * len(cases)
             for r in results
         ]
         for case, raw in zip(cases, zip(*rows, strict=True), strict=True):
