@@ -115,14 +115,14 @@ def address(server: Server) -> str:
     return f"http://127.0.0.1:{server.server_address[1]}/"
 
 
-def screenshot(url: str, file: Path, width: int = 1240, height: int = 1500) -> None:
+def screenshot(url: str, file: Path, width: int = 1100, height: int = 1120) -> None:
     """The top of the page, as Chromium draws it without a window."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         raise Refusal("a screenshot needs Chromium: apt-get install chromium")
     with tempfile.TemporaryDirectory() as profile:
         command = [
-            browser, "--headless=new", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={profile}",
+            browser, "--headless=new", "--disable-gpu", "--hide-scrollbars", "--disable-lcd-text", f"--user-data-dir={profile}",
             *(["--no-sandbox"] if os.geteuid() == 0 else []),  # root has no sandbox
             f"--window-size={width},{height}", f"--screenshot={file.resolve()}", url,
         ]  # fmt: skip

@@ -32,6 +32,11 @@ for (const [key, count] of seen) {
 }
 return colored;
 """
+# What the page says, without the subjects of commits, which may say anything; and where its figures are drawn.
+SHOWN = """
+const places = [...document.querySelectorAll('svg *')].flatMap(e => [...e.attributes].map(a => a.value));
+return [...document.querySelectorAll('dt, dd, .value, svg text')].map(e => e.textContent).concat(places).join(' ');
+"""
 FIGURES = """
 return [...document.querySelectorAll('svg')].map(svg => ({
     title: (svg.querySelector('title') || {}).textContent || '', width: svg.getBoundingClientRect().width,
@@ -90,7 +95,10 @@ def wait(condition, seconds: float):
 
 
 def severe(driver) -> list[str]:
-    return [entry["message"] for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
+    """Errors in the console, each once."""
+    return list(
+        dict.fromkeys(e["message"].split("?timestamp")[0] for e in driver.get_log("browser") if e["level"] == "SEVERE")
+    )
 
 
 def values(site: Path) -> list[str]:
@@ -104,7 +112,7 @@ def values(site: Path) -> list[str]:
     named = {revision: commit[:8] for revision, commit in index["revision_to_hash"].items()}
     graphs: dict[str, list] = {name: [] for name in index["benchmarks"]}
     for path in site.glob("graphs/**/*.json"):
-        if path.stem in graphs and "summary" not in path.parts:
+        if path.stem in graphs and path.parent.name != "summary":
             graphs[path.stem].append(json.loads(path.read_text()))
     revisions = {point[0] for found in graphs.values() for graph in found for point in graph}
     by_hash = {commit: int(revision) for revision, commit in index["revision_to_hash"].items()}
@@ -152,9 +160,7 @@ def front_page(driver, url: str) -> list[str]:
             )
             if (sum(back) > 384) != (scheme == "light"):
                 wrong.append(f"first page, {scheme}: its background is {back}")
-    text = driver.execute_script(
-        "return document.documentElement.innerText + [...document.querySelectorAll('svg')].map(s => s.outerHTML)"
-    )
+    text = driver.execute_script(SHOWN)
     wrong += [f"first page: says {word!r}" for word in ("NaN", "undefined", "None", "not measured") if word in text]
     figures = driver.execute_script(FIGURES)
     counts = {kind: len(driver.find_elements("css selector", f"svg.{kind}")) for kind in ("bar", "curve", "spark")}
@@ -190,9 +196,13 @@ def graphs(driver, url: str, site: Path, patience: float) -> list[str]:
         driver.execute_script("window.location.hash = arguments[0]", f"#{route}")
         if not wait(lambda wanted=wanted: driver.find_elements("css selector", wanted), patience):
             wrong.append(f"{page}#{route}: shows no {wanted.split()[-1]}")
+    drawn = {path.stem for path in site.glob("graphs/**/*.json") if path.stat().st_size > 4}
     for name in index["benchmarks"]:
         states = [entry["state"] for entry in status["states"].get(name, [])]
         if states and all(state == "not applicable" for state in states):
+            continue
+        if name not in drawn:  # not worth the wait
+            wrong.append(f"{page}#{name}: the graph is blank")
             continue
         driver.execute_script("jQuery('#main-graph').empty(); window.location.hash = arguments[0]", "#" + quote(name))
         title = "return jQuery('#title').text() === arguments[0]"

@@ -76,7 +76,7 @@ def render(history: History, peers: dict | None, project: str) -> str:
         project=escape(project),
         latest=f"{last.short}, {day(last.date)}",
         subject=escape(last.subject),
-        count=len(history.commits),
+        count="1 commit is" if first is last else f"{len(history.commits)} commits are",
         earliest=f"{first.short}, {day(first.date)}",
         tiles="".join(tiles(history, peers)),
         peers=bars(peers) if peers else "<p>The comparison with other libraries is not measured.</p>",
@@ -130,11 +130,8 @@ def tiles(history: History, peers: dict | None):
         )
     cells = all_of("fastest")
     least = min(cells, key=lambda cell: cells[cell]) if cells else None
-    yield tile(
-        "Least cell, against the fastest peer",
-        figure(cells[least], "×") if least else figure(None),
-        f"{escape(least or '')} {commit}",
-    )
+    note = f"against the fastest peer, {escape(least)} {commit}" if least else ""
+    yield tile("Least cell", figure(cells[least], "×") if least else figure(None), note)
     cells = all_of("floor")
     yield tile(
         "Of the floor of memory",
@@ -241,7 +238,9 @@ def multiple(history: History, title: str, name: str, choose, combine, factor: f
     present = [(i, v) for i, v in enumerate(values) if v is not None]
     head = f'<a class="multiple" href="{link(name)}"><span class="name">{title}</span>'
     if not present:
-        return f'{head}<span class="value none">not measured</span></a>'
+        states = [state for case, state in history.states.get(name, {}).items() if choose(case)]
+        absent = "not applicable on this machine" if states and set(states) == {"not applicable"} else figure(None)
+        return f'{head}<span class="value none">{absent}</span></a>'
     (start, then), (_, now) = present[0], present[-1]
     notes = [
         f"{kept} cases" if kept > 1 else "one case",
