@@ -58,7 +58,7 @@ def write(conf, site: Path, peers: Path = PEERS) -> None:
     """index.html, and status.json: what is measured since when."""
     history = recorded.load(conf)
     against = json.loads(peers.read_text()) if peers.exists() else None
-    (site / "index.html").write_text(render(history, against, conf.project), encoding="utf-8")
+    (site / "index.html").write_text(render(history, against, conf), encoding="utf-8")
     status = {
         "commits": [commit.hash for commit in history.commits],
         "states": {
@@ -69,11 +69,11 @@ def write(conf, site: Path, peers: Path = PEERS) -> None:
     (site / "status.json").write_text(json.dumps(status, indent=1), encoding="utf-8")
 
 
-def render(history: History, peers: dict | None, project: str) -> str:
+def render(history: History, peers: dict | None, conf) -> str:
     first, last = history.commits[0], history.commits[-1]
     return Template((FOLDER / "template.html").read_text(encoding="utf-8")).substitute(
         style=(FOLDER / "style.css").read_text(encoding="utf-8"),
-        project=escape(project),
+        project=escape(conf.project),
         latest=f"{last.short}, {day(last.date)}",
         subject=escape(last.subject),
         count="1 commit is" if first is last else f"{len(history.commits)} commits are",
@@ -82,7 +82,7 @@ def render(history: History, peers: dict | None, project: str) -> str:
         peers=bars(peers) if peers else "<p>The comparison with other libraries is not measured.</p>",
         accuracy=accuracy(history),
         history="".join(multiple(history, *row) for row in HISTORY),
-        measured=how(history, peers),
+        measured=how(history, peers, conf.regressions_thresholds),
     )
 
 
@@ -273,7 +273,7 @@ def largest_step(history: History, present: list[tuple[int, float]]) -> str:
 # How it was measured
 
 
-def how(history: History, peers: dict | None) -> str:
+def how(history: History, peers: dict | None, thresholds: dict[str, float]) -> str:
     first, last = history.commits[0], history.commits[-1]
     machine, environment = history.machine, history.environment
     hardware = {key: machine[key] for key in ("cpu", "num_cpu", "arch", "ram", "os") if machine.get(key)}
@@ -300,6 +300,8 @@ def how(history: History, peers: dict | None) -> str:
         about = peers["about"]
         said = [re.sub(r"\s+", " ", str(about[key])) for key in ("machine", "versions") if about.get(key)]
         rows.append(("Peers", escape(f"commit {about['commit']}, {about['date']}, {'; '.join(said)}")))
+    limits = [f"{'others' if name == '.*' else escape(name)} {100 * limit:g} %" for name, limit in thresholds.items()]
+    rows.append(("Thresholds", ", ".join(limits) or figure(None)))
     newer = sorted({name for name, cases in history.states.items() for state in cases.values() if state == "newer"})
     if newer:
         rows.append(("Newer cases in", ", ".join(f'<a href="{link(name)}">{escape(name)}</a>' for name in newer)))
