@@ -35,7 +35,7 @@ def commits(wanted: str) -> list[str]:
     if git("rev-parse", "--is-shallow-repository") == "true":
         raise SystemExit("record: this clone is shallow and lacks the commits to record; run `git fetch --unshallow`")
     try:
-        found = git("log", "--first-parent", "--reverse", "--format=%H", wanted, "--", ":/normzoo", ":/pyproject.toml")
+        found = git("log", "--first-parent", "--reverse", "--format=%H", wanted, "--", ":/normzoo")
     except subprocess.CalledProcessError:  # git has said why
         raise SystemExit(f"record: {wanted!r} names no commits; write a range as git does, such as HEAD~3..") from None
     return [commit for commit in found.split() if commit[:8] not in BROKEN]
@@ -79,7 +79,7 @@ def main() -> None:
     options = parser.parse_args()
     found = commits(options.range)
     if not found:
-        parser.error(f"no first-parent commit of {options.range} touches normzoo/ or pyproject.toml")
+        parser.error(f"no first-parent commit of {options.range} touches normzoo/")
     introduce(options.machine)
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as hashes:
         hashes.write("\n".join(found))

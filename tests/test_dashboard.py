@@ -1,0 +1,354 @@
+"""The dashboard in a real browser without a network; and each way that it can break is seen.
+
+Needs asv, selenium, Chromium and its driver: pip install -e ".[dashboard]" and apt-get install chromium chromium-driver.
+"""
+
+import importlib.util
+import itertools
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import site_check
+
+FOLDER = site_check.FOLDER
+ROOT = FOLDER.parent
+RESULTS = FOLDER / "results"
+
+
+def git(*arguments, folder=ROOT):
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def reason_to_skip():
+    if importlib.util.find_spec("asv") is None:
+        return 'asv is not installed: pip install -e ".[dashboard]"'
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        return "the history of the commits is not here: clone the repository with git"
+    if git("rev-parse", "--is-shallow-repository") == "true":
+        return "this clone is shallow: git fetch --unshallow"
+    return None
+
+
+SKIP = reason_to_skip()
+pytestmark = pytest.mark.skipif(SKIP is not None, reason=SKIP or "")
+
+
+@pytest.fixture(scope="module")
+def dashboard():
+    return site_check.dashboard()
+
+
+@pytest.fixture(scope="module")
+def page():
+    """The plugin and the page's modules, as asv imports them."""
+    sys.path.insert(0, str(FOLDER))
+    try:
+        return importlib.import_module("offline"), importlib.import_module("page.history")
+    finally:
+        sys.path.remove(str(FOLDER))
+
+
+@pytest.fixture(scope="module")
+def driver():
+    binary, chromedriver = site_check.programs()
+    if binary is None or chromedriver is None:
+        pytest.skip("no browser to look with: apt-get install chromium chromium-driver")
+    if importlib.util.find_spec("selenium") is None:
+        pytest.skip('selenium is not installed: pip install -e ".[dashboard]"')
+    with site_check.browser() as found:
+        yield found
+
+
+# Synthetic results of real commits
+
+PASSES = ["LayerNorm forward", "LayerNorm backward"]
+NEWER = "LayerNorm bfloat16 forward"  # only from the third commit on
+BENCHMARKS = {  # name -> unit, parameters
+    "kernels.track_cost": ("times a streaming loop", {"case": [*PASSES, NEWER]}),
+    "kernels.track_instructions": ("instructions an element", {"case": PASSES}),
+    "overhead.time_thousand": ("seconds", {"call": ["LayerNorm (4, 64)"]}),
+    "start.track_import_over_numba": ("seconds", {}),
+    "start.track_first_call_cached": ("seconds", {"kernel": ["serial", "parallel"]}),
+    "start.track_first_call_uncached": ("seconds", {"kernel": ["serial", "parallel"]}),
+    "memory.track_peak": ("times the result", {"case": PASSES}),
+    "accuracy.track_error": ("ulp", {"case": PASSES, "mean / std": [1.0, 1000.0, 1000000.0]}),
+    "scaling.track_threads": ("time on all threads over time on one", {"norm": ["LayerNorm"]}),
+    "examples.track_epoch": ("seconds", {}),
+    "hidden.track_nothing": ("instructions an element", {}),  # not applicable on this machine
+}
+
+
+def recorded_value(name, case, commit):
+    if name.startswith("hidden") or (NEWER in str(case) and commit < 2):
+        return math.nan
+    return (1 + 0.1 * len(str(case))) * (2 if commit < 2 else 1)
+
+
+def record(folder, change=recorded_value):
+    """Results as asv writes them, of the last four commits of the library."""
+    util, results, runner = (pytest.importorskip(f"asv.{name}") for name in ("util", "results", "runner"))
+
+    machine = {"machine": "synthetic", "arch": "x86_64", "cpu": "none", "num_cpu": "2", "os": "Linux", "ram": "1"}
+    benchmarks = {
+        name: {
+            "name": name, "unit": unit, "type": "track", "version": "1", "timeout": 60, "code": "",
+            "params": [[repr(v) for v in values] for values in params.values()], "param_names": list(params),
+        }
+        for name, (unit, params) in BENCHMARKS.items()
+    }  # fmt: skip
+    util.write_json(str(folder / "benchmarks.json"), benchmarks, 2)
+    util.write_json(str(folder / "synthetic" / "machine.json"), machine, 1)
+    log = git("log", "-4", "--first-parent", "--reverse", "--format=%H %at", "--", "normzoo", "pyproject.toml")
+    for number, line in enumerate(log.splitlines()):
+        commit, date = line.split()
+        recorded = results.Results({**machine, "python": "3.11"}, {}, commit, int(date) * 1000, "3.11", "none", {})
+        for name, benchmark in benchmarks.items():
+            found = [change(name, case, number) for case in itertools.product(*benchmark["params"])]
+            nothing = [None] * len(found)
+            recorded.add_result(benchmark, runner.BenchmarkResult(found, nothing, nothing, 0, "", None), duration=1.0)
+        recorded.save(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def published(dashboard, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("synthetic")
+    return dashboard.publish(folder / "site", record(folder / "results"))
+
+
+@pytest.fixture
+def site(published, tmp_path):
+    """A copy, to be broken."""
+    return Path(shutil.copytree(published, tmp_path / "site"))
+
+
+def append(path, text):
+    path.write_text(path.read_text(encoding="utf-8") + text, encoding="utf-8")
+
+
+def replace(path, old, new):
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def found_in(site, driver, *parts):
+    return "\n".join(site_check.check(driver, site, 0.4, parts))
+
+
+def graph_of(site, name):
+    (path,) = (p for p in site.glob(f"graphs/**/{name}.json") if "summary" not in p.parts)
+    return path
+
+
+# The page
+
+
+def test_the_recorded_history_shows(driver, dashboard, tmp_path):
+    if not RESULTS.exists():
+        pytest.skip("no results are recorded yet: python asv_benchmarks/record.py")
+    assert site_check.check(driver, dashboard.publish(tmp_path / "site")) == []
+
+
+def test_a_whole_site_has_no_findings(driver, published):
+    assert site_check.check(driver, published) == []
+
+
+def test_what_is_newer_or_not_applicable_is_marked(published):
+    states = json.loads((published / "status.json").read_text())["states"]
+    assert [entry["state"] for entry in states["kernels.track_cost"]] == ["whole", "whole", "newer"]
+    assert [entry["state"] for entry in states["hidden.track_nothing"]] == ["not applicable"]
+    text = (published / "index.html").read_text(encoding="utf-8")
+    assert "1 newer left out" in text and "1 not applicable" in text
+
+
+@pytest.mark.parametrize(
+    "script", ["flot/jquery.flot.js", "jquery/jquery.min.js", "stupid-table-plugin/stupidtable.min.js"]
+)
+def test_a_removed_script_is_seen(site, driver, script):
+    (site / "vendor" / script).unlink()
+    assert "404" in found_in(site, driver, "graphs")
+
+
+def test_a_blank_graph_is_seen(site, driver):
+    """The plot library runs, and draws no line."""
+    append(site / "vendor/flot/jquery.flot.js", "\nCanvasRenderingContext2D.prototype.stroke = function () {};\n")
+    assert "asv.html#kernels.track_cost: the graph is blank" in found_in(site, driver, "graphs")
+
+
+def test_a_graph_that_is_gone_is_seen(site, driver):
+    graph_of(site, "examples.track_epoch").unlink()
+    found = found_in(site, driver, "values", "graphs")
+    assert "examples.track_epoch, case 0: no value at any commit" in found
+    assert "asv.html#examples.track_epoch: the graph is blank" in found
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_missing_value_is_seen(site, at):
+    path = graph_of(site, "kernels.track_cost")
+    points = json.loads(path.read_text())
+    points[at][1][0] = None
+    path.write_text(json.dumps(points))
+    (found,) = site_check.values(site)
+    assert "kernels.track_cost, case 0: no value at" in found
+
+
+def test_a_benchmark_that_failed_is_seen(dashboard, tmp_path):
+    """From the results on: a null between values, and one that has no value at the latest commit."""
+
+    def failing(name, case, commit):
+        if (name, commit) == ("examples.track_epoch", 1) or (name, commit) == ("start.track_import_over_numba", 3):
+            return None
+        return recorded_value(name, case, commit)
+
+    found = "\n".join(site_check.values(dashboard.publish(tmp_path / "site", record(tmp_path / "results", failing))))
+    assert "examples.track_epoch, case 0" in found and "start.track_import_over_numba, case 0" in found
+    states = json.loads((tmp_path / "site/status.json").read_text())["states"]
+    assert (
+        states["examples.track_epoch"][0]["state"] == states["start.track_import_over_numba"][0]["state"] == "missing"
+    )
+
+
+def test_a_plugin_that_is_off_is_seen(dashboard, driver, published, tmp_path, monkeypatch):
+    text = dashboard.CONFIG.read_text()
+    assert '"plugins": [".offline"]' in text
+    config = tmp_path / dashboard.CONFIG.name
+    config.write_text(text.replace('"plugins": [".offline"]', '"plugins": []'))
+    monkeypatch.setattr(dashboard, "CONFIG", config)
+    with pytest.raises(dashboard.Refusal, match="the plugin offline.py did not run"):
+        dashboard.publish(tmp_path / "site", published.parent / "results")
+    found = found_in(tmp_path / "site", driver, "values", "front page", "graphs")
+    assert "ERR_NAME_NOT_RESOLVED" in found and "no figure" in found
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "finding"),
+    [
+        ('<svg class="curve"', '<svg class="other"', "no figure of kind curve"),
+        ('<path class="line" d="', '<path class="line" d="" old="', "is blank"),
+        ("<main>", '<main><div style="width: 700px">wide</div>', "first page, dark, 360 px"),
+        ("<main>", '<main><script src="gone.js"></script>', "404"),
+        ('<dl class="tiles">', '<dl class="tiles"><dd>NaN</dd>', "says 'NaN'"),
+        (
+            "@media (prefers-color-scheme: dark)",
+            "@media (prefers-color-scheme: sepia)",
+            "first page, dark: its background",
+        ),
+    ],
+)
+def test_a_broken_first_page_is_seen(site, driver, old, new, finding):
+    replace(site / "index.html", old, new)
+    assert finding in found_in(site, driver, "front page")
+
+
+def test_links_lead_to_benchmarks(published):
+    text = (published / "index.html").read_text(encoding="utf-8")
+    index = json.loads((published / "index.json").read_text())
+    led = set(re.findall(r'href="asv\.html#([\w.]+)', text))
+    assert led and led <= index["benchmarks"].keys()
+    assert "http" not in text.replace("https://", "http://").split("<body>")[1]
+    assert 'href="index.html"' in (published / "asv.html").read_text(encoding="utf-8")
+
+
+# The plugin
+
+
+def test_an_address_that_is_not_vendored_is_refused(page, tmp_path):
+    offline, _ = page
+    (tmp_path / "a.html").write_text(
+        '<a href="https://b.org">a link</a><script src="https://b.org/new-9.js" integrity="x"></script>'
+    )
+    with pytest.raises(offline.UserError, match=r"a\.html of this asv loads https://b.org/new-9.js: vendor these"):
+        offline.without_network(tmp_path)
+
+
+def test_a_missing_vendored_file_is_refused(page, tmp_path):
+    offline, _ = page
+    vendor = shutil.copytree(offline.VENDOR, tmp_path / "vendor")
+    (vendor / "bootstrap/bootstrap.min.css").unlink()
+    with pytest.raises(offline.UserError, match=r"bootstrap.min.css, which is missing"):
+        offline.without_network(tmp_path, vendor)
+
+
+def test_every_vendored_package_has_its_licence(page):
+    offline, _ = page
+    folders = [path for path in offline.VENDOR.iterdir() if path.is_dir()]
+    assert {path.name for path in folders} == {file.split("/")[0] for file in offline.SCRIPTS.values()}
+    assert all("Permission is hereby granted" in (folder / "LICENSE.txt").read_text() for folder in folders)
+
+
+NA = math.nan
+
+
+@pytest.mark.parametrize(
+    ("raw", "state"),
+    [
+        ([1.0, 2, 3.0], "whole"), ([NA, None, 3.0], "newer"), ([NA, NA, NA], "not applicable"), ([None, None, None], "missing"),
+        ([1.0, NA, 3.0], "missing"), ([NA, 2.0, None], "missing"), ([NA, None, NA], "missing"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_has_one_name(page, raw, state):
+    _, history = page
+    assert history.state_of(raw) == state
+
+
+# The command
+
+
+def test_it_serves_this_machine_alone(dashboard, tmp_path):
+    server = dashboard.serve(tmp_path)
+    try:
+        assert server.server_address[0] == "127.0.0.1"
+        with pytest.raises(dashboard.Refusal, match="choose another with --port"):
+            dashboard.serve(tmp_path, server.server_address[1])
+    finally:
+        server.server_close()
+
+
+def test_nothing_to_show_is_refused(dashboard, tmp_path):
+    with pytest.raises(dashboard.Refusal, match=r"no results in .*record\.py"):
+        dashboard.publish(tmp_path / "site", tmp_path)
+
+
+def test_a_missing_asv_is_named(dashboard, tmp_path, monkeypatch):
+    monkeypatch.setattr(dashboard.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(dashboard.Refusal, match="pip install asv"):
+        dashboard.publish(tmp_path / "site")
+
+
+def test_a_shallow_clone_is_refused(tmp_path):
+    git("clone", "-q", "--depth", "1", ROOT.as_uri(), str(tmp_path / "clone"))
+    benchmarks = tmp_path / "clone" / "asv_benchmarks"
+    shutil.copy(FOLDER / "dashboard.py", benchmarks)
+    done = subprocess.run(
+        [sys.executable, str(benchmarks / "dashboard.py"), "--publish-only"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": ""},
+        check=False,
+    )
+    assert done.returncode == 1 and "git fetch --unshallow" in done.stderr
+
+
+def test_a_fresh_clone_shows_it_without_the_library(published, tmp_path):
+    """Only asv and the standard library are imported, and the site is the same."""
+    code = (
+        "import runpy, sys\n"
+        "class No:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('numba', 'normzoo', 'numpy', 'matplotlib'): raise ImportError(name)\n"
+        "sys.meta_path.insert(0, No())\n"
+        f"sys.argv = ['dashboard.py', '--publish-only', '--results', {str(published.parent / 'results')!r}, '--html', {str(tmp_path / 'site')!r}]\n"
+        f"runpy.run_path({str(FOLDER / 'dashboard.py')!r}, run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site/index.html").read_bytes() == (published / "index.html").read_bytes()
