@@ -11,7 +11,7 @@ pytest.importorskip("tabulate", reason='the guard needs tabulate: pip install -e
 pytest.importorskip("tqdm", reason='the guard needs tqdm: pip install -e ".[bench]"')
 ROOT = Path(__file__).parents[1]
 CASE = "LayerNorm 2048x768 forward$"
-SEED = '''
+SEED = """
 
 import time as _time
 
@@ -25,7 +25,7 @@ def layer_norm(*arguments, **options):
     while _time.perf_counter() < until:
         pass
     return result
-'''
+"""
 
 
 def git(*arguments, folder):
