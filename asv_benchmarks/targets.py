@@ -72,6 +72,7 @@ def fresh(
 ) -> float:
     """The number that a fresh process prints. A process that fails raises."""
     environment = (environment or peers.environment()) | ({} if cache is None else {"NUMBA_CACHE_DIR": cache})
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # or every process compiles the sources of normzoo again
     command = [sys.executable, "-c", code, *arguments]
     return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment, cwd=folder).stdout)
 

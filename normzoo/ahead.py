@@ -12,7 +12,6 @@ from numba.core import event
 from normzoo.arrays import FLOATS
 from normzoo.backends import use
 from normzoo.backends.contract import Array
-from normzoo.backends.cpu.jit import kernel
 from normzoo.norm import Norm
 from normzoo.registry import _classes
 
@@ -123,6 +122,8 @@ def compile_cache(
 
 def cache_directory() -> str | None:
     """Where Numba keeps compiled kernels on disk; None where it finds no directory that it can write to."""
+    from normzoo.backends.cpu.jit import kernel  # noqa: PLC0415  not before it is needed, see `backends.backend`
+
     # Numba looks for one beside the source of the function: `kernel` stands in for the kernels, and is not compiled.
     return kernel(False)(kernel).stats.cache_path
 
