@@ -24,14 +24,14 @@ def blocks(calls: list[Callable[[], object]], rounds: int, least: float = 2e-3) 
     return [float(np.quantile(found, 0.25)) for found in times]
 
 
-@benchmark(CELLS, warmup_time=0.3, repeat=(5, 50, 0.5))
+@benchmark(CELLS, warmup_time=0.1, rounds=1, repeat=(5, 50, 0.4))
 def time_kernel(case):
     call_of(case)()
 
 
 @benchmark(CELLS | BFLOAT16, unit="times a streaming loop", setup=require)
 def track_cost(case):
-    norm, floor = blocks([call_of(case), stream_of(case)], rounds=40)
+    norm, floor = blocks([call_of(case), stream_of(case)], rounds=20)
     return norm / floor
 
 

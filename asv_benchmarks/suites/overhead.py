@@ -46,7 +46,7 @@ def call_of(name: str) -> Callable[[], object]:
     return call
 
 
-@benchmark(CALLS, "call", warmup_time=0.3, repeat=(5, 50, 0.5))
+@benchmark(CALLS, "call", warmup_time=0.1, rounds=1, repeat=(5, 50, 0.4))
 def time_thousand(name):
     call = call_of(name)
     for _ in range(1000):

@@ -8,7 +8,7 @@ from suites.cases import benchmark
 from suites.kernels import blocks
 
 NORMS = ("LayerNorm", "BatchNorm")
-KILOBYTES = (64, 640, 6400, 64000)
+KILOBYTES = (16, 160, 1600, 16000, 160000)
 
 
 def forward(norm: str, kilobytes: int):
@@ -29,13 +29,13 @@ def track_threads(norm):
     threads = numba.config.NUMBA_NUM_THREADS
     if threads < 2:
         raise NotImplementedError("one thread only")
-    call, _ = forward(norm, 6400)
+    call, _ = forward(norm, 16000)
 
     def on(count):
         numba.set_num_threads(count)
         call()
 
-    one, every = blocks([lambda: on(1), lambda: on(threads)], rounds=40)
+    one, every = blocks([lambda: on(1), lambda: on(threads)], rounds=20)
     return every / one
 
 
@@ -43,7 +43,7 @@ def track_threads(norm):
 def track_size(norm, kilobytes):
     numba.set_num_threads(1)
     call, values = forward(norm, kilobytes)
-    return 1e9 * blocks([call], rounds=20)[0] / values
+    return 1e9 * blocks([call], rounds=10)[0] / values
 
 
 track_size.params += [KILOBYTES]

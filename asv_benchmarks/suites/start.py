@@ -16,12 +16,12 @@ def timeraw_import():
     return "import normzoo"
 
 
-vars(timeraw_import).update({"version": "1", "number": 1, "repeat": 5})
+vars(timeraw_import).update({"version": "1", "number": 1, "repeat": 3, "rounds": 1})
 
 
 def track_import_over_numba():
     installed(IMPORT)  # writes the bytecode
-    return statistics.median(installed(IMPORT) for _ in range(5))
+    return statistics.median(installed(IMPORT) for _ in range(3))
 
 
 vars(track_import_over_numba).update({"version": "1", "unit": "seconds"})
@@ -43,4 +43,4 @@ def track_first_call_uncached(kernel):
 def track_first_call_cached(kernel):
     """The first call of a process that finds its kernel on disk."""
     installed(FIRST_CALL, *STARTS[kernel])
-    return statistics.median(installed(FIRST_CALL, *STARTS[kernel]) for _ in range(5))
+    return statistics.median(installed(FIRST_CALL, *STARTS[kernel]) for _ in range(3))
