@@ -23,7 +23,10 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 REFERENCE = "reference-2core"
-BROKEN = {"ed7b46f8", "174dcb27"}  # kernels that do not compile, or do not fit their callers; mended by the commit after
+BROKEN = {
+    "ed7b46f8",
+    "174dcb27",
+}  # kernels that do not compile, or do not fit their callers; mended by the commit after
 
 
 def git(*arguments: str) -> str:

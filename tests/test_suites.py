@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numba
 import numpy as np
-import oracles
 import pytest
+
+from tests import oracles
 
 FOLDER = Path(__file__).parents[1] / "asv_benchmarks"
 

@@ -17,7 +17,7 @@ def blocks(calls: list[Callable[[], object]], rounds: int, least: float = 2e-3) 
         for call, found in zip(calls, times, strict=True):
             call()  # the other's data are in the caches
             count, start = 0, time.perf_counter()
-            while (spent := time.perf_counter() - start) < least:
+            while (spent := time.perf_counter() - start) < least or not count:
                 call()
                 count += 1
             found.append(spent / count)
