@@ -6,7 +6,7 @@ Both commits run in processes of their own that take turns within milliseconds, 
 is compared: time over that of a loop which streams the same bytes. A case is slower if its cost has grown by more than
 25 %, or by more than 12 % where its kernel also executes over 2 % more instructions, which are counted, not timed. What
 looks slower is measured twice more in new processes, and is slower if it always is. Takes about three minutes. Needs
-the library's requirements, ml_dtypes and tabulate (`pip install -e ".[bench]"`).
+the library's requirements, ml_dtypes, tabulate and tqdm (`pip install -e ".[bench]"`).
 """
 
 import argparse
@@ -118,7 +118,7 @@ def cost(pair: list[subprocess.Popen], case: str) -> float:
 
 
 def kernel_of(case: str) -> str:
-    """A case without its shape: "LayerNorm forward bfloat16"."""
+    """A case without its shape: "LayerNorm bfloat16 forward"."""
     return re.sub(r" \d+(x\d+)+", "", case)
 
 

@@ -4,7 +4,7 @@
 
 RANGE is git's, such as v0.1..HEAD or HEAD~3.. (all of history unless told). Recorded are its first-parent commits that
 touch the library; of each, the benchmarks that have no result. Results are written to results/NAME, to be committed;
-publish them with dashboard.py. Takes three to four minutes a commit, on an idle machine. Install with
+publish them with dashboard.py. Takes three to seven minutes a commit, on an idle machine. Install with
 `pip install -e ".[bench]"`.
 
 Never record one series on two machines, nor with two sets of requirements: after a new numba or numpy, delete the
@@ -23,10 +23,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 REFERENCE = "reference-2core"
-BROKEN = {
-    "ed7b46f8",
-    "174dcb27",
-}  # kernels that do not compile, or do not fit their callers; mended by the commit after
+# Kernels that do not compile, and kernels that do not fit their callers; both mended by the commit after.
+BROKEN = {"ed7b46f8", "174dcb27"}
 
 
 def git(*arguments: str) -> str:
