@@ -8,6 +8,7 @@ from normzoo.norm import Norm
 from normzoo.passes import Grads, Saved
 from normzoo.registry import create, list_norms
 from normzoo.zoo.batch_norm import BatchNorm
+from normzoo.zoo.dyt import DyT
 from normzoo.zoo.group_norm import GroupNorm
 from normzoo.zoo.instance_norm import InstanceNorm
 from normzoo.zoo.layer_norm import LayerNorm
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BatchNorm",
     "Compiled",
+    "DyT",
     "Grads",
     "GroupNorm",
     "InstanceNorm",

@@ -100,9 +100,9 @@ class Norm:
         y, _, saved = normalize(self, x, axes, weight, bias, self.moments, eps, out, parameter_shape=self._shape)
         return y, saved
 
-    def __call__(self, x: Array, out: Array | None = None) -> Array:
-        """y = norm(x); keeps what `backward` needs in `saved`. See `forward`."""
-        y, self.saved = self.forward(x, out)
+    def __call__(self, x: Array, *arguments: Any, **options: Any) -> Array:
+        """y = norm(x) or norm(x, out=y); keeps what `backward` needs in `saved`. See `forward`."""
+        y, self.saved = self.forward(x, *arguments, **options)
         return y
 
     def backward(self, dy: Array, out: Array | None = None) -> Array:
@@ -111,6 +111,7 @@ class Norm:
             raise RuntimeError(f"{self}: expected a forward pass before backward; write y = norm(x) first")
         found = self.saved.backward(dy, out)
         self.grads = {name: getattr(found, name) for name in self.params}
+        self.grads.update(found.others)
         return found.x
 
     def train(self, mode: bool = True) -> Self:

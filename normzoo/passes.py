@@ -1,9 +1,9 @@
 """One pass: `normalize` finds the plan and runs it, from x to y; the `Saved` it leaves goes back to dx."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy import ndarray
@@ -20,11 +20,51 @@ _backward_plans = Memo()
 
 
 class Grads(NamedTuple):
-    """Gradients of the loss; `weight` and `bias` are None where the norm has none."""
+    """Gradients of the loss; `weight` and `bias` are None where the norm has none.
+
+    Those of other parameters, and of arrays that a norm takes beside x, are in `others` and attributes too:
+    grads.others["style"], grads.style.
+    """
 
     x: Array
-    weight: Array | None
-    bias: Array | None
+    weight: Array | None = None
+    bias: Array | None = None
+
+    @property
+    def others(self) -> Mapping[str, Array]:
+        """Gradients of what is not x, weight or bias."""
+        return {}
+
+
+class MoreGrads(Grads):
+    """`Grads` of a norm with other arguments than x, weight and bias."""
+
+    _others: Mapping[str, Array]
+
+    def __new__(cls, x: Array, weight: Array | None, bias: Array | None, others: Mapping[str, Array]) -> Self:
+        grads = super().__new__(cls, x, weight, bias)
+        grads._others = dict(others)
+        return grads
+
+    @property
+    def others(self) -> Mapping[str, Array]:
+        return self._others
+
+    def __getattr__(self, name: str) -> Array:
+        try:
+            return self.__dict__["_others"][name]
+        except KeyError:
+            raise AttributeError(f"there is no gradient of {name}") from None
+
+    def __reduce__(self) -> tuple:
+        return MoreGrads, (*self, self._others)
+
+
+def grads_by_name(found: Mapping[str, Array]) -> Grads:
+    """Grads of arrays by name, x among them."""
+    others = {name: d for name, d in found.items() if name not in ("x", "weight", "bias")}
+    x, weight, bias = found["x"], found.get("weight"), found.get("bias")
+    return MoreGrads(x, weight, bias, others) if others else Grads(x, weight, bias)
 
 
 class Saved(ABC):
@@ -153,16 +193,21 @@ class ViewSaved(Saved):
         )
 
 
+Pull = Callable[[Array], Mapping[str, Array]]  # dy -> the gradients by name, "x" among them; all float64
+
+
 class PulledBack(Saved):
-    """The `Saved` of a norm outside the algebra: a function from dy to dx, both float64."""
+    """The `Saved` of a norm outside the algebra: a function from dy to the gradients, all float64. It has copies of
+    what it needs, so that x may be overwritten."""
 
-    __slots__ = ("_layout", "_pull", "_x_like")
+    __slots__ = ("_arguments", "_layout", "_pull", "_x_like")
 
-    def __init__(self, owner: object, x: Array, pull: Callable[[Array], Array]) -> None:
+    def __init__(self, owner: object, x: Array, pull: Pull, arguments: Mapping[str, Array] | None = None) -> None:
         self._owner, self._pull = owner, pull
         self._weight = self._bias = self._source = None
         self._overwritten = False
         self._x_like, self._layout = (x.shape, x.dtype), layout_of(x)
+        self._arguments = {name: (a.shape, a.dtype) for name, a in (arguments or {}).items()}
 
     @property
     def _like(self) -> tuple[tuple[int, ...], np.dtype]:
@@ -171,8 +216,48 @@ class PulledBack(Saved):
     def _backward(self, dy: Array, out: Array | None) -> Grads:
         dx = empty_in_layout(*self._x_like, self._layout) if out is None else out
         with np.errstate(all="ignore"):
-            dx[...] = self._pull(dy.astype(np.float64, order="C"))
-        return Grads(dx, None, None)
+            found = dict(self._pull(dy.astype(np.float64, order="C")))
+            dx[...] = found["x"]
+            for name, (shape, dtype) in self._arguments.items():
+                found[name] = np.asarray(found[name], np.float64).reshape(shape).astype(dtype)
+        return grads_by_name(found | {"x": dx})
+
+
+class Chained(Saved):
+    """The `Saved` of a norm that is made of passes of the algebra: a function from dy and out to the gradients.
+
+    Args:
+        like: shape and dtype of x.
+        pull: (dy, out) -> Grads, with x's in `out` if given; it calls `backward` of `parts`.
+        parts: what the passes left, which the backward pass may need x's memory for.
+    """
+
+    __slots__ = ("_parts", "_pull", "_x_like")
+
+    def __init__(
+        self,
+        owner: object,
+        x: Array,
+        pull: Callable[[Array, Array | None], Grads],
+        parts: tuple[Saved, ...],
+    ) -> None:
+        self._owner, self._pull, self._parts = owner, pull, parts
+        self._weight = self._bias = None
+        self._x_like = x.shape, x.dtype
+        self._source = next((p._source for p in parts if p._source is not None), None)
+        self._overwritten = any(p._overwritten for p in parts)
+
+    @property
+    def _like(self) -> tuple[tuple[int, ...], np.dtype]:
+        return self._x_like
+
+    def _backward(self, dy: Array, out: Array | None) -> Grads:
+        return self._pull(dy, out)
+
+    def overwrite(self, out: Array) -> None:
+        super().overwrite(out)
+        for part in self._parts:
+            part.overwrite(out)
 
 
 def normalize(
@@ -188,6 +273,7 @@ def normalize(
     keep: bool = True,
     parameter_shape: tuple[int, ...] | None = None,
     given: tuple[Array, Array] | None = None,
+    stats: Array | None = None,
     apart: tuple[Array | None, ...] = (),
 ) -> tuple[Array, Array, Any]:
     """y, the statistics and, with `keep`, the `Saved` of the pass: the one way from any norm of the algebra to a
@@ -200,7 +286,9 @@ def normalize(
         weight, bias: None, or arrays that span the capital letters of `axes`.
         parameter_shape: their shape, where it is not `axes.parameter_shape`.
         given: (mean, variance) to use instead of x's own: of one value a set, in the order of the sets, or repeating
-            over the leading ones; arrays as backends take running statistics.
+            over the leading ones; arrays as backends take running statistics. They are constants of the gradient.
+        stats: what an earlier pass found of this x with these axes and moments, where weight or bias depend on it: they
+            are not found again, and the gradient is that of x's own statistics.
         apart: more arrays that out may not overlap.
     """
     if type(x) is not ndarray:
@@ -215,6 +303,7 @@ def normalize(
         parameter_shape,
         moments,
         None if given is None else (given[0].dtype, given[1].dtype),
+        stats is not None,
         chosen(),
         (x.shape, x.dtype, flags, None if flags & CONTIGUOUS else x.strides),
         None if weight is None else (weight.shape, weight.dtype, weight.flags.num),
@@ -239,7 +328,9 @@ def normalize(
         elsewhere = False
     else:
         y, target, elsewhere = plan.target(out)
-    if given is None:
+    if stats is not None:
+        plan.run(v, stats, w, a, target)
+    elif given is None:
         stats = plan.run(v, w, a, eps, target)
     else:
         stats = np.zeros(plan.stats_shape)

@@ -112,10 +112,11 @@ class ForwardPlan(Plan):
     def __init__(
         self,
         key: tuple,  # (axes, shape of the parameters or None for that of `axes`, moments, None or the dtypes of
-        # statistics that are given, name of the backend, Kind of x, None or Kind of weight, and of bias)
+        # statistics that are given, whether x's own are known, name of the backend, Kind of x, None or Kind of weight,
+        # and of bias)
     ) -> None:
         self.key = key
-        axes, expected, moments, given, name, x, weight, bias = key
+        axes, expected, moments, given, known, name, x, weight, bias = key
         shape, dtype, flags, strides = x
         self.like = shape, dtype
         if expected is None:
@@ -141,8 +142,8 @@ class ForwardPlan(Plan):
         dims, parameter_dims = view.dims, view.parameter_dims
         self.stats_shape = (3, dims[0], dims[2])
         if prod(dims) == 0:
-            self.run = self._nothing if given is None else _nothing
-        elif given is None:
+            self.run = self._nothing if given is None and not known else _nothing
+        elif given is None and not known:
             self.run = backend(name).forward(dims, parameter_dims, moments, self.dtype, self.store)
         else:
             self.run = backend(name).apply(dims, parameter_dims, self.dtype, self.store)
@@ -166,7 +167,7 @@ class BackwardPlan(Plan):
     __slots__ = ("bias_given", "expected", "gradient_shape", "weight_given", "x_as_is")
 
     def __init__(self, plan: ForwardPlan, name: str, dtype: np.dtype, flags: int) -> None:
-        _, expected, _, _, _, _, weight, bias = plan.key
+        _, expected, *_, weight, bias = plan.key
         view = plan.view
         self.dtype = compute_dtype(plan.dtype, dtype)
         self.store = plan.store if dtype == plan.store and self.dtype == plan.dtype else self.dtype

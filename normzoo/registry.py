@@ -1,19 +1,42 @@
 """Norms by name, for configuration files. What the package exports is what there is."""
 
+import inspect
 import re
-from typing import Any
+from typing import Any, Self
 
 from normzoo.norm import Norm
 
+_NAMES = {"FiLM": "film", "ReZero": "rezero", "SPADE": "spade"}  # names that are one word
 
-def list_norms() -> list[str]:
-    """Names that `create` takes.
+
+class Listed(str):
+    """The name of a norm, with a line about it and its paper."""
+
+    summary: str
+    paper: str
+
+    def __new__(cls, name: str, norm: type[Norm]) -> Self:
+        listed = super().__new__(cls, name)
+        text = inspect.getdoc(norm) or ""
+        listed.summary = text.split("\n", 1)[0]
+        source = re.search(r"Source:\n(.*?)(?:\n\n|\Z)", text, re.S)
+        listed.paper = " ".join(source[1].split()) if source else ""
+        return listed
+
+    def __reduce__(self) -> tuple:
+        return str, (str(self),)
+
+
+def list_norms() -> list[Listed]:
+    """Names that `create` takes; each has attributes `summary` (a line) and `paper` (its source).
 
     >>> import normzoo as nz
-    >>> nz.list_norms()
-    ['batch_norm', 'group_norm', 'instance_norm', 'layer_norm', 'rms_norm']
+    >>> "group_norm" in nz.list_norms()
+    True
+    >>> next(name for name in nz.list_norms() if name == "group_norm").summary
+    'Group normalization: every group of channels of every sample by its mean and variance.'
     """
-    return sorted(_classes())
+    return [Listed(name, norm) for name, norm in sorted(_classes().items())]
 
 
 def create(name: str, *arguments: Any, **options: Any) -> Norm:
@@ -37,4 +60,10 @@ def _classes() -> dict[str, type[Norm]]:
 
     exported = (getattr(normzoo, name) for name in normzoo.__all__)
     norms = (c for c in exported if isinstance(c, type) and issubclass(c, Norm) and c is not Norm)
-    return {re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", c.__name__).lower(): c for c in norms}
+    return {name_of(c): c for c in norms}
+
+
+def name_of(norm: type[Norm]) -> str:
+    """The name of a class in snake case: RMSNorm is rms_norm, EvoNormB0 evo_norm_b0, DyT dyt."""
+    words = r"(?<=[a-z])(?=[A-Z][A-Za-z0-9])|(?<=[0-9A-Z])(?=[A-Z][a-z])"
+    return _NAMES.get(norm.__name__) or re.sub(words, "_", norm.__name__).lower()

@@ -43,7 +43,19 @@ def slope(function, x, direction):
     return function(x + 1j * step * direction).imag / step
 
 
-def gradient_matches(function, x, gradient, dy, rng, tolerance):
+def slope_near(function, x, direction):
+    """The same by central differences, of sixth order: right to about 1e-10 where `function` is smooth."""
+    step = 2.0**-8
+    at = [function(x + i * step * direction) - function(x - i * step * direction) for i in (1, 2, 3)]
+    return (45 * at[0] - 9 * at[1] + at[2]) / (60 * step)
+
+
+def gradient_near(function, x, gradient, dy, rng, tolerance):
+    """`gradient_matches` for a function that takes real numbers only."""
+    gradient_matches(function, x, gradient, dy, rng, tolerance, lambda f, v, d: slope_near(f, v.real, d))
+
+
+def gradient_matches(function, x, gradient, dy, rng, tolerance, slope=slope):
     """`gradient` equals that of sum(dy * function(x)), in two random directions; `function` takes complex numbers."""
     assert gradient.shape == x.shape, f"gradient of shape {gradient.shape}, expected {x.shape}"
     for _ in range(2):

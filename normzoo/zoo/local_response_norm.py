@@ -29,11 +29,11 @@ def local_response_norm(
         y = empty_in_layout(x.shape, x.dtype, layout_of(x)) if out is None else out
         y[...] = np.moveaxis(v * factor, -1, axis)
 
-    def pull(dy: Array) -> Array:
+    def pull(dy: Array) -> dict[str, Array]:
         d = np.moveaxis(dy, axis, -1)
         # x[c] is in the windows of c - after ... c + before
         shared = window_sum(d * v * factor / base, after, before)
-        return np.moveaxis(d * factor - 2 * beta * alpha / size * v * shared, -1, axis)
+        return {"x": np.moveaxis(d * factor - 2 * beta * alpha / size * v * shared, -1, axis)}
 
     return y, PulledBack(OWNER, x, pull)
 

@@ -35,7 +35,7 @@ def lp_normalize(
         check_out(OWNER, out, x.shape, x.dtype, (x,))
     y = empty_in_layout(x.shape, x.dtype, layout_of(x)) if out is None else out
     if x.size == 0:
-        return y, PulledBack(OWNER, x, np.copy)
+        return y, PulledBack(OWNER, x, lambda dy: {"x": dy})
     v = x.astype(np.float64, order="C")
     size = np.abs(v)
     with np.errstate(all="ignore"):
@@ -56,8 +56,8 @@ def lp_normalize(
         y[...] = v * factor
         slope[np.broadcast_to(norm <= eps, v.shape)] = 0
 
-    def pull(dy: Array) -> Array:
+    def pull(dy: Array) -> dict[str, Array]:
         along = (dy * v).sum(axis=axes, keepdims=True) * factor
-        return factor * (dy - slope * along)
+        return {"x": factor * (dy - slope * along)}
 
     return y, PulledBack(OWNER, x, pull)

@@ -1,0 +1,195 @@
+"""Every norm of the zoo against its formula: values, gradients, dtypes, places, errors and state, on both backends."""
+
+import copy
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import normzoo as nz
+from tests import check
+from tests.cases import channels_last_strides
+from tests.zoo import ZOO
+
+each_case = pytest.mark.parametrize("case", ZOO, ids=str)
+each_backend = pytest.mark.parametrize("backend", ["cpu", "reference"])
+
+
+def call(case, norm, x, inputs, **options):
+    return norm(x, **inputs, **case.fixed, **options)
+
+
+def snapshot(norm):
+    return {name: a.copy() for name, a in (norm.params | norm.buffers).items()}
+
+
+@each_case
+@each_backend
+def test_y_is_that_of_the_paper(case, backend, rng):
+    norm, x, inputs, _ = case.draw(rng)
+    expected, _ = case.expected(norm, x, inputs)
+    with nz.use(backend):
+        check.close(call(case, norm, x, inputs), expected, check.EXACT, case.scale(expected))
+
+
+@each_case
+@each_backend
+def test_gradients_are_those_of_the_formula(case, backend, rng):
+    norm, x, inputs, dy = case.draw(rng)
+    _, function = case.expected(norm, x, inputs)
+    arguments = {name: a.copy() for name, a in norm.params.items()} | inputs
+    with nz.use(backend):
+        call(case, norm, x, inputs)
+        dx = norm.backward(dy)
+    assert set(norm.grads) == set(arguments), "every parameter and every input has a gradient"
+    matches = check.gradient_matches if case.derivative == "complex" else check.gradient_near
+    tolerance = 1e-10 if case.derivative == "complex" else 1e-8
+    matches(function, x, dx, dy, rng, tolerance)
+    for name, a in arguments.items():
+        matches(lambda v, name=name: function(x, **{name: v}), a, norm.grads[name], dy, rng, tolerance)
+
+
+@each_case
+@pytest.mark.parametrize(("mean", "std"), [(0, 1), (1e4, 0.1)], ids=["near", "far"])
+def test_float32_is_as_exact_as_promised(case, mean, std, rng):
+    if mean and not case.flat:
+        pytest.skip("does not centre")
+    norm, x, inputs, dy = case.draw(rng, np.float32, mean, std)
+    exact = case.norm(np.float64)
+    exact.load_state_dict({n: a.astype(np.int64 if n == "num_batches_tracked" else np.float64) for n, a in norm.state_dict().items()})  # fmt: skip
+    expected, _ = case.expected(norm, x, inputs)
+    y = call(case, norm, x, inputs)
+    assert y.dtype == np.float32
+    check.close(y, expected, check.FORWARD32, case.scale(expected))
+    with nz.use("reference"):
+        call(case, exact, x.astype(np.float64), {n: a.astype(np.float64) for n, a in inputs.items()})
+        exact_dx = exact.backward(dy.astype(np.float64))
+    check.close(norm.backward(dy), exact_dx, check.BACKWARD32, max(float(np.abs(exact_dx).max()), 1e-30))
+    for name, d in norm.grads.items():
+        assert d.dtype == np.float32
+        size = float(np.abs(exact.grads[name]).max())
+        check.close(d, exact.grads[name], 1e-4, max(size, 1e-30))  # sums over a set cancel to the size of their terms
+
+
+@each_case
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_sixteen_bits_are_rounded_once(case, dtype, rng):
+    """y of 16-bit x is that of the same values in float32, rounded."""
+    norm, x, inputs, dy = case.draw(rng, np.float32)
+    twin = copy.deepcopy(norm)
+    narrow = x.astype(dtype)
+    y = call(case, norm, narrow, inputs)
+    assert y.dtype == narrow.dtype
+    wide = call(case, twin, narrow.astype(np.float32), inputs)
+    check.close(y.astype(np.float32), wide, 2.0 ** (-10 if dtype == np.float16 else -7), case.scale(wide))
+    dx = norm.backward(dy.astype(dtype))
+    assert dx.dtype == narrow.dtype
+    for name, d in norm.grads.items():
+        assert d.dtype == np.float32, name
+
+
+@each_case
+def test_out_and_in_place_give_the_same_bits(case, rng):
+    norm, x, inputs, dy = case.draw(rng, np.float32)
+    norms = [copy.deepcopy(norm) for _ in range(2)]
+    y = call(case, norm, x, inputs)
+    dx = norm.backward(dy)
+    out = np.full_like(x, np.nan)
+    assert call(case, norms[0], x, inputs, out=out) is out
+    check.same_bits(out, y)
+    assert norms[0].backward(dy, out=out) is out
+    check.same_bits(out, dx)
+    place = x.copy()
+    call(case, norms[1], place, inputs, out=place)
+    check.same_bits(place, y)
+
+
+@each_case
+def test_strided_x_gives_the_bits_of_its_copy(case, rng):
+    norm, x, inputs, dy = case.draw(rng, np.float32)
+    twin = copy.deepcopy(norm)
+    wide = np.zeros((*x.shape[:-1], 2 * x.shape[-1]), np.float32)
+    wide[..., ::2] = x
+    y = call(case, norm, x, inputs)
+    check.same_bits(call(case, twin, wide[..., ::2], inputs), y)
+    check.same_bits(twin.backward(dy), norm.backward(dy))
+
+
+@each_case
+def test_channels_last_strides_stay(case, rng):
+    if len(case.shape) < 3:
+        pytest.skip("has no positions")
+    norm, x, inputs, dy = case.draw(rng)
+    twin = copy.deepcopy(norm)
+    last = channels_last_strides(x)
+    y = call(case, norm, last, inputs)
+    check.close(y, call(case, twin, x, inputs), 1e-9)
+    assert np.argsort(y.strides).tolist() == np.argsort(last.strides).tolist()
+    check.close(norm.backward(dy), twin.backward(dy), 1e-9)
+
+
+@each_case
+def test_one_layer_may_be_in_flight_twice(case, rng):
+    norm, x, inputs, dy = case.draw(rng)
+    y, first = norm.forward(x, **inputs, **case.fixed)
+    _, second = norm.forward(x + 1, **inputs, **case.fixed)
+    one = first.backward(dy)
+    second.backward(dy)
+    again = first.backward(dy)
+    check.same_bits(one.x, again.x)
+
+
+@each_case
+def test_bad_input_is_named_and_changes_nothing(case, rng):
+    norm, x, inputs, dy = case.draw(rng, np.float32)
+    name = type(norm).__name__
+    with pytest.raises(RuntimeError, match=name):
+        norm.backward(dy)
+    before = snapshot(norm)
+    for bad, error in ((x.tolist(), TypeError), (x.astype(np.int64), TypeError), (x[0, 0, ...].sum(), TypeError)):
+        with pytest.raises(error, match=name):
+            call(case, norm, bad, inputs)
+    with pytest.raises(ValueError, match="out"):
+        call(case, norm, x, inputs, out=np.empty((*x.shape, 1), np.float32))
+    with pytest.raises(TypeError, match="out"):
+        call(case, norm, x, inputs, out=np.empty(x.shape, np.float64))
+    for key in inputs:
+        with pytest.raises(TypeError, match=name):
+            call(case, norm, x, inputs | {key: [1.0]})
+        with pytest.raises(ValueError, match=name):
+            call(case, norm, x, inputs | {key: np.zeros((3, 1, 4, 1, 5, 9, 2), np.float32)})
+    for state, old in before.items():
+        check.same_bits((norm.params | norm.buffers)[state], old)
+    assert norm.saved is None and norm.grads == {}
+    call(case, norm, x, inputs)
+    with pytest.raises(ValueError, match="dy"):
+        norm.backward(dy[..., None])
+
+
+@each_case
+def test_state_goes_round(case, rng):
+    norm, x, inputs, _ = case.draw(rng, np.float32)
+    call(case, norm, x, inputs)
+    other = case.norm(np.float32)
+    other.load_state_dict(norm.state_dict())
+    for name, a in (norm.params | norm.buffers).items():
+        check.same_bits((other.params | other.buffers)[name], a)
+        assert (other.params | other.buffers)[name] is not a
+    copied = copy.deepcopy(norm).eval(), other.eval()
+    check.same_bits(call(case, copied[0], x, inputs), call(case, copied[1], x, inputs))
+
+
+@each_case
+def test_it_can_be_made_by_name_and_shown(case):
+    norm = case.norm(np.float32)
+    assert case.id.split("-")[0] in nz.list_norms()
+    assert repr(norm).startswith(type(norm).__name__ + "(")
+    made = eval(repr(norm), vars(nz) | {"float32": np.float32})
+    assert {n: a.shape for n, a in made.params.items()} == {n: a.shape for n, a in norm.params.items()}
+
+
+@each_case
+def test_a_non_finite_value_is_never_a_silent_number(case, rng):
+    norm, x, inputs, _ = case.draw(rng, np.float32)
+    x[(0,) * x.ndim] = np.nan
+    assert np.isnan(call(case, norm, x, inputs)[(0,) * x.ndim])
