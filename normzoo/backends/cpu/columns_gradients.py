@@ -9,6 +9,8 @@ from functools import cache
 import numpy as np
 from numba import prange
 
+from normzoo.backends.cpu.access import at, load, load_n, prefetch, put, store, workspace, zeros
+from normzoo.backends.cpu.arithmetic import below, fma, inverse_power, keep, lane, narrow, sign, splat, total, wide
 from normzoo.backends.cpu.columns import (
     BAND,
     FORMS,
@@ -21,27 +23,7 @@ from normzoo.backends.cpu.columns import (
     width_of,
 )
 from normzoo.backends.cpu.jit import SOURCE, helper, kernel
-from normzoo.backends.cpu.lanes import (
-    LANES,
-    at,
-    below,
-    fma,
-    inverse_power,
-    keep,
-    lane,
-    load,
-    load_n,
-    narrow,
-    prefetch,
-    put,
-    sign,
-    splat,
-    store,
-    total,
-    wide,
-    workspace,
-    zeros,
-)
+from normzoo.backends.cpu.lanes import LANES
 from normzoo.backends.cpu.moments import (
     factors_of,
     gradient,

@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 from numba import prange
 
+from normzoo.backends.cpu.access import workspace
 from normzoo.backends.cpu.columns import (
     FORMS,
     NEXT,
@@ -32,7 +33,7 @@ from normzoo.backends.cpu.columns_gradients import (
     width_of,
 )
 from normzoo.backends.cpu.jit import SOURCE, helper, kernel
-from normzoo.backends.cpu.lanes import LANES, workspace
+from normzoo.backends.cpu.lanes import LANES
 
 
 @helper

@@ -4,26 +4,10 @@ import math
 
 import numpy as np
 
+from normzoo.backends.cpu.access import at, is_double, load, load_n, store, store_n
+from normzoo.backends.cpu.arithmetic import fma, inverse, inverse_power, larger, minus, narrow, rescue, root, sign, wide
 from normzoo.backends.cpu.jit import helper
-from normzoo.backends.cpu.lanes import (
-    LANES,
-    at,
-    fma,
-    inverse,
-    inverse_power,
-    is_double,
-    larger,
-    load,
-    load_n,
-    minus,
-    narrow,
-    rescue,
-    root,
-    sign,
-    store,
-    store_n,
-    wide,
-)
+from normzoo.backends.cpu.lanes import LANES
 
 MEAN, SPREAD, RSTD = 0, 1, 2  # the planes of `stats`, (3, b, c) float64
 

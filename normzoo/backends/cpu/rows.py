@@ -11,25 +11,10 @@ from functools import cache
 import numpy as np
 from numba import prange
 
+from normzoo.backends.cpu.access import at, load, load_n, prefetch, put, stream, zeros
+from normzoo.backends.cpu.arithmetic import fma, keep, lane, magnitude, narrow, splat, total, wide
 from normzoo.backends.cpu.jit import SOURCE, helper, kernel
-from normzoo.backends.cpu.lanes import (
-    LANES,
-    at,
-    fma,
-    keep,
-    lane,
-    load,
-    load_n,
-    magnitude,
-    narrow,
-    prefetch,
-    put,
-    splat,
-    stream,
-    total,
-    wide,
-    zeros,
-)
+from normzoo.backends.cpu.lanes import LANES
 from normzoo.backends.cpu.moments import (
     affine_of,
     extreme_moments,

@@ -10,24 +10,10 @@ from functools import cache
 import numpy as np
 from numba import prange
 
+from normzoo.backends.cpu.access import at, load_n, prefetch, put, workspace, zeros
+from normzoo.backends.cpu.arithmetic import fma, keep, lane, narrow, sign, splat, total, wide
 from normzoo.backends.cpu.jit import SOURCE, helper, kernel
-from normzoo.backends.cpu.lanes import (
-    LANES,
-    at,
-    fma,
-    keep,
-    lane,
-    load_n,
-    narrow,
-    prefetch,
-    put,
-    sign,
-    splat,
-    total,
-    wide,
-    workspace,
-    zeros,
-)
+from normzoo.backends.cpu.lanes import LANES
 from normzoo.backends.cpu.moments import (
     affine_of,
     factors_of,

@@ -5,8 +5,10 @@ from functools import cache
 import numpy as np
 from numba import prange
 
+from normzoo.backends.cpu.access import workspace
+from normzoo.backends.cpu.arithmetic import splat
 from normzoo.backends.cpu.jit import SOURCE, kernel
-from normzoo.backends.cpu.lanes import LANES, splat, workspace
+from normzoo.backends.cpu.lanes import LANES
 from normzoo.backends.cpu.moments import affine_of, merge
 from normzoo.backends.cpu.rows import (
     chunk_apply,

@@ -1,0 +1,294 @@
+"""What lanes compute: lanes from and to scalars, and arithmetic."""
+
+import operator
+from collections.abc import Callable
+
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import lower_builtin
+
+from normzoo.backends.cpu.lanes import LANES, Flat, Vec, filled, intrinsic, llvm_type, mask, of, suffix, typed
+
+# -- lanes from and to scalars -----------------------------------------------------------------------------
+
+
+def lane(v, i):
+    """Lane i."""
+    return v[i]
+
+
+typed(lane, lambda v, i: v.dtype)
+
+
+@lower_builtin(lane, Vec, types.Integer)
+def _lane(context, builder, sig, args):
+    return builder.extract_element(args[0], args[1])
+
+
+def splat(value):
+    """16 times `value`, which is a NumPy or Numba scalar of the wanted type."""
+    return np.full(LANES, value)
+
+
+typed(splat, lambda value: Vec(value))  # noqa: PLW0108 (Numba reads the signature)
+
+
+@lower_builtin(splat, types.Float)
+def _splat_lower(context, builder, sig, args):
+    return filled(builder, args[0])
+
+
+def keep(v, count):
+    """The first `count` lanes, the rest 0."""
+    return np.where(np.arange(LANES) < count, v, v.dtype.type(0))
+
+
+typed(keep, lambda v, count: v)
+
+
+@lower_builtin(keep, Vec, types.Integer)
+def _keep(context, builder, sig, args):
+    count = context.cast(builder, args[1], sig.args[1], types.int64)
+    return builder.select(mask(builder, count), args[0], ir.Constant(args[0].type, [0.0] * LANES))
+
+
+def total(v):
+    """Sum of the lanes, always by the same tree."""
+    half = LANES
+    while half > 1:
+        half //= 2
+        v = v[:half] + v[half:]
+    return v[0]
+
+
+typed(total, lambda v: v.dtype)
+
+
+@lower_builtin(total, Vec)
+def _total(context, builder, sig, args):
+    v, half = args[0], LANES
+    while half > 1:
+        half //= 2
+        kind = ir.VectorType(ir.IntType(32), half)
+        low = builder.shuffle_vector(v, v, ir.Constant(kind, list(range(half))))
+        high = builder.shuffle_vector(v, v, ir.Constant(kind, list(range(half, 2 * half))))
+        v = builder.fadd(low, high)
+    return builder.extract_element(v, ir.Constant(ir.IntType(32), 0))
+
+
+def wide(v):
+    """The lanes as float64."""
+    return v.astype(np.float64)
+
+
+typed(wide, lambda v: Vec(types.float64))
+
+
+@lower_builtin(wide, Vec)
+def _wide(context, builder, sig, args):
+    same = sig.args[0].dtype.bitwidth == 64
+    return args[0] if same else builder.fpext(args[0], llvm_type(types.float64))
+
+
+def narrow(v, like):
+    """The lanes rounded to the type that the elements of the array `like` are computed in."""
+    return v.astype(np.float64 if like.dtype == np.float64 else np.float32)
+
+
+typed(narrow, lambda v, like: Vec(of(like.dtype)))
+
+
+@lower_builtin(narrow, Vec, Flat)
+@lower_builtin(narrow, Vec, types.Array)
+def _narrow(context, builder, sig, args):
+    dtype = of(sig.args[1].dtype)
+    return args[0] if sig.args[0].dtype == dtype else builder.fptrunc(args[0], llvm_type(dtype))
+
+
+# -- arithmetic: + - * / are Python's; the rest by name -----------------------------------------------------
+
+
+def _arithmetic(op: Callable, instruction: str) -> None:
+    def rule(a, b):
+        return a if isinstance(a, Vec) and a == b else None
+
+    typed(op, rule)
+
+    @lower_builtin(op, Vec, Vec)
+    def lower(context, builder, sig, args):
+        return getattr(builder, instruction)(*args)
+
+
+_arithmetic(operator.add, "fadd")
+_arithmetic(operator.sub, "fsub")
+_arithmetic(operator.mul, "fmul")
+_arithmetic(operator.truediv, "fdiv")
+_arithmetic(operator.iadd, "fadd")
+_arithmetic(operator.isub, "fsub")
+
+
+def fma(a, b, c):
+    """a*b + c, rounded once (float64 lanes without Numba: twice)."""
+    exact = a.astype(np.float64) * b.astype(np.float64) + c.astype(np.float64)
+    return exact.astype(a.dtype)
+
+
+typed(fma, lambda a, b, c: a)
+
+
+@lower_builtin(fma, Vec, Vec, Vec)
+def _fma(context, builder, sig, args):
+    dtype = sig.args[0].dtype
+    return intrinsic(builder, f"llvm.fma.{suffix(dtype)}", llvm_type(dtype), list(args))
+
+
+def minus(v):
+    """-v."""
+    return -v
+
+
+typed(minus, lambda v: v)
+
+
+@lower_builtin(minus, Vec)
+def _minus(context, builder, sig, args):
+    return builder.fneg(args[0])
+
+
+def magnitude(v):
+    """|v|."""
+    return np.abs(v)
+
+
+typed(magnitude, lambda v: v)
+
+
+@lower_builtin(magnitude, Vec)
+def _magnitude(context, builder, sig, args):
+    dtype = sig.args[0].dtype
+    return intrinsic(builder, f"llvm.fabs.{suffix(dtype)}", llvm_type(dtype), [args[0]])
+
+
+def root(v):
+    """Square root, of lanes or a scalar."""
+    return np.sqrt(v)
+
+
+typed(root, lambda v: v)
+
+
+@lower_builtin(root, Vec)
+@lower_builtin(root, types.Float)
+def _root(context, builder, sig, args):
+    v = args[0]
+    kind = suffix(sig.args[0].dtype) if isinstance(sig.args[0], Vec) else f"f{sig.args[0].bitwidth}"
+    return intrinsic(builder, f"llvm.sqrt.{kind}", v.type, [v])
+
+
+def larger(a, b):
+    """The larger of a and b, of lanes or scalars; NaN where a is NaN."""
+    return np.where(a < b, b, a)[()]
+
+
+typed(larger, lambda a, b: a if a == b else None)
+
+
+@lower_builtin(larger, Vec, Vec)
+@lower_builtin(larger, types.Float, types.Float)
+def _larger(context, builder, sig, args):
+    return builder.select(builder.fcmp_ordered("<", *args), args[1], args[0])
+
+
+def below(v, limit, then):
+    """`then` where v < limit, else 0."""
+    return np.where(v < limit, then, 0.0)
+
+
+typed(below, lambda v, limit, then: v)
+
+
+@lower_builtin(below, Vec, Vec, Vec)
+def _below(context, builder, sig, args):
+    zeros = ir.Constant(args[2].type, [0.0] * LANES)
+    return builder.select(builder.fcmp_ordered("<", args[0], args[1]), args[2], zeros)
+
+
+def inverse(v):
+    """1 / v, of lanes or a scalar; 0 where v is 0."""
+    return np.where(v == 0, v, 1 / np.where(v == 0, 1, v))[()]
+
+
+typed(inverse, lambda v: v)
+
+
+@lower_builtin(inverse, Vec)
+@lower_builtin(inverse, types.Float)
+def _inverse(context, builder, sig, args):
+    v = args[0]
+    zero, one = (ir.Constant(v.type, [c] * LANES if isinstance(sig.args[0], Vec) else c) for c in (0.0, 1.0))
+    return builder.select(builder.fcmp_ordered("==", v, zero), zero, builder.fdiv(one, v))
+
+
+def sign(v):
+    """-1, 0 or 1 by lane; NaN stays NaN."""
+    return np.sign(v)
+
+
+typed(sign, lambda v: v)
+
+
+@lower_builtin(sign, Vec)
+def _sign(context, builder, sig, args):
+    v = args[0]
+    zero, one, minus = (ir.Constant(v.type, [c] * LANES) for c in (0.0, 1.0, -1.0))
+    up = builder.select(builder.fcmp_ordered(">", v, zero), one, v)
+    return builder.select(builder.fcmp_ordered("<", v, zero), minus, up)
+
+
+def rescue(rstd, like):
+    """Power of two near `rstd` where that is far from 1, else 1: keeps (x - mean) * rstd in the range of `like`."""
+    low, high = _scale_range(like.dtype.itemsize)
+    binade = np.clip(np.exp2(np.floor(np.log2(np.maximum(rstd, low)))), low, high)
+    return np.where((rstd < 2.0**-60) | (rstd > 2.0**60), binade, 1.0)
+
+
+def _scale_range(itemsize: int) -> tuple[float, float]:
+    return (2.0**-1000, 2.0**1000) if itemsize == 8 else (2.0**-126, 2.0**126)
+
+
+typed(rescue, lambda rstd, like: rstd)
+
+
+@lower_builtin(rescue, Vec, Flat)
+@lower_builtin(rescue, Vec, types.Array)
+def _rescue(context, builder, sig, args):
+    v, kind = args[0], args[0].type
+    bits = ir.VectorType(ir.IntType(64), LANES)
+
+    def constant(c):
+        return ir.Constant(kind, [c] * LANES)
+
+    exponent = builder.and_(builder.bitcast(v, bits), ir.Constant(bits, [0x7FF0000000000000] * LANES))
+    binade = builder.bitcast(exponent, kind)
+    low, high = (constant(c) for c in _scale_range(sig.args[1].dtype.bitwidth // 8))
+    binade = builder.select(builder.fcmp_ordered("<", binade, low), low, binade)
+    binade = builder.select(builder.fcmp_ordered(">", binade, high), high, binade)
+    small = builder.fcmp_ordered("<", v, constant(2.0**-60))
+    large = builder.fcmp_ordered(">", v, constant(2.0**60))
+    return builder.select(builder.or_(small, large), binade, constant(1.0))
+
+
+def inverse_power(scale):
+    """1 / scale, for lanes that are powers of two."""
+    return 1 / scale
+
+
+typed(inverse_power, lambda scale: scale)
+
+
+@lower_builtin(inverse_power, Vec)
+def _inverse_power(context, builder, sig, args):
+    bits = ir.VectorType(ir.IntType(64), LANES)
+    twice = ir.Constant(bits, [2 * 1023 << 52] * LANES)  # exponents are kept with 1023 added
+    return builder.bitcast(builder.sub(twice, builder.bitcast(args[0], bits)), args[0].type)
