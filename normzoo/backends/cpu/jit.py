@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler, DefaultPassBuilder
 from numba.core.compiler_machinery import register_pass
 from numba.core.typed_passes import NativeLowering
@@ -19,6 +20,17 @@ from numba.core.typed_passes import NativeLowering
 SOURCE = int(
     hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()[:15], 16
 )
+
+
+class _InlineLibrary(JITCodeLibrary):
+    """LLVM code that is only ever linked into a kernel, where it is optimized: here it would be in vain."""
+
+    def _optimize_final_module(self) -> None:
+        pass
+
+    def _finalize_final_module(self) -> None:
+        self._finalize_dynamic_globals()
+        self._finalized = True
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)
@@ -29,6 +41,8 @@ class _InlineLowering(NativeLowering):
 
     def run_pass(self, state: Any) -> bool:
         context = state.targetctx
+        state.library = _InlineLibrary(context.codegen(), state.func_id.func_qualname)
+        state.library.enable_object_caching()
         state.targetctx = light = copy.copy(context)
         # What stands for the executable is but a key by which callers find the code: any new built-in method.
         light.get_executable = lambda library, fndesc, env: [].append
