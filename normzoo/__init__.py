@@ -3,6 +3,7 @@
 from normzoo import functional
 from normzoo.ahead import Compiled, compile_cache
 from normzoo.backends import use
+from normzoo.device import device_array
 from normzoo.memory import release_memory
 from normzoo.norm import Norm
 from normzoo.passes import Grads, Saved
@@ -29,6 +30,7 @@ __all__ = [
     "Saved",
     "compile_cache",
     "create",
+    "device_array",
     "functional",
     "list_norms",
     "release_memory",

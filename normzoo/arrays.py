@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from normzoo.backends import chosen, device_array, to_device
 from normzoo.backends.contract import Array
 
 
@@ -38,7 +39,7 @@ def once(find: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(find)
     def found(owner: object, x: Array, *arguments: Any) -> Any:
         if type(x) is not np.ndarray:
-            check_array(owner, "x", x)
+            x = base_array(owner, "x", x)
         key = x.shape, arguments
         return known.get(key) or known.keep(key, find(owner, x, *arguments))
 
@@ -50,10 +51,10 @@ CHARS = "efd"  # NumPy's codes of its own among them
 
 
 def check_array(owner: object, name: str, a: Any) -> None:
-    """a is a NumPy array of a float dtype."""
+    """a is a NumPy array, or the backend's own device array, of a float dtype."""
     if type(a) is np.ndarray and a.dtype.char in CHARS:  # what most arrays are
         return
-    if not isinstance(a, np.ndarray):
+    if not isinstance(a, np.ndarray) and not on_device(a):
         raise TypeError(
             f"{owner}: expected {name} to be a NumPy array, got {type(a).__name__}; "
             f"write np.asarray({name}, np.float32)"
@@ -68,9 +69,39 @@ def check_array(owner: object, name: str, a: Any) -> None:
 
 
 def base_array(owner: object, name: str, a: Any) -> Array:
-    """An array of the base class on the memory of what may be of a subclass, or no float array at all."""
+    """An array of the base class on the memory of what may be of a subclass, or of the backend's own class on that of
+    what may be another library's device array, or no float array at all."""
+    if not isinstance(a, np.ndarray) and not on_device(a):
+        found = device_array(a)
+        a = a if found is None else found
     check_array(owner, name, a)
-    return np.asarray(a)
+    return np.asarray(a) if isinstance(a, np.ndarray) else a
+
+
+def on_device(a: Any) -> bool:
+    """Is a the backend's own device array?"""
+    return getattr(type(a), "is_device_array", False)
+
+
+def moved(a: Any, device: str) -> Any:
+    """a on the device "cpu" or "cuda", copied if it is not there."""
+    if device == "cpu":
+        return a.copy_to_host() if on_device(a) else a
+    return a if on_device(a) else to_device(a)
+
+
+def backend_of(owner: object, **arrays: Any) -> str:
+    """The name of the backend that these arrays run on: all of them are NumPy arrays, or all are on the device."""
+    where = {name: on_device(a) for name, a in arrays.items() if a is not None}
+    if not any(where.values()):
+        return chosen()
+    if not all(where.values()):
+        host, device = (", ".join(n for n, there in where.items() if there == side) for side in (False, True))
+        raise TypeError(
+            f"{owner}: expected all arrays on the host or all on the device, got {device} on the device and {host} on "
+            'the host; write norm.to("cuda"), or copy the arrays'
+        )
+    return "cuda"
 
 
 def check_parameter(owner: object, name: str, a: Any, shape: tuple[int, ...]) -> None:
@@ -92,7 +123,7 @@ def check_out(
 ) -> None:
     """`out` can take the result: it has x's shape and dtype, and is one of `inputs` or apart from them, and from
     `apart`."""
-    if not isinstance(out, np.ndarray):
+    if not isinstance(out, np.ndarray) and not on_device(out):
         raise TypeError(f"{owner}: expected out to be a NumPy array, got {type(out).__name__}")
     if out.dtype != dtype:
         raise TypeError(f"{owner}: expected out of dtype {dtype}, got {out.dtype}; write np.empty_like(x)")
@@ -103,7 +134,7 @@ def check_out(
     if 0 in out.strides and out.size > 1 and any(s == 0 < d - 1 for s, d in zip(out.strides, out.shape, strict=True)):
         raise ValueError(f"{owner}: expected out without broadcast axes, got strides {out.strides}")
     for i, other in enumerate((*inputs, *apart)):
-        if other is None or other is out or not np.may_share_memory(out, other):
+        if other is None or other is out or not may_overlap(out, other):
             continue
         if not (i < len(inputs) and same_place(out, other)) and overlap(out, other):
             raise ValueError(
@@ -114,14 +145,26 @@ def check_out(
 
 def same_place(a: Array, b: Array) -> bool:
     """a and b are the same elements in the same order."""
-    return a is b or (
-        a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
-        and (a.shape, a.strides, a.dtype) == (b.shape, b.strides, b.dtype)
-    )
+    return a is b or (address(a) == address(b) and (a.shape, a.strides, a.dtype) == (b.shape, b.strides, b.dtype))
+
+
+def address(a: Array) -> int:
+    """Where a begins."""
+    return a.__array_interface__["data"][0] if isinstance(a, np.ndarray) else a.address
+
+
+def may_overlap(a: Array, b: Array) -> bool:
+    """The bounds of a and b meet."""
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return not (on_device(a) or on_device(b)) and np.may_share_memory(a, b)
+    (start, end), (first, last) = a.bounds, b.bounds
+    return start < last and first < end
 
 
 def overlap(a: Array, b: Array) -> bool:
     """a and b share memory; where that takes too long to find out, they do."""
+    if on_device(a):
+        return True  # their bounds meet, and that is all that is known
     try:
         return np.shares_memory(a, b, max_work=100_000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
@@ -210,4 +253,4 @@ def kernel_array(a: Array, dtype: np.dtype) -> Array:
     if a.dtype != dtype or not a.flags.aligned:
         with np.errstate(over="ignore", invalid="ignore"):
             a = a.astype(dtype, order="C")
-    return np.ascontiguousarray(a)
+    return np.ascontiguousarray(a) if isinstance(a, np.ndarray) else a.contiguous()

@@ -42,6 +42,11 @@ def empty(shape: tuple[int, ...], dtype: np.dtype) -> Array:
     return np.asarray(_Lease(_take(size), size)).view(dtype).reshape(shape)
 
 
+def full(shape: tuple[int, ...], dtype: np.dtype, value: float) -> Array:
+    """`np.full`."""
+    return np.full(shape, value, dtype)
+
+
 def allocator(shape: tuple[int, ...], dtype: np.dtype) -> Callable[[tuple[int, ...], np.dtype], Array]:
     """What makes an array of this size: `np.empty` itself for a small one, where a call more is a fifth of its time."""
     return np.empty if dtype.itemsize * prod(shape) < LEAST else empty

@@ -5,7 +5,16 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from normzoo.arrays import check_array, check_eps, check_float_dtype, check_parameter, check_size, compute_dtype
+from normzoo.arrays import (
+    base_array,
+    check_array,
+    check_eps,
+    check_float_dtype,
+    check_parameter,
+    check_size,
+    compute_dtype,
+    moved,
+)
 from normzoo.backends.contract import Array, Moments
 from normzoo.passes import Saved, normalize
 from normzoo.view import Axes
@@ -15,7 +24,7 @@ SPACING = {np.dtype(dtype): float(np.finfo(dtype).eps) for dtype in (np.float32,
 
 def eps_for(x: Array) -> float:
     """The eps of a norm that has None: the spacing at 1 of the floats x is computed in."""
-    return SPACING[compute_dtype(x.dtype)]
+    return SPACING[compute_dtype((x if type(x) is np.ndarray else base_array("eps", "x", x)).dtype)]
 
 
 def entry(kind: str, name: str) -> property:
@@ -28,6 +37,8 @@ def entry(kind: str, name: str) -> property:
         held = getattr(self, kind)
         if name not in held:
             raise ValueError(f"{self}: has no {name} to set; create the norm with one")
+        if type(value) is not np.ndarray:
+            value = base_array(self, name, value) if not isinstance(value, np.ndarray) else value
         check_array(self, name, value)
         check_parameter(self, name, value, held[name].shape)
         held[name] = value
@@ -93,7 +104,7 @@ class Norm:
             ValueError: a shape or value does not fit, or out overlaps an input in part.
         """
         if type(x) is not np.ndarray:
-            check_array(self, "x", x)
+            x = base_array(self, "x", x)
         axes = self.axes(x)
         weight, bias = self.params.get("weight"), self.params.get("bias")
         eps = eps_for(x) if self.eps is None else self.eps
@@ -123,6 +134,20 @@ class Norm:
         """Evaluation mode; returns the norm."""
         return self.train(False)
 
+    def to(self, device: str) -> Self:
+        """Move parameters and buffers to "cuda" or back to "cpu", and forget the last pass; returns the norm. A norm on
+        the device takes and gives device arrays. num_batches_tracked stays on the host.
+
+        Raises:
+            ValueError: another device. RuntimeError: CUDA cannot be used; the message says what to install.
+        """
+        if device not in ("cpu", "cuda"):
+            raise ValueError(f"{self}: expected device 'cpu' or 'cuda', got {device!r}")
+        params = {name: moved(a, device) for name, a in self.params.items()}
+        buffers = {name: a if a.ndim == 0 else moved(a, device) for name, a in self.buffers.items()}
+        self.params, self.buffers, self.grads, self.saved = params, buffers, {}, None
+        return self
+
     def state_dict(self) -> dict[str, Array]:
         """Copies of all parameters and buffers, under PyTorch's names."""
         return {name: value.copy() for name, value in (self.params | self.buffers).items()}
@@ -148,7 +173,7 @@ class Norm:
                 check_array(self, name, value)
                 check_parameter(self, name, value, held[name].shape)
         with np.errstate(over="ignore"):
-            new = {name: np.array(value, held[name].dtype) for name, value in state.items()}
+            new = {name: np.array(moved(value, "cpu"), held[name].dtype) for name, value in state.items()}
         for name, value in new.items():
             held[name][...] = value
 

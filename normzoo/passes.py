@@ -8,12 +8,25 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy import ndarray
 
-from normzoo.arrays import CHARS, Memo, base_array, check_array, check_eps, check_out, check_parameter, same_place
+from normzoo.arrays import (
+    CHARS,
+    Memo,
+    backend_of,
+    base_array,
+    check_array,
+    check_eps,
+    check_out,
+    check_parameter,
+    on_device,
+    same_place,
+)
 from normzoo.backends import backend, chosen
 from normzoo.backends.contract import Array, Moments
 from normzoo.memory import empty
 from normzoo.plan import CONTIGUOUS, BackwardPlan, ForwardPlan
 from normzoo.view import Axes, inverse
+
+DOUBLE = np.dtype(np.float64)
 
 _forward_plans = Memo()
 _backward_plans = Memo()
@@ -93,6 +106,9 @@ class Saved(ABC):
         """
         if type(dy) is not ndarray or dy.dtype.char not in CHARS:
             dy = base_array(self._owner, "dy", dy)
+        asked = out
+        if out is not None and not isinstance(out, ndarray):
+            out = base_array(self._owner, "out", out)
         shape, dtype = self._like
         if dy.shape != shape:
             raise ValueError(f"{self._owner}: expected dy of x's shape {shape}, got {dy.shape}")
@@ -106,7 +122,14 @@ class Saved(ABC):
         found = self._backward(dy, out)
         if out is not None:
             self.overwrite(out)
-        return found
+        return found if type(dy) is ndarray else self._handed(found, asked)
+
+    def _handed(self, found: Grads, asked: Any) -> Grads:
+        """Gradients as the library of the arrays has them."""
+        if not on_device(found.x):
+            return found
+        x, weight, bias = (native(d) for d in found)
+        return Grads(x if asked is None else asked, weight, bias)
 
     @property
     @abstractmethod
@@ -170,14 +193,18 @@ class ViewSaved(Saved):
 
     def _backward(self, dy: Array, out: Array | None) -> Grads:
         weight, bias = self._weight, self._bias
-        key = self._plan, chosen(), dy.dtype, dy.flags.num
+        name = chosen()
+        if type(dy) is not ndarray or type(self._v) is not ndarray:
+            name = backend_of(self._owner, dy=dy, x=self._v, out=out)
+        key = self._plan, name, dy.dtype, dy.flags.num
         plan = _backward_plans.get(key)
         if plan is None:
             plan = _backward_plans.keep(key, BackwardPlan(*key))
         v = self._v if plan.x_as_is else self._v.astype(plan.store)
         w = plan.ones if weight is None else weight if plan.weight_as_is else plan.parameter(weight)
         d = dy if plan.as_is else plan.take(dy)
-        dweight, dbias = np.empty(plan.gradient_shape, plan.dtype), np.empty(plan.gradient_shape, plan.dtype)
+        shape, dtype, empty = plan.gradient_shape, plan.dtype, plan.new_small
+        dweight, dbias = empty(shape, dtype), empty(shape, dtype)
         if out is None and plan.plain:
             dx = plan.new(plan.shape, plan.result)
             plan.run(d, v, self._stats, w, self._eps, dx, dweight, dbias)
@@ -291,12 +318,17 @@ def normalize(
             are not found again, and the gradient is that of x's own statistics.
         apart: more arrays that out may not overlap.
     """
+    plain, name, asked = True, chosen(), out
     if type(x) is not ndarray:
-        x = base_array(owner, "x", x)
+        plain, x = False, base_array(owner, "x", x)
     if weight is not None and type(weight) is not ndarray:
-        weight = base_array(owner, "weight", weight)
+        plain, weight = False, base_array(owner, "weight", weight)
     if bias is not None and type(bias) is not ndarray:
-        bias = base_array(owner, "bias", bias)
+        plain, bias = False, base_array(owner, "bias", bias)
+    if out is not None and type(out) is not ndarray:
+        plain, out = False, out if isinstance(out, ndarray) else base_array(owner, "out", out)
+    if not plain:
+        name = backend_of(owner, x=x, weight=weight, bias=bias, out=out)
     flags = x.flags.num
     key = (
         axes,
@@ -304,7 +336,7 @@ def normalize(
         moments,
         None if given is None else (given[0].dtype, given[1].dtype),
         stats is not None,
-        chosen(),
+        name,
         (x.shape, x.dtype, flags, None if flags & CONTIGUOUS else x.strides),
         None if weight is None else (weight.shape, weight.dtype, weight.flags.num),
         None if bias is None else (bias.shape, bias.dtype, bias.flags.num),
@@ -333,18 +365,25 @@ def normalize(
     elif given is None:
         stats = plan.run(v, w, a, eps, target)
     else:
-        stats = np.zeros(plan.stats_shape)
+        stats = plan.memory.full(plan.stats_shape, DOUBLE, 0.0)
         if x.size:
-            backend(chosen()).constants(*given, eps, stats)
+            backend(name).constants(*given, eps, stats)
             plan.run(v, stats, w, a, target)
     if elsewhere:
         plan.deliver(target, y)
+    if not plain and name == "cuda":
+        y = native(y) if asked is None else asked
     if not keep:
         return y, stats, None
     saved = ViewSaved(owner, plan, x, v, weight, bias, eps, stats)
     if out is not None:
         saved.overwrite(out)
     return y, stats, saved
+
+
+def native(a: Any) -> Any:
+    """A device array as the library that the pass's arrays came from has it."""
+    return None if a is None else a.native()
 
 
 def layout_of(x: Array) -> tuple[int, ...] | None:

@@ -14,8 +14,7 @@ import numpy as np
 
 from normzoo.arrays import compute_dtype, kernel_array, storage_dtype
 from normzoo.backends import backend
-from normzoo.backends.contract import CONSTANT, Array
-from normzoo.memory import allocator
+from normzoo.backends.contract import CONSTANT, Array, Memory
 from normzoo.view import View, find_view, inverse
 
 Kind = tuple[Any, ...]
@@ -30,8 +29,10 @@ class Plan:
 
     Attributes:
         view: see `View`.
+        name, memory: the backend, and where its arrays come from.
         dtype, store: what is computed in, and what the backend reads and writes arrays of x's shape in.
         as_is: x (dy in a backward plan) is read where it lies; else see `take`.
+        new_small: what makes small arrays.
         new, memory_shape, result: y (or dx) is new(memory_shape, result): its axes in the order of memory.
         direct: such an array is itself what the backend writes, and
         plain: its axes are in order; else see `target`.
@@ -40,24 +41,26 @@ class Plan:
     """
 
     __slots__ = (
-        "as_is", "back", "bias_as_is", "direct", "dtype", "key", "memory_shape", "new", "ones", "plain", "result",
-        "run", "shape", "store", "view", "weight_as_is", "zeros",
+        "as_is", "back", "bias_as_is", "direct", "dtype", "key", "memory", "memory_shape", "name", "new", "new_small",
+        "ones", "plain", "result", "run", "shape", "store", "view", "weight_as_is", "zeros",
     )  # fmt: skip
 
     key: tuple
     run: Any
     dtype: np.dtype
     store: np.dtype
+    memory: Memory
 
-    def place(self, shape: tuple[int, ...], result: np.dtype, layout: tuple[int, ...], view: View) -> None:
+    def place(self, name: str, shape: tuple[int, ...], result: np.dtype, layout: tuple[int, ...], view: View) -> None:
         """Where results of this shape and dtype go, with their axes in memory in the order `layout`."""
+        self.name, self.memory = name, backend(name).memory
         self.shape, self.result, self.view = shape, result, view
         self.memory_shape = tuple(shape[i] for i in layout)
         self.back = None if list(layout) == sorted(layout) else inverse(layout)
         in_order = [[i for i in order if shape[i] != 1] for order in (layout, view.order)]
         self.direct = result == self.store and in_order[0] == in_order[1]
         self.plain = self.direct and self.back is None
-        self.new = allocator(shape, result)
+        self.new, self.new_small = self.memory.allocator(shape, result), self.memory.allocator((0,), result)
 
     def parameters(self, weight: Kind | None, bias: Kind | None) -> None:
         """How parameters of these kinds are read."""
@@ -66,8 +69,8 @@ class Plan:
             for p in (weight, bias)
         )
         dims = self.view.parameter_dims
-        self.ones = None if weight else _constant(dims, self.dtype, 1.0)
-        self.zeros = None if bias else _constant(dims, self.dtype, 0.0)
+        self.ones = None if weight else _constant(self.name, dims, self.dtype, 1.0)
+        self.zeros = None if bias else _constant(self.name, dims, self.dtype, 0.0)
 
     def take(self, a: Array) -> Array:
         """An array of x's shape as the backend reads it."""
@@ -88,8 +91,8 @@ class Plan:
             y = out
             placed = self.view.of(y)
             if y.dtype == self.store and placed.flags.num & READY == READY:
-                return y, np.asarray(placed), False
-        return y, np.empty(self.view.dims, self.store), True
+                return y, np.asarray(placed) if isinstance(placed, np.ndarray) else placed, False
+        return y, self.memory.empty(self.view.dims, self.store), True
 
     def deliver(self, target: Array, y: Array) -> None:
         """Copy to the result what the backend wrote elsewhere."""
@@ -133,7 +136,7 @@ class ForwardPlan(Plan):
         # x's axes, outermost in memory first
         straight = tuple(range(len(shape)))
         self.layout = straight if strides is None else tuple(sorted(straight, key=lambda i: -abs(strides[i])))
-        self.place(shape, dtype, self.layout, view)
+        self.place(name, shape, dtype, self.layout, view)
         self.parameters(weight, bias)
         shares = not self.copied and flags & ALIGNED != 0 and dtype == self.store
         self.as_is = shares and view.straight and strides is None
@@ -149,7 +152,7 @@ class ForwardPlan(Plan):
             self.run = backend(name).apply(dims, parameter_dims, self.dtype, self.store)
 
     def _nothing(self, *arrays: Any) -> Array:
-        return np.zeros(self.stats_shape)
+        return self.memory.full(self.stats_shape, np.dtype(np.float64), 0.0)
 
     def __reduce__(self) -> tuple:
         return ForwardPlan, (self.key,)
@@ -160,7 +163,7 @@ class BackwardPlan(Plan):
 
     Attributes:
         x_as_is: what the forward pass read is read again as it is; else it is converted to `store`.
-        gradient_shape: dweight and dbias are np.empty(gradient_shape, dtype),
+        gradient_shape: dweight and dbias are new_small(gradient_shape, dtype),
         weight_given, bias_given: and these are the results; else see `gradient`.
     """
 
@@ -172,7 +175,7 @@ class BackwardPlan(Plan):
         self.dtype = compute_dtype(plan.dtype, dtype)
         self.store = plan.store if dtype == plan.store and self.dtype == plan.dtype else self.dtype
         self.x_as_is = self.store == plan.store
-        self.place(plan.shape, plan.result, plan.layout, view)
+        self.place(name, plan.shape, plan.result, plan.layout, view)
         self.parameters(weight, bias)
         self.as_is = view.straight and flags & READY == READY and dtype == self.store
         self.expected = plan.key[0].parameter_shape if expected is None else expected
@@ -193,8 +196,8 @@ class BackwardPlan(Plan):
 
 
 @lru_cache(maxsize=64)
-def _constant(shape: tuple[int, ...], dtype: np.dtype, value: float) -> Array:
-    return np.full(shape, value, dtype)
+def _constant(name: str, shape: tuple[int, ...], dtype: np.dtype, value: float) -> Array:
+    return backend(name).memory.full(shape, dtype, value)
 
 
 def _nothing(*arrays: Any) -> None:
@@ -203,4 +206,5 @@ def _nothing(*arrays: Any) -> None:
 
 def _zeros(dy: Array, x: Array, stats: Array, weight: Array, eps: float, dx: Array, dw: Array, db: Array) -> None:
     """The backward pass over arrays without values."""
-    dw[...] = db[...] = 0
+    dw[...] = 0
+    db[...] = 0

@@ -7,6 +7,7 @@ import numpy as np
 
 from normzoo.arrays import (
     Memo,
+    backend_of,
     base_array,
     check_array,
     check_number,
@@ -72,6 +73,10 @@ def normalize_tracked(
         running_mean = base_array(owner, "running_mean", running_mean)
     if running_var is not None and type(running_var) is not np.ndarray:
         running_var = base_array(owner, "running_var", running_var)
+    name = chosen()
+    if type(x) is not np.ndarray or (running_mean is not None and type(running_mean) is not np.ndarray):
+        x = base_array(owner, "x", x)
+        name = backend_of(owner, x=x, running_mean=running_mean, running_var=running_var)
     key = (
         axes,
         None if running_mean is None else (running_mean.shape, running_mean.dtype, running_mean.flags.num),
@@ -99,7 +104,7 @@ def normalize_tracked(
     running = running_mean, running_var
     y, stats, saved = normalize(owner, x, axes, weight, bias, moments, eps, out, keep=keep, apart=running)
     if momentum != 0 and x.size:
-        update = backend(chosen()).update
+        update = backend(name).update
         if found.ready:
             update(running_mean, running_var, stats, found.values, momentum)
         else:

@@ -1,15 +1,17 @@
-"""Which backend an array belongs to: NumPy arrays to `cpu`, or to `reference` inside `use("reference")`."""
+"""Which backend an array belongs to: NumPy arrays to `cpu`, or to `reference` inside `use("reference")`; arrays on a
+device to `cuda`, whatever the block."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
-from typing import cast
+from typing import Any, cast
 
 from normzoo.backends.contract import Backend
 
 _BACKENDS = ("cpu", "reference")
+DLPACK_CUDA = 2  # kDLCUDA
 _chosen: ContextVar[str] = ContextVar("normzoo_backend", default="cpu")
 
 
@@ -21,6 +23,23 @@ def backend(name: str) -> Backend:
     """The backend of this name. It is imported when it is first asked for: making the kernels' dispatchers is two
     thirds of the time that importing normzoo would take."""
     return cast(Backend, import_module(f"normzoo.backends.{name}"))
+
+
+def device_array(a: Any, stream: Any = None) -> Any:
+    """The backend's array on the memory of a device array of any library, or None where `a` is not on a device.
+
+    Nothing of CUDA is imported before an array asks for it.
+    """
+    if getattr(a, "__cuda_array_interface__", None) is None:
+        kind = getattr(a, "__dlpack_device__", None)
+        if kind is None or int(kind()[0]) != DLPACK_CUDA:
+            return None
+    return import_module("normzoo.backends.cuda.arrays").from_interface(a, stream)
+
+
+def to_device(a: Any, stream: Any = None) -> Any:
+    """A copy of a NumPy array on the device."""
+    return import_module("normzoo.backends.cuda.arrays").from_host(a, stream)
 
 
 @contextmanager

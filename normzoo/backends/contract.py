@@ -58,8 +58,22 @@ Apply = Callable[[Array, Array, Array, Array, Array], None]  # (x, stats, weight
 Backward = Callable[..., None]  # (dy, x, stats, weight, eps, dx, dweight, dbias), the last three written
 
 
+class Memory(Protocol):
+    """Where a backend's arrays come from."""
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> Array: ...
+
+    def full(self, shape: tuple[int, ...], dtype: np.dtype, value: float) -> Array: ...
+
+    def allocator(self, shape: tuple[int, ...], dtype: np.dtype) -> Callable[[tuple[int, ...], np.dtype], Array]:
+        """What makes an array of this size fastest."""
+        ...
+
+
 class Backend(Protocol):
     """The functions of a backend module. `stats` is (3, b, c) float64: mean, spread, rstd."""
+
+    memory: Memory
 
     def forward(self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Forward:
         """run(x, weight, bias, eps, y) -> stats: the statistics of x, and y by them."""

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from normzoo import memory  # noqa: F401 (a backend says where its arrays come from)
 from normzoo.backends.contract import Apply, Array, Backward, Dims, Forward, Moments
 
 

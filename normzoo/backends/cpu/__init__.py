@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numba.core import types
 
+from normzoo import memory  # noqa: F401 (a backend says where its arrays come from)
 from normzoo.backends.contract import CONSTANT, Apply, Array, Backward, Dims, Forward, Moments
 from normzoo.backends.cpu import columns, columns_gradients, columns_split, rows, rows_gradients, rows_split, running
 from normzoo.backends.cpu.lanes import LANES, Flat
