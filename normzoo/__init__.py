@@ -8,6 +8,7 @@ from normzoo.memory import release_memory
 from normzoo.norm import Norm
 from normzoo.passes import Grads, Saved
 from normzoo.registry import create, list_norms
+from normzoo.selection import select
 from normzoo.zoo.batch_norm import BatchNorm
 from normzoo.zoo.dyt import DyT
 from normzoo.zoo.group_norm import GroupNorm
@@ -34,5 +35,6 @@ __all__ = [
     "functional",
     "list_norms",
     "release_memory",
+    "select",
     "use",
 ]

@@ -55,6 +55,8 @@ def check_array(owner: object, name: str, a: Any) -> None:
     if type(a) is np.ndarray and a.dtype.char in CHARS:  # what most arrays are
         return
     if not isinstance(a, np.ndarray) and not on_device(a):
+        if getattr(type(a), "is_selection", False):  # its array has been checked
+            return
         raise TypeError(
             f"{owner}: expected {name} to be a NumPy array, got {type(a).__name__}; "
             f"write np.asarray({name}, np.float32)"

@@ -17,6 +17,7 @@ from normzoo.arrays import (
 )
 from normzoo.backends.contract import Array, Moments
 from normzoo.passes import Saved, normalize
+from normzoo.selection import SELECTS, select
 from normzoo.view import Axes
 
 SPACING = {np.dtype(dtype): float(np.finfo(dtype).eps) for dtype in (np.float32, np.float64)}
@@ -112,7 +113,18 @@ class Norm:
         return y, saved
 
     def __call__(self, x: Array, *arguments: Any, **options: Any) -> Array:
-        """y = norm(x) or norm(x, out=y); keeps what `backward` needs in `saved`. See `forward`."""
+        """y = norm(x) or norm(x, out=y); keeps what `backward` needs in `saved`. See `forward`.
+
+        mask=, lengths=, sample_weight=, segments= and the other options of `normzoo.select` say which values count.
+        Lengths run along the first axis behind the items that is not that of the channels.
+        """
+        if options:
+            picks = {name: options.pop(name) for name in SELECTS if name in options}
+            if picks:
+                behind = 2 if getattr(self, "channel_axis", None) == 1 else 1
+                selected: Any = select(x, **({"length_axis": behind} | picks))
+                y, self.saved = self.forward(selected, *arguments, **options)
+                return y
         y, self.saved = self.forward(x, *arguments, **options)
         return y
 

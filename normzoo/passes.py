@@ -24,6 +24,7 @@ from normzoo.backends import backend, chosen
 from normzoo.backends.contract import Array, Moments
 from normzoo.memory import empty
 from normzoo.plan import CONTIGUOUS, BackwardPlan, ForwardPlan
+from normzoo.selection import Selected, normalize_selected
 from normzoo.view import Axes, inverse
 
 DOUBLE = np.dtype(np.float64)
@@ -183,6 +184,11 @@ class ViewSaved(Saved):
         return self._stats[2]
 
     @property
+    def view_order(self) -> tuple[int, ...]:
+        """x's axes in the order of the view (b, m, c, n)."""
+        return self._plan.view.order
+
+    @property
     def copied(self) -> bool:
         """x had to be copied because neither its own order nor channels-last order fits the kernels."""
         return self._plan.copied
@@ -287,9 +293,30 @@ class Chained(Saved):
             part.overwrite(out)
 
 
+class SelectedSaved(Saved):
+    """The `Saved` of a pass in which not all values count: `back` is the way from dy to dx, dweight and dbias."""
+
+    __slots__ = ("_back", "_layout", "_x_like")
+
+    def __init__(
+        self, owner: object, x: Array, back: Callable[..., tuple], weight: Array | None, bias: Array | None
+    ) -> None:
+        self._owner, self._back, self._weight, self._bias = owner, back, weight, bias
+        self._x_like, self._layout = (x.shape, x.dtype), layout_of(x)
+        self._source, self._overwritten = None, False  # what was taken of x is a copy
+
+    @property
+    def _like(self) -> tuple[tuple[int, ...], np.dtype]:
+        return self._x_like
+
+    def _backward(self, dy: Array, out: Array | None) -> Grads:
+        dx = empty_in_layout(*self._x_like, self._layout) if out is None else out
+        return Grads(dx, *self._back(dy, dx))
+
+
 def normalize(
     owner: object,
-    x: Array,
+    x: Array | Selected,
     axes: Axes,
     weight: Array | None,
     bias: Array | None,
@@ -302,13 +329,13 @@ def normalize(
     given: tuple[Array, Array] | None = None,
     stats: Array | None = None,
     apart: tuple[Array | None, ...] = (),
-) -> tuple[Array, Array, Any]:
+) -> tuple[Array, Any, Any]:
     """y, the statistics and, with `keep`, the `Saved` of the pass: the one way from any norm of the algebra to a
     backend.
 
     Args:
         owner: whose str() begins error messages.
-        x: an array that `axes` fits.
+        x: an array that `axes` fits, or what of one counts.
         axes: the letters of x's axes.
         weight, bias: None, or arrays that span the capital letters of `axes`.
         parameter_shape: their shape, where it is not `axes.parameter_shape`.
@@ -319,6 +346,11 @@ def normalize(
         apart: more arrays that out may not overlap.
     """
     plain, name, asked = True, chosen(), out
+    if type(x) is Selected:
+        if stats is not None or parameter_shape not in (None, axes.parameter_shape):
+            raise TypeError(f"{owner}: takes no masks, lengths, weights or segments")
+        y, found, back = normalize_selected(normalize, owner, x, axes, weight, bias, moments, eps, out, given, apart)
+        return y, found, SelectedSaved(owner, x.x, back, weight, bias) if keep else None
     if type(x) is not ndarray:
         plain, x = False, base_array(owner, "x", x)
     if weight is not None and type(weight) is not ndarray:

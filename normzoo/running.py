@@ -19,6 +19,7 @@ from normzoo.backends import backend, chosen
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm, entry
 from normzoo.passes import normalize
+from normzoo.selection import Selected, average
 from normzoo.view import Axes
 
 
@@ -74,6 +75,10 @@ def normalize_tracked(
     if running_var is not None and type(running_var) is not np.ndarray:
         running_var = base_array(owner, "running_var", running_var)
     name = chosen()
+    if type(x) is Selected:
+        return _selected(
+            owner, x, axes, moments, running_mean, running_var, weight, bias, own, momentum, eps, out, messages
+        )
     if type(x) is not np.ndarray or (running_mean is not None and type(running_mean) is not np.ndarray):
         x = base_array(owner, "x", x)
         name = backend_of(owner, x=x, running_mean=running_mean, running_var=running_var)
@@ -109,6 +114,44 @@ def normalize_tracked(
             update(running_mean, running_var, stats, found.values, momentum)
         else:
             update_copies(update, running, stats, found.values, momentum)
+    return y, saved
+
+
+def _selected(
+    owner: object,
+    x: Selected,
+    axes: Axes,
+    moments: Moments,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: Array | None,
+    bias: Array | None,
+    own: bool,
+    momentum: float,
+    eps: float,
+    out: Array | None,
+    messages: tuple[str, str],
+) -> tuple[Array, Any]:
+    """`normalize_tracked` where not all values count: channels without any leave their running statistics alone."""
+    check_running(owner, axes, running_mean, running_var)
+    if running_mean is None or running_var is None:
+        if not own:
+            raise ValueError(f"{owner}: {messages[0]}")
+        y, _, saved = normalize(owner, x, axes, weight, bias, moments, eps, out)
+        return y, saved
+    running = running_mean, running_var
+    if not own:
+        mean, var = (kernel_array(a, compute_dtype(a.dtype)) for a in running)
+        y, _, saved = normalize(owner, x, axes, weight, bias, moments, eps, out, given=(mean, var), apart=running)
+        return y, saved
+    y, found, saved = normalize(owner, x, axes, weight, bias, moments, eps, out, apart=running)
+    if (found.size == 1).any():
+        raise ValueError(f"{owner}: {messages[1].format(x.shape)}")
+    kept = [letter for letter in axes.letters if letter in "kK"]
+    new_mean, new_var, filled = average(found, kept.index("K"))
+    with np.errstate(all="ignore"):
+        for a, new in zip(running, (new_mean, new_var), strict=True):
+            a[...] = np.where(filled, (1 - momentum) * a.astype(np.float64) + momentum * new, a)
     return y, saved
 
 

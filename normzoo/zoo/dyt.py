@@ -7,7 +7,8 @@ import numpy as np
 
 from normzoo.arrays import check_number, check_shape
 from normzoo.backends.contract import Array
-from normzoo.exact import ExactNorm, summed
+from normzoo.exact import ExactNorm
+from normzoo.formulas import summed
 from normzoo.norm import entry
 from normzoo.passes import Pull
 from normzoo.zoo.layer_norm import axes

@@ -1,0 +1,211 @@
+"""From an array with values left out to dense arrays that a backend takes, and back.
+
+The axes of x along which a mask varies are kept ones (A) and reduced ones (B). x is laid out as (A, before, B, behind),
+with A and B merged each. Sets with one and the same pattern along B are a group: x[rows of A][..., values of B, ...] is
+dense, and its letters are those of x. A contiguous range of rows or values is a slice, and not copied.
+"""
+
+from collections.abc import Iterator
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from normzoo.backends.contract import Array
+from normzoo.view import Axes, inverse
+
+Index = Any  # a slice or an array of indices
+
+
+class Group(NamedTuple):
+    """The sets of one pattern, of one segment."""
+
+    segment: int
+    rows: Index | None  # of A; None: there is no A
+    values: Index | None  # of B; None: there is no B
+
+
+class Arrangement:
+    """How x of certain axes lies for certain masks."""
+
+    def __init__(self, axes: Axes, pattern: Array, varies: list[bool], ids: Array | None) -> None:
+        letters = axes.letters
+        self.cut = axes.shape
+        self.a = [i for i, v in enumerate(varies) if v and letters[i] in "kK"]
+        self.b = [i for i, v in enumerate(varies) if v and letters[i] in "rR"]
+        last = self.b[-1] if self.b else -1
+        self.before = [i for i in range(len(letters)) if not varies[i] and i < last]
+        self.behind = [i for i in range(len(letters)) if not varies[i] and i > last]
+        self.order = [*self.a, *self.before, *self.b, *self.behind]
+        before, behind = ("".join(letters[i] for i in axes) for axes in (self.before, self.behind))
+        self.letters = _letter(letters, self.a, "K", "k") + before + _letter(letters, self.b, "R", "r") + behind
+        self.sizes = [axes.shape[i] for i in self.order]
+        self.merged = [
+            *([prod(axes.shape[i] for i in self.a)] if self.a else []),
+            *(axes.shape[i] for i in self.before),
+            *([prod(axes.shape[i] for i in self.b)] if self.b else []),
+            *(axes.shape[i] for i in self.behind),
+        ]
+        self.place_b = bool(self.a) + len(self.before)
+        # parameters: the capital axes, those of A and B first
+        capital = [i for i, letter in enumerate(letters) if letter.isupper()]
+        self.capital_sizes = [axes.shape[i] for i in capital]
+        self.capital_a = [i for i in self.a if i in capital]
+        self.capital_b = [i for i in self.b if i in capital]
+        self.capital_before = [i for i in self.before if i in capital]
+        rest = [*self.capital_before, *(i for i in self.behind if i in capital)]
+        self.capital_order = [capital.index(i) for i in [*self.capital_a, *self.capital_b, *rest]]
+        self.kept = [i for i, letter in enumerate(letters) if letter in "kK"]
+        self.pattern = pattern  # (A, B)
+        self.ids = ids  # (B,), or None
+        self.segments = [None] if ids is None else list(np.unique(ids))
+        self.sets_shape = (len(self.segments), *(axes.shape[i] for i in self.kept))
+
+    def groups(self) -> Iterator[Group]:
+        """All groups that have a value, in a fixed order."""
+        packed = np.packbits(self.pattern, axis=1)
+        _, first, which = np.unique(packed, axis=0, return_index=True, return_inverse=True)
+        which = which.reshape(-1)
+        rows_of = np.split(np.argsort(which, kind="stable"), np.cumsum(np.bincount(which, minlength=len(first)))[:-1])
+        for s, segment in enumerate(self.segments):
+            for rows, one in zip(rows_of, first, strict=True):
+                values = self.pattern[one] if segment is None else self.pattern[one] & (self.ids == segment)
+                if values.any():
+                    yield Group(
+                        s,
+                        _range(rows, self.pattern.shape[0]) if self.a else None,
+                        _range(np.flatnonzero(values), values.size) if self.b else None,
+                    )
+
+    def merged_view(self, x: Array) -> tuple[Array, bool]:
+        """x as (A, before, B, behind), and whether that is its own memory."""
+        moved = x.reshape(self.cut).transpose(self.order)
+        merged = moved.reshape(self.merged)
+        return merged, moved.size == 0 or np.may_share_memory(merged, x)
+
+    def take(self, x: Array, group: Group) -> Array:
+        """The dense array of the group."""
+        merged, _ = self.merged_view(x)
+        part = merged if group.rows is None else merged[group.rows]
+        if group.values is not None:
+            part = part[self._inner(group.values)]
+        return np.ascontiguousarray(part)
+
+    def put(self, y: Array, group: Group, made: Array) -> None:
+        """Write the group's results to y."""
+        merged, own = self.merged_view(y)
+        if group.values is None:
+            merged[... if group.rows is None else group.rows] = made
+        elif group.rows is None or isinstance(group.rows, slice):
+            part = merged if group.rows is None else merged[group.rows]
+            part[self._inner(group.values)] = made
+        else:
+            for row, one in zip(group.rows, made, strict=True):
+                merged[row : row + 1][self._inner(group.values)] = one
+        if not own:  # merging axes copied them
+            y[...] = merged.reshape(self.sizes).transpose(inverse(tuple(self.order))).reshape(y.shape)
+
+    def _inner(self, values: Index) -> tuple:
+        return (*(slice(None),) * self.place_b, values)
+
+    def axes_of(self, part: Array) -> Axes:
+        return Axes(part.shape, self.letters)
+
+    def _parameter_index(self, group: Group) -> tuple:
+        """Coordinates of the group's rows and values along the capital axes of A and B."""
+        index: list[Array] = []
+        both = bool(self.capital_a) and bool(self.capital_b)
+        for axes, capital, chosen in ((self.a, self.capital_a, group.rows), (self.b, self.capital_b, group.values)):
+            if not capital:
+                continue
+            sizes = [self.cut[i] for i in axes]
+            flat = np.arange(prod(sizes))[chosen]
+            places = np.unravel_index(flat, sizes)
+            for axis in capital:
+                found = places[axes.index(axis)]
+                index.append(found[:, None] if both and axes is self.a else found)
+        return tuple(index)
+
+    def parameter(self, p: Array, group: Group) -> Array:
+        """The group's part of a parameter, in the order of its dense array."""
+        moved = p.reshape(self.capital_sizes).transpose(self.capital_order)
+        index = self._parameter_index(group)
+        if not index:
+            return moved
+        found = moved[index]
+        return np.ascontiguousarray(self._b_behind(found))
+
+    def _b_behind(self, p: Array, back: bool = False) -> Array:
+        """(A, B, before, behind) -> (A, before, B, behind) of what parameters span, or back."""
+        if not self.capital_b or not self.capital_before:
+            return p
+        first, last = bool(self.capital_a), bool(self.capital_a) + len(self.capital_before)
+        return np.moveaxis(p, *((last, first) if back else (first, last)))
+
+    def add_parameter(self, total: Array, group: Group, d: Array) -> None:
+        """Add the group's part of a parameter's gradient to `total`, in order."""
+        moved = total.reshape(self.capital_sizes).transpose(self.capital_order)
+        index = self._parameter_index(group)
+        if not index:
+            moved += d.reshape(moved.shape)
+        else:
+            np.add.at(moved, index, self._b_behind(d, back=True).astype(np.float64))
+
+    def put_sets(self, planes: tuple[Array, Array, Array], group: Group, saved: Any, part: Array) -> None:
+        """Write count, mean and spread of the group's sets to arrays of `sets_shape`."""
+        order = saved.view_order
+        kept = [i for i in order if self.letters[i] in "kK"]
+        sizes = [part.shape[i] for i in kept]
+        back = np.argsort(kept, kind="stable")
+        values = part.size // max(prod(sizes), 1)
+        # (A, the rest of the kept axes)
+        arranged = [*self.a, *(i for i in [*self.before, *self.behind] if i in self.kept)]
+        for plane, found in zip(planes, (None, saved.mean, saved.spread), strict=True):
+            at = plane[group.segment].transpose([self.kept.index(i) for i in arranged])
+            new = values if found is None else found.reshape(sizes).transpose(back)
+            if self.a:
+                merged = at.reshape(-1, *at.shape[len(self.a) :])
+                merged[group.rows] = new
+                if not np.may_share_memory(merged, at):
+                    at[...] = merged.reshape(at.shape)
+            else:
+                at[...] = new
+
+
+def arrange(
+    axes: Axes, shape: tuple[int, ...], mask: Array | None, segments: Array | None, segment_axis: int
+) -> Arrangement:
+    """The arrangement of x of this shape for a mask of its rank, and segments along an axis."""
+    owner = axes.owner or tuple(range(len(axes.shape)))
+    full = (1,) * len(shape) if mask is None else mask.shape
+    splits = [full[o] != 1 or (segments is not None and o == segment_axis) for o in owner]
+    varies = [v and size != 1 for v, size in zip(splits, axes.shape, strict=True)]
+    sizes = [shape[o] if any(v for v, p in zip(varies, owner, strict=True) if p == o) else 1 for o in range(len(shape))]
+    shown = np.broadcast_to(np.ones(full, bool) if mask is None else mask, sizes)
+    cut = shown.reshape([size if v else 1 for v, size in zip(varies, axes.shape, strict=True)])
+    a = [i for i, v in enumerate(varies) if v and axes.letters[i] in "kK"]
+    b = [i for i, v in enumerate(varies) if v and axes.letters[i] in "rR"]
+    rest = [i for i, v in enumerate(varies) if not v]
+    rows = prod(axes.shape[i] for i in a)
+    pattern = np.ascontiguousarray(cut.transpose([*a, *b, *rest])).reshape(rows, -1)
+    ids = None
+    if segments is not None:
+        piece = owner.index(segment_axis)
+        if piece in b:
+            along = [1] * len(b)
+            along[b.index(piece)] = -1
+            ids = np.broadcast_to(segments.reshape(along), [axes.shape[i] for i in b]).reshape(-1)
+    return Arrangement(axes, pattern, varies, ids)
+
+
+def _letter(letters: str, axes: list[int], capital: str, small: str) -> str:
+    """The letter of these axes merged; none where there are none."""
+    if not axes:
+        return ""
+    return capital if any(letters[i] == capital for i in axes) else small
+
+
+def _range(indices: Array, size: int) -> Index:
+    """A slice where the indices are neighbours."""
+    first, last = int(indices[0]), int(indices[-1])
+    return slice(first, last + 1) if last - first + 1 == indices.size else indices

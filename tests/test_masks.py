@@ -1,0 +1,332 @@
+"""Values that do not count: masks, lengths, weights, segments, on every norm of the algebra.
+
+The oracle is the ragged data: every set's kept values, one after the other, through the formula of the paper.
+"""
+
+import copy
+
+import numpy as np
+import pytest
+
+import normzoo as nz
+from tests import check
+
+EPS = 1e-5
+each_backend = pytest.mark.parametrize("backend", ["cpu", "reference"])
+POLICIES = ("zero", "keep", "normalize")
+
+# name -> (norm, shape, reduced axes of x, axes that parameters span, groups)
+NORMS = {
+    "batch": (lambda **o: nz.BatchNorm(5, **o), (4, 5, 9), (0, 2), (1,), 1),
+    "batch-last": (lambda **o: nz.BatchNorm(5, channel_axis=-1, **o), (4, 9, 5), (0, 1), (2,), 1),
+    "batch-4d": (lambda **o: nz.BatchNorm(3, **o), (4, 3, 5, 6), (0, 2, 3), (1,), 1),
+    "instance": (lambda **o: nz.InstanceNorm(5, affine=True, **o), (4, 5, 9), (2,), (1,), 1),
+    "instance-last": (lambda **o: nz.InstanceNorm(5, affine=True, channel_axis=-1, **o), (4, 9, 5), (1,), (2,), 1),
+    "layer": (lambda **o: nz.LayerNorm(7, **o), (4, 9, 7), (2,), (2,), 1),
+    "layer-2-axes": (lambda **o: nz.LayerNorm((9, 7), **o), (4, 9, 7), (1, 2), (1, 2), 1),
+    "layer-channels": (lambda **o: nz.LayerNorm(5, axis=1, **o), (4, 5, 9), (1,), (1,), 1),
+    "layer-scattered": (lambda **o: nz.LayerNorm((4, 9), axis=(0, 2), **o), (4, 5, 9), (0, 2), (0, 2), 1),
+    "rms": (lambda **o: nz.RMSNorm(7, eps=EPS, **o), (4, 9, 7), (2,), (2,), 1),
+    "group": (lambda **o: nz.GroupNorm(2, 6, **o), (3, 6, 9), (1, 2), (1,), 2),
+    "group-last": (lambda **o: nz.GroupNorm(2, 6, channel_axis=-1, **o), (3, 9, 6), (1, 2), (2,), 2),
+}
+each_norm = pytest.mark.parametrize("name", NORMS)
+
+
+def set_ids(name):
+    """For every value the number of its set."""
+    _, shape, reduced, spans, groups = NORMS[name]
+    ids = np.zeros(shape, int)
+    for axis, size in enumerate(shape):
+        if groups > 1 and axis == spans[0]:
+            place = np.arange(size) // (size // groups)
+        elif axis in reduced:
+            continue
+        else:
+            place = np.arange(size)
+        ids = ids * (place.max() + 1) + place.reshape([-1 if i == axis else 1 for i in range(len(shape))])
+    return ids
+
+
+def spread_parameter(p, name):
+    _, shape, _, spans, _ = NORMS[name]
+    return p.reshape([size if axis in spans else 1 for axis, size in enumerate(shape)])
+
+
+def oracle(name, x, mask, weight, bias, masked="zero", weights=None, segments=0, center=True):
+    """y, set by set; complex x for derivatives."""
+    shape = x.shape
+    ids = set_ids(name) * (np.max(segments) + 1) + segments
+    w = np.ones(shape) if weights is None else np.broadcast_to(weights, shape)
+    mask = np.broadcast_to(mask, shape)
+    xhat = np.zeros_like(x)
+    for one in np.unique(ids):
+        here = ids == one
+        kept = here & mask & (w > 0)
+        if not kept.any():
+            continue
+        v, u = x[kept], w[kept] / w[kept].sum()
+        mean = (u * v).sum() if center else 0.0
+        rstd = 1 / np.sqrt((u * (v - mean) ** 2).sum() + EPS)
+        xhat[here] = (x[here] - mean) * rstd
+    y = xhat if weight is None else xhat * spread_parameter(weight, name)
+    y = y if bias is None else y + spread_parameter(bias, name)
+    if masked == "zero":
+        return np.where(mask, y, 0)
+    return np.where(mask, y, x) if masked == "keep" else y
+
+
+def filled(norm, rng):
+    for p in norm.params.values():
+        p[...] = rng.standard_normal(p.shape)
+    return norm
+
+
+MASKS = {
+    "items": lambda s, rng: np.array([True, False, True, True][: s[0]]).reshape(-1, *(1,) * (len(s) - 1)),
+    "places": lambda s, rng: np.r_[True, True, rng.random(s[-1] - 2) < 0.5],
+    "items-and-places": lambda s, rng: rng.random((s[0], *(1,) * (len(s) - 2), s[-1])) < 0.6,
+    "middle": lambda s, rng: (rng.random((s[1], *(1,) * (len(s) - 2))) < 0.7) | (np.arange(s[1]) < 2).reshape(-1, *(1,) * (len(s) - 2)),
+    "any": lambda s, rng: rng.random(s) < 0.6,
+    "none": lambda s, rng: np.zeros((1,) * len(s), bool),
+    "all": lambda s, rng: np.ones(s, bool),
+}  # fmt: skip
+
+
+@each_backend
+@each_norm
+@pytest.mark.parametrize("masked", POLICIES)
+@pytest.mark.parametrize("kind", MASKS)
+def test_masked_statistics_and_gradients_are_those_of_the_ragged_data(name, kind, masked, backend, rng):
+    make, shape, *_ = NORMS[name]
+    norm = filled(make(dtype=np.float64), rng)
+    x, dy = rng.standard_normal((2, *shape))
+    mask = MASKS[kind](shape, rng)
+    if isinstance(norm, nz.BatchNorm):
+        mask = np.broadcast_to(mask, shape).copy()
+        if 1 in np.unique(set_ids(name)[mask], return_counts=True)[1]:
+            mask[:2] = True  # a channel of one value raises
+    center = not isinstance(norm, nz.RMSNorm)
+    p = norm.weight, norm.bias
+
+    def function(x, weight=p[0], bias=p[1]):
+        return oracle(name, x, mask, weight, bias, masked, center=center)
+
+    with nz.use(backend):
+        y = norm(x, mask=mask, masked=masked)
+        check.close(y, function(x), check.EXACT)
+        dx = norm.backward(dy)
+    check.gradient_matches(function, x, dx, dy, rng, 1e-10)
+    for key, value in norm.params.items():
+        check.gradient_matches(lambda v, key=key: function(x, **{key: v}), value, norm.grads[key], dy, rng, 1e-10)
+    if masked == "zero":
+        assert (dx[~np.broadcast_to(mask, shape)] == 0).all(), "what does not count has a gradient of exactly 0"
+
+
+@each_norm
+@each_backend
+def test_weighted_statistics_and_gradients(name, backend, rng):
+    make, shape, *_ = NORMS[name]
+    norm = filled(make(dtype=np.float64), rng)
+    x, dy = rng.standard_normal((2, *shape))
+    weights = rng.random((shape[0], *(1,) * (len(shape) - 2), shape[-1])) * (
+        rng.random((shape[0], *(1,) * (len(shape) - 2), 1)) < 0.8
+    )
+    center = not isinstance(norm, nz.RMSNorm)
+
+    def function(x, weight=norm.weight, bias=norm.bias):
+        return oracle(name, x, np.array(True), weight, bias, weights=weights, center=center)
+
+    with nz.use(backend):
+        check.close(norm(x, sample_weight=weights), function(x), check.EXACT)
+        dx = norm.backward(dy)
+    check.gradient_matches(function, x, dx, dy, rng, 1e-10)
+    for key, value in norm.params.items():
+        check.gradient_matches(lambda v, key=key: function(x, **{key: v}), value, norm.grads[key], dy, rng, 1e-10)
+
+
+@each_backend
+@pytest.mark.parametrize("name", ["batch", "batch-last", "batch-4d"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_segments_are_sets_of_their_own(name, weighted, backend, rng):
+    make, shape, *_ = NORMS[name]
+    shape = (11, *shape[1:])
+    norm = filled(make(dtype=np.float64, track_running_stats=False), rng)
+    x, dy = rng.standard_normal((2, *shape))
+    segments = np.array([3, 0, 0, 3, 7, 0, 7, 3, 3, 0, 7])
+    mask = (rng.random(shape) < 0.7) if weighted else np.ones((1,) * x.ndim, bool)
+    held = NORMS[name]
+    NORMS[name] = (held[0], shape, *held[2:])
+    try:
+        spread = segments.reshape(-1, *(1,) * (x.ndim - 1))
+
+        def function(x, weight=norm.weight, bias=norm.bias):
+            return oracle(name, x, mask, weight, bias, "normalize" if weighted else "zero", segments=spread)
+
+        with nz.use(backend):
+            y = norm(x, segments=segments, mask=mask if weighted else None, masked="normalize" if weighted else "zero")
+            check.close(y, function(x), check.EXACT)
+            check.gradient_matches(function, x, norm.backward(dy), dy, rng, 1e-10)
+    finally:
+        NORMS[name] = held
+
+
+@each_backend
+def test_lengths_have_the_bits_of_the_ragged_data(backend, rng):
+    """pytorch#70529, #81985, #30414, keras#19818: padding must not touch the statistics, nor their last bit."""
+    lengths = np.array([9, 4, 6, 1])
+    with nz.use(backend):
+        for last in (False, True):
+            x = (1e3 + rng.standard_normal((4, 33, 17))).astype(np.float32)
+            x = np.ascontiguousarray(np.moveaxis(x, 1, -1)) if last else x
+            dy = rng.standard_normal(x.shape).astype(np.float32)
+            time = 1 if last else 2
+            padded = np.where((np.arange(17) < lengths[:, None]).reshape((4, 17, 1) if last else (4, 1, 17)), x, np.nan)
+            axis = -1 if last else 1
+            instance, batch = nz.InstanceNorm(33, channel_axis=axis), nz.BatchNorm(33, channel_axis=axis)
+            pieces = [np.take(x[i : i + 1], range(k), axis=time) for i, k in enumerate(lengths)]
+            dys = [np.take(dy[i : i + 1], range(k), axis=time) for i, k in enumerate(lengths)]
+            y = instance(padded, lengths=lengths, length_axis=time)
+            dx = instance.backward(dy)
+            for i, k in enumerate(lengths):
+                if k > 1:
+                    ragged, saved = instance.forward(pieces[i])
+                    check.same_bits(np.take(y[i : i + 1], range(k), axis=time), ragged)
+                    check.same_bits(np.take(dx[i : i + 1], range(k), axis=time), saved.backward(dys[i]).x)
+                assert not np.take(y[i], range(k, 17), axis=time - 1).any()
+            y = batch(padded, lengths=lengths)
+            dx = batch.backward(dy)
+            twin = nz.BatchNorm(33, channel_axis=axis)
+            whole = twin(np.concatenate(pieces, axis=time))
+            back = twin.backward(np.concatenate(dys, axis=time))
+            start = 0
+            for i, k in enumerate(lengths):
+                for found, expected in ((y, whole), (dx, back)):
+                    check.same_bits(
+                        np.take(found[i : i + 1], range(k), axis=time),
+                        np.take(expected, range(start, start + k), axis=time),
+                    )
+                start += k
+            check.same_bits(batch.running_mean, twin.running_mean)
+            check.close(batch.running_var, twin.running_var, 1e-7)
+            for key in ("weight", "bias"):
+                check.same_bits(batch.grads[key], twin.grads[key])
+
+
+def test_layer_norm_of_kept_rows_has_their_bits(rng):
+    x = rng.standard_normal((3, 5, 33)).astype(np.float32)
+    mask = rng.random((3, 5, 1)) < 0.5
+    norm = filled(nz.LayerNorm(33), rng)
+    y = norm(np.where(mask, x, np.nan), mask=mask)
+    check.same_bits(y[mask[..., 0]], norm(x[mask[..., 0]]))
+
+
+@each_norm
+def test_an_empty_set_gives_the_bias_and_never_nan(name, rng):
+    make, shape, *_ = NORMS[name]
+    norm = filled(make(), rng)
+    x = np.full(shape, np.nan, np.float32)
+    y = norm(x, mask=np.zeros(shape, bool))
+    assert not y.any()
+    assert not norm.backward(np.ones(shape, np.float32)).any()
+    y = norm(np.ones(shape, np.float32), mask=np.zeros(shape, bool), masked="normalize")
+    expected = np.zeros(shape, np.float32) if norm.bias is None else spread_parameter(norm.bias, name)
+    np.testing.assert_array_equal(y, np.broadcast_to(expected, shape))
+
+
+@each_backend
+def test_nan_can_be_skipped(backend, rng):
+    x = rng.standard_normal((6, 4, 10))
+    x[1, 2, 3] = x[5, 0, 0] = np.nan
+    norm = nz.BatchNorm(4, dtype=np.float64)
+    with nz.use(backend):
+        y = norm(x, skip_nan=True, masked="keep")
+        dx = norm.backward(np.ones_like(x))
+    assert np.isnan(y).sum() == 2 and np.isfinite(norm.running_mean).all() and np.isfinite(dx).all()
+    kept = x[:, 2][~np.isnan(x[:, 2])]
+    check.close(norm.running_mean[2], 0.1 * kept.mean(), 1e-12)
+    check.close(norm.running_var[2], 0.9 + 0.1 * kept.var(ddof=1), 1e-12)
+
+
+def test_running_statistics_of_what_counts(rng):
+    x = rng.standard_normal((6, 3, 10))
+    mask = rng.random((6, 1, 10)) < 0.5
+    batch, instance = nz.BatchNorm(3, dtype=np.float64), nz.InstanceNorm(3, track_running_stats=True, dtype=np.float64)
+    batch(x, mask=mask)
+    kept = np.moveaxis(x, 1, -1)[mask[:, 0]]
+    check.close(batch.running_mean, 0.1 * kept.mean(0), 1e-13)
+    check.close(batch.running_var, 0.9 + 0.1 * kept.var(0, ddof=1), 1e-13)
+    mask[2] = False
+    instance(x, mask=mask)
+    items = [x[i][:, mask[i, 0]] for i in range(6) if mask[i].any()]
+    check.close(instance.running_mean, 0.1 * np.mean([v.mean(1) for v in items], axis=0), 1e-13)
+    check.close(instance.running_var, 0.9 + 0.1 * np.mean([v.var(1, ddof=1) for v in items], axis=0), 1e-13)
+    assert int(batch.num_batches_tracked) == 1
+    # a channel that no value counts of keeps its statistics
+    before = batch.running_mean.copy()
+    batch(x, mask=np.array([True, False, True]).reshape(1, 3, 1))
+    assert batch.running_mean[1] == before[1] and batch.running_mean[0] != before[0]
+
+
+def test_evaluation_leaves_out_what_does_not_count(rng):
+    norm = filled(nz.BatchNorm(3, dtype=np.float64), rng)
+    norm.running_mean[...], norm.running_var[...] = 1.0, 2.0
+    norm.eval()
+    x, dy = rng.standard_normal((2, 4, 3, 5))
+    mask = rng.random((4, 1, 5)) < 0.5
+    shown = np.where(mask, x, np.nan)
+    y = norm(shown, mask=mask)
+    dx = norm.backward(dy)
+    grads = dict(norm.grads)
+    expected = norm(x)
+    np.testing.assert_array_equal(y, np.where(mask, expected, 0))
+    np.testing.assert_array_equal(dx, norm.backward(np.where(mask, dy, 0)))
+    for key, value in norm.grads.items():
+        check.close(grads[key], value, 1e-14)
+
+
+@each_norm
+def test_out_in_place_and_strides(name, rng):
+    make, shape, *_ = NORMS[name]
+    norm = filled(make(), rng)
+    x, dy = rng.standard_normal((2, *shape)).astype(np.float32)
+    mask = MASKS["items-and-places"](shape, rng) | (np.arange(shape[-1]) < 2)
+    y, saved = copy.deepcopy(norm).forward(nz.select(x, mask))
+    dx = saved.backward(dy).x
+    place = x.copy()
+    assert norm(place, out=place, mask=mask) is place
+    check.same_bits(place, y)
+    back = dy.copy()
+    assert norm.backward(back, out=back) is back
+    check.same_bits(back, dx)
+    last = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+    found = norm(last, mask=mask)
+    check.close(found, y, 1e-6)
+    assert found.strides == last.strides
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"mask": np.ones((4, 5, 9))}, TypeError, "booleans"),
+        ({"mask": np.ones((3, 1, 1), bool)}, ValueError, "broadcasts"),
+        ({"lengths": [1.0, 2, 3, 4]}, TypeError, "integers"),
+        ({"lengths": [1, 2, 3]}, ValueError, "lengths of shape"),
+        ({"lengths": [1, 2, 3, 10]}, ValueError, "lengths in"),
+        ({"lengths": [1, 2, 3, -1]}, ValueError, "lengths in"),
+        ({"sample_weight": -np.ones(9)}, ValueError, ">= 0"),
+        ({"sample_weight": np.full(9, np.nan)}, ValueError, "finite"),
+        ({"segments": [0, 1]}, ValueError, "segments of shape"),
+        ({"segments": [0.0, 1, 2, 3]}, TypeError, "integers"),
+        ({"segments": [0, 1, 2, 3, 4], "segment_axis": 1}, ValueError, "axis that the norm reduces"),
+        ({"mask": np.ones(9, bool), "masked": "drop"}, ValueError, "masked"),
+        ({"mask": np.arange(36).reshape(4, 1, 9) == 3}, ValueError, "more than 1 value"),
+    ],
+)
+def test_bad_selections_change_nothing(options, error, match, rng):
+    norm = nz.BatchNorm(5)
+    before = norm.state_dict()
+    with pytest.raises(error, match=match):
+        norm(rng.standard_normal((4, 5, 9)).astype(np.float32), **options)
+    for key, value in norm.state_dict().items():
+        check.same_bits(value, before[key])
