@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from normzoo.backends import backend, chosen
 from normzoo.backends.contract import Array
+from normzoo.memory import empty
 from normzoo.view import Axes, inverse
 
 Index = Any  # a slice or an array of indices
@@ -86,10 +88,33 @@ class Arrangement:
     def take(self, x: Array, group: Group) -> Array:
         """The dense array of the group."""
         merged, _ = self.merged_view(x)
+        index = self.row_index(group)
+        if index is not None and merged.flags.c_contiguous:
+            part = empty((index.size, *merged.shape[1:]), merged.dtype)
+            backend(chosen()).take_rows(_rows_of_bytes(merged), index, _rows_of_bytes(part))
+            return part
         part = merged if group.rows is None else merged[group.rows]
         if group.values is not None:
             part = part[self._inner(group.values)]
         return np.ascontiguousarray(part)
+
+    def row_index(self, group: Group) -> Array | None:
+        """The group's rows of the merged view, where it is a list of whole rows."""
+        if group.values is None:
+            return group.rows if isinstance(group.rows, np.ndarray) else None
+        return group.values if not self.a and self.place_b == 0 and isinstance(group.values, np.ndarray) else None
+
+    def put_all(self, y: Array, group: Group, made: Array, policy: str) -> bool:
+        """Write the results of the only group to y, and 0 elsewhere (with `policy` "zero"), in one go; False where that
+        cannot be."""
+        merged, own = self.merged_view(y)
+        index = self.row_index(group)
+        if index is None or not own or not merged.flags.c_contiguous:
+            return False
+        place = np.full(len(merged), -1 if policy == "zero" else -2)
+        place[index] = np.arange(index.size)
+        backend(chosen()).spread_rows(_rows_of_bytes(made), place, _rows_of_bytes(merged))
+        return True
 
     def put(self, y: Array, group: Group, made: Array) -> None:
         """Write the group's results to y."""
@@ -115,11 +140,11 @@ class Arrangement:
         """Coordinates of the group's rows and values along the capital axes of A and B."""
         index: list[Array] = []
         both = bool(self.capital_a) and bool(self.capital_b)
-        for axes, capital, chosen in ((self.a, self.capital_a, group.rows), (self.b, self.capital_b, group.values)):
+        for axes, capital, taken in ((self.a, self.capital_a, group.rows), (self.b, self.capital_b, group.values)):
             if not capital:
                 continue
             sizes = [self.cut[i] for i in axes]
-            flat = np.arange(prod(sizes))[chosen]
+            flat = np.arange(prod(sizes))[taken]
             places = np.unravel_index(flat, sizes)
             for axis in capital:
                 found = places[axes.index(axis)]
@@ -170,6 +195,10 @@ class Arrangement:
                     at[...] = merged.reshape(at.shape)
             else:
                 at[...] = new
+
+
+def _rows_of_bytes(a: Array) -> Array:
+    return np.ascontiguousarray(a).reshape(len(a), -1).view(np.uint8)
 
 
 def arrange(

@@ -14,7 +14,8 @@ import numpy as np
 
 from normzoo.arrays import check_array, check_axis, check_out
 from normzoo.backends.contract import Array, Moments
-from normzoo.compaction import arrange
+from normzoo.compaction import Arrangement, arrange
+from normzoo.memory import empty
 from normzoo.view import Axes
 from normzoo.weighted import normalize_weighted
 
@@ -192,7 +193,7 @@ def normalize_selected(
         check_out(owner, out, x.shape, x.dtype, (x,), (weight, bias, *apart))
         if np.may_share_memory(out, x):
             x = x.copy(order="K")
-    y = np.empty_like(x) if out is None else out
+    y = _empty_like(x) if out is None else out
     mask = chosen.mask
     if given is not None:
         return _by_given(run, owner, chosen, x, y, axes, weight, bias, moments, eps, given)
@@ -203,28 +204,30 @@ def normalize_selected(
     if chosen.sample_weight is not None or (chosen.masked == "normalize" and mask is not None):
         found, weighted_back = normalize_weighted(chosen, x, y, axes, weight, bias, moments, eps)
         return y, SetMoments(*found), weighted_back
-    _fill(y, x, mask, chosen.masked)
     arrangement = arrange(axes, x.shape, mask, chosen.segments, chosen.segment_axis)
     groups = []
     count, mean, var = (np.zeros(arrangement.sets_shape) for _ in range(3))
+    results = []
     for group in arrangement.groups():
         part = arrangement.take(x, group)
         w, a = (None if p is None else arrangement.parameter(p, group) for p in (weight, bias))
         made, _, saved = run(owner, part, arrangement.axes_of(part), w, a, moments, eps)
-        arrangement.put(y, group, made)
         arrangement.put_sets((count, mean, var), group, saved, part)
         groups.append((group, saved))
+        results.append((group, made))
+    _place(arrangement, y, x, results, mask, chosen.masked)
 
     def back(dy: Array, dx: Array) -> tuple[Array | None, Array | None]:
         d = dy.copy() if np.may_share_memory(dx, dy) else dy
-        _fill(dx, d, mask, chosen.masked)
         sums = [None if p is None else np.zeros(p.shape) for p in (weight, bias)]
+        results = []
         for group, saved in groups:
             found = saved.backward(arrangement.take(d, group))
-            arrangement.put(dx, group, found.x)
+            results.append((group, found.x))
             for total, part in zip(sums, (found.weight, found.bias), strict=True):
                 if total is not None:
                     arrangement.add_parameter(total, group, part)
+        _place(arrangement, dx, d, results, mask, chosen.masked)
         return _as(sums[0], weight), _as(sums[1], bias)
 
     return y, SetMoments(count, mean, var), back
@@ -243,14 +246,23 @@ def _piece(owner: object, axes: Axes, axis: int) -> int:
     return pieces[0]
 
 
-def _fill(y: Array, x: Array, mask: Array | None, policy: str) -> None:
-    """What is in y where values do not count."""
-    if mask is None:
-        return
-    if policy == "keep":
+def _empty_like(x: Array) -> Array:
+    """A new array of x's shape, dtype and order of axes."""
+    return empty(x.shape, x.dtype) if x.flags.c_contiguous else np.empty_like(x)
+
+
+def _place(
+    arrangement: Arrangement, y: Array, x: Array, results: list[tuple[Any, Array]], mask: Array | None, policy: str
+) -> None:
+    """The results of all groups in y, and what the policy says where values do not count."""
+    if policy == "keep" and mask is not None:
         y[...] = x
-    else:
+    if len(results) == 1 and arrangement.put_all(y, *results[0], policy):
+        return
+    if policy != "keep" and mask is not None:
         y[...] = 0
+    for group, made in results:
+        arrangement.put(y, group, made)
 
 
 def _by_given(

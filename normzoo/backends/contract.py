@@ -100,6 +100,14 @@ class Backend(Protocol):
         """running = (1 - momentum) * running + momentum * new, in float64; the new variance is unbiased."""
         ...
 
+    def take_rows(self, source: Array, index: Array, target: Array) -> None:
+        """target[i] = source[index[i]], of rows of bytes: uint8 (rows, width), int64 (kept,), uint8 (kept, width)."""
+        ...
+
+    def spread_rows(self, source: Array, place: Array, target: Array) -> None:
+        """target[i] = source[place[i]], or 0 where place[i] is -1; where it is -2 the row stays."""
+        ...
+
     def constants(
         self,
         mean: Array,  # (channels,) float32 or float64

@@ -87,6 +87,15 @@ def constants(mean: Array, variance: Array, eps: float, stats: Array) -> None:
     sets[2] = 1 / np.sqrt(variance.astype(np.float64) + eps)  # 1/0 is inf here: these statistics are not x's own
 
 
+def take_rows(source: Array, index: Array, target: Array) -> None:
+    target[...] = source[index]
+
+
+def spread_rows(source: Array, place: Array, target: Array) -> None:
+    target[place >= 0] = source[place[place >= 0]]
+    target[place == -1] = 0
+
+
 def _unit(v: Array, eps: float, moments: Moments) -> Array:
     """Power of two that brings the larger of a set's values and sqrt(eps) to about 1, where that matters; else 1."""
     least = eps if moments.clamp or moments.power == 1 else np.sqrt(eps)

@@ -13,7 +13,16 @@ from numba.core import types
 
 from normzoo import memory  # noqa: F401 (a backend says where its arrays come from)
 from normzoo.backends.contract import CONSTANT, Apply, Array, Backward, Dims, Forward, Moments
-from normzoo.backends.cpu import columns, columns_gradients, columns_split, rows, rows_gradients, rows_split, running
+from normzoo.backends.cpu import (
+    columns,
+    columns_gradients,
+    columns_split,
+    gathering,
+    rows,
+    rows_gradients,
+    rows_split,
+    running,
+)
 from normzoo.backends.cpu.lanes import LANES, Flat
 
 SERIAL = 32768  # values below which starting the threads costs more than they save
@@ -116,6 +125,14 @@ def update(running_mean: Array, running_var: Array, stats: Array, count: int, mo
 
 def constants(mean: Array, variance: Array, eps: float, stats: Array) -> None:
     running.constants()(mean, variance, eps, stats)
+
+
+def take_rows(source: Array, index: Array, target: Array) -> None:
+    gathering.take(target.size >= SERIAL)(source, index, target)
+
+
+def spread_rows(source: Array, place: Array, target: Array) -> None:
+    gathering.spread(target.size >= SERIAL)(source, place, target)
 
 
 def is_columns(dims: Dims) -> bool:
