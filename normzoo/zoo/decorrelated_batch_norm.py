@@ -34,7 +34,8 @@ class DecorrelatedBatchNorm(BatchWhitening):
             statistics are used. TypeError: x is not a float array. Nothing has changed then.
 
     Equal eigenvalues do no harm to the gradient. Defaults are those of the authors' PyTorch code, whose last group may
-    be smaller than the others. The eigenvectors come from LAPACK.
+    be smaller than the others. Eigenvectors are LAPACK's: with hundreds of channels a group, the last bits may depend
+    on the number of its threads.
 
     Source:
         L. Huang, D. Yang, B. Lang and J. Deng, "Decorrelated Batch Normalization", 2018, arXiv:1804.08450. With

@@ -35,8 +35,9 @@ class IterNorm(BatchWhitening):
         ValueError: x has another number of channels or rank below 2; one value a channel, or eps of 0, where batch
             statistics are used. TypeError: x is not a float array. Nothing has changed then.
 
-    The gradient goes through the iterations. Defaults are those of the authors' code, which halves a num_channels that
-    does not divide C until it does.
+    The gradient goes through the iterations, which are run in a form that stays stable for any T: the authors' code
+    loses all digits where the channels depend on each other and T is large. Defaults are those of that code, which
+    halves a num_channels that does not divide C until it does.
 
     Source:
         L. Huang, Y. Zhou, F. Zhu, L. Liu and L. Shao, "Iterative Normalization: Beyond Standardization towards

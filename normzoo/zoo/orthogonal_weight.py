@@ -36,13 +36,15 @@ class OrthogonalWeight(ExactNorm):
 
     The gradient of "qr" where columns of W depend on each other does not exist: NaN. PyTorch has "cayley" (on the
     parameter that it keeps without a base, use_trivialization=False) and takes x of higher rank for a batch of
-    matrices; its "householder" is another parametrization.
+    matrices; its "householder" is another parametrization. Decompositions are LAPACK's: with hundreds of rows, the
+    last bits may depend on the number of its threads.
 
     Source:
         F. Mezzadri, "How to generate random matrices from the classical compact groups", 2006, arXiv:math-ph/0609050
         (QR); D. A. O. Roberts and L. R. Roberts, "QR and LQ Decomposition Matrix Backpropagation Algorithms for Square,
-        Wide, and Deep Matrices", 2020, arXiv:2009.10071 (its gradient); M. Lezcano-Casado and D. Martinez-Rubio, "Cheap
-        Orthogonal Constraints in Neural Networks", 2019, arXiv:1901.08428 (Cayley).
+        Wide, and Deep -- Real or Complex -- Matrices and Their Software Implementation", 2020, arXiv:2009.10071 (its
+        gradient); M. Lezcano-Casado and D. Martinez-Rubio, "Cheap Orthogonal Constraints in Neural Networks: A Simple
+        Parametrization of the Orthogonal and Unitary Group", 2019, arXiv:1901.08428 (Cayley).
 
     >>> import numpy as np, normzoo as nz
     >>> nz.OrthogonalWeight()(np.array([[3, 1], [4, 7]], np.float32)).round(2)

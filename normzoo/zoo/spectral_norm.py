@@ -29,7 +29,7 @@ class SpectralNorm(ExactNorm):
         n_power_iterations: 1 or more, at each call in training.
         eps: the least length that u and v are divided by.
         dim: the axis of the outputs; for a transposed convolution 1.
-        exact: whether sigma is found by a singular value decomposition, without state.
+        exact: whether sigma is found by a singular value decomposition (LAPACK's), without state.
         seed: of the first u and v, which are random unit vectors.
         dtype: of u and v: float32, float64, float16 or bfloat16.
 

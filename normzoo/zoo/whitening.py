@@ -176,31 +176,31 @@ def by_eigenvectors(covariance: Array, eps: float) -> tuple[Array, Back]:
 
 
 def by_newton(covariance: Array, eps: float, iterations: int) -> tuple[Array, Back]:
-    """The same by Newton's iterations from the identity, on the matrix divided by its trace."""
+    """The same by Newton's iterations p = (3 p - p^3 s) / 2 from the identity, with s the matrix by its trace.
+
+    They are run as p = f p, q = q f with f = (3 - p q) / 2 and q = p s. In exact arithmetic that is the same, but p
+    alone loses all digits after it has converged: its rounding errors do not commute with s, and grow."""
     one = np.eye(covariance.shape[1])
     sigma = covariance + eps * one
     inverse = 1 / np.trace(sigma, axis1=1, axis2=2)[:, None, None]
     scaled = sigma * inverse
-    steps = [np.broadcast_to(one, sigma.shape)]
+    p, q = np.broadcast_to(one, sigma.shape), scaled
+    steps = []
     for _ in range(iterations):
-        p = steps[-1]
-        steps.append(1.5 * p - 0.5 * product(product(product(p, p), p), scaled))
+        f = 1.5 * one - 0.5 * product(p, q)
+        steps.append((p, q, f))
+        p, q = product(f, p), product(q, f)
     root = np.sqrt(inverse)
 
     def back(g: Array) -> Array:
-        d = g * root
-        d_scaled = np.zeros_like(sigma)
-        for p in reversed(steps[:-1]):  # of 1.5 p - 0.5 p p p scaled
-            square = product(p, p)
-            right = transposed_product(d, scaled)
-            d_scaled -= 0.5 * product(product(p, square).swapaxes(1, 2), d)
-            cubes = transposed_product(right, square)
-            cubes = cubes + transposed_product(product(p.swapaxes(1, 2), right), p)
-            cubes = cubes + product(square.swapaxes(1, 2), right)
-            d = 1.5 * d - 0.5 * cubes
+        dp, dq = g * root, np.zeros_like(sigma)
+        for p_old, q_old, f in reversed(steps):
+            df = transposed_product(dp, p_old) + product(q_old.swapaxes(1, 2), dq)
+            dp = product(f.swapaxes(1, 2), dp) - 0.5 * transposed_product(df, q_old)
+            dq = transposed_product(dq, f) - 0.5 * product(p_old.swapaxes(1, 2), df)
         # root = trace^(-1/2), scaled = sigma / trace
-        by_root = (g * steps[-1]).sum(axis=(1, 2), keepdims=True) * root * inverse / 2
-        by_trace = (d_scaled * scaled).sum(axis=(1, 2), keepdims=True) * inverse
-        return d_scaled * inverse - (by_root + by_trace) * one
+        by_root = (g * p).sum(axis=(1, 2), keepdims=True) * root * inverse / 2
+        by_trace = (dq * scaled).sum(axis=(1, 2), keepdims=True) * inverse
+        return dq * inverse - (by_root + by_trace) * one
 
-    return steps[-1] * root, back
+    return p * root, back

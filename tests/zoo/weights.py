@@ -56,7 +56,7 @@ def warm(norm, rng):
 
 def weight_standardization(dim, eps=1e-5):
     def oracle(x):
-        """Qiao et al. 2019, equation 5."""
+        """Qiao et al. 2019."""
         rows, back = rows_of(x, dim)
         found = []
         for row in rows:
@@ -95,7 +95,7 @@ def gram_schmidt(x):
 
 
 def cayley(x):
-    """Lezcano-Casado and Martinez-Rubio 2019, section 4: (I - A/2)^-1 (I + A/2) of a skew A."""
+    """Lezcano-Casado and Martinez-Rubio 2019: (I - A/2)^-1 (I + A/2) of a skew A."""
     w = x.reshape(len(x), -1)
     wide = w.shape[0] < w.shape[1]
     w = w.T if wide else w
@@ -183,7 +183,7 @@ def seen(norm, rng):
 
 def group_whitening(axis, groups, whiten):
     def oracle(x, weight, bias):
-        """Huang et al. 2021, section 3: the rows of a sample are its groups."""
+        """Huang et al. 2021: the rows of a sample are its groups."""
         shape = [-1 if i == axis % x.ndim else 1 for i in range(x.ndim)]
         found = []
         for sample in np.moveaxis(x, axis, 1):
