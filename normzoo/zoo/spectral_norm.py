@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_axis, check_parameter, check_shape, check_size
+from normzoo.arrays import check_array, check_axis, check_parameter, check_shape, check_size
 from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm, reciprocal
 from normzoo.norm import entry
@@ -19,7 +19,8 @@ class SpectralNorm(ExactNorm):
         y = x / sigma, with sigma = u . (W v), W the matrix of x with `dim` along its rows and all other axes along its
         columns. In training, n_power_iterations times u = W v and v = W^T u, each by its length (or eps, if longer),
         come first. With `exact`, u and v are the singular vectors themselves.
-        The gradient takes u and v for constants; at the singular vectors it is that of the singular value.
+        The gradient takes u and v for constants; at the singular vectors it is that of the singular value (where that
+        is not simple, one of its subgradients).
 
     Shapes:
         x, y: `shape`. u: (rows,). v: (columns,). x of rank 1 is divided by its length (or eps), without u and v.
@@ -77,6 +78,7 @@ class SpectralNorm(ExactNorm):
 
     def iterate(self, x: Array, n_power_iterations: int = 15) -> None:
         """Bring u and v nearer to the singular vectors of x."""
+        check_array(self, "x", x)
         check_parameter(self, "x", x, self.shape)
         n_power_iterations = check_size(self, "n_power_iterations", n_power_iterations)
         if "u" in self.buffers:

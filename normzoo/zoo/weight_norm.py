@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_axis, check_parameter, check_shape
+from normzoo.arrays import check_array, check_axis, check_parameter, check_shape
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
 from normzoo.passes import normalize
@@ -61,5 +61,6 @@ class WeightNorm(Norm):
 
     def match(self, x: Array) -> None:
         """Make the lengths those of x, so that norm(x) is x."""
+        check_array(self, "x", x)
         _, stats, _ = normalize(self, x, self.axes(x), None, None, self.moments, self.eps or 0.0, keep=False)
         self.params["weight"][...] = np.sqrt(stats[1] + self.eps).reshape(self._shape)

@@ -30,6 +30,12 @@ class TestWeightNorm:
         norm.match(x)
         check.close(norm(x), x, 1e-14)
 
+    def test_match_takes_arrays(self):
+        for norm, take in ((n := nz.WeightNorm((2, 3)), n.match), (n := nz.SpectralNorm((2, 3)), n.iterate)):
+            for x, error in ((None, TypeError), (np.ones((2, 3), int), TypeError), (np.ones((3, 2)), ValueError)):
+                with pytest.raises(error, match=type(norm).__name__):
+                    take(x)
+
     def test_a_row_of_zeros_gives_zeros(self, rng):
         x, dy = rng.standard_normal((2, 3, 5))
         x[1] = 0
