@@ -6,6 +6,7 @@ and places the results. float64 inside keeps float32 results flat in the mean; `
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -23,8 +24,11 @@ class ExactNorm(Norm):
         """Raise where the shapes do not fit; nothing has been changed yet."""
 
     @abstractmethod
-    def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
+    def compute(
+        self, x: Array, params: Mapping[str, Array], **inputs: Array
+    ) -> tuple[Array, Pull] | tuple[Array, Pull, Mapping[str, Any]]:
         """y of x's shape, and the function from dy to the gradients: a dict with "x", every parameter and every input.
+        A norm with running state adds new values of buffers, which are written when all else has succeeded.
 
         Args:
             x, params, inputs: float64, C-contiguous; x is a copy of the norm's own and must not be written to.
@@ -40,12 +44,19 @@ class ExactNorm(Norm):
         self.check(x, **inputs)
         arguments = self.params | inputs
         if out is not None:
-            check_out(self, out, x.shape, x.dtype, (x,), tuple(arguments.values()))
+            check_out(self, out, x.shape, x.dtype, (x,), (*arguments.values(), *self.buffers.values()))
         params = {name: _double(p) for name, p in self.params.items()}
         with np.errstate(all="ignore"):
-            found, pull = self.compute(_double(x), params, **{name: _double(a) for name, a in inputs.items()})
+            result = self.compute(_double(x), params, **{name: _double(a) for name, a in inputs.items()})
+            found, pull = result[0], result[1]
+            state = result[2] if len(result) == 3 else {}
+            for name in state:
+                if not self.buffers[name].flags.writeable:
+                    raise ValueError(f"{self}: expected {name} that can be written, got a read-only array")
             y = empty_in_layout(x.shape, x.dtype, layout_of(x)) if out is None else out
             y[...] = found
+            for name, new in state.items():
+                self.buffers[name][...] = new
         return y, PulledBack(self, x, pull, arguments)
 
 

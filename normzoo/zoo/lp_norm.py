@@ -37,20 +37,8 @@ def lp_normalize(
     if x.size == 0:
         return y, PulledBack(OWNER, x, lambda dy: {"x": dy})
     v = x.astype(np.float64, order="C")
-    size = np.abs(v)
     with np.errstate(all="ignore"):
-        largest = size.max(axis=axes, keepdims=True)
-        if math.isinf(p):
-            norm = largest if p > 0 else size.min(axis=axes, keepdims=True)
-            ties = size == norm
-            slope = np.sign(v) * ties / ties.sum(axis=axes, keepdims=True)
-        elif p == 0:
-            norm = (size != 0).sum(axis=axes, keepdims=True).astype(np.float64)
-            slope = np.zeros_like(v)
-        else:
-            norm = largest * ((size / largest) ** p).sum(axis=axes, keepdims=True) ** (1 / p)
-            norm[largest == 0] = 0
-            slope = np.where(v == 0, 0.0, np.sign(v) * (size / norm) ** (p - 1))
+        norm, slope = length(v, p, axes)
         factor = 1 / np.maximum(norm, eps)
         factor[~(norm > 0) & (eps == 0)] = 0
         y[...] = v * factor
@@ -61,3 +49,18 @@ def lp_normalize(
         return {"x": factor * (dy - slope * along)}
 
     return y, PulledBack(OWNER, x, pull)
+
+
+def length(v: Array, p: float, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """The p-norm of v over `axes`, kept, and its derivative by every value: 0 in a zero set, shared by ties for inf."""
+    size = np.abs(v)
+    largest = size.max(axis=axes, keepdims=True)
+    if math.isinf(p):
+        norm = largest if p > 0 else size.min(axis=axes, keepdims=True)
+        ties = size == norm
+        return norm, np.sign(v) * ties / ties.sum(axis=axes, keepdims=True)
+    if p == 0:
+        return (size != 0).sum(axis=axes, keepdims=True).astype(np.float64), np.zeros_like(v)
+    norm = largest * ((size / largest) ** p).sum(axis=axes, keepdims=True) ** (1 / p)
+    norm[largest == 0] = 0
+    return norm, np.where(v == 0, 0.0, np.sign(v) * (size / norm) ** (p - 1))

@@ -1,0 +1,206 @@
+"""Whitening: what the norms that decorrelate share. Their statistics are matrices, so they are outside the algebra:
+NumPy, float64 inside, on every backend."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from normzoo.arrays import check_number, check_size
+from normzoo.backends.contract import Array
+from normzoo.exact import ExactNorm, centered, summed
+from normzoo.norm import entry
+from normzoo.passes import Pull
+from normzoo.running import check_channels
+
+Back = Callable[[Array], Array]
+
+
+class BatchWhitening(ExactNorm):
+    """Groups of channels, each decorrelated over the batch and all positions: what `DecorrelatedBatchNorm` and
+    `IterNorm` share. Buffers: running_mean (C,), the running whitening matrices, and num_batches_tracked."""
+
+    matrix: ClassVar[str]  # the buffer of the whitening matrices, (groups, channels of a group, the same)
+    iterations: int | None = None  # see `whitened`
+
+    running_mean = entry("buffers", "running_mean")
+
+    def __init__(
+        self,
+        *arguments: Any,
+        num_features: int,
+        num_channels: int,
+        eps: float,
+        momentum: float | None,
+        affine: bool,
+        bias: bool,
+        channel_axis: int,
+        dtype: Any,
+    ) -> None:
+        super().__init__(*arguments, shape=(num_features,), eps=eps, weight=affine, bias=affine and bias, dtype=dtype)
+        if num_features % num_channels:
+            raise ValueError(f"{self}: expected groups of one size, got {num_features=}, {num_channels=} a group")
+        self.num_features, self.num_channels = num_features, num_channels
+        self.num_groups = num_features // num_channels
+        self.momentum = None if momentum is None else check_number(self, "momentum", momentum)
+        self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
+        one = np.broadcast_to(np.eye(num_channels), (self.num_groups, num_channels, num_channels))
+        self.buffers["running_mean"] = np.zeros(num_features, dtype)
+        self.buffers[self.matrix] = one.astype(dtype, order="C")
+        self.buffers["num_batches_tracked"] = np.array(0, np.int64)
+
+    @property
+    def num_batches_tracked(self) -> Array:
+        """How many training batches were seen, int64 of shape ()."""
+        return self.buffers["num_batches_tracked"]
+
+    def reset_running_stats(self) -> None:
+        """Forget all batches: mean 0, whitening by the identity, count 0."""
+        for name, value in self.buffers.items():
+            value[...] = np.eye(self.num_channels) if name == self.matrix else 0
+
+    def check(self, x: Array, **inputs: Array) -> None:
+        check_channels(self, x, self.channel_axis, 2, self.num_features)
+        if self.training and self.eps == 0:
+            raise ValueError(f"{self}: expected eps > 0 where batch statistics are used, got 0; write eps=1e-5")
+        if self.training and x.size == self.num_features > 0:
+            raise ValueError(
+                f"{self}: expected more than 1 value per channel in training, got x of shape {x.shape}; use a larger "
+                "batch or norm.eval()"
+            )
+
+    def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull, Mapping[str, Any]]:
+        axis = self.channel_axis % x.ndim
+        first = np.moveaxis(x, axis, 0)
+        v = first.reshape(self.num_groups, self.num_channels, x.size // max(self.num_features, 1))
+        state: dict[str, Any] = {}
+        if self.training:
+            count = self.buffers["num_batches_tracked"].item() + 1
+            state["num_batches_tracked"] = count
+            xhat, mean, matrix, back = whitened(v, self.eps or 0.0, self.iterations)
+            new = 1.0 / count if self.momentum is None else self.momentum
+            if x.size and new:
+                for name, value in (("running_mean", mean.reshape(-1)), (self.matrix, matrix)):
+                    state[name] = (1 - new) * self.buffers[name].astype(np.float64) + new * value
+        else:
+            mean, matrix = (self.buffers[name].astype(np.float64) for name in ("running_mean", self.matrix))
+            xhat = product(matrix, v - mean.reshape(*v.shape[:2], 1))
+
+            def back(d: Array) -> Array:
+                return product(matrix.swapaxes(1, 2), d)
+
+        def placed(d: Array) -> Array:
+            return np.moveaxis(d.reshape(first.shape), 0, axis)
+
+        y, pull = affine(placed(xhat), params, axis, lambda d: placed(back(np.moveaxis(d, axis, 0).reshape(v.shape))))
+        return y, pull, state
+
+    def _options(self) -> dict[str, Any]:
+        return super()._options() | {
+            "momentum": self.momentum,
+            "affine": bool(self.params),
+            "bias": "bias" in self.params,
+            "channel_axis": self.channel_axis,
+        }
+
+
+def affine(xhat: Array, params: Mapping[str, Array], axis: int, back: Back) -> tuple[Array, Pull]:
+    """xhat * weight + bias by channels on `axis`, of what `params` has, and the function from dy to the gradients."""
+    shape = tuple(-1 if i == axis else 1 for i in range(xhat.ndim))
+    along = tuple(1 if i != axis else size for i, size in enumerate(xhat.shape))
+    y = xhat * params["weight"].reshape(shape) if "weight" in params else xhat
+    y = y + params["bias"].reshape(shape) if "bias" in params else y
+
+    def pull(dy: Array) -> dict[str, Array]:
+        found = {}
+        if "bias" in params:
+            found["bias"] = summed(dy, along)
+        if "weight" in params:
+            found["weight"] = summed(dy * xhat, along)
+            dy = dy * params["weight"].reshape(shape)
+        return found | {"x": back(dy)}
+
+    return y, pull
+
+
+def product(a: Array, b: Array) -> Array:
+    """Matrix products along the last two axes; the bits do not depend on the number of threads, as those of BLAS do."""
+    return np.einsum("...ij,...jk->...ik", a, b)
+
+
+def transposed_product(a: Array, b: Array) -> Array:
+    """a b^T along the last two axes."""
+    return np.einsum("...ij,...kj->...ik", a, b)
+
+
+def whitened(
+    v: Array,  # (sets, d, m): m samples of d variables, set by set
+    eps: float,
+    iterations: int | None,  # Newton's, or None for eigenvectors
+) -> tuple[Array, Array, Array, Back]:
+    """(xhat, mean, matrix, back): xhat = matrix (v - mean), with matrix = (covariance + eps I)^(-1/2), and the function
+    from the gradient of xhat to that of v."""
+    if v.size == 0:
+        return v, np.zeros(v.shape[:2]), np.broadcast_to(np.eye(v.shape[1]), (len(v), v.shape[1], v.shape[1])), np.copy
+    mean, deviation = centered(v, -1)
+    m = v.shape[2]
+    covariance = transposed_product(deviation, deviation) / m
+    matrix, back_matrix = (
+        by_eigenvectors(covariance, eps) if iterations is None else by_newton(covariance, eps, iterations)
+    )
+
+    def back(g: Array) -> Array:
+        d_covariance = back_matrix(transposed_product(g, deviation))
+        both = (d_covariance + d_covariance.swapaxes(1, 2)) / m
+        d = product(matrix.swapaxes(1, 2), g) + product(both, deviation)
+        return d - d.mean(axis=2, keepdims=True)
+
+    return product(matrix, deviation), mean[..., 0], matrix, back
+
+
+def by_eigenvectors(covariance: Array, eps: float) -> tuple[Array, Back]:
+    """(covariance + eps I)^(-1/2) by eigenvectors, and the function from its gradient to that of the covariance.
+
+    With r the roots of the eigenvalues, the derivative divides by r_i r_j (r_i + r_j), where that of eigenvectors
+    divides by differences of eigenvalues: equal ones do no harm."""
+    finite = np.isfinite(covariance.sum(axis=2)).all(axis=1, keepdims=True)
+    values, vectors = np.linalg.eigh(np.where(finite[..., None], covariance, np.eye(covariance.shape[1])))
+    root = np.where(finite, np.sqrt(np.maximum(values, 0.0) + eps), np.nan)
+    i, j = root[:, :, None], root[:, None, :]
+
+    def back(g: Array) -> Array:
+        inner = product(product(vectors.swapaxes(1, 2), g), vectors) / -(i * j * (i + j))
+        return product(product(vectors, inner), vectors.swapaxes(1, 2))
+
+    return transposed_product(vectors / j, vectors), back
+
+
+def by_newton(covariance: Array, eps: float, iterations: int) -> tuple[Array, Back]:
+    """The same by Newton's iterations p = (3 p - p^3 s) / 2 from the identity, with s the matrix by its trace.
+
+    They are run as p = f p, q = q f with f = (3 - p q) / 2 and q = p s. In exact arithmetic that is the same, but p
+    alone loses all digits after it has converged: its rounding errors do not commute with s, and grow."""
+    one = np.eye(covariance.shape[1])
+    sigma = covariance + eps * one
+    inverse = 1 / np.trace(sigma, axis1=1, axis2=2)[:, None, None]
+    scaled = sigma * inverse
+    p, q = np.broadcast_to(one, sigma.shape), scaled
+    steps = []
+    for _ in range(iterations):
+        f = 1.5 * one - 0.5 * product(p, q)
+        steps.append((p, q, f))
+        p, q = product(f, p), product(q, f)
+    root = np.sqrt(inverse)
+
+    def back(g: Array) -> Array:
+        dp, dq = g * root, np.zeros_like(sigma)
+        for p_old, q_old, f in reversed(steps):
+            df = transposed_product(dp, p_old) + product(q_old.swapaxes(1, 2), dq)
+            dp = product(f.swapaxes(1, 2), dp) - 0.5 * transposed_product(df, q_old)
+            dq = transposed_product(dq, f) - 0.5 * product(p_old.swapaxes(1, 2), df)
+        # root = trace^(-1/2), scaled = sigma / trace
+        by_root = (g * p).sum(axis=(1, 2), keepdims=True) * root * inverse / 2
+        by_trace = (dq * scaled).sum(axis=(1, 2), keepdims=True) * inverse
+        return dq * inverse - (by_root + by_trace) * one
+
+    return p * root, back

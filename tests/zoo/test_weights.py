@@ -1,0 +1,486 @@
+"""What the norms of weights and the whitening norms promise beyond their formulas: equivalences, state, edges."""
+
+import numpy as np
+import pytest
+
+import normzoo as nz
+from tests import check
+
+
+def both(norm, x, dy):
+    """(y, dx)"""
+    return norm(x), norm.backward(dy)
+
+
+def rows(x, dim=0):
+    return np.moveaxis(x, dim, 0).reshape(x.shape[dim], -1)
+
+
+def covariance(rows):
+    centered = rows - rows.mean(axis=1, keepdims=True)
+    return centered @ centered.T / rows.shape[1]
+
+
+class TestWeightNorm:
+    @pytest.mark.parametrize("dim", [0, 1, -1, None])
+    @pytest.mark.parametrize("eps", [0.0, 0.5])
+    def test_matched_lengths_give_the_identity(self, dim, eps, rng):
+        x = rng.standard_normal((4, 5, 6))
+        norm = nz.WeightNorm(x.shape, dim, eps=eps, dtype=np.float64)
+        norm.match(x)
+        check.close(norm(x), x, 1e-14)
+
+    def test_match_takes_arrays(self):
+        for norm, take in ((n := nz.WeightNorm((2, 3)), n.match), (n := nz.SpectralNorm((2, 3)), n.iterate)):
+            for x, error in ((None, TypeError), (np.ones((2, 3), int), TypeError), (np.ones((3, 2)), ValueError)):
+                with pytest.raises(error, match=type(norm).__name__):
+                    take(x)
+
+    def test_a_row_of_zeros_gives_zeros(self, rng):
+        x, dy = rng.standard_normal((2, 3, 5))
+        x[1] = 0
+        norm = nz.WeightNorm((3, 5), dtype=np.float64)
+        y, dx = both(norm, x, dy)
+        assert (y[1] == 0).all() and (dx[1] == 0).all() and norm.grads["weight"][1] == 0
+        assert y[0].any() and dx[0].any()
+
+    def test_the_gradient_is_orthogonal_to_the_direction(self, rng):
+        x, dy = rng.standard_normal((2, 4, 7))
+        _, dx = both(nz.WeightNorm((4, 7)), x, dy)
+        check.close((dx * x).sum(axis=1), np.zeros(4), 1e-14)
+
+    def test_another_shape_is_refused(self, rng):
+        norm = nz.WeightNorm((3, 5))
+        with pytest.raises(ValueError, match=r"WeightNorm.*\(3, 5\).*\(5, 3\)"):
+            norm(rng.standard_normal((5, 3)))
+        with pytest.raises(ValueError, match="dim"):
+            nz.WeightNorm((3, 5), 2)
+
+    @pytest.mark.parametrize("dim", [0, 1, None])
+    def test_it_is_torchs(self, dim, rng):
+        torch = pytest.importorskip("torch")
+        x, dy = rng.standard_normal((2, 3, 4, 5))
+        norm = nz.WeightNorm(x.shape, dim, dtype=np.float64)
+        norm.weight[...] = rng.standard_normal(norm.weight.shape)
+        v, g = torch.tensor(x, requires_grad=True), torch.tensor(norm.weight, requires_grad=True)
+        y = torch._weight_norm(v, g, -1 if dim is None else dim)
+        y.backward(torch.tensor(dy))
+        check.close(norm(x), y.detach().numpy(), 1e-14)
+        check.close(norm.backward(dy), v.grad.numpy(), 1e-13)
+        check.close(norm.grads["weight"], g.grad.numpy(), 1e-13)
+        assert norm.weight.shape == torch.norm_except_dim(v, 2, -1 if dim is None else dim).shape
+
+
+class TestSpectralNorm:
+    @pytest.mark.parametrize("shape", [(5, 8), (8, 5), (4, 3, 3, 2)])
+    def test_exact_gives_a_largest_singular_value_of_1(self, shape, rng):
+        y = nz.SpectralNorm(shape, exact=True)(rng.standard_normal(shape))
+        assert abs(np.linalg.svd(rows(y), compute_uv=False)[0] - 1) < 1e-14
+
+    @pytest.mark.parametrize("dim", [0, 1])
+    def test_iterated_long_enough_it_is_the_exact_one(self, dim, rng):
+        x, dy = rng.standard_normal((2, 6, 7, 2))
+        near = nz.SpectralNorm(x.shape, dim=dim, dtype=np.float64)
+        near.iterate(x, 2000)
+        exact = both(nz.SpectralNorm(x.shape, dim=dim, exact=True), x, dy)
+        for norm in (near.eval(), near.train()):
+            for found, expected in zip(both(norm, x, dy), exact, strict=True):
+                check.close(found, expected, 1e-12)
+
+    def test_only_training_iterates(self, rng):
+        x = rng.standard_normal((6, 7))
+        norm = nz.SpectralNorm((6, 7))
+        first = norm.state_dict()
+        norm.eval()(x)
+        check.same_bits(norm.u, first["u"])
+        norm.train()(x)
+        assert not np.array_equal(norm.u, first["u"]) and not np.array_equal(norm.v, first["v"])
+        once = nz.SpectralNorm((6, 7))
+        once.iterate(x, 1)
+        check.same_bits(norm.u, once.u)
+        assert nz.SpectralNorm((6, 7), exact=True).buffers == {}
+
+    def test_the_seed_sets_the_first_vectors(self):
+        check.same_bits(nz.SpectralNorm((6, 7)).u, nz.SpectralNorm((6, 7)).u)
+        assert not np.array_equal(nz.SpectralNorm((6, 7)).u, nz.SpectralNorm((6, 7), seed=1).u)
+
+    def test_what_cannot_be_written_changes_nothing(self, rng):
+        norm, x = nz.SpectralNorm((6, 7)), rng.standard_normal((6, 7))
+        before = norm.state_dict()
+        norm.v.flags.writeable = False
+        out = np.zeros_like(x)
+        with pytest.raises(ValueError, match="v that can be written"):
+            norm(x, out=out)
+        check.same_bits(norm.u, before["u"])
+        assert not out.any() and norm.saved is None
+        norm.eval()(x)
+
+    @pytest.mark.parametrize("exact", [False, True])
+    def test_zeros_give_zeros_and_nan_gives_nan(self, exact, rng):
+        norm = nz.SpectralNorm((3, 4), exact=exact)
+        y, dx = both(norm, np.zeros((3, 4)), rng.standard_normal((3, 4)))
+        assert not y.any() and not dx.any()
+        assert np.isnan(norm(np.full((3, 4), np.nan))).all()
+
+    def test_a_vector_is_divided_by_its_length(self, rng):
+        x, dy = rng.standard_normal((2, 9))
+        for eps in (1e-12, 100.0):
+            for found, expected in zip(both(nz.SpectralNorm(9, eps=eps), x, dy), self.vector(x, dy, eps), strict=True):
+                check.close(found, expected, 1e-14)
+
+    def vector(self, x, dy, eps):
+        y, saved = nz.functional.normalize(x, dim=0, eps=eps, return_saved=True)
+        return y, saved.backward(dy).x
+
+    def test_arguments(self):
+        with pytest.raises(ValueError, match="n_power_iterations >= 1"):
+            nz.SpectralNorm((3, 4), 0)
+        with pytest.raises(ValueError, match="dim"):
+            nz.SpectralNorm((3, 4), dim=2)
+
+    @pytest.mark.parametrize("dim", [0, 1])
+    def test_it_is_torchs(self, dim, rng):
+        torch = pytest.importorskip("torch")
+        x, dy = rng.standard_normal((2, 4, 5, 3))
+        layer = torch.nn.Conv1d(5, 4, 3, dtype=torch.float64)
+        with torch.no_grad():
+            layer.weight.copy_(torch.tensor(x))
+        torch.nn.utils.parametrizations.spectral_norm(layer, n_power_iterations=2, dim=dim)
+        theirs = layer.parametrizations.weight[0]
+        norm = nz.SpectralNorm(x.shape, 2, dim=dim, dtype=np.float64)
+        norm.load_state_dict({"u": theirs._u.numpy(), "v": theirs._v.numpy()})
+        y = layer.weight
+        y.backward(torch.tensor(dy))
+        check.close(norm(x), y.detach().numpy(), 1e-13)
+        check.close(norm.backward(dy), layer.parametrizations.weight.original.grad.numpy(), 1e-13)
+        check.close(norm.u, theirs._u.numpy(), 1e-13)
+        check.close(norm.v, theirs._v.numpy(), 1e-13)
+
+
+class TestWeightStandardization:
+    def test_it_is_layer_norm_over_all_but_one_axis(self, rng):
+        x, dy = rng.standard_normal((2, 4, 3, 5))
+        layer = nz.LayerNorm((3, 5), elementwise_affine=False)
+        for found, expected in zip(both(nz.WeightStandardization(), x, dy), both(layer, x, dy), strict=True):
+            check.same_bits(found, expected)
+
+    def test_a_filter_of_one_value_gives_zero(self):
+        assert not nz.WeightStandardization()(np.ones((3, 1, 1))).any()
+
+    def test_scaled_filters_have_mean_0_and_the_length_of_the_gain(self, rng):
+        x = 5 + rng.standard_normal((4, 3, 7))
+        norm = nz.ScaledWeightStandardization(4, gamma=2.0, dtype=np.float64)
+        norm.weight[...] = rng.standard_normal(4)
+        y = rows(norm(x))
+        check.close(y.sum(axis=1), np.zeros(4), 1e-13)
+        check.close(np.sqrt((y**2).sum(axis=1)), 2 * np.abs(norm.weight), 1e-14)
+
+    def test_scaled_is_the_plain_one_by_the_root_of_the_fan_in(self, rng):
+        x, dy = rng.standard_normal((2, 4, 3, 5))
+        y, dx = both(nz.WeightStandardization(eps=0), x, dy / np.sqrt(15))
+        found = both(nz.ScaledWeightStandardization(4), x, dy)
+        check.close(found[0], y / np.sqrt(15), 1e-14)
+        check.close(found[1], dx, 1e-14)
+
+    def test_a_filter_that_hardly_varies_is_divided_by_the_root_of_eps(self, rng):
+        x, dy = 1 + 1e-4 * rng.standard_normal((2, 3, 20))
+        x[1] = 7
+        y, dx = both(nz.ScaledWeightStandardization(3, gain=False), x, dy)
+        check.close(y, (x - x.mean(axis=1, keepdims=True)) / 1e-2, 1e-12)
+        check.close(dx, (dy - dy.mean(axis=1, keepdims=True)) / 1e-2, 1e-12)
+        assert not y[1].any()
+
+    @pytest.mark.parametrize("gain", [True, False])
+    def test_the_gain_has_its_own_dtype_and_gamma_is_in_its_gradient(self, gain, rng):
+        x, dy = rng.standard_normal((2, 4, 9)).astype(np.float32)
+        norm, plain = (nz.ScaledWeightStandardization(4, gain=gain, gamma=g, dtype=np.float16) for g in (3.0, 1.0))
+        (y, dx), (plain_y, plain_dx) = both(norm, x, dy), both(plain, x, dy)
+        assert y.dtype == dx.dtype == np.float32
+        check.close(y, 3 * plain_y, 1e-6)
+        check.close(dx, 3 * plain_dx, 1e-6)
+        if gain:
+            assert norm.grads["weight"].dtype == np.float16
+            check.close(norm.grads["weight"], 3 * plain.grads["weight"], 2e-3)
+
+    def test_it_is_what_timm_computes(self, rng):
+        torch = pytest.importorskip("torch")
+        x, dy = rng.standard_normal((2, 4, 3, 5))
+        w = torch.tensor(x, requires_grad=True)
+        y = torch.nn.functional.batch_norm(w.reshape(1, 4, -1), None, None, training=True, eps=1e-6).reshape_as(w)
+        y.backward(torch.tensor(dy))
+        found = both(nz.WeightStandardization(eps=1e-6), x, dy)
+        check.close(found[0], y.detach().numpy(), 1e-13)
+        check.close(found[1], w.grad.numpy(), 1e-12)
+
+    def test_outputs_are_counted(self, rng):
+        with pytest.raises(ValueError, match="4 along dim=1"):
+            nz.ScaledWeightStandardization(4, dim=1)(rng.standard_normal((4, 5)))
+
+
+class TestOrthogonalWeight:
+    @pytest.mark.parametrize("map_", ["qr", "cayley"])
+    @pytest.mark.parametrize("shape", [(7, 4), (4, 7), (5, 5), (3, 2, 2, 3), (1, 6), (6, 1)])
+    def test_rows_or_columns_are_orthonormal(self, map_, shape, rng):
+        y = rows(nz.OrthogonalWeight(map_)(rng.standard_normal(shape)))
+        y = y.T if y.shape[0] < y.shape[1] else y
+        check.close(y.T @ y, np.eye(y.shape[1]), 1e-14)
+
+    @pytest.mark.parametrize("shape", [(7, 4), (4, 7), (5, 5)])
+    def test_what_is_orthonormal_stays(self, shape, rng):
+        norm = nz.OrthogonalWeight()
+        y = norm(rng.standard_normal(shape))
+        check.close(norm(y), y, 1e-14)
+
+    def test_lengths_of_columns_do_not_matter(self, rng):
+        x, dy = rng.standard_normal((2, 7, 4))
+        norm = nz.OrthogonalWeight()
+        y, dx = both(norm, x, dy)
+        check.close(norm(x * [1, 10, 0.1, 3]), y, 1e-13)
+        check.close((dx * x).sum(axis=0), np.zeros(4), 1e-13)
+
+    def test_cayley_of_zeros_is_the_identity(self):
+        check.same_bits(nz.OrthogonalWeight("cayley")(np.zeros((5, 3))), np.eye(5, 3))
+
+    def test_dependent_columns_have_no_gradient(self, rng):
+        x = np.zeros((5, 3))
+        x[:, 0] = 1.0
+        norm = nz.OrthogonalWeight()
+        y = norm(x)
+        check.close(y.T @ y, np.eye(3), 1e-14)
+        assert np.isnan(norm.backward(rng.standard_normal((5, 3)))).all()
+
+    def test_arguments(self, rng):
+        with pytest.raises(ValueError, match="'qr' or 'cayley', got 'exp'"):
+            nz.OrthogonalWeight("exp")
+        with pytest.raises(ValueError, match="rank 2"):
+            nz.OrthogonalWeight()(rng.standard_normal(4))
+
+    @pytest.mark.parametrize("shape", [(7, 4), (4, 7), (5, 5)])
+    def test_cayley_is_torchs(self, shape, rng):
+        torch = pytest.importorskip("torch")
+        x, dy = rng.standard_normal((2, *shape))
+        layer = torch.nn.Linear(shape[1], shape[0], bias=False, dtype=torch.float64)
+        torch.nn.utils.parametrizations.orthogonal(layer, orthogonal_map="cayley", use_trivialization=False)
+        kept = layer.parametrizations.weight.original
+        with torch.no_grad():
+            kept.copy_(torch.tensor(x))
+        y = layer.weight
+        y.backward(torch.tensor(dy))
+        found = both(nz.OrthogonalWeight("cayley"), x, dy)
+        check.close(found[0], y.detach().numpy(), 1e-13)
+        check.close(found[1], kept.grad.numpy(), 1e-13)
+
+
+class TestMaxNorm:
+    def test_below_the_limit_nothing_changes(self, rng):
+        x, dy = rng.standard_normal((2, 4, 9)).astype(np.float32)
+        y, dx = both(nz.MaxNorm(2, 0, 100), x, dy)
+        check.same_bits(y, x)
+        check.same_bits(dx, dy)
+
+    @pytest.mark.parametrize("p", [1, 2, 3.5, np.inf])
+    def test_above_it_rows_have_the_limit(self, p, rng):
+        y = nz.MaxNorm(p, 1, 0.5, eps=0)(rng.standard_normal((3, 4, 5)))
+        check.close(np.linalg.norm(rows(y, 1), p, axis=1), np.full(4, 0.5), 1e-14)
+
+    def test_one_value_that_is_nan_spoils_its_row_alone(self, rng):
+        x = rng.standard_normal((3, 5))
+        x[1, 2] = np.nan
+        y = nz.MaxNorm(2, 0, 1)(x)
+        assert np.isnan(y[1]).all() and np.isfinite(y[[0, 2]]).all()
+
+    def test_rows_of_zeros_and_a_limit_of_zero(self, rng):
+        x, dy = rng.standard_normal((2, 3, 5))
+        x[0] = 0
+        y, dx = both(nz.MaxNorm(2, 0, 0.0), x, dy)
+        assert not y.any() and not dx[1:].any()
+        check.same_bits(dx[0], dy[0])
+
+    def test_arguments(self):
+        for p, limit in ((0, 1), (-1, 1), (2, -1), (2, np.inf)):
+            with pytest.raises(ValueError, match="MaxNorm: expected"):
+                nz.MaxNorm(p, 0, limit)
+        with pytest.raises(ValueError, match="dim"):
+            nz.MaxNorm(2, 2, 1)(np.ones((3, 4)))
+
+    @pytest.mark.parametrize("p", [1, 2, 3.5, np.inf])
+    @pytest.mark.parametrize("dim", [0, 1])
+    def test_it_is_torchs(self, p, dim, rng):
+        torch = pytest.importorskip("torch")
+        x, dy = rng.standard_normal((2, 5, 6, 4))
+        limit = float(np.median(np.linalg.norm(rows(x, dim), p, axis=1)))
+        v = torch.tensor(x, requires_grad=True)
+        y = torch.renorm(v, p, dim, limit)
+        y.backward(torch.tensor(dy))
+        found = both(nz.MaxNorm(p, dim, limit), x, dy)
+        check.close(found[0], y.detach().numpy(), 1e-13)
+        check.close(found[1], v.grad.numpy(), 1e-13)
+
+
+BATCH = [lambda **o: nz.DecorrelatedBatchNorm(6, 3, **o), lambda **o: nz.IterNorm(6, 2, **o)]
+each_batch_norm = pytest.mark.parametrize("make", BATCH, ids=["zca", "newton"])
+
+
+def mixed(rng, shape):
+    """Channels that depend on each other."""
+    return 3.0 + np.einsum("ij,nj...->ni...", rng.standard_normal((shape[1],) * 2), rng.standard_normal(shape))
+
+
+class TestWhitening:
+    @pytest.mark.parametrize(
+        "norm",
+        [
+            nz.DecorrelatedBatchNorm(6, 3, 1e-12),
+            nz.IterNorm(6, 2, T=60, eps=1e-9),
+            nz.DecorrelatedBatchNorm(6, 6, 1e-12),
+        ],
+        ids=["zca", "newton", "whole"],
+    )
+    def test_the_covariance_of_a_group_is_the_identity(self, norm, rng):
+        y = rows(norm(mixed(rng, (16, 6, 5))), 1)
+        for group in np.split(y, norm.num_groups):
+            check.close(covariance(group), np.eye(len(group)), 1e-6)
+            check.close(group.mean(axis=1), np.zeros(len(group)), 1e-12)
+
+    def test_samples_are_decorrelated_one_by_one(self, rng):
+        y = nz.GroupWhitening(6, 3, T=None, eps=1e-12)(mixed(rng, (4, 6, 5)))
+        for sample in y:
+            check.close(covariance(sample.reshape(3, -1)), np.eye(3), 1e-8)
+
+    def test_newton_ends_at_zca(self, rng):
+        x, dy = mixed(rng, (16, 6, 5)), rng.standard_normal((16, 6, 5))
+        zca, newton = nz.DecorrelatedBatchNorm(6, 3, 1e-3), nz.IterNorm(6, num_channels=3, T=40, eps=1e-3)
+        for found, expected in zip(both(newton, x, dy), both(zca, x, dy), strict=True):
+            check.close(found, expected, 1e-8)
+        check.close(newton.running_wm, zca.running_projection, 1e-6)
+
+    def test_more_iterations_come_nearer(self, rng):
+        x = mixed(rng, (16, 6, 5))
+        zca = nz.DecorrelatedBatchNorm(6, 6, 1e-3)(x)
+        away = [np.abs(nz.IterNorm(6, T=t, eps=1e-3)(x) - zca).max() for t in (1, 5, 9, 20)]
+        assert away == sorted(away, reverse=True)
+
+    @pytest.mark.parametrize("norm", [nz.DecorrelatedBatchNorm(6, 1, 1e-3), nz.IterNorm(6, num_channels=1, eps=1e-3)])
+    def test_groups_of_one_channel_are_batch_norm(self, norm, rng):
+        x, dy = mixed(rng, (7, 6, 5)), rng.standard_normal((7, 6, 5))
+        batch = nz.BatchNorm(6, 1e-3)
+        for found, expected in zip(both(norm, x, dy), both(batch, x, dy), strict=True):
+            check.close(found, expected, 1e-12)
+        check.close(norm.running_mean, batch.running_mean, 1e-6)
+
+    @pytest.mark.parametrize("iterations", [None, 5])
+    def test_one_group_of_a_sample_is_group_norm(self, iterations, rng):
+        x, dy = mixed(rng, (7, 6, 5)), rng.standard_normal((7, 6, 5))
+        norm, group = nz.GroupWhitening(6, 1, iterations), nz.GroupNorm(1, 6)
+        for found, expected in zip(both(norm, x, dy), both(group, x, dy), strict=True):
+            check.close(found, expected, 1e-12)
+
+    def test_equal_eigenvalues_do_no_harm(self, rng):
+        """The derivative at a covariance that is a multiple of the identity, by differences."""
+        x = np.array(np.meshgrid([-1.0, 1.0], [-1.0, 1.0], [-1.0, 1.0])).reshape(3, 8).T.copy()
+        dy, step = rng.standard_normal((8, 3)), 1e-5
+        norm = nz.DecorrelatedBatchNorm(3, 3, dtype=np.float64)
+        norm(x)
+        dx = norm.backward(dy)
+        assert np.isfinite(dx).all()
+        for _ in range(3):
+            direction = rng.standard_normal(x.shape)
+            slope = (dy * (norm(x + step * direction) - norm(x - step * direction))).sum() / (2 * step)
+            assert abs(slope - (dx * direction).sum()) < 1e-8
+
+    @each_batch_norm
+    def test_dependent_and_constant_channels(self, make, rng):
+        norm, dy = make(), rng.standard_normal((8, 6))
+        norm.bias[...] = rng.standard_normal(6)
+        y = norm(np.full((8, 6), 3.0))
+        check.close(y, np.broadcast_to(norm.bias, y.shape), 1e-15)
+        x = np.repeat(rng.standard_normal((8, 1)), 6, axis=1)
+        y, dx = both(norm, x, dy)
+        assert np.isfinite(y).all() and np.isfinite(dx).all()
+
+    @each_batch_norm
+    def test_gradients_do_not_see_shifts(self, make, rng):
+        x, dy = mixed(rng, (7, 6, 5)), rng.standard_normal((7, 6, 5))
+        _, dx = both(make(), x, dy)
+        check.close(dx.sum(axis=(0, 2)), np.zeros(6), 1e-12)
+
+    @each_batch_norm
+    def test_running_statistics(self, make, rng):
+        batches = [mixed(rng, (9, 6, 5)) for _ in range(3)]
+        norm, average, newest = (make(momentum=m, dtype=np.float64) for m in (0.3, None, 1.0))
+        mean, matrix, each = np.zeros(6), np.broadcast_to(np.eye(3), (2, 3, 3)), []
+        for x in batches:
+            for n in (norm, average, newest):
+                n(x)
+            new = x.mean(axis=(0, 2)), newest.buffers[norm.matrix].copy()
+            mean, matrix = 0.7 * mean + 0.3 * new[0], 0.7 * matrix + 0.3 * new[1]
+            each.append(new)
+        check.close(norm.running_mean, mean, 1e-13)
+        check.close(norm.buffers[norm.matrix], matrix, 1e-13)
+        check.close(average.running_mean, np.mean([m for m, _ in each], axis=0), 1e-13)
+        check.close(average.buffers[norm.matrix], np.mean([w for _, w in each], axis=0), 1e-13)
+        assert norm.num_batches_tracked == average.num_batches_tracked == 3
+        assert set(norm.state_dict()) == {"weight", "bias", "running_mean", norm.matrix, "num_batches_tracked"}
+        trained = newest(batches[0])
+        check.close(newest.eval()(batches[0]), trained, 1e-12)
+        before = newest.state_dict()
+        newest(batches[1])
+        for name, a in before.items():
+            check.same_bits(newest.buffers.get(name, newest.params.get(name)), a)
+        newest.reset_running_stats()
+        check.same_bits(newest.buffers[norm.matrix], make(dtype=np.float64).buffers[norm.matrix])
+        assert newest.num_batches_tracked == 0 and not newest.running_mean.any()
+
+    @each_batch_norm
+    def test_what_training_refuses_and_evaluation_takes(self, make, rng):
+        for norm, x in ((make(), rng.standard_normal((1, 6))), (make(eps=0.0), rng.standard_normal((4, 6)))):
+            with pytest.raises(ValueError, match="training|eps"):
+                norm(x)
+            assert norm.num_batches_tracked == 0 and norm.saved is None
+            norm.eval()(x)
+
+    @each_batch_norm
+    def test_an_empty_batch_is_counted_and_changes_nothing_else(self, make):
+        norm = make()
+        x = np.zeros((0, 6, 5), np.float32)
+        y, dx = both(norm, x, x)
+        assert y.shape == dx.shape == x.shape
+        assert norm.num_batches_tracked == 1 and not norm.running_mean.any()
+        check.same_bits(norm.buffers[norm.matrix], make().buffers[norm.matrix])
+        assert not norm.grads["weight"].any()
+        assert norm.eval()(x).shape == nz.GroupWhitening(6, 2)(x).shape == x.shape
+
+    @pytest.mark.parametrize(
+        ("norm", "others"),
+        [(nz.DecorrelatedBatchNorm(6, 3), np.s_[:, 3:]), (nz.IterNorm(6, 2), np.s_[:, 3:]), (nz.GroupWhitening(6, 2), np.s_[1:])],
+        ids=["zca", "newton", "samples"],
+    )  # fmt: skip
+    def test_nan_stays_in_its_set(self, norm, others, rng):
+        x, dy = rng.standard_normal((2, 5, 6, 7))
+        x[0, 0, 0] = np.nan
+        y, dx = both(norm, x, dy)
+        assert np.isnan(y[0, 0, 0]) and np.isfinite(y[others]).all() and np.isfinite(dx[others]).all()
+
+    @pytest.mark.parametrize("iterations", [None, 5])
+    def test_a_sample_has_the_same_bits_in_any_batch(self, iterations, rng):
+        x, dy = rng.standard_normal((2, 5, 8, 9)).astype(np.float32)
+        norm = nz.GroupWhitening(8, 4, iterations)
+        y, dx = both(norm, x, dy)
+        for i in range(5):
+            for found, expected in zip(both(norm, x[i : i + 1], dy[i : i + 1]), (y, dx), strict=True):
+                check.same_bits(found[0], expected[i])
+
+    def test_groups_have_one_size(self):
+        for make in (
+            lambda: nz.DecorrelatedBatchNorm(20, 16),
+            lambda: nz.IterNorm(6, 4),
+            lambda: nz.IterNorm(6, num_channels=4),
+            lambda: nz.GroupWhitening(6, 4),
+        ):
+            with pytest.raises(ValueError, match="divide|one size"):
+                make()
+        assert nz.DecorrelatedBatchNorm(6).num_groups == 1
+        with pytest.raises(ValueError, match="eps > 0"):
+            nz.GroupWhitening(6, 3, eps=0.0)
+        with pytest.raises(ValueError, match="more than 1 value per group"):
+            nz.GroupWhitening(6, 6)(np.ones((2, 6)))
