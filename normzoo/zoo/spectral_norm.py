@@ -7,7 +7,8 @@ import numpy as np
 
 from normzoo.arrays import check_array, check_axis, check_parameter, check_shape, check_size
 from normzoo.backends.contract import Array
-from normzoo.exact import ExactNorm, reciprocal
+from normzoo.exact import ExactNorm
+from normzoo.formulas import reciprocal
 from normzoo.norm import entry
 from normzoo.passes import Pull
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from normzoo.arrays import check_number, check_size
 from normzoo.backends.contract import Array
-from normzoo.exact import ExactNorm, centered, summed
+from normzoo.exact import ExactNorm
+from normzoo.formulas import centered, summed
 from normzoo.norm import entry
 from normzoo.passes import Pull
 from normzoo.running import check_channels
