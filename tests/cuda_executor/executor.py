@@ -1,0 +1,260 @@
+"""Memory, arguments and launches: what the CUDA driver would do."""
+
+import mmap
+import platform
+import sys
+from dataclasses import dataclass, field
+
+import numpy as np
+from numba.core import types as nb
+
+from . import runtime_ir as rt
+from . import scheduler
+from .build import Build, build, switch_address
+
+GUARD = 4096
+CANARY = 0xA5
+STACK = 1 << 16
+MAX_THREADS = 1024
+MAX_SHARED = 227 * 1024
+
+
+def unavailable() -> str | None:
+    """Why the executor cannot run here, None where it can."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return "the CUDA executor needs Linux on x86-64: its fibers switch in a few lines of assembly"
+    try:
+        from numba import cuda  # noqa: PLC0415
+
+        found = getattr(cuda, "implementation", None)
+    except ImportError:
+        found = None
+    if found != "NVIDIA":
+        return "numba-cuda (NVIDIA's) is not installed: pip install 'numba-cuda>=0.30,<0.31'"
+    return None
+
+
+class ExecutorError(AssertionError):
+    """A launch with findings, or one that cannot go on."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: what, where, and who did it."""
+
+    kind: str
+    message: str
+    block: int
+    thread: int
+    site: str
+
+    def __str__(self):
+        return f"{self.kind}: {self.message} (block {self.block}, thread {self.thread}, at {self.site})"
+
+
+@dataclass
+class Report:
+    """What a launch did; the counters are filled in checked mode."""
+
+    findings: list[Finding] = field(default_factory=list)
+
+
+class _Process:
+    """Stacks and tables, one set a process: launches follow one another."""
+
+    def __init__(self):
+        self.stacks = mmap.mmap(
+            -1, STACK * MAX_THREADS, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000
+        )  # NORESERVE
+        self.stack_base = np.frombuffer(self.stacks, np.uint8).ctypes.data
+        self.threads = np.zeros((MAX_THREADS, scheduler.COLUMNS), np.int64)
+        self.shared = np.zeros(MAX_SHARED // 8 + 64, np.int64)
+        self.arguments = np.zeros(1 << 12, np.int64)
+        self.findings = np.zeros((4096, scheduler.FINDING_COLUMNS), np.int64)
+        self.n = np.zeros(1, np.int64)
+        self.builds: dict = {}
+
+
+_process: list[_Process] = []
+
+
+def process() -> _Process:
+    """The tables, made on first use."""
+    if not _process:
+        _process.append(_Process())
+    return _process[0]
+
+
+@dataclass
+class Buffer:
+    """A piece of host memory that poses as device memory, between two guard zones."""
+
+    address: int
+    nbytes: int
+    memory: np.ndarray
+
+    def guards(self):
+        """Views of the zones before and after."""
+        start = self.address - self.memory.ctypes.data
+        return self.memory[:start], self.memory[start + self.nbytes :]
+
+
+def _three(dims) -> np.ndarray:
+    dims = (dims,) if np.isscalar(dims) else tuple(dims)
+    return np.array(dims + (1,) * (3 - len(dims)), np.int64)
+
+
+def flatten(type_, value) -> list:
+    """The scalars that numba-cuda's ABI makes of an argument.
+
+    An array is (address, shape) or (address, shape, strides in bytes), or a NumPy array whose memory is registered.
+    """
+    if isinstance(type_, nb.BaseTuple):
+        return [x for t, v in zip(type_, value, strict=True) for x in flatten(t, v)]
+    if isinstance(type_, nb.Array):
+        if hasattr(value, "ctypes"):
+            value = value.ctypes.data, value.shape, value.strides
+        address, shape = value[0], tuple(value[1])
+        itemsize = np.dtype(str(type_.dtype)).itemsize
+        strides = value[2] if len(value) > 2 else [itemsize * int(np.prod(shape[i + 1 :])) for i in range(len(shape))]
+        return [0, 0, int(np.prod(shape)), itemsize, address, *shape, *strides]
+    if isinstance(type_, nb.NoneType):
+        return [0]
+    return [value]
+
+
+def pack(llvm_types, values, out: np.ndarray) -> None:
+    """Put scalars into 16-byte slots."""
+    raw = out.view(np.uint8)
+    if len(llvm_types) != len(values):
+        raise TypeError(f"the kernel takes {len(llvm_types)} scalars after flattening, not {len(values)}")
+    for i, (type_, value) in enumerate(zip(llvm_types, values, strict=True)):
+        if type_ == "ptr":
+            item = np.uint64(value)
+        elif type_ in ("float", "double", "half"):
+            item = {"float": np.float32, "double": np.float64, "half": np.float16}[type_](value)
+        elif isinstance(value, np.float16):
+            item = value
+        else:
+            bits = max(8, int(type_[1:]))
+            item = np.array(int(value) & ((1 << bits) - 1), np.uint64).astype(f"u{bits // 8}")
+        data = np.asarray(item).tobytes()
+        raw[16 * i : 16 * i + len(data)] = np.frombuffer(data, np.uint8)
+
+
+class Executor:
+    """A device made of one CPU core. See the package's page."""
+
+    def __init__(self, schedule="in order", checked=False):
+        if reason := unavailable():
+            raise RuntimeError(reason)
+        seed = 0
+        if isinstance(schedule, tuple):
+            schedule, seed = schedule
+        self.schedule = {"in order": 0, "reversed": 1, "random": 2}[schedule]
+        self.rng = np.array([(seed * 0x9E3779B97F4A7C15 + 0x123456789ABCDEF) & (2**64 - 1) or 1], np.uint64)
+        self.checked = checked
+        self.collect = False
+        self.buffers: dict[int, Buffer] = {}
+
+    # memory ---------------------------------------------------------------------------------------------------------
+    def alloc(self, nbytes: int, align: int = 256) -> int:
+        """Address of `nbytes` of fresh memory, filled with 0xFF (NaN)."""
+        memory = np.full(nbytes + 2 * GUARD + align, CANARY, np.uint8)
+        start = -(-(memory.ctypes.data + GUARD) // align) * align
+        buffer = Buffer(start, nbytes, memory)
+        memory[start - memory.ctypes.data :][:nbytes] = 0xFF
+        self.buffers[start] = buffer
+        return start
+
+    def free(self, address: int) -> None:
+        """Forget a buffer; later accesses to it are out of bounds."""
+        self._guard(self.buffers.pop(address))
+
+    def array(self, address: int, shape, dtype) -> np.ndarray:
+        """The memory at an address (inside of a buffer too) as an array."""
+        shape = (shape,) if np.isscalar(shape) else tuple(shape)
+        nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        for buffer in self.buffers.values():
+            offset = address - buffer.address
+            if 0 <= offset <= offset + nbytes <= buffer.nbytes:
+                start = address - buffer.memory.ctypes.data
+                return buffer.memory[start : start + nbytes].view(dtype).reshape(shape)
+        raise ValueError(f"{nbytes} bytes at {address:#x} are in no buffer")
+
+    def write(self, address: int, values: np.ndarray) -> None:
+        """Copy from the host."""
+        values = np.asarray(values)
+        self.array(address, values.shape, values.dtype)[...] = values
+        self.mark_written(address, values.nbytes)
+
+    def mark_written(self, address: int, nbytes: int) -> None:
+        """The host has put data there through `array`."""
+
+    def _guard(self, buffer: Buffer) -> None:
+        for zone in buffer.guards():
+            if (zone != CANARY).any():
+                zone[:] = CANARY  # one report, not one at every launch that follows
+                raise ExecutorError(
+                    f"out of bounds: the guard zone of the buffer at {buffer.address:#x} was overwritten"
+                )
+
+    # launch ---------------------------------------------------------------------------------------------------------
+    def build(self, kernel, signature, drop_barrier=None) -> Build:
+        """Compile, or take from the process's cache."""
+        function = getattr(kernel, "py_func", kernel)
+        key = (function, str(signature), self.checked, drop_barrier)
+        builds = process().builds
+        if key not in builds:
+            builds[key] = build(kernel, signature, self.checked, drop_barrier)
+        return builds[key]
+
+    def launch(self, kernel, signature, grid, block, args, shared_bytes=0, drop_barrier=None) -> Report:
+        """Run a kernel on all blocks of the grid."""
+        from numba.cuda.core import sigutils  # noqa: PLC0415
+
+        built = self.build(kernel, signature, drop_barrier)
+        argument_types, _ = sigutils.normalize_signature(signature)
+        if len(argument_types) != len(args):
+            raise TypeError(f"the kernel takes {len(argument_types)} arguments, not {len(args)}")
+        values = [x for t, v in zip(argument_types, args, strict=True) for x in flatten(t, v)]
+        p, state = process(), rt.STATE
+        pack(built.params, values, p.arguments)
+        grid, dims = _three(grid), _three(block)
+        if not 1 <= dims.prod() <= MAX_THREADS or (grid < 1).any():
+            raise ValueError(
+                f"grid {grid}, block {dims}: a block has 1 to {MAX_THREADS} threads, a grid 1 block or more"
+            )
+        dynamic = -(-built.static_shared // 16) * 16 + 64 * bool(built.static_shared)
+        total = dynamic + shared_bytes
+        if built.static_shared + shared_bytes > MAX_SHARED:
+            raise ValueError(f"{built.static_shared + shared_bytes} bytes of shared memory, a block has {MAX_SHARED}")
+        shared = p.shared[: -(-total // 8)]
+        base = -(-p.shared.ctypes.data // 16) * 16
+        shared = p.shared[(base - p.shared.ctypes.data) // 8 :][: -(-total // 8)]
+        state[rt.SHARED], state[rt.SHARED_END], state[rt.DYNAMIC] = base, base + total, base + dynamic
+        state[rt.DYNAMIC_BYTES], state[rt.ARGS] = shared_bytes, p.arguments.ctypes.data
+        state[rt.COUNT], state[rt.CAPACITY] = 0, 2
+        blocks = np.arange(grid.prod())
+        if self.schedule == 1:
+            blocks = blocks[::-1].copy()
+        elif self.schedule == 2:
+            scheduler.shuffle(blocks, self.rng)
+        return self._run(built, blocks, grid, dims, shared)
+
+    def _run(self, built, blocks, grid, dims, shared) -> Report:
+        p = process()
+        p.n[0] = 0
+        done = 0
+        report = Report()
+        while done < len(blocks):
+            ran = scheduler.run_blocks(
+                rt.STATE, blocks[done:], grid, dims, self.schedule, self.rng, p.threads, shared, p.stack_base, STACK,
+                switch_address(), built.start, p.findings, p.n,
+            )  # fmt: skip
+            if ran < 0:
+                raise ExecutorError("stuck: no thread of the block can go on")
+            done += ran
+        for buffer in self.buffers.values():
+            self._guard(buffer)
+        return report
