@@ -1,5 +1,6 @@
 """The executor."""
 
-from .executor import Executor, ExecutorError, Finding, Report, unavailable
+from .executor import Executor, unavailable
+from .report import ExecutorError, Finding, Report, Traffic
 
-__all__ = ["Executor", "ExecutorError", "Finding", "Report", "unavailable"]
+__all__ = ["Executor", "ExecutorError", "Finding", "Report", "Traffic", "unavailable"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import llvmlite.binding as llvm
 
 from . import runtime_ir as rt
+from .instrument import CHECK, Access, instrument
 from .lowering import Lowered, Unsupported, lower
 
 _engines = []  # MCJIT frees the code with its engine
@@ -21,7 +22,7 @@ class Build:
     static_shared: int
     shared_arrays: list[tuple[int, int]]
     sites: list[str]
-    accesses: list[str] = field(default_factory=list)
+    accesses: list[Access] = field(default_factory=list)
 
 
 _setup: dict[str, int] = {}
@@ -135,16 +136,14 @@ def build(kernel, signature, checked: bool, drop_barrier=None) -> Build:
     module = link(lowered)
     types = _params(module, lowered.entry)
     text = str(module)
-    accesses: list[str] = []
+    accesses: list[Access] = []
     if checked:
-        from .instrument import instrument  # noqa: PLC0415
-
         text, accesses = instrument(text)
     else:
         # a misaligned vector access must not bring the process down where nobody checks
         text = re.sub(r"^(\s+(?:%\S+ = )?(?:load|store) (?!atomic).*), align \d+", r"\1, align 1", text, flags=re.M)
     late = "\n".join(line for line in rt.LATE.splitlines() if line != "declare void @nz_thread(ptr)")
-    late = _thread(lowered.entry, types) + late
+    late = _thread(lowered.entry, types) + late + (CHECK if checked else "")
     # drop the declarations that the runtime now defines
     text = re.sub(r"^declare .*@(nz\.[\w.]+|\"nz\.[\w.]+\")\(.*$", "", text, flags=re.M)
     numbers = {int(n) for n in re.findall(r"^attributes #(\d+)", text, re.M)}

@@ -3,18 +3,23 @@
 import mmap
 import platform
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numba.core import types as nb
 
+from . import analysis, scheduler
 from . import runtime_ir as rt
-from . import scheduler
 from .build import Build, build, switch_address
+from .instrument import SCRATCH
+from .report import ExecutorError, Report, Traffic, describe
 
 GUARD = 4096
 CANARY = 0xA5
 STACK = 1 << 16
+NORESERVE = 0x4000  # of Linux's mmap: pages that are not touched cost nothing
+TRACE_EVENTS = 1 << 24  # accesses of one block, at most
+BATCH_EVENTS = 1 << 18  # the trace is read after the block that exceeds this
 MAX_THREADS = 1024
 MAX_SHARED = 227 * 1024
 
@@ -34,38 +39,12 @@ def unavailable() -> str | None:
     return None
 
 
-class ExecutorError(AssertionError):
-    """A launch with findings, or one that cannot go on."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong: what, where, and who did it."""
-
-    kind: str
-    message: str
-    block: int
-    thread: int
-    site: str
-
-    def __str__(self):
-        return f"{self.kind}: {self.message} (block {self.block}, thread {self.thread}, at {self.site})"
-
-
-@dataclass
-class Report:
-    """What a launch did; the counters are filled in checked mode."""
-
-    findings: list[Finding] = field(default_factory=list)
-
-
 class _Process:
     """Stacks and tables, one set a process: launches follow one another."""
 
     def __init__(self):
-        self.stacks = mmap.mmap(
-            -1, STACK * MAX_THREADS, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000
-        )  # NORESERVE
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE
+        self.stacks = mmap.mmap(-1, STACK * MAX_THREADS, flags=flags)
         self.stack_base = np.frombuffer(self.stacks, np.uint8).ctypes.data
         self.threads = np.zeros((MAX_THREADS, scheduler.COLUMNS), np.int64)
         self.shared = np.zeros(MAX_SHARED // 8 + 64, np.int64)
@@ -73,6 +52,9 @@ class _Process:
         self.findings = np.zeros((4096, scheduler.FINDING_COLUMNS), np.int64)
         self.n = np.zeros(1, np.int64)
         self.builds: dict = {}
+        self.scratch = np.full(SCRATCH, 0xFF, np.uint8)
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE
+        self.trace = np.frombuffer(mmap.mmap(-1, TRACE_EVENTS * 32, flags=flags), np.int64).reshape(-1, 4)
 
 
 _process: list[_Process] = []
@@ -92,6 +74,7 @@ class Buffer:
     address: int
     nbytes: int
     memory: np.ndarray
+    written: np.ndarray  # by byte
 
     def guards(self):
         """Views of the zones before and after."""
@@ -162,7 +145,7 @@ class Executor:
         """Address of `nbytes` of fresh memory, filled with 0xFF (NaN)."""
         memory = np.full(nbytes + 2 * GUARD + align, CANARY, np.uint8)
         start = -(-(memory.ctypes.data + GUARD) // align) * align
-        buffer = Buffer(start, nbytes, memory)
+        buffer = Buffer(start, nbytes, memory, np.zeros(nbytes, np.uint8))
         memory[start - memory.ctypes.data :][:nbytes] = 0xFF
         self.buffers[start] = buffer
         return start
@@ -171,16 +154,20 @@ class Executor:
         """Forget a buffer; later accesses to it are out of bounds."""
         self._guard(self.buffers.pop(address))
 
-    def array(self, address: int, shape, dtype) -> np.ndarray:
-        """The memory at an address (inside of a buffer too) as an array."""
-        shape = (shape,) if np.isscalar(shape) else tuple(shape)
-        nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    def _find(self, address: int, nbytes: int) -> tuple[Buffer, int]:
         for buffer in self.buffers.values():
             offset = address - buffer.address
             if 0 <= offset <= offset + nbytes <= buffer.nbytes:
-                start = address - buffer.memory.ctypes.data
-                return buffer.memory[start : start + nbytes].view(dtype).reshape(shape)
+                return buffer, offset
         raise ValueError(f"{nbytes} bytes at {address:#x} are in no buffer")
+
+    def array(self, address: int, shape, dtype) -> np.ndarray:
+        """The memory at an address (inside of a buffer too) as an array; what is put there is unknown to checked mode."""
+        shape = (shape,) if np.isscalar(shape) else tuple(shape)
+        nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        buffer, _ = self._find(address, nbytes)
+        start = address - buffer.memory.ctypes.data
+        return buffer.memory[start : start + nbytes].view(dtype).reshape(shape)
 
     def write(self, address: int, values: np.ndarray) -> None:
         """Copy from the host."""
@@ -190,6 +177,8 @@ class Executor:
 
     def mark_written(self, address: int, nbytes: int) -> None:
         """The host has put data there through `array`."""
+        buffer, offset = self._find(address, nbytes)
+        buffer.written[offset : offset + nbytes] = 1
 
     def _guard(self, buffer: Buffer) -> None:
         for zone in buffer.guards():
@@ -234,27 +223,93 @@ class Executor:
         shared = p.shared[(base - p.shared.ctypes.data) // 8 :][: -(-total // 8)]
         state[rt.SHARED], state[rt.SHARED_END], state[rt.DYNAMIC] = base, base + total, base + dynamic
         state[rt.DYNAMIC_BYTES], state[rt.ARGS] = shared_bytes, p.arguments.ctypes.data
-        state[rt.COUNT], state[rt.CAPACITY] = 0, 2
         blocks = np.arange(grid.prod())
         if self.schedule == 1:
             blocks = blocks[::-1].copy()
         elif self.schedule == 2:
             scheduler.shuffle(blocks, self.rng)
-        return self._run(built, blocks, grid, dims, shared)
+        run = _Checks(self, built, shared, dynamic, shared_bytes) if self.checked else None
+        return self._run(built, blocks, grid, dims, shared, run)
 
-    def _run(self, built, blocks, grid, dims, shared) -> Report:
-        p = process()
-        p.n[0] = 0
-        done = 0
-        report = Report()
+    def _run(self, built, blocks, grid, dims, shared, checks) -> Report:
+        p, state = process(), rt.STATE
+        p.n[0] = done = 0
+        state[rt.TRACE], state[rt.CAPACITY], state[rt.LIMIT] = p.trace.ctypes.data, TRACE_EVENTS, BATCH_EVENTS
         while done < len(blocks):
+            state[rt.COUNT] = 0
             ran = scheduler.run_blocks(
-                rt.STATE, blocks[done:], grid, dims, self.schedule, self.rng, p.threads, shared, p.stack_base, STACK,
+                state, blocks[done:], grid, dims, self.schedule, self.rng, p.threads, shared, p.stack_base, STACK,
                 switch_address(), built.start, p.findings, p.n,
             )  # fmt: skip
             if ran < 0:
                 raise ExecutorError("stuck: no thread of the block can go on")
+            if state[rt.COUNT] > TRACE_EVENTS:
+                raise ExecutorError(f"a block makes {state[rt.COUNT]} accesses, checked mode follows {TRACE_EVENTS}")
             done += ran
+            if checks:
+                checks.analyse()
+        report = checks.report() if checks else Report()
+        addresses = list(self.buffers)
+        rows = p.findings[: min(p.n[0], len(p.findings))]
+        report.findings += [describe(row, built.sites, built.accesses, addresses) for row in rows]
         for buffer in self.buffers.values():
             self._guard(buffer)
+        if report.findings and self.checked and not self.collect:
+            text = "\n".join(str(f) for f in report.findings[:20])
+            raise ExecutorError(f"{p.n[0]} findings\n{text}", report.findings)
+        return report
+
+
+class _Checks:
+    """Shadow memory of one launch."""
+
+    def __init__(self, executor, built, shared, dynamic, shared_bytes):
+        p, state = process(), rt.STATE
+        self.buffers = list(executor.buffers.values())
+        self.table = np.array([(b.address, b.address + b.nbytes) for b in self.buffers], np.int64).reshape(-1, 2)
+        sizes = [b.nbytes + 1 & ~1 for b in self.buffers]
+        self.starts = np.cumsum([0, *sizes], dtype=np.int64)
+        self.written = np.zeros(self.starts[-1], np.uint8)
+        for b, start in zip(self.buffers, self.starts, strict=False):
+            self.written[start : start + b.nbytes] = b.written
+        self.touched = np.zeros_like(self.written)
+        self.cells = np.zeros((len(self.written) // 2, analysis.CELL), np.int64)
+        total = 8 * len(shared)
+        self.valid = np.zeros(total, np.uint8)
+        for offset, size in [*built.shared_arrays, (dynamic, shared_bytes)]:
+            self.valid[offset : offset + size] = 1
+        self.shared_written = np.zeros(total, np.uint8)
+        self.shared_cells = np.zeros((total // 2, analysis.CELL), np.int64)
+        self.shared = int(state[rt.SHARED]), int(state[rt.SHARED]) + total
+        self.aligns = np.array([a.align for a in built.accesses] or [1], np.int64)
+        self.executions = np.zeros((len(self.aligns), MAX_THREADS), np.int64)
+        self.counters = np.zeros((max(1, len(self.buffers)), 6), np.int64)
+        self.widths = np.zeros((2, 129), np.int64)
+        self.seen = np.zeros((analysis.N_CODES, len(self.aligns)), np.int64)
+        state[rt.SHARED_END] = self.shared[1]
+        state[rt.BUFFERS], state[rt.N_BUFFERS] = self.table.ctypes.data, len(self.buffers)
+        state[rt.DUMMY] = p.scratch.ctypes.data
+
+    def analyse(self):
+        p = process()
+        count = int(rt.STATE[rt.COUNT])
+        slots = np.zeros((1 << max(10, (4 * count).bit_length()), 2), np.int64)
+        analysis.analyse(
+            p.trace, count, self.aligns, self.table, self.cells, self.written, self.touched, self.starts, self.shared,
+            self.shared_cells, self.shared_written, self.valid, self.executions, slots, self.counters, self.widths,
+            p.findings, p.n, self.seen,
+        )  # fmt: skip
+
+    def report(self) -> Report:
+        """Counts, and what was written is written for the launches to come."""
+        report = Report()
+        for b, start, counts in zip(self.buffers, self.starts, self.counters, strict=False):
+            end = start + b.nbytes
+            b.written[:] = self.written[start:end]
+            read, written = (int(np.count_nonzero(self.touched[start:end] & bit)) for bit in (1, 2))
+            traffic = report.buffers[b.address] = Traffic(*(int(c) for c in counts), read, written)
+            for name, value in vars(traffic).items():
+                setattr(report, name, getattr(report, name) + value)
+        for name, row in zip(("widths_read", "widths_written"), self.widths, strict=True):
+            setattr(report, name, {int(i): int(row[i]) for i in np.flatnonzero(row)})
         return report

@@ -18,7 +18,7 @@ COLUMNS = 10
 READY, AT_BARRIER, IN_WARP, EXITED = range(4)
 
 # findings: (code, block, thread, site, detail, other detail)
-SITES_DIFFER, EXITED_EARLY, NOT_IN_MASK, LANE_MISSING, READS_INACTIVE, OTHER_OPERATION, STUCK, TRACE_FULL = range(1, 9)
+SITES_DIFFER, EXITED_EARLY, NOT_IN_MASK, LANE_MISSING, READS_INACTIVE, OTHER_OPERATION = range(1, 7)
 FINDING_COLUMNS = 6
 POISON = 0x7FC0DEAD  # a quiet NaN: what a shuffle yields where hardware leaves the value undefined
 
@@ -289,6 +289,6 @@ def run_blocks(
                 state[rt.EPOCH] += 1
             else:
                 return -1
-        if state[rt.COUNT] > state[rt.CAPACITY] // 2:
+        if state[rt.COUNT] > state[rt.LIMIT]:
             return done + 1
     return blocks.shape[0]
