@@ -15,7 +15,6 @@ from .instrument import SCRATCH
 from .report import ExecutorError, Report, Traffic, describe
 
 GUARD = 4096
-CANARY = 0xA5
 STACK = 1 << 16
 NORESERVE = 0x4000  # of Linux's mmap: pages that are not touched cost nothing
 TRACE_EVENTS = 1 << 24  # accesses of one block, at most
@@ -75,6 +74,7 @@ class Buffer:
     nbytes: int
     memory: np.ndarray
     written: np.ndarray  # by byte
+    canary: int  # the bytes of the zones
 
     def guards(self):
         """Views of the zones before and after."""
@@ -139,13 +139,15 @@ class Executor:
         self.checked = checked
         self.collect = False
         self.buffers: dict[int, Buffer] = {}
+        self.canary = 0
 
     # memory ---------------------------------------------------------------------------------------------------------
     def alloc(self, nbytes: int, align: int = 256) -> int:
         """Address of `nbytes` of fresh memory, filled with 0xFF (NaN)."""
-        memory = np.full(nbytes + 2 * GUARD + align, CANARY, np.uint8)
+        self.canary = self.canary % 250 + 1  # its own, for guard bytes copied from buffer to buffer must show
+        memory = np.full(nbytes + 2 * GUARD + align, self.canary, np.uint8)
         start = -(-(memory.ctypes.data + GUARD) // align) * align
-        buffer = Buffer(start, nbytes, memory, np.zeros(nbytes, np.uint8))
+        buffer = Buffer(start, nbytes, memory, np.zeros(nbytes, np.uint8), self.canary)
         memory[start - memory.ctypes.data :][:nbytes] = 0xFF
         self.buffers[start] = buffer
         return start
@@ -182,8 +184,8 @@ class Executor:
 
     def _guard(self, buffer: Buffer) -> None:
         for zone in buffer.guards():
-            if (zone != CANARY).any():
-                zone[:] = CANARY  # one report, not one at every launch that follows
+            if (zone != buffer.canary).any():
+                zone[:] = buffer.canary  # one report, not one at every launch that follows
                 raise ExecutorError(
                     f"out of bounds: the guard zone of the buffer at {buffer.address:#x} was overwritten"
                 )
