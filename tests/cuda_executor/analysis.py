@@ -11,8 +11,10 @@ import numpy as np
 from numba import njit
 
 from .instrument import READ, UPDATE, VOLATILE_READ, VOLATILE_WRITE, WRITE
+from .scheduler import helper
 
-OUTSIDE, OUTSIDE_SHARED, MISALIGNED, RACE, RACE_SHARED, BLOCKS, UNWRITTEN, UNWRITTEN_SHARED = range(20, 28)
+OUTSIDE, OUTSIDE_SHARED, MISALIGNED, RACE, RACE_SHARED, BLOCKS, UNWRITTEN, UNWRITTEN_SHARED = np.arange(20, 28)
+NONE = np.int64(0)  # not a literal: see `scheduler`
 N_CODES = 32
 PER_SITE = 4  # findings of one kind at one place that are kept
 
@@ -24,7 +26,7 @@ ATOMIC = 1 << 62
 READ_REQUESTS, WRITE_REQUESTS, READ_SECTORS, WRITE_SECTORS, BYTES_READ, BYTES_WRITTEN = range(6)
 
 
-@njit(cache=True)
+@helper
 def _insert(table, key, value):
     """Add a pair to the hash set; whether it is new."""
     mask = np.uint64(table.shape[0] - 1)
@@ -39,7 +41,7 @@ def _insert(table, key, value):
         i = (i + np.uint64(1)) & mask
 
 
-@njit(cache=True)
+@helper
 def _note(findings, n, seen, code, who, site, detail, other):
     if seen[code, site] < PER_SITE:
         seen[code, site] += 1
@@ -49,7 +51,7 @@ def _note(findings, n, seen, code, who, site, detail, other):
             n[0] += 1
 
 
-@njit(cache=True)
+@helper
 def _unordered(who, when, other, other_when):
     """Whether two accesses of one block have nothing between them. `other` carries +1 and the atomic bit."""
     them = (other & ~ATOMIC) - 1
@@ -58,7 +60,7 @@ def _unordered(who, when, other, other_when):
     return (them & 1023) >> 5 != (who & 1023) >> 5 or other_when == when
 
 
-@njit(cache=True)
+@helper
 def _cell(cell, who, when, kind):
     """Update a cell; 0, or 1 with the thread it races with, or 2 with a thread of another block."""
     block = who >> 10
@@ -125,12 +127,12 @@ def analyse(
             at = address - lo
             for i in range(at, at + size):
                 if not shared_valid[i]:
-                    _note(findings, n, seen, OUTSIDE_SHARED, who, site, at, 0)
+                    _note(findings, n, seen, OUTSIDE_SHARED, who, site, at, NONE)
                     break
             if reads:
                 for i in range(at, at + size):
                     if not shared_written[i]:
-                        _note(findings, n, seen, UNWRITTEN_SHARED, who, site, at, 0)
+                        _note(findings, n, seen, UNWRITTEN_SHARED, who, site, at, NONE)
                         break
             if writes:
                 shared_written[at : at + size] = 1
@@ -172,7 +174,7 @@ def analyse(
         turn = executions[site, thread]
         executions[site, thread] += 1
         key = ((block * 32 + (thread >> 5)) * sites.shape[0] + site) << 20 | (turn & 0xFFFFF)
-        request = _insert(table, key, -1)
+        request = _insert(table, key, NONE - 1)
         first, last = address >> 5, (address + size - 1) >> 5
         sectors = _insert(table, key, first)
         if last != first:

@@ -18,9 +18,14 @@ COLUMNS = 10
 READY, AT_BARRIER, IN_WARP, EXITED = range(4)
 
 # findings: (code, block, thread, site, detail, other detail)
-SITES_DIFFER, EXITED_EARLY, NOT_IN_MASK, LANE_MISSING, READS_INACTIVE, OTHER_OPERATION = range(1, 7)
+# NumPy scalars: Numba compiles a function anew for each literal that it is called with
+SITES_DIFFER, EXITED_EARLY, NOT_IN_MASK, LANE_MISSING, READS_INACTIVE, OTHER_OPERATION = np.arange(1, 7)
+NONE, SOME = np.arange(2)
 FINDING_COLUMNS = 6
+PER_CODE = 64  # rows of one kind that are kept
 POISON = 0x7FC0DEAD  # a quiet NaN: what a shuffle yields where hardware leaves the value undefined
+
+helper = njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)  # called by compiled code only: half the time
 
 
 @intrinsic
@@ -51,15 +56,16 @@ def _poke(typingctx, address, value):
     return types.void(types.int64, types.int64), codegen
 
 
-@njit(cache=True)
+@helper
 def _report(findings, n, code, block, thread, site, detail, other):
-    if n[0] < findings.shape[0]:
+    n[code] += 1
+    if n[code] <= PER_CODE and n[0] < findings.shape[0]:
         row = findings[n[0]]
         row[0], row[1], row[2], row[3], row[4], row[5] = code, block, thread, site, detail, other
-    n[0] += 1
+        n[0] += 1
 
 
-@njit(cache=True)
+@helper
 def _next(rng):
     """xorshift64*, 31 bits."""
     x = rng[0]
@@ -78,7 +84,7 @@ def shuffle(order, rng):
         order[i], order[j] = order[j], order[i]
 
 
-@njit(cache=True)
+@helper
 def _source(lane, mode, b, c):
     """Source lane of PTX `shfl.sync` and whether it is in range."""
     b, clamp, segment = b & 31, c & 31, (c >> 8) & 31
@@ -99,7 +105,7 @@ def _source(lane, mode, b, c):
     return (j, True) if inside else (lane, False)
 
 
-@njit(cache=True)
+@helper
 def _operate(threads, first, group, block, findings, n):
     """Give the lanes in `group` (bits of one warp, all waiting with one kind and mask) their results."""
     leader = first
@@ -116,9 +122,9 @@ def _operate(threads, first, group, block, findings, n):
         t = first + lane
         row = threads[t]
         if row[SITE] != site:
-            _report(findings, n, OTHER_OPERATION, block, t, row[SITE], site, 0)
+            _report(findings, n, OTHER_OPERATION, block, t, row[SITE], site, NONE)
         if not (mask >> lane) & 1:
-            _report(findings, n, NOT_IN_MASK, block, t, row[SITE], mask, 0)
+            _report(findings, n, NOT_IN_MASK, block, t, row[SITE], mask, NONE)
         mode = row[C] >> 16
         if kind == rt.WARP_SYNC:
             row[WARP_EPOCH] += 1
@@ -147,7 +153,7 @@ def _operate(threads, first, group, block, findings, n):
             threads[first + lane, STATUS] = READY
 
 
-@njit(cache=True)
+@helper
 def _warps(threads, count, block, force, findings, n):
     """Resolve what can be resolved of the warps' requests; with `force`, also the first that lacks lanes."""
     progress = False
@@ -183,7 +189,7 @@ def _warps(threads, count, block, force, findings, n):
     return progress
 
 
-@njit(cache=True)
+@helper
 def _barrier(threads, count, block, findings, n):
     """Open the barrier: every thread that has not exited is there. False where nobody waits."""
     leader, exited = -1, -1
@@ -205,7 +211,7 @@ def _barrier(threads, count, block, findings, n):
                 _report(findings, n, SITES_DIFFER, block, t, threads[t, SITE], site, leader)
                 reported = True
     if exited >= 0:
-        _report(findings, n, EXITED_EARLY, block, exited, site, leader, 0)
+        _report(findings, n, EXITED_EARLY, block, exited, site, leader, NONE)
     for t in range(count):
         row = threads[t]
         if row[STATUS] == AT_BARRIER:
@@ -278,13 +284,13 @@ def run_blocks(
                     row[STATUS] = IN_WARP
             if not alive:
                 break
-            if _warps(threads, count, block, False, findings, n):
+            if _warps(threads, count, block, NONE, findings, n):
                 continue
             waits = False
             for t in range(count):
                 waits |= threads[t, STATUS] == IN_WARP
             if waits:  # hardware would hang or worse: lanes of a mask that wait elsewhere
-                _warps(threads, count, block, True, findings, n)
+                _warps(threads, count, block, SOME, findings, n)
             elif _barrier(threads, count, block, findings, n):
                 state[rt.EPOCH] += 1
             else:
