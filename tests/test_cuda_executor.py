@@ -381,7 +381,10 @@ def test_a_seeded_bug_is_found_and_its_twin_is_clean(kind, wrong, right, options
 def test_findings_raise_unless_collected():
     bench = Bench()
     bench.ex.collect = False
-    with pytest.raises(ExecutorError, match=r"race shared: .* \(block 0, thread \d+, at load of float, align 4 #\d\)") as e:
+    with pytest.raises(
+        ExecutorError,
+        match=r"race shared: .* \(block 0, thread \d+, at load of float, align 4 in test_cuda_executor.py:\d+\)",
+    ) as e:
         bench.run(mirror_no_barrier)
     assert {f.kind for f in e.value.findings} == {"race shared", "uninitialized shared"}
     bench.run(mirror)
@@ -476,7 +479,9 @@ def test_warp_operations(schedule, checked):
     bench = Bench(64, checked, schedule)
     rows = bench.values.reshape(2, 32)
     assert bench.run(warp_sum).findings == []
-    np.testing.assert_allclose(bench.out().reshape(2, 32), np.repeat(rows.sum(1), 32).reshape(2, 32), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        bench.out().reshape(2, 32), np.repeat(rows.sum(1), 32).reshape(2, 32), rtol=1e-5, atol=1e-6
+    )
     bench.run(votes)
     positive = rows > 0
     expected = positive.all(1) + 2 * positive.any(1) + 4 * positive.sum(1)
@@ -538,7 +543,9 @@ def test_numba_halves_round_once():
         y[i] = np.float16(x[i])
 
     bench = Bench(dtype=np.float64)
-    values = np.concatenate([bench.values[:200], 1 + 2.0**-11 + 2.0**-40 * np.arange(-8, 8), [0, -0.0, 1e9, 1e-9, np.inf]])
+    values = np.concatenate(
+        [bench.values[:200], 1 + 2.0**-11 + 2.0**-40 * np.arange(-8, 8), [0, -0.0, 1e9, 1e-9, np.inf]]
+    )
     bench.ex.write(bench.x, values)
     arrays = void(types.float64[::1], types.float16[::1])
     n = len(values)

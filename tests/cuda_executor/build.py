@@ -8,7 +8,7 @@ import llvmlite.binding as llvm
 
 from . import runtime_ir as rt
 from .instrument import CHECK, Access, instrument
-from .lowering import Lowered, Unsupported, lower
+from .lowering import Lines, Lowered, Unsupported, lower
 
 _engines = []  # MCJIT frees the code with its engine
 
@@ -138,12 +138,14 @@ def build(kernel, signature, checked: bool, drop_barrier=None) -> Build:
     text = str(module)
     accesses: list[Access] = []
     if checked:
-        text, accesses = instrument(text)
+        text, accesses = instrument(text, Lines(text, getattr(kernel, "py_func", kernel)))
     else:
         # a misaligned vector access must not bring the process down where nobody checks
         text = re.sub(r"^(\s+(?:%\S+ = )?(?:load|store) (?!atomic).*), align \d+", r"\1, align 1", text, flags=re.M)
     late = "\n".join(line for line in rt.LATE.splitlines() if line != "declare void @nz_thread(ptr)")
     late = _thread(lowered.entry, types) + late + (CHECK if checked else "")
+    # metadata has served: without it the linker has no debugging information to write
+    text = re.sub(r"^(?:!|\s*#dbg_).*$", "", re.sub(r",? ![a-z_][\w.]* !\d+", "", text), flags=re.M)
     # drop the declarations that the runtime now defines
     text = re.sub(r"^declare .*@(nz\.[\w.]+|\"nz\.[\w.]+\")\(.*$", "", text, flags=re.M)
     numbers = {int(n) for n in re.findall(r"^attributes #(\d+)", text, re.M)}

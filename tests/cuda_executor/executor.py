@@ -251,9 +251,9 @@ class Executor:
             if checks:
                 checks.analyse()
         report = checks.report() if checks else Report()
-        addresses = list(self.buffers)
+        buffers = list(self.buffers.values())
         rows = p.findings[: min(p.n[0], len(p.findings))]
-        report.findings += [describe(row, built.sites, built.accesses, addresses) for row in rows]
+        report.findings += [describe(row, built.sites, built.accesses, buffers) for row in rows]
         for buffer in self.buffers.values():
             self._guard(buffer)
         if report.findings and not self.collect:

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 
 from . import runtime_ir as rt
-from .lowering import Unsupported, _size
+from .lowering import Lines, Unsupported, _size
 
 READ, WRITE, UPDATE, VOLATILE_READ, VOLATILE_WRITE = range(5)  # of the last three, none races with another
 SCRATCH = 4096
@@ -23,10 +23,11 @@ class Access:
     type: str
     size: int
     align: int
+    place: str = ""
 
     def __str__(self):
         name = ("load", "store", "atomic update", "volatile load", "volatile store")[self.kind]
-        return f"{name} of {self.type}, align {self.align}"
+        return f"{name} of {self.type}, align {self.align}{self.place}"
 
 
 _LOAD = re.compile(r"^(\s+%\S+ = load )(atomic |volatile )*(?P<type>[^,]+), ptr (?P<ptr>%[^,\s]+)(?P<rest>.*)$")
@@ -40,7 +41,7 @@ _ALIGN = re.compile(r", align (\d+)")
 _TYPE = re.compile(r"^(<[^>]*>|\[[^\]]*\]|\w+) ")
 
 
-def instrument(text: str) -> tuple[str, list[Access]]:
+def instrument(text: str, lines: Lines) -> tuple[str, list[Access]]:
     """The text with checks, and the accesses that they number."""
     accesses: list[Access] = []
     own: set[str] = set()
@@ -68,7 +69,7 @@ def instrument(text: str) -> tuple[str, list[Access]]:
         size = _size(type_)
         align = _ALIGN.search(line)
         site = len(accesses)
-        accesses.append(Access(kind, type_, size, int(align[1]) if align else size))
+        accesses.append(Access(kind, type_, size, int(align[1]) if align else size, lines.of(line)))
         packed = site << 24 | size << 8 | kind
         out.append(f'  %nz.p{site} = call ptr @"nz.check"(ptr {match["ptr"]}, i64 {packed})')
         start, end = match.span("ptr")

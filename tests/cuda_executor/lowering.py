@@ -10,6 +10,7 @@ import contextlib
 import re
 import threading
 import types as pytypes
+import warnings
 from dataclasses import dataclass
 
 CC = (9, 0)  # the architecture that numba-cuda lowers for; nothing that we support differs between them
@@ -47,11 +48,13 @@ def kernel_ir(kernel, signature) -> tuple[list[str], str]:
         saved = dispatcher.get_current_device
         stack.callback(setattr, dispatcher, "get_current_device", saved)
         dispatcher.get_current_device = lambda: pytypes.SimpleNamespace(compute_capability=CC)
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # lines of a function without a source file
         library, _ = compiler._compile_pyfunc_with_fixup(
             function,
             signature,
             debug=False,
-            lineinfo=False,
+            lineinfo=True,
             device=False,
             fastmath=options.get("fastmath", False) or False,
             cc=CC,
@@ -65,6 +68,29 @@ def kernel_ir(kernel, signature) -> tuple[list[str], str]:
         texts = list(dict.fromkeys(library.llvm_strs))
     # the templates of numba-cuda's own atomics (compare-and-swap loops) come in through its replacement step
     return [nvvm.llvm_replace(text) for text in texts], library._entry_name
+
+
+class Lines:
+    """Names source lines by the `!dbg` of an instruction.
+
+    Numba inlines functions before it lowers, and their lines then look as if they were the kernel's file's: a line out
+    of the kernel's range is called inlined, for its file is unknown.
+    """
+
+    def __init__(self, text: str, function):
+        self.lines = {n: int(line) for n, line in re.findall(r"^!(\d+) = .*!DILocation\(.*?\bline: (\d+)", text, re.M)}
+        code = function.__code__
+        self.first, self.last = code.co_firstlineno, max(line or 0 for _, _, line in code.co_lines())
+        self.file = code.co_filename.rpartition("/")[2]
+
+    def of(self, instruction: str) -> str:
+        """` in file.py:12`, or nothing where the line is unknown."""
+        match = re.search(r"!dbg !(\d+)", instruction)
+        line = self.lines.get(match[1]) if match else None
+        if not line:
+            return ""
+        inside = self.first <= line <= self.last
+        return f" in {self.file}:{line}" if inside else f" in line {line} of an inlined function"
 
 
 def opaque(line: str) -> str:
@@ -193,6 +219,7 @@ def lower(kernel, signature, drop_barrier=None) -> Lowered:
         return 'call ptr @"nz.shared.dynamic"()' if offset < 0 else f'call ptr @"nz.shared.static"(i64 {offset})'
 
     for text in texts:
+        lines = Lines(text, getattr(kernel, "py_func", kernel))
         out = []
         for raw in text.splitlines():
             if raw.startswith(("target ", "!nvvm", '@"llvm.used"', "attributes", "@llvm.used")) or _SMEM.match(raw):
@@ -209,16 +236,16 @@ def lower(kernel, signature, drop_barrier=None) -> Lowered:
                     if drop_barrier != len(barriers):
                         out.append(line[: match.start()] + f'call void @"nz.barrier0"(i32 {len(sites)})')
                     barriers.append(len(sites))
-                    sites.append(f"barrier {len(barriers) - 1}")
+                    sites.append(f"barrier {len(barriers) - 1}{lines.of(line)}")
                     continue
-                sites.append(f"{name}({match['args']}) #{len(sites)}")
+                sites.append(f"{name} #{len(sites)}{lines.of(line)}")
                 args = f"{match['args']}, i32 {len(sites) - 1}" if match["args"] else f"i32 {len(sites) - 1}"
                 line = line[: match.start()] + f'call {match["ret"]} @"nz.{name}"({args})' + line[match.end() :]
             line = re.sub(r'@"?llvm\.nvvm\.([\w.]+)"?', r'@"nz.\1"', line)
             if line.startswith("declare") and ('@"nz.' in line or '@"__nv_' in line):
                 continue  # the runtime defines or declares them
             if line.startswith("define"):
-                line = re.sub(r"\)\s*((?:#\d+|alwaysinline|noinline|\s)*)(\{?)\s*$", r") #0 \2", line)
+                line = re.sub(r"\)\s*(?:#\d+|alwaysinline|noinline|\s)*((?:!dbg !\d+\s*)?\{?)\s*$", r") #0 \1", line)
             out.append(re.sub(r"\) #[1-9]\d*$", ")", line))
         out.append('attributes #0 = { convergent nounwind alwaysinline "no-builtins" }')
         modules.append("\n".join(out))

@@ -96,13 +96,18 @@ def _lanes(mask: int) -> str:
 
 
 def describe(row, sites, accesses, buffers) -> Finding:
-    """The words for a row of the findings' table; `buffers` are the addresses in the order of the table."""
+    """The words for a row of the findings' table; `buffers` are in the order of the table."""
     code, block, thread, site, x, y = (int(v) for v in row)
-    where = str(accesses[site]) + f" #{site}" if code >= analysis.OUTSIDE else sites[site]
+    where = str(accesses[site]) if code >= analysis.OUTSIDE else sites[site]
     other = f"block {x >> 10}, thread {x & 1023}"
 
     def place(packed):
-        return f"byte {packed & (1 << 40) - 1} of the buffer at {buffers[packed >> 40]:#x}"
+        return f"byte {packed & (1 << 40) - 1} of the buffer at {buffers[packed >> 40].address:#x}"
+
+    def outside():
+        near = [b for b in buffers if -65536 < x - b.address < b.nbytes + 65536]
+        at = [f"byte {x - b.address} of the buffer of {b.nbytes} bytes at {b.address:#x}" for b in near]
+        return f"address {x:#x} is in no buffer" + (", it would be " + " or ".join(at) if at else "")
 
     message = {
         scheduler.SITES_DIFFER: lambda: f"thread {y} waits at another: {sites[x]}",
@@ -113,13 +118,13 @@ def describe(row, sites, accesses, buffers) -> Finding:
         ),
         scheduler.READS_INACTIVE: lambda: f"reads lane {x}, which takes no part (mask {y & 0xFFFFFFFF:#010x})",
         scheduler.OTHER_OPERATION: lambda: f"other lanes of the mask are at {sites[x]}",
-        analysis.OUTSIDE: lambda: f"address {x:#x} is in no buffer",
+        analysis.OUTSIDE: outside,
         analysis.OUTSIDE_SHARED: lambda: f"byte {x} of shared memory is in no array",
         analysis.MISALIGNED: lambda: f"address {x:#x} is no multiple of {y}",
         analysis.RACE: lambda: f"{place(y)}: no barrier after the access of thread {x & 1023}",
         analysis.RACE_SHARED: lambda: f"byte {y} of shared memory: no barrier after the access of thread {x & 1023}",
         analysis.BLOCKS: lambda: f"{place(y)}: {other} accesses it in the same launch",
-        analysis.UNWRITTEN: lambda: f"byte {y} of the buffer at {buffers[x]:#x} was never written",
+        analysis.UNWRITTEN: lambda: f"byte {y} of the buffer at {buffers[x].address:#x} was never written",
         analysis.UNWRITTEN_SHARED: lambda: f"byte {x} of shared memory was not written by this block",
     }[code]()
     return Finding(KINDS[code], message, block, thread, where)
