@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.cuda_executor import Executor, ExecutorError, unavailable
+from tests.cuda_executor import Executor, ExecutorError, Unsupported, unavailable
 
 if reason := unavailable():
     pytest.skip(reason, allow_module_level=True)
@@ -657,3 +657,84 @@ def test_it_is_fast():
         expected = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5)
         np.testing.assert_allclose(bench.out().reshape(64, 1024), expected, atol=2e-6)
         assert seconds < 1
+
+
+# what is defined and what is not -------------------------------------------------------------------------------------
+MATH = {
+    "sqrtf": np.sqrt,
+    "rsqrtf": lambda v: 1 / np.sqrt(v),
+    "fabsf": np.abs,
+    "expf": np.exp,
+    "exp2f": np.exp2,
+    "logf": np.log,
+    "log1pf": np.log1p,
+    "tanhf": np.tanh,
+    "floorf": np.floor,
+    "frcp_rn": lambda v: 1 / v,
+    "fsqrt_rn": np.sqrt,
+    "fast_expf": np.exp,
+}
+
+
+@pytest.mark.parametrize("name", MATH)
+def test_libdevice(name):
+    function = getattr(cuda.libdevice, name)
+
+    def apply(x, y, n):
+        i = cuda.grid(1)
+        y[i] = function(x[i])
+
+    bench = Bench()
+    bench.ex.write(bench.x, np.abs(bench.values) + np.float32(0.1))
+    bench.run(apply, 4)
+    expected = MATH[name]((np.abs(bench.values) + np.float32(0.1)).astype(np.float64))
+    np.testing.assert_allclose(bench.out(), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_libdevice_of_two_and_three():
+    def apply(x, y, n):
+        i = cuda.grid(1)
+        a = cuda.libdevice.fmaxf(x[i], float32(0.5)) - cuda.libdevice.fminf(x[i], float32(-0.5))
+        y[i] = cuda.libdevice.fmaf_rn(a, x[i], x[n - 1 - i]) + cuda.fma(a, a, a)
+
+    bench = Bench()
+    bench.run(apply, 4)
+    x = bench.values.astype(np.float64)
+    a = np.maximum(x, 0.5) - np.minimum(x, -0.5)
+    np.testing.assert_allclose(bench.out(), a * x + x[::-1] + a * a + a, rtol=1e-5, atol=1e-5)
+
+
+def test_a_device_function_that_is_not_inlined():
+    @cuda.jit(device=True)
+    def turn(v, k):
+        cuda.syncthreads()
+        return cuda.shfl_xor_sync(FULL, v, k)
+
+    def apply(x, y, n):
+        i = cuda.grid(1)
+        y[i] = turn(x[i], 1)
+
+    bench = Bench()
+    assert bench.run(apply, 4).findings == []
+    np.testing.assert_array_equal(bench.out(), bench.values.reshape(-1, 2)[:, ::-1].ravel())
+
+
+def test_what_is_not_defined_is_named():
+    def sleep(x, y, n):
+        cuda.nanosleep(100)
+
+    def bessel(x, y, n):
+        y[0] = cuda.libdevice.j1f(x[0])
+
+    with pytest.raises(Unsupported, match="nanosleep"):
+        Bench().run(sleep)
+    with pytest.raises(Unsupported, match="__nv_j1f"):
+        Bench().run(bessel)
+
+
+def test_limits_of_a_launch():
+    bench = Bench()
+    for more in ({"block": 1025}, {"grid": 0}, {"shared_bytes": 228 * 1024}):
+        with pytest.raises(ValueError, match="1 to 1024 threads|a block has 232448"):
+            bench.run(copy, **more)
+    assert bench.run(mirror_dynamic, shared_bytes=227 * 1024).findings == []

@@ -1,10 +1,10 @@
 """Reads the trace of accesses: bounds, alignment, races, first reads, sectors.
 
-One pass in execution order over shadow memory, one cell for two bytes (the smallest element is a half; byte arrays are
-checked as if written in pairs). A cell remembers its last writer, its last reader and one reader of another warp, with
-their times. Two accesses of one block race if one writes, their threads differ, no barrier lies between them, and
-within one warp no `syncwarp` either. (A shuffle orders no memory, as CUDA says.) Updates and volatile accesses do not
-race with one another. Between blocks of a launch nothing is ordered.
+One pass in execution order over shadow memory, one cell for two bytes (the smallest element is a half; byte arrays
+are checked as if written in pairs). A cell remembers its last writer, its last reader and one reader of another warp,
+with their times. Two accesses of one block race if one writes, their threads differ, no barrier lies between them,
+and within one warp no `syncwarp` either. (A shuffle orders no memory, as CUDA says.) Updates and volatile accesses do
+not race with one another. Between blocks of a launch nothing is ordered.
 """
 
 import numpy as np
@@ -106,9 +106,9 @@ def _cell(cell, who, when, kind):
 @njit(cache=True)
 def analyse(
     trace, count, sites, buffers, cells, written, touched, starts, shared, shared_cells, shared_written, shared_valid,
-    executions, table, counters, widths, findings, n, seen,
+    executions, table, counters, widths, findings, n, seen, grain,
 ):  # fmt: skip
-    """One pass over the trace of whole blocks. `starts`: first cell and first byte of each buffer in the joined arrays."""
+    """One pass over the trace of whole blocks. `starts`: first byte of each buffer in the joined arrays."""
     block = np.int64(-1)
     lo, hi = shared
     for e in range(count):
@@ -136,7 +136,7 @@ def analyse(
                         break
             if writes:
                 shared_written[at : at + size] = 1
-            for c in range(at >> 1, (at + size + 1) >> 1):
+            for c in range(at >> grain, ((at + size - 1) >> grain) + 1):
                 verdict, other = _cell(shared_cells[c], who, when, kind)
                 if verdict:
                     _note(findings, n, seen, RACE_SHARED, who, site, other, at)
@@ -164,7 +164,7 @@ def analyse(
             touched[i] |= (1 if reads else 0) | (2 if writes else 0)
         if writes:
             written[byte : byte + size] = 1
-        for c in range(byte >> 1, (byte + size + 1) >> 1):
+        for c in range(byte >> grain, ((byte + size - 1) >> grain) + 1):
             verdict, other = _cell(cells[c], who, when, kind)
             if verdict:
                 _note(findings, n, seen, RACE if verdict == 1 else BLOCKS, who, site, other, b << 40 | at)

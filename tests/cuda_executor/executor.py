@@ -14,8 +14,9 @@ from .build import Build, build, switch_address
 from .instrument import SCRATCH
 from .report import ExecutorError, Report, Traffic, describe
 
-GUARD = 4096
-STACK = 1 << 16
+GUARD = 1 << 16
+STACK = 1 << 18
+STACK_END = 0x5AFE57AC5AFE57AC  # at the end of each stack: stacks are neighbours
 NORESERVE = 0x4000  # of Linux's mmap: pages that are not touched cost nothing
 TRACE_EVENTS = 1 << 24  # accesses of one block, at most
 BATCH_EVENTS = 1 << 18  # the trace is read after the block that exceeds this
@@ -45,6 +46,8 @@ class _Process:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE
         self.stacks = mmap.mmap(-1, STACK * MAX_THREADS, flags=flags)
         self.stack_base = np.frombuffer(self.stacks, np.uint8).ctypes.data
+        self.stack_ends = np.frombuffer(self.stacks, np.int64)[:: STACK // 8]
+        self.stack_ends[:] = STACK_END
         self.threads = np.zeros((MAX_THREADS, scheduler.COLUMNS), np.int64)
         self.shared = np.zeros(MAX_SHARED // 8 + 64, np.int64)
         self.arguments = np.zeros(1 << 12, np.int64)
@@ -164,7 +167,7 @@ class Executor:
         raise ValueError(f"{nbytes} bytes at {address:#x} are in no buffer")
 
     def array(self, address: int, shape, dtype) -> np.ndarray:
-        """The memory at an address (inside of a buffer too) as an array; what is put there is unknown to checked mode."""
+        """The memory at an address (inside of a buffer too) as an array. Checked mode does not see what is put there."""
         shape = (shape,) if np.isscalar(shape) else tuple(shape)
         nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         buffer, _ = self._find(address, nbytes)
@@ -245,6 +248,10 @@ class Executor:
             )  # fmt: skip
             if ran < 0:
                 raise ExecutorError("stuck: no thread of the block can go on")
+            if (p.stack_ends != STACK_END).any():
+                raise SystemError(
+                    f"a thread needs more than {STACK} bytes of stack: memory of the process is overwritten"
+                )
             if state[rt.COUNT] > TRACE_EVENTS:
                 raise ExecutorError(f"a block makes {state[rt.COUNT]} accesses, checked mode follows {TRACE_EVENTS}")
             done += ran
@@ -268,20 +275,21 @@ class _Checks:
     def __init__(self, executor, built, shared, dynamic, shared_bytes):
         p, state = process(), rt.STATE
         self.buffers = list(executor.buffers.values())
+        self.grain = 2 if all(a.size >= 4 and a.align >= 4 for a in built.accesses) else 1
         self.table = np.array([(b.address, b.address + b.nbytes) for b in self.buffers], np.int64).reshape(-1, 2)
-        sizes = [b.nbytes + 1 & ~1 for b in self.buffers]
+        sizes = [b.nbytes + 7 & ~7 for b in self.buffers]
         self.starts = np.cumsum([0, *sizes], dtype=np.int64)
         self.written = np.zeros(self.starts[-1], np.uint8)
         for b, start in zip(self.buffers, self.starts, strict=False):
             self.written[start : start + b.nbytes] = b.written
         self.touched = np.zeros_like(self.written)
-        self.cells = np.zeros((len(self.written) // 2, analysis.CELL), np.int64)
+        self.cells = np.zeros((len(self.written) >> self.grain, analysis.CELL), np.int64)
         total = 8 * len(shared)
         self.valid = np.zeros(total, np.uint8)
         for offset, size in [*built.shared_arrays, (dynamic, shared_bytes)]:
             self.valid[offset : offset + size] = 1
         self.shared_written = np.zeros(total, np.uint8)
-        self.shared_cells = np.zeros((total // 2, analysis.CELL), np.int64)
+        self.shared_cells = np.zeros((total >> self.grain, analysis.CELL), np.int64)
         self.shared = int(state[rt.SHARED]), int(state[rt.SHARED]) + total
         self.aligns = np.array([a.align for a in built.accesses] or [1], np.int64)
         self.executions = np.zeros((len(self.aligns), MAX_THREADS), np.int64)
@@ -299,7 +307,7 @@ class _Checks:
         analysis.analyse(
             p.trace, count, self.aligns, self.table, self.cells, self.written, self.touched, self.starts, self.shared,
             self.shared_cells, self.shared_written, self.valid, self.executions, slots, self.counters, self.widths,
-            p.findings, p.n, self.seen,
+            p.findings, p.n, self.seen, self.grain,
         )  # fmt: skip
 
     def report(self) -> Report:

@@ -1,8 +1,9 @@
 """Puts a call before each access to memory of an optimized kernel: it records the access and keeps it in bounds.
 
-Done on the text, after optimization: what is counted is what a compiler leaves over. `nz.check` answers with the address to use, which is
-the address itself, or that of a scratch page where the access is in no buffer, so that a wrong kernel cannot bring the process down.
-Accesses to a thread's own stack and to constants of the module are left alone.
+Done on the text, after optimization: what is counted is what a compiler leaves over. `nz.check` answers with the
+address to use, which is the address itself, or that of a scratch page where the access is in no buffer, so that a
+wrong kernel cannot bring the process down. Accesses to a thread's own stack and to constants of the module are left
+alone.
 """
 
 import re

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 CC = (9, 0)  # the architecture that numba-cuda lowers for; nothing that we support differs between them
 _compile_lock = threading.Lock()
+_typed: dict = {}  # numba-cuda takes most of the time, and checked mode or a dropped barrier change nothing for it
 
 
 class Unsupported(NotImplementedError):
@@ -43,6 +44,8 @@ def kernel_ir(kernel, signature) -> tuple[list[str], str]:
     from numba.cuda.cudadrv import nvvm  # noqa: PLC0415
 
     function = getattr(kernel, "py_func", kernel)
+    if (function, str(signature)) in _typed:
+        return _typed[function, str(signature)]
     options = getattr(kernel, "targetoptions", None) or {}
     with _compile_lock, contextlib.ExitStack() as stack:
         saved = dispatcher.get_current_device
@@ -67,7 +70,9 @@ def kernel_ir(kernel, signature) -> tuple[list[str], str]:
         )
         texts = list(dict.fromkeys(library.llvm_strs))
     # the templates of numba-cuda's own atomics (compare-and-swap loops) come in through its replacement step
-    return [nvvm.llvm_replace(text) for text in texts], library._entry_name
+    found = [nvvm.llvm_replace(text) for text in texts], library._entry_name
+    _typed[function, str(signature)] = found
+    return found
 
 
 class Lines:

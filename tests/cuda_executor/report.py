@@ -29,7 +29,7 @@ class Finding:
 
 @dataclass
 class Traffic:
-    """Global memory of one buffer, or of all. A request is one instruction of one warp, a sector 32 bytes of a request."""
+    """Global memory of one buffer, or of all: requests are instructions of warps, sectors 32 bytes of a request."""
 
     read_requests: int = 0
     write_requests: int = 0

@@ -1,12 +1,13 @@
 """Host definitions, in LLVM IR, of what NVVM and libdevice provide to a kernel.
 
-Two kinds. *Early* functions (math, atomics, conversions) are linked and inlined before optimization, so that the accesses
-inside them are instrumented like the kernel's own. *Late* functions (thread indices, barriers, warp operations) stay
-opaque during optimization: an index reads no memory as far as LLVM knows and is computed once, and a barrier may change
-anything. They read the state of the running thread from `STATE`, a block of words at an address fixed for the process.
+Two kinds. *Early* functions (math, atomics, conversions) are linked and inlined before optimization, so that the
+accesses inside them are instrumented like the kernel's own. *Late* functions (thread indices, barriers, warp
+operations) stay opaque during optimization: an index reads no memory as far as LLVM knows and is computed once, and a
+barrier may change anything. They read the state of the running thread from `STATE`, a block of words at an address
+fixed for the process.
 
-Everything that must wait for other threads goes through one function, `nz.yield`: it leaves a request in the state and
-switches to the scheduler's stack; when the scheduler switches back the result is in the state.
+Everything that must wait for other threads goes through one function, `nz.yield`: it leaves a request in the state
+and switches to the scheduler's stack; when the scheduler switches back the result is in the state.
 """
 
 import re

@@ -1,8 +1,8 @@
 """Runs blocks: one fiber per thread, barriers and warp operations resolved between the fibers.
 
-Compiled by Numba, because it switches fibers some hundred thousand times for a small kernel. A thread runs until it asks
-for something that needs others (`runtime_ir`); when nobody of the block can run, the barrier opens. Requests of a warp are
-resolved as soon as every living lane of the mask has made the same one.
+Compiled by Numba, because it switches fibers some hundred thousand times for a small kernel. A thread runs until it
+asks for something that needs others (`runtime_ir`); when nobody of the block can run, the barrier opens. Requests of
+a warp are resolved as soon as every living lane of the mask has made the same one.
 """
 
 import numpy as np
