@@ -68,6 +68,14 @@ class Report(Traffic):
     widths_read: dict[int, int] = field(default_factory=dict)  # bytes of an access: how many (one a thread)
     widths_written: dict[int, int] = field(default_factory=dict)
 
+    def of(self, *addresses: int) -> Traffic:
+        """The traffic of some buffers: weights, say, are read again for each row, and from a cache."""
+        total = Traffic()
+        for address in addresses:
+            for name, value in vars(self.buffers[address]).items():
+                setattr(total, name, getattr(total, name) + value)
+        return total
+
     def kinds(self) -> set[str]:
         """The kinds of the findings."""
         return {f.kind for f in self.findings}
