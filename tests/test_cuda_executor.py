@@ -11,7 +11,8 @@ if reason := unavailable():
 from numba import cuda, types
 from numba.types import CPointer, int32, void
 
-from tests.cuda_executor.bench import SCHEDULES, Bench
+from tests.cuda_executor.bench import SCHEDULES, XY, Bench
+from tests.cuda_executor.executor import process
 from tests.cuda_executor.kernels import (
     BUGS,
     copy,
@@ -123,6 +124,7 @@ def test_dropping_a_barrier():
         assert "race shared" in bench.run(mirror, drop_barrier=0).kinds()
         assert (bench.out()[:64] != bench.values[:64][::-1]).any()
     assert [bool(bench.run(reuse, drop_barrier=k).findings) for k in range(2)] == [True, True]
+    assert (bench.ex.barriers(reuse, XY), bench.ex.barriers(copy, XY)) == (2, 0)
     with pytest.raises(ValueError, match="has 1 barriers"):
         bench.run(mirror, drop_barrier=1)
 
@@ -146,3 +148,19 @@ def test_limits_of_a_launch():
         with pytest.raises(ValueError, match="1 to 1024 threads|a block has 232448"):
             bench.run(copy, **more)
     assert bench.run(mirror_dynamic, shared_bytes=227 * 1024).findings == []
+
+
+def test_a_thread_that_waits_for_ever(monkeypatch):
+    def wait(x, y, n):
+        while cuda.atomic.add(y, 0, 0) == 0:
+            pass
+
+    monkeypatch.setattr(process(), "trace", process().trace[: 1 << 12])
+    bench = Bench(dtype=np.int32)
+    bench.ex.write(bench.y, np.zeros(256, np.int32))
+    arrays = void(types.int32[::1], types.int32[::1], int32)
+    args = ((bench.x, (256,)), (bench.y, (256,)), 256)
+    with pytest.raises(ExecutorError, match=r"no end: .* 4096 accesses \(block 0, thread 0\)"):
+        bench.run(wait, signature=arrays, args=args)
+    bench.ex.write(bench.y, np.ones(256, np.int32))
+    assert bench.run(wait, signature=arrays, args=args).findings == []

@@ -17,7 +17,7 @@ for x86-64, once a process and kernel.
 Each CUDA thread is a fiber with a stack of its own; `scheduler`, compiled by Numba, runs the threads of a block one
 after another, each until it needs others: a barrier opens when all threads that have not exited are there, a shuffle
 or vote when the lanes of its mask are. Blocks run one after another. The schedule orders blocks, and threads between
-barriers: in order, reversed, or random, anew after each barrier. Shared memory starts as NaN, device memory too.
+barriers: in order, reversed, or random, anew whenever all have run. Shared memory starts as NaN, device memory too.
 
 Checked mode (`instrument`, `analysis`) calls a function before each load, store and atomic update that is left after
 optimization. It turns an access outside of every buffer away to a scratch page, and writes a trace, which is read

@@ -22,6 +22,7 @@ class Build:
     static_shared: int
     shared_arrays: list[tuple[int, int]]
     sites: list[str]
+    barriers: int
     accesses: list[Access] = field(default_factory=list)
 
 
@@ -153,4 +154,6 @@ def build(kernel, signature, checked: bool, drop_barrier=None) -> Build:
     late = re.sub(r"#(\d)", lambda m: f"#{int(m[1]) + shift}", late)
     engine = _compile(llvm.parse_assembly(text + "\n" + late))
     start = ctypes.CFUNCTYPE(ctypes.c_uint64)(engine.get_function_address("nz_start_address"))()
-    return Build(start, types, lowered.static_shared, lowered.shared_arrays, lowered.sites, accesses)
+    return Build(
+        start, types, lowered.static_shared, lowered.shared_arrays, lowered.sites, len(lowered.barriers), accesses
+    )

@@ -203,6 +203,10 @@ class Executor:
             builds[key] = build(kernel, signature, self.checked, drop_barrier)
         return builds[key]
 
+    def barriers(self, kernel, signature) -> int:
+        """How many barriers `drop_barrier` can leave out."""
+        return self.build(kernel, signature).barriers
+
     def launch(self, kernel, signature, grid, block, args, shared_bytes=0, drop_barrier=None) -> Report:
         """Run a kernel on all blocks of the grid."""
         from numba.cuda.core import sigutils  # noqa: PLC0415
@@ -239,7 +243,7 @@ class Executor:
     def _run(self, built, blocks, grid, dims, shared, checks) -> Report:
         p, state = process(), rt.STATE
         p.n[:] = done = 0
-        state[rt.TRACE], state[rt.CAPACITY], state[rt.LIMIT] = p.trace.ctypes.data, TRACE_EVENTS, BATCH_EVENTS
+        state[rt.TRACE], state[rt.CAPACITY], state[rt.LIMIT] = p.trace.ctypes.data, p.trace.shape[0], BATCH_EVENTS
         while done < len(blocks):
             state[rt.COUNT] = 0
             ran = scheduler.run_blocks(
@@ -247,13 +251,16 @@ class Executor:
                 switch_address(), built.start, p.findings, p.n,
             )  # fmt: skip
             if ran < 0:
-                raise ExecutorError("stuck: no thread of the block can go on")
+                why = (
+                    f"no end: a block makes more than {p.trace.shape[0]} accesses"
+                    if ran == -2
+                    else "stuck: no thread can go on"
+                )
+                raise ExecutorError(f"{why} (block {state[rt.BLOCK]}, thread {state[rt.THREAD]})")
             if (p.stack_ends != STACK_END).any():
                 raise SystemError(
                     f"a thread needs more than {STACK} bytes of stack: memory of the process is overwritten"
                 )
-            if state[rt.COUNT] > TRACE_EVENTS:
-                raise ExecutorError(f"a block makes {state[rt.COUNT]} accesses, checked mode follows {TRACE_EVENTS}")
             done += ran
             if checks:
                 checks.analyse()

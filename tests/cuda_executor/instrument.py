@@ -102,7 +102,10 @@ record:
   %n1 = add i64 %n, 1
   store i64 %n1, {rt.word(rt.COUNT)}
   %room = icmp ult i64 %n, %cap
-  br i1 %room, label %keep, label %where
+  br i1 %room, label %keep, label %full
+full:
+  %never = call i64 @"nz.yield"(i64 {rt.ABORT}, i64 0, i64 0, i64 0, i64 0, i64 0)
+  br label %where
 keep:
   %o = shl i64 %n, 5
   %e = add i64 %trace, %o

@@ -25,7 +25,7 @@ STATE_WORDS = 64
 STATE = np.zeros(STATE_WORDS, np.int64)
 
 # kinds of request
-DONE, BARRIER, WARP_SYNC, SHUFFLE, VOTE, MATCH = range(6)
+DONE, BARRIER, WARP_SYNC, SHUFFLE, VOTE, MATCH, ABORT = range(7)
 
 
 def word(i: int) -> str:

@@ -20,7 +20,7 @@ READY, AT_BARRIER, IN_WARP, EXITED = range(4)
 # findings: (code, block, thread, site, detail, other detail)
 # NumPy scalars: Numba compiles a function anew for each literal that it is called with
 SITES_DIFFER, EXITED_EARLY, NOT_IN_MASK, LANE_MISSING, READS_INACTIVE, OTHER_OPERATION = np.arange(1, 7)
-NONE, SOME = np.arange(2)
+NONE = np.int64(0)
 FINDING_COLUMNS = 6
 PER_CODE = 64  # rows of one kind that are kept
 POISON = 0x7FC0DEAD  # a quiet NaN: what a shuffle yields where hardware leaves the value undefined
@@ -225,7 +225,7 @@ def _barrier(threads, count, block, findings, n):
 def run_blocks(
     state, blocks, grid, dims, schedule, rng, threads, shared, stacks, stack_size, switch, start, findings, n
 ):
-    """Run blocks in the order given until done or the trace is full; how many were run. -1: stuck."""
+    """Run blocks in the order given until done or the trace is full; how many were run; -1: stuck, -2: no end."""
     count = dims[0] * dims[1] * dims[2]
     order = np.arange(count)
     if schedule == 1:
@@ -278,20 +278,21 @@ def run_blocks(
                 if kind == rt.DONE:
                     row[STATUS] = EXITED
                     alive -= 1
+                elif kind == rt.ABORT:
+                    return -2
                 elif kind == rt.BARRIER:
                     row[STATUS] = AT_BARRIER
                 else:
                     row[STATUS] = IN_WARP
             if not alive:
                 break
-            if _warps(threads, count, block, NONE, findings, n):
+            resolved = False
+            for force in range(2):  # 1: hardware would hang or worse, for lanes of a mask wait elsewhere
+                if not resolved:
+                    resolved = _warps(threads, count, block, force, findings, n)
+            if resolved:
                 continue
-            waits = False
-            for t in range(count):
-                waits |= threads[t, STATUS] == IN_WARP
-            if waits:  # hardware would hang or worse: lanes of a mask that wait elsewhere
-                _warps(threads, count, block, SOME, findings, n)
-            elif _barrier(threads, count, block, findings, n):
+            if _barrier(threads, count, block, findings, n):
                 state[rt.EPOCH] += 1
             else:
                 return -1

@@ -131,6 +131,48 @@ def test_static_and_dynamic_shared_memory_together():
     np.testing.assert_array_equal(bench.out().reshape(4, 64), [x[0], np.arange(63, -1, -1), x[1], x[2]])
 
 
+def test_constant_and_local_arrays():
+    table = np.arange(16, dtype=np.float32) ** 2
+
+    def look_up(x, y, n):
+        constant = cuda.const.array_like(table)
+        local = cuda.local.array(8, float32)
+        i = cuda.grid(1)
+        for k in range(8):
+            local[k] = x[(i + k) % n]
+        y[i] = constant[i % 16] + local[int32(abs(x[i]) * float32(100)) % 8]  # indices that no compiler knows
+
+    bench = Bench()
+    assert bench.run(look_up, 4).findings == []
+    i, x = np.arange(256), bench.values
+    k = (np.abs(x) * np.float32(100)).astype(np.int32) % 8
+    np.testing.assert_array_equal(bench.out(), table[i % 16] + x[(i + k) % 256])
+
+
+def test_atomics_on_integers_and_shared_memory():
+    def histogram(x, y, n):
+        sh = cuda.shared.array(8, int32)
+        t = cuda.threadIdx.x
+        if t < 8:
+            sh[t] = 0
+        cuda.syncthreads()
+        cuda.atomic.add(sh, x[cuda.grid(1)] & 7, 1)
+        cuda.syncthreads()
+        if t < 8:
+            cuda.atomic.add(y, t, sh[t])
+        cuda.atomic.max(y, 8, x[cuda.grid(1)])
+        cuda.atomic.cas(y, 9, 0, x[cuda.grid(1)])
+
+    bench = Bench(dtype=np.int32)
+    values = np.random.default_rng(0).integers(1, 1000, 256).astype(np.int32)
+    bench.ex.write(bench.x, values)
+    bench.ex.write(bench.y, np.zeros(10, np.int32))
+    arrays = void(types.int32[::1], types.int32[::1], int32)
+    assert bench.run(histogram, 4, 64, arrays, ((bench.x, (256,)), (bench.y, (10,)), 256)).findings == []
+    expected = [*np.bincount(values & 7, minlength=8), values.max(), values[0]]
+    np.testing.assert_array_equal(bench.out(np.int32)[:10], expected)
+
+
 # traffic -------------------------------------------------------------------------------------------------------------
 def test_traffic_of_a_copy():
     bench = Bench(1024)
