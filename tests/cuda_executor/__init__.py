@@ -25,7 +25,7 @@ against shadow memory. Findings raise `ExecutorError`, or, with `ex.collect = Tr
 
     out of bounds, out of bounds shared     in no buffer of `alloc`; in no shared array (there are gaps between them)
     misaligned                              for the width that the IR states
-    race, race shared                       of two threads of a block, no barrier between; in a warp, no `syncwarp` either
+    race, race shared                       of two threads of a block: no barrier (in a warp, no `syncwarp`) between
     blocks                                  of two blocks on one word, where one at least writes
     uninitialized, uninitialized shared     neither a kernel nor `ex.write` (or `mark_written`) has written there
     divergent barrier                       threads at different barriers, or some have exited
