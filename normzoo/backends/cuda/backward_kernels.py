@@ -73,8 +73,8 @@ def store_gradients(form: Form):
         if varies != "set":
             offsets = steps(types.int32((t * beside + tx) * each), stride, groups)
             first = (row * 2 * split + piece) * plane
-            store(partial, first, offsets, narrow(dw, like))
-            store(partial, first + split * plane, offsets, narrow(db, like))
+            store(partial, first, offsets, narrow(dw, like), each)
+            store(partial, first + split * plane, offsets, narrow(db, like), each)
 
     return stored
 
@@ -95,7 +95,7 @@ def set_of():
 @cache
 def backward(form: Form, center: bool, power: int, split: bool):
     """dx of whole sets; with `split`, the sums of every piece, from which `merging` makes what `gradient` takes."""
-    size, count, real, varies, lanes = form.size, form.sums, type_of(form), form.varies, form.lanes
+    size, each, count, real, varies = form.size, form.each, form.sums, type_of(form), form.varies
     numbers = exchange_size(form, 4)
     kept = {"full": form.lanes, "group": form.groups, "set": 1}[varies]
     team, spot, values, counted = team_of(form), place(form), parameter(form), count_of(form)
@@ -135,8 +135,8 @@ def backward(form: Form, center: bool, power: int, split: bool):
             valid = u < cells[2] and cell < cells[0] * cells[4]
             start, offsets, p, at, index, own = spot(dims, params, i, j, piece, t, tx, valid)
             scale, high, low, r = affine(plane(stats, sets, own, 0), plane(stats, sets, own, 2), x)
-            xhat = keep(standardize(load(x, start, offsets, size), scale, high, low, r), offsets)
-            d = load(dy, start, offsets, size)
+            xhat = keep(standardize(load(x, start, offsets, size, each), scale, high, low, r), offsets)
+            d = load(dy, start, offsets, size, each)
             w = values(weight, p, at, params, index) * scale
             dw, db = gather(d, xhat, dw, db)
             g = d if is_set else d * w
@@ -164,14 +164,14 @@ def backward(form: Form, center: bool, power: int, split: bool):
                 unscaled = wide(scale)
                 if is_set:
                     unscaled = unscaled * 0.0 + 1.0
-                store(sums, piece * b * c, leads, mean / unscaled)
-                store(sums, (pieces + piece) * b * c, leads, wide(s_x) / unscaled)
-                store(sums, (2 * pieces + piece) * b * c, leads, wide(part(s, second, count)))
-                store(sums, (3 * pieces + piece) * b * c, leads, wide(part(s, third, count)))
+                store(sums, piece * b * c, leads, mean / unscaled, 1)
+                store(sums, (pieces + piece) * b * c, leads, wide(s_x) / unscaled, 1)
+                store(sums, (2 * pieces + piece) * b * c, leads, wide(part(s, second, count)), 1)
+                store(sums, (3 * pieces + piece) * b * c, leads, wide(part(s, third, count)), 1)
                 continue
             if is_set:
-                store(sums, 0, leads, wide(s_x))
-                store(sums, b * c, leads, mean * k)
+                store(sums, 0, leads, wide(s_x), 1)
+                store(sums, b * c, leads, mean * k, 1)
             # 2 normalize
             if center:
                 g = g - g_low
@@ -186,7 +186,7 @@ def backward(form: Form, center: bool, power: int, split: bool):
                     g = g - sign(xhat) * gx
             if is_set:
                 g = g * w
-            store(dx, start, offsets, g * r)
+            store(dx, start, offsets, g * r, each)
         write_row(rows, row, pieces, piece, t, tx, dw, db, rows)
 
     return backward_kernel
@@ -195,7 +195,7 @@ def backward(form: Form, center: bool, power: int, split: bool):
 @cache
 def gradient(form: Form, center: bool, power: int):
     """dx from the means that a set takes off its values."""
-    size = form.size
+    size, each = form.size, form.each
     team, spot, values = team_of(form), place(form), parameter(form)
     affine, plane = affine_of(form), stats_of(form)
 
@@ -217,13 +217,13 @@ def gradient(form: Form, center: bool, power: int):
         i, j = place_in // width, place_in % width
         start, offsets, p, at, index, own = spot(dims, params, i, j, piece, t, tx, place_in < b * width)
         scale, high, low, r = affine(plane(stats, sets, own, 0), plane(stats, sets, own, 2), x)
-        g = load(dy, start, offsets, size) * (values(weight, p, at, params, index) * scale)
+        g = load(dy, start, offsets, size, each) * (values(weight, p, at, params, index) * scale)
         if center:
             scaled = plane(means, sets, own, 0) * wide(scale)
             g_mean = narrow(scaled, x)
             g = (g - g_mean) - narrow(scaled - wide(g_mean), x)
         if power != 0:
-            xhat = standardize(load(x, start, offsets, size), scale, high, low, r)
+            xhat = standardize(load(x, start, offsets, size, each), scale, high, low, r)
             gx = narrow(plane(means, sets, own, 1) * wide(scale), x)
             if power == 2:
                 g = g - xhat * gx
@@ -231,6 +231,6 @@ def gradient(form: Form, center: bool, power: int):
                 g = g - (sign(xhat) - narrow(plane(means, sets, own, 2), x)) * gx
             else:
                 g = g - sign(xhat) * gx
-        store(dx, start, offsets, g * r)
+        store(dx, start, offsets, g * r, each)
 
     return gradient_kernel

@@ -58,15 +58,17 @@ def joined(dims: Dims, parameter_dims: Dims) -> tuple[Dims, Dims]:
     return dims, parameter_dims
 
 
-def plan(  # noqa: PLR0911
+def plan(
     dims: Dims, parameter_dims: Dims, real: str, itemsize: int, aligned: bool, backward: bool
 ) -> Plan:
     """The plan of a view, for arrays that begin at multiples of 16 bytes or do not."""
     dims, parameter_dims = joined(dims, parameter_dims)
-    size = VECTOR_BYTES // itemsize if aligned else 1
-    if is_columns(dims, parameter_dims, VECTOR_BYTES // itemsize):
-        return _columns(dims, parameter_dims, real, itemsize, size, backward)
-    return _rows(dims, parameter_dims, real, size, backward)
+    size = VECTOR_BYTES // itemsize
+    if is_columns(dims, parameter_dims, size):
+        found = _columns(dims, parameter_dims, real, itemsize, size, backward)
+    else:
+        found = _rows(dims, parameter_dims, real, size, backward)
+    return found._replace(form=found.form._replace(aligned=aligned or found.form.size == 1))
 
 
 def is_columns(dims: Dims, parameter_dims: Dims, size: int) -> bool:

@@ -25,7 +25,7 @@ from normzoo.backends.cuda.moments import affine_of, moments, standardize, stats
 @cache
 def forward(form: Form, center: bool, power: int, clamp: bool):
     """Statistics and y of whole sets."""
-    size, count, real = form.size, form.sums, type_of(form)
+    size, each, count, real = form.size, form.each, form.sums, type_of(form)
     numbers = exchange_size(form, 2)
     team, spot, values = team_of(form), place(form), parameter(form)
     find = moments(form, center, power, clamp)
@@ -51,11 +51,11 @@ def forward(form: Form, center: bool, power: int, clamp: bool):
         d, rest, r, mean, spread, rstd = find(x, start, offsets, sums, m * n, divisor, eps, exchange)
         # 2 normalize
         w, a = values(weight, p, at, params, sums), values(bias, p, at, params, sums)
-        store(y, start, offsets, fma((d - rest) * r, w, a))
+        store(y, start, offsets, fma((d - rest) * r, w, a), each)
         leads = choose(splat(t == 0, count), own, -1)
-        store(stats, 0, leads, mean)
-        store(stats, b * c, leads, spread)
-        store(stats, 2 * b * c, leads, rstd)
+        store(stats, 0, leads, mean, 1)
+        store(stats, b * c, leads, spread, 1)
+        store(stats, 2 * b * c, leads, rstd, 1)
 
     return forward_kernel
 
@@ -85,8 +85,8 @@ def pieces(form: Form, center: bool, power: int, clamp: bool):
         k = counted(dims, piece)
         _, _, _, mean, spread, _ = find(x, start, offsets, sums, k, 1.0, eps, exchange)
         leads = choose(splat(t == 0, count), sums, -1)
-        store(partial, piece * b * c, leads, mean)
-        store(partial, (split + piece) * b * c, leads, spread)
+        store(partial, piece * b * c, leads, mean, 1)
+        store(partial, (split + piece) * b * c, leads, spread, 1)
 
     return pieces_kernel
 
@@ -94,7 +94,7 @@ def pieces(form: Form, center: bool, power: int, clamp: bool):
 @cache
 def deviations(form: Form):
     """sum |x - mean| of every piece, around the mean of the set."""
-    size, count, real = form.size, form.sums, type_of(form)
+    size, each, count, real = form.size, form.each, form.sums, type_of(form)
     numbers = exchange_size(form, 1)
     team, spot, add = team_of(form), place(form), total(form)
     affine, plane = affine_of(form), stats_of(form)
@@ -116,9 +116,9 @@ def deviations(form: Form):
         start, offsets, _, _, sums, own = spot(dims, params, i, j, piece, t, tx, place_in < b * width)
         mean = plane(stats, sets, own, 0)
         scale, high, low, r = affine(mean, mean * 0.0 + 1.0, x)
-        v = standardize(load(x, start, offsets, size), scale, high, low, r)
+        v = standardize(load(x, start, offsets, size, each), scale, high, low, r)
         found = add(fold(magnitude(keep(v, offsets)), count), exchange, 0)
-        store(partial, piece * b * c, choose(splat(t == 0, count), sums, -1), wide(found))
+        store(partial, piece * b * c, choose(splat(t == 0, count), sums, -1), wide(found), 1)
 
     return deviations_kernel
 
@@ -126,7 +126,7 @@ def deviations(form: Form):
 @cache
 def apply(form: Form):
     """y by statistics that are given."""
-    size = form.size
+    size, each = form.size, form.each
     team, spot, values = team_of(form), place(form), parameter(form)
     affine, plane = affine_of(form), stats_of(form)
 
@@ -148,7 +148,7 @@ def apply(form: Form):
         start, offsets, p, at, sums, own = spot(dims, params, i, j, piece, t, tx, place_in < b * width)
         scale, high, low, r = affine(plane(stats, sets, own, 0), plane(stats, sets, own, 2), x)
         w, a = values(weight, p, at, params, sums), values(bias, p, at, params, sums)
-        v = load(x, start, offsets, size)
-        store(y, start, offsets, fma(standardize(v, scale, high, low, r), w, a))
+        v = load(x, start, offsets, size, each)
+        store(y, start, offsets, fma(standardize(v, scale, high, low, r), w, a), each)
 
     return apply_kernel

@@ -52,11 +52,17 @@ class Form(NamedTuple):
     runs: bool = False  # rows: a set is several runs; columns: a set is several columns
     varies: str = "set"  # parameters: one for a "set", for a "group", or the "full" vector
     wide: bool = False  # 64-bit offsets
+    aligned: bool = True  # arrays begin at multiples of 16 bytes; else values are accessed one by one
 
     @property
     def lanes(self) -> int:
         """Values of a thread."""
         return self.size * self.groups
+
+    @property
+    def each(self) -> int:
+        """Values accessed at once."""
+        return self.size if self.aligned else 1
 
     @property
     def sums(self) -> int:
@@ -183,17 +189,17 @@ def place(form: Form):
 @cache
 def parameter(form: Form):
     """(array, start, offsets, params, sums) -> a parameter, of as many lanes as it has values for this thread."""
-    size, count, varies, columns = form.size, form.sums, form.varies, form.columns
+    size, each, count, varies, columns = form.size, form.each, form.sums, form.varies, form.columns
 
     @device
     def values(array, start, offsets, params, sums):
         if varies == "full":
-            return load(array, start, offsets, size)
+            return load(array, start, offsets, size, each)
         if varies == "group":
             return load_each(array, start, offsets, size)
         if columns:
-            return load(array, start, choose(sums < 0, sums, steps(types.int64(0), 1, count) * params[3]), 1)
-        return load(array, start, choose(sums < 0, sums, 0), 1)
+            return load(array, start, choose(sums < 0, sums, steps(types.int64(0), 1, count) * params[3]), 1, 1)
+        return load(array, start, choose(sums < 0, sums, 0), 1, 1)
 
     return values
 
@@ -216,7 +222,8 @@ def count_of(form: Form):
 @cache
 def first_value(form: Form):
     """(x, start, v, sums) -> a value of the set, the same one for all threads of a team."""
-    count, team, columns, size = form.sums, form.team, form.columns, form.size
+    team, columns = form.team, form.columns
+    size, each = (form.size, form.each) if columns else (1, 1)
     spans = form.team * form.beside > WARP
 
     @device
@@ -225,7 +232,7 @@ def first_value(form: Form):
             lane = cuda.threadIdx.x & (32 - team)
             return shuffle(part(v, 0, 1), lane)
         there = part(choose(sums < 0, sums, 0), 0, 1)
-        return load(x, start, there, size if columns else 1)
+        return load(x, start, there, size, each)
 
     return value
 

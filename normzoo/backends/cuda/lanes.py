@@ -439,9 +439,9 @@ def _stored(builder, dtype: Any, v):
     return builder.trunc(builder.lshr(rounded, _constant(words, 16)), shorts)
 
 
-def _pieces(dtype: Any, size: int) -> list[tuple[int, int]]:
-    """(first, count) of the accesses of at most 16 bytes to `size` neighbouring elements."""
-    most = min(size, VECTOR_BYTES * 8 // dtype.bitwidth)
+def _pieces(dtype: Any, size: int, each: int) -> list[tuple[int, int]]:
+    """(first, count) of the accesses to `size` neighbouring elements: of `each`, and of at most 16 bytes."""
+    most = min(each, VECTOR_BYTES * 8 // dtype.bitwidth)
     return [(i, most) for i in range(0, size, most)]
 
 
@@ -457,9 +457,9 @@ def _cell(builder, array, dtype: Any, start, offset, first: int, count: int):
     return builder.bitcast(place, kind.as_pointer()), bits // 8
 
 
-def _read(builder, array, dtype: Any, start, offset, size: int):
+def _read(builder, array, dtype: Any, start, offset, size: int, each: int):
     found = []
-    for first, count in _pieces(dtype, size):
+    for first, count in _pieces(dtype, size, each):
         place, align = _cell(builder, array, dtype, start, offset, first, count)
         loaded = builder.load(place)
         loaded.align = align
@@ -490,12 +490,12 @@ def _is_on(builder, offset):
     return builder.icmp_signed(">=", offset, ir.Constant(offset.type, 0))
 
 
-def _guarded(builder, array, dtype: Any, start, offset, size: int):
+def _guarded(builder, array, dtype: Any, start, offset, size: int, each: int):
     """The elements at a group's offset, or zeros."""
     kind = ir.VectorType(_ELEMENT[dtype], size)
     before = builder.block
     with builder.if_then(_is_on(builder, offset)):
-        found = _read(builder, array, dtype, start, offset, size)
+        found = _read(builder, array, dtype, start, offset, size, each)
         inside = builder.block
     phi = builder.phi(kind)
     phi.add_incoming(_constant(kind, 0), before)
@@ -504,21 +504,26 @@ def _guarded(builder, array, dtype: Any, start, offset, size: int):
 
 
 @intrinsic
-def load(typingctx, array, start, offsets, size):
-    """The lanes array[start + offset : ... + size] of every offset; zeros where it is negative."""
-    if not isinstance(size, types.IntegerLiteral):
+def load(typingctx, array, start, offsets, size, each):
+    """The lanes array[start + offset : ... + size] of every offset, `each` at once; zeros where it is negative.
+
+    With each > 1, start + offset is a multiple of it, and the array begins at a multiple of 16 bytes.
+    """
+    if not (isinstance(size, types.IntegerLiteral) and isinstance(each, types.IntegerLiteral)):
         return None
     result = Vec(of(array), offsets.count * size.literal_value)
 
     def lower(context, builder, sig, args):
-        data, first, places, _ = args
+        data, first, places = args[:3]
         parts = [
-            _guarded(builder, data, array.dtype, first, _offset(builder, places, g), size.literal_value)
+            _guarded(
+                builder, data, array.dtype, first, _offset(builder, places, g), size.literal_value, each.literal_value
+            )
             for g in range(offsets.count)
         ]
         return _loaded(builder, array.dtype, _joined(builder, parts))
 
-    return result(array, types.int64, offsets, size), lower
+    return result(array, types.int64, offsets, size, each), lower
 
 
 @intrinsic
@@ -531,7 +536,7 @@ def load_each(typingctx, array, start, offsets, size):
     def lower(context, builder, sig, args):
         data, first, places, _ = args
         parts = [
-            _guarded(builder, data, array.dtype, first, _offset(builder, places, g), 1) for g in range(offsets.count)
+            _guarded(builder, data, array.dtype, first, _offset(builder, places, g), 1, 1) for g in range(offsets.count)
         ]
         v = _loaded(builder, array.dtype, _joined(builder, parts))
         return _shuffled(builder, v, [i // size.literal_value for i in range(result.count)])
@@ -540,23 +545,25 @@ def load_each(typingctx, array, start, offsets, size):
 
 
 @intrinsic
-def store(typingctx, array, start, offsets, v):
-    """array[start + offset : ...] = the lanes of the group, where the offset is not negative."""
+def store(typingctx, array, start, offsets, v, each):
+    """array[start + offset : ...] = the lanes of the group, `each` at once, where the offset is not negative."""
+    if not isinstance(each, types.IntegerLiteral):
+        return None
     size = v.count // offsets.count
 
     def lower(context, builder, sig, args):
-        data, first, places, value = args
+        data, first, places, value, _ = args
         value = _stored(builder, array.dtype, _converted(builder, value, v.dtype, of(array), v.count))
         for g in range(offsets.count):
             offset = _offset(builder, places, g)
             with builder.if_then(_is_on(builder, offset)):
-                for i, count in _pieces(array.dtype, size):
+                for i, count in _pieces(array.dtype, size, each.literal_value):
                     part = _shuffled(builder, value, list(range(g * size + i, g * size + i + count)))
                     place, align = _cell(builder, data, array.dtype, first, offset, i, count)
                     builder.store(builder.bitcast(part, place.type.pointee), place).align = align
         return context.get_dummy_value()
 
-    return types.void(array, types.int64, offsets, v), lower
+    return types.void(array, types.int64, offsets, v, each), lower
 
 
 def _shuffling(mode: int, clamp: int) -> Any:

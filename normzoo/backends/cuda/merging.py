@@ -26,13 +26,13 @@ SUM = types.UniTuple(types.int64, 15)  # see `fold`
 @device
 def number(array, i):
     """array[i] as one lane."""
-    return load(array, i, splat(types.int32(0), 1), 1)
+    return load(array, i, splat(types.int32(0), 1), 1, 1)
 
 
 @device
 def write(array, i, v):
     """array[i] = v, of one lane."""
-    store(array, i, splat(types.int32(0), 1), v)
+    store(array, i, splat(types.int32(0), 1), v, 1)
 
 
 @device

@@ -77,7 +77,7 @@ def moments(form: Form, center: bool, power: int, clamp: bool):
 
     -> deviations from `mean` up to c, c, what makes xhat of (deviation - c), then mean, spread and rstd in float64.
     """
-    size, count = form.size, form.sums
+    size, each, count = form.size, form.each, form.sums
     add, larger, first = total(form), total_larger(form), first_value(form)
     extreme, inverse_root = is_extreme(form, power, clamp), rstd_of(power, clamp)
     limit = 1022 if form.is_double else 126
@@ -92,11 +92,14 @@ def moments(form: Form, center: bool, power: int, clamp: bool):
         turn = 0
         while again:
             again = False
-            v = load(x, start, offsets, size)
+            v = load(x, start, offsets, size, each)
+            x0 = scale * 0.0
+            if center:
+                x0 = first(x, start, v, sums)
             if tried:
                 v = v * scale
+                x0 = x0 * scale
             if center:
-                x0 = first(x, start, load(x, start, offsets, size), sums) * scale if tried else first(x, start, v, sums)
                 s = add(fold(keep(v - x0, offsets), count), exchange, turn)
                 high = x0 + s / k
                 d = keep(v - high, offsets)
@@ -172,7 +175,7 @@ def stats_of(form: Form):
 
     @device
     def plane_of(stats, sets, index, plane):
-        return load(stats, plane * sets, index, 1)
+        return load(stats, plane * sets, index, 1, 1)
 
     return plane_of
 
