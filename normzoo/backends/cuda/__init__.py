@@ -1,0 +1,46 @@
+"""The CUDA backend: the contract on `DeviceArray`s. Nothing of numba-cuda is imported before the first of its calls.
+
+    driver.py    the one seam to the device
+    arrays.py    device arrays, in and out
+    launcher.py  which kernel, on which grid: once for all calls of a shape
+    geometry.py  what rows and columns do not share; lanes.py and moments.py: what kernels are written in
+    forward_kernels.py, backward_kernels.py, merging.py    the kernels
+"""
+
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from normzoo.backends.contract import Apply, Backward, Dims, Forward, Moments
+from normzoo.backends.cuda import driver
+
+
+def _launcher() -> Any:
+    driver.numba_cuda()
+    return import_module("normzoo.backends.cuda.launcher")
+
+
+def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Forward:
+    return _launcher().forward(dims, parameter_dims, moments, np.dtype(dtype), np.dtype(store))
+
+
+def apply(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) -> Apply:
+    return _launcher().apply(dims, parameter_dims, np.dtype(dtype), np.dtype(store))
+
+
+def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Backward:
+    return _launcher().backward(dims, parameter_dims, moments, np.dtype(dtype), np.dtype(store))
+
+
+def update(running_mean: Any, running_var: Any, stats: Any, count: int, momentum: float) -> None:
+    _launcher().update(running_mean, running_var, stats, count, momentum)
+
+
+def constants(mean: Any, variance: Any, eps: float, stats: Any) -> None:
+    _launcher().constants(mean, variance, eps, stats)
+
+
+def variants() -> Any:
+    """(name, kernel, signature, threads of a block) of every kind of kernel, for checks of their machine code."""
+    return _launcher().variants()

@@ -1,0 +1,270 @@
+"""Device arrays: what comes in through `__cuda_array_interface__`, as much of NumPy's array as the library uses, and the
+way back to the caller's own library. No copy either way.
+"""
+
+from importlib import import_module
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from normzoo.backends.cuda import driver
+
+ALIGNED_TO = 16  # bytes
+_FLOATS = {"float16", "float32", "float64", "bfloat16"}
+
+
+class Flags(NamedTuple):
+    """NumPy's flags of an array."""
+
+    c_contiguous: bool
+    aligned: bool
+    writeable: bool
+
+    @property
+    def num(self) -> int:
+        """The bits of ndarray.flags.num."""
+        return 0x1 * self.c_contiguous | 0x100 * self.aligned | 0x400 * self.writeable
+
+
+class DeviceArray:
+    """An array in device memory: address, shape, strides and dtype, and whoever keeps the memory alive."""
+
+    __slots__ = ("address", "dtype", "flags", "owner", "shape", "stream", "strides")
+
+    def __init__(
+        self,
+        address: int,
+        shape: tuple[int, ...],
+        dtype: Any,
+        owner: Any = None,
+        stream: int = 0,
+        strides: tuple[int, ...] | None = None,  # bytes; None: C-contiguous
+        writeable: bool = True,
+    ) -> None:
+        self.address, self.shape, self.dtype = address, tuple(shape), np.dtype(dtype)
+        self.owner, self.stream = owner, stream
+        dense = _dense(self.shape, self.dtype.itemsize)
+        self.strides = dense if strides is None else tuple(strides)
+        contiguous = strides is None or all(
+            s == 1 or a == d for s, a, d in zip(self.shape, self.strides, dense, strict=True)
+        )
+        item = self.dtype.itemsize
+        aligned = address % item == 0 and all(s % item == 0 for s in self.strides)
+        self.flags = Flags(contiguous or self.size == 0, aligned, writeable)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def itemsize(self) -> int:
+        return self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"DeviceArray({self.shape}, {self.dtype}, at {self.address:#x}, stream {self.stream})"
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {
+            "version": 3,
+            "shape": self.shape,
+            "strides": None if self.flags.c_contiguous else self.strides,
+            "typestr": self.dtype.str if self.dtype.name != "bfloat16" else "<V2",
+            "data": (self.address, not self.flags.writeable),
+            "stream": self.stream or 1,  # 1 is the legacy default stream; 0 is not allowed
+        }
+
+    def _like(self, shape: tuple[int, ...], strides: tuple[int, ...] | None) -> "DeviceArray":
+        """Another view of this memory."""
+        return DeviceArray(self.address, shape, self.dtype, self.owner, self.stream, strides, self.flags.writeable)
+
+    def transpose(self, order: tuple[int, ...]) -> "DeviceArray":
+        """The axes in another order."""
+        return self._like(tuple(self.shape[i] for i in order), tuple(self.strides[i] for i in order))
+
+    def reshape(self, *shape: Any) -> "DeviceArray":
+        """The values in another shape; copied where they do not lie one after the other."""
+        wanted = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
+        if -1 in wanted:
+            wanted = tuple(self.size // max(-prod(wanted), 1) if s == -1 else s for s in wanted)
+        if prod(wanted) != self.size:
+            raise ValueError(f"cannot reshape {self.shape} into {wanted}")
+        return (self if self.flags.c_contiguous else self.copy())._like(wanted, None)
+
+    def view(self) -> "DeviceArray":
+        """The same array."""
+        return self._like(self.shape, self.strides)
+
+    def __getitem__(self, index: Any) -> "DeviceArray":
+        """a[i] and a[...]."""
+        if index is Ellipsis:
+            return self
+        if not isinstance(index, int) or not -self.shape[0] <= index < self.shape[0]:
+            raise IndexError(f"expected ... or an index in the first axis of {self.shape}, got {index!r}")
+        a = self._like(self.shape[1:], self.strides[1:])
+        a.address += index % self.shape[0] * self.strides[0]
+        return a
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        copy_into(self[index], value)
+
+    def astype(self, dtype: Any, order: str = "C") -> "DeviceArray":
+        """A C-contiguous copy in another dtype."""
+        made = empty(self.shape, dtype, self.stream)
+        copy_into(made, self)
+        return made
+
+    def copy(self) -> "DeviceArray":
+        """A C-contiguous copy."""
+        return self.astype(self.dtype)
+
+    def contiguous(self) -> "DeviceArray":
+        """The array, or a C-contiguous copy of it."""
+        return self if self.flags.c_contiguous else self.copy()
+
+    def copy_to_host(self) -> np.ndarray:
+        """The values as a NumPy array. Waits for the stream."""
+        a = self.contiguous()
+        found = np.empty(self.shape, self.dtype)
+        if self.size:
+            driver.current().to_host(found, a.address, self.stream)
+        return found
+
+    def on(self, stream: int) -> "DeviceArray":
+        """The array for work on another stream."""
+        a = self.view()
+        a.stream = stream
+        return a
+
+
+def _dense(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    strides = []
+    for size in reversed(shape):
+        strides.append(itemsize)
+        itemsize *= max(size, 1)
+    return tuple(reversed(strides))
+
+
+def empty(shape: tuple[int, ...] | int, dtype: Any, stream: int = 0) -> DeviceArray:
+    """New memory on the device."""
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    owner = driver.current().alloc(max(prod(shape), 1) * np.dtype(dtype).itemsize, stream)
+    return DeviceArray(owner.address, shape, dtype, owner, stream)
+
+
+def full(shape: tuple[int, ...], value: float, dtype: Any, stream: int = 0) -> DeviceArray:
+    """New memory, filled."""
+    made = empty(shape, dtype, stream)
+    made[...] = value
+    return made
+
+
+def to_device(values: np.ndarray, stream: int = 0) -> DeviceArray:
+    """A copy of a host array."""
+    values = np.ascontiguousarray(values)
+    made = empty(values.shape, values.dtype, stream)
+    if values.size:
+        driver.current().to_device(made.address, values, stream)
+    return made
+
+
+def copy_into(target: DeviceArray, source: Any) -> None:
+    """target[...] = source, an array that broadcasts, of the device or the host, or a number."""
+    stream = target.stream
+    if not isinstance(source, DeviceArray):
+        if is_device_array(source):
+            source = from_interface(source)
+        else:
+            source = to_device(np.asarray(source, None if hasattr(source, "dtype") else target.dtype), stream)
+    if target.size:
+        import_module("normzoo.backends.cuda.launcher").copy(source, target, stream)
+
+
+def is_device_array(a: Any) -> bool:
+    """Does `a` lie on a CUDA device?"""
+    if isinstance(a, DeviceArray):
+        return True
+    try:  # PyTorch's host tensors have the attribute, and raise
+        return hasattr(a, "__cuda_array_interface__") or _is_dlpack_cuda(a)
+    except (AttributeError, TypeError, RuntimeError):
+        return False
+
+
+def _is_dlpack_cuda(a: Any) -> bool:
+    return hasattr(a, "__dlpack_device__") and int(a.__dlpack_device__()[0]) == 2
+
+
+def from_interface(a: Any, stream: int | None = None) -> DeviceArray:
+    """The array behind `__cuda_array_interface__`, or behind DLPack through CuPy, on its own memory.
+
+    Args:
+        stream: on which the array is used; None for the one that its interface names, or the default.
+    """
+    if isinstance(a, DeviceArray):
+        return a if stream is None else a.on(stream)
+    owner = a
+    if not hasattr(a, "__cuda_array_interface__"):
+        owner = _through_dlpack(a)
+    bfloat16 = _is_bfloat16(a)
+    if bfloat16 and type(a).__module__.startswith("torch"):
+        interface = a.view(import_module("torch").uint16).__cuda_array_interface__
+    else:
+        interface = owner.__cuda_array_interface__
+    dtype = _bfloat16() if bfloat16 else np.dtype(interface["typestr"])
+    address, read_only = interface["data"]
+    if stream is None:
+        stream = interface.get("stream") or 0
+    return DeviceArray(
+        address or 0, interface["shape"], dtype, owner, stream, interface.get("strides"), writeable=not read_only
+    )
+
+
+def _is_bfloat16(a: Any) -> bool:
+    return str(getattr(a, "dtype", "")).endswith("bfloat16")
+
+
+def _bfloat16() -> np.dtype:
+    return np.dtype(import_module("ml_dtypes").bfloat16)
+
+
+def _through_dlpack(a: Any) -> Any:
+    for name in ("cupy", "torch"):
+        try:
+            return import_module(name).from_dlpack(a)
+        except ImportError:
+            continue
+    raise TypeError(
+        f"{type(a).__name__} offers DLPack alone, which needs CuPy or PyTorch; install one, or pass an array that has "
+        "__cuda_array_interface__"
+    )
+
+
+def like(a: Any, found: DeviceArray) -> Any:
+    """`found` as an array of the library that `a` belongs to, on the same memory; else as a numba device array."""
+    if isinstance(a, DeviceArray):
+        return found
+    library = type(a).__module__.split(".")[0]
+    if library == "cupy":
+        return import_module("cupy").asarray(found)
+    if library == "torch":
+        torch = import_module("torch")
+        if found.dtype.name == "bfloat16":
+            bits = found._like(found.shape, found.strides)
+            bits.dtype = np.dtype(np.int16)
+            return torch.as_tensor(bits, device="cuda").view(torch.bfloat16)
+        return torch.as_tensor(found, device="cuda")
+    if library in ("jax", "jaxlib"):
+        return import_module("jax").dlpack.from_dlpack(import_module("cupy").asarray(found))
+    return driver.numba_cuda().as_cuda_array(found, sync=False)

@@ -1,0 +1,236 @@
+"""Backward kernels, for rows and columns alike: see `geometry.py` for what these are, `forward_kernels.py` for their order.
+
+They are persistent: a team works on one set after the other, of those that share their parameters (a cell), and keeps
+the parameters' gradients in registers. In the end every team writes one partial row, and `merging.fold` adds the rows
+up in order. Where a set has one parameter only, its two sums are written instead.
+
+Teams count cells, then workers of a cell, then pieces of a set; partial rows lie as (cell, worker, 2, piece, values).
+"""
+
+from functools import cache
+
+from numba import cuda
+from numba.cuda import types
+
+from normzoo.backends.cuda.geometry import (
+    Form,
+    count_of,
+    device,
+    exchange_size,
+    parameter,
+    place,
+    team_of,
+    total,
+    type_of,
+)
+from normzoo.backends.cuda.lanes import (
+    choose,
+    fma,
+    fold,
+    group_sums,
+    join,
+    keep,
+    load,
+    narrow,
+    part,
+    sign,
+    splat,
+    steps,
+    store,
+    wide,
+)
+from normzoo.backends.cuda.moments import affine_of, standardize, stats_of
+
+CELLS = types.UniTuple(types.int64, 6)  # cells of one b, workers of a cell, sets of a cell, sets of one b, pb, rounds
+
+
+@cache
+def add_gradients(form: Form):
+    """(d, xhat, dw, db) -> dw + d*xhat and db + d, added up over each group where it has one parameter."""
+    varies, size = form.varies, form.size
+
+    @device
+    def added(d, xhat, dw, db):
+        if varies == "full":
+            return fma(d, xhat, dw), db + d
+        if varies == "group":
+            return dw + group_sums(d * xhat, size), db + group_sums(d, size)
+        return dw, db
+
+    return added
+
+
+@cache
+def store_gradients(form: Form):
+    """Write a team's partial row, (2, pieces, units, lanes of a unit)."""
+    team, groups, beside, varies = form.team, form.groups, form.beside, form.varies
+    each = form.size if varies == "full" else 1
+    stride = team * beside * each
+    plane = groups * stride
+
+    @device
+    def stored(partial, row, split, piece, t, tx, dw, db, like):
+        if varies != "set":
+            offsets = steps(types.int32((t * beside + tx) * each), stride, groups)
+            first = (row * 2 * split + piece) * plane
+            store(partial, first, offsets, narrow(dw, like), each)
+            store(partial, first + split * plane, offsets, narrow(db, like), each)
+
+    return stored
+
+
+@cache
+def set_of():
+    """(cell, u, cells) -> b and set of it (or tile of columns) of set u of a cell."""
+
+    @device
+    def found(cell, u, cells):
+        across, _, _, width, pb, _ = cells
+        each = 1 if across == width else width
+        return cell // across + pb * (u // each), cell % across if across > 1 else u % each
+
+    return found
+
+
+@cache
+def backward(form: Form, center: bool, power: int, split: bool):
+    """dx of whole sets; with `split`, the sums of every piece, from which `merging` makes what `gradient` takes."""
+    size, each, count, real, varies = form.size, form.each, form.sums, type_of(form), form.varies
+    numbers = exchange_size(form, 4)
+    kept = {"full": form.lanes, "group": form.groups, "set": 1}[varies]
+    team, spot, values, counted = team_of(form), place(form), parameter(form), count_of(form)
+    add, affine, plane = total(form), affine_of(form), stats_of(form)
+    gather, write_row, find = add_gradients(form), store_gradients(form), set_of()
+    is_set = varies == "set"
+    reduces = is_set or center or power != 0
+    second, third, all_four = 2 * count, 3 * count, 4 * count  # places of the sums in a vector
+
+    def backward_kernel(
+        dy,  # (b, m, c, n) store
+        x,  # as dy
+        weight,  # (pb, pm, pc, pn)
+        stats,  # (3, b, c) float64
+        dx,  # as dy, written (not with `split`)
+        rows,  # partial rows, written where the parameters vary in a set
+        sums,  # (2, b, c) float64, written where they do not; with `split` (4, pieces, b, c)
+        dims,
+        params,
+        cells,
+        sets,  # b*c
+        divisor,  # float64: m*n, or 1 for totals
+        limit,  # float64: rstd of a clamped set, or inf
+    ):
+        exchange = cuda.shared.array(numbers, real)
+        worker, t, tx = team()
+        b, c, pieces = dims[0], dims[2], dims[4]
+        piece, row = worker % pieces, worker // pieces
+        cell, first = row // cells[1], row % cells[1]
+        k = counted(dims, piece)
+        dw = splat(real(0.0), kept)
+        db = splat(real(0.0), kept)
+        turn = 0
+        for step in range(cells[5]):
+            u = first + step * cells[1]
+            i, j = find(cell, u, cells)
+            valid = u < cells[2] and cell < cells[0] * cells[4]
+            start, offsets, p, at, index, own = spot(dims, params, i, j, piece, t, tx, valid)
+            scale, high, low, r = affine(plane(stats, sets, own, 0), plane(stats, sets, own, 2), x)
+            xhat = keep(standardize(load(x, start, offsets, size, each), scale, high, low, r), offsets)
+            d = load(dy, start, offsets, size, each)
+            w = values(weight, p, at, params, index) * scale
+            dw, db = gather(d, xhat, dw, db)
+            g = d if is_set else d * w
+            # 1 moments
+            g_mean = scale * 0.0
+            g_low = scale * 0.0
+            s = splat(real(0.0), all_four)
+            if reduces:
+                if center:
+                    g_mean = add(fold(g, count), exchange, turn) / k
+                    turn += 1
+                    g = keep(g - g_mean, offsets)
+                signs = scale * 0.0
+                if power == 1:
+                    signs = fold(sign(xhat), count)
+                s = add(
+                    join(join(fold(g, count), fold(g * xhat, count)), join(fold(xhat, count), signs)), exchange, turn
+                )
+                turn += 1
+                g_low = part(s, 0, count) / k
+            s_x = part(s, count, count)
+            mean = wide(g_mean) + wide(g_low)
+            leads = choose(splat(t == 0, count), index, -1)
+            if split:
+                unscaled = wide(scale)
+                if is_set:
+                    unscaled = unscaled * 0.0 + 1.0
+                store(sums, piece * b * c, leads, mean / unscaled, 1)
+                store(sums, (pieces + piece) * b * c, leads, wide(s_x) / unscaled, 1)
+                store(sums, (2 * pieces + piece) * b * c, leads, wide(part(s, second, count)), 1)
+                store(sums, (3 * pieces + piece) * b * c, leads, wide(part(s, third, count)), 1)
+                continue
+            if is_set:
+                store(sums, 0, leads, wide(s_x), 1)
+                store(sums, b * c, leads, mean * k, 1)
+            # 2 normalize
+            if center:
+                g = g - g_low
+            if power != 0:
+                held = splat(limit, count) <= plane(stats, sets, own, 2)
+                gx = choose(held, s_x * 0.0, narrow(wide(s_x) / divisor, x))
+                if power == 2:
+                    g = g - xhat * gx
+                elif center:
+                    g = g - (sign(xhat) - part(s, third, count) / k) * gx
+                else:
+                    g = g - sign(xhat) * gx
+            if is_set:
+                g = g * w
+            store(dx, start, offsets, g * r, each)
+        write_row(rows, row, pieces, piece, t, tx, dw, db, rows)
+
+    return backward_kernel
+
+
+@cache
+def gradient(form: Form, center: bool, power: int):
+    """dx from the means that a set takes off its values."""
+    size, each = form.size, form.each
+    team, spot, values = team_of(form), place(form), parameter(form)
+    affine, plane = affine_of(form), stats_of(form)
+
+    def gradient_kernel(
+        dy,  # (b, m, c, n) store
+        x,  # as dy
+        weight,  # (pb, pm, pc, pn)
+        stats,  # (3, b, c) float64
+        means,  # (3, b, c) float64: of g, g*xhat, sign(xhat)
+        dx,  # as dy, written
+        dims,
+        params,
+        width,  # sets, or tiles of columns, of one b
+        sets,  # b*c
+    ):
+        worker, t, tx = team()
+        b, pieces = dims[0], dims[4]
+        piece, place_in = worker % pieces, worker // pieces
+        i, j = place_in // width, place_in % width
+        start, offsets, p, at, index, own = spot(dims, params, i, j, piece, t, tx, place_in < b * width)
+        scale, high, low, r = affine(plane(stats, sets, own, 0), plane(stats, sets, own, 2), x)
+        g = load(dy, start, offsets, size, each) * (values(weight, p, at, params, index) * scale)
+        if center:
+            scaled = plane(means, sets, own, 0) * wide(scale)
+            g_mean = narrow(scaled, x)
+            g = (g - g_mean) - narrow(scaled - wide(g_mean), x)
+        if power != 0:
+            xhat = standardize(load(x, start, offsets, size, each), scale, high, low, r)
+            gx = narrow(plane(means, sets, own, 1) * wide(scale), x)
+            if power == 2:
+                g = g - xhat * gx
+            elif center:
+                g = g - (sign(xhat) - narrow(plane(means, sets, own, 2), x)) * gx
+            else:
+                g = g - sign(xhat) * gx
+        store(dx, start, offsets, g * r, each)
+
+    return gradient_kernel

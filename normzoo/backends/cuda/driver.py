@@ -1,0 +1,171 @@
+"""The one seam to the device: memory, copies and launches. Everything else in this folder is arithmetic on the host.
+
+`Driver` says what is needed; `NumbaDriver` does it with numba-cuda and is made when the first device array appears.
+Whoever has another machine to run kernels on hands it to `use`. Nothing here waits for the device but `to_host`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from importlib import import_module
+from typing import Any, Protocol
+
+import numpy as np
+
+EXTRAS = 'pip install "normzoo[cuda12]" or, for a driver of CUDA 13, pip install "normzoo[cuda13]"'
+
+
+class Owner(Protocol):
+    """Device memory that is given back when the last reference to this dies."""
+
+    address: int
+
+
+class Driver(Protocol):
+    """A device. Streams are handles as in `__cuda_array_interface__`; 0 is the default stream."""
+
+    multiprocessors: int
+    capability: tuple[int, int]
+
+    def alloc(self, nbytes: int, stream: int) -> Owner:
+        """Memory for work on `stream`, aligned to 256 bytes."""
+        ...
+
+    def launch(
+        self,
+        kernel: Any,  # a Python function as numba.cuda compiles it
+        signature: tuple,
+        grid: tuple[int, int],
+        block: int,
+        shared_bytes: int,
+        stream: int,
+        args: tuple,  # addresses for pointers
+    ) -> None:
+        """Run a kernel on `grid` blocks of `block` threads."""
+        ...
+
+    def to_device(self, address: int, values: np.ndarray, stream: int) -> None:
+        """Copy a C-contiguous array of the host to the device."""
+        ...
+
+    def to_host(self, values: np.ndarray, address: int, stream: int) -> None:
+        """Copy from the device to a C-contiguous array of the host, and wait for it."""
+        ...
+
+
+_chosen: ContextVar[Driver | None] = ContextVar("normzoo_cuda_driver", default=None)
+
+
+@contextmanager
+def use(driver: Driver) -> Iterator[None]:
+    """Run the kernels of the block on `driver`."""
+    token = _chosen.set(driver)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def current() -> Driver:
+    """The driver of the running `use` block, or the machine's own.
+
+    Raises:
+        RuntimeError: there is none; the message says what to install.
+    """
+    return _chosen.get() or _own()
+
+
+@cache
+def numba_cuda() -> Any:
+    """The module numba.cuda, if it is NVIDIA's.
+
+    Raises:
+        RuntimeError: it is missing, or is the one that Numba itself used to bring.
+    """
+    try:
+        cuda = import_module("numba.cuda")
+    except ImportError as error:
+        raise RuntimeError(f"device arrays need numba-cuda, which cannot be imported ({error}); {EXTRAS}") from error
+    if getattr(cuda, "implementation", None) != "NVIDIA":
+        raise RuntimeError(f"device arrays need numba-cuda, NVIDIA's, and found Numba's own numba.cuda; {EXTRAS}")
+    return cuda
+
+
+@cache
+def _own() -> Driver:
+    cuda = numba_cuda()
+    if not cuda.is_available():
+        raise RuntimeError(
+            "device arrays need an NVIDIA driver and a device, and numba-cuda found none; with a driver of another "
+            f"version: {EXTRAS}"
+        )
+    return NumbaDriver(cuda)
+
+
+class _Memory:
+    """Memory of the device's own pool, which takes it back in the order of its stream."""
+
+    def __init__(self, driver: "NumbaDriver", nbytes: int, stream: int) -> None:
+        self._free, self._stream = driver.free, stream
+        self.address = driver.take(nbytes, stream)
+
+    def __del__(self) -> None:
+        if self._free is not None:  # the interpreter may be shutting down
+            self._free(self.address, self._stream)
+
+
+class NumbaDriver:
+    """The device of numba-cuda's current context."""
+
+    def __init__(self, cuda: Any) -> None:
+        self._cuda = cuda
+        self._api = import_module("cuda.bindings.driver")
+        device = cuda.get_current_device()
+        self.multiprocessors = device.MULTIPROCESSOR_COUNT
+        self.capability = tuple(device.compute_capability)
+        self._compiled: dict[tuple, Any] = {}
+
+    def _checked(self, result: tuple) -> Any:
+        if result[0] != self._api.CUresult.CUDA_SUCCESS:
+            raise RuntimeError(f"the CUDA driver answered {result[0].name}")
+        return result[1] if len(result) > 1 else None
+
+    def take(self, nbytes: int, stream: int) -> int:
+        """The address of `nbytes`, ready for work on `stream`."""
+        self._cuda.current_context()
+        return int(self._checked(self._api.cuMemAllocAsync(max(nbytes, 1), stream)))
+
+    def free(self, address: int, stream: int) -> None:
+        """Give memory back when the work on `stream` is done."""
+        self._api.cuMemFreeAsync(address, stream)
+
+    def alloc(self, nbytes: int, stream: int) -> Owner:
+        return _Memory(self, nbytes, stream)
+
+    def launch(
+        self,
+        kernel: Any,
+        signature: tuple,
+        grid: tuple[int, int],
+        block: int,
+        shared_bytes: int,
+        stream: int,
+        args: tuple,
+    ) -> None:
+        key = kernel, signature, block
+        compiled = self._compiled.get(key)
+        if compiled is None:
+            compiled = self._compiled[key] = self._cuda.jit(signature, launch_bounds=block)(kernel)
+        handle = self._cuda.external_stream(stream) if stream else 0
+        compiled[grid, block, handle, shared_bytes](*args)
+
+    def to_device(self, address: int, values: np.ndarray, stream: int) -> None:
+        self._cuda.current_context()
+        # from pageable memory: the call returns when the values have been read
+        self._checked(self._api.cuMemcpyHtoDAsync(address, values.ctypes.data, values.nbytes, stream))
+
+    def to_host(self, values: np.ndarray, address: int, stream: int) -> None:
+        self._cuda.current_context()
+        self._checked(self._api.cuMemcpyDtoHAsync(values.ctypes.data, address, values.nbytes, stream))
+        self._checked(self._api.cuStreamSynchronize(stream))

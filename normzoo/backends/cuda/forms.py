@@ -1,0 +1,224 @@
+"""Which form of kernel takes a view, and the numbers it takes: the arithmetic between the contract and `geometry.py`."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from normzoo.backends.contract import Dims
+from normzoo.backends.cuda.geometry import WARP, Form, magic_of
+from normzoo.backends.cuda.lanes import VECTOR_BYTES
+
+# Largest set, in values, for threads of a row; and the most values that a thread holds.
+TEAMS = ((64, 8), (128, 16), (3072, 32), (6144, 64), (16384, 128), (1 << 62, 256))
+MOST_TEAM = 512
+MOST_LANES = {"float32": 64, "float64": 32}
+GROUPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+LINE = 128  # bytes that neighbouring teams of columns read together
+COLUMN_THREADS = 256
+SHORT = 1024  # values of a scattered set, from which on runs of odd lengths are read as columns
+BIG = 1 << 31  # elements that 32-bit offsets reach
+
+
+class Plan(NamedTuple):
+    """A form and the arguments that go with it."""
+
+    form: Form
+    whole: bool  # a team holds a set
+    dims: tuple[int, ...]  # as kernels take them
+    params: tuple[int, ...]
+    width: int  # sets, or tiles of columns, of one b
+    spread: bool  # parameters are repeated to the full size of columns first
+    view: tuple[Dims, Dims]  # dims and parameter_dims with neighbours joined
+
+    @property
+    def pieces(self) -> int:
+        return self.dims[4]
+
+    @property
+    def places(self) -> int:
+        """Sets, or columns, that have sums of their own."""
+        return self.dims[0] * self.dims[2]
+
+    @property
+    def columns_of_set(self) -> int:
+        return self.dims[3] if self.form.columns else 1
+
+    @property
+    def work(self) -> int:
+        """Pieces of all sets, or tiles."""
+        return self.dims[0] * self.width * self.pieces
+
+
+def joined(dims: Dims, parameter_dims: Dims) -> tuple[Dims, Dims]:
+    """The same view with m joined to n where a set lies in one piece and its parameters too."""
+    b, m, c, n = dims
+    pb, pm, pc, pn = parameter_dims
+    if c == 1 and m > 1 and ((pm, pn) in ((1, 1), (m, n)) or n == 1):
+        return (b, 1, 1, m * n), (pb, 1, 1, pm * pn)
+    return dims, parameter_dims
+
+
+def plan(
+    dims: Dims, parameter_dims: Dims, real: str, itemsize: int, aligned: bool, backward: bool
+) -> Plan:
+    """The plan of a view, for arrays that begin at multiples of 16 bytes or do not."""
+    dims, parameter_dims = joined(dims, parameter_dims)
+    size = VECTOR_BYTES // itemsize
+    if is_columns(dims, parameter_dims, size):
+        found = _columns(dims, parameter_dims, real, itemsize, size, backward)
+    else:
+        found = _rows(dims, parameter_dims, real, size, backward)
+    return found._replace(form=found.form._replace(aligned=aligned or found.form.size == 1))
+
+
+def is_columns(dims: Dims, parameter_dims: Dims, size: int) -> bool:
+    """Do threads stand along c? Runs that no vector fits are columns too, where they are many."""
+    _, m, c, n = dims
+    _, pm, pc, pn = parameter_dims
+    if n == 1:
+        return True
+    return (
+        c > 1
+        and n % size != 0
+        and c * n >= WARP
+        and m * n >= SHORT
+        and (pm == 1 or (pc, pn) in ((1, 1), (c, n)))
+    )
+
+
+def _groups(least: int, most: int) -> int | None:
+    """The smallest number of groups of a thread that is at least `least`."""
+    return next((g for g in GROUPS if least <= g <= most), None)
+
+
+def _power(value: int) -> int:
+    """The smallest power of two that is not smaller."""
+    return 1 << max(value - 1, 0).bit_length()
+
+
+def _rows(dims: Dims, parameter_dims: Dims, real: str, size: int, backward: bool) -> Plan:
+    b, m, c, n = dims
+    pb, pm, pc, pn = parameter_dims
+    if n % size:
+        size = 1
+    k = m * n
+    runs = m > 1
+    varies = "full" if pn > 1 else "group" if pm > 1 else "set"
+    most = MOST_LANES[real]
+    if backward or (size == 1 and (runs or varies != "set")):
+        most //= 2
+    if backward and size == 1 and (runs or varies != "set"):
+        most //= 2
+    team = next(t for limit, t in TEAMS if k <= limit)
+    units = k // size
+    largest = COLUMN_THREADS if backward and varies == "full" else MOST_TEAM
+    while team < largest and _groups(-(-units // team), most // size) is None:
+        team *= 2
+    groups = _groups(-(-units // team), most // size)
+    whole = groups is not None
+    if groups is None:
+        team, groups = COLUMN_THREADS, most // 2 // size or 1
+    pieces = 1 if whole else -(-units // (team * groups))
+    wide = (m - 1) * c * n + n >= BIG
+    form = Form(False, real, size, groups, team, 1, runs, varies, wide)
+    magic, shift = magic_of(n // size)
+    params = pb, pm * pc * pn, pc * pn if pm > 1 else 0, pn if pc > 1 else 0
+    return Plan(form, whole, (b, m, c, n, pieces, magic, shift), params, c, False, (dims, parameter_dims))
+
+
+def _columns(dims: Dims, parameter_dims: Dims, real: str, itemsize: int, size: int, backward: bool) -> Plan:
+    b, m, c, n = dims
+    pb, pm, pc, pn = parameter_dims
+    columns = c * n
+    if columns % size:
+        size = 1
+    spread = (pc, pn) not in ((1, 1), (c, n))
+    one = (pc, pn) == (1, 1) and columns > 1
+    varies = "set" if pm == 1 else "group" if one else "full"
+    most = MOST_LANES[real] // (4 if backward else 2) if size > 1 else 16
+    beside = min(_power(-(-columns // size)), LINE // (size * itemsize), WARP)
+    team = max(WARP // beside, 1)
+    while team < COLUMN_THREADS // beside and _groups(-(-m // team), most // size // 2) is None:
+        team *= 2
+    groups = _groups(-(-m // team), most // size)
+    whole = groups is not None and n == 1
+    if groups is None:
+        groups = most // size or 1
+    pieces = -(-m // (team * groups))
+    form = Form(True, real, size, groups, team, beside, n > 1, varies, (m - 1) * columns + columns >= BIG)
+    magic, shift = magic_of(n)
+    of = columns if not one else 1
+    params = pb, pm * of, of if pm > 1 else 0, 0 if one else 1
+    width = -(-columns // (beside * size))
+    return Plan(form, whole, (b, m, columns, n, pieces, magic, shift), params, width, spread, (dims, parameter_dims))
+
+
+def cells_of(plan: Plan, multiprocessors: int) -> tuple[tuple[int, ...], int]:
+    """Cells as backward kernels take them, and blocks: as many as the device holds at once, or as there is work."""
+    form, width, pieces = plan.form, plan.width, plan.pieces
+    b, pb = plan.dims[0], plan.params[0]
+    if form.varies == "set":
+        across, pb = 1, 1
+    elif form.columns:
+        across = width if form.varies == "full" else 1
+    else:
+        across = width if plan.params[3] > 0 else 1
+    sets = b // pb * (1 if across == width else width)
+    blocks = multiprocessors * max(1, 1024 // form.threads)
+    workers = min(sets, max(1, blocks * form.teams // (across * pb * pieces)))
+    rounds = -(-sets // workers)
+    grid = -(-across * pb * workers * pieces // form.teams)
+    return (across, workers, sets, width, pb, rounds), grid
+
+
+def fold_of(plan: Plan, cells: tuple[int, ...]) -> tuple[int, ...]:
+    """How `merging.fold` adds up the gradients of a backward kernel."""
+    form = plan.form
+    (_, m, c, n), (pb, pm, pc, pn) = plan.view
+    b = plan.dims[0]
+    outputs = pb * pm * pc * pn
+    if form.varies == "set":  # (2, b, c, n) of columns, (2, b, c) of rows
+        each = n if form.columns else 1
+        strides = c * each, 0, each if pc > 1 else 0, 1 if pn > 1 else 0
+        counts = b // pb, c if pc == 1 else 1, each if pn == 1 else 1
+        return pm, pc * pn, pn, *strides, *counts, pb * c * each, each, 1, outputs, plan.places
+    across, workers = cells[0], cells[1]
+    each = form.size if form.varies == "full" else 1
+    plane = plan.pieces * form.units * form.beside * each
+    row = 2 * plane
+    cell = workers * row
+    if form.columns:
+        tile = form.beside * form.size
+        if form.varies == "full":
+            return pm, c * n, tile, across * cell, tile, cell, 1, workers, 1, 1, row, 0, 0, outputs, plane
+        return pm, 1, 1, cell, form.beside, 0, 0, workers, form.beside, 1, row, 1, 0, outputs, plane
+    of_c = cell if across > 1 else 0
+    if form.varies == "full":
+        again = m if pm == 1 else 1
+        return pm, pc * pn, pn, across * cell, n, of_c, 1, workers, again, 1, row, n, 0, outputs, plane
+    units = n // form.size
+    return pm, pc, 1, across * cell, units, of_c, 0, workers, units, 1, row, 1, 0, outputs, plane
+
+
+def rows_size(plan: Plan, grid: int) -> int:
+    """Numbers in the partial rows of a backward kernel, those of teams without work too."""
+    form = plan.form
+    if form.varies == "set":
+        return 1
+    each = form.size if form.varies == "full" else 1
+    teams = -(-grid * form.teams // plan.pieces)
+    return teams * 2 * plan.pieces * form.units * form.beside * each
+
+
+def entries_of(plan: Plan, sets: int) -> tuple[int, ...]:
+    """How `merging.merge` finds the parts of a set."""
+    form = plan.form
+    _, m, _, n = plan.dims[:4]
+    if form.columns:
+        return sets, plan.pieces, plan.columns_of_set, m, form.units, plan.places, 0
+    return sets, plan.pieces, 1, m * n, form.units * form.size, plan.places, 0
+
+
+def is_float(dtype: np.dtype) -> bool:
+    """Is this one of the dtypes that kernels know?"""
+    return dtype.name in ("float16", "bfloat16", "float32", "float64")

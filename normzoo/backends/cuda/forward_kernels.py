@@ -1,0 +1,154 @@
+"""Forward kernels, for rows and columns alike: see `geometry.py` for what these are.
+
+A set whose values fit the registers of a team takes one kernel and one reading. Of larger sets, and of columns of which
+several make a set, the partial moments of the pieces are found first, then merged in order (`merging.py`), then applied.
+"""
+
+from functools import cache
+
+from numba import cuda
+
+from normzoo.backends.cuda.geometry import (
+    Form,
+    count_of,
+    exchange_size,
+    parameter,
+    place,
+    team_of,
+    total,
+    type_of,
+)
+from normzoo.backends.cuda.lanes import choose, fma, fold, keep, load, magnitude, splat, store, wide
+from normzoo.backends.cuda.moments import affine_of, moments, standardize, stats_of
+
+
+@cache
+def forward(form: Form, center: bool, power: int, clamp: bool):
+    """Statistics and y of whole sets."""
+    size, each, count, real = form.size, form.each, form.sums, type_of(form)
+    numbers = exchange_size(form, 2)
+    team, spot, values = team_of(form), place(form), parameter(form)
+    find = moments(form, center, power, clamp)
+
+    def forward_kernel(
+        x,  # (b, m, c, n) store
+        weight,  # (pb, pm, pc, pn)
+        bias,  # as weight
+        y,  # as x, written
+        stats,  # (3, b, c) float64, written
+        dims,
+        params,
+        width,  # sets, or tiles of columns, of one b
+        divisor,  # float64: m*n, or 1 for totals
+        eps,  # float64
+    ):
+        exchange = cuda.shared.array(numbers, real)
+        worker, t, tx = team()
+        b, m, c, n = dims[0], dims[1], dims[2], dims[3]
+        i, j = worker // width, worker % width
+        start, offsets, p, at, sums, own = spot(dims, params, i, j, 0, t, tx, worker < b * width)
+        # 1 moments
+        d, rest, r, mean, spread, rstd = find(x, start, offsets, sums, m * n, divisor, eps, exchange)
+        # 2 normalize
+        w, a = values(weight, p, at, params, sums), values(bias, p, at, params, sums)
+        store(y, start, offsets, fma((d - rest) * r, w, a), each)
+        leads = choose(splat(t == 0, count), own, -1)
+        store(stats, 0, leads, mean, 1)
+        store(stats, b * c, leads, spread, 1)
+        store(stats, 2 * b * c, leads, rstd, 1)
+
+    return forward_kernel
+
+
+@cache
+def pieces(form: Form, center: bool, power: int, clamp: bool):
+    """Mean and sum |x - mean|^power of every piece; without `center` around 0."""
+    count, real = form.sums, type_of(form)
+    numbers = exchange_size(form, 2)
+    team, spot, counted = team_of(form), place(form), count_of(form)
+    find = moments(form, center, power, clamp)
+
+    def pieces_kernel(
+        x,  # (b, m, c, n) store
+        partial,  # (2, pieces, sets or columns) float64, written
+        dims,
+        params,
+        width,  # sets, or tiles of columns, of one b
+        eps,  # float64
+    ):
+        exchange = cuda.shared.array(numbers, real)
+        worker, t, tx = team()
+        b, c, split = dims[0], dims[2], dims[4]
+        piece, place_in = worker % split, worker // split
+        i, j = place_in // width, place_in % width
+        start, offsets, _, _, sums, _ = spot(dims, params, i, j, piece, t, tx, place_in < b * width)
+        k = counted(dims, piece)
+        _, _, _, mean, spread, _ = find(x, start, offsets, sums, k, 1.0, eps, exchange)
+        leads = choose(splat(t == 0, count), sums, -1)
+        store(partial, piece * b * c, leads, mean, 1)
+        store(partial, (split + piece) * b * c, leads, spread, 1)
+
+    return pieces_kernel
+
+
+@cache
+def deviations(form: Form):
+    """sum |x - mean| of every piece, around the mean of the set."""
+    size, each, count, real = form.size, form.each, form.sums, type_of(form)
+    numbers = exchange_size(form, 1)
+    team, spot, add = team_of(form), place(form), total(form)
+    affine, plane = affine_of(form), stats_of(form)
+
+    def deviations_kernel(
+        x,  # (b, m, c, n) store
+        stats,  # (3, b, c) float64, of which the mean is read
+        partial,  # (1, pieces, sets or columns) float64, written
+        dims,
+        params,
+        width,  # sets, or tiles of columns, of one b
+        sets,  # b*c
+    ):
+        exchange = cuda.shared.array(numbers, real)
+        worker, t, tx = team()
+        b, c, split = dims[0], dims[2], dims[4]
+        piece, place_in = worker % split, worker // split
+        i, j = place_in // width, place_in % width
+        start, offsets, _, _, sums, own = spot(dims, params, i, j, piece, t, tx, place_in < b * width)
+        mean = plane(stats, sets, own, 0)
+        scale, high, low, r = affine(mean, mean * 0.0 + 1.0, x)
+        v = standardize(load(x, start, offsets, size, each), scale, high, low, r)
+        found = add(fold(magnitude(keep(v, offsets)), count), exchange, 0)
+        store(partial, piece * b * c, choose(splat(t == 0, count), sums, -1), wide(found), 1)
+
+    return deviations_kernel
+
+
+@cache
+def apply(form: Form):
+    """y by statistics that are given."""
+    size, each = form.size, form.each
+    team, spot, values = team_of(form), place(form), parameter(form)
+    affine, plane = affine_of(form), stats_of(form)
+
+    def apply_kernel(
+        x,  # (b, m, c, n) store
+        stats,  # (3, b, c) float64
+        weight,  # (pb, pm, pc, pn)
+        bias,  # as weight
+        y,  # as x, written
+        dims,
+        params,
+        width,  # sets, or tiles of columns, of one b
+        sets,  # b*c
+    ):
+        worker, t, tx = team()
+        b, split = dims[0], dims[4]
+        piece, place_in = worker % split, worker // split
+        i, j = place_in // width, place_in % width
+        start, offsets, p, at, sums, own = spot(dims, params, i, j, piece, t, tx, place_in < b * width)
+        scale, high, low, r = affine(plane(stats, sets, own, 0), plane(stats, sets, own, 2), x)
+        w, a = values(weight, p, at, params, sums), values(bias, p, at, params, sums)
+        v = load(x, start, offsets, size, each)
+        store(y, start, offsets, fma(standardize(v, scale, high, low, r), w, a), each)
+
+    return apply_kernel

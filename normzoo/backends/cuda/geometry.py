@@ -1,0 +1,290 @@
+"""Where the threads of a block find their values, and how they add up: what rows and columns do not share.
+
+A team of threads works on a set, or on a piece of one. Rows: a team is neighbouring threads, thread t takes the groups
+of `size` neighbouring values t, t + team, t + 2*team, ... of the set. Columns: a team is the threads of a block that
+stand on the same `size` columns, thread t takes the rows t, t + team, ...; `beside` teams lie side by side. So every
+thread holds `groups` groups in its registers, and the number of its sums is 1 in rows and `size` in columns.
+
+Kernels take dims = (b, m, c, n, pieces, magic, shift) and params = (pb, stride of b, of m, of c). In columns c counts
+all columns, of which n neighbours belong to one set.
+"""
+
+from functools import cache
+from typing import NamedTuple
+
+from numba import cuda
+from numba.cuda import types
+
+from normzoo.backends.cuda.lanes import (
+    choose,
+    fold_larger,
+    get_like,
+    join,
+    lanes_of,
+    load,
+    load_each,
+    part,
+    put,
+    quotient,
+    shuffle,
+    shuffle_xor,
+    splat,
+    steps,
+)
+
+WARP = 32
+BLOCK = 128  # threads of a block of small teams
+DIMS = types.UniTuple(types.int64, 7)
+PARAMS = types.UniTuple(types.int64, 4)
+
+device = cuda.jit(device=True, inline="always")
+
+
+class Form(NamedTuple):
+    """What a kernel is compiled for."""
+
+    columns: bool  # else rows
+    real: str  # float32 or float64: what is computed in
+    size: int  # neighbouring values of an access: as many as 16 bytes hold, or 1
+    groups: int  # accesses of a thread
+    team: int  # threads that share a set; a power of two
+    beside: int = 1  # teams side by side in columns
+    runs: bool = False  # rows: a set is several runs; columns: a set is several columns
+    varies: str = "set"  # parameters: one for a "set", for a "group", or the "full" vector
+    wide: bool = False  # 64-bit offsets
+    aligned: bool = True  # arrays begin at multiples of 16 bytes; else values are accessed one by one
+
+    @property
+    def lanes(self) -> int:
+        """Values of a thread."""
+        return self.size * self.groups
+
+    @property
+    def each(self) -> int:
+        """Values accessed at once."""
+        return self.size if self.aligned else 1
+
+    @property
+    def sums(self) -> int:
+        """Sums of a thread."""
+        return self.size if self.columns else 1
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        if self.columns:
+            return self.team * self.beside
+        return max(BLOCK, self.team) if self.team <= WARP else self.team
+
+    @property
+    def teams(self) -> int:
+        """Teams of a block that work on different sets, or tiles of columns."""
+        return 1 if self.columns else self.threads // self.team
+
+    @property
+    def units(self) -> int:
+        """Groups (rows) or rows (columns) of a piece."""
+        return self.groups * self.team
+
+    @property
+    def is_double(self) -> bool:
+        return self.real == "float64"
+
+
+def magic_of(divisor: int) -> tuple[int, int]:
+    """(magic, shift) such that v // divisor == (v * magic) >> shift for 0 <= v < 2^31 (Granlund, Montgomery 1994)."""
+    shift = 31 + max(divisor - 1, 0).bit_length()
+    return -(-(1 << shift) // divisor), shift
+
+
+def type_of(form: Form):
+    """The type that is computed in."""
+    return types.float64 if form.is_double else types.float32
+
+
+@cache
+def exchange_size(form: Form, each: int) -> int:
+    """Numbers in shared memory through which warps exchange `each` sums of a thread; at least one."""
+    warps = form.threads // WARP
+    is_shared = form.team * form.beside > WARP
+    return 2 * warps * form.beside * each * form.sums if is_shared else 1
+
+
+@cache
+def team_of(form: Form):
+    """-> team of the grid, thread in the team, place beside."""
+    team, beside, teams = form.team, form.beside, form.teams
+
+    if form.columns:
+
+        @device
+        def columns_team():
+            return cuda.blockIdx.x, cuda.threadIdx.x // beside, cuda.threadIdx.x % beside
+
+        return columns_team
+
+    @device
+    def rows_team():
+        return cuda.blockIdx.x * teams + cuda.threadIdx.x // team, cuda.threadIdx.x % team, 0
+
+    return rows_team
+
+
+@cache
+def place(form: Form):
+    """Where thread t finds its values.
+
+    -> start, offsets of its groups, start and offsets of the parameters, index of its sums, and of their statistics;
+    what is negative does not exist.
+    """
+    size, groups, team, beside = form.size, form.groups, form.team, form.beside
+    runs, varies = form.runs, form.varies
+    index = types.int64 if form.wide else types.int32
+
+    if form.columns:
+
+        @device
+        def columns_place(dims, params, i, j, piece, t, tx, valid):
+            _, m, c, n, _, magic, shift = dims
+            pb, of_b, of_m, of_c = params
+            column = (j * beside + tx) * size
+            exists = valid and column < c
+            row = steps(index(piece * (team * groups) + t), team, groups)
+            on = row < index(m if exists else 0)
+            offsets = choose(on, row * index(c), -1)
+            at = choose(on, row * index(of_m), -1)
+            lane = steps(types.int64(column), 1, size)
+            sums = choose(splat(exists, size), lane + i * c, -1)
+            stats = sums
+            if runs:
+                stats = choose(splat(exists, size), quotient(lane, magic, types.int32(shift)) + i * (c // n), -1)
+            return i * m * c + column, offsets, (i % pb) * of_b + column * of_c, at, sums, stats
+
+        return columns_place
+
+    @device
+    def rows_place(dims, params, i, j, piece, t, tx, valid):
+        _, m, c, n, _, magic, shift = dims
+        pb, of_b, of_m, of_c = params
+        unit = steps(index(piece * (team * groups) + t), team, groups)
+        on = unit < index(m * n // size if valid else 0)
+        if runs:
+            run = quotient(unit, magic, types.int32(shift))
+            rest = (unit - run * index(n // size)) * index(size)
+            offsets = choose(on, run * index(c * n) + rest, -1)
+            at = run * index(of_m)
+            if varies == "full":
+                at = at + rest
+            at = choose(on, at, -1)
+        else:
+            offsets = choose(on, unit * index(size), -1)
+            at = offsets
+        sums = splat(types.int64(i * c + j if valid else -1), 1)
+        start = (i * m * c + j) * n if runs else (i * c + j) * m * n
+        return start, offsets, (i % pb) * of_b + j * of_c, at, sums, sums
+
+    return rows_place
+
+
+@cache
+def parameter(form: Form):
+    """(array, start, offsets, params, sums) -> a parameter, of as many lanes as it has values for this thread."""
+    size, each, count, varies, columns = form.size, form.each, form.sums, form.varies, form.columns
+
+    @device
+    def values(array, start, offsets, params, sums):
+        if varies == "full":
+            return load(array, start, offsets, size, each)
+        if varies == "group":
+            return load_each(array, start, offsets, size)
+        if columns:
+            return load(array, start, choose(sums < 0, sums, steps(types.int64(0), 1, count) * params[3]), 1, 1)
+        return load(array, start, choose(sums < 0, sums, 0), 1, 1)
+
+    return values
+
+
+@cache
+def count_of(form: Form):
+    """(dims, piece) -> values of a set, or of a column, in this piece."""
+    units, size, columns = form.units, form.size, form.columns
+
+    @device
+    def count(dims, piece):
+        _, m, _, n, _, _, _ = dims
+        if columns:
+            return min(units, m - piece * units)
+        return min(units * size, m * n - piece * (units * size))
+
+    return count
+
+
+@cache
+def first_value(form: Form):
+    """(x, start, v, sums) -> a value of the set, the same one for all threads of a team."""
+    team, columns = form.team, form.columns
+    size, each = (form.size, form.each) if columns else (1, 1)
+    spans = form.team * form.beside > WARP
+
+    @device
+    def value(x, start, v, sums):
+        if not columns and not spans:
+            lane = cuda.threadIdx.x & (32 - team)
+            return shuffle(part(v, 0, 1), lane)
+        there = part(choose(sums < 0, sums, 0), 0, 1)
+        return load(x, start, there, size, each)
+
+    return value
+
+
+def _adding(form: Form, larger: bool):
+    """(v, exchange, turn) -> the sums over the team, in an order that does not depend on anything but the form."""
+    beside, across = form.beside, form.team * form.beside
+    warps = form.threads // WARP
+    s1, s2, s4, s8, s16 = (beside <= step < min(across, WARP) for step in (1, 2, 4, 8, 16))
+    spans = across > WARP
+
+    @device
+    def combine(a, b):
+        if larger:
+            return fold_larger(join(a, b), a)
+        return a + b
+
+    @device
+    def total(v, exchange, turn):
+        if s1:
+            v = combine(v, shuffle_xor(v, 1))
+        if s2:
+            v = combine(v, shuffle_xor(v, 2))
+        if s4:
+            v = combine(v, shuffle_xor(v, 4))
+        if s8:
+            v = combine(v, shuffle_xor(v, 8))
+        if s16:
+            v = combine(v, shuffle_xor(v, 16))
+        if spans:
+            each = lanes_of(v)
+            slot = (turn & 1) * warps * beside * each
+            lane = cuda.threadIdx.x & 31
+            if lane < beside:
+                put(exchange, slot + ((cuda.threadIdx.x >> 5) * beside + lane) * each, v)
+            cuda.syncthreads()
+            here = slot + (cuda.threadIdx.x % beside) * each
+            v = get_like(exchange, here, v)
+            for warp in range(1, warps):
+                v = combine(v, get_like(exchange, here + warp * beside * each, v))
+        return v
+
+    return total
+
+
+@cache
+def total(form: Form):
+    """(v, exchange, turn) -> the sums over the team; `turn` counts the calls of a kernel."""
+    return _adding(form, False)
+
+
+@cache
+def total_larger(form: Form):
+    """(v, exchange, turn) -> the largest over the team."""
+    return _adding(form, True)

@@ -1,0 +1,285 @@
+"""Kernels that put parts together, in an order that the shape fixes, in float64; and those on running statistics."""
+
+from functools import cache
+
+from numba import cuda
+from numba.cuda import types
+
+from normzoo.backends.cuda.geometry import WARP, device
+from normzoo.backends.cuda.lanes import (
+    choose,
+    load,
+    root,
+    scalar,
+    shuffle_xor,
+    splat,
+    store,
+    wide,
+)
+from normzoo.backends.cuda.moments import rstd_of
+
+LANES = 256  # threads of a block
+ENTRIES = types.UniTuple(types.int64, 7)  # sets, pieces, columns of a set, values of a column, of it in a piece, b*c, 0
+SUM = types.UniTuple(types.int64, 15)  # see `fold`
+
+
+@device
+def number(array, i):
+    """array[i] as one lane."""
+    return load(array, i, splat(types.int32(0), 1), 1, 1)
+
+
+@device
+def write(array, i, v):
+    """array[i] = v, of one lane."""
+    store(array, i, splat(types.int32(0), 1), v, 1)
+
+
+@device
+def over_warp(v):
+    """The sum over the lanes of a warp."""
+    v = v + shuffle_xor(v, 16)
+    v = v + shuffle_xor(v, 8)
+    v = v + shuffle_xor(v, 4)
+    v = v + shuffle_xor(v, 2)
+    return v + shuffle_xor(v, 1)
+
+
+@device
+def entry(entries, s, h):
+    """Position and number of values of part h of set s: piece by piece, column by column."""
+    _, _, columns, values, most, places, _ = entries
+    piece = h // columns
+    count = min(most, values - piece * most)
+    return piece * places + s * columns + h % columns, splat(types.float64(count), 1)
+
+
+@cache
+def merge(power: int, center: bool, clamp: bool, around: bool):
+    """Statistics of the sets from the moments of their parts, one warp a set.
+
+    `around`: the parts are sums of |x - mean| around the mean of the set, which stands in `stats` already.
+    """
+    inverse_root = rstd_of(power, clamp)
+
+    def merge_kernel(
+        partial,  # (2, pieces, sets * columns) float64: mean, spread; with `around` (1, ...)
+        stats,  # (3, sets) float64, written
+        entries,
+        divisor,  # float64: m*n, or 1 for totals
+        eps,  # float64
+    ):
+        lane = cuda.threadIdx.x % WARP
+        s = cuda.blockIdx.x * (LANES // WARP) + cuda.threadIdx.x // WARP
+        sets, pieces, columns, values, _, places, _ = entries
+        parts = pieces * columns if s < sets else 0
+        k = types.float64(values * columns)
+        zero = splat(types.float64(0.0), 1)
+        # 1 the mean: around that of the first part, which makes it exact in a constant set
+        mean = zero
+        if center and not around:
+            first = number(partial, s * columns if s < sets else 0)
+            for h in range(lane, parts, WARP):
+                i, count = entry(entries, s, h)
+                mean = mean + (number(partial, i) - first) * count
+            mean = first + over_warp(mean) / k
+        # 2 the spread around it
+        spread = zero
+        for h in range(lane, parts, WARP):
+            i, count = entry(entries, s, h)
+            if around:
+                spread = spread + number(partial, i)
+            else:
+                spread = spread + number(partial, pieces * places + i)
+                if center:
+                    away = number(partial, i) - mean
+                    spread = spread + away * away * count
+        spread = over_warp(spread) / divisor
+        if power == 0:
+            spread = zero
+        if lane == 0 and s < sets:
+            if not around:
+                write(stats, s, mean)
+            write(stats, sets + s, spread)
+            write(stats, 2 * sets + s, inverse_root(spread, eps, zero + 1.0))
+
+    return merge_kernel
+
+
+@cache
+def merge_sums(center: bool, weighted: bool):
+    """What `gradient` takes from the sums of the parts of the sets, one warp a set."""
+
+    def merge_sums_kernel(
+        partial,  # (4, pieces, sets * columns) float64: mean(g), sum((g - mean) * xhat), sum(xhat), sum(sign(xhat))
+        weight,  # (pb, pm, pc, pn); with `weighted` the parts are of dy, not of g
+        stats,  # (3, sets) float64
+        means,  # (3, sets) float64, written
+        sums,  # (2, sets * columns) float64, written with `weighted`: dy*xhat and dy
+        entries,
+        params,
+        width,  # columns of one b: sets of it * columns of a set
+        divisor,  # float64: m*n, or 1 for totals
+        limit,  # float64: rstd of a clamped set, or inf
+    ):
+        lane = cuda.threadIdx.x % WARP
+        s = cuda.blockIdx.x * (LANES // WARP) + cuda.threadIdx.x // WARP
+        sets, pieces, columns, values, _, places, _ = entries
+        parts = pieces * columns if s < sets else 0
+        k = types.float64(values * columns)
+        zero = splat(types.float64(0.0), 1)
+        plane = pieces * places
+        # 1 the mean of g
+        g_mean, gx, signs = zero, zero, zero
+        for h in range(lane, parts, WARP):
+            i, count = entry(entries, s, h)
+            w = zero + 1.0
+            if weighted:
+                column = s * columns + h % columns
+                w = wide(number(weight, column // width % params[0] * params[1] + column % width * params[3]))
+            g_mean = g_mean + w * number(partial, i) * count
+            signs = signs + number(partial, 3 * plane + i)
+        g_mean = over_warp(g_mean) / k
+        signs = over_warp(signs) / k
+        # 2 the sum of (g - mean) * xhat
+        for h in range(lane, parts, WARP):
+            i, _ = entry(entries, s, h)
+            w = zero + 1.0
+            if weighted:
+                column = s * columns + h % columns
+                w = wide(number(weight, column // width % params[0] * params[1] + column % width * params[3]))
+            gx = gx + w * number(partial, plane + i)
+            if center:
+                gx = gx + (w * number(partial, i) - g_mean) * number(partial, 2 * plane + i)
+        gx = over_warp(gx) / divisor
+        if lane == 0 and s < sets:
+            held = splat(limit, 1) <= number(stats, 2 * sets + s)
+            write(means, s, g_mean)
+            write(means, sets + s, choose(held, 0.0, gx))
+            write(means, 2 * sets + s, signs)
+        if weighted:
+            for e in range(lane, columns if s < sets else 0, WARP):
+                dw, db = zero, zero
+                for piece in range(pieces):
+                    i, count = entry(entries, s, piece * columns + e)
+                    mean = number(partial, i)
+                    dw = dw + number(partial, plane + i)
+                    if center:
+                        dw = dw + mean * number(partial, 2 * plane + i)
+                    db = db + mean * count
+                write(sums, s * columns + e, dw)
+                write(sums, places + s * columns + e, db)
+
+    return merge_sums_kernel
+
+
+@cache
+def fold(outputs: int):
+    """Sums over three axes of what lies at strides, for both gradients: `outputs` neighbours a block.
+
+    Output o = (o0, o1, o2) starts at o0*s0 + o1*s1 + o2//q*s2 + o2%q*s3, and sums over three axes from there.
+    """
+    across = LANES // outputs
+
+    def fold_kernel(
+        source,  # float32 or float64
+        dweight,  # written
+        dbias,  # written
+        axes,  # (o1, o2, q, s0, s1, s2, s3, a0, a1, a2, t0, t1, t2, outputs, where those of dbias start)
+    ):
+        shared = cuda.shared.array(LANES, types.float64)
+        lane, share = cuda.threadIdx.x % outputs, cuda.threadIdx.x // outputs
+        o1, o2, q, s0, s1, s2, s3, a0, a1, a2, t0, t1, t2, number_of, second = axes
+        o = cuda.blockIdx.x * outputs + lane
+        first = o // (o1 * o2) * s0 + o // o2 % o1 * s1 + o % o2 // q * s2 + o % o2 % q * s3
+        if cuda.blockIdx.y == 1:
+            first += second
+        found = splat(types.float64(0.0), 1)
+        for h in range(share, a0 * a1 * a2 if o < number_of else 0, across):
+            found = found + wide(number(source, first + h // (a1 * a2) * t0 + h // a2 % a1 * t1 + h % a2 * t2))
+        shared[share * outputs + lane] = scalar(found)
+        cuda.syncthreads()
+        if share == 0 and o < number_of:
+            found = splat(types.float64(0.0), 1)
+            for h in range(across):
+                found = found + shared[h * outputs + lane]
+            if cuda.blockIdx.y == 1:
+                write(dbias, o, found)
+            else:
+                write(dweight, o, found)
+
+    return fold_kernel
+
+
+@cache
+def update():
+    """running = (1 - momentum) * running + momentum * new."""
+
+    def update_kernel(
+        running_mean,  # (channels,) float32 or float64
+        running_var,  # as running_mean
+        stats,  # (3, b, c) float64
+        channels,
+        repeats,  # b*c / channels
+        keep,  # 1 - momentum
+        take,  # momentum
+        take_unbiased,  # momentum * count / (count - 1)
+    ):
+        j = cuda.blockIdx.x * LANES + cuda.threadIdx.x
+        if j < channels:
+            mean, spread = splat(types.float64(0.0), 1), splat(types.float64(0.0), 1)
+            for s in range(repeats):
+                mean = mean + number(stats, s * channels + j)
+                spread = spread + number(stats, (repeats + s) * channels + j)
+            write(running_mean, j, wide(number(running_mean, j)) * keep + mean * take / types.float64(repeats))
+            write(
+                running_var, j, wide(number(running_var, j)) * keep + spread * take_unbiased / types.float64(repeats)
+            )
+
+    return update_kernel
+
+
+@cache
+def constants():
+    """Statistics for `apply`, of running ones."""
+
+    def constants_kernel(
+        mean,  # (channels,) float32 or float64
+        variance,  # as mean
+        stats,  # (3, b, c) float64, written
+        channels,
+        sets,  # b*c
+        eps,  # float64
+    ):
+        s = cuda.blockIdx.x * LANES + cuda.threadIdx.x
+        if s < sets:
+            var = wide(number(variance, s % channels))
+            write(stats, s, wide(number(mean, s % channels)))
+            write(stats, sets + s, var)
+            write(stats, 2 * sets + s, (var * 0.0 + 1.0) / root(var + eps))
+
+    return constants_kernel
+
+
+@cache
+def copy(rank: int):
+    """target[...] = source: strided arrays of elements, converted; a source of strides 0 is a number."""
+
+    def copy_kernel(
+        source,
+        target,  # written
+        shape,  # of both, `rank` axes
+        from_strides,  # in elements
+        to_strides,  # in elements
+        size,
+    ):
+        i = cuda.blockIdx.x * LANES + cuda.threadIdx.x
+        if i < size:
+            there, here = 0, 0
+            for axis in range(rank - 1, -1, -1):
+                there += i % shape[axis] * from_strides[axis]
+                here += i % shape[axis] * to_strides[axis]
+                i = i // shape[axis]
+            write(target, here, number(source, there))
+
+    return copy_kernel

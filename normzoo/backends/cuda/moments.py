@@ -1,0 +1,181 @@
+"""Steps that kernels share: moments of the values in registers, the affine form, and what to do at the ends of the range.
+
+Flat accuracy without float64: the mean is found around a value of the set (exact in a constant set), the values become
+deviations from it in their registers, and the mean of these, which is its rounding, is taken off again.
+"""
+
+from functools import cache
+
+from numba import cuda
+
+from normzoo.backends.cuda.geometry import Form, device, first_value, total, total_larger
+from normzoo.backends.cuda.lanes import (
+    choose,
+    fma,
+    fold,
+    fold_larger,
+    join,
+    keep,
+    load,
+    magnitude,
+    narrow,
+    part,
+    power_near,
+    root,
+    some,
+    splat,
+    unlike,
+    wide,
+)
+
+FULL = 0xFFFFFFFF  # all lanes of a warp
+
+
+@cache
+def rstd_of(power: int, clamp: bool):
+    """(spread, eps, unit) -> rstd of float64 lanes, of values that were scaled by `unit`; see `contract.py`."""
+
+    @device
+    def rstd(spread, eps, unit):
+        least = unit * eps
+        base = spread
+        if not clamp:
+            added = least
+            if power == 2:
+                added = least * unit
+            base = spread + added
+        if power == 2:
+            base = root(base)
+        if clamp:
+            base = choose(base < least, least, base)
+        if power == 0:
+            base = unit
+        return choose(base <= 0.0, 0.0, unit * 0.0 + 1.0) / choose(base <= 0.0, 1.0, base)
+
+    return rstd
+
+
+@cache
+def is_extreme(form: Form, power: int, clamp: bool):
+    """(mean, spread, eps) -> lanes whose sums met a non-finite value, or squares that overflow or underflow."""
+    least = 1e-280 if form.is_double else 1e-26
+
+    @device
+    def extreme(mean, spread, eps):
+        finite = (magnitude(mean) <= 1e300) & (spread <= 1e300)
+        if power == 0:
+            return unlike(finite)
+        added = eps * eps if clamp and power == 2 else eps
+        return unlike(finite) | (spread < (least if added < least else 0.0))
+
+    return extreme
+
+
+@cache
+def moments(form: Form, center: bool, power: int, clamp: bool):
+    """Statistics of the values at `offsets`, which all threads of the warp ask for together.
+
+    -> deviations from `mean` up to c, c, what makes xhat of (deviation - c), then mean, spread and rstd in float64.
+    """
+    size, each, count = form.size, form.each, form.sums
+    add, larger, first = total(form), total_larger(form), first_value(form)
+    extreme, inverse_root = is_extreme(form, power, clamp), rstd_of(power, clamp)
+    limit = 1022 if form.is_double else 126
+    by_square = not (clamp or power == 1)
+
+    @device
+    def found(x, start, offsets, sums, k, divisor, eps, exchange):
+        unit = splat(1.0, count)
+        scale = narrow(unit, x)
+        tried = False
+        again = True
+        turn = 0
+        while again:
+            again = False
+            v = load(x, start, offsets, size, each)
+            x0 = scale * 0.0
+            if center:
+                x0 = first(x, start, v, sums)
+            if tried:
+                v = v * scale
+                x0 = x0 * scale
+            if center:
+                s = add(fold(keep(v - x0, offsets), count), exchange, turn)
+                high = x0 + s / k
+                d = keep(v - high, offsets)
+                both = add(join(fold(d, count), fold(d * d, count)), exchange, turn + 1)
+                turn += 2
+                c = part(both, 0, count) / k
+                mean = wide(high) + wide(c)
+                q = part(both, count, count) - c * c * k
+                if power == 1:
+                    q = add(fold(magnitude(keep(d - c, offsets)), count), exchange, turn)
+                    turn += 1
+                spread = wide(choose(q < 0.0, 0.0, q)) / divisor
+            else:
+                d = v
+                c = scale * 0.0
+                mean = unit * 0.0
+                q = add(fold(d * d if power == 2 else magnitude(d), count), exchange, turn)
+                turn += 1
+                spread = wide(q) / divisor
+            if not tried:
+                bad = extreme(mean, spread, eps)
+                if cuda.any_sync(FULL, some(bad)):
+                    largest = wide(larger(fold_larger(magnitude(v), count), exchange, turn))
+                    turn += 1
+                    least = splat(eps, count)
+                    if by_square:
+                        least = root(least)
+                    largest = choose(largest < least, least, largest)
+                    bad = bad & (0.0 < largest) & (largest <= 1.7976931348623157e308)
+                    unit = choose(bad, power_near(largest, 1, limit), unit)
+                    scale = narrow(unit, x)
+                    tried = True
+                    again = True
+        if power == 0:
+            spread = unit * 0.0
+        r = inverse_root(spread, eps, unit)
+        size_of = unit
+        if power == 2:
+            size_of = unit * unit
+        return d, c, narrow(r, x), mean / unit, spread / size_of, r * unit
+
+    return found
+
+
+@cache
+def affine_of(form: Form):
+    """(mean, rstd, like) -> scale, high, low, r: xhat = (v*scale - high - low) * r.
+
+    high + low is the mean to twice the precision of x; scale is 1 unless rstd is extreme.
+    """
+    limit = 1000 if form.is_double else 126
+
+    @device
+    def affine(mean, rstd, like):
+        far = (rstd < 2.0**-60) | (2.0**60 < rstd)
+        unit = choose(far, power_near(rstd, 0, limit), 1.0)
+        scaled = mean * unit
+        high = narrow(scaled, like)
+        return narrow(unit, like), high, narrow(scaled - wide(high), like), narrow(rstd / unit, like)
+
+    return affine
+
+
+@device
+def standardize(v, scale, high, low, r):
+    """xhat = (v - mean) * rstd."""
+    return (fma(v, scale, high * -1.0) - low) * r
+
+
+@cache
+def stats_of(form: Form):
+    """(stats, sets, index, plane) -> a plane of the statistics, float64; 0 where there is no set."""
+
+    @device
+    def plane_of(stats, sets, index, plane):
+        return load(stats, plane * sets, index, 1, 1)
+
+    return plane_of
+
