@@ -93,7 +93,8 @@ def moved(a: Any, device: str) -> Any:
 
 
 def backend_of(owner: object, **arrays: Any) -> str:
-    """The name of the backend that these arrays run on: all of them are NumPy arrays, or all are on the device."""
+    """The name of the backend that these arrays run on: all of them are NumPy arrays, or all are on the device. Work is
+    on the stream of the first."""
     where = {name: on_device(a) for name, a in arrays.items() if a is not None}
     if not any(where.values()):
         return chosen()
@@ -103,7 +104,7 @@ def backend_of(owner: object, **arrays: Any) -> str:
             f"{owner}: expected all arrays on the host or all on the device, got {device} on the device and {host} on "
             'the host; write norm.to("cuda"), or copy the arrays'
         )
-    return "cuda"
+    return f"cuda:{next(a.stream for a in arrays.values() if a is not None)}"
 
 
 def check_parameter(owner: object, name: str, a: Any, shape: tuple[int, ...]) -> None:

@@ -123,13 +123,14 @@ class Saved(ABC):
         found = self._backward(dy, out)
         if out is not None:
             self.overwrite(out)
-        return found if type(dy) is ndarray else self._handed(found, asked)
+        return found if type(dy) is ndarray else self._handed(found, dy, asked)
 
-    def _handed(self, found: Grads, asked: Any) -> Grads:
+    def _handed(self, found: Grads, dy: Any, asked: Any) -> Grads:
         """Gradients as the library of the arrays has them."""
         if not on_device(found.x):
             return found
-        x, weight, bias = (native(d) for d in found)
+        arrays = zip(found, (dy, self._weight, self._bias), strict=True)
+        x, weight, bias = (None if d is None else native(d, like) for d, like in arrays)
         return Grads(x if asked is None else asked, weight, bias)
 
     @property
@@ -403,8 +404,8 @@ def normalize(
             plan.run(v, stats, w, a, target)
     if elsewhere:
         plan.deliver(target, y)
-    if not plain and name == "cuda":
-        y = native(y) if asked is None else asked
+    if not plain and on_device(y):
+        y = native(y, x) if asked is None else asked
     if not keep:
         return y, stats, None
     saved = ViewSaved(owner, plan, x, v, weight, bias, eps, stats)
@@ -413,9 +414,9 @@ def normalize(
     return y, stats, saved
 
 
-def native(a: Any) -> Any:
-    """A device array as the library that the pass's arrays came from has it."""
-    return None if a is None else a.native()
+def native(a: Any, like: Any) -> Any:
+    """A device array as one of the library that another came from."""
+    return a.native(like.library)
 
 
 def layout_of(x: Array) -> tuple[int, ...] | None:

@@ -20,9 +20,11 @@ chosen = _chosen.get  # () -> the name of the backend that host arrays run on no
 
 @cache
 def backend(name: str) -> Backend:
-    """The backend of this name. It is imported when it is first asked for: making the kernels' dispatchers is two
-    thirds of the time that importing normzoo would take."""
-    return cast(Backend, import_module(f"normzoo.backends.{name}"))
+    """The backend of this name; "cuda:7" is that of a device with new arrays on stream 7. It is imported when it is
+    first asked for: making the kernels' dispatchers is two thirds of the time that importing normzoo would take."""
+    name, _, stream = name.partition(":")
+    module = import_module(f"normzoo.backends.{name}")
+    return cast(Backend, module.on_stream(int(stream)) if stream else module)
 
 
 def device_array(a: Any, stream: Any = None) -> Any:

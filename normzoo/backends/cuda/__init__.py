@@ -1,19 +1,24 @@
 """The CUDA backend: the contract on `DeviceArray`s. Nothing of numba-cuda is imported before the first of its calls.
 
-    driver.py    the one seam to the device
-    arrays.py    device arrays, in and out
-    launcher.py  which kernel, on which grid: once for all calls of a shape
-    geometry.py  what rows and columns do not share; lanes.py and moments.py: what kernels are written in
-    forward_kernels.py, backward_kernels.py, merging.py    the kernels
+driver.py    the one seam to the device
+arrays.py    device arrays, in and out
+launcher.py  which kernel, on which grid: once for all calls of a shape
+geometry.py  what rows and columns do not share; lanes.py and moments.py: what kernels are written in
+forward_kernels.py, backward_kernels.py, merging.py    the kernels
 """
 
+from functools import cache
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from normzoo.backends.contract import Apply, Backward, Dims, Forward, Moments
 from normzoo.backends.cuda import driver
+from normzoo.backends.cuda.arrays import Memory
+
+memory = Memory(0)
 
 
 def _launcher() -> Any:
@@ -39,6 +44,21 @@ def update(running_mean: Any, running_var: Any, stats: Any, count: int, momentum
 
 def constants(mean: Any, variance: Any, eps: float, stats: Any) -> None:
     _launcher().constants(mean, variance, eps, stats)
+
+
+def take_rows(source: Any, index: Any, target: Any) -> None:
+    raise TypeError("masks are for arrays on the host; copy the array, or leave out what does not count yourself")
+
+
+def spread_rows(source: Any, place: Any, target: Any) -> None:
+    take_rows(source, place, target)
+
+
+@cache
+def on_stream(stream: int) -> Any:
+    """The backend with new arrays on a stream."""
+    found = {name: globals()[name] for name in ("forward", "apply", "backward", "update", "constants")}
+    return SimpleNamespace(**found, take_rows=take_rows, spread_rows=spread_rows, memory=Memory(stream))
 
 
 def variants() -> Any:

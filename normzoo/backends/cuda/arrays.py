@@ -28,9 +28,15 @@ class Flags(NamedTuple):
 
 
 class DeviceArray:
-    """An array in device memory: address, shape, strides and dtype, and whoever keeps the memory alive."""
+    """An array in device memory: address, shape, strides and dtype, and whoever keeps the memory alive.
 
-    __slots__ = ("address", "dtype", "flags", "owner", "shape", "stream", "strides")
+    Attributes:
+        library: whose array it was, "numba", "cupy", "torch" or "jax", and results become; "" for one of our own.
+        stream: the handle of the stream that work on it is on.
+    """
+
+    is_device_array = True
+    __slots__ = ("address", "dtype", "flags", "library", "owner", "shape", "stream", "strides")
 
     def __init__(
         self,
@@ -41,9 +47,10 @@ class DeviceArray:
         stream: int = 0,
         strides: tuple[int, ...] | None = None,  # bytes; None: C-contiguous
         writeable: bool = True,
+        library: str = "",
     ) -> None:
         self.address, self.shape, self.dtype = address, tuple(shape), np.dtype(dtype)
-        self.owner, self.stream = owner, stream
+        self.owner, self.stream, self.library = owner, stream, library
         dense = _dense(self.shape, self.dtype.itemsize)
         self.strides = dense if strides is None else tuple(strides)
         contiguous = strides is None or all(
@@ -88,7 +95,8 @@ class DeviceArray:
 
     def _like(self, shape: tuple[int, ...], strides: tuple[int, ...] | None) -> "DeviceArray":
         """Another view of this memory."""
-        return DeviceArray(self.address, shape, self.dtype, self.owner, self.stream, strides, self.flags.writeable)
+        writeable = self.flags.writeable
+        return DeviceArray(self.address, shape, self.dtype, self.owner, self.stream, strides, writeable, self.library)
 
     def transpose(self, order: tuple[int, ...]) -> "DeviceArray":
         """The axes in another order."""
@@ -133,6 +141,19 @@ class DeviceArray:
     def contiguous(self) -> "DeviceArray":
         """The array, or a C-contiguous copy of it."""
         return self if self.flags.c_contiguous else self.copy()
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The first byte, and the first behind the last."""
+        if not self.size:
+            return self.address, self.address
+        reach = [(size - 1) * step for size, step in zip(self.shape, self.strides, strict=True)]
+        low, high = sum(r for r in reach if r < 0), sum(r for r in reach if r > 0)
+        return self.address + low, self.address + high + self.itemsize
+
+    def native(self, library: str) -> Any:
+        """The array as one of a library, on the same memory."""
+        return as_library(self, library)
 
     def copy_to_host(self) -> np.ndarray:
         """The values as a NumPy array. Waits for the stream."""
@@ -206,12 +227,13 @@ def _is_dlpack_cuda(a: Any) -> bool:
     return hasattr(a, "__dlpack_device__") and int(a.__dlpack_device__()[0]) == 2
 
 
-def from_interface(a: Any, stream: int | None = None) -> DeviceArray:
+def from_interface(a: Any, stream: Any = None) -> DeviceArray:
     """The array behind `__cuda_array_interface__`, or behind DLPack through CuPy, on its own memory.
 
     Args:
         stream: on which the array is used; None for the one that its interface names, or the default.
     """
+    stream = handle_of(stream)
     if isinstance(a, DeviceArray):
         return a if stream is None else a.on(stream)
     owner = a
@@ -226,9 +248,8 @@ def from_interface(a: Any, stream: int | None = None) -> DeviceArray:
     address, read_only = interface["data"]
     if stream is None:
         stream = interface.get("stream") or 0
-    return DeviceArray(
-        address or 0, interface["shape"], dtype, owner, stream, interface.get("strides"), writeable=not read_only
-    )
+    shape, strides, library = interface["shape"], interface.get("strides"), type(a).__module__.split(".")[0]
+    return DeviceArray(address or 0, shape, dtype, owner, stream, strides, not read_only, library)
 
 
 def _is_bfloat16(a: Any) -> bool:
@@ -251,11 +272,10 @@ def _through_dlpack(a: Any) -> Any:
     )
 
 
-def like(a: Any, found: DeviceArray) -> Any:
-    """`found` as an array of the library that `a` belongs to, on the same memory; else as a numba device array."""
-    if isinstance(a, DeviceArray):
+def as_library(found: DeviceArray, library: str) -> Any:
+    """`found` as an array of this library, on the same memory; of any other than these, as a numba device array."""
+    if not library:
         return found
-    library = type(a).__module__.split(".")[0]
     if library == "cupy":
         return import_module("cupy").asarray(found)
     if library == "torch":
@@ -268,3 +288,37 @@ def like(a: Any, found: DeviceArray) -> Any:
     if library in ("jax", "jaxlib"):
         return import_module("jax").dlpack.from_dlpack(import_module("cupy").asarray(found))
     return driver.numba_cuda().as_cuda_array(found, sync=False)
+
+
+def from_host(a: np.ndarray, stream: Any = None) -> DeviceArray:
+    """A copy of a host array, on a stream of any library."""
+    return to_device(a, handle_of(stream) or 0)
+
+
+def handle_of(stream: Any) -> int | None:
+    """The handle of a stream: an integer, or a stream of numba, CuPy or PyTorch."""
+    if stream is None or isinstance(stream, int):
+        return stream
+    for name in ("ptr", "cuda_stream", "handle"):
+        if hasattr(stream, name):
+            handle = getattr(stream, name)
+            return int(getattr(handle, "value", handle) or 0)
+    raise TypeError(
+        f"expected a stream of Numba, CuPy or PyTorch, or its handle as an integer, got {type(stream).__name__}"
+    )
+
+
+class Memory:
+    """Where arrays for work on a stream come from."""
+
+    def __init__(self, stream: int) -> None:
+        self._stream = stream
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
+        return empty(shape, dtype, self._stream)
+
+    def full(self, shape: tuple[int, ...], dtype: Any, value: float) -> DeviceArray:
+        return full(shape, value, dtype, self._stream)
+
+    def allocator(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        return self.empty
