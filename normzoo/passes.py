@@ -131,7 +131,7 @@ class Saved(ABC):
             return found
         arrays = zip(found, (dy, self._weight, self._bias), strict=True)
         x, weight, bias = (None if d is None else native(d, like) for d, like in arrays)
-        return Grads(x if asked is None else asked, weight, bias)
+        return Grads(asked if x is None or asked is not None else x, weight, bias)
 
     @property
     @abstractmethod
