@@ -63,4 +63,5 @@ def on_stream(stream: int) -> Any:
 
 def variants() -> Any:
     """(name, kernel, signature, threads of a block) of every kind of kernel, for checks of their machine code."""
-    return _launcher().variants()
+    _launcher()
+    return import_module("normzoo.backends.cuda.variants").variants()

@@ -1,5 +1,5 @@
-"""Device arrays: what comes in through `__cuda_array_interface__`, as much of NumPy's array as the library uses, and the
-way back to the caller's own library. No copy either way.
+"""Device arrays: what comes in through `__cuda_array_interface__`, as much of NumPy's array as the library uses, and
+the way back to the caller's own library. No copy either way.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Backward kernels, for rows and columns alike: see `geometry.py` for what these are, `forward_kernels.py` for their order.
+"""Backward kernels, for rows and columns alike, in the order of `forward_kernels.py`; see `geometry.py`.
 
 They are persistent: a team works on one set after the other, of those that share their parameters (a cell), and keeps
 the parameters' gradients in registers. In the end every team writes one partial row, and `merging.fold` adds the rows
@@ -12,11 +12,13 @@ from functools import cache
 from numba import cuda
 from numba.cuda import types
 
+from normzoo.backends.cuda.accesses import load, store
 from normzoo.backends.cuda.geometry import (
     Form,
     count_of,
     device,
     exchange_size,
+    labelled,
     parameter,
     place,
     team_of,
@@ -30,13 +32,14 @@ from normzoo.backends.cuda.lanes import (
     group_sums,
     join,
     keep,
-    load,
     narrow,
+    over,
     part,
+    power_near,
+    rest,
     sign,
     splat,
     steps,
-    store,
     wide,
 )
 from normzoo.backends.cuda.moments import affine_of, standardize, stats_of
@@ -87,7 +90,7 @@ def set_of():
     def found(cell, u, cells):
         across, _, _, width, pb, _ = cells
         each = 1 if across == width else width
-        return cell // across + pb * (u // each), cell % across if across > 1 else u % each
+        return over(cell, across) + pb * over(u, each), rest(cell, across) if across > 1 else rest(u, each)
 
     return found
 
@@ -117,15 +120,19 @@ def backward(form: Form, center: bool, power: int, split: bool):
         params,
         cells,
         sets,  # b*c
-        divisor,  # float64: m*n, or 1 for totals
+        one_k,  # float64: 1 / values of a set or column in a piece
+        one_last,  # float64: 1 / those in the last piece
+        one_divisor,  # float64: 1 / (m*n), or 1 for totals
         limit,  # float64: rstd of a clamped set, or inf
     ):
         exchange = cuda.shared.array(numbers, real)
         worker, t, tx = team()
         b, c, pieces = dims[0], dims[2], dims[4]
-        piece, row = worker % pieces, worker // pieces
-        cell, first = row // cells[1], row % cells[1]
+        piece, row = rest(worker, pieces), over(worker, pieces)
+        cell, first = over(row, cells[1]), rest(row, cells[1])
         k = counted(dims, piece)
+        if piece == pieces - 1:
+            one_k = one_last
         dw = splat(real(0.0), kept)
         db = splat(real(0.0), kept)
         turn = 0
@@ -146,7 +153,7 @@ def backward(form: Form, center: bool, power: int, split: bool):
             s = splat(real(0.0), all_four)
             if reduces:
                 if center:
-                    g_mean = add(fold(g, count), exchange, turn) / k
+                    g_mean = add(fold(g, count), exchange, turn) * one_k
                     turn += 1
                     g = keep(g - g_mean, offsets)
                 signs = scale * 0.0
@@ -156,16 +163,16 @@ def backward(form: Form, center: bool, power: int, split: bool):
                     join(join(fold(g, count), fold(g * xhat, count)), join(fold(xhat, count), signs)), exchange, turn
                 )
                 turn += 1
-                g_low = part(s, 0, count) / k
+                g_low = part(s, 0, count) * one_k
             s_x = part(s, count, count)
             mean = wide(g_mean) + wide(g_low)
             leads = choose(splat(t == 0, count), index, -1)
             if split:
-                unscaled = wide(scale)
-                if is_set:
-                    unscaled = unscaled * 0.0 + 1.0
-                store(sums, piece * b * c, leads, mean / unscaled, 1)
-                store(sums, (pieces + piece) * b * c, leads, wide(s_x) / unscaled, 1)
+                back = wide(scale) * 0.0 + 1.0
+                if not is_set:
+                    back = power_near(wide(scale), 1, 1000)
+                store(sums, piece * b * c, leads, mean * back, 1)
+                store(sums, (pieces + piece) * b * c, leads, wide(s_x) * back, 1)
                 store(sums, (2 * pieces + piece) * b * c, leads, wide(part(s, second, count)), 1)
                 store(sums, (3 * pieces + piece) * b * c, leads, wide(part(s, third, count)), 1)
                 continue
@@ -177,11 +184,11 @@ def backward(form: Form, center: bool, power: int, split: bool):
                 g = g - g_low
             if power != 0:
                 held = splat(limit, count) <= plane(stats, sets, own, 2)
-                gx = choose(held, s_x * 0.0, narrow(wide(s_x) / divisor, x))
+                gx = choose(held, s_x * 0.0, narrow(wide(s_x) * one_divisor, x))
                 if power == 2:
                     g = g - xhat * gx
                 elif center:
-                    g = g - (sign(xhat) - part(s, third, count) / k) * gx
+                    g = g - (sign(xhat) - part(s, third, count) * one_k) * gx
                 else:
                     g = g - sign(xhat) * gx
             if is_set:
@@ -189,7 +196,7 @@ def backward(form: Form, center: bool, power: int, split: bool):
             store(dx, start, offsets, g * r, each)
         write_row(rows, row, pieces, piece, t, tx, dw, db, rows)
 
-    return backward_kernel
+    return labelled(backward_kernel, form)
 
 
 @cache
@@ -213,8 +220,8 @@ def gradient(form: Form, center: bool, power: int):
     ):
         worker, t, tx = team()
         b, pieces = dims[0], dims[4]
-        piece, place_in = worker % pieces, worker // pieces
-        i, j = place_in // width, place_in % width
+        piece, place_in = rest(worker, pieces), over(worker, pieces)
+        i, j = over(place_in, width), rest(place_in, width)
         start, offsets, p, at, index, own = spot(dims, params, i, j, piece, t, tx, place_in < b * width)
         scale, high, low, r = affine(plane(stats, sets, own, 0), plane(stats, sets, own, 2), x)
         g = load(dy, start, offsets, size, each) * (values(weight, p, at, params, index) * scale)
@@ -233,4 +240,4 @@ def gradient(form: Form, center: bool, power: int):
                 g = g - sign(xhat) * gx
         store(dx, start, offsets, g * r, each)
 
-    return gradient_kernel
+    return labelled(gradient_kernel, form)

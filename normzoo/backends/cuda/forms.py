@@ -1,12 +1,10 @@
-"""Which form of kernel takes a view, and the numbers it takes: the arithmetic between the contract and `geometry.py`."""
+"""Which form of kernel takes a view, and which numbers: the arithmetic between the contract and `geometry.py`."""
 
 from typing import NamedTuple
 
-import numpy as np
-
 from normzoo.backends.contract import Dims
+from normzoo.backends.cuda.accesses import VECTOR_BYTES
 from normzoo.backends.cuda.geometry import WARP, Form, magic_of
-from normzoo.backends.cuda.lanes import VECTOR_BYTES
 
 # Largest set, in values, for threads of a row; and the most values that a thread holds.
 TEAMS = ((64, 8), (128, 16), (3072, 32), (6144, 64), (16384, 128), (1 << 62, 256))
@@ -52,22 +50,24 @@ class Plan(NamedTuple):
 def joined(dims: Dims, parameter_dims: Dims) -> tuple[Dims, Dims]:
     """The same view with m joined to n where a set lies in one piece and its parameters too."""
     b, m, c, n = dims
-    pb, pm, pc, pn = parameter_dims
+    pb, pm, _, pn = parameter_dims
     if c == 1 and m > 1 and ((pm, pn) in ((1, 1), (m, n)) or n == 1):
         return (b, 1, 1, m * n), (pb, 1, 1, pm * pn)
     return dims, parameter_dims
 
 
-def plan(
-    dims: Dims, parameter_dims: Dims, real: str, itemsize: int, aligned: bool, backward: bool
-) -> Plan:
-    """The plan of a view, for arrays that begin at multiples of 16 bytes or do not."""
+def plan(dims: Dims, parameter_dims: Dims, real: str, itemsize: int, aligned: bool, what: str) -> Plan:
+    """The plan of a view for a "forward", "backward" or "apply" pass.
+
+    Args:
+        aligned: all arrays begin at multiples of 16 bytes.
+    """
     dims, parameter_dims = joined(dims, parameter_dims)
     size = VECTOR_BYTES // itemsize
     if is_columns(dims, parameter_dims, size):
-        found = _columns(dims, parameter_dims, real, itemsize, size, backward)
+        found = _columns(dims, parameter_dims, real, itemsize, size, what == "backward")
     else:
-        found = _rows(dims, parameter_dims, real, size, backward)
+        found = _rows(dims, parameter_dims, real, size, what)
     return found._replace(form=found.form._replace(aligned=aligned or found.form.size == 1))
 
 
@@ -77,13 +77,7 @@ def is_columns(dims: Dims, parameter_dims: Dims, size: int) -> bool:
     _, pm, pc, pn = parameter_dims
     if n == 1:
         return True
-    return (
-        c > 1
-        and n % size != 0
-        and c * n >= WARP
-        and m * n >= SHORT
-        and (pm == 1 or (pc, pn) in ((1, 1), (c, n)))
-    )
+    return c > 1 and n % size != 0 and c * n >= WARP and m * n >= SHORT and (pm == 1 or (pc, pn) in ((1, 1), (c, n)))
 
 
 def _groups(least: int, most: int) -> int | None:
@@ -96,7 +90,8 @@ def _power(value: int) -> int:
     return 1 << max(value - 1, 0).bit_length()
 
 
-def _rows(dims: Dims, parameter_dims: Dims, real: str, size: int, backward: bool) -> Plan:
+def _rows(dims: Dims, parameter_dims: Dims, real: str, size: int, what: str) -> Plan:
+    backward = what == "backward"
     b, m, c, n = dims
     pb, pm, pc, pn = parameter_dims
     if n % size:
@@ -105,13 +100,13 @@ def _rows(dims: Dims, parameter_dims: Dims, real: str, size: int, backward: bool
     runs = m > 1
     varies = "full" if pn > 1 else "group" if pm > 1 else "set"
     most = MOST_LANES[real]
-    if backward or (size == 1 and (runs or varies != "set")):
+    if what != "forward" or (size == 1 and (runs or varies != "set")):
         most //= 2
     if backward and size == 1 and (runs or varies != "set"):
         most //= 2
     team = next(t for limit, t in TEAMS if k <= limit)
     units = k // size
-    largest = COLUMN_THREADS if backward and varies == "full" else MOST_TEAM
+    largest = COLUMN_THREADS if what == "apply" or (backward and varies == "full") else MOST_TEAM
     while team < largest and _groups(-(-units // team), most // size) is None:
         team *= 2
     groups = _groups(-(-units // team), most // size)
@@ -219,6 +214,8 @@ def entries_of(plan: Plan, sets: int) -> tuple[int, ...]:
     return sets, plan.pieces, 1, m * n, form.units * form.size, plan.places, 0
 
 
-def is_float(dtype: np.dtype) -> bool:
-    """Is this one of the dtypes that kernels know?"""
-    return dtype.name in ("float16", "bfloat16", "float32", "float64")
+def inverse_counts(plan: Plan) -> tuple[float, float]:
+    """1 / values of a set, or of a column, in a piece and in the last one."""
+    _, _, _, values, most, _, _ = entries_of(plan, 1)
+    last = values - (plan.pieces - 1) * most
+    return 1.0 / min(most, values), 1.0 / last

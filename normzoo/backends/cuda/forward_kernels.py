@@ -1,33 +1,53 @@
 """Forward kernels, for rows and columns alike: see `geometry.py` for what these are.
 
-A set whose values fit the registers of a team takes one kernel and one reading. Of larger sets, and of columns of which
-several make a set, the partial moments of the pieces are found first, then merged in order (`merging.py`), then applied.
+A set whose values fit the registers of a team takes one kernel and one reading. Of larger sets, and of columns of
+which several make a set, the moments of the pieces are found first, then merged in order (`merging.py`), then applied.
 """
 
 from functools import cache
 
 from numba import cuda
 
+from normzoo.backends.cuda.accesses import load, store, store_affine
 from normzoo.backends.cuda.geometry import (
     Form,
     count_of,
+    device,
     exchange_size,
+    labelled,
     parameter,
     place,
     team_of,
     total,
     type_of,
 )
-from normzoo.backends.cuda.lanes import choose, fma, fold, keep, load, magnitude, splat, store, wide
+from normzoo.backends.cuda.lanes import choose, fma, fold, keep, magnitude, over, rest, splat, wide
 from normzoo.backends.cuda.moments import affine_of, moments, standardize, stats_of
+
+
+@cache
+def affine_store(form: Form):
+    """Write y = xhat * weight + bias."""
+    each, values = form.each, parameter(form)
+    is_full = form.varies == "full"
+
+    @device
+    def stored(y, start, offsets, xhat, weight, bias, p, at, params, sums):
+        if is_full:
+            store_affine(y, start, offsets, xhat, weight, bias, p, at, each)
+        else:
+            w, a = values(weight, p, at, params, sums), values(bias, p, at, params, sums)
+            store(y, start, offsets, fma(xhat, w, a), each)
+
+    return stored
 
 
 @cache
 def forward(form: Form, center: bool, power: int, clamp: bool):
     """Statistics and y of whole sets."""
-    size, each, count, real = form.size, form.each, form.sums, type_of(form)
+    count, real = form.sums, type_of(form)
     numbers = exchange_size(form, 2)
-    team, spot, values = team_of(form), place(form), parameter(form)
+    team, spot, write = team_of(form), place(form), affine_store(form)
     find = moments(form, center, power, clamp)
 
     def forward_kernel(
@@ -39,25 +59,25 @@ def forward(form: Form, center: bool, power: int, clamp: bool):
         dims,
         params,
         width,  # sets, or tiles of columns, of one b
-        divisor,  # float64: m*n, or 1 for totals
+        one_k,  # float64: 1 / (m*n)
+        one_divisor,  # float64: 1 / (m*n), or 1 for totals
         eps,  # float64
     ):
         exchange = cuda.shared.array(numbers, real)
         worker, t, tx = team()
         b, m, c, n = dims[0], dims[1], dims[2], dims[3]
-        i, j = worker // width, worker % width
+        i, j = over(worker, width), rest(worker, width)
         start, offsets, p, at, sums, own = spot(dims, params, i, j, 0, t, tx, worker < b * width)
         # 1 moments
-        d, rest, r, mean, spread, rstd = find(x, start, offsets, sums, m * n, divisor, eps, exchange)
+        d, low, r, mean, spread, rstd = find(x, start, offsets, sums, m * n, one_k, one_divisor, eps, exchange)
         # 2 normalize
-        w, a = values(weight, p, at, params, sums), values(bias, p, at, params, sums)
-        store(y, start, offsets, fma((d - rest) * r, w, a), each)
+        write(y, start, offsets, (d - low) * r, weight, bias, p, at, params, sums)
         leads = choose(splat(t == 0, count), own, -1)
         store(stats, 0, leads, mean, 1)
         store(stats, b * c, leads, spread, 1)
         store(stats, 2 * b * c, leads, rstd, 1)
 
-    return forward_kernel
+    return labelled(forward_kernel, form)
 
 
 @cache
@@ -74,21 +94,25 @@ def pieces(form: Form, center: bool, power: int, clamp: bool):
         dims,
         params,
         width,  # sets, or tiles of columns, of one b
+        one_k,  # float64: 1 / values of a set or column in a piece
+        one_last,  # float64: 1 / those in the last piece
         eps,  # float64
     ):
         exchange = cuda.shared.array(numbers, real)
         worker, t, tx = team()
         b, c, split = dims[0], dims[2], dims[4]
-        piece, place_in = worker % split, worker // split
-        i, j = place_in // width, place_in % width
+        piece, place_in = rest(worker, split), over(worker, split)
+        i, j = over(place_in, width), rest(place_in, width)
         start, offsets, _, _, sums, _ = spot(dims, params, i, j, piece, t, tx, place_in < b * width)
         k = counted(dims, piece)
-        _, _, _, mean, spread, _ = find(x, start, offsets, sums, k, 1.0, eps, exchange)
+        if piece == split - 1:
+            one_k = one_last
+        _, _, _, mean, spread, _ = find(x, start, offsets, sums, k, one_k, 1.0, eps, exchange)
         leads = choose(splat(t == 0, count), sums, -1)
         store(partial, piece * b * c, leads, mean, 1)
         store(partial, (split + piece) * b * c, leads, spread, 1)
 
-    return pieces_kernel
+    return labelled(pieces_kernel, form)
 
 
 @cache
@@ -111,8 +135,8 @@ def deviations(form: Form):
         exchange = cuda.shared.array(numbers, real)
         worker, t, tx = team()
         b, c, split = dims[0], dims[2], dims[4]
-        piece, place_in = worker % split, worker // split
-        i, j = place_in // width, place_in % width
+        piece, place_in = rest(worker, split), over(worker, split)
+        i, j = over(place_in, width), rest(place_in, width)
         start, offsets, _, _, sums, own = spot(dims, params, i, j, piece, t, tx, place_in < b * width)
         mean = plane(stats, sets, own, 0)
         scale, high, low, r = affine(mean, mean * 0.0 + 1.0, x)
@@ -120,14 +144,14 @@ def deviations(form: Form):
         found = add(fold(magnitude(keep(v, offsets)), count), exchange, 0)
         store(partial, piece * b * c, choose(splat(t == 0, count), sums, -1), wide(found), 1)
 
-    return deviations_kernel
+    return labelled(deviations_kernel, form)
 
 
 @cache
 def apply(form: Form):
     """y by statistics that are given."""
     size, each = form.size, form.each
-    team, spot, values = team_of(form), place(form), parameter(form)
+    team, spot, write = team_of(form), place(form), affine_store(form)
     affine, plane = affine_of(form), stats_of(form)
 
     def apply_kernel(
@@ -143,12 +167,11 @@ def apply(form: Form):
     ):
         worker, t, tx = team()
         b, split = dims[0], dims[4]
-        piece, place_in = worker % split, worker // split
-        i, j = place_in // width, place_in % width
+        piece, place_in = rest(worker, split), over(worker, split)
+        i, j = over(place_in, width), rest(place_in, width)
         start, offsets, p, at, sums, own = spot(dims, params, i, j, piece, t, tx, place_in < b * width)
         scale, high, low, r = affine(plane(stats, sets, own, 0), plane(stats, sets, own, 2), x)
-        w, a = values(weight, p, at, params, sums), values(bias, p, at, params, sums)
-        v = load(x, start, offsets, size, each)
-        store(y, start, offsets, fma(standardize(v, scale, high, low, r), w, a), each)
+        v = standardize(load(x, start, offsets, size, each), scale, high, low, r)
+        write(y, start, offsets, v, weight, bias, p, at, params, sums)
 
-    return apply_kernel
+    return labelled(apply_kernel, form)

@@ -10,24 +10,21 @@ all columns, of which n neighbours belong to one set.
 """
 
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from numba import cuda
 from numba.cuda import types
 
+from normzoo.backends.cuda.accesses import get_like, load, load_each, put, shuffle, shuffle_xor
 from normzoo.backends.cuda.lanes import (
     choose,
     fold_larger,
-    get_like,
     join,
     lanes_of,
-    load,
-    load_each,
+    over,
     part,
-    put,
     quotient,
-    shuffle,
-    shuffle_xor,
+    rest,
     splat,
     steps,
 )
@@ -86,9 +83,20 @@ class Form(NamedTuple):
         """Groups (rows) or rows (columns) of a piece."""
         return self.groups * self.team
 
+    def __str__(self) -> str:
+        kind = f"columns beside {self.beside}" if self.columns else "rows"
+        flags = " runs" * self.runs + " wide" * self.wide + " unaligned" * (not self.aligned)
+        return f"{kind} {self.size}x{self.groups} team {self.team} {self.varies}{flags}"
+
     @property
     def is_double(self) -> bool:
         return self.real == "float64"
+
+
+def labelled(kernel: Any, form: Any) -> Any:
+    """The kernel, which knows its form, or what else it is compiled for."""
+    kernel.form = form
+    return kernel
 
 
 def magic_of(divisor: int) -> tuple[int, int]:
@@ -114,18 +122,19 @@ def exchange_size(form: Form, each: int) -> int:
 def team_of(form: Form):
     """-> team of the grid, thread in the team, place beside."""
     team, beside, teams = form.team, form.beside, form.teams
+    log_team, log_beside = team.bit_length() - 1, beside.bit_length() - 1
 
     if form.columns:
 
         @device
         def columns_team():
-            return cuda.blockIdx.x, cuda.threadIdx.x // beside, cuda.threadIdx.x % beside
+            return cuda.blockIdx.x, cuda.threadIdx.x >> log_beside, cuda.threadIdx.x & (beside - 1)
 
         return columns_team
 
     @device
     def rows_team():
-        return cuda.blockIdx.x * teams + cuda.threadIdx.x // team, cuda.threadIdx.x % team, 0
+        return cuda.blockIdx.x * teams + (cuda.threadIdx.x >> log_team), cuda.threadIdx.x & (team - 1), 0
 
     return rows_team
 
@@ -140,6 +149,7 @@ def place(form: Form):
     size, groups, team, beside = form.size, form.groups, form.team, form.beside
     runs, varies = form.runs, form.varies
     index = types.int64 if form.wide else types.int32
+    log_size = size.bit_length() - 1
 
     if form.columns:
 
@@ -157,8 +167,8 @@ def place(form: Form):
             sums = choose(splat(exists, size), lane + i * c, -1)
             stats = sums
             if runs:
-                stats = choose(splat(exists, size), quotient(lane, magic, types.int32(shift)) + i * (c // n), -1)
-            return i * m * c + column, offsets, (i % pb) * of_b + column * of_c, at, sums, stats
+                stats = choose(splat(exists, size), quotient(lane, magic, types.int32(shift)) + i * over(c, n), -1)
+            return i * m * c + column, offsets, rest(i, pb) * of_b + column * of_c, at, sums, stats
 
         return columns_place
 
@@ -167,21 +177,21 @@ def place(form: Form):
         _, m, c, n, _, magic, shift = dims
         pb, of_b, of_m, of_c = params
         unit = steps(index(piece * (team * groups) + t), team, groups)
-        on = unit < index(m * n // size if valid else 0)
+        on = unit < index(m * n >> log_size if valid else 0)
         if runs:
             run = quotient(unit, magic, types.int32(shift))
-            rest = (unit - run * index(n // size)) * index(size)
-            offsets = choose(on, run * index(c * n) + rest, -1)
+            left = (unit - run * index(n >> log_size)) * index(size)
+            offsets = choose(on, run * index(c * n) + left, -1)
             at = run * index(of_m)
             if varies == "full":
-                at = at + rest
+                at = at + left
             at = choose(on, at, -1)
         else:
             offsets = choose(on, unit * index(size), -1)
             at = offsets
         sums = splat(types.int64(i * c + j if valid else -1), 1)
         start = (i * m * c + j) * n if runs else (i * c + j) * m * n
-        return start, offsets, (i % pb) * of_b + j * of_c, at, sums, sums
+        return start, offsets, rest(i, pb) * of_b + j * of_c, at, sums, sums
 
     return rows_place
 
@@ -269,7 +279,7 @@ def _adding(form: Form, larger: bool):
             if lane < beside:
                 put(exchange, slot + ((cuda.threadIdx.x >> 5) * beside + lane) * each, v)
             cuda.syncthreads()
-            here = slot + (cuda.threadIdx.x % beside) * each
+            here = slot + (cuda.threadIdx.x & (beside - 1)) * each
             v = get_like(exchange, here, v)
             for warp in range(1, warps):
                 v = combine(v, get_like(exchange, here + warp * beside * each, v))

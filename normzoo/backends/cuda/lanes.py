@@ -18,8 +18,7 @@ from llvmlite import ir
 from numba.cuda import types
 from numba.cuda.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
-VECTOR_BYTES = 16
-_I1, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
 
 class Vec(types.Type):
@@ -33,22 +32,22 @@ class Vec(types.Type):
 @register_model(Vec)
 class _VecModel(models.PrimitiveModel):
     def __init__(self, dmm, fe_type: Vec) -> None:
-        super().__init__(dmm, fe_type, _llvm(fe_type))
+        super().__init__(dmm, fe_type, llvm(fe_type))
 
 
-_ELEMENT = {
+ELEMENT = {
     types.float32: ir.FloatType(),
     types.float64: ir.DoubleType(),
     types.int16: ir.IntType(16),
     types.uint16: ir.IntType(16),
-    types.int32: _I32,
-    types.int64: _I64,
-    types.boolean: _I1,
+    types.int32: I32,
+    types.int64: I64,
+    types.boolean: I1,
 }
 
 
-def _llvm(vec: Vec) -> ir.VectorType:
-    return ir.VectorType(_ELEMENT[vec.dtype], vec.count)
+def llvm(vec: Vec) -> ir.VectorType:
+    return ir.VectorType(ELEMENT[vec.dtype], vec.count)
 
 
 def of(pointer: Any) -> Any:
@@ -60,11 +59,11 @@ def _is_float(dtype: Any) -> bool:
     return isinstance(dtype, types.Float)
 
 
-def _constant(kind: ir.Type, value: float) -> ir.Constant:
+def constant(kind: ir.Type, value: float) -> ir.Constant:
     return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
 
 
-def _call(builder, name: str, result: ir.Type, args: list):
+def call(builder, name: str, result: ir.Type, args: list):
     """Call the LLVM intrinsic of this whole name."""
     function = builder.module.globals.get(name)
     if function is None:
@@ -72,22 +71,37 @@ def _call(builder, name: str, result: ir.Type, args: list):
     return builder.call(function, args)
 
 
-def _suffix(vec: Vec) -> str:
+def suffix(vec: Vec) -> str:
     return f"v{vec.count}{'f' if _is_float(vec.dtype) else 'i'}{vec.dtype.bitwidth}"
 
 
-def _shuffled(builder, v, places: list[int]):
-    return builder.shuffle_vector(v, v, ir.Constant(ir.VectorType(_I32, len(places)), places))
+def shuffled(builder, v, places: list[int]):
+    return builder.shuffle_vector(v, v, ir.Constant(ir.VectorType(I32, len(places)), places))
+
+
+def joined(builder, parts: list):
+    """Vectors of one length, the first of them in front."""
+    while len(parts) > 1:
+        if len(parts) % 2:
+            count = parts[0].type.count
+            whole = joined(builder, parts[:-1])
+            last = shuffled(builder, parts[-1], [min(i, count - 1) for i in range(whole.type.count)])
+            places = [*range(whole.type.count), *range(whole.type.count, whole.type.count + count)]
+            return builder.shuffle_vector(whole, last, ir.Constant(ir.VectorType(I32, len(places)), places))
+        count = parts[0].type.count
+        places = ir.Constant(ir.VectorType(I32, 2 * count), list(range(2 * count)))
+        parts = [builder.shuffle_vector(a, b, places) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
 
 
 def _splat(builder, value, count: int):
-    one = builder.insert_element(ir.Constant(ir.VectorType(value.type, count), ir.Undefined), value, _constant(_I32, 0))
-    return _shuffled(builder, one, [0] * count)
+    one = builder.insert_element(ir.Constant(ir.VectorType(value.type, count), ir.Undefined), value, constant(I32, 0))
+    return shuffled(builder, one, [0] * count)
 
 
-def _converted(builder, value, source: Any, target: Any, count: int | None = None):
+def converted(builder, value, source: Any, target: Any, count: int | None = None):
     """A number, or `count` lanes, of type `source` as `target`."""
-    kind = _ELEMENT[target] if count is None else ir.VectorType(_ELEMENT[target], count)
+    kind = ELEMENT[target] if count is None else ir.VectorType(ELEMENT[target], count)
     if source == target:
         return value
     if _is_float(source):
@@ -113,11 +127,11 @@ def _plain(kind: Any) -> Any:
 def _fit(builder, value, kind: Any, target: Vec):
     """A scalar or a vector of fewer lanes as `target` has them."""
     if isinstance(kind, Vec):
-        value = _converted(builder, value, kind.dtype, target.dtype, kind.count)
+        value = converted(builder, value, kind.dtype, target.dtype, kind.count)
         if kind.count == target.count:
             return value
-        return _shuffled(builder, value, [i % kind.count for i in range(target.count)])
-    return _splat(builder, _converted(builder, value, _plain(kind), target.dtype), target.count)
+        return shuffled(builder, value, [i % kind.count for i in range(target.count)])
+    return _splat(builder, converted(builder, value, _plain(kind), target.dtype), target.count)
 
 
 def _common(*kinds: Any) -> Vec | None:
@@ -160,6 +174,7 @@ _operator(operator.and_, "and_", "and_")
 _operator(operator.or_, "or_", "or_")
 _operator(operator.lt, "<", "<", True)
 _operator(operator.le, "<=", "<=", True)
+_operator(operator.gt, ">", ">", True)
 
 
 def _lanewise(returns: Callable, lower: Callable) -> Any:
@@ -172,30 +187,27 @@ def _lanewise(returns: Callable, lower: Callable) -> Any:
     return intrinsic(function)
 
 
-def _roots(builder, result, kind, v):
-    name = f"llvm.sqrt.f{kind.dtype.bitwidth}"  # NVVM has it for numbers only
-    for i in range(kind.count):
-        place = _constant(_I32, i)
-        found = _call(builder, name, v.type.element, [builder.extract_element(v, place)])
-        v = builder.insert_element(v, found, place)
-    return v
+def _guess(builder, result, kind, v):
+    lanes = ir.VectorType(I64, kind.count)
+    half = builder.lshr(builder.bitcast(v, lanes), constant(lanes, 1))
+    return builder.bitcast(builder.sub(constant(lanes, 0x5FE6EB50C7B537A9), half), v.type)
 
 
 def _absolute(builder, result, kind, v):
     bits = ir.VectorType(ir.IntType(kind.dtype.bitwidth), kind.count)
     return builder.bitcast(
-        builder.and_(builder.bitcast(v, bits), _constant(bits, (1 << kind.dtype.bitwidth - 1) - 1)), v.type
+        builder.and_(builder.bitcast(v, bits), constant(bits, (1 << kind.dtype.bitwidth - 1) - 1)), v.type
     )
 
 
-root = _lanewise(lambda v: v, _roots)
+guess_inverse_root = _lanewise(lambda v: v, _guess)  # of float64 lanes, within 4 %; the famous constant
 magnitude = _lanewise(lambda v: v, _absolute)
 wide = _lanewise(
     lambda v: Vec(types.float64, v.count),
-    lambda builder, r, k, v: _converted(builder, v, k.dtype, types.float64, k.count),
+    lambda builder, r, k, v: converted(builder, v, k.dtype, types.float64, k.count),
 )
 unlike = _lanewise(
-    lambda v: Vec(types.boolean, v.count), lambda builder, r, k, v: builder.xor(v, _constant(v.type, 1))
+    lambda v: Vec(types.boolean, v.count), lambda builder, r, k, v: builder.xor(v, constant(v.type, 1))
 )  # not, lane by lane
 
 
@@ -205,9 +217,9 @@ def sign(typingctx, v):
 
     def lower(context, builder, sig, args):
         (a,) = args
-        zero = _constant(a.type, 0.0)
-        up = builder.select(builder.fcmp_ordered(">", a, zero), _constant(a.type, 1.0), a)
-        return builder.select(builder.fcmp_ordered("<", a, zero), _constant(a.type, -1.0), up)
+        zero = constant(a.type, 0.0)
+        up = builder.select(builder.fcmp_ordered(">", a, zero), constant(a.type, 1.0), a)
+        return builder.select(builder.fcmp_ordered("<", a, zero), constant(a.type, -1.0), up)
 
     return v(v), lower
 
@@ -216,7 +228,7 @@ def sign(typingctx, v):
 def narrow(typingctx, v, like):
     """float64 lanes in the type that the array `like`, or vector, is computed in."""
     result = Vec(like.dtype if isinstance(like, Vec) else of(like), v.count)
-    return result(v, like), lambda context, builder, sig, args: _converted(
+    return result(v, like), lambda context, builder, sig, args: converted(
         builder, args[0], v.dtype, result.dtype, v.count
     )
 
@@ -229,7 +241,7 @@ def choose(typingctx, mask, a, b):
     def lower(context, builder, sig, args):
         chosen, one, two = args
         if mask.count != result.count:
-            chosen = _shuffled(builder, chosen, [i % mask.count for i in range(result.count)])
+            chosen = shuffled(builder, chosen, [i % mask.count for i in range(result.count)])
         return builder.select(chosen, _fit(builder, one, a, result), _fit(builder, two, b, result))
 
     return result(mask, a, b), lower
@@ -242,7 +254,7 @@ def fma(typingctx, a, b, c):
 
     def lower(context, builder, sig, args):
         args = [_fit(builder, v, k, result) for v, k in zip(args, (a, b, c), strict=True)]
-        return _call(builder, f"llvm.fma.{_suffix(result)}", args[0].type, args)
+        return call(builder, f"llvm.fma.{suffix(result)}", args[0].type, args)
 
     return result(a, b, c), lower
 
@@ -264,7 +276,7 @@ def steps(typingctx, first, step, count):
     result = Vec(_plain(first), count.literal_value)
 
     def lower(context, builder, sig, args):
-        ladder = ir.Constant(_llvm(result), [i * step.literal_value for i in range(result.count)])
+        ladder = ir.Constant(llvm(result), [i * step.literal_value for i in range(result.count)])
         return builder.add(_splat(builder, args[0], result.count), ladder)
 
     return result(first, step, count), lower
@@ -275,10 +287,10 @@ def quotient(typingctx, v, magic, shift):
     """v // d for 0 <= v < 2^31: (v * magic) >> shift; see `geometry.magic_of`."""
 
     def lower(context, builder, sig, args):
-        lanes = ir.VectorType(_I64, v.count)
-        product = builder.mul(_converted(builder, args[0], v.dtype, types.int64, v.count), _fit64(builder, args[1]))
+        lanes = ir.VectorType(I64, v.count)
+        product = builder.mul(converted(builder, args[0], v.dtype, types.int64, v.count), _fit64(builder, args[1]))
         found = builder.lshr(product, builder.zext(_splat(builder, args[2], v.count), lanes))
-        return builder.trunc(found, _llvm(v)) if v.dtype != types.int64 else found
+        return builder.trunc(found, llvm(v)) if v.dtype != types.int64 else found
 
     def _fit64(builder, value):
         return _splat(builder, value, v.count)
@@ -294,15 +306,15 @@ def power_near(typingctx, v, inverse, limit):
     flip, most = inverse.literal_value, limit.literal_value
 
     def lower(context, builder, sig, args):
-        kind = ir.VectorType(_I64, v.count)
-        exponent = builder.lshr(builder.bitcast(args[0], kind), _constant(kind, 52))
-        exponent = builder.and_(exponent, _constant(kind, 0x7FF))
+        kind = ir.VectorType(I64, v.count)
+        exponent = builder.lshr(builder.bitcast(args[0], kind), constant(kind, 52))
+        exponent = builder.and_(exponent, constant(kind, 0x7FF))
         if flip:
-            exponent = builder.sub(_constant(kind, 2046), exponent)
-        low, high = _constant(kind, 1023 - most), _constant(kind, 1023 + most)
+            exponent = builder.sub(constant(kind, 2046), exponent)
+        low, high = constant(kind, 1023 - most), constant(kind, 1023 + most)
         exponent = builder.select(builder.icmp_signed("<", exponent, low), low, exponent)
         exponent = builder.select(builder.icmp_signed(">", exponent, high), high, exponent)
-        return builder.bitcast(builder.shl(exponent, _constant(kind, 52)), args[0].type)
+        return builder.bitcast(builder.shl(exponent, constant(kind, 52)), args[0].type)
 
     return v(v, inverse, limit), lower
 
@@ -312,10 +324,10 @@ def some(typingctx, mask):
     """Is any lane of the mask set?"""
 
     def lower(context, builder, sig, args):
-        found = builder.extract_element(args[0], _constant(_I32, 0))
+        found = builder.extract_element(args[0], constant(I32, 0))
         for i in range(1, mask.count):
-            found = builder.or_(found, builder.extract_element(args[0], _constant(_I32, i)))
-        return builder.zext(found, ir.IntType(8)) if context.get_value_type(types.boolean) != _I1 else found
+            found = builder.or_(found, builder.extract_element(args[0], constant(I32, i)))
+        return builder.zext(found, ir.IntType(8)) if context.get_value_type(types.boolean) != I1 else found
 
     return types.boolean(mask), lower
 
@@ -325,13 +337,13 @@ def _halved(builder, v, count: int, target: int, combine: Callable):
     while count > target:
         units = count // target
         low = units // 2 * target
-        a = _shuffled(builder, v, list(range(low)))
-        b = _shuffled(builder, v, list(range(low, 2 * low)))
+        a = shuffled(builder, v, list(range(low)))
+        b = shuffled(builder, v, list(range(low, 2 * low)))
         both = combine(a, b)
         if units % 2:  # the odd group goes with the next round
-            padded = _shuffled(builder, v, [min(i, count - 1) for i in range(2 * low, 2 * low + low)])
+            padded = shuffled(builder, v, [min(i, count - 1) for i in range(2 * low, 2 * low + low)])
             v = builder.shuffle_vector(
-                both, padded, ir.Constant(ir.VectorType(_I32, low + target), [*range(low), *range(low, low + target)])
+                both, padded, ir.Constant(ir.VectorType(I32, low + target), [*range(low), *range(low, low + target)])
             )
             count = low + target
         else:
@@ -367,10 +379,8 @@ def group_sums(typingctx, v, size):
     result = Vec(v.dtype, groups)
 
     def lower(context, builder, sig, args):
-        turned = _shuffled(
-            builder, args[0], [i % groups * size.literal_value + i // groups for i in range(v.count)]
-        )
-        return _halved(builder, turned, v.count, groups, lambda a, b: builder.fadd(a, b))
+        turned = shuffled(builder, args[0], [i % groups * size.literal_value + i // groups for i in range(v.count)])
+        return _halved(builder, turned, v.count, groups, builder.fadd)
 
     return result(v, size), lower
 
@@ -381,7 +391,7 @@ def join(typingctx, a, b):
     result = Vec(a.dtype, 2 * a.count)
 
     def lower(context, builder, sig, args):
-        return _joined(builder, list(args))
+        return joined(builder, list(args))
 
     return result(a, b), lower
 
@@ -393,7 +403,7 @@ def part(typingctx, v, first, count):
         return None
     result = Vec(v.dtype, count.literal_value)
     places = list(range(first.literal_value, first.literal_value + result.count))
-    return result(v, first, count), lambda context, builder, sig, args: _shuffled(builder, args[0], places)
+    return result(v, first, count), lambda context, builder, sig, args: shuffled(builder, args[0], places)
 
 
 @intrinsic
@@ -402,234 +412,37 @@ def keep(typingctx, v, offsets):
     each = v.count // offsets.count
 
     def lower(context, builder, sig, args):
-        on = builder.icmp_signed(">=", args[1], _constant(args[1].type, 0))
-        on = _shuffled(builder, on, [i // each for i in range(v.count)])
-        return builder.select(on, args[0], _constant(args[0].type, 0.0))
+        on = builder.icmp_signed(">=", args[1], constant(args[1].type, 0))
+        on = shuffled(builder, on, [i // each for i in range(v.count)])
+        return builder.select(on, args[0], constant(args[0].type, 0.0))
 
     return v(v, offsets), lower
-
-
-def _loaded(builder, dtype: Any, v):
-    """Lanes from what lay in memory."""
-    if dtype.bitwidth != 16:
-        return v
-    count = v.type.count
-    if dtype.signed:
-        return builder.fpext(
-            builder.bitcast(v, ir.VectorType(ir.HalfType(), count)), ir.VectorType(ir.FloatType(), count)
-        )
-    words = ir.VectorType(_I32, count)
-    bits = builder.shl(builder.zext(v, words), _constant(words, 16))
-    return builder.bitcast(bits, ir.VectorType(ir.FloatType(), count))
-
-
-def _stored(builder, dtype: Any, v):
-    """What to write to memory, rounded to nearest, ties to even."""
-    if dtype.bitwidth != 16:
-        return v
-    shorts = ir.VectorType(ir.IntType(16), v.type.count)
-    if dtype.signed:
-        return builder.bitcast(builder.fptrunc(v, ir.VectorType(ir.HalfType(), v.type.count)), shorts)
-    words = ir.VectorType(_I32, v.type.count)
-    bits = builder.bitcast(v, words)
-    odd = builder.and_(builder.lshr(bits, _constant(words, 16)), _constant(words, 1))
-    rounded = builder.add(builder.add(bits, _constant(words, 0x7FFF)), odd)
-    nan = builder.or_(bits, _constant(words, 0x400000))
-    rounded = builder.select(builder.fcmp_unordered("uno", v, v), nan, rounded)
-    return builder.trunc(builder.lshr(rounded, _constant(words, 16)), shorts)
-
-
-def _pieces(dtype: Any, size: int, each: int) -> list[tuple[int, int]]:
-    """(first, count) of the accesses to `size` neighbouring elements: of `each`, and of at most 16 bytes."""
-    most = min(each, VECTOR_BYTES * 8 // dtype.bitwidth)
-    return [(i, most) for i in range(0, size, most)]
-
-
-def _cell(builder, array, dtype: Any, start, offset, first: int, count: int):
-    """Where `count` elements lie, as a pointer to what is accessed at once: 16 bytes as four words."""
-    place = builder.gep(array, [builder.add(start, _constant(_I64, first)) if first else start])
-    place = builder.gep(place, [offset])
-    bits = dtype.bitwidth * count
-    if bits == VECTOR_BYTES * 8:
-        kind: ir.Type = ir.VectorType(_I32, 4)
-    else:
-        kind = ir.IntType(bits)
-    return builder.bitcast(place, kind.as_pointer()), bits // 8
-
-
-def _read(builder, array, dtype: Any, start, offset, size: int, each: int):
-    found = []
-    for first, count in _pieces(dtype, size, each):
-        place, align = _cell(builder, array, dtype, start, offset, first, count)
-        loaded = builder.load(place)
-        loaded.align = align
-        found.append(builder.bitcast(loaded, ir.VectorType(_ELEMENT[dtype], count)))
-    return _joined(builder, found)
-
-
-def _joined(builder, parts: list):
-    """Vectors of one length, the first of them in front."""
-    while len(parts) > 1:
-        if len(parts) % 2:
-            count = parts[0].type.count
-            whole = _joined(builder, parts[:-1])
-            last = _shuffled(builder, parts[-1], [min(i, count - 1) for i in range(whole.type.count)])
-            places = [*range(whole.type.count), *range(whole.type.count, whole.type.count + count)]
-            return builder.shuffle_vector(whole, last, ir.Constant(ir.VectorType(_I32, len(places)), places))
-        count = parts[0].type.count
-        places = ir.Constant(ir.VectorType(_I32, 2 * count), list(range(2 * count)))
-        parts = [builder.shuffle_vector(a, b, places) for a, b in zip(parts[::2], parts[1::2], strict=True)]
-    return parts[0]
-
-
-def _offset(builder, offsets, g: int):
-    return builder.extract_element(offsets, _constant(_I32, g))
-
-
-def _is_on(builder, offset):
-    return builder.icmp_signed(">=", offset, ir.Constant(offset.type, 0))
-
-
-def _guarded(builder, array, dtype: Any, start, offset, size: int, each: int):
-    """The elements at a group's offset, or zeros."""
-    kind = ir.VectorType(_ELEMENT[dtype], size)
-    before = builder.block
-    with builder.if_then(_is_on(builder, offset)):
-        found = _read(builder, array, dtype, start, offset, size, each)
-        inside = builder.block
-    phi = builder.phi(kind)
-    phi.add_incoming(_constant(kind, 0), before)
-    phi.add_incoming(found, inside)
-    return phi
-
-
-@intrinsic
-def load(typingctx, array, start, offsets, size, each):
-    """The lanes array[start + offset : ... + size] of every offset, `each` at once; zeros where it is negative.
-
-    With each > 1, start + offset is a multiple of it, and the array begins at a multiple of 16 bytes.
-    """
-    if not (isinstance(size, types.IntegerLiteral) and isinstance(each, types.IntegerLiteral)):
-        return None
-    result = Vec(of(array), offsets.count * size.literal_value)
-
-    def lower(context, builder, sig, args):
-        data, first, places = args[:3]
-        parts = [
-            _guarded(
-                builder, data, array.dtype, first, _offset(builder, places, g), size.literal_value, each.literal_value
-            )
-            for g in range(offsets.count)
-        ]
-        return _loaded(builder, array.dtype, _joined(builder, parts))
-
-    return result(array, types.int64, offsets, size, each), lower
-
-
-@intrinsic
-def load_each(typingctx, array, start, offsets, size):
-    """array[start + offset] of every offset, `size` times; zeros where it is negative."""
-    if not isinstance(size, types.IntegerLiteral):
-        return None
-    result = Vec(of(array), offsets.count * size.literal_value)
-
-    def lower(context, builder, sig, args):
-        data, first, places, _ = args
-        parts = [
-            _guarded(builder, data, array.dtype, first, _offset(builder, places, g), 1, 1) for g in range(offsets.count)
-        ]
-        v = _loaded(builder, array.dtype, _joined(builder, parts))
-        return _shuffled(builder, v, [i // size.literal_value for i in range(result.count)])
-
-    return result(array, types.int64, offsets, size), lower
-
-
-@intrinsic
-def store(typingctx, array, start, offsets, v, each):
-    """array[start + offset : ...] = the lanes of the group, `each` at once, where the offset is not negative."""
-    if not isinstance(each, types.IntegerLiteral):
-        return None
-    size = v.count // offsets.count
-
-    def lower(context, builder, sig, args):
-        data, first, places, value, _ = args
-        value = _stored(builder, array.dtype, _converted(builder, value, v.dtype, of(array), v.count))
-        for g in range(offsets.count):
-            offset = _offset(builder, places, g)
-            with builder.if_then(_is_on(builder, offset)):
-                for i, count in _pieces(array.dtype, size, each.literal_value):
-                    part = _shuffled(builder, value, list(range(g * size + i, g * size + i + count)))
-                    place, align = _cell(builder, data, array.dtype, first, offset, i, count)
-                    builder.store(builder.bitcast(part, place.type.pointee), place).align = align
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64, offsets, v, each), lower
-
-
-def _shuffling(mode: int, clamp: int) -> Any:
-    """A warp shuffle of every lane: as numba-cuda writes them, so that the same tools read them."""
-
-    def function(typingctx, v, lane):
-        def lower(context, builder, sig, args):
-            words = v.dtype.bitwidth // 32
-            kind = ir.VectorType(_I32, v.count * words)
-            bits = builder.bitcast(args[0], kind)
-            result = ir.LiteralStructType((_I32, _I1))
-            rest = [_constant(_I32, -1), _constant(_I32, mode)]
-            for i in range(kind.count):
-                word = builder.extract_element(bits, _constant(_I32, i))
-                moved = _call(
-                    builder, "llvm.nvvm.shfl.sync.i32", result, [*rest, word, args[1], _constant(_I32, clamp)]
-                )
-                bits = builder.insert_element(bits, builder.extract_value(moved, 0), _constant(_I32, i))
-            return builder.bitcast(bits, args[0].type)
-
-        return v(v, types.int32), lower
-
-    return intrinsic(function)
-
-
-shuffle = _shuffling(0, 0x1F)  # (v, lane): the value of that lane of the warp
-shuffle_xor = _shuffling(3, 0x1F)  # (v, mask): the value of lane ^ mask
-
-
-def _place_in(context, builder, kind: Any, array, index, v: ir.Type):
-    data = context.make_array(kind)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), v.as_pointer())
-
-
-@intrinsic
-def put(typingctx, array, index, v):
-    """array[index : index + lanes] = v, in shared memory; index is a multiple of the number of lanes."""
-
-    def lower(context, builder, sig, args):
-        size = min(v.count * v.dtype.bitwidth // 8, VECTOR_BYTES)
-        builder.store(args[2], _place_in(context, builder, array, args[0], args[1], args[2].type)).align = size
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64, v), lower
-
-
-@intrinsic
-def get_like(typingctx, array, index, v):
-    """As many lanes as v has from array[index] on, in shared memory; index is a multiple of their number."""
-    size = min(v.count * v.dtype.bitwidth // 8, VECTOR_BYTES)
-
-    def lower(context, builder, sig, args):
-        found = builder.load(_place_in(context, builder, array, args[0], args[1], args[2].type))
-        found.align = size
-        return found
-
-    return v(array, types.int64, v), lower
 
 
 @intrinsic
 def lanes_of(typingctx, v):
     """The number of lanes."""
-    return types.int64(v), lambda context, builder, sig, args: _constant(_I64, v.count)
+    return types.int64(v), lambda context, builder, sig, args: constant(I64, v.count)
 
 
 @intrinsic
 def scalar(typingctx, v):
     """The first lane, as a number."""
-    return v.dtype(v), lambda context, builder, sig, args: builder.extract_element(args[0], _constant(_I32, 0))
+    return v.dtype(v), lambda context, builder, sig, args: builder.extract_element(args[0], constant(I32, 0))
+
+
+def _dividing(method: str) -> Any:
+    """Of numbers from 0 to 2^31 - 1: in 64 bits it takes a subroutine of the device."""
+
+    def function(typingctx, a, b):
+        def lower(context, builder, sig, args):
+            short = [builder.trunc(v, I32) for v in args]
+            return builder.zext(getattr(builder, method)(*short), I64)
+
+        return types.int64(types.int64, types.int64), lower
+
+    return intrinsic(function)
+
+
+over = _dividing("udiv")  # a // b
+rest = _dividing("urem")  # a % b

@@ -3,7 +3,6 @@
 A call picks between two plans, for arrays that begin at multiples of 16 bytes and for others.
 """
 
-from collections.abc import Iterator
 from functools import lru_cache
 from math import inf, prod
 from typing import Any
@@ -14,7 +13,7 @@ from numba.cuda import types
 from normzoo.backends.contract import CONSTANT, Apply, Backward, Dims, Forward, Moments
 from normzoo.backends.cuda import backward_kernels, driver, forward_kernels, merging
 from normzoo.backends.cuda.arrays import ALIGNED_TO, DeviceArray, empty
-from normzoo.backends.cuda.forms import Plan, cells_of, entries_of, fold_of, plan, rows_size
+from normzoo.backends.cuda.forms import Plan, cells_of, entries_of, fold_of, inverse_counts, plan, rows_size
 from normzoo.backends.cuda.geometry import DIMS, PARAMS, WARP
 
 TINY = 2  # values of a set whose gradient is a difference of almost equal terms
@@ -44,8 +43,8 @@ def _blocks(work: int, each: int) -> int:
 
 
 @lru_cache(maxsize=1024)
-def _plan(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype, aligned: bool, backward: bool) -> Plan:
-    return plan(dims, parameter_dims, dtype.name, store.itemsize, aligned, backward)
+def _plan(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype, aligned: bool, what: str) -> Plan:
+    return plan(dims, parameter_dims, dtype.name, store.itemsize, aligned, what)
 
 
 def _spread(parameter: DeviceArray, plan_: Plan, parameter_dims: Dims) -> DeviceArray:
@@ -66,8 +65,8 @@ def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype,
 
     def whole(p: Plan, x: Any, weight: Any, bias: Any, eps: float, y: Any, stats: Any) -> None:
         kernel = forward_kernels.forward(p.form, center, power, clamp)
-        signature = place, number, number, place, _P64, DIMS, PARAMS, _I, _F, _F
-        args = x, weight, bias, y, stats, p.dims, p.params, p.width, divisor, eps
+        signature = place, number, number, place, _P64, DIMS, PARAMS, _I, _F, _F, _F
+        args = x, weight, bias, y, stats, p.dims, p.params, p.width, 1.0 / (m * n), 1.0 / divisor, eps
         _launch(kernel, signature, _blocks(p.work, p.form.teams), p.form.threads, x.stream, args)
 
     def pieces(p: Plan, x: Any, weight: Any, bias: Any, eps: float, y: Any, stats: Any) -> None:
@@ -75,8 +74,8 @@ def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype,
         form = p.form._replace(varies="set")
         partial = empty((2, p.pieces, p.places), _DOUBLE, x.stream)
         # 1 moments
-        signature = place, _P64, DIMS, PARAMS, _I, _F
-        args = x, partial, p.dims, p.params, p.width, eps
+        signature = place, _P64, DIMS, PARAMS, _I, _F, _F, _F
+        args = x, partial, p.dims, p.params, p.width, *inverse_counts(p), eps
         _launch(forward_kernels.pieces(form, center, power, clamp), signature, grid, form.threads, x.stream, args)
         for around in (False, True) if power == 1 and center else (False,):
             if around:
@@ -91,7 +90,7 @@ def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype,
         _apply(p, place, number, x, stats, weight, bias, y, b * c)
 
     def run(x: Any, weight: Any, bias: Any, eps: float, y: Any) -> DeviceArray:
-        p = _plan(dims, parameter_dims, dtype, store, _is_aligned(x, weight, bias, y), False)
+        p = _plan(dims, parameter_dims, dtype, store, _is_aligned(x, weight, bias, y), "forward")
         stats = empty((3, b, c), _DOUBLE, x.stream)
         weight, bias = _spread(weight, p, parameter_dims), _spread(bias, p, parameter_dims)
         (whole if p.whole else pieces)(p, x, weight, bias, float(eps), y, stats)
@@ -110,7 +109,7 @@ def apply(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) ->
     place, number = _POINTERS[store.name], _POINTERS[dtype.name]
 
     def run(x: Any, stats: Any, weight: Any, bias: Any, y: Any) -> None:
-        p = _plan(dims, parameter_dims, dtype, store, _is_aligned(x, weight, bias, y), False)
+        p = _plan(dims, parameter_dims, dtype, store, _is_aligned(x, weight, bias, y), "apply")
         weight, bias = _spread(weight, p, parameter_dims), _spread(bias, p, parameter_dims)
         _apply(p, place, number, x, stats, weight, bias, y, dims[0] * dims[2])
 
@@ -125,11 +124,9 @@ def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype
     divisor = 1.0 if total else float(m * n)
     place, number = _POINTERS[store.name], _POINTERS[dtype.name]
 
-    def run(
-        dy: Any, x: Any, stats: Any, weight: Any, eps: float, dx: Any, dweight: Any, dbias: Any
-    ) -> None:
+    def run(dy: Any, x: Any, stats: Any, weight: Any, eps: float, dx: Any, dweight: Any, dbias: Any) -> None:
         stream = dy.stream
-        p = _plan(dims, parameter_dims, dtype, store, _is_aligned(dy, x, weight, dx), True)
+        p = _plan(dims, parameter_dims, dtype, store, _is_aligned(dy, x, weight, dx), "backward")
         form, limit = p.form, 1.0 / eps if clamp and eps > 0 else inf
         weight = _spread(weight, p, parameter_dims)
         cells, grid = cells_of(p, driver.current().multiprocessors)
@@ -139,9 +136,24 @@ def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype
         found = sums if p.whole else empty((4, p.pieces, p.places), _DOUBLE, stream)
         kernel = backward_kernels.backward(form, center, power, not p.whole)
         signature = (
-            place, place, number, _P64, place, number, _P64, DIMS, PARAMS, backward_kernels.CELLS, _I, _F, _F,
+            place, place, number, _P64, place, number, _P64, DIMS, PARAMS, backward_kernels.CELLS, _I, _F, _F, _F, _F,
         )  # fmt: skip
-        args = dy, x, weight, stats, dx, rows, found, p.dims, p.params, cells, b * c, divisor, limit
+        args = (
+            dy,
+            x,
+            weight,
+            stats,
+            dx,
+            rows,
+            found,
+            p.dims,
+            p.params,
+            cells,
+            b * c,
+            *inverse_counts(p),
+            1.0 / divisor,
+            limit,
+        )
         _launch(kernel, signature, grid, form.threads, stream, args)
         if not p.whole:
             means = empty((3, b, c), _DOUBLE, stream)
@@ -176,9 +188,7 @@ def _backward_in_double(dims: Dims, parameter_dims: Dims, moments: Moments) -> B
     exact = backward(dims, parameter_dims, moments, _DOUBLE, _DOUBLE)
     moments_of = None if moments == CONSTANT else forward(dims, parameter_dims, moments, _DOUBLE, _DOUBLE)
 
-    def run(
-        dy: Any, x: Any, stats: Any, weight: Any, eps: float, dx: Any, dweight: Any, dbias: Any
-    ) -> None:
+    def run(dy: Any, x: Any, stats: Any, weight: Any, eps: float, dx: Any, dweight: Any, dbias: Any) -> None:
         found = [empty(a.shape, _DOUBLE, dy.stream) for a in (dx, dweight, dbias)]
         x, w = x.astype(_DOUBLE), weight.astype(_DOUBLE)
         if moments_of is not None:
@@ -235,79 +245,3 @@ def copy(source: DeviceArray, target: DeviceArray, stream: int) -> None:
     args = source, target, sizes, given, taken, target.size
     grid = _blocks(target.size, merging.LANES)
     _launch(merging.copy(len(sizes)), signature, grid, merging.LANES, stream, args)
-
-
-def variants() -> Iterator[tuple[str, Any, tuple, int]]:
-    """(name, kernel, signature, threads of a block) of every kind of kernel."""
-    from_dtypes = [("float32", "float32"), ("float32", "float16"), ("float32", "bfloat16"), ("float64", "float64")]
-    seen = _Recorder()
-    with driver.use(seen):
-        for dtype, store in from_dtypes:
-            for dims, parameters in _SHOWN:
-                for offset in (0, 1):
-                    _record(seen, dims, parameters, np.dtype(dtype), _dtype(store), offset)
-    yield from seen.variants.values()
-
-
-def _dtype(name: str) -> np.dtype:
-    if name != "bfloat16":
-        return np.dtype(name)
-    import ml_dtypes  # noqa: PLC0415
-
-    return np.dtype(ml_dtypes.bfloat16)
-
-
-# Views and parameter views that take every form: rows of all teams, whole and in pieces, runs, columns.
-_SHOWN: tuple[tuple[Dims, Dims], ...] = (
-    ((64, 1, 1, 64), (1, 1, 1, 64)),
-    ((64, 1, 1, 128), (1, 1, 1, 128)),
-    ((64, 1, 1, 1024), (1, 1, 1, 1024)),
-    ((64, 1, 1, 4096), (1, 1, 1, 4096)),
-    ((64, 1, 1, 8192), (1, 1, 1, 8192)),
-    ((64, 1, 1, 32768), (1, 1, 1, 32768)),
-    ((4, 1, 1, 1 << 17), (1, 1, 1, 1 << 17)),
-    ((8, 1, 64, 3136), (1, 1, 64, 1)),
-    ((64, 2, 1, 784), (32, 2, 1, 1)),
-    ((32, 64, 8, 8), (1, 1, 8, 8)),
-    ((1, 32, 64, 3136), (1, 1, 64, 1)),
-    ((1, 64, 512, 49), (1, 1, 512, 1)),
-    ((1, 32, 512, 1), (1, 1, 512, 1)),
-    ((1, 4096, 512, 1), (1, 1, 512, 1)),
-    ((8, 64, 784, 1), (1, 64, 1, 1)),
-    ((8, 3136, 64, 1), (1, 1, 64, 1)),
-)
-
-
-class _Recorder:
-    """A driver that runs nothing and remembers what it was asked to run."""
-
-    multiprocessors, capability = 132, (9, 0)
-
-    def __init__(self) -> None:
-        self.variants: dict[tuple, tuple[str, Any, tuple, int]] = {}
-        self.label = ""
-
-    def alloc(self, nbytes: int, stream: int) -> Any:
-        return type("Nowhere", (), {"address": 1 << 20})()
-
-    def launch(self, kernel: Any, signature: tuple, grid: Any, block: int, *rest: Any) -> None:
-        name = f"{kernel.__name__.removesuffix('_kernel')} {self.label}"
-        self.variants.setdefault((kernel, signature), (name, kernel, signature, block))
-
-    def to_device(self, address: int, values: np.ndarray, stream: int) -> None: ...
-
-    def to_host(self, values: np.ndarray, address: int, stream: int) -> None: ...
-
-
-def _record(seen: _Recorder, dims: Dims, parameters: Dims, dtype: np.dtype, store: np.dtype, offset: int) -> None:
-    """Run every pass of a view on a recorder, on arrays that begin at multiples of 16 bytes or do not."""
-    seen.label = f"{dims} {parameters} {store.name}{' unaligned' if offset else ''}"
-    moved = offset * store.itemsize
-    x, y = (DeviceArray((1 << 20) + moved, dims, store) for _ in range(2))
-    weight, dweight = (DeviceArray(1 << 20, parameters, dtype) for _ in range(2))
-    stats = forward(dims, parameters, Moments(), dtype, store)(x, weight, weight, 1e-5, y)
-    apply(dims, parameters, dtype, store)(x, stats, weight, weight, y)
-    backward(dims, parameters, Moments(), dtype, store)(y, x, stats, weight, 1e-5, y, dweight, dweight)
-
-
-__all__ = ["apply", "backward", "constants", "copy", "forward", "update", "variants"]

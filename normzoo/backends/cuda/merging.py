@@ -1,22 +1,15 @@
 """Kernels that put parts together, in an order that the shape fixes, in float64; and those on running statistics."""
 
 from functools import cache
+from math import inf
 
 from numba import cuda
 from numba.cuda import types
 
-from normzoo.backends.cuda.geometry import WARP, device
-from normzoo.backends.cuda.lanes import (
-    choose,
-    load,
-    root,
-    scalar,
-    shuffle_xor,
-    splat,
-    store,
-    wide,
-)
-from normzoo.backends.cuda.moments import rstd_of
+from normzoo.backends.cuda.accesses import load, shuffle_xor, store
+from normzoo.backends.cuda.geometry import WARP, device, labelled
+from normzoo.backends.cuda.lanes import choose, over, rest, scalar, splat, wide
+from normzoo.backends.cuda.moments import inverse_root, rstd_of
 
 LANES = 256  # threads of a block
 ENTRIES = types.UniTuple(types.int64, 7)  # sets, pieces, columns of a set, values of a column, of it in a piece, b*c, 0
@@ -49,9 +42,9 @@ def over_warp(v):
 def entry(entries, s, h):
     """Position and number of values of part h of set s: piece by piece, column by column."""
     _, _, columns, values, most, places, _ = entries
-    piece = h // columns
+    piece = over(h, columns)
     count = min(most, values - piece * most)
-    return piece * places + s * columns + h % columns, splat(types.float64(count), 1)
+    return piece * places + s * columns + rest(h, columns), splat(types.float64(count), 1)
 
 
 @cache
@@ -60,7 +53,7 @@ def merge(power: int, center: bool, clamp: bool, around: bool):
 
     `around`: the parts are sums of |x - mean| around the mean of the set, which stands in `stats` already.
     """
-    inverse_root = rstd_of(power, clamp)
+    rstd = rstd_of(power, clamp)
 
     def merge_kernel(
         partial,  # (2, pieces, sets * columns) float64: mean, spread; with `around` (1, ...)
@@ -69,8 +62,8 @@ def merge(power: int, center: bool, clamp: bool, around: bool):
         divisor,  # float64: m*n, or 1 for totals
         eps,  # float64
     ):
-        lane = cuda.threadIdx.x % WARP
-        s = cuda.blockIdx.x * (LANES // WARP) + cuda.threadIdx.x // WARP
+        lane = cuda.threadIdx.x & (WARP - 1)
+        s = cuda.blockIdx.x * (LANES // WARP) + (cuda.threadIdx.x >> 5)
         sets, pieces, columns, values, _, places, _ = entries
         parts = pieces * columns if s < sets else 0
         k = types.float64(values * columns)
@@ -101,9 +94,9 @@ def merge(power: int, center: bool, clamp: bool, around: bool):
             if not around:
                 write(stats, s, mean)
             write(stats, sets + s, spread)
-            write(stats, 2 * sets + s, inverse_root(spread, eps, zero + 1.0))
+            write(stats, 2 * sets + s, rstd(spread, eps, zero + 1.0))
 
-    return merge_kernel
+    return labelled(merge_kernel, f"power {power}{' center' * center}{' around' * around}")
 
 
 @cache
@@ -122,8 +115,8 @@ def merge_sums(center: bool, weighted: bool):
         divisor,  # float64: m*n, or 1 for totals
         limit,  # float64: rstd of a clamped set, or inf
     ):
-        lane = cuda.threadIdx.x % WARP
-        s = cuda.blockIdx.x * (LANES // WARP) + cuda.threadIdx.x // WARP
+        lane = cuda.threadIdx.x & (WARP - 1)
+        s = cuda.blockIdx.x * (LANES // WARP) + (cuda.threadIdx.x >> 5)
         sets, pieces, columns, values, _, places, _ = entries
         parts = pieces * columns if s < sets else 0
         k = types.float64(values * columns)
@@ -135,8 +128,10 @@ def merge_sums(center: bool, weighted: bool):
             i, count = entry(entries, s, h)
             w = zero + 1.0
             if weighted:
-                column = s * columns + h % columns
-                w = wide(number(weight, column // width % params[0] * params[1] + column % width * params[3]))
+                column = s * columns + rest(h, columns)
+                w = wide(
+                    number(weight, rest(over(column, width), params[0]) * params[1] + rest(column, width) * params[3])
+                )
             g_mean = g_mean + w * number(partial, i) * count
             signs = signs + number(partial, 3 * plane + i)
         g_mean = over_warp(g_mean) / k
@@ -146,8 +141,10 @@ def merge_sums(center: bool, weighted: bool):
             i, _ = entry(entries, s, h)
             w = zero + 1.0
             if weighted:
-                column = s * columns + h % columns
-                w = wide(number(weight, column // width % params[0] * params[1] + column % width * params[3]))
+                column = s * columns + rest(h, columns)
+                w = wide(
+                    number(weight, rest(over(column, width), params[0]) * params[1] + rest(column, width) * params[3])
+                )
             gx = gx + w * number(partial, plane + i)
             if center:
                 gx = gx + (w * number(partial, i) - g_mean) * number(partial, 2 * plane + i)
@@ -170,7 +167,7 @@ def merge_sums(center: bool, weighted: bool):
                 write(sums, s * columns + e, dw)
                 write(sums, places + s * columns + e, db)
 
-    return merge_sums_kernel
+    return labelled(merge_sums_kernel, f"{'center ' * center}{'weighted' * weighted}".strip())
 
 
 @cache
@@ -188,15 +185,18 @@ def fold(outputs: int):
         axes,  # (o1, o2, q, s0, s1, s2, s3, a0, a1, a2, t0, t1, t2, outputs, where those of dbias start)
     ):
         shared = cuda.shared.array(LANES, types.float64)
-        lane, share = cuda.threadIdx.x % outputs, cuda.threadIdx.x // outputs
+        lane, share = rest(cuda.threadIdx.x, outputs), over(cuda.threadIdx.x, outputs)
         o1, o2, q, s0, s1, s2, s3, a0, a1, a2, t0, t1, t2, number_of, second = axes
         o = cuda.blockIdx.x * outputs + lane
-        first = o // (o1 * o2) * s0 + o // o2 % o1 * s1 + o % o2 // q * s2 + o % o2 % q * s3
+        row, column = over(o, o2), rest(o, o2)
+        first = over(row, o1) * s0 + rest(row, o1) * s1 + over(column, q) * s2 + rest(column, q) * s3
         if cuda.blockIdx.y == 1:
             first += second
         found = splat(types.float64(0.0), 1)
         for h in range(share, a0 * a1 * a2 if o < number_of else 0, across):
-            found = found + wide(number(source, first + h // (a1 * a2) * t0 + h // a2 % a1 * t1 + h % a2 * t2))
+            row = over(h, a2)
+            there = over(row, a1) * t0 + rest(row, a1) * t1 + rest(h, a2) * t2
+            found = found + wide(number(source, first + there))
         shared[share * outputs + lane] = scalar(found)
         cuda.syncthreads()
         if share == 0 and o < number_of:
@@ -208,7 +208,7 @@ def fold(outputs: int):
             else:
                 write(dweight, o, found)
 
-    return fold_kernel
+    return labelled(fold_kernel, f"to {outputs}")
 
 
 @cache
@@ -232,9 +232,7 @@ def update():
                 mean = mean + number(stats, s * channels + j)
                 spread = spread + number(stats, (repeats + s) * channels + j)
             write(running_mean, j, wide(number(running_mean, j)) * keep + mean * take / types.float64(repeats))
-            write(
-                running_var, j, wide(number(running_var, j)) * keep + spread * take_unbiased / types.float64(repeats)
-            )
+            write(running_var, j, wide(number(running_var, j)) * keep + spread * take_unbiased / types.float64(repeats))
 
     return update_kernel
 
@@ -253,10 +251,10 @@ def constants():
     ):
         s = cuda.blockIdx.x * LANES + cuda.threadIdx.x
         if s < sets:
-            var = wide(number(variance, s % channels))
-            write(stats, s, wide(number(mean, s % channels)))
+            var = wide(number(variance, rest(s, channels)))
+            write(stats, s, wide(number(mean, rest(s, channels))))
             write(stats, sets + s, var)
-            write(stats, 2 * sets + s, (var * 0.0 + 1.0) / root(var + eps))
+            write(stats, 2 * sets + s, choose(var + eps <= 0.0, inf, inverse_root(var + eps)))
 
     return constants_kernel
 
@@ -282,4 +280,4 @@ def copy(rank: int):
                 i = i // shape[axis]
             write(target, here, number(source, there))
 
-    return copy_kernel
+    return labelled(copy_kernel, f"rank {rank}")

@@ -1,4 +1,4 @@
-"""Steps that kernels share: moments of the values in registers, the affine form, and what to do at the ends of the range.
+"""Steps that kernels share: moments of values in registers, the affine form, and what to do at the ends of the range.
 
 Flat accuracy without float64: the mean is found around a value of the set (exact in a constant set), the values become
 deviations from it in their registers, and the mean of these, which is its rounding, is taken off again.
@@ -7,21 +7,22 @@ deviations from it in their registers, and the mean of these, which is its round
 from functools import cache
 
 from numba import cuda
+from numba.cuda import types
 
+from normzoo.backends.cuda.accesses import load
 from normzoo.backends.cuda.geometry import Form, device, first_value, total, total_larger
 from normzoo.backends.cuda.lanes import (
     choose,
     fma,
     fold,
     fold_larger,
+    guess_inverse_root,
     join,
     keep,
-    load,
     magnitude,
     narrow,
     part,
     power_near,
-    root,
     some,
     splat,
     unlike,
@@ -29,6 +30,28 @@ from normzoo.backends.cuda.lanes import (
 )
 
 FULL = 0xFFFFFFFF  # all lanes of a warp
+LARGEST = 1.7976931348623157e308
+
+
+@device
+def inverse_root(v):
+    """1 / sqrt(v) of float64 lanes, and 0 of 0 and inf: Newton's steps, where a division would call a subroutine."""
+    r = guess_inverse_root(v)
+    half = v * 0.5
+    r = r * (1.5 - half * r * r)
+    r = r * (1.5 - half * r * r)
+    r = r * (1.5 - half * r * r)
+    r = r * (1.5 - half * r * r)
+    r = fma(r * 0.5, 1.0 - v * r * r, r)
+    return choose((v <= 0.0) | (v > LARGEST), 0.0, r)
+
+
+@device
+def inverse(v):
+    """1 / v of float64 lanes that are not negative, and 0 of 0 and inf."""
+    r = inverse_root(v)
+    r = r * r
+    return fma(r, 1.0 - v * r, r)
 
 
 @cache
@@ -36,7 +59,7 @@ def rstd_of(power: int, clamp: bool):
     """(spread, eps, unit) -> rstd of float64 lanes, of values that were scaled by `unit`; see `contract.py`."""
 
     @device
-    def rstd(spread, eps, unit):
+    def found(spread, eps, unit):
         least = unit * eps
         base = spread
         if not clamp:
@@ -44,15 +67,17 @@ def rstd_of(power: int, clamp: bool):
             if power == 2:
                 added = least * unit
             base = spread + added
-        if power == 2:
-            base = root(base)
-        if clamp:
-            base = choose(base < least, least, base)
         if power == 0:
-            base = unit
-        return choose(base <= 0.0, 0.0, unit * 0.0 + 1.0) / choose(base <= 0.0, 1.0, base)
+            return inverse(unit)
+        if clamp:
+            if power == 2:
+                base = base * inverse_root(base)
+            return inverse(choose(base < least, least, base))
+        if power == 2:
+            return inverse_root(base)
+        return inverse(base)
 
-    return rstd
+    return found
 
 
 @cache
@@ -79,20 +104,22 @@ def moments(form: Form, center: bool, power: int, clamp: bool):
     """
     size, each, count = form.size, form.each, form.sums
     add, larger, first = total(form), total_larger(form), first_value(form)
-    extreme, inverse_root = is_extreme(form, power, clamp), rstd_of(power, clamp)
+    extreme, rstd = is_extreme(form, power, clamp), rstd_of(power, clamp)
     limit = 1022 if form.is_double else 126
+    most = 2.0**1000 if form.is_double else 2.0**126
     by_square = not (clamp or power == 1)
 
     @device
-    def found(x, start, offsets, sums, k, divisor, eps, exchange):
+    def found(x, start, offsets, sums, k, one_k, one_divisor, eps, exchange):
         unit = splat(1.0, count)
         scale = narrow(unit, x)
         tried = False
         again = True
         turn = 0
+        shift = types.int64(0)  # stays 0, which the code generator cannot know: values are loaded again, not kept
         while again:
             again = False
-            v = load(x, start, offsets, size, each)
+            v = load(x, start + shift, offsets, size, each)
             x0 = scale * 0.0
             if center:
                 x0 = first(x, start, v, sums)
@@ -101,45 +128,48 @@ def moments(form: Form, center: bool, power: int, clamp: bool):
                 x0 = x0 * scale
             if center:
                 s = add(fold(keep(v - x0, offsets), count), exchange, turn)
-                high = x0 + s / k
+                high = x0 + s * one_k
                 d = keep(v - high, offsets)
                 both = add(join(fold(d, count), fold(d * d, count)), exchange, turn + 1)
                 turn += 2
-                c = part(both, 0, count) / k
+                c = part(both, 0, count) * one_k
                 mean = wide(high) + wide(c)
                 q = part(both, count, count) - c * c * k
                 if power == 1:
                     q = add(fold(magnitude(keep(d - c, offsets)), count), exchange, turn)
                     turn += 1
-                spread = wide(choose(q < 0.0, 0.0, q)) / divisor
+                spread = wide(choose(q < 0.0, 0.0, q)) * one_divisor
             else:
                 d = v
                 c = scale * 0.0
                 mean = unit * 0.0
                 q = add(fold(d * d if power == 2 else magnitude(d), count), exchange, turn)
                 turn += 1
-                spread = wide(q) / divisor
+                spread = wide(q) * one_divisor
             if not tried:
                 bad = extreme(mean, spread, eps)
                 if cuda.any_sync(FULL, some(bad)):
-                    largest = wide(larger(fold_larger(magnitude(v), count), exchange, turn))
+                    # at most twice the largest value; where sums overflowed it is not far from the end of the range
+                    largest = wide(larger(fold_larger(magnitude(d), count), exchange, turn)) + magnitude(mean)
                     turn += 1
                     least = splat(eps, count)
                     if by_square:
-                        least = root(least)
+                        least = least * inverse_root(least)
                     largest = choose(largest < least, least, largest)
-                    bad = bad & (0.0 < largest) & (largest <= 1.7976931348623157e308)
+                    largest = choose(largest <= most, largest, most)
                     unit = choose(bad, power_near(largest, 1, limit), unit)
+                    shift = types.int64(0 if k > 0 else 1)
                     scale = narrow(unit, x)
                     tried = True
                     again = True
         if power == 0:
             spread = unit * 0.0
-        r = inverse_root(spread, eps, unit)
-        size_of = unit
+        r = rstd(spread, eps, unit)
+        back = power_near(unit, 1, limit)
+        spread = spread * back
         if power == 2:
-            size_of = unit * unit
-        return d, c, narrow(r, x), mean / unit, spread / size_of, r * unit
+            spread = spread * back
+        return d, c, narrow(r, x), mean * back, spread, r * unit
 
     return found
 
@@ -154,11 +184,16 @@ def affine_of(form: Form):
 
     @device
     def affine(mean, rstd, like):
-        far = (rstd < 2.0**-60) | (2.0**60 < rstd)
+        far = (rstd < 2.0**-60) | (rstd > 2.0**60)
         unit = choose(far, power_near(rstd, 0, limit), 1.0)
         scaled = mean * unit
         high = narrow(scaled, like)
-        return narrow(unit, like), high, narrow(scaled - wide(high), like), narrow(rstd / unit, like)
+        return (
+            narrow(unit, like),
+            high,
+            narrow(scaled - wide(high), like),
+            narrow(rstd * power_near(unit, 1, limit), like),
+        )
 
     return affine
 
@@ -178,4 +213,3 @@ def stats_of(form: Form):
         return load(stats, plane * sets, index, 1, 1)
 
     return plane_of
-

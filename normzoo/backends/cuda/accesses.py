@@ -1,0 +1,260 @@
+"""How lanes go to and from memory, and from thread to thread: loads, stores, shared memory, warp shuffles.
+
+A group of lanes is accessed at its offset, unless that is negative: then zeros are read, and nothing is written.
+Groups of 16 bytes are accessed as four words, with one instruction each.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba.cuda import types
+from numba.cuda.extending import intrinsic
+
+from normzoo.backends.cuda.lanes import (
+    ELEMENT,
+    I1,
+    I32,
+    I64,
+    Vec,
+    call,
+    constant,
+    converted,
+    joined,
+    of,
+    shuffled,
+    suffix,
+)
+
+VECTOR_BYTES = 16
+FREE = 32  # lanes up to which there are registers for parameters that are loaded early
+
+
+def _loaded(builder, dtype: Any, v):
+    """Lanes from what lay in memory."""
+    if dtype.bitwidth != 16:
+        return v
+    count = v.type.count
+    if dtype.signed:
+        return builder.fpext(
+            builder.bitcast(v, ir.VectorType(ir.HalfType(), count)), ir.VectorType(ir.FloatType(), count)
+        )
+    words = ir.VectorType(I32, count)
+    bits = builder.shl(builder.zext(v, words), constant(words, 16))
+    return builder.bitcast(bits, ir.VectorType(ir.FloatType(), count))
+
+
+def _stored(builder, dtype: Any, v):
+    """What to write to memory, rounded to nearest, ties to even."""
+    if dtype.bitwidth != 16:
+        return v
+    shorts = ir.VectorType(ir.IntType(16), v.type.count)
+    if dtype.signed:
+        return builder.bitcast(builder.fptrunc(v, ir.VectorType(ir.HalfType(), v.type.count)), shorts)
+    words = ir.VectorType(I32, v.type.count)
+    bits = builder.bitcast(v, words)
+    odd = builder.and_(builder.lshr(bits, constant(words, 16)), constant(words, 1))
+    rounded = builder.add(builder.add(bits, constant(words, 0x7FFF)), odd)
+    nan = builder.or_(bits, constant(words, 0x400000))
+    rounded = builder.select(builder.fcmp_unordered("uno", v, v), nan, rounded)
+    return builder.trunc(builder.lshr(rounded, constant(words, 16)), shorts)
+
+
+def _pieces(dtype: Any, size: int, each: int) -> list[tuple[int, int]]:
+    """(first, count) of the accesses to `size` neighbouring elements: of `each`, and of at most 16 bytes."""
+    most = min(each, VECTOR_BYTES * 8 // dtype.bitwidth)
+    return [(i, most) for i in range(0, size, most)]
+
+
+def _cell(builder, array, dtype: Any, start, offset, first: int, count: int):
+    """Where `count` elements lie, as a pointer to what is accessed at once: 16 bytes as four words."""
+    place = builder.gep(array, [builder.add(start, constant(I64, first)) if first else start])
+    place = builder.gep(place, [offset])
+    bits = dtype.bitwidth * count
+    if bits == VECTOR_BYTES * 8:
+        kind: ir.Type = ir.VectorType(I32, 4)
+    else:
+        kind = ir.IntType(bits)
+    return builder.bitcast(place, kind.as_pointer()), bits // 8
+
+
+def _read(builder, array, dtype: Any, start, offset, size: int, each: int, invariant: bool = False):
+    found = []
+    for first, count in _pieces(dtype, size, each):
+        place, align = _cell(builder, array, dtype, start, offset, first, count)
+        loaded = builder.load(place)
+        loaded.align = align
+        if invariant:
+            loaded.set_metadata("invariant.load", builder.module.add_metadata([]))
+        found.append(builder.bitcast(loaded, ir.VectorType(ELEMENT[dtype], count)))
+    return joined(builder, found)
+
+
+def _offset(builder, offsets, g: int):
+    return builder.extract_element(offsets, constant(I32, g))
+
+
+def _is_on(builder, offset):
+    return builder.icmp_signed(">=", offset, ir.Constant(offset.type, 0))
+
+
+def _guarded(builder, array, dtype: Any, start, offset, size: int, each: int):
+    """The elements at a group's offset, or zeros."""
+    kind = ir.VectorType(ELEMENT[dtype], size)
+    before = builder.block
+    with builder.if_then(_is_on(builder, offset)):
+        found = _read(builder, array, dtype, start, offset, size, each)
+        inside = builder.block
+    phi = builder.phi(kind)
+    phi.add_incoming(constant(kind, 0), before)
+    phi.add_incoming(found, inside)
+    return phi
+
+
+@intrinsic
+def load(typingctx, array, start, offsets, size, each):
+    """The lanes array[start + offset : ... + size] of every offset, `each` at once; zeros where it is negative.
+
+    With each > 1, start + offset is a multiple of it, and the array begins at a multiple of 16 bytes.
+    """
+    if not (isinstance(size, types.IntegerLiteral) and isinstance(each, types.IntegerLiteral)):
+        return None
+    result = Vec(of(array), offsets.count * size.literal_value)
+
+    def lower(context, builder, sig, args):
+        data, first, places = args[:3]
+        parts = [
+            _guarded(
+                builder, data, array.dtype, first, _offset(builder, places, g), size.literal_value, each.literal_value
+            )
+            for g in range(offsets.count)
+        ]
+        return _loaded(builder, array.dtype, joined(builder, parts))
+
+    return result(array, types.int64, offsets, size, each), lower
+
+
+@intrinsic
+def load_each(typingctx, array, start, offsets, size):
+    """array[start + offset] of every offset, `size` times; zeros where it is negative."""
+    if not isinstance(size, types.IntegerLiteral):
+        return None
+    result = Vec(of(array), offsets.count * size.literal_value)
+
+    def lower(context, builder, sig, args):
+        data, first, places, _ = args
+        parts = [
+            _guarded(builder, data, array.dtype, first, _offset(builder, places, g), 1, 1) for g in range(offsets.count)
+        ]
+        v = _loaded(builder, array.dtype, joined(builder, parts))
+        return shuffled(builder, v, [i // size.literal_value for i in range(result.count)])
+
+    return result(array, types.int64, offsets, size), lower
+
+
+@intrinsic
+def store(typingctx, array, start, offsets, v, each):
+    """array[start + offset : ...] = the lanes of the group, `each` at once, where the offset is not negative."""
+    if not isinstance(each, types.IntegerLiteral):
+        return None
+    size = v.count // offsets.count
+
+    def lower(context, builder, sig, args):
+        data, first, places, value, _ = args
+        value = _stored(builder, array.dtype, converted(builder, value, v.dtype, of(array), v.count))
+        for g in range(offsets.count):
+            offset = _offset(builder, places, g)
+            with builder.if_then(_is_on(builder, offset)):
+                for i, count in _pieces(array.dtype, size, each.literal_value):
+                    part = shuffled(builder, value, list(range(g * size + i, g * size + i + count)))
+                    place, align = _cell(builder, data, array.dtype, first, offset, i, count)
+                    builder.store(builder.bitcast(part, place.type.pointee), place).align = align
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, offsets, v, each), lower
+
+
+@intrinsic
+def store_affine(typingctx, array, start, offsets, v, weight, bias, first, places, each):
+    """array[start + offset : ...] = v * weight[first + place : ...] + bias[first + place : ...], group by group.
+
+    Parameters are loaded where they are used, and no store hides them from the code generator: they take few registers.
+    """
+    if not isinstance(each, types.IntegerLiteral):
+        return None
+    size, most = v.count // offsets.count, each.literal_value
+
+    def lower(context, builder, sig, args):
+        data, begin, there, value, w_data, b_data, p_begin, p_there, _ = args
+        for g in range(offsets.count):
+            offset, place = _offset(builder, there, g), _offset(builder, p_there, g)
+            with builder.if_then(_is_on(builder, offset)):
+                w, a = (
+                    _read(builder, p, weight.dtype, p_begin, place, size, most, v.count <= FREE)
+                    for p in (w_data, b_data)
+                )
+                lanes = shuffled(builder, value, list(range(g * size, (g + 1) * size)))
+                lanes = call(builder, f"llvm.fma.{suffix(Vec(v.dtype, size))}", lanes.type, [lanes, w, a])
+                lanes = _stored(builder, array.dtype, lanes)
+                for i, count in _pieces(array.dtype, size, most):
+                    where, align = _cell(builder, data, array.dtype, begin, offset, i, count)
+                    part_ = shuffled(builder, lanes, list(range(i, i + count)))
+                    builder.store(builder.bitcast(part_, where.type.pointee), where).align = align
+        return context.get_dummy_value()
+
+    kinds = array, types.int64, offsets, v, weight, bias, types.int64, places, each
+    return types.void(*kinds), lower
+
+
+def _shuffling(mode: int, clamp: int) -> Any:
+    """A warp shuffle of every lane: as numba-cuda writes them, so that the same tools read them."""
+
+    def function(typingctx, v, lane):
+        def lower(context, builder, sig, args):
+            words = v.dtype.bitwidth // 32
+            kind = ir.VectorType(I32, v.count * words)
+            bits = builder.bitcast(args[0], kind)
+            result = ir.LiteralStructType((I32, I1))
+            rest = [constant(I32, -1), constant(I32, mode)]
+            for i in range(kind.count):
+                word = builder.extract_element(bits, constant(I32, i))
+                moved = call(builder, "llvm.nvvm.shfl.sync.i32", result, [*rest, word, args[1], constant(I32, clamp)])
+                bits = builder.insert_element(bits, builder.extract_value(moved, 0), constant(I32, i))
+            return builder.bitcast(bits, args[0].type)
+
+        return v(v, types.int32), lower
+
+    return intrinsic(function)
+
+
+shuffle = _shuffling(0, 0x1F)  # (v, lane): the value of that lane of the warp
+shuffle_xor = _shuffling(3, 0x1F)  # (v, mask): the value of lane ^ mask
+
+
+def _place_in(context, builder, kind: Any, array, index, v: ir.Type):
+    data = context.make_array(kind)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), v.as_pointer())
+
+
+@intrinsic
+def put(typingctx, array, index, v):
+    """array[index : index + lanes] = v, in shared memory; index is a multiple of the number of lanes."""
+
+    def lower(context, builder, sig, args):
+        size = min(v.count * v.dtype.bitwidth // 8, VECTOR_BYTES)
+        builder.store(args[2], _place_in(context, builder, array, args[0], args[1], args[2].type)).align = size
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, v), lower
+
+
+@intrinsic
+def get_like(typingctx, array, index, v):
+    """As many lanes as v has from array[index] on, in shared memory; index is a multiple of their number."""
+    size = min(v.count * v.dtype.bitwidth // 8, VECTOR_BYTES)
+
+    def lower(context, builder, sig, args):
+        found = builder.load(_place_in(context, builder, array, args[0], args[1], args[2].type))
+        found.align = size
+        return found
+
+    return v(array, types.int64, v), lower
