@@ -8,25 +8,53 @@ from normzoo.norm import Norm
 from normzoo.passes import Grads, Saved
 from normzoo.registry import create, list_norms
 from normzoo.zoo.batch_norm import BatchNorm
+from normzoo.zoo.cumulative_layer_norm import CumulativeLayerNorm
+from normzoo.zoo.derf import Derf
 from normzoo.zoo.dyt import DyT
+from normzoo.zoo.evo_norm import EvoNormB0, EvoNormS0
+from normzoo.zoo.filter_response_norm import FilterResponseNorm
+from normzoo.zoo.global_response_norm import GlobalResponseNorm
 from normzoo.zoo.group_norm import GroupNorm
 from normzoo.zoo.instance_norm import InstanceNorm
 from normzoo.zoo.layer_norm import LayerNorm
+from normzoo.zoo.layer_scale import LayerScale
+from normzoo.zoo.local_contrast_norm import DivisiveNorm, LocalContrastNorm
+from normzoo.zoo.local_response_norm import LocalResponseNorm
+from normzoo.zoo.mean_variance_norm import MeanVarianceNorm
+from normzoo.zoo.pixel_norm import PixelNorm
+from normzoo.zoo.revin import RevIN
+from normzoo.zoo.rezero import ReZero
 from normzoo.zoo.rms_norm import RMSNorm
+from normzoo.zoo.standardize import Standardize
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BatchNorm",
     "Compiled",
+    "CumulativeLayerNorm",
+    "Derf",
+    "DivisiveNorm",
     "DyT",
+    "EvoNormB0",
+    "EvoNormS0",
+    "FilterResponseNorm",
+    "GlobalResponseNorm",
     "Grads",
     "GroupNorm",
     "InstanceNorm",
     "LayerNorm",
+    "LayerScale",
+    "LocalContrastNorm",
+    "LocalResponseNorm",
+    "MeanVarianceNorm",
     "Norm",
+    "PixelNorm",
     "RMSNorm",
+    "ReZero",
+    "RevIN",
     "Saved",
+    "Standardize",
     "compile_cache",
     "create",
     "functional",

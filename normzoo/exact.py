@@ -22,6 +22,8 @@ class ExactNorm(Norm):
     """A norm that declares `check` and `compute`. One that takes arrays beside x has a `forward` of its own, which
     calls `exactly` with them."""
 
+    eps: float
+
     def check(self, x: Array, **inputs: Array) -> None:
         """Raise where the shapes do not fit; nothing has been changed yet."""
 
@@ -46,7 +48,11 @@ class ExactNorm(Norm):
             check_out(self, out, x.shape, x.dtype, (x,), tuple(arguments.values()))
         params = {name: _double(p) for name, p in self.params.items()}
         with np.errstate(all="ignore"):
-            found, pull = self.compute(_double(x), params, **{name: _double(a) for name, a in inputs.items()})
+            if x.size:
+                found, pull = self.compute(_double(x), params, **{name: _double(a) for name, a in inputs.items()})
+            else:  # sets without values have no mean
+                zeros = {name: np.zeros(a.shape) for name, a in arguments.items()}
+                found, pull = x, lambda dy: {"x": dy} | zeros
             y = empty_in_layout(x.shape, x.dtype, layout_of(x)) if out is None else out
             y[...] = found
         return y, PulledBack(self, x, pull, arguments)
