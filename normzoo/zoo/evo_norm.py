@@ -49,6 +49,8 @@ class EvoNormB0(ExactNorm):
     array([[[-1. ,  0.5]]], dtype=float32)
     """
 
+    _new_var: Array  # of the last batch, unbiased
+
     v = entry("params", "v")
     running_var = entry("buffers", "running_var")
 
@@ -86,11 +88,11 @@ class EvoNormB0(ExactNorm):
         y, saved = self.exactly(x, out)
         if self.training:
             running, count = self.buffers["running_var"], self.buffers["num_batches_tracked"]
-            count[()] = count.item() + 1
             if y.size:
-                momentum = 1.0 / count.item() if self.momentum is None else self.momentum
+                momentum = 1.0 / (count.item() + 1) if self.momentum is None else self.momentum
                 with np.errstate(all="ignore"):
                     running[...] = (1 - momentum) * running.astype(np.float64) + momentum * self._new_var
+            count[()] = count.item() + 1
         return y, saved
 
     def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:

@@ -88,7 +88,8 @@ class FilterResponseNorm(Norm):
             channel = check_channels(self, x, self.channel_axis, 2, self.num_features)
             tau = params["tau"].reshape(-1, *[1] * (x.ndim - channel - 1))
             passed = ~(z <= tau)  # NaN passes
-            z[...] = np.where(passed, z, tau)
+            with np.errstate(over="ignore"):
+                z[...] = np.where(passed, z, tau)
 
         def pull(dy: Array, out: Array | None) -> Grads:
             d = dy if passed is None else np.where(passed, dy, np.zeros((), dy.dtype))

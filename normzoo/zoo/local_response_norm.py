@@ -36,8 +36,10 @@ class LocalResponseNorm(ExactNorm):
 
     Source:
         A. Krizhevsky, I. Sutskever and G. E. Hinton, "ImageNet Classification with Deep Convolutional Neural
-        Networks", 2012, https://papers.nips.cc/paper/4824; semantics and defaults of torch.nn.LocalResponseNorm, which
-        divides alpha by size as Caffe and ONNX do. The paper does not; it has size 5, alpha 1e-4, beta 0.75, k 2.
+        Networks", 2012,
+        https://papers.nips.cc/paper/4824-imagenet-classification-with-deep-convolutional-neural-networks; semantics
+        and defaults of torch.nn.LocalResponseNorm, which divides alpha by size as Caffe and ONNX do. The paper does
+        not; it has size 5, alpha 1e-4, beta 0.75, k 2.
 
     >>> import numpy as np, normzoo as nz
     >>> nz.LocalResponseNorm(2, alpha=2.0, beta=1.0)(np.array([[[1], [1]]], np.float32)).ravel().round(2)

@@ -137,7 +137,9 @@ class RevIN(ExactNorm):
             found, pull = self.restore(np.array(np.moveaxis(f, self.channel_axis, 2), np.float64, order="C"), taken)
             z = empty_in_layout(f.shape, f.dtype, layout_of(f)) if out is None else out
             z[...] = np.moveaxis(found, 2, self.channel_axis)
-        return z, PulledBack(self, f, pull, self.params | {"source": np.empty(*saved._like)})
+        shape, dtype = saved._like
+        source = np.broadcast_to(np.zeros((), dtype), shape)  # what its gradient is like
+        return z, PulledBack(self, f, pull, self.params | {"source": source})
 
     def restore(self, f: Array, taken: "Taken") -> tuple[Array, Pull]:
         """z of f (N, T, C) float64, and the function from dz to the gradients."""

@@ -35,7 +35,7 @@ class Standardize(Norm):
 
     Raises:
         ValueError: x has another number of features. TypeError: x is not a float array. RuntimeError: norm(x) before
-            `adapt`. Nothing has changed then.
+            `adapt`, or correction is not below the count. Nothing has changed then.
 
     Source:
         Keras, "Normalization", https://keras.io/api/layers/preprocessing_layers/numerical/normalization/ (`adapt`,
@@ -112,10 +112,16 @@ class Standardize(Norm):
 
     def _scale(self) -> tuple[Array, Array]:
         """(mean, variance) to normalize by."""
-        if self.count == 0:
-            raise RuntimeError(f"{self}: expected data before it is used; write norm.adapt(batches) first")
+        least = max(0, self.correction if self.with_std else 0)
+        if (self.with_mean or self.with_std) and self.count <= least:
+            raise RuntimeError(
+                f"{self}: expected more than {least} values of a feature before it is used, got {self.count}; "
+                "write norm.adapt(batches) first"
+            )
         mean, var = self.buffers["mean"], self.var
-        var[var <= (self.count * mean * SPACING[np.dtype(np.float64)]) ** 2] = 0  # a constant feature, but for rounding
+        with np.errstate(over="ignore"):
+            rounding = (self.count * mean * SPACING[np.dtype(np.float64)]) ** 2  # what is left of a constant feature
+        var[var <= rounding] = 0
         return (mean if self.with_mean else np.zeros_like(mean)), (var if self.with_std else np.ones_like(var))
 
     def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:

@@ -372,6 +372,10 @@ def test_standardize_of_constant_features_and_without_data(rng):
     norm = nz.Standardize(2)
     with pytest.raises(RuntimeError, match="adapt"):
         norm(np.ones((1, 2), np.float32))
+    unbiased = nz.Standardize(2, correction=1)
+    unbiased.adapt(np.ones((1, 2), np.float32))
+    with pytest.raises(RuntimeError, match="more than 1.0 values of a feature before it is used, got 1"):
+        unbiased(np.ones((1, 2), np.float32))
     x = np.stack([np.full(70, 0.1), random(rng, 70)], axis=1)
     norm.adapt(np.split(x, [3, 10, 33]))
     y = norm(x)
@@ -401,6 +405,14 @@ def test_merged_stats_are_those_of_all_and_empty_parts_change_no_bit(rng):
 
 
 # what does not fit
+
+
+def test_gradients_are_of_the_parameters_that_there_are(rng):
+    _, saved = nz.CumulativeLayerNorm(3, affine=False).forward(random(rng, 2, 3, 4))
+    grads = saved.backward(random(rng, 2, 3, 4))
+    assert grads.weight is None
+    assert grads.bias is None
+    assert grads.others == {}
 
 
 @pytest.mark.parametrize(
