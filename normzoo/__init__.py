@@ -10,17 +10,30 @@ from normzoo.passes import Grads, Saved
 from normzoo.registry import create, list_norms
 from normzoo.selection import select
 from normzoo.zoo.batch_norm import BatchNorm
+from normzoo.zoo.cumulative_layer_norm import CumulativeLayerNorm
 from normzoo.zoo.decorrelated_batch_norm import DecorrelatedBatchNorm
+from normzoo.zoo.derf import Derf
 from normzoo.zoo.dyt import DyT
+from normzoo.zoo.evo_norm import EvoNormB0, EvoNormS0
+from normzoo.zoo.filter_response_norm import FilterResponseNorm
+from normzoo.zoo.global_response_norm import GlobalResponseNorm
 from normzoo.zoo.group_norm import GroupNorm
 from normzoo.zoo.group_whitening import GroupWhitening
 from normzoo.zoo.instance_norm import InstanceNorm
 from normzoo.zoo.iter_norm import IterNorm
 from normzoo.zoo.layer_norm import LayerNorm
+from normzoo.zoo.layer_scale import LayerScale
+from normzoo.zoo.local_contrast_norm import DivisiveNorm, LocalContrastNorm
+from normzoo.zoo.local_response_norm import LocalResponseNorm
 from normzoo.zoo.max_norm import MaxNorm
+from normzoo.zoo.mean_variance_norm import MeanVarianceNorm
 from normzoo.zoo.orthogonal_weight import OrthogonalWeight
+from normzoo.zoo.pixel_norm import PixelNorm
+from normzoo.zoo.revin import RevIN
+from normzoo.zoo.rezero import ReZero
 from normzoo.zoo.rms_norm import RMSNorm
 from normzoo.zoo.spectral_norm import SpectralNorm
+from normzoo.zoo.standardize import Standardize
 from normzoo.zoo.weight_norm import WeightNorm
 from normzoo.zoo.weight_standardization import ScaledWeightStandardization, WeightStandardization
 
@@ -29,21 +42,36 @@ __version__ = "0.1.0"
 __all__ = [
     "BatchNorm",
     "Compiled",
+    "CumulativeLayerNorm",
     "DecorrelatedBatchNorm",
+    "Derf",
+    "DivisiveNorm",
     "DyT",
+    "EvoNormB0",
+    "EvoNormS0",
+    "FilterResponseNorm",
+    "GlobalResponseNorm",
     "Grads",
     "GroupNorm",
     "GroupWhitening",
     "InstanceNorm",
     "IterNorm",
     "LayerNorm",
+    "LayerScale",
+    "LocalContrastNorm",
+    "LocalResponseNorm",
     "MaxNorm",
+    "MeanVarianceNorm",
     "Norm",
     "OrthogonalWeight",
+    "PixelNorm",
     "RMSNorm",
+    "ReZero",
+    "RevIN",
     "Saved",
     "ScaledWeightStandardization",
     "SpectralNorm",
+    "Standardize",
     "WeightNorm",
     "WeightStandardization",
     "compile_cache",

@@ -20,6 +20,8 @@ class ExactNorm(Norm):
     """A norm that declares `check` and `compute`. One that takes arrays beside x has a `forward` of its own, which
     calls `exactly` with them."""
 
+    eps: float
+
     def check(self, x: Array, **inputs: Array) -> None:
         """Raise where the shapes do not fit; nothing has been changed yet."""
 
@@ -54,7 +56,11 @@ class ExactNorm(Norm):
             check_out(self, out, x.shape, x.dtype, (x,), (*arguments.values(), *self.buffers.values()))
         params = {name: _double(p) for name, p in self.params.items()}
         with np.errstate(all="ignore"):
-            result = self.compute(_double(x), params, **{name: _double(a) for name, a in inputs.items()})
+            if x.size:
+                result = self.compute(_double(x), params, **{name: _double(a) for name, a in inputs.items()})
+            else:  # sets without values have no mean
+                zeros = {name: np.zeros(a.shape) for name, a in arguments.items()}
+                result = x, lambda dy: {"x": dy} | zeros
             found, pull = result[0], result[1]
             state = result[2] if len(result) == 3 else {}
             for name in state:

@@ -179,8 +179,8 @@ class Norm:
         for name, value in state.items():
             if not held[name].flags.writeable:
                 raise ValueError(f"{self}: expected {name} of the norm to be writeable, got a read-only array")
-            if name == "num_batches_tracked":
-                self._check_count(value)
+            if held[name].dtype.kind == "i":
+                self._check_count(name, value)
             else:
                 check_array(self, name, value)
                 check_parameter(self, name, value, held[name].shape)
@@ -189,14 +189,14 @@ class Norm:
         for name, value in new.items():
             held[name][...] = value
 
-    def _check_count(self, value: Any) -> None:
-        """A count of batches, as an integer or an array of shape ()."""
+    def _check_count(self, name: str, value: Any) -> None:
+        """A count of batches or values, as an integer or an array of shape ()."""
         if isinstance(value, np.ndarray):
             if value.shape != ():
-                raise ValueError(f"{self}: expected num_batches_tracked of shape (), got {value.shape}")
+                raise ValueError(f"{self}: expected {name} of shape (), got {value.shape}")
             value = value[()]
-        if check_size(self, "num_batches_tracked", value) > np.iinfo(np.int64).max:
-            raise ValueError(f"{self}: expected num_batches_tracked to fit 64 bits, got {value}")
+        if check_size(self, name, value) > np.iinfo(np.int64).max:
+            raise ValueError(f"{self}: expected {name} to fit 64 bits, got {value}")
 
     def __str__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(str, self._arguments))})"

@@ -250,11 +250,13 @@ class PulledBack(Saved):
     def _backward(self, dy: Array, out: Array | None) -> Grads:
         dx = empty_in_layout(*self._x_like, self._layout) if out is None else out
         with np.errstate(all="ignore"):
-            found = dict(self._pull(dy.astype(np.float64, order="C")))
+            found = self._pull(dy.astype(np.float64, order="C"))
             dx[...] = found["x"]
-            for name, (shape, dtype) in self._arguments.items():
-                found[name] = np.asarray(found[name], np.float64).reshape(shape).astype(dtype)
-        return grads_by_name(found | {"x": dx})
+            others = {
+                name: np.asarray(found[name], np.float64).reshape(shape).astype(dtype)
+                for name, (shape, dtype) in self._arguments.items()
+            }
+        return grads_by_name(others | {"x": dx})
 
 
 class Chained(Saved):

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from normzoo.norm import Norm
 
-_NAMES = {"FiLM": "film", "ReZero": "rezero", "SPADE": "spade"}  # names that are one word
+_NAMES = {"FiLM": "film", "ReZero": "rezero", "RevIN": "revin", "SPADE": "spade"}  # names that are one word
 
 
 class Listed(str):

@@ -1,5 +1,5 @@
 """The zoo beyond the five: one file for each family, with an oracle and a row for every norm."""
 
-from tests.zoo import unconditional, weights
+from tests.zoo import spatial, unconditional, weights
 
-ZOO = [*unconditional.CASES, *weights.CASES]
+ZOO = [*spatial.CASES, *unconditional.CASES, *weights.CASES]

@@ -1,0 +1,162 @@
+"""Standardization of a data set: mean 0 and variance 1 for every feature, by statistics of the whole set."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from normzoo.arrays import base_array, check_number, check_size, once
+from normzoo.backends.contract import CONSTANT, Array
+from normzoo.norm import SPACING, Norm, entry
+from normzoo.passes import Chained, Grads, Saved, normalize
+from normzoo.running import check_channels
+from normzoo.stats import Stats
+from normzoo.view import Axes
+
+
+class Standardize(Norm):
+    """Standardization of a data set: mean 0 and variance 1 for every feature, by statistics of the whole set.
+
+    Formula:
+        norm(x): y = (x - mean) / sqrt(var + eps);  norm.inverse(y): x = y * sqrt(var + eps) + mean, with mean and
+        var = m2 / (count - correction) of all batches that `adapt` saw, over all axes but the features'; they are
+        constants of the gradient. A feature that was constant gives 0 (with eps 0), and comes back as its mean.
+
+    Shapes:
+        x, y: (N, C), (N, T, C), ...; with channel_axis=1, (N, C, ...).
+        mean, var, m2: (C,) float64. count: () int64.
+
+    Args:
+        num_features: C.
+        eps: added to the variance, in the units of x squared.
+        with_mean, with_std: False leaves the mean, or the deviation, as it is.
+        correction: taken from the count in the variance; 1 is the unbiased variance.
+        channel_axis: the axis of the features, -1 (or any other).
+
+    Raises:
+        ValueError: x has another number of features. TypeError: x is not a float array. RuntimeError: norm(x) before
+            `adapt`, or correction is not below the count. Nothing has changed then.
+
+    Source:
+        Keras, "Normalization", https://keras.io/api/layers/preprocessing_layers/numerical/normalization/ (`adapt`,
+        and max(deviation, 1e-7) instead of eps), and scikit-learn, "StandardScaler",
+        https://scikit-learn.org/stable/modules/generated/sklearn.preprocessing.StandardScaler.html (with_mean,
+        with_std; it only shifts constant features). Batches are merged by the formula of T. F. Chan, G. H. Golub and
+        R. J. LeVeque, 1979. It is BatchNorm in evaluation.
+
+    >>> import numpy as np, normzoo as nz
+    >>> norm = nz.Standardize(1)
+    >>> norm.adapt([np.array([[0], [2]], np.float32), np.array([[10]], np.float32)])
+    >>> norm(np.array([[0], [4], [8]], np.float32)).round(2).ravel()
+    array([-0.93,  0.  ,  0.93], dtype=float32)
+    """
+
+    eps: float
+
+    mean = entry("buffers", "mean")
+    m2 = entry("buffers", "m2")
+    saved_inverse: Saved | None = None
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 0.0,
+        *,
+        with_mean: bool = True,
+        with_std: bool = True,
+        correction: float = 0,
+        channel_axis: int = -1,
+    ) -> None:
+        self.num_features = check_size("Standardize", "num_features", num_features)
+        super().__init__(num_features, eps=eps, weight=False, bias=False)
+        self.with_mean, self.with_std = bool(with_mean), bool(with_std)
+        self.correction = check_number(self, "correction", correction)
+        self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
+        self._keep(Stats.empty((num_features,)))
+
+    @property
+    def stats(self) -> Stats:
+        """Statistics of the batches so far."""
+        return Stats(self.buffers["count"], self.buffers["mean"], self.buffers["m2"])
+
+    @property
+    def count(self) -> Array:
+        """How many values of a feature were seen, int64 of shape ()."""
+        return self.buffers["count"]
+
+    @property
+    def var(self) -> Array:
+        """The variance of every feature, float64."""
+        return self.stats.var(self.correction)
+
+    def _keep(self, stats: Stats) -> None:
+        self.buffers |= {"count": stats.count, "mean": stats.mean, "m2": stats.m2}
+
+    def adapt(self, batches: Array | Iterable[Array]) -> None:
+        """Take the statistics of all batches, an array or arrays, and forget those before."""
+        self._merge(Stats.empty((self.num_features,)), [batches] if isinstance(batches, np.ndarray) else batches)
+
+    def update(self, batch: Array) -> None:
+        """Add a batch to the statistics: scikit-learn's partial_fit."""
+        self._merge(self.stats, [batch])
+
+    def _merge(self, stats: Stats, batches: Iterable[Array]) -> None:
+        for given in batches:
+            batch = base_array(self, "batch", given)
+            channel = check_channels(self, batch, self.channel_axis, 1, self.num_features)
+            stats = stats.update(batch, tuple(i for i in range(batch.ndim) if i != channel))
+        self._keep(stats)
+
+    def axes(self, x: Array) -> Axes:
+        return letters(self, x, self.channel_axis, self.num_features)
+
+    def _scale(self) -> tuple[Array, Array]:
+        """(mean, variance) to normalize by."""
+        least = max(0, self.correction if self.with_std else 0)
+        if (self.with_mean or self.with_std) and self.count <= least:
+            raise RuntimeError(
+                f"{self}: expected more than {least} values of a feature before it is used, got {self.count}; "
+                "write norm.adapt(batches) first"
+            )
+        mean, var = self.buffers["mean"], self.var
+        with np.errstate(over="ignore"):
+            rounding = (self.count * mean * SPACING[np.dtype(np.float64)]) ** 2  # what is left of a constant feature
+        var[var <= rounding] = 0
+        return (mean if self.with_mean else np.zeros_like(mean)), (var if self.with_std else np.ones_like(var))
+
+    def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
+        x, axes = base_array(self, "x", x), self.axes(x)
+        mean, var = self._scale()
+        eps = self.eps if self.with_std else 0.0
+        var[var + eps == 0] = np.inf  # these give 0
+        y, _, saved = normalize(self, x, axes, None, None, CONSTANT, eps, out, given=(mean, var))
+        return y, saved
+
+    transform = Norm.__call__
+
+    def inverse(self, y: Array, out: Array | None = None) -> Array:
+        """x of y; keeps what its backward pass needs in `saved_inverse`."""
+        x, self.saved_inverse = self.inverse_forward(y, out)
+        return x
+
+    def inverse_forward(self, y: Array, out: Array | None = None) -> tuple[Array, Saved]:
+        """x of y and what the backward pass needs, without keeping it: see `forward`."""
+        y, axes = base_array(self, "y", y), self.axes(y)
+        mean, var = self._scale()
+        std = np.sqrt(var + (self.eps if self.with_std else 0.0))
+        x, _, inner = normalize(self, y, axes, std, mean, CONSTANT, 0.0, out)
+
+        def pull(dx: Array, out: Array | None) -> Grads:
+            return Grads(inner.backward(dx, out).x)
+
+        return x, Chained(self, y, pull, (inner,))
+
+    def _options(self) -> dict[str, Any]:
+        names = ("with_mean", "with_std", "correction", "channel_axis")
+        return super()._options() | {name: getattr(self, name) for name in names}
+
+
+@once
+def letters(owner: object, x: Array, channel_axis: int, features: int) -> Axes:
+    channel = check_channels(owner, x, channel_axis, 1, features)
+    return Axes(x.shape, "r" * channel + "K" + "r" * (x.ndim - channel - 1))
