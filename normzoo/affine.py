@@ -20,6 +20,8 @@ from normzoo.backends.contract import CONSTANT, Array, Moments
 from normzoo.passes import Chained, Grads, Saved, empty_in_layout, grads_by_name, layout_of, normalize
 from normzoo.view import Axes
 
+TINY = 2  # values of a set
+
 Back = Callable[[Array, Array], tuple[Array, Array, dict[str, Array]]]
 # (dslope, dshift) -> (dmean, dvar, the parameters' gradients), all float64
 Find = Callable[[Array, Array], tuple[Array, Array, Back]]  # (mean, var) -> (slope, shift, the way back)
@@ -41,8 +43,10 @@ def affine(
     x = base_array(owner, "x", x)
     if out is not None:
         check_out(owner, out, x.shape, x.dtype, (x,), (*params.values(), *apart))
-    narrow = x.dtype.itemsize == 2
-    v = x.astype(np.float32) if narrow else x  # what is added up is not rounded to sixteen bits before
+    # what is added up is not rounded to sixteen bits before; in tiny sets the terms of dx almost cancel
+    wide = np.dtype(np.float64 if axes.values <= TINY else np.float32)
+    narrow = x.dtype.itemsize < wide.itemsize
+    v = x.astype(wide) if narrow else x
     # 1 moments
     y, stats, _ = normalize(owner, v, axes, None, None, moments, eps, keep=False)
     shape, count = axes.parameter_shape, max(axes.values, 1)
@@ -62,7 +66,7 @@ def affine(
         y = placed(y, empty_in_layout(*like) if out is None else out)
 
     def pull(dy: Array, out: Array | None) -> Grads:
-        found = part.backward(dy.astype(np.float32) if narrow and dy.dtype.itemsize == 2 else dy)
+        found = part.backward(dy.astype(wide) if dy.dtype.itemsize < v.dtype.itemsize else dy)
         with np.errstate(all="ignore"):
             dslope, dshift = found.weight.astype(np.float64) / unit, found.bias.astype(np.float64)
             dmean, dvar, grads = back(dslope, dshift)

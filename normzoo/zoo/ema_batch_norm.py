@@ -28,7 +28,7 @@ class EMABatchNorm(BatchNorm):
     Args:
         num_features: C.
         eps: added to the variance, in the units of x squared; above 0 in training.
-        momentum: the batch's share, 0 to 1; None averages all batches equally.
+        momentum: the batch's share, 0 to 1; equinox's momentum=0.99 is 0.01 here. None averages all batches equally.
         affine, bias, channel_axis, dtype: see `BatchNorm`.
 
     Raises:
@@ -55,7 +55,7 @@ class EMABatchNorm(BatchNorm):
         self,
         num_features: int,
         eps: float = 1e-5,
-        momentum: float | None = 0.1,
+        momentum: float | None = 0.01,
         affine: bool = True,
         *,
         bias: bool = True,
@@ -99,7 +99,7 @@ class AlphaBatchNorm(BatchNorm):
     Args:
         num_features: C.
         eps, momentum, affine: see `BatchNorm`.
-        alpha: share of the running statistics, 0 to 1; the paper's 0.9. It may be set between calls.
+        alpha: share of the running statistics, 0 to 1, which the paper tunes. It may be set between calls.
         bias, channel_axis, dtype: see `BatchNorm`.
 
     Raises:

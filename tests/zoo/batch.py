@@ -265,8 +265,8 @@ CASES = [
     ),
     ZooCase("batch_renorm-paper", lambda d: nz.BatchRenorm(17, dtype=d), (6, 17), flat=True, **renorm(1.0, 0.0)),
     ZooCase("batch_renorm-eval", lambda d: nz.BatchRenorm(5, dtype=d).eval(), (4, 5, 17), renorm_eval, prepare=trained),
-    ZooCase("ema_batch_norm", lambda d: nz.EMABatchNorm(5, dtype=d), (4, 5, 17), ema(0.1), prepare=trained, flat=True),
-    ZooCase("ema_batch_norm-first", lambda d: nz.EMABatchNorm(17, dtype=d), (5, 17), ema(0.1), flat=True),
+    ZooCase("ema_batch_norm", lambda d: nz.EMABatchNorm(5, momentum=0.3, dtype=d), (4, 5, 17), ema(0.3), prepare=trained, flat=True),
+    ZooCase("ema_batch_norm-first", lambda d: nz.EMABatchNorm(17, dtype=d), (5, 17), ema(0.01), flat=True),
     ZooCase("ema_batch_norm-eval", lambda d: nz.EMABatchNorm(5, dtype=d).eval(), (4, 5, 17), eval_norm, prepare=trained),
     ZooCase(
         "alpha_batch_norm", lambda d: nz.AlphaBatchNorm(5, alpha=0.3, dtype=d).eval(), (4, 5, 17), alpha(0.3),
