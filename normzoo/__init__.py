@@ -10,12 +10,16 @@ from normzoo.passes import Grads, Saved
 from normzoo.registry import create, list_norms
 from normzoo.selection import select
 from normzoo.zoo.batch_norm import BatchNorm
+from normzoo.zoo.batch_renorm import BatchRenorm
 from normzoo.zoo.cumulative_layer_norm import CumulativeLayerNorm
 from normzoo.zoo.decorrelated_batch_norm import DecorrelatedBatchNorm
 from normzoo.zoo.derf import Derf
 from normzoo.zoo.dyt import DyT
+from normzoo.zoo.ema_batch_norm import AlphaBatchNorm, EMABatchNorm
 from normzoo.zoo.evo_norm import EvoNormB0, EvoNormS0
 from normzoo.zoo.filter_response_norm import FilterResponseNorm
+from normzoo.zoo.frozen_batch_norm import FrozenBatchNorm
+from normzoo.zoo.ghost_batch_norm import GhostBatchNorm
 from normzoo.zoo.global_response_norm import GlobalResponseNorm
 from normzoo.zoo.group_norm import GroupNorm
 from normzoo.zoo.group_whitening import GroupWhitening
@@ -25,37 +29,51 @@ from normzoo.zoo.layer_norm import LayerNorm
 from normzoo.zoo.layer_scale import LayerScale
 from normzoo.zoo.local_contrast_norm import DivisiveNorm, LocalContrastNorm
 from normzoo.zoo.local_response_norm import LocalResponseNorm
+from normzoo.zoo.lp_batch_norm import L1BatchNorm, LInfBatchNorm
 from normzoo.zoo.max_norm import MaxNorm
 from normzoo.zoo.mean_variance_norm import MeanVarianceNorm
 from normzoo.zoo.orthogonal_weight import OrthogonalWeight
 from normzoo.zoo.pixel_norm import PixelNorm
+from normzoo.zoo.power_norm import PowerNorm
 from normzoo.zoo.revin import RevIN
 from normzoo.zoo.rezero import ReZero
 from normzoo.zoo.rms_norm import RMSNorm
 from normzoo.zoo.spectral_norm import SpectralNorm
+from normzoo.zoo.split_batch_norm import DomainBatchNorm, SplitBatchNorm
 from normzoo.zoo.standardize import Standardize
+from normzoo.zoo.switchable_norm import BatchInstanceNorm, SwitchableNorm
+from normzoo.zoo.virtual_batch_norm import VirtualBatchNorm
 from normzoo.zoo.weight_norm import WeightNorm
 from normzoo.zoo.weight_standardization import ScaledWeightStandardization, WeightStandardization
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AlphaBatchNorm",
+    "BatchInstanceNorm",
     "BatchNorm",
+    "BatchRenorm",
     "Compiled",
     "CumulativeLayerNorm",
     "DecorrelatedBatchNorm",
     "Derf",
     "DivisiveNorm",
+    "DomainBatchNorm",
     "DyT",
+    "EMABatchNorm",
     "EvoNormB0",
     "EvoNormS0",
     "FilterResponseNorm",
+    "FrozenBatchNorm",
+    "GhostBatchNorm",
     "GlobalResponseNorm",
     "Grads",
     "GroupNorm",
     "GroupWhitening",
     "InstanceNorm",
     "IterNorm",
+    "L1BatchNorm",
+    "LInfBatchNorm",
     "LayerNorm",
     "LayerScale",
     "LocalContrastNorm",
@@ -65,13 +83,17 @@ __all__ = [
     "Norm",
     "OrthogonalWeight",
     "PixelNorm",
+    "PowerNorm",
     "RMSNorm",
     "ReZero",
     "RevIN",
     "Saved",
     "ScaledWeightStandardization",
     "SpectralNorm",
+    "SplitBatchNorm",
     "Standardize",
+    "SwitchableNorm",
+    "VirtualBatchNorm",
     "WeightNorm",
     "WeightStandardization",
     "compile_cache",

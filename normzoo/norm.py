@@ -190,13 +190,14 @@ class Norm:
             held[name][...] = value
 
     def _check_count(self, name: str, value: Any) -> None:
-        """A count of batches or values, as an integer or an array of shape ()."""
-        if isinstance(value, np.ndarray):
-            if value.shape != ():
-                raise ValueError(f"{self}: expected {name} of shape (), got {value.shape}")
-            value = value[()]
-        if check_size(self, name, value) > np.iinfo(np.int64).max:
-            raise ValueError(f"{self}: expected {name} to fit 64 bits, got {value}")
+        """A count of batches or values: an integer, or an array of as many as the norm has."""
+        shape = self.buffers[name].shape
+        found = value.shape if isinstance(value, np.ndarray) else ()
+        if found != shape:
+            raise ValueError(f"{self}: expected {name} of shape {shape}, got {found}")
+        for count in np.ravel(value) if isinstance(value, np.ndarray) else (value,):
+            if check_size(self, name, count) > np.iinfo(np.int64).max:
+                raise ValueError(f"{self}: expected {name} to fit 64 bits, got {count}")
 
     def __str__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(str, self._arguments))})"

@@ -184,6 +184,15 @@ class ViewSaved(Saved):
         """What every set was multiplied by, (b, c) float64."""
         return self._stats[2]
 
+    def again(self, weight: Array, bias: Array) -> Array:
+        """xhat * weight + bias with other parameters, a new array; of a pass whose statistics were known."""
+        plan = self._plan
+        y, target, elsewhere = plan.target(None)
+        plan.run(self._v, self._stats, plan.parameter(weight), plan.parameter(bias), target)
+        if elsewhere:
+            plan.deliver(target, y)
+        return y
+
     @property
     def view_order(self) -> tuple[int, ...]:
         """x's axes in the order of the view (b, m, c, n)."""
@@ -345,7 +354,8 @@ def normalize(
         given: (mean, variance) to use instead of x's own: of one value a set, in the order of the sets, or repeating
             over the leading ones; arrays as backends take running statistics. They are constants of the gradient.
         stats: what an earlier pass found of this x with these axes and moments, where weight or bias depend on it: they
-            are not found again, and the gradient is that of x's own statistics.
+            are not found again, and the gradient is that of x's own statistics. With moments CONSTANT they are any
+            (3, b, c), and constants of the gradient.
         apart: more arrays that out may not overlap.
     """
     plain, name, asked = True, chosen(), out

@@ -1,7 +1,7 @@
 """Running statistics: how BatchNorm and InstanceNorm remember the batches they saw."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from normzoo.arrays import (
     kernel_array,
 )
 from normzoo.backends import backend, chosen
-from normzoo.backends.contract import Array, Moments
+from normzoo.backends.contract import CONSTANT, Array, Moments
 from normzoo.norm import Norm, entry
 from normzoo.passes import normalize
 from normzoo.selection import Selected, average
@@ -166,8 +166,42 @@ def update_copies(
             a[...] = new
 
 
+def update_running(running: tuple[Array, Array], stats: Array, count: int, momentum: float) -> None:
+    """Update running mean and variance of any shape by the statistics of as many sets, or of several as many."""
+    flat = tuple(a.astype(np.float64).reshape(-1) for a in running)
+    backend(chosen()).update(flat[0], flat[1], np.ascontiguousarray(stats), count, momentum)
+    put_running(running, flat)
+
+
+def put_running(running: tuple[Array, ...], new: tuple[Array, ...]) -> None:
+    """Write running statistics, rounded to their dtype."""
+    with np.errstate(all="ignore"):
+        for a, value in zip(running, new, strict=True):
+            a[...] = value.reshape(a.shape)
+
+
+def normalize_by(
+    owner: object,
+    x: Array,
+    axes: Axes,
+    mean: Array,
+    rstd: Array,
+    weight: Array | None,
+    bias: Array | None,
+    out: Array | None,
+    apart: tuple[Array, ...] = (),
+) -> tuple[Array, Any]:
+    """y = (x - mean) * rstd * weight + bias by statistics of every set that are constants of the gradient."""
+    stats = np.stack([np.asarray(a, np.float64).reshape(-1) for a in (mean, np.zeros_like(mean), rstd)])
+    y, _, saved = normalize(owner, x, axes, weight, bias, CONSTANT, 0.0, out, stats=stats, apart=apart)
+    return y, saved
+
+
 class TrackedNorm(Norm):
     """A norm that can track running statistics: buffers running_mean, running_var and num_batches_tracked."""
+
+    eps: float
+    spread: ClassVar[str] = "running_var"  # what a norm calls its running measure of spread, 1 at first
 
     running_mean = entry("buffers", "running_mean")
     running_var = entry("buffers", "running_var")
@@ -181,7 +215,7 @@ class TrackedNorm(Norm):
         self.track_running_stats = bool(track_running_stats)
         if track_running_stats:
             self.buffers["running_mean"] = np.zeros(num_features, dtype)
-            self.buffers["running_var"] = np.ones(num_features, dtype)
+            self.buffers[self.spread] = np.ones(num_features, dtype)
             self.buffers["num_batches_tracked"] = np.array(0, np.int64)
 
     @property
@@ -192,17 +226,31 @@ class TrackedNorm(Norm):
     def reset_running_stats(self) -> None:
         """Forget all batches: mean 0, variance 1, count 0."""
         for name, value in self.buffers.items():
-            value[...] = 1 if name == "running_var" else 0
+            value[...] = 1 if name == self.spread else 0
+
+    def _running(self) -> tuple[Array, Array]:
+        """The running statistics, to be written to."""
+        running = self.buffers["running_mean"], self.buffers[self.spread]
+        if not all(a.flags.writeable for a in running):
+            raise ValueError(f"{self}: expected running statistics that can be written, got a read-only array")
+        return running
+
+    def _next_momentum(self) -> float:
+        """The weight of the next batch in the running statistics."""
+        if self.momentum is not None:
+            return self.momentum
+        count = self.buffers.get("num_batches_tracked")
+        return 0.0 if count is None else 1.0 / (int(count) + 1)
 
     def _options(self) -> dict[str, Any]:
-        affine = bool(self.params)
-        bias = "bias" in self.params
-        return super()._options() | {
+        options = super()._options() | {
             "momentum": self.momentum,
-            "affine": affine,
-            "bias": bias,
+            "affine": "weight" in self.params,
+            "bias": "bias" in self.params,
             "track_running_stats": self.track_running_stats,
         }
+        channel_axis = getattr(self, "channel_axis", 1)
+        return options | ({} if channel_axis == 1 else {"channel_axis": channel_axis})
 
 
 def check_channels(owner: object, x: Array, channel_axis: int, least_rank: int, features: int | None) -> int:

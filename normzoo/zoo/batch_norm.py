@@ -72,7 +72,7 @@ class BatchNorm(TrackedNorm):
         channel_axis: int = 1,
         dtype: Any = np.float32,
     ) -> None:
-        check_size("BatchNorm", "num_features", num_features)
+        check_size(type(self).__name__, "num_features", num_features)
         super().__init__(
             num_features,
             eps=eps,
@@ -90,9 +90,7 @@ class BatchNorm(TrackedNorm):
     def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
         params, buffers = self.params, self.buffers
         tracked, count = self.training and self.track_running_stats, buffers.get("num_batches_tracked")
-        momentum = self.momentum
-        if momentum is None:
-            momentum = 0.0 if count is None else 1.0 / (int(count) + 1)
+        momentum = self._next_momentum()
         # Untracked, or training: the batch's statistics. The buffers are passed where they are read or written.
         read = tracked or not self.training
         mean, var = (buffers.get("running_mean"), buffers.get("running_var")) if read else (None, None)
@@ -118,6 +116,14 @@ class BatchNorm(TrackedNorm):
 def axes(owner: object, x: Array, channel_axis: int, features: int | None = None) -> Axes:
     channel = check_channels(owner, x, channel_axis, 2, features)
     return Axes(x.shape, "r" * channel + "K" + "r" * (x.ndim - channel - 1))
+
+
+def check_own(owner: object, x: Array, values: int, eps: float) -> None:
+    """A batch that can be normalized by its own statistics, with `values` in a set."""
+    if eps == 0:
+        raise ValueError(f"{owner}: expected eps > 0 where batch statistics are used, got {eps}; write eps=1e-5")
+    if values == 1:
+        raise ValueError(f"{owner}: {MESSAGES[1].format(x.shape)}")
 
 
 def batch_norm(

@@ -56,7 +56,7 @@ class ZooCase:
 
     def expected(self, norm, x, inputs):
         """(y, the function of x and all arguments that the gradient is of), in float64."""
-        wide = {n: np.asarray(a, np.float64) for n, a in {**norm.params, **inputs, **norm.buffers}.items()}
+        wide = {n: np.array(a, np.float64) for n, a in {**norm.params, **inputs, **norm.buffers}.items()}
         x = np.asarray(x, np.float64)
         held = self.frozen(x, **wide, **self.fixed) if self.frozen else {}
 
