@@ -7,26 +7,45 @@ from normzoo.memory import release_memory
 from normzoo.norm import Norm
 from normzoo.passes import Grads, Saved
 from normzoo.registry import create, list_norms
+from normzoo.zoo.ada_norm import AdaNorm
 from normzoo.zoo.batch_norm import BatchNorm
+from normzoo.zoo.crms_norm import CRMSNorm
 from normzoo.zoo.dyt import DyT
 from normzoo.zoo.group_norm import GroupNorm
+from normzoo.zoo.group_rms_norm import GroupRMSNorm
+from normzoo.zoo.head_norm import HeadLayerNorm, HeadRMSNorm
 from normzoo.zoo.instance_norm import InstanceNorm
+from normzoo.zoo.l2_norm import L2Norm
 from normzoo.zoo.layer_norm import LayerNorm
+from normzoo.zoo.partial_rms_norm import PartialRMSNorm
+from normzoo.zoo.poly_norm import PolyNorm
 from normzoo.zoo.rms_norm import RMSNorm
+from normzoo.zoo.scale_norm import ScaleNorm
+from normzoo.zoo.unit_norm import UnitNorm
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdaNorm",
     "BatchNorm",
+    "CRMSNorm",
     "Compiled",
     "DyT",
     "Grads",
     "GroupNorm",
+    "GroupRMSNorm",
+    "HeadLayerNorm",
+    "HeadRMSNorm",
     "InstanceNorm",
+    "L2Norm",
     "LayerNorm",
     "Norm",
+    "PartialRMSNorm",
+    "PolyNorm",
     "RMSNorm",
     "Saved",
+    "ScaleNorm",
+    "UnitNorm",
     "compile_cache",
     "create",
     "functional",

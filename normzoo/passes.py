@@ -8,7 +8,17 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy import ndarray
 
-from normzoo.arrays import CHARS, Memo, base_array, check_array, check_eps, check_out, check_parameter, same_place
+from normzoo.arrays import (
+    CHARS,
+    Memo,
+    base_array,
+    check_array,
+    check_eps,
+    check_out,
+    check_parameter,
+    compute_dtype,
+    same_place,
+)
 from normzoo.backends import backend, chosen
 from normzoo.backends.contract import Array, Moments
 from normzoo.memory import empty
@@ -230,9 +240,10 @@ class Chained(Saved):
         like: shape and dtype of x.
         pull: (dy, out) -> Grads, with x's in `out` if given; it calls `backward` of `parts`.
         parts: what the passes left, which the backward pass may need x's memory for.
+        apart: more arrays that it reads, which out may not overlap.
     """
 
-    __slots__ = ("_parts", "_pull", "_x_like")
+    __slots__ = ("_apart", "_parts", "_pull", "_x_like")
 
     def __init__(
         self,
@@ -240,8 +251,9 @@ class Chained(Saved):
         x: Array,
         pull: Callable[[Array, Array | None], Grads],
         parts: tuple[Saved, ...],
+        apart: tuple[Array, ...] = (),
     ) -> None:
-        self._owner, self._pull, self._parts = owner, pull, parts
+        self._owner, self._pull, self._parts, self._apart = owner, pull, parts, apart
         self._weight = self._bias = None
         self._x_like = x.shape, x.dtype
         self._source = next((p._source for p in parts if p._source is not None), None)
@@ -252,6 +264,8 @@ class Chained(Saved):
         return self._x_like
 
     def _backward(self, dy: Array, out: Array | None) -> Grads:
+        if out is not None:
+            check_out(self._owner, out, *self._like, (dy, self._source), self._apart)
         return self._pull(dy, out)
 
     def overwrite(self, out: Array) -> None:
@@ -345,6 +359,17 @@ def normalize(
     if out is not None:
         saved.overwrite(out)
     return y, stats, saved
+
+
+def shifted(a: Array, by: float, like: np.dtype) -> Array:
+    """a + by, in what is computed in with x of dtype `like`."""
+    return a.astype(compute_dtype(a.dtype, like)) + by
+
+
+def cast_like(d: Any, a: Array) -> Array:
+    """A gradient of a in a's own dtype."""
+    with np.errstate(over="ignore"):
+        return d.astype(a.dtype, copy=False)
 
 
 def layout_of(x: Array) -> tuple[int, ...] | None:
