@@ -169,6 +169,12 @@ class ViewSaved(Saved):
         """What every set was multiplied by, (b, c) float64."""
         return self._stats[2]
 
+    def along_x(self, values: Array) -> Array:
+        """A value of every set, (b, c), in x's rank: reduced axes have size 1. For axes that are not cut."""
+        order, shape, letters = self._plan.view.order, self._plan.shape, self._plan.key[0].letters
+        sizes = [shape[i] if letters[i] in "kK" else 1 for i in order]
+        return values.reshape(sizes).transpose(inverse(order))
+
     @property
     def copied(self) -> bool:
         """x had to be copied because neither its own order nor channels-last order fits the kernels."""

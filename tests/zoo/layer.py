@@ -161,6 +161,124 @@ def heads_first(oracle):
     return lambda x, *a, **o: np.swapaxes(oracle(np.swapaxes(x, 1, 2), *a, **o), 1, 2)
 
 
+def positional_norm(x):
+    """Li et al. 2019, equations 1 and 2: of (N, C, H, W)."""
+    y = np.empty_like(x)
+    for i, h, w in itertools.product(range(x.shape[0]), range(x.shape[2]), range(x.shape[3])):
+        y[i, :, h, w] = standard(x[i, :, h, w], 1e-5)
+    return y
+
+
+def adaptive_instance_norm(x, style):
+    """Huang and Belongie 2017, equation 8: of (N, C, ...)."""
+    y = np.empty_like(x, np.result_type(x, style))
+    for i, c in itertools.product(*map(range, x.shape[:2])):
+        s = style[i, c]
+        std = np.sqrt(((s - s.mean()) ** 2).mean() + 1e-5)
+        y[i, c] = std * standard(x[i, c], 1e-5) + s.mean()
+    return y
+
+
+def batch_standard(x, training, running_mean=None, running_var=None):
+    """BatchNorm without parameters, of (N, C, ...)."""
+    y = np.empty_like(x)
+    for c in range(x.shape[1]):
+        if training:
+            y[:, c] = standard(x[:, c], 1e-5)
+        else:
+            y[:, c] = (x[:, c] - running_mean[c]) / np.sqrt(running_var[c] + 1e-5)
+    return y
+
+
+def instance_standard(x):
+    y = np.empty_like(x)
+    for i, c in itertools.product(*map(range, x.shape[:2])):
+        y[i, c] = standard(x[i, c], 1e-5)
+    return y
+
+
+def conditional_batch_norm(training):
+    def oracle(x, labels, weight, bias, num_batches_tracked=None, **running):
+        xhat = batch_standard(x, training, **running)
+        y = np.empty_like(x, np.result_type(x, weight, bias))
+        for i, c in itertools.product(*map(range, x.shape[:2])):
+            y[i, c] = xhat[i, c] * weight[labels[i], c] + bias[labels[i], c]
+        return y
+
+    return oracle
+
+
+def conditional_instance_norm(x, labels, weight, bias):
+    xhat = instance_standard(x)
+    y = np.empty_like(x, np.result_type(x, weight, bias))
+    for i, c in itertools.product(*map(range, x.shape[:2])):
+        y[i, c] = xhat[i, c] * weight[labels[i], c] + bias[labels[i], c]
+    return y
+
+
+def spade(training):
+    def oracle(x, gamma, beta, num_batches_tracked=None, **running):
+        return batch_standard(x, training, **running) * (1 + gamma) + beta
+
+    return oracle
+
+
+def spade_instance(x, gamma, beta):
+    return instance_standard(x) * (1 + gamma) + beta
+
+
+def film_of_channels(x, gamma, beta):
+    """Perez et al. 2017, equation 2: of (N, C, ...)."""
+    y = np.empty_like(x, np.result_type(x, gamma, beta))
+    for i, c in itertools.product(*map(range, x.shape[:2])):
+        y[i, c] = gamma[i, c] * x[i, c] + beta[i, c]
+    return y
+
+
+def film(x, gamma, beta):
+    """The same of arrays that broadcast."""
+    return gamma * x + beta
+
+
+def adaptive_layer_norm(x, scale, shift):
+    """Of (N, T, C), by samples or tokens."""
+    y = np.empty_like(x, np.result_type(x, scale, shift))
+    for i, t in rows(x):
+        a, b = (v[i] if v.ndim == 2 else np.broadcast_to(v, x.shape)[i, t] for v in (scale, shift))
+        y[i, t] = standard(x[i, t], 1e-6) * (1 + a) + b
+    return y
+
+
+def ada_ln_zero(x, c, weight, bias):
+    """DiT's modulation, shift before scale before gate; c is (N, D) or (N, T, D)."""
+    size = x.shape[-1]
+    silu = c / (1 + np.exp(-c))
+    made = np.stack([(silu * w).sum(axis=-1) for w in weight], axis=-1) + bias
+    return adaptive_layer_norm(x, made[..., size : 2 * size], made[..., :size])
+
+
+def channels_last(oracle, *names):
+    """The same of (N, ..., C), with these inputs of x's rank."""
+
+    def moved(x, **others):
+        others |= {name: np.moveaxis(others[name], -1, 1) for name in names}
+        return np.moveaxis(oracle(np.moveaxis(x, -1, 1), **others), 1, -1)
+
+    return moved
+
+
+def evaluated(norm, rng):
+    """Parameters and running statistics at random, in evaluation."""
+    for p in norm.params.values():
+        p[...] = rng.standard_normal(p.shape)
+    norm.running_mean[...] = rng.standard_normal(norm.running_mean.shape)
+    norm.running_var[...] = rng.uniform(0.5, 2, norm.running_var.shape)
+    norm.eval()
+
+
+LABELS = np.array([2, 0, 2, 1])
+
+
 CASES = [
     ZooCase(
         "layer_norm-parameters-of-channels",
@@ -274,6 +392,179 @@ CASES = [
         lambda dtype: nz.HeadLayerNorm(3, 8, head_axis=1, dtype=dtype),
         (2, 3, 5, 8),
         heads_first(head_norm(standard)),
+        flat=True,
+    ),
+    ZooCase("positional_norm", lambda dtype: nz.PositionalNorm(), (2, 17, 3, 5), positional_norm, flat=True),
+    ZooCase(
+        "positional_norm-channels-last",
+        lambda dtype: nz.PositionalNorm(channel_axis=-1),
+        (2, 3, 5, 7),
+        channels_last(positional_norm),
+        flat=True,
+    ),
+    ZooCase(
+        "adaptive_instance_norm",
+        lambda dtype: nz.AdaptiveInstanceNorm(),
+        (2, 3, 5, 7),
+        adaptive_instance_norm,
+        inputs={"style": (2, 3, 4, 4)},
+        flat=True,
+    ),
+    ZooCase(
+        "adaptive_instance_norm-channels-last",
+        lambda dtype: nz.AdaptiveInstanceNorm(channel_axis=-1),
+        (2, 33, 5),
+        channels_last(adaptive_instance_norm, "style"),
+        inputs={"style": (2, 17, 5)},
+        flat=True,
+    ),
+    ZooCase(
+        "conditional_batch_norm",
+        lambda dtype: nz.ConditionalBatchNorm(3, 4, dtype=dtype),
+        (4, 3, 5, 5),
+        conditional_batch_norm(True),
+        fixed={"labels": LABELS},
+        flat=True,
+    ),
+    ZooCase(
+        "conditional_batch_norm-2d",
+        lambda dtype: nz.ConditionalBatchNorm(17, 4, track_running_stats=False, dtype=dtype),
+        (4, 17),
+        conditional_batch_norm(True),
+        fixed={"labels": LABELS},
+        flat=True,
+    ),
+    ZooCase(
+        "conditional_batch_norm-channels-last",
+        lambda dtype: nz.ConditionalBatchNorm(3, 4, channel_axis=-1, dtype=dtype),
+        (4, 17, 3),
+        channels_last(conditional_batch_norm(True)),
+        fixed={"labels": LABELS},
+        flat=True,
+    ),
+    ZooCase(
+        "conditional_batch_norm-eval",
+        lambda dtype: nz.ConditionalBatchNorm(3, 4, dtype=dtype).eval(),
+        (4, 3, 5, 5),
+        conditional_batch_norm(False),
+        fixed={"labels": LABELS},
+        prepare=evaluated,
+    ),
+    ZooCase(
+        "conditional_instance_norm",
+        lambda dtype: nz.ConditionalInstanceNorm(3, 4, dtype=dtype),
+        (4, 3, 5, 5),
+        conditional_instance_norm,
+        fixed={"labels": LABELS},
+        flat=True,
+    ),
+    ZooCase(
+        "conditional_instance_norm-channels-last",
+        lambda dtype: nz.ConditionalInstanceNorm(3, 4, channel_axis=-1, dtype=dtype),
+        (4, 17, 3),
+        channels_last(conditional_instance_norm),
+        fixed={"labels": LABELS},
+        flat=True,
+    ),
+    ZooCase(
+        "film",
+        lambda dtype: nz.FiLM(),
+        (2, 3, 5, 7),
+        film_of_channels,
+        inputs={"gamma": (2, 3), "beta": (2, 3)},
+    ),
+    ZooCase(
+        "film-channels-last",
+        lambda dtype: nz.FiLM(channel_axis=-1),
+        (2, 17, 3),
+        channels_last(film_of_channels),
+        inputs={"gamma": (2, 3), "beta": (2, 3)},
+    ),
+    ZooCase(
+        "film-positions",
+        lambda dtype: nz.FiLM(),
+        (2, 3, 5, 7),
+        film,
+        inputs={"gamma": (2, 1, 5, 7), "beta": (2, 1, 5, 7)},
+    ),
+    ZooCase(
+        "film-scattered",
+        lambda dtype: nz.FiLM(),
+        (2, 3, 5, 7),
+        film,
+        inputs={"gamma": (1, 3, 1, 7), "beta": (1, 3, 1, 7)},
+    ),
+    ZooCase("film-whole", lambda dtype: nz.FiLM(), (3, 5, 7), film, inputs={"gamma": (3, 5, 7), "beta": (3, 5, 7)}),
+    ZooCase(
+        "adaptive_layer_norm",
+        lambda dtype: nz.AdaptiveLayerNorm(17),
+        (2, 5, 17),
+        adaptive_layer_norm,
+        inputs={"scale": (2, 17), "shift": (2, 17)},
+        flat=True,
+    ),
+    ZooCase(
+        "adaptive_layer_norm-tokens",
+        lambda dtype: nz.AdaptiveLayerNorm(17),
+        (2, 5, 17),
+        adaptive_layer_norm,
+        inputs={"scale": (2, 5, 17), "shift": (2, 5, 17)},
+        flat=True,
+    ),
+    ZooCase(
+        "adaptive_layer_norm-positions",
+        lambda dtype: nz.AdaptiveLayerNorm(17),
+        (2, 5, 17),
+        adaptive_layer_norm,
+        inputs={"scale": (1, 5, 17), "shift": (1, 5, 17)},
+        flat=True,
+    ),
+    ZooCase(
+        "ada_ln_zero",
+        lambda dtype: nz.AdaLNZero(7, 5, dtype=dtype),
+        (2, 4, 7),
+        ada_ln_zero,
+        inputs={"c": (2, 5)},
+        flat=True,
+    ),
+    ZooCase(
+        "ada_ln_zero-tokens",
+        lambda dtype: nz.AdaLNZero(7, 5, dtype=dtype),
+        (2, 4, 7),
+        ada_ln_zero,
+        inputs={"c": (2, 4, 5)},
+        flat=True,
+    ),
+    ZooCase(
+        "spade",
+        lambda dtype: nz.SPADE(3),
+        (4, 3, 5, 5),
+        spade(True),
+        inputs={"gamma": (4, 3, 5, 5), "beta": (4, 3, 5, 5)},
+        flat=True,
+    ),
+    ZooCase(
+        "spade-channels-last",
+        lambda dtype: nz.SPADE(3, channel_axis=-1),
+        (4, 17, 3),
+        channels_last(spade(True), "gamma", "beta"),
+        inputs={"gamma": (4, 17, 3), "beta": (4, 17, 3)},
+        flat=True,
+    ),
+    ZooCase(
+        "spade-eval",
+        lambda dtype: nz.SPADE(3, dtype=dtype).eval(),
+        (4, 3, 5, 5),
+        spade(False),
+        inputs={"gamma": (4, 3, 5, 5), "beta": (4, 3, 5, 5)},
+        prepare=evaluated,
+    ),
+    ZooCase(
+        "spade-instance",
+        lambda dtype: nz.SPADE(3, "instance"),
+        (4, 3, 5, 5),
+        spade_instance,
+        inputs={"gamma": (4, 3, 5, 5), "beta": (4, 3, 5, 5)},
         flat=True,
     ),
 ]
