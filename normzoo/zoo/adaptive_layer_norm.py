@@ -8,7 +8,7 @@ import numpy as np
 from normzoo.arrays import base_array, check_parameter, check_shape, check_size, compute_dtype
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
-from normzoo.passes import Chained, Grads, Saved, cast_like, grads_by_name, normalize, shifted
+from normzoo.passes import Chained, Grads, Saved, cast_like, grads_by_name, normalize
 from normzoo.zoo import layer_norm
 from normzoo.zoo.film import modulated, modulated_back
 
@@ -22,8 +22,8 @@ class AdaptiveLayerNorm(Norm):
 
     Shapes:
         x, y: (N, ..., *normalized_shape). There are no parameters.
-        scale, shift: (N, *normalized_shape) for every sample, or of x's rank, with size 1 where they repeat: x's own
-            shape for every token.
+        scale, shift: each (N, *normalized_shape) for every sample, or of x's rank, with size 1 where it repeats: x's
+            own shape for every token.
 
     Args:
         normalized_shape: sizes of the last axes, an integer or a tuple.
@@ -33,8 +33,8 @@ class AdaptiveLayerNorm(Norm):
     shift before scale: pass them by name.
 
     Raises:
-        ValueError: x does not have these sizes, or scale and shift do not fit it, or each other. TypeError: one of the
-            three is not a float array.
+        ValueError: x does not have these sizes, or scale or shift does not fit it. TypeError: one of the three is
+            not a float array.
 
     Source:
         W. Peebles and S. Xie, "Scalable Diffusion Models with Transformers", 2022, arXiv:2212.09748 (adaLN). With scale
@@ -55,9 +55,7 @@ class AdaptiveLayerNorm(Norm):
     def forward(self, x: Array, scale: Array, shift: Array, out: Array | None = None) -> tuple[Array, Saved]:  # type: ignore[override]
         """y for x, scale and shift; see `Norm.forward`."""
         scale, shift = base_array(self, "scale", scale), base_array(self, "shift", shift)
-        y, last = modulate(self, x, self.normalized_shape, scale, shift, self.eps or 0.0, out)
-
-        return y, modulated_back(self, x, last, scale=scale, shift=shift)
+        return modulate(self, x, self.normalized_shape, scale, shift, out, (scale, shift))
 
 
 class AdaLNZero(Norm):
@@ -126,12 +124,12 @@ class AdaLNZero(Norm):
         dtype = compute_dtype(c.dtype, *(p.dtype for p in self.params.values()), base_array(self, "x", x).dtype)
         shift, scale, gate = (part.astype(dtype) for part in np.split(made, 3, axis=-1))
         read = c, *self.params.values()
-        y, last = modulate(self, x, (self.hidden_size,), scale, shift, self.eps or 0.0, out, read)
+        y, last = modulate(self, x, (self.hidden_size,), scale, shift, out, read)
 
         def back(found: Grads, dgate: Array | None) -> Mapping[str, Array]:
-            parts = found.bias, found.weight, np.zeros_like(gate) if dgate is None else dgate
+            parts = found.others["shift"], found.others["scale"], np.zeros_like(gate) if dgate is None else dgate
             with np.errstate(all="ignore"):
-                d = np.concatenate([p.astype(np.float64) for p in parts if p is not None], axis=-1)
+                d = np.concatenate([p.astype(np.float64) for p in parts], axis=-1)
                 d = d.reshape(-1, len(bias))
                 rows = (wide * sigmoid).reshape(-1, self.cond_size)
                 dc = np.einsum("ne,ed->nd", d, weight).reshape(c.shape) * slope
@@ -180,18 +178,15 @@ def modulate(
     shape: tuple[int, ...],
     scale: Array,
     shift: Array,
-    eps: float,
     out: Array | None,
-    apart: tuple[Array, ...] = (),
+    apart: tuple[Array, ...],
 ) -> tuple[Array, Saved]:
-    """LayerNorm over the last axes times 1 + scale, plus shift; its weight is 1 + scale."""
-    axes = layer_norm.axes(owner, x, shape, None)
-    if x.ndim == 0 or len(shape) >= x.ndim:
+    """LayerNorm over the last axes times 1 + scale, plus shift: a pass with these for its weight and bias."""
+    letters = layer_norm.axes(owner, x, shape, None).letters.lower()
+    if len(shape) >= x.ndim:
         raise ValueError(f"{owner}: expected x of shape (N, ..., {', '.join(map(str, shape))}), got {x.shape}")
     last = tuple(range(x.ndim - len(shape), x.ndim))
-    spans = modulated(owner, x, axes.letters.lower(), last, scale=scale, shift=shift)
-    weight = shifted(scale, 1.0, x.dtype)
-    y, _, saved = normalize(
-        owner, x, spans, weight, shift, owner.moments, eps, out, parameter_shape=scale.shape, apart=(scale, *apart)
-    )
-    return y, saved
+    axes, spans, weight, bias = modulated(owner, x, letters, last, 1.0, scale=scale, shift=shift)
+    eps = owner.eps or 0.0
+    y, _, saved = normalize(owner, x, axes, weight, bias, owner.moments, eps, out, parameter_shape=spans, apart=apart)
+    return y, modulated_back(owner, x, saved, last, scale=scale, shift=shift)

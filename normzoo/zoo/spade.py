@@ -100,7 +100,7 @@ class SPADE(TrackedNorm):
             eps = self.eps or 0.0
             y, last = instance_norm.instance_norm(self, x, axes, None, None, weight, beta, True, 0.0, eps, out)
 
-        return y, modulated_back(self, x, last, gamma=gamma, beta=beta)
+        return y, modulated_back(self, x, last, (self.channel_axis % x.ndim,), gamma=gamma, beta=beta)
 
     def _options(self) -> dict[str, Any]:
         options = super()._options()
