@@ -25,7 +25,7 @@ class AdaNorm(Norm):
     Args:
         normalized_shape: sizes of the normalized axes, an integer or a tuple.
         k: how much larger values are scaled down; the paper's 1/10.
-        scale: the paper's C, which it tunes from 0.3 to 2; 1 in the authors' code, 2 in others.
+        scale: the paper's C, to be tuned; 1 in the authors' code, 2 in others.
         eps: added to the variance, in the units of x squared. The paper has none; the authors' code adds it to an
             unbiased standard deviation.
         axis: see `LayerNorm`.

@@ -35,7 +35,7 @@ class FiLM(Norm):
 
     Source:
         E. Perez, F. Strub, H. de Vries, V. Dumoulin and A. Courville, "FiLM: Visual Reasoning with a General
-        Conditioning Layer", 2017, arXiv:1709.07871. The authors' code has 1 + gamma. FiLM(1, 0) is the identity.
+        Conditioning Layer", 2017, arXiv:1709.07871. The authors' network makes gamma - 1. FiLM(1, 0) is the identity.
 
     >>> import numpy as np, normzoo as nz
     >>> nz.FiLM()(np.float32([[1, 2]]), np.float32([[3, 3]]), np.float32([[0, 1]]))

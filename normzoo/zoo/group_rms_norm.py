@@ -38,8 +38,8 @@ class GroupRMSNorm(Norm):
     Source:
         Y. Wu and K. He, "Group Normalization", 2018, arXiv:1803.08494, without the mean as in B. Zhang and R. Sennrich,
         "Root Mean Square Layer Normalization", 2019, arXiv:1910.07467; per position in RetNet, Y. Sun et al. 2023,
-        arXiv:2307.08621, and Mamba-2, T. Dao and A. Gu 2024, arXiv:2405.21060, with an eps of 1e-5. One group is
-        RMSNorm over channels and positions, or with per_position over the channels.
+        arXiv:2307.08621, and Mamba-2, T. Dao and A. Gu 2024, arXiv:2405.21060, whose code has an eps of 1e-5. One group
+        is RMSNorm over channels and positions, or with per_position over the channels.
 
     >>> import numpy as np, normzoo as nz
     >>> nz.GroupRMSNorm(2, 4)(np.array([[1, 1, 3, -3]], np.float32)).round(2)

@@ -481,6 +481,13 @@ CASES = [
         inputs={"gamma": (2, 3), "beta": (2, 3)},
     ),
     ZooCase(
+        "film-gate",
+        lambda dtype: nz.FiLM(channel_axis=-1),
+        (2, 5, 7),
+        lambda x, gamma, beta: gamma[:, None] * x + beta,
+        inputs={"gamma": (2, 7), "beta": (2, 5, 7)},
+    ),
+    ZooCase(
         "film-positions",
         lambda dtype: nz.FiLM(),
         (2, 3, 5, 7),
