@@ -9,22 +9,31 @@ from normzoo.norm import Norm
 from normzoo.passes import Grads, Saved
 from normzoo.registry import create, list_norms
 from normzoo.selection import select
+from normzoo.zoo.ada_norm import AdaNorm
+from normzoo.zoo.adaptive_instance_norm import AdaptiveInstanceNorm
+from normzoo.zoo.adaptive_layer_norm import AdaLNZero, AdaptiveLayerNorm
 from normzoo.zoo.batch_norm import BatchNorm
 from normzoo.zoo.batch_renorm import BatchRenorm
+from normzoo.zoo.conditional_norm import ConditionalBatchNorm, ConditionalInstanceNorm
+from normzoo.zoo.crms_norm import CRMSNorm
 from normzoo.zoo.cumulative_layer_norm import CumulativeLayerNorm
 from normzoo.zoo.decorrelated_batch_norm import DecorrelatedBatchNorm
 from normzoo.zoo.derf import Derf
 from normzoo.zoo.dyt import DyT
 from normzoo.zoo.ema_batch_norm import AlphaBatchNorm, EMABatchNorm
 from normzoo.zoo.evo_norm import EvoNormB0, EvoNormS0
+from normzoo.zoo.film import FiLM
 from normzoo.zoo.filter_response_norm import FilterResponseNorm
 from normzoo.zoo.frozen_batch_norm import FrozenBatchNorm
 from normzoo.zoo.ghost_batch_norm import GhostBatchNorm
 from normzoo.zoo.global_response_norm import GlobalResponseNorm
 from normzoo.zoo.group_norm import GroupNorm
+from normzoo.zoo.group_rms_norm import GroupRMSNorm
 from normzoo.zoo.group_whitening import GroupWhitening
+from normzoo.zoo.head_norm import HeadLayerNorm, HeadRMSNorm
 from normzoo.zoo.instance_norm import InstanceNorm
 from normzoo.zoo.iter_norm import IterNorm
+from normzoo.zoo.l2_norm import L2Norm
 from normzoo.zoo.layer_norm import LayerNorm
 from normzoo.zoo.layer_scale import LayerScale
 from normzoo.zoo.local_contrast_norm import DivisiveNorm, LocalContrastNorm
@@ -33,15 +42,21 @@ from normzoo.zoo.lp_batch_norm import L1BatchNorm, LInfBatchNorm
 from normzoo.zoo.max_norm import MaxNorm
 from normzoo.zoo.mean_variance_norm import MeanVarianceNorm
 from normzoo.zoo.orthogonal_weight import OrthogonalWeight
+from normzoo.zoo.partial_rms_norm import PartialRMSNorm
 from normzoo.zoo.pixel_norm import PixelNorm
+from normzoo.zoo.poly_norm import PolyNorm
+from normzoo.zoo.positional_norm import PositionalNorm
 from normzoo.zoo.power_norm import PowerNorm
 from normzoo.zoo.revin import RevIN
 from normzoo.zoo.rezero import ReZero
 from normzoo.zoo.rms_norm import RMSNorm
+from normzoo.zoo.scale_norm import ScaleNorm
+from normzoo.zoo.spade import SPADE
 from normzoo.zoo.spectral_norm import SpectralNorm
 from normzoo.zoo.split_batch_norm import DomainBatchNorm, SplitBatchNorm
 from normzoo.zoo.standardize import Standardize
 from normzoo.zoo.switchable_norm import BatchInstanceNorm, SwitchableNorm
+from normzoo.zoo.unit_norm import UnitNorm
 from normzoo.zoo.virtual_batch_norm import VirtualBatchNorm
 from normzoo.zoo.weight_norm import WeightNorm
 from normzoo.zoo.weight_standardization import ScaledWeightStandardization, WeightStandardization
@@ -49,11 +64,19 @@ from normzoo.zoo.weight_standardization import ScaledWeightStandardization, Weig
 __version__ = "0.1.0"
 
 __all__ = [
+    "SPADE",
+    "AdaLNZero",
+    "AdaNorm",
+    "AdaptiveInstanceNorm",
+    "AdaptiveLayerNorm",
     "AlphaBatchNorm",
     "BatchInstanceNorm",
     "BatchNorm",
     "BatchRenorm",
+    "CRMSNorm",
     "Compiled",
+    "ConditionalBatchNorm",
+    "ConditionalInstanceNorm",
     "CumulativeLayerNorm",
     "DecorrelatedBatchNorm",
     "Derf",
@@ -63,16 +86,21 @@ __all__ = [
     "EMABatchNorm",
     "EvoNormB0",
     "EvoNormS0",
+    "FiLM",
     "FilterResponseNorm",
     "FrozenBatchNorm",
     "GhostBatchNorm",
     "GlobalResponseNorm",
     "Grads",
     "GroupNorm",
+    "GroupRMSNorm",
     "GroupWhitening",
+    "HeadLayerNorm",
+    "HeadRMSNorm",
     "InstanceNorm",
     "IterNorm",
     "L1BatchNorm",
+    "L2Norm",
     "LInfBatchNorm",
     "LayerNorm",
     "LayerScale",
@@ -82,17 +110,22 @@ __all__ = [
     "MeanVarianceNorm",
     "Norm",
     "OrthogonalWeight",
+    "PartialRMSNorm",
     "PixelNorm",
+    "PolyNorm",
+    "PositionalNorm",
     "PowerNorm",
     "RMSNorm",
     "ReZero",
     "RevIN",
     "Saved",
+    "ScaleNorm",
     "ScaledWeightStandardization",
     "SpectralNorm",
     "SplitBatchNorm",
     "Standardize",
     "SwitchableNorm",
+    "UnitNorm",
     "VirtualBatchNorm",
     "WeightNorm",
     "WeightStandardization",

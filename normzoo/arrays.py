@@ -137,9 +137,10 @@ def check_out(
     if 0 in out.strides and out.size > 1 and any(s == 0 < d - 1 for s, d in zip(out.strides, out.shape, strict=True)):
         raise ValueError(f"{owner}: expected out without broadcast axes, got strides {out.strides}")
     for i, other in enumerate((*inputs, *apart)):
-        if other is None or other is out or not may_overlap(out, other):
+        may_be = i < len(inputs)
+        if other is None or (may_be and other is out) or not may_overlap(out, other):
             continue
-        if not (i < len(inputs) and same_place(out, other)) and overlap(out, other):
+        if not (may_be and same_place(out, other)) and overlap(out, other):
             raise ValueError(
                 f"{owner}: expected out to be an input itself or apart from it, got memory that overlaps in part; "
                 "write np.empty_like(x)"

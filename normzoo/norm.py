@@ -203,8 +203,8 @@ class Norm:
         return f"{type(self).__name__}({', '.join(map(str, self._arguments))})"
 
     def __repr__(self) -> str:
-        options = (f"{name}={value!r}" for name, value in self._options().items())
-        return f"{type(self).__name__}({', '.join((*map(str, self._arguments), *options))})"
+        options = [f"{name}={value!r}" for name, value in self._options().items()]
+        return f"{type(self).__name__}({', '.join([*map(str, self._arguments), *options])})"
 
     def _options(self) -> dict[str, Any]:
         """What repr shows behind the arguments."""

@@ -17,6 +17,7 @@ from normzoo.arrays import (
     check_eps,
     check_out,
     check_parameter,
+    compute_dtype,
     on_device,
     same_place,
 )
@@ -198,6 +199,12 @@ class ViewSaved(Saved):
         """x's axes in the order of the view (b, m, c, n)."""
         return self._plan.view.order
 
+    def along_x(self, values: Array) -> Array:
+        """A value of every set, (b, c), in x's rank: reduced axes have size 1. For axes that are not cut."""
+        order, shape, letters = self._plan.view.order, self._plan.shape, self._plan.key[0].letters
+        sizes = [shape[i] if letters[i] in "kK" else 1 for i in order]
+        return values.reshape(sizes).transpose(inverse(order))
+
     @property
     def copied(self) -> bool:
         """x had to be copied because neither its own order nor channels-last order fits the kernels."""
@@ -275,9 +282,10 @@ class Chained(Saved):
         like: shape and dtype of x.
         pull: (dy, out) -> Grads, with x's in `out` if given; it calls `backward` of `parts`.
         parts: what the passes left, which the backward pass may need x's memory for.
+        apart: more arrays that it reads, which out may not overlap.
     """
 
-    __slots__ = ("_parts", "_pull", "_x_like")
+    __slots__ = ("_apart", "_parts", "_pull", "_x_like")
 
     def __init__(
         self,
@@ -285,8 +293,9 @@ class Chained(Saved):
         x: Array,
         pull: Callable[[Array, Array | None], Grads],
         parts: tuple[Saved, ...],
+        apart: tuple[Array, ...] = (),
     ) -> None:
-        self._owner, self._pull, self._parts = owner, pull, parts
+        self._owner, self._pull, self._parts, self._apart = owner, pull, parts, apart
         self._weight = self._bias = None
         self._x_like = x.shape, x.dtype
         self._source = next((p._source for p in parts if p._source is not None), None)
@@ -297,6 +306,8 @@ class Chained(Saved):
         return self._x_like
 
     def _backward(self, dy: Array, out: Array | None) -> Grads:
+        if out is not None:
+            check_out(self._owner, out, *self._like, (dy, self._source), self._apart)
         return self._pull(dy, out)
 
     def overwrite(self, out: Array) -> None:
@@ -429,6 +440,17 @@ def normalize(
 def native(a: Any, like: Any) -> Any:
     """A device array as one of the library that another came from."""
     return a.native(like.library)
+
+
+def shifted(a: Array, by: float, like: np.dtype) -> Array:
+    """a + by, in what is computed in with x of dtype `like`."""
+    return a.astype(compute_dtype(a.dtype, like)) + by
+
+
+def cast_like(d: Any, a: Array) -> Array:
+    """A gradient of a in a's own dtype."""
+    with np.errstate(over="ignore"):
+        return d.astype(a.dtype, copy=False)
 
 
 def layout_of(x: Array) -> tuple[int, ...] | None:

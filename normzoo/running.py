@@ -42,7 +42,7 @@ def check_running(owner: object, axes: Axes, mean: Array | None, var: Array | No
             f"{'running_var' if mean is None else 'running_mean'}"
         )
     for name, a in (("running_mean", mean), ("running_var", var)):
-        check_parameter(owner, name, a, axes.parameter_shape)
+        check_parameter(owner, name, a, axes.sizes("K"))
     arrays = [a for a in (mean, var) if a is not None]
     ready = all(a.dtype in (np.float32, np.float64) and a.flags.c_contiguous and a.flags.aligned for a in arrays)
     return Tracking(axes.values, ready, all(a.flags.writeable for a in arrays))

@@ -30,11 +30,15 @@ class Axes(NamedTuple):
     @property
     def parameter_shape(self) -> tuple[int, ...]:
         """Sizes of the axes of x, cut ones as they were, that the parameters span."""
-        sizes: dict[int, int] = {}
+        return self.sizes("KR")
+
+    def sizes(self, letters: str) -> tuple[int, ...]:
+        """Sizes of the axes of x, cut ones as they were, that have these letters."""
+        found: dict[int, int] = {}
         for axis, size, letter in zip(self.owner or range(len(self.shape)), self.shape, self.letters, strict=True):
-            if letter.isupper():
-                sizes[axis] = sizes.get(axis, 1) * size
-        return tuple(sizes.values())
+            if letter in letters:
+                found[axis] = found.get(axis, 1) * size
+        return tuple(found.values())
 
 
 class View(NamedTuple):

@@ -144,7 +144,7 @@ def test_a_read_only_installation_computes(frozen, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"norms": ["layernorm"]}, ValueError, "expected norms among batch_norm, .*got 'layernorm'"),
+        ({"norms": ["layernorm"]}, ValueError, "expected norms among ada_ln_zero, .*batch_norm, .*got 'layernorm'"),
         ({"norms": [3]}, ValueError, "got 3"),
         ({"norms": "layer_norm"}, TypeError, r"expected norms to be a sequence, got str; write norms=\[...\]"),
         ({"norms": 3}, TypeError, "got int"),

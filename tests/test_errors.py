@@ -76,8 +76,8 @@ MESSAGES = [
     (lambda: nz.BatchNorm(3, momentum=float("nan")), ValueError, "momentum to be a number, got nan"),
     (lambda: nz.LayerNorm(3, eps=None), TypeError, "eps to be a number, got NoneType"),
     (lambda: nz.LayerNorm(3, axis=1.5), TypeError, "axis to be an integer, got float"),
-    (lambda: nz.create([]), ValueError, "create: expected one of batch_norm"),
-    (lambda: nz.create("group"), ValueError, "create: expected one of batch_norm"),
+    (lambda: nz.create([]), ValueError, "create: expected one of ada_ln_zero, ada_norm, .*batch_norm, "),
+    (lambda: nz.create("group"), ValueError, "create: expected one of ada_ln_zero, ada_norm, .*batch_norm, "),
     (lambda: nz.use("gpu").__enter__(), ValueError, "use: expected one of 'cpu', 'reference', got 'gpu'"),
 ]  # fmt: skip
 

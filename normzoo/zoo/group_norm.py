@@ -76,12 +76,17 @@ def check_groups(owner: object, num_groups: int, num_channels: int) -> None:
 
 @once
 def axes(owner: object, x: Array, num_groups: int, channel_axis: int, features: int | None = None) -> Axes:
+    found = axes_of_groups(owner, x, num_groups, channel_axis, features)
+    if x.size == num_groups:
+        raise ValueError(f"{owner}: expected more than 1 value per group, got x of shape {x.shape}")
+    return found
+
+
+def axes_of_groups(owner: object, x: Array, num_groups: int, channel_axis: int, features: int | None) -> Axes:
     channel = check_channels(owner, x, channel_axis, 2, features)
     if channel == 0:
         raise ValueError(f"{owner}: expected the samples on axis 0 of x, got channel_axis={channel_axis}")
     check_groups(owner, num_groups, x.shape[channel])
-    if x.size == num_groups:
-        raise ValueError(f"{owner}: expected more than 1 value per group, got x of shape {x.shape}")
     return Axes(
         (*x.shape[:channel], num_groups, x.shape[channel] // num_groups, *x.shape[channel + 1 :]),
         "k" + "r" * (channel - 1) + "KR" + "r" * (x.ndim - channel - 1),

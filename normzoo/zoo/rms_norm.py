@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_shape
-from normzoo.backends.contract import Array, Moments
-from normzoo.norm import Norm
+from normzoo.arrays import check_number, check_out, check_shape
+from normzoo.backends.contract import CONSTANT, Array, Moments
+from normzoo.norm import Norm, eps_for
+from normzoo.passes import Chained, Grads, Saved, cast_like, normalize, shifted
 from normzoo.view import Axes
 from normzoo.zoo import layer_norm
 
@@ -27,9 +28,12 @@ class RMSNorm(Norm):
             and that of float32 (1.2e-7) for any other.
         elementwise_affine: whether there is a weight.
         axis, dtype: see `LayerNorm`.
+        offset: what the weight is added to, y = xhat * (offset + weight); the weight begins at 1 - offset. Gemma has 1.
+        casting: "llama" rounds xhat to x's dtype before the weight multiplies, as the Llama and T5 of transformers do,
+            which shows for 16-bit x; "gemma" and None round once, after the weight, as PyTorch does.
 
     Raises:
-        ValueError: x does not have these sizes. TypeError: x is not a float array.
+        ValueError: x does not have these sizes, or casting is another. TypeError: x is not a float array.
 
     Source:
         B. Zhang and R. Sennrich, "Root Mean Square Layer Normalization", 2019, arXiv:1910.07467; semantics of
@@ -49,6 +53,8 @@ class RMSNorm(Norm):
         elementwise_affine: bool = True,
         *,
         axis: int | tuple[int, ...] | None = None,
+        offset: float = 0.0,
+        casting: str | None = None,
         dtype: Any = np.float32,
     ) -> None:
         self.normalized_shape = check_shape("RMSNorm", "normalized_shape", normalized_shape)
@@ -62,10 +68,46 @@ class RMSNorm(Norm):
             dtype=dtype,
         )
         self.eps = None if eps is None else self.eps
+        self.offset = check_number(self, "offset", offset)
+        if casting not in (None, "gemma", "llama"):
+            raise ValueError(f"{self}: expected casting of None, 'gemma' or 'llama', got {casting!r}")
+        self.casting = casting
+        if "weight" in self.params:
+            self.params["weight"] -= self.params["weight"].dtype.type(self.offset)
+        self._plain = not self.params or (self.offset == 0 and casting != "llama")
 
     def axes(self, x: Array) -> Axes:
         return layer_norm.axes(self, x, self.normalized_shape, self.axis)
 
+    def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
+        if self._plain:
+            return super().forward(x, out)
+        axes, own = self.axes(x), self.params["weight"]
+        weight = shifted(own, self.offset, x.dtype) if self.offset else own
+        eps = eps_for(x) if self.eps is None else self.eps
+        parts: tuple[Saved, ...]
+        if self.casting == "llama":
+            if out is not None:
+                check_out(self, out, x.shape, x.dtype, (x,), (own,))
+            xhat, _, first = normalize(self, x, axes, None, None, self.moments, eps)
+            y, _, last = normalize(self, xhat, axes, weight, None, CONSTANT, 0.0, out)
+            if out is not None:
+                first.overwrite(out)
+            parts = first, last
+        else:
+            y, _, last = normalize(self, x, axes, weight, None, self.moments, eps, out, apart=(own,))
+            parts = (last,)
+
+        def pull(dy: Array, out: Array | None) -> Grads:
+            found = last.backward(dy, None if len(parts) == 2 else out)
+            dx = first.backward(found.x, out).x if len(parts) == 2 else found.x
+            return Grads(dx, cast_like(found.weight, own))
+
+        return y, Chained(self, x, pull, parts)
+
     def _options(self) -> dict[str, Any]:
         affine = {"elementwise_affine": "weight" in self.params}
-        return super()._options() | affine | ({} if self.axis is None else {"axis": self.axis})
+        axis = {} if self.axis is None else {"axis": self.axis}
+        offset = {"offset": self.offset} if self.offset else {}
+        casting = {} if self.casting is None else {"casting": self.casting}
+        return super()._options() | affine | axis | offset | casting

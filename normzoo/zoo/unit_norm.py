@@ -1,0 +1,62 @@
+"""Unit normalization: every vector scaled to length 1."""
+
+from typing import Any
+
+from normzoo.arrays import check_array, check_axis, check_size, once
+from normzoo.backends.contract import Array, Moments
+from normzoo.norm import Norm
+from normzoo.view import Axes
+
+
+class UnitNorm(Norm):
+    """Unit normalization: every vector scaled to length 1.
+
+    Formula:
+        y = x / max(||x||, eps), with the Euclidean norm over `axis`.
+
+    Shapes:
+        x, y: any with these axes. There are no parameters.
+
+    Args:
+        axis: the axes of a vector, an integer or a tuple in increasing order.
+        eps: the least length that is divided by, in the units of x.
+
+    Raises:
+        ValueError: x does not have these axes. TypeError: x is not a float array.
+
+    Source:
+        Keras's UnitNormalization, https://keras.io/api/layers/normalization_layers/unit_normalization/; the same as
+        `functional.normalize` over these axes, and as L2Norm without a weight.
+
+    >>> import numpy as np, normzoo as nz
+    >>> nz.UnitNorm()(np.array([[3, 4]], np.float32)).round(2)
+    array([[0.6, 0.8]], dtype=float32)
+    """
+
+    moments = Moments(center=False, power=2, total=True, clamp=True)
+
+    def __init__(self, axis: int | tuple[int, ...] = -1, eps: float = 1e-12) -> None:
+        self.axis = check_dims("UnitNorm", axis)
+        super().__init__(axis, eps=eps, weight=False, bias=False)
+
+    def axes(self, x: Array) -> Axes:
+        return letters(self, x, self.axis)
+
+
+def check_dims(owner: object, axis: Any) -> tuple[int, ...]:
+    """One or more axes."""
+    if isinstance(axis, tuple | list):
+        if not axis:
+            raise ValueError(f"{owner}: expected axis with at least one axis, got {axis}")
+        return tuple(check_size(owner, "axis", a, least=-(2**31)) for a in axis)
+    return (check_size(owner, "axis", axis, least=-(2**31)),)
+
+
+@once
+def letters(owner: object, x: Array, axis: tuple[int, ...]) -> Axes:
+    """Axes normalized together, without parameters."""
+    check_array(owner, "x", x)
+    found = tuple(check_axis(owner, a, x.ndim) for a in axis)
+    if list(found) != sorted(set(found)):
+        raise ValueError(f"{owner}: expected axis={axis} in increasing order, got x of shape {x.shape}")
+    return Axes(x.shape, "".join("r" if i in found else "k" for i in range(x.ndim)))
