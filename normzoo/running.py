@@ -1,7 +1,12 @@
-"""Running statistics: how BatchNorm and InstanceNorm remember the batches they saw."""
+"""Running statistics: how BatchNorm and InstanceNorm remember the batches they saw.
 
+A pass reads them, or replaces them by new ones: all of mean, variance and count or, where anything raises, nothing.
+"""
+
+import os
+import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -11,9 +16,11 @@ from normzoo.arrays import (
     base_array,
     check_array,
     check_number,
+    check_out,
     check_parameter,
     compute_dtype,
     kernel_array,
+    moved,
 )
 from normzoo.backends import backend, chosen
 from normzoo.backends.contract import Array, Moments
@@ -30,7 +37,46 @@ class Tracking(NamedTuple):
     writeable: bool
 
 
+class Rules(NamedTuple):
+    """What a pass by x's own statistics does where they are of no use.
+
+    Attributes:
+        on_nonfinite: where a mean or variance is not finite: "propagate" takes it into the running statistics, "skip"
+            leaves these as they were, and "raise" raises FloatingPointError.
+        single_value: where a set has one value: "raise" raises ValueError, "bias" gives y = bias with a gradient of 0,
+            and "running" uses the running statistics as in evaluation. None of them updates the running statistics.
+    """
+
+    on_nonfinite: str = "propagate"
+    single_value: str = "raise"
+
+
+USUAL = Rules()
+CHOICES = {"on_nonfinite": ("propagate", "skip", "raise"), "single_value": ("raise", "bias", "running")}
+
 _tracking = Memo()
+_locks: dict[int, threading.Lock] = {}  # of this process: a child of a fork must not wait for its parent's threads
+
+
+def lock() -> threading.Lock:
+    """What a thread holds while it replaces running statistics."""
+    process = os.getpid()
+    return _locks.get(process) or _locks.setdefault(process, threading.Lock())
+
+
+def check_rules(owner: object, on_nonfinite: Any, single_value: Any, tracked: bool) -> Rules:
+    """Both are choices there are, and "running" has something to use."""
+    rules = Rules(on_nonfinite, single_value)
+    for name, value in rules._asdict().items():
+        if not isinstance(value, str) or value not in CHOICES[name]:
+            *most, last = map(repr, CHOICES[name])
+            raise ValueError(f"{owner}: expected {name} {', '.join(most)} or {last}, got {value!r}")
+    if single_value == "running" and not tracked:
+        raise ValueError(
+            f"{owner}: expected running statistics for single_value='running', got track_running_stats=False; "
+            "write track_running_stats=True or single_value='bias'"
+        )
+    return USUAL if rules == USUAL else rules
 
 
 def check_running(owner: object, axes: Axes, mean: Array | None, var: Array | None) -> Tracking:
@@ -62,29 +108,42 @@ def normalize_tracked(
     out: Array | None,
     messages: tuple[str, str],
     keep: bool,
+    *,
+    rules: Rules = USUAL,
+    update: bool = True,
+    count: Array | None = None,
+    average: bool = False,
 ) -> tuple[Array, Any]:
     """Normalize by x's own statistics (`own`), which update the running ones in place if given, or by the running ones.
 
     Args:
         messages: what is wrong where there are no running statistics, and where a set has one value.
         keep: see `normalize`.
+        rules: see `Rules`.
+        update: False leaves the running statistics and `count` as they are.
+        count: num_batches_tracked, which goes up with an update; or None.
+        average: the momentum is 1 / (count + 1): all batches weigh the same.
     """
     if running_mean is not None and type(running_mean) is not np.ndarray:
         running_mean = base_array(owner, "running_mean", running_mean)
     if running_var is not None and type(running_var) is not np.ndarray:
         running_var = base_array(owner, "running_var", running_var)
     name = chosen()
-    if type(x) is not np.ndarray or (running_mean is not None and type(running_mean) is not np.ndarray):
-        x = base_array(owner, "x", x)
+    if type(x) is not np.ndarray or type(running_mean) is not np.ndarray:
         name = backend_of(owner, x=x, running_mean=running_mean, running_var=running_var)
     key = (
         axes,
+        name,
         None if running_mean is None else (running_mean.shape, running_mean.dtype, running_mean.flags.num),
         None if running_var is None else (running_var.shape, running_var.dtype, running_var.flags.num),
     )
     found = _tracking.get(key)
     if found is None:
         found = _tracking.keep(key, check_running(owner, axes, running_mean, running_var))
+    if own and found.values == 1:
+        if rules.single_value == "raise":
+            raise ValueError(f"{owner}: {messages[1].format(x.shape)}")
+        own, update = rules.single_value == "bias", False
     if not own:
         if running_mean is None or running_var is None:
             raise ValueError(f"{owner}: {messages[0]}")
@@ -94,22 +153,88 @@ def normalize_tracked(
             given = mean, var
         y, _, saved = normalize(owner, x, axes, weight, bias, moments, eps, out, keep=keep, given=given, apart=running)
         return y, saved
-    if found.values == 1:
-        raise ValueError(f"{owner}: {messages[1].format(x.shape)}")
-    if running_mean is None or running_var is None:
-        y, _, saved = normalize(owner, x, axes, weight, bias, moments, eps, out, keep=keep)
-        return y, saved
-    if not found.writeable:
-        raise ValueError(f"{owner}: expected running statistics that can be written, got a read-only array")
-    running = running_mean, running_var
-    y, stats, saved = normalize(owner, x, axes, weight, bias, moments, eps, out, keep=keep, apart=running)
-    if momentum != 0 and x.size:
-        update = backend(name).update
-        if found.ready:
-            update(running_mean, running_var, stats, found.values, momentum)
-        else:
-            update_copies(update, running, stats, found.values, momentum)
+    running = None
+    if running_mean is not None and running_var is not None and update:
+        running = running_mean, running_var
+        if not found.writeable:
+            raise ValueError(f"{owner}: expected running statistics that can be written, got a read-only array")
+    apart = running or ()
+    late = out if rules.on_nonfinite == "raise" else None  # out is not written where this raises
+    y, stats, saved = normalize(
+        owner, x, axes, weight, bias, moments, eps, out if late is None else None, keep=keep, apart=apart
+    )
+    if rules is not USUAL and rules.on_nonfinite != "propagate" and not is_finite(stats):
+        if rules.on_nonfinite == "raise":
+            raise FloatingPointError(nonfinite(owner, stats))
+        running = count = None
+    if late is not None:
+        check_out(owner, late, x.shape, x.dtype, (x,), (weight, bias, *apart))
+        late[...] = y
+        y = late
+        if saved is not None:
+            saved.overwrite(late)
+    if update and running is not None:
+        commit(name, running, count, stats, found.values if x.size else 0, momentum, average, found.ready)
     return y, saved
+
+
+def is_finite(stats: Array) -> bool:
+    """Is every mean and every variance a finite number?"""
+    return bool(np.isfinite(moved(stats, "cpu")[:2]).all())
+
+
+def nonfinite(owner: object, stats: Array) -> str:
+    """What to say of statistics that are not finite."""
+    sets = np.isfinite(moved(stats, "cpu")[:2]).all(axis=0).ravel()
+    return (
+        f"{owner}: expected finite statistics, got nan or inf in {np.count_nonzero(~sets)} of {sets.size} sets of x, "
+        f"first in set {int(np.argmin(sets))}; look at nz.diagnose(norm, x), or write on_nonfinite='skip'"
+    )
+
+
+def commit(
+    name: str,
+    running: tuple[Array, Array],
+    count: Array | None,
+    stats: Array,
+    values: int,
+    momentum: float,
+    average: bool = False,
+    ready: bool = True,
+) -> None:
+    """Take a batch's statistics into the running ones, in place: all of it or, where anything raises, nothing.
+
+    One thread at a time: no batch of another thread is lost, neither from the statistics nor from the count.
+
+    Args:
+        name: of the backend.
+        running: mean and variance, writeable.
+        count: num_batches_tracked, if it is kept.
+        stats: (3, b, c), of sets of `values` values; without values, the batch is counted only.
+        average: the momentum is 1 / (count + 1).
+        ready: the backend takes `running` as they are.
+    """
+    with lock():
+        host = isinstance(running[0], np.ndarray)
+        before = tuple(a.copy() for a in running) if host else ()
+        batches = 0 if count is None else count.item()
+        try:
+            if average:
+                momentum = 1.0 / (batches + 1)
+            if momentum != 0 and values:
+                update = backend(name).update
+                if ready:
+                    update(*running, stats, values, momentum)
+                else:
+                    update_copies(update, running, stats, values, momentum)
+            if count is not None:
+                count[()] = batches + 1  # a tenth of the time of +=
+        except BaseException:
+            for a, old in zip(running, before, strict=False):
+                a[...] = old
+            if count is not None:
+                count[()] = batches
+            raise
 
 
 def update_copies(
@@ -126,16 +251,26 @@ def update_copies(
 class TrackedNorm(Norm):
     """A norm that can track running statistics: buffers running_mean, running_var and num_batches_tracked."""
 
+    counts_batches: ClassVar[bool] = True  # in num_batches_tracked
     running_mean = entry("buffers", "running_mean")
     running_var = entry("buffers", "running_var")
 
     def __init__(
-        self, num_features: int, *, momentum: float | None, track_running_stats: bool, dtype: Any, **options: Any
+        self,
+        num_features: int,
+        *,
+        momentum: float | None,
+        track_running_stats: bool,
+        dtype: Any,
+        on_nonfinite: str = "propagate",
+        single_value: str = "raise",
+        **options: Any,
     ) -> None:
         super().__init__(num_features, shape=(num_features,), dtype=dtype, **options)
         self.num_features = num_features
         self.momentum = None if momentum is None else check_number(self, "momentum", momentum)
         self.track_running_stats = bool(track_running_stats)
+        self.rules = check_rules(self, on_nonfinite, single_value, self.track_running_stats)
         if track_running_stats:
             self.buffers["running_mean"] = np.zeros(num_features, dtype)
             self.buffers["running_var"] = np.ones(num_features, dtype)
@@ -148,18 +283,21 @@ class TrackedNorm(Norm):
 
     def reset_running_stats(self) -> None:
         """Forget all batches: mean 0, variance 1, count 0."""
-        for name, value in self.buffers.items():
-            value[...] = 1 if name == "running_var" else 0
+        with lock():
+            for name, value in self.buffers.items():
+                value[...] = 1 if name == "running_var" else 0
 
     def _options(self) -> dict[str, Any]:
         affine = bool(self.params)
         bias = "bias" in self.params
-        return super()._options() | {
+        unusual = {name: value for name, value in self.rules._asdict().items() if value != getattr(USUAL, name)}
+        shown = super()._options() | {
             "momentum": self.momentum,
             "affine": affine,
             "bias": bias,
             "track_running_stats": self.track_running_stats,
         }
+        return shown | unusual
 
 
 def check_channels(owner: object, x: Array, channel_axis: int, least_rank: int, features: int | None) -> int:
