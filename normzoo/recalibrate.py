@@ -1,6 +1,6 @@
 """Running statistics of a whole data set, every value of which weighs the same."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -184,7 +184,7 @@ def _cut(batches: Iterable[Any], batch_size: int | None) -> tuple[Iterable[Any],
             )
         if not isinstance(batches, Iterable):
             raise TypeError(f"recalibrate: expected batches to be iterable, got {type(batches).__name__}")
-        return batches, len(batches) if hasattr(batches, "__len__") else None
+        return batches, len(batches) if isinstance(batches, Sized) else None
     size = check_size("recalibrate", "batch_size", batch_size, least=1)
     if not isinstance(batches, np.ndarray):
         raise TypeError(

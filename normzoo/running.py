@@ -147,28 +147,27 @@ def normalize_tracked(
     if not own:
         if running_mean is None or running_var is None:
             raise ValueError(f"{owner}: {messages[0]}")
-        given = running = running_mean, running_var
+        given = apart = running_mean, running_var
         if not found.ready:
-            mean, var = (kernel_array(a, compute_dtype(a.dtype)) for a in running)
+            mean, var = (kernel_array(a, compute_dtype(a.dtype)) for a in apart)
             given = mean, var
-        y, _, saved = normalize(owner, x, axes, weight, bias, moments, eps, out, keep=keep, given=given, apart=running)
+        y, _, saved = normalize(owner, x, axes, weight, bias, moments, eps, out, keep=keep, given=given, apart=apart)
         return y, saved
-    running = None
+    running: tuple[Array, Array] | None = None
     if running_mean is not None and running_var is not None and update:
         running = running_mean, running_var
         if not found.writeable:
             raise ValueError(f"{owner}: expected running statistics that can be written, got a read-only array")
-    apart = running or ()
     late = out if rules.on_nonfinite == "raise" else None  # out is not written where this raises
     y, stats, saved = normalize(
-        owner, x, axes, weight, bias, moments, eps, out if late is None else None, keep=keep, apart=apart
+        owner, x, axes, weight, bias, moments, eps, out if late is None else None, keep=keep, apart=running or ()
     )
     if rules is not USUAL and rules.on_nonfinite != "propagate" and not is_finite(stats):
         if rules.on_nonfinite == "raise":
             raise FloatingPointError(nonfinite(owner, stats))
         running = count = None
     if late is not None:
-        check_out(owner, late, x.shape, x.dtype, (x,), (weight, bias, *apart))
+        check_out(owner, late, x.shape, x.dtype, (x,), (weight, bias, *(running or ())))
         late[...] = y
         y = late
         if saved is not None:

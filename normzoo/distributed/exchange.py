@@ -96,7 +96,7 @@ class Exchange:
             other = int(np.flatnonzero((found[:, 1:3] != sent[1:3]).any(axis=1))[0])
             raise RuntimeError(
                 f"{said} after {int(sent[2])} exchanges, got rank {other} in the {WAYS[int(found[other, 1])]} pass "
-                f"after {int(found[other, 2])}; call the norm as often on every rank, with empty batches where there are none"
+                f"after {int(found[other, 2])}; call the norm as often on every rank, with empty batches if need be"
             )
         return found[:, 3].astype(np.int64), found[:, HEADER:].reshape(size, *values.shape)
 

@@ -143,9 +143,10 @@ class SyncBatchNorm(BatchNorm):
     ) -> tuple[Array, ViewSaved]:
         """y by these statistics, and a `Saved` to which they are constants: its dx is rstd * dy * weight, and its sums
         are those that the ranks exchange."""
-        shape = (self.num_features,)
-        weight, bias = (
-            np.full(shape, value, compute_dtype(x.dtype)) if p is None else p.astype(compute_dtype(p.dtype), copy=False)
+        weight, bias = (  # wide and never None: their gradients are the sums
+            np.full(self.num_features, value, compute_dtype(x.dtype))
+            if p is None
+            else p.astype(compute_dtype(x.dtype, p.dtype), copy=False)
             for p, value in ((weight, 1), (bias, 0))
         )
         y, _, saved = normalize(self, x, axes, weight, bias, CONSTANT, eps, out, stats=found)
@@ -218,15 +219,15 @@ class SyncSaved(Saved):
         if x.dtype != wide:
             x = x.astype(wide)
             _, own = owner.apply(x, self._axes, found, self._eps, weight, bias)
-        dx, dweight, dbias = own.backward(dy)
+        dx, *own_sums = own.backward(dy)
+        sums = np.asarray(own_sums, np.float64)  # of dy * xhat and of dy
         # 2 the sums of all ranks
         self._met = True
-        sums = np.stack([dbias, dweight]).astype(np.float64)
         _, parts = owner.exchange.gather("backward", self._axes.values if x.size else 0, sums)
         with np.errstate(all="ignore"):
             means = parts.sum(axis=0) / max(self._total, 1)
             scale = -found[2, 0] * (1.0 if weight is None else weight.astype(np.float64))
-            shift, slope = ((scale * mean).astype(wide) for mean in means)
+            slope, shift = ((scale * mean).astype(wide) for mean in means)
             # 3 dx = rstd * g - rstd * weight * (mean(dy) + xhat * mean(dy * xhat))
             dx += normalize(owner, x, self._axes, slope, shift, CONSTANT, self._eps, stats=found, keep=False)[0]
             if self._total == 1:
@@ -237,8 +238,8 @@ class SyncSaved(Saved):
                 dx = given
             return Grads(
                 dx,
-                None if weight is None else dweight.astype(weight.dtype),
-                None if bias is None else dbias.astype(bias.dtype),
+                None if weight is None else sums[0].astype(weight.dtype),
+                None if bias is None else sums[1].astype(bias.dtype),
             )
 
 
