@@ -64,7 +64,7 @@ class Exchange:
             )
         self.timeout = check_number(owner, "timeout", timeout)
         if not self.timeout > 0:
-            raise ValueError(f"{owner}: expected timeout > 0 seconds, got {timeout}; write timeout=60")
+            raise ValueError(f"{owner}: expected timeout > 0 seconds, got {timeout}; write timeout=300")
         if on_timeout not in ("abort", "raise"):
             raise ValueError(f"{owner}: expected on_timeout 'abort' or 'raise', got {on_timeout!r}")
         self.on_timeout = on_timeout

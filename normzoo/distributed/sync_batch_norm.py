@@ -63,7 +63,7 @@ class SyncBatchNorm(BatchNorm):
         track_running_stats: bool = True,
         *,
         comm: Any = None,
-        timeout: float = 60.0,
+        timeout: float = 300.0,
         on_timeout: str = "abort",
         **options: Any,
     ) -> None:
@@ -243,7 +243,7 @@ class SyncSaved(Saved):
             )
 
 
-def convert_sync(norm: Any, comm: Any = None, *, timeout: float = 60.0, on_timeout: str = "abort") -> SyncBatchNorm:
+def convert_sync(norm: Any, comm: Any = None, *, timeout: float = 300.0, on_timeout: str = "abort") -> SyncBatchNorm:
     """A `SyncBatchNorm` in the place of a `BatchNorm`: the same parameters and buffers (the arrays themselves), options
     and mode. See `SyncBatchNorm` for the arguments.
 
