@@ -55,13 +55,23 @@ USUAL = Rules()
 CHOICES = {"on_nonfinite": ("propagate", "skip", "raise"), "single_value": ("raise", "bias", "running")}
 
 _tracking = Memo()
-_locks: dict[int, threading.Lock] = {}  # of this process: a child of a fork must not wait for its parent's threads
+_lock = threading.Lock()
+_safe_to_fork = not hasattr(os, "register_at_fork")
 
 
 def lock() -> threading.Lock:
-    """What a thread holds while it replaces running statistics."""
-    process = os.getpid()
-    return _locks.get(process) or _locks.setdefault(process, threading.Lock())
+    """What a thread holds while it replaces running statistics. The child of a fork, whose parent's threads may have
+    held it, gets one of its own."""
+    global _safe_to_fork  # noqa: PLW0603
+    if not _safe_to_fork:
+        os.register_at_fork(after_in_child=_renew)
+        _safe_to_fork = True
+    return _lock
+
+
+def _renew() -> None:
+    global _lock  # noqa: PLW0603
+    _lock = threading.Lock()
 
 
 def check_rules(owner: object, on_nonfinite: Any, single_value: Any, tracked: bool) -> Rules:
@@ -81,6 +91,7 @@ def check_rules(owner: object, on_nonfinite: Any, single_value: Any, tracked: bo
 
 def check_running(owner: object, axes: Axes, mean: Array | None, var: Array | None) -> Tracking:
     """Both are there, of one value a channel, or neither."""
+    lock()
     if (mean is None) != (var is None):
         raise ValueError(
             f"{owner}: expected running_mean and running_var, or neither, got only "
@@ -129,11 +140,11 @@ def normalize_tracked(
     if running_var is not None and type(running_var) is not np.ndarray:
         running_var = base_array(owner, "running_var", running_var)
     name = chosen()
-    if type(x) is not np.ndarray or type(running_mean) is not np.ndarray:
+    if type(x) is not np.ndarray or (running_mean is not None and type(running_mean) is not np.ndarray):
+        x = base_array(owner, "x", x)
         name = backend_of(owner, x=x, running_mean=running_mean, running_var=running_var)
     key = (
         axes,
-        name,
         None if running_mean is None else (running_mean.shape, running_mean.dtype, running_mean.flags.num),
         None if running_var is None else (running_var.shape, running_var.dtype, running_var.flags.num),
     )
@@ -213,9 +224,10 @@ def commit(
         average: the momentum is 1 / (count + 1).
         ready: the backend takes `running` as they are.
     """
-    with lock():
-        host = isinstance(running[0], np.ndarray)
-        before = tuple(a.copy() for a in running) if host else ()
+    mean, var = running
+    host = type(mean) is np.ndarray
+    with _lock:  # `check_running` made it safe to fork
+        before = (mean.copy(), var.copy()) if host else None
         batches = 0 if count is None else count.item()
         try:
             if average:
@@ -223,14 +235,14 @@ def commit(
             if momentum != 0 and values:
                 update = backend(name).update
                 if ready:
-                    update(*running, stats, values, momentum)
+                    update(mean, var, stats, values, momentum)
                 else:
                     update_copies(update, running, stats, values, momentum)
             if count is not None:
                 count[()] = batches + 1  # a tenth of the time of +=
         except BaseException:
-            for a, old in zip(running, before, strict=False):
-                a[...] = old
+            if before is not None:
+                mean[...], var[...] = before
             if count is not None:
                 count[()] = batches
             raise
