@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import base_array
+from normzoo.arrays import base_array, moved
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm, eps_for
 
@@ -84,7 +84,7 @@ def diagnose(norm: Norm, x: Array) -> Diagnosis:
     """
     if not isinstance(norm, Norm):
         raise TypeError(f"diagnose: expected a norm, got {type(norm).__name__}; write nz.diagnose(norm, x)")
-    x = base_array(norm, "x", x)
+    x = moved(base_array(norm, "x", x), "cpu")
     if type(norm).axes is Norm.axes:
         raise TypeError(f"{norm}: expected a norm whose statistics are means over axes, got {type(norm).__name__}")
     axes = norm.axes(x)

@@ -11,7 +11,7 @@ from normzoo.arrays import check_array, check_eps, check_number, check_shape, ch
 from normzoo.backends.contract import Array
 from normzoo.norm import eps_for as _eps_for
 from normzoo.passes import normalize as _normalize
-from normzoo.running import check_rules as _check_rules
+from normzoo.updates import check_rules as _check_rules
 from normzoo.zoo import batch_norm as _batch_norm
 from normzoo.zoo import group_norm as _group_norm
 from normzoo.zoo import instance_norm as _instance_norm

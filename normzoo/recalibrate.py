@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import base_array, check_size
+from normzoo.arrays import base_array, check_size, moved, on_device
 from normzoo.backends.contract import Array
-from normzoo.running import TrackedNorm, lock
+from normzoo.running import TrackedNorm
 from normzoo.stats import Stats
+from normzoo.updates import lock
 
 
 class Collected:
@@ -26,7 +28,7 @@ class Collected:
     def see(self, x: Array) -> None:
         """Take a batch in."""
         norm = self.norm
-        x = base_array(norm, "x", x)
+        x = moved(base_array(norm, "x", x), "cpu")
         axes = norm.axes(x)
         self.batches += 1
         if x.size == 0:
@@ -110,10 +112,13 @@ def recalibrate(
     """
     found = [norms] if isinstance(norms, TrackedNorm) else list(norms)
     for norm in found:
-        if not isinstance(norm, TrackedNorm) or "running_mean" not in norm.buffers:
+        kept = norm.buffers if isinstance(norm, TrackedNorm) else {}
+        if not {"running_mean", "running_var"} <= kept.keys():
             raise TypeError(
                 f"recalibrate: expected norms with running statistics, got {norm}; write track_running_stats=True"
             )
+        if on_device(kept["running_mean"]):
+            raise TypeError(f'recalibrate: expected norms on the host, got {norm} on the device; write norm.to("cpu")')
     collected = [Collected(norm) for norm in dict.fromkeys(found)]
     cut, total = _cut(batches, batch_size)
     with _collecting(collected if forward else []), _bar(total, progress) as step:
@@ -158,9 +163,18 @@ def _collecting(collected: Sequence[Collected]) -> Iterator[None]:
     def showing(each: Collected) -> Callable[..., Any]:
         norm = each.norm
 
+        controlled = "update_stats" in signature(type(norm).forward).parameters
+
         def forward(x: Array, *arguments: Any, **options: Any) -> Any:
             each.see(x)
-            return type(norm).forward(norm, x, *arguments, **options | {"update_stats": False})
+            if controlled:
+                return type(norm).forward(norm, x, *arguments, **options | {"update_stats": False})
+            before = {name: a.copy() for name, a in norm.buffers.items()}
+            try:
+                return type(norm).forward(norm, x, *arguments, **options)
+            finally:
+                for name, a in before.items():
+                    norm.buffers[name][...] = a
 
         return forward
 

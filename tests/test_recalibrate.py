@@ -111,3 +111,21 @@ def test_recalibrate_from_a_memory_map(tmp_path, rng, capsys):
         nz.recalibrate(norm, mapped)
     with pytest.raises(TypeError, match="one array to cut by batch_size"):
         nz.recalibrate(norm, [mapped], batch_size=64)
+
+
+def test_recalibrate_a_norm_that_always_updates(rng):
+    class Always(nz.BatchNorm):
+        def forward(self, x, out=None):
+            return super().forward(x, out)
+
+    x, held = batch(rng), []
+    norm = Always(C, dtype=np.float64)
+
+    def forward(v):
+        norm(v)
+        held.append(norm.state_dict())
+
+    nz.recalibrate(norm, [x[:2], x[2:]], forward)
+    assert [int(state["num_batches_tracked"]) for state in held] == [0, 0]
+    check.close(norm.running_mean, x.mean(axis=(0, 2)), check.EXACT)
+    assert norm.num_batches_tracked == 2

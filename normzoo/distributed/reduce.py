@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import base_array
+from normzoo.arrays import base_array, moved
 from normzoo.backends.contract import Array
 from normzoo.exact import Axis
 from normzoo.stats import NAMES, Stats, in_blocks, reduced
@@ -34,7 +34,7 @@ def stats_of(x: Any, axis: Axis | None = None, *, split_every: int = 8) -> Stats
     """
     if hasattr(x, "dask") and hasattr(x, "chunks"):
         return _of_dask(x, axis, split_every)
-    x = base_array("stats_of", "x", x)
+    x = moved(base_array("stats_of", "x", x), "cpu")
     return in_blocks(x, reduced(x.ndim, axis))
 
 

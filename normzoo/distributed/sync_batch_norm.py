@@ -4,14 +4,15 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import base_array, check_out, check_parameter, compute_dtype
+from normzoo.arrays import base_array, check_out, check_parameter, compute_dtype, on_device
 from normzoo.backends import chosen
 from normzoo.backends.contract import CONSTANT, Array
 from normzoo.distributed.exchange import Exchange
 from normzoo.norm import eps_for
 from normzoo.passes import Grads, Saved, ViewSaved, empty_in_layout, layout_of, normalize
-from normzoo.running import check_running, commit, is_finite, nonfinite
+from normzoo.running import check_running
 from normzoo.stats import Stats
+from normzoo.updates import commit, is_finite, nonfinite
 from normzoo.view import Axes
 from normzoo.zoo.batch_norm import MESSAGES, BatchNorm, batch_norm
 
@@ -77,6 +78,8 @@ class SyncBatchNorm(BatchNorm):
         try:
             if type(x) is not np.ndarray:
                 x = base_array(self, "x", x)
+                if on_device(x):
+                    raise TypeError(f"{self}: expected x on the host, got a device array; write x.copy_to_host()")
             axes = self.axes(x)
             eps = self._check(x, axes, out)
             count, here, spare = self._own(x, axes, eps)
@@ -248,9 +251,9 @@ def convert_sync(norm: Any, comm: Any = None, *, timeout: float = 300.0, on_time
     and mode. See `SyncBatchNorm` for the arguments.
 
     Raises:
-        TypeError: `norm` is no BatchNorm; other norms do not depend on the other samples of a batch.
+        TypeError: `norm` is no BatchNorm: LayerNorm and its like depend on no other sample, and need no converting.
     """
-    if not isinstance(norm, BatchNorm):
+    if type(norm) not in (BatchNorm, SyncBatchNorm):
         raise TypeError(f"convert_sync: expected a BatchNorm, got {type(norm).__name__}; leave other norms as they are")
     new = SyncBatchNorm(
         norm.num_features,

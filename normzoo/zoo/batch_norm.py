@@ -8,7 +8,8 @@ from normzoo.arrays import check_size, once
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import eps_for
 from normzoo.passes import Saved
-from normzoo.running import USUAL, Rules, TrackedNorm, check_channels, normalize_tracked
+from normzoo.running import TrackedNorm, check_channels, normalize_tracked
+from normzoo.updates import USUAL, Rules
 from normzoo.view import Axes
 
 MESSAGES = (
@@ -38,9 +39,9 @@ class BatchNorm(TrackedNorm):
         bias: False leaves the weight alone.
         channel_axis: the axis of the channels, 1 or -1 (or any other).
         dtype: of parameters and running statistics: float32, float64, float16 or bfloat16.
-        on_nonfinite: what a training batch does whose mean or variance is not finite: "propagate" takes it into the
-            running statistics, as in PyTorch; "skip" leaves them and num_batches_tracked as they were and returns y;
-            "raise" raises FloatingPointError, with nothing changed.
+        on_nonfinite: what is done where the batch's own mean or variance is used and not finite: "propagate" takes it
+            into the running statistics, as in PyTorch; "skip" leaves them and num_batches_tracked as they were and
+            returns y; "raise" raises FloatingPointError, with nothing changed.
         single_value: what happens in training where a channel has one value: "raise" raises ValueError; "bias" gives
             y = bias and dx = 0; "running" uses the running statistics as in evaluation. They are not updated by it.
 

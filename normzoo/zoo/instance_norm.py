@@ -8,7 +8,8 @@ from normzoo.arrays import check_size, once
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import eps_for
 from normzoo.passes import Saved
-from normzoo.running import USUAL, Rules, TrackedNorm, check_channels, normalize_tracked
+from normzoo.running import TrackedNorm, check_channels, normalize_tracked
+from normzoo.updates import USUAL, Rules
 from normzoo.view import Axes
 
 MESSAGES = (
