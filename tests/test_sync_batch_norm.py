@@ -160,3 +160,19 @@ def test_a_norm_without_its_communicator_is_refused_and_converted(monkeypatch, c
     with pytest.raises(TimeoutError):
         waits(np.ones((3, 2)))
     assert waits.exchange.comm.aborted == 1 and "rank 0 waited 0.1 s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e3, 1e5])
+def test_accuracy_is_flat_in_the_mean(mean, rng):
+    x = (mean + 0.1 * rng.standard_normal((64, 3, 10))).astype(np.float32)
+    dy = rng.standard_normal(x.shape).astype(np.float32)
+    exact = nz.BatchNorm(3, dtype=np.float64)
+    y, dx = exact(x.astype(np.float64)), exact.backward(dy.astype(np.float64))
+
+    def work(comm):
+        part = cuts(64, 3, "uneven")[comm.rank]
+        norm = nz.SyncBatchNorm(3, comm=comm)
+        check.close(norm(x[part]), y[part], check.FORWARD32, np.maximum(1, np.abs(y[part])))
+        check.close(norm.backward(dy[part]), dx[part], check.BACKWARD32, np.abs(dx).max())
+
+    assert together(3, work) == [None] * 3

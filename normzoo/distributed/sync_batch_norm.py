@@ -40,8 +40,8 @@ class SyncBatchNorm(BatchNorm):
     In training, every rank calls forward, and backward for it, in the same order. Each costs one collective of 4 +
     2 * C numbers of a rank: count, mean and m2 (backward: the sums of dy and dy * xhat), merged in the order of the
     ranks, so that statistics, running statistics and y's scale have the same bits on all ranks. In evaluation by
-    running statistics the ranks do not meet. Beside the exchange, forward takes about 1.8 times as long as BatchNorm's and
-    backward 2.2 times, measured on (32, 64, 56, 56) float32: the statistics are known only after x was read.
+    running statistics the ranks do not meet. Beside the exchange, forward takes about 1.8 times as long as BatchNorm's
+    and backward 2.2 times, measured on (32, 64, 56, 56) float32: statistics are known only after all of x was read.
 
     Raises:
         ValueError, TypeError, FloatingPointError: as `BatchNorm`, where a rank's own x or out is at fault on this rank
