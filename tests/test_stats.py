@@ -144,6 +144,13 @@ def test_round_trip_through_a_file(rng):
     for name, a in stats.to_dict().items():
         check.same_bits(getattr(again, name), a)
         assert a.flags.c_contiguous and a.dtype == (np.int64 if name == "count" else np.float64)
+    safetensors = pytest.importorskip("safetensors.numpy", reason="needs safetensors")
+    again = nz.Stats.from_dict(safetensors.load(safetensors.save(stats.to_dict())))
+    check.same_bits(again.m2, stats.m2)
+
+
+def test_arrays_that_are_no_stats_are_refused(rng):
+    stats = nz.Stats.of(rng.standard_normal(5))
     with pytest.raises(ValueError, match=r"expected arrays \['count', 'mean', 'm2'\], got \['mean'\]"):
         nz.Stats.from_dict({"mean": stats.mean})
 
