@@ -4,11 +4,16 @@ from normzoo import functional
 from normzoo.ahead import Compiled, compile_cache
 from normzoo.backends import use
 from normzoo.device import device_array
+from normzoo.diagnose import Diagnosis, diagnose
+from normzoo.distributed.reduce import stats_of
+from normzoo.distributed.sync_batch_norm import SyncBatchNorm, convert_sync
 from normzoo.memory import release_memory
 from normzoo.norm import Norm
 from normzoo.passes import Grads, Saved
+from normzoo.recalibrate import recalibrate
 from normzoo.registry import create, list_norms
 from normzoo.selection import select
+from normzoo.stats import Stats
 from normzoo.zoo.ada_norm import AdaNorm
 from normzoo.zoo.adaptive_instance_norm import AdaptiveInstanceNorm
 from normzoo.zoo.adaptive_layer_norm import AdaLNZero, AdaptiveLayerNorm
@@ -80,6 +85,7 @@ __all__ = [
     "CumulativeLayerNorm",
     "DecorrelatedBatchNorm",
     "Derf",
+    "Diagnosis",
     "DivisiveNorm",
     "DomainBatchNorm",
     "DyT",
@@ -124,17 +130,23 @@ __all__ = [
     "SpectralNorm",
     "SplitBatchNorm",
     "Standardize",
+    "Stats",
     "SwitchableNorm",
+    "SyncBatchNorm",
     "UnitNorm",
     "VirtualBatchNorm",
     "WeightNorm",
     "WeightStandardization",
     "compile_cache",
+    "convert_sync",
     "create",
     "device_array",
+    "diagnose",
     "functional",
     "list_norms",
+    "recalibrate",
     "release_memory",
     "select",
+    "stats_of",
     "use",
 ]

@@ -5,12 +5,13 @@ classes document formulas, shapes and errors.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from normzoo.arrays import check_array, check_eps, check_number, check_shape, check_size
 from normzoo.backends.contract import Array
 from normzoo.norm import eps_for as _eps_for
 from normzoo.passes import normalize as _normalize
+from normzoo.updates import check_rules as _check_rules
 from normzoo.zoo import batch_norm as _batch_norm
 from normzoo.zoo import group_norm as _group_norm
 from normzoo.zoo import instance_norm as _instance_norm
@@ -20,6 +21,28 @@ from normzoo.zoo import lp_norm as _lp_norm
 from normzoo.zoo import rms_norm as _rms_norm
 
 _CENTERED, _UNCENTERED = _layer_norm.LayerNorm.moments, _rms_norm.RMSNorm.moments
+
+
+class State(NamedTuple):
+    """Running statistics after a pass that left those it was given alone."""
+
+    running_mean: Array
+    running_var: Array
+
+
+def _copied(owner: str, mean: Array | None, var: Array | None) -> State:
+    if mean is None or var is None:
+        raise ValueError(f"{owner}: expected running_mean and running_var with return_state=True, got None; pass both")
+    for name, a in (("running_mean", mean), ("running_var", var)):
+        check_array(owner, name, a)
+    return State(mean.copy(), var.copy())
+
+
+def _chosen(result: tuple[Array, Any], saved: bool, state: State | None) -> Any:
+    """y alone, or with what was asked for behind it."""
+    if state is None:
+        return result if saved else result[0]
+    return (*result, state) if saved else (result[0], state)
 
 
 def batch_norm(
@@ -35,8 +58,17 @@ def batch_norm(
     channel_axis: int = 1,
     out: Array | None = None,
     return_saved: bool = False,
+    return_state: bool = False,
+    update_stats: bool = True,
+    on_nonfinite: str = "propagate",
+    single_value: str = "raise",
 ) -> Any:
     """See `BatchNorm`. With `training` the batch's statistics, which update the running ones in place, if given.
+
+    Args:
+        return_state: leave running_mean and running_var as they are, and return the new ones as well: y, state or
+            y, saved, state, where state is State(running_mean, running_var). Read-only arrays will do then.
+        update_stats, on_nonfinite, single_value: see `BatchNorm.forward` and `BatchNorm`.
 
     >>> import numpy as np, normzoo as nz
     >>> nz.functional.batch_norm(np.float32([[0], [2]]), None, None, training=True).round(2)
@@ -45,12 +77,16 @@ def batch_norm(
     """
     if type(channel_axis) is not int:
         channel_axis = check_size("batch_norm", "channel_axis", channel_axis, least=-(2**31))
+    rules = _check_rules("batch_norm", on_nonfinite, single_value, running_mean is not None)
+    state = _copied("batch_norm", running_mean, running_var) if return_state else None
+    mean, var = state or (running_mean, running_var)
     axes = _batch_norm.axes("batch_norm", x, channel_axis)
     momentum = check_number("batch_norm", "momentum", momentum)
     result = _batch_norm.batch_norm(
-        "batch_norm", x, axes, running_mean, running_var, weight, bias, bool(training), momentum, eps, out, return_saved
-    )
-    return result if return_saved else result[0]
+        "batch_norm", x, axes, mean, var, weight, bias, bool(training), momentum, eps, out, return_saved,
+        rules=rules, update=update_stats,
+    )  # fmt: skip
+    return _chosen(result, return_saved, state)
 
 
 def instance_norm(
@@ -66,17 +102,28 @@ def instance_norm(
     channel_axis: int = 1,
     out: Array | None = None,
     return_saved: bool = False,
+    return_state: bool = False,
+    update_stats: bool = True,
+    on_nonfinite: str = "propagate",
+    single_value: str = "raise",
 ) -> Any:
-    """See `InstanceNorm`. With `use_input_stats` x's statistics, which update the running ones in place, if given."""
+    """See `InstanceNorm`. With `use_input_stats` x's statistics, which update the running ones in place, if given.
+
+    The other arguments are those of `batch_norm`.
+    """
     if type(channel_axis) is not int:
         channel_axis = check_size("instance_norm", "channel_axis", channel_axis, least=-(2**31))
+    rules = _check_rules("instance_norm", on_nonfinite, single_value, running_mean is not None)
+    state = _copied("instance_norm", running_mean, running_var) if return_state else None
+    mean, var = state or (running_mean, running_var)
     axes = _instance_norm.axes("instance_norm", x, channel_axis)
     momentum = check_number("instance_norm", "momentum", momentum)
     own = bool(use_input_stats)
     result = _instance_norm.instance_norm(
-        "instance_norm", x, axes, running_mean, running_var, weight, bias, own, momentum, eps, out, return_saved
-    )
-    return result if return_saved else result[0]
+        "instance_norm", x, axes, mean, var, weight, bias, own, momentum, eps, out, return_saved,
+        rules=rules, update=update_stats,
+    )  # fmt: skip
+    return _chosen(result, return_saved, state)
 
 
 def layer_norm(

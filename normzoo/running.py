@@ -1,6 +1,9 @@
-"""Running statistics: how BatchNorm and InstanceNorm remember the batches they saw."""
+"""Running statistics: how BatchNorm and InstanceNorm remember the batches they saw.
 
-from collections.abc import Callable
+
+A pass reads them, or replaces them by new ones: all of mean, variance and count or, where anything raises, nothing.
+"""
+
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -11,6 +14,7 @@ from normzoo.arrays import (
     base_array,
     check_array,
     check_number,
+    check_out,
     check_parameter,
     compute_dtype,
     kernel_array,
@@ -19,7 +23,8 @@ from normzoo.backends import backend, chosen
 from normzoo.backends.contract import CONSTANT, Array, Moments
 from normzoo.norm import Norm, entry
 from normzoo.passes import normalize
-from normzoo.selection import Selected, average
+from normzoo.selection import Selected, average_of
+from normzoo.updates import USUAL, Rules, check_rules, commit, is_finite, lock, nonfinite
 from normzoo.view import Axes
 
 
@@ -36,6 +41,7 @@ _tracking = Memo()
 
 def check_running(owner: object, axes: Axes, mean: Array | None, var: Array | None) -> Tracking:
     """Both are there, of one value a channel, or neither."""
+    lock()
     if (mean is None) != (var is None):
         raise ValueError(
             f"{owner}: expected running_mean and running_var, or neither, got only "
@@ -63,12 +69,21 @@ def normalize_tracked(
     out: Array | None,
     messages: tuple[str, str],
     keep: bool,
+    *,
+    rules: Rules = USUAL,
+    update: bool = True,
+    count: Array | None = None,
+    average: bool = False,
 ) -> tuple[Array, Any]:
     """Normalize by x's own statistics (`own`), which update the running ones in place if given, or by the running ones.
 
     Args:
         messages: what is wrong where there are no running statistics, and where a set has one value.
         keep: see `normalize`.
+        rules: see `Rules`.
+        update: False leaves the running statistics and `count` as they are.
+        count: num_batches_tracked, which goes up with an update; or None.
+        average: the momentum is 1 / (count + 1): all batches weigh the same.
     """
     if running_mean is not None and type(running_mean) is not np.ndarray:
         running_mean = base_array(owner, "running_mean", running_mean)
@@ -77,8 +92,9 @@ def normalize_tracked(
     name = chosen()
     if type(x) is Selected:
         return _selected(
-            owner, x, axes, moments, running_mean, running_var, weight, bias, own, momentum, eps, out, messages
-        )
+            owner, x, axes, moments, running_mean, running_var, weight, bias, own, momentum, eps, out, messages,
+            rules, count if update else None, average, update,
+        )  # fmt: skip
     if type(x) is not np.ndarray or (running_mean is not None and type(running_mean) is not np.ndarray):
         x = base_array(owner, "x", x)
         name = backend_of(owner, x=x, running_mean=running_mean, running_var=running_var)
@@ -90,30 +106,40 @@ def normalize_tracked(
     found = _tracking.get(key)
     if found is None:
         found = _tracking.keep(key, check_running(owner, axes, running_mean, running_var))
+    if own and found.values == 1:
+        if rules.single_value == "raise":
+            raise ValueError(f"{owner}: {messages[1].format(x.shape)}")
+        own, update = rules.single_value == "bias", False
     if not own:
         if running_mean is None or running_var is None:
             raise ValueError(f"{owner}: {messages[0]}")
-        given = running = running_mean, running_var
+        given = apart = running_mean, running_var
         if not found.ready:
-            mean, var = (kernel_array(a, compute_dtype(a.dtype)) for a in running)
+            mean, var = (kernel_array(a, compute_dtype(a.dtype)) for a in apart)
             given = mean, var
-        y, _, saved = normalize(owner, x, axes, weight, bias, moments, eps, out, keep=keep, given=given, apart=running)
+        y, _, saved = normalize(owner, x, axes, weight, bias, moments, eps, out, keep=keep, given=given, apart=apart)
         return y, saved
-    if found.values == 1:
-        raise ValueError(f"{owner}: {messages[1].format(x.shape)}")
-    if running_mean is None or running_var is None:
-        y, _, saved = normalize(owner, x, axes, weight, bias, moments, eps, out, keep=keep)
-        return y, saved
-    if not found.writeable:
-        raise ValueError(f"{owner}: expected running statistics that can be written, got a read-only array")
-    running = running_mean, running_var
-    y, stats, saved = normalize(owner, x, axes, weight, bias, moments, eps, out, keep=keep, apart=running)
-    if momentum != 0 and x.size:
-        update = backend(name).update
-        if found.ready:
-            update(running_mean, running_var, stats, found.values, momentum)
-        else:
-            update_copies(update, running, stats, found.values, momentum)
+    running: tuple[Array, Array] | None = None
+    if running_mean is not None and running_var is not None and update:
+        running = running_mean, running_var
+        if not found.writeable:
+            raise ValueError(f"{owner}: expected running statistics that can be written, got a read-only array")
+    late = out if rules.on_nonfinite == "raise" else None  # out is not written where this raises
+    y, stats, saved = normalize(
+        owner, x, axes, weight, bias, moments, eps, out if late is None else None, keep=keep, apart=running or ()
+    )
+    if rules is not USUAL and rules.on_nonfinite != "propagate" and not is_finite(stats):
+        if rules.on_nonfinite == "raise":
+            raise FloatingPointError(nonfinite(owner, stats))
+        running = count = None
+    if late is not None:
+        check_out(owner, late, x.shape, x.dtype, (x,), (weight, bias, *(running or ())))
+        late[...] = y
+        y = late
+        if saved is not None:
+            saved.overwrite(late)
+    if update and running is not None:
+        commit(name, running, count, stats, found.values if x.size else 0, momentum, average, found.ready)
     return y, saved
 
 
@@ -131,6 +157,10 @@ def _selected(
     eps: float,
     out: Array | None,
     messages: tuple[str, str],
+    rules: Rules,
+    count: Array | None,
+    average: bool,
+    update: bool,
 ) -> tuple[Array, Any]:
     """`normalize_tracked` where not all values count: channels without any leave their running statistics alone."""
     check_running(owner, axes, running_mean, running_var)
@@ -144,26 +174,29 @@ def _selected(
         mean, var = (kernel_array(a, compute_dtype(a.dtype)) for a in running)
         y, _, saved = normalize(owner, x, axes, weight, bias, moments, eps, out, given=(mean, var), apart=running)
         return y, saved
-    y, found, saved = normalize(owner, x, axes, weight, bias, moments, eps, out, apart=running)
+    made, found, saved = normalize(owner, x, axes, weight, bias, moments, eps, apart=running)
     if (found.size == 1).any():
-        raise ValueError(f"{owner}: {messages[1].format(x.shape)}")
-    kept = [letter for letter in axes.letters if letter in "kK"]
-    new_mean, new_var, filled = average(found, kept.index("K"))
-    with np.errstate(all="ignore"):
-        for a, new in zip(running, (new_mean, new_var), strict=True):
-            a[...] = np.where(filled, (1 - momentum) * a.astype(np.float64) + momentum * new, a)
-    return y, saved
-
-
-def update_copies(
-    update: Callable[..., None], running: tuple[Array, Array], stats: Array, count: int, momentum: float
-) -> None:
-    """Update buffers of any float dtype and strides through float64 copies."""
-    copies = tuple(a.astype(np.float64) for a in running)
-    update(*copies, stats, count, momentum)
-    with np.errstate(all="ignore"):
-        for a, new in zip(running, copies, strict=True):
-            a[...] = new
+        if rules.single_value == "raise":
+            raise ValueError(f"{owner}: {messages[1].format(x.shape)}")
+        update = False
+    if rules.on_nonfinite != "propagate" and not is_finite(np.stack([found.mean, found.var])):
+        if rules.on_nonfinite == "raise":
+            raise FloatingPointError(nonfinite(owner, np.stack([found.mean, found.var]).reshape(2, 1, -1)))
+        update = False
+    if out is not None:
+        check_out(owner, out, x.shape, x.dtype, (x.x,), (weight, bias, *running))
+        out[...] = made
+        made = out
+    if update:
+        kept = [letter for letter in axes.letters if letter in "kK"]
+        new_mean, new_var, filled = average_of(found, kept.index("K"))
+        with lock(), np.errstate(all="ignore"):
+            step = 1.0 / (count.item() + 1) if average and count is not None else momentum
+            for a, new in zip(running, (new_mean, new_var), strict=True):
+                a[...] = np.where(filled, (1 - step) * a.astype(np.float64) + step * new, a)
+            if count is not None:
+                count[()] = count.item() + 1
+    return made, saved
 
 
 def update_running(running: tuple[Array, Array], stats: Array, count: int, momentum: float) -> None:
@@ -201,18 +234,28 @@ class TrackedNorm(Norm):
     """A norm that can track running statistics: buffers running_mean, running_var and num_batches_tracked."""
 
     eps: float
+    counts_batches: ClassVar[bool] = True  # in num_batches_tracked
     spread: ClassVar[str] = "running_var"  # what a norm calls its running measure of spread, 1 at first
 
     running_mean = entry("buffers", "running_mean")
     running_var = entry("buffers", "running_var")
 
     def __init__(
-        self, num_features: int, *, momentum: float | None, track_running_stats: bool, dtype: Any, **options: Any
+        self,
+        num_features: int,
+        *,
+        momentum: float | None,
+        track_running_stats: bool,
+        dtype: Any,
+        on_nonfinite: str = "propagate",
+        single_value: str = "raise",
+        **options: Any,
     ) -> None:
         super().__init__(num_features, shape=(num_features,), dtype=dtype, **options)
         self.num_features = num_features
         self.momentum = None if momentum is None else check_number(self, "momentum", momentum)
         self.track_running_stats = bool(track_running_stats)
+        self.rules = check_rules(self, on_nonfinite, single_value, self.track_running_stats)
         if track_running_stats:
             self.buffers["running_mean"] = np.zeros(num_features, dtype)
             self.buffers[self.spread] = np.ones(num_features, dtype)
@@ -225,8 +268,9 @@ class TrackedNorm(Norm):
 
     def reset_running_stats(self) -> None:
         """Forget all batches: mean 0, variance 1, count 0."""
-        for name, value in self.buffers.items():
-            value[...] = 1 if name == self.spread else 0
+        with lock():
+            for name, value in self.buffers.items():
+                value[...] = 1 if name == self.spread else 0
 
     def _running(self) -> tuple[Array, Array]:
         """The running statistics, to be written to."""
@@ -243,6 +287,7 @@ class TrackedNorm(Norm):
         return 0.0 if count is None else 1.0 / (int(count) + 1)
 
     def _options(self) -> dict[str, Any]:
+        unusual = {name: value for name, value in self.rules._asdict().items() if value != getattr(USUAL, name)}
         options = super()._options() | {
             "momentum": self.momentum,
             "affine": "weight" in self.params,
@@ -250,7 +295,7 @@ class TrackedNorm(Norm):
             "track_running_stats": self.track_running_stats,
         }
         channel_axis = getattr(self, "channel_axis", 1)
-        return options | ({} if channel_axis == 1 else {"channel_axis": channel_axis})
+        return options | ({} if channel_axis == 1 else {"channel_axis": channel_axis}) | unusual
 
 
 def check_channels(owner: object, x: Array, channel_axis: int, least_rank: int, features: int | None) -> int:

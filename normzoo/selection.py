@@ -298,7 +298,7 @@ def _by_given(
     return y, None, back
 
 
-def average(found: SetMoments, channel: int) -> tuple[Array, Array, Array]:
+def average_of(found: SetMoments, channel: int) -> tuple[Array, Array, Array]:
     """Mean and unbiased variance over the sets of every channel, and which channels have any: for running statistics.
 
     Args:

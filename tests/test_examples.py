@@ -78,3 +78,16 @@ def test_train_digits(tmp_path):
     ).stdout  # fmt: skip
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert "confirmed: batch norm trains at a 10 times higher learning rate" in printed
+
+
+@pytest.mark.slow
+def test_data_parallel(tmp_path):
+    for package in ("sklearn", "matplotlib", "threadpoolctl", "mpi4py"):
+        pytest.importorskip(package)
+    picture = tmp_path / "ranks.png"
+    printed = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / "data_parallel.py"), "--epochs", "1", "--out", str(picture)],
+        check=True, capture_output=True, text=True, env=os.environ,
+    ).stdout  # fmt: skip
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "confirmed: the same loss curve" in printed and "the same bits" in printed

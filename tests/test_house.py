@@ -39,7 +39,23 @@ ROOMS = {
     "device.py": {"arrays", "backends"},
     "stats.py": {"formulas", "backends.contract"},
     "affine.py": {"arrays", "passes", "view", "backends.contract"},
-    "running.py": {"arrays", "norm", "passes", "selection", "view", "backends"},
+    "updates.py": {"arrays", "backends"},
+    "running.py": {"arrays", "norm", "passes", "selection", "updates", "view", "backends"},
+    "diagnose.py": {"arrays", "norm", "backends.contract"},
+    "recalibrate.py": {"arrays", "running", "stats", "updates", "backends.contract"},
+    "distributed": {
+        "arrays",
+        "backends",
+        "distributed",
+        "formulas",
+        "norm",
+        "passes",
+        "running",
+        "stats",
+        "updates",
+        "view",
+        "zoo",
+    },
     "zoo": {
         "affine",
         "arrays",
@@ -49,31 +65,36 @@ ROOMS = {
         "norm",
         "running",
         "stats",
+        "updates",
         "view",
         "zoo",
         "backends.contract",
     },
-    "functional.py": {"arrays", "passes", "norm", "zoo", "backends.contract"},
+    "functional.py": {"arrays", "passes", "norm", "updates", "zoo", "backends.contract"},
     "registry.py": {"norm", ""},
     "ahead.py": {"arrays", "backends", "norm", "registry"},
     "__main__.py": {""},
     "__init__.py": {
         "ahead",
-        "device",
-        "functional",
         "backends",
+        "device",
+        "diagnose",
+        "distributed",
+        "functional",
         "memory",
         "norm",
         "passes",
+        "recalibrate",
         "registry",
         "selection",
+        "stats",
         "zoo",
     },
 }
 
 
 # What a room imports inside a function, where it is installed.
-OPTIONAL = {"ahead.py": {"ml_dtypes", "tqdm"}}
+OPTIONAL = {"ahead.py": {"ml_dtypes", "tqdm"}, "recalibrate.py": {"tqdm"}, "distributed": {"mpi4py", "dask"}}
 
 
 def room_of(path):
@@ -120,7 +141,7 @@ def test_import_compiles_nothing_and_needs_only_numba_numpy_and_scipy():
         "from normzoo.backends.cpu import rows, rows_gradients, columns, columns_gradients, rows_split, columns_split\n"
         "made = [f.cache_info().currsize for m in (rows, rows_gradients, columns, columns_gradients, rows_split, columns_split) for f in vars(m).values() if hasattr(f, 'cache_info')]\n"
         "assert len(made) > 8 and not any(made), made\n"
-        "found = {n.split('.')[0] for n in sys.modules} & {'torch', 'jax', 'onnx', 'matplotlib', 'sklearn', 'tqdm'}\n"
+        "found = {n.split('.')[0] for n in sys.modules} & {'torch', 'jax', 'onnx', 'matplotlib', 'sklearn', 'tqdm', 'mpi4py', 'dask'}\n"
         "assert not found, found\n"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

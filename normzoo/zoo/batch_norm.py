@@ -9,6 +9,7 @@ from normzoo.backends.contract import Array, Moments
 from normzoo.norm import eps_for
 from normzoo.passes import Saved
 from normzoo.running import TrackedNorm, check_channels, normalize_tracked
+from normzoo.updates import USUAL, Rules
 from normzoo.view import Axes
 
 MESSAGES = (
@@ -38,10 +39,18 @@ class BatchNorm(TrackedNorm):
         bias: False leaves the weight alone.
         channel_axis: the axis of the channels, 1 or -1 (or any other).
         dtype: of parameters and running statistics: float32, float64, float16 or bfloat16.
+        on_nonfinite: what is done where the batch's own mean or variance is used and not finite: "propagate" takes it
+            into the running statistics, as in PyTorch; "skip" leaves them and num_batches_tracked as they were and
+            returns y; "raise" raises FloatingPointError, with nothing changed.
+        single_value: what happens in training where a channel has one value: "raise" raises ValueError; "bias" gives
+            y = bias and dx = 0; "running" uses the running statistics as in evaluation. They are not updated by it.
 
     Raises:
-        ValueError: x has another number of channels or rank below 2; one value a channel, or eps of 0, where batch
-            statistics are used. TypeError: x is not a float array. Nothing has changed then.
+        ValueError: x has another number of channels or rank below 2; one value a channel (see `single_value`), or eps
+            of 0, where batch statistics are used. TypeError: x is not a float array. FloatingPointError: see
+            `on_nonfinite`. Nothing has changed then.
+
+    Threads may share the norm: a batch's mean, variance and count are taken in together, and none is lost.
 
     An empty batch is counted in num_batches_tracked and leaves the running statistics as they are.
 
@@ -71,6 +80,8 @@ class BatchNorm(TrackedNorm):
         bias: bool = True,
         channel_axis: int = 1,
         dtype: Any = np.float32,
+        on_nonfinite: str = "propagate",
+        single_value: str = "raise",
     ) -> None:
         check_size(type(self).__name__, "num_features", num_features)
         super().__init__(
@@ -81,20 +92,27 @@ class BatchNorm(TrackedNorm):
             weight=affine,
             bias=affine and bias,
             dtype=dtype,
+            on_nonfinite=on_nonfinite,
+            single_value=single_value,
         )
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
 
     def axes(self, x: Array) -> Axes:
         return axes(self, x, self.channel_axis, self.num_features)
 
-    def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
+    def forward(self, x: Array, out: Array | None = None, *, update_stats: bool = True) -> tuple[Array, Saved]:
+        """See `Norm.forward`.
+
+        Args:
+            update_stats: False leaves running statistics and num_batches_tracked as they are, as the second pass over
+                a batch that is checkpointed must; y is the same.
+        """
         params, buffers = self.params, self.buffers
         tracked, count = self.training and self.track_running_stats, buffers.get("num_batches_tracked")
-        momentum = self._next_momentum()
         # Untracked, or training: the batch's statistics. The buffers are passed where they are read or written.
         read = tracked or not self.training
         mean, var = (buffers.get("running_mean"), buffers.get("running_var")) if read else (None, None)
-        result = batch_norm(
+        return batch_norm(
             self,
             x,
             self.axes(x),
@@ -103,13 +121,14 @@ class BatchNorm(TrackedNorm):
             params.get("weight"),
             params.get("bias"),
             tracked or mean is None,
-            momentum,
+            self.momentum or 0.0,
             eps_for(x) if self.eps is None else self.eps,
             out,
+            rules=self.rules,
+            update=update_stats,
+            count=count,
+            average=self.momentum is None,
         )
-        if tracked and count is not None:
-            count[()] = count.item() + 1  # a tenth of the time of +=
-        return result
 
 
 @once
@@ -139,6 +158,11 @@ def batch_norm(
     eps: float,
     out: Array | None,
     keep: bool = True,
+    *,
+    rules: Rules = USUAL,
+    update: bool = True,
+    count: Array | None = None,
+    average: bool = False,
 ) -> tuple[Array, Any]:
     """Batch normalization by the batch's statistics (`training`), which update the running ones, or by these."""
     if training and eps == 0:
@@ -158,4 +182,8 @@ def batch_norm(
         out,
         MESSAGES,
         keep,
+        rules=rules,
+        update=update,
+        count=count,
+        average=average,
     )

@@ -88,7 +88,7 @@ class BatchRenorm(BatchNorm):
             found.append(value)
         return found[0], found[1]
 
-    def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
+    def forward(self, x: Array, out: Array | None = None, *, update_stats: bool = True) -> tuple[Array, Saved]:
         axes, eps = self.axes(x), self.eps
         weight, bias = self.weight, self.bias
         running = self.buffers["running_mean"], self.buffers["running_std"]
@@ -113,11 +113,12 @@ class BatchRenorm(BatchNorm):
             self, x, axes, w, b, self.moments, eps, y if out is None else out, stats=stats,
             apart=(*running, *self.params.values()),
         )  # fmt: skip
-        if x.size:
-            m = self._next_momentum()
-            with np.errstate(all="ignore"):
-                put_running(running, ((1 - m) * means + m * mean, (1 - m) * stds + m * std))
-        self.buffers["num_batches_tracked"] += 1
+        if update_stats:
+            if x.size:
+                m = self._next_momentum()
+                with np.errstate(all="ignore"):
+                    put_running(running, ((1 - m) * means + m * mean, (1 - m) * stds + m * std))
+            self.buffers["num_batches_tracked"] += 1
 
         def pull(dy: Array, out: Array | None) -> Grads:
             found = part.backward(dy, out)

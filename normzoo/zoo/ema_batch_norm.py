@@ -64,18 +64,20 @@ class EMABatchNorm(BatchNorm):
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, bias=bias, channel_axis=channel_axis, dtype=dtype)
 
-    def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
+    def forward(self, x: Array, out: Array | None = None, *, update_stats: bool = True) -> tuple[Array, Saved]:
         if not self.training:
-            return super().forward(x, out)
+            return super().forward(x, out, update_stats=update_stats)
         axes, running, count = self.axes(x), self._running(), self.buffers["num_batches_tracked"]
         check_own(self, x, axes.values, self.eps)
         share = 1.0 if count.item() == 0 else self._next_momentum()
         past = running[0].astype(np.float64), running[1].astype(np.float64)
         find = blended(self, past, share)
         y, stats, saved = affine(self, x, axes, self.params, self.moments, self.eps, out, find, running)
-        if x.size:
-            put_running(running, tuple(_joined(a, b.reshape(-1), share) for a, b in zip(past, stats[:2], strict=True)))
-        count[()] = count.item() + 1
+        if update_stats:
+            if x.size:
+                new = (_joined(a, b.reshape(-1), share) for a, b in zip(past, stats[:2], strict=True))
+                put_running(running, tuple(new))
+            count[()] = count.item() + 1
         return y, saved
 
     def _options(self) -> dict[str, Any]:
@@ -144,9 +146,9 @@ class AlphaBatchNorm(BatchNorm):
             raise ValueError(f"{self}: expected alpha in [0, 1], got {value}")
         self._alpha = value
 
-    def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
+    def forward(self, x: Array, out: Array | None = None, *, update_stats: bool = True) -> tuple[Array, Saved]:
         if self.training or self.alpha == 1:
-            return super().forward(x, out)
+            return super().forward(x, out, update_stats=update_stats)
         axes = self.axes(x)
         if self.alpha == 0:
             return batch_norm(self, x, axes, None, None, self.weight, self.bias, True, 0.0, self.eps, out)

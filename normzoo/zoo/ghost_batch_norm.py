@@ -68,14 +68,14 @@ class GhostBatchNorm(BatchNorm):
         self._arguments = num_features, ghosts
         self.ghosts = check_size(self, "ghosts", ghosts, least=1)
 
-    def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
+    def forward(self, x: Array, out: Array | None = None, *, update_stats: bool = True) -> tuple[Array, Saved]:
         if not self.training and self.track_running_stats:
-            return super().forward(x, out)
+            return super().forward(x, out, update_stats=update_stats)
         axes = ghost_axes(self, x, self.channel_axis, self.num_features, self.ghosts, False)
         check_own(self, x, axes.values, self.eps)
         running = self._running() if self.track_running_stats else ()
         y, stats, saved = normalize(self, x, axes, self.weight, self.bias, self.moments, self.eps, out, apart=running)
-        if running:
+        if running and update_stats:
             count = self.buffers["num_batches_tracked"]
             if x.size:
                 for i, new in enumerate(np.moveaxis(stats.reshape(3, self.ghosts, -1), 1, 0)):

@@ -9,6 +9,7 @@ from normzoo.backends.contract import Array, Moments
 from normzoo.norm import eps_for
 from normzoo.passes import Saved
 from normzoo.running import TrackedNorm, check_channels, normalize_tracked
+from normzoo.updates import USUAL, Rules
 from normzoo.view import Axes
 
 MESSAGES = (
@@ -34,6 +35,7 @@ class InstanceNorm(TrackedNorm):
         eps: added to the variance, in the units of x squared.
         momentum: weight of the new value in the running statistics; None leaves them alone, as in PyTorch.
         affine, track_running_stats, bias, channel_axis, dtype: see `BatchNorm`; affine and tracking are off.
+        on_nonfinite, single_value: see `BatchNorm`; a value is single where a channel of a sample has one position.
 
     Raises:
         ValueError: x has another number of channels, no axis of positions, or one position where its own statistics
@@ -54,6 +56,7 @@ class InstanceNorm(TrackedNorm):
     """
 
     moments = Moments(center=True, power=2)
+    counts_batches = False
 
     def __init__(
         self,
@@ -66,6 +69,8 @@ class InstanceNorm(TrackedNorm):
         bias: bool = True,
         channel_axis: int = 1,
         dtype: Any = np.float32,
+        on_nonfinite: str = "propagate",
+        single_value: str = "raise",
     ) -> None:
         check_size("InstanceNorm", "num_features", num_features)
         super().__init__(
@@ -76,13 +81,16 @@ class InstanceNorm(TrackedNorm):
             weight=affine,
             bias=affine and bias,
             dtype=dtype,
+            on_nonfinite=on_nonfinite,
+            single_value=single_value,
         )
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
 
     def axes(self, x: Array) -> Axes:
         return axes(self, x, self.channel_axis, self.num_features)
 
-    def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
+    def forward(self, x: Array, out: Array | None = None, *, update_stats: bool = True) -> tuple[Array, Saved]:
+        """See `Norm.forward`, and `BatchNorm.forward` for `update_stats`."""
         params, buffers = self.params, self.buffers
         return instance_norm(
             self,
@@ -96,6 +104,8 @@ class InstanceNorm(TrackedNorm):
             self.momentum or 0.0,
             eps_for(x) if self.eps is None else self.eps,
             out,
+            rules=self.rules,
+            update=update_stats,
         )
 
 
@@ -120,6 +130,9 @@ def instance_norm(
     eps: float,
     out: Array | None,
     keep: bool = True,
+    *,
+    rules: Rules = USUAL,
+    update: bool = True,
 ) -> tuple[Array, Any]:
     """Instance normalization by x's own statistics, which update the running ones, or by the running ones."""
     return normalize_tracked(
@@ -137,4 +150,6 @@ def instance_norm(
         out,
         MESSAGES,
         keep,
+        rules=rules,
+        update=update,
     )

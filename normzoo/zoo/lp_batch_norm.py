@@ -96,12 +96,12 @@ class L1BatchNorm(ScaledBatchNorm):
         if not 0 < self.factor < np.inf:
             raise ValueError(f"{self}: expected factor > 0, got {factor}")
 
-    def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
+    def forward(self, x: Array, out: Array | None = None, *, update_stats: bool = True) -> tuple[Array, Saved]:
         if not self.training and self.track_running_stats:
             return self.evaluate(x, out)
         axes, weight, bias, factor = self.axes(x), self.weight, self.bias, self.factor
         check_own(self, x, axes.values, self.eps)
-        running = self._running() if self.track_running_stats else ()
+        running = self._running() if self.track_running_stats and update_stats else ()
         # d / (factor * s + eps) is d / (s + eps / factor), divided by factor
         dtype = compute_dtype(x.dtype, *(p.dtype for p in self.params.values()))
         ones = np.ones(self.num_features)
@@ -184,7 +184,7 @@ class LInfBatchNorm(ScaledBatchNorm):
         self._arguments = num_features, k
         self.k = check_size(self, "k", k, least=1)
 
-    def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
+    def forward(self, x: Array, out: Array | None = None, *, update_stats: bool = True) -> tuple[Array, Saved]:
         if not self.training and self.track_running_stats:
             return self.evaluate(x, out)
         axes, weight = self.axes(x), self.weight
@@ -192,7 +192,7 @@ class LInfBatchNorm(ScaledBatchNorm):
         check_own(self, x, n, self.eps)
         if x.size and n < k:
             raise ValueError(f"{self}: expected at least k = {k} values per channel, got x of shape {x.shape}")
-        running = self._running() if self.track_running_stats else ()
+        running = self._running() if self.track_running_stats and update_stats else ()
         x = base_array(self, "x", x)
         if out is not None:
             check_out(self, out, x.shape, x.dtype, (x,), (*running, *self.params.values()))

@@ -67,7 +67,7 @@ class SplitBatchNorm(BatchNorm):
         for arrays in (self.params, self.buffers):
             repeat(arrays, num_splits)
 
-    def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
+    def forward(self, x: Array, out: Array | None = None, *, update_stats: bool = True) -> tuple[Array, Saved]:
         running = self._running() if self.track_running_stats and self.training else ()
         if not self.training and self.track_running_stats:
             y, part = by_row(self, x, 0, False, 0.0, out)
@@ -75,7 +75,7 @@ class SplitBatchNorm(BatchNorm):
         axes = ghost_axes(self, x, self.channel_axis, self.num_features, self.num_splits, True)
         check_own(self, x, axes.values, self.eps)
         y, stats, saved = normalize(self, x, axes, self.weight, self.bias, self.moments, self.eps, out, apart=running)
-        if running:
+        if running and update_stats:
             if x.size:
                 update_running(running, stats, axes.values, self._next_momentum())
             self.buffers["num_batches_tracked"] += 1

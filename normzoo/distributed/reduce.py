@@ -1,0 +1,86 @@
+"""Statistics of arrays that are too large for memory: in blocks, or by Dask where its chunks are."""
+
+from typing import Any
+
+import numpy as np
+
+from normzoo.arrays import base_array, moved
+from normzoo.backends.contract import Array
+from normzoo.formulas import Axis
+from normzoo.stats import NAMES, Stats, in_blocks, reduced
+
+RECORD = np.dtype([("count", np.int64), ("mean", np.float64), ("m2", np.float64)])
+
+
+def stats_of(x: Any, axis: Axis | None = None, *, split_every: int = 8) -> Stats:
+    """`Stats` of x over `axis`, of data of any size.
+
+    A NumPy array or memory map is read once, in blocks of about a million values. A Dask array is reduced by Dask, on
+    its own scheduler and where its chunks are: a `Stats` of every chunk, merged in a tree whose shape depends on the
+    chunks alone, so that workers and threads do not show in the bits.
+
+    Args:
+        x: float array: NumPy, a memory map, or Dask (pip install 'normzoo[dask]').
+        axis: an axis or several; None is all.
+        split_every: chunks that are merged at a time, for Dask.
+
+    Raises:
+        TypeError: x is not a float array. ValueError: `axis` is not an axis of x.
+
+    >>> import numpy as np, normzoo as nz
+    >>> stats = nz.stats_of(np.float32([[1, 10], [3, 30]]), axis=0)
+    >>> stats.mean, stats.var()
+    (array([ 2., 20.]), array([  1., 100.]))
+    """
+    if hasattr(x, "dask") and hasattr(x, "chunks"):
+        return _of_dask(x, axis, split_every)
+    x = moved(base_array("stats_of", "x", x), "cpu")
+    return in_blocks(x, reduced(x.ndim, axis))
+
+
+def _of_dask(x: Any, axis: Axis | None, split_every: int) -> Stats:
+    from dask.array import reduction  # noqa: PLC0415 (optional)
+
+    if x.dtype.kind != "f":
+        raise TypeError(f"stats_of: expected x of a float dtype, got {x.dtype}; write x.astype(np.float32)")
+    found = reduction(
+        x,
+        chunk=_chunk,
+        combine=_combine,
+        aggregate=_aggregate,
+        axis=reduced(x.ndim, axis),
+        dtype=RECORD,
+        split_every=split_every,
+        meta=np.empty((0,) * x.ndim, RECORD),
+    ).compute()
+    return Stats(*(np.array(found[name]) for name in NAMES))
+
+
+def _chunk(x: Array, axis: tuple[int, ...], keepdims: bool, **_: Any) -> Array:
+    """Records of a chunk's sets, with axes of one where it was reduced."""
+    return _recorded(in_blocks(np.asarray(x), axis), axis)
+
+
+def _combine(records: Array, axis: tuple[int, ...], keepdims: bool = True, **_: Any) -> Array:
+    """Records of several chunks, merged in the order of the chunks."""
+    return _recorded(_merged(records, axis), axis)
+
+
+def _aggregate(records: Array, axis: tuple[int, ...], keepdims: bool, **_: Any) -> Array:
+    return _recorded(_merged(records, axis), axis if keepdims else ())
+
+
+def _merged(records: Array, axis: tuple[int, ...]) -> Stats:
+    first = np.moveaxis(records, axis, range(len(axis)))
+    parts = first.reshape(-1, *first.shape[len(axis) :])
+    found = Stats.empty(parts.shape[1:])
+    for part in parts:
+        found = found.merge(Stats(*(part[name] for name in NAMES)))
+    return found
+
+
+def _recorded(stats: Stats, axis: tuple[int, ...]) -> Array:
+    records = np.empty(stats.shape, RECORD)
+    for name in NAMES:
+        records[name] = getattr(stats, name)
+    return np.expand_dims(records, axis)

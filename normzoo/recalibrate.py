@@ -1,0 +1,223 @@
+"""Running statistics of a whole data set, every value of which weighs the same."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
+from inspect import signature
+from typing import Any
+
+import numpy as np
+
+from normzoo.arrays import base_array, check_size, moved, on_device
+from normzoo.backends.contract import Array
+from normzoo.running import TrackedNorm
+from normzoo.stats import Stats
+from normzoo.updates import lock
+
+
+class Collected:
+    """What the norms' running statistics are taken from: the inputs of one norm.
+
+    BatchNorm: count, mean and m2 of every channel. InstanceNorm: the means and unbiased variances of all instances,
+    which weigh the same.
+    """
+
+    def __init__(self, norm: TrackedNorm) -> None:
+        self.norm, self.batches = norm, 0
+        self.first, self.second = (Stats.empty((norm.num_features,)) for _ in range(2))
+
+    def see(self, x: Array) -> None:
+        """Take a batch in."""
+        norm = self.norm
+        x = moved(base_array(norm, "x", x), "cpu")
+        axes = norm.axes(x)
+        self.batches += 1
+        if x.size == 0:
+            return
+        v = x.reshape(axes.shape)
+        found = Stats.of(v, tuple(i for i, letter in enumerate(axes.letters) if letter in "rR"))
+        kept = [letter for letter in axes.letters if letter in "kK"]
+        samples = tuple(i for i, letter in enumerate(kept) if letter == "k")
+        if norm.rules.on_nonfinite != "propagate" and not np.isfinite(found.m2).all():
+            if norm.rules.on_nonfinite == "raise":
+                raise FloatingPointError(
+                    f"{norm}: expected finite values in batch {self.batches - 1}, got nan or inf; "
+                    "write on_nonfinite='skip'"
+                )
+            return
+        if not samples:
+            self.first = self.first.merge(found)
+            return
+        if int(found.count) < 2:
+            raise ValueError(
+                f"{norm}: expected more than 1 position a channel in batch {self.batches - 1}, got x of shape {x.shape}"
+            )
+        self.first = self.first.update(found.mean, samples)
+        self.second = self.second.update(found.var(correction=1), samples)
+
+    def result(self) -> tuple[Array, Array]:
+        """The new running mean and variance.
+
+        Raises:
+            ValueError: there were too few values for a variance.
+        """
+        instances = bool(self.second.count)
+        values = int(self.first.count)
+        if values < (1 if instances else 2):
+            raise ValueError(
+                f"{self.norm}: expected 2 values a channel or more in the batches, got {values} in {self.batches} "
+                "batches; pass data, and a generator that was not used up before"
+            )
+        return self.first.mean, self.second.mean if instances else self.first.var(correction=1)
+
+
+def recalibrate(
+    norms: TrackedNorm | Iterable[TrackedNorm],
+    batches: Iterable[Any],
+    forward: Callable[[Any], Any] | None = None,
+    *,
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> None:
+    """Compute the running statistics of `norms` anew over a data set: after training, or after weights were averaged.
+
+    Formula:
+        BatchNorm: mean and unbiased variance of all values of a channel, in whatever batches they came: a last batch
+        that is smaller weighs less. InstanceNorm: the averages over all samples of the instances' means and unbiased
+        variances.
+
+    The network runs in training mode: each norm normalizes by the batch's statistics, so that the inputs of the norms
+    behind it do not depend on running statistics. These, num_batches_tracked and the mode stay as they are until all
+    batches were seen; then all norms get their new ones, and num_batches_tracked is the number of batches where the
+    norm counts them. If anything raises before, nothing has changed.
+
+    Args:
+        norms: one norm or several, with track_running_stats. Each collects its own inputs, in one pass for all.
+        batches: anything that gives batches: a list, a generator, an array (see `batch_size`), memory-mapped or not.
+        forward: runs the network on a batch, whatever that is, and with it every norm: network, or
+            lambda batch: network(batch[0]). None: the batches are the inputs of the norms themselves, and nothing is
+            normalized.
+        batch_size: samples in a batch, where `batches` is one array: it is cut along its first axis.
+        progress: show a bar, if tqdm is installed.
+
+    Raises:
+        TypeError: a norm tracks no statistics, or `batches` gives none.
+        ValueError: fewer than two values a channel came by. FloatingPointError: see `on_nonfinite` of `BatchNorm`; with
+            "skip" a poisoned batch is left out. Whatever `batches` and `forward` raise.
+
+    >>> import numpy as np, normzoo as nz
+    >>> norm = nz.BatchNorm(1)
+    >>> nz.recalibrate(norm, [np.float32([[0], [1], [2]]), np.float32([[9]])])
+    >>> norm.running_mean, norm.running_var
+    (array([3.], dtype=float32), array([16.666666], dtype=float32))
+    """
+    found = [norms] if isinstance(norms, TrackedNorm) else list(norms)
+    for norm in found:
+        kept = norm.buffers if isinstance(norm, TrackedNorm) else {}
+        if not {"running_mean", "running_var"} <= kept.keys():
+            raise TypeError(
+                f"recalibrate: expected norms with running statistics, got {norm}; write track_running_stats=True"
+            )
+        if on_device(kept["running_mean"]):
+            raise TypeError(f'recalibrate: expected norms on the host, got {norm} on the device; write norm.to("cpu")')
+    collected = [Collected(norm) for norm in dict.fromkeys(found)]
+    cut, total = _cut(batches, batch_size)
+    with _collecting(collected if forward else []), _bar(total, progress) as step:
+        for batch in cut:
+            if forward is not None:
+                forward(batch)
+            else:
+                for each in collected:
+                    each.see(batch)
+            step()
+    results = [each.result() for each in collected]
+    new = [
+        {"running_mean": mean, "running_var": var, "num_batches_tracked": each.batches}
+        for each, (mean, var) in zip(collected, results, strict=True)
+    ]
+    _put(collected, new)
+
+
+def _put(collected: Sequence[Collected], new: Sequence[dict[str, Any]]) -> None:
+    """All norms' new statistics, or none."""
+    with lock():
+        before = [{name: a.copy() for name, a in each.norm.buffers.items()} for each in collected]
+        try:
+            with np.errstate(over="ignore"):
+                for each, values in zip(collected, new, strict=True):
+                    for name, value in values.items():
+                        if name != "num_batches_tracked" or each.norm.counts_batches:
+                            each.norm.buffers[name][...] = value
+        except BaseException:
+            for each, old in zip(collected, before, strict=True):
+                for name, value in old.items():
+                    if each.norm.buffers[name].flags.writeable:
+                        each.norm.buffers[name][...] = value
+            raise
+
+
+@contextmanager
+def _collecting(collected: Sequence[Collected]) -> Iterator[None]:
+    """In the block, every norm is in training mode, shows what it is called with, and updates nothing."""
+    modes = [each.norm.training for each in collected]
+
+    def showing(each: Collected) -> Callable[..., Any]:
+        norm = each.norm
+
+        controlled = "update_stats" in signature(type(norm).forward).parameters
+
+        def forward(x: Array, *arguments: Any, **options: Any) -> Any:
+            each.see(x)
+            if controlled:
+                return type(norm).forward(norm, x, *arguments, **options | {"update_stats": False})
+            before = {name: a.copy() for name, a in norm.buffers.items()}
+            try:
+                return type(norm).forward(norm, x, *arguments, **options)
+            finally:
+                for name, a in before.items():
+                    norm.buffers[name][...] = a
+
+        return forward
+
+    try:
+        for each in collected:
+            each.norm.train()
+            vars(each.norm)["forward"] = showing(each)
+        yield
+    finally:
+        for each, mode in zip(collected, modes, strict=True):
+            each.norm.train(mode)
+            vars(each.norm).pop("forward", None)
+
+
+def _cut(batches: Iterable[Any], batch_size: int | None) -> tuple[Iterable[Any], int | None]:
+    """The batches and, if it is known, how many there are."""
+    if batch_size is None:
+        if isinstance(batches, np.ndarray):
+            raise TypeError(
+                "recalibrate: expected a list or generator of batches, got one array; write batch_size=256, or [x]"
+            )
+        if not isinstance(batches, Iterable):
+            raise TypeError(f"recalibrate: expected batches to be iterable, got {type(batches).__name__}")
+        return batches, len(batches) if isinstance(batches, Sized) else None
+    size = check_size("recalibrate", "batch_size", batch_size, least=1)
+    if not isinstance(batches, np.ndarray):
+        raise TypeError(
+            f"recalibrate: expected one array to cut by batch_size, got {type(batches).__name__}; leave batch_size out"
+        )
+    starts = range(0, len(batches), size)
+    return (batches[i : i + size] for i in starts), len(starts)
+
+
+@contextmanager
+def _bar(total: int | None, progress: bool) -> Iterator[Callable[[], Any]]:
+    """A function that moves a tqdm bar on, if one is wanted and tqdm is installed."""
+    if progress:
+        try:
+            from tqdm import tqdm  # noqa: PLC0415 (optional)
+        except ImportError:
+            pass
+        else:
+            with tqdm(total=total, unit="batch", desc="recalibrate") as bar:
+                yield bar.update
+            return
+    yield lambda: None

@@ -1,0 +1,134 @@
+"""Updates of running statistics: the rules for batches of no use, and all of mean, variance and count or nothing."""
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from normzoo.arrays import moved
+from normzoo.backends import backend
+from normzoo.backends.contract import Array
+
+
+class Rules(NamedTuple):
+    """What a pass by x's own statistics does where they are of no use.
+
+    Attributes:
+        on_nonfinite: where a mean or variance is not finite: "propagate" takes it into the running statistics, "skip"
+            leaves these as they were, and "raise" raises FloatingPointError.
+        single_value: where a set has one value: "raise" raises ValueError, "bias" gives y = bias with a gradient of 0,
+            and "running" uses the running statistics as in evaluation. None of them updates the running statistics.
+    """
+
+    on_nonfinite: str = "propagate"
+    single_value: str = "raise"
+
+
+USUAL = Rules()
+CHOICES = {"on_nonfinite": ("propagate", "skip", "raise"), "single_value": ("raise", "bias", "running")}
+
+_lock = threading.Lock()
+_safe_to_fork = not hasattr(os, "register_at_fork")
+
+
+def lock() -> threading.Lock:
+    """What a thread holds while it replaces running statistics. The child of a fork, whose parent's threads may have
+    held it, gets one of its own."""
+    global _safe_to_fork  # noqa: PLW0603
+    if not _safe_to_fork:
+        os.register_at_fork(after_in_child=_renew)
+        _safe_to_fork = True
+    return _lock
+
+
+def _renew() -> None:
+    global _lock  # noqa: PLW0603
+    _lock = threading.Lock()
+
+
+def check_rules(owner: object, on_nonfinite: Any, single_value: Any, tracked: bool) -> Rules:
+    """Both are choices there are, and "running" has something to use."""
+    rules = Rules(on_nonfinite, single_value)
+    for name, value in rules._asdict().items():
+        if not isinstance(value, str) or value not in CHOICES[name]:
+            *most, last = map(repr, CHOICES[name])
+            raise ValueError(f"{owner}: expected {name} {', '.join(most)} or {last}, got {value!r}")
+    if single_value == "running" and not tracked:
+        raise ValueError(
+            f"{owner}: expected running statistics for single_value='running', got track_running_stats=False; "
+            "write track_running_stats=True or single_value='bias'"
+        )
+    return USUAL if rules == USUAL else rules
+
+
+def is_finite(stats: Array) -> bool:
+    """Is every mean and every variance a finite number?"""
+    return bool(np.isfinite(moved(stats, "cpu")[:2]).all())
+
+
+def nonfinite(owner: object, stats: Array) -> str:
+    """What to say of statistics that are not finite."""
+    sets = np.isfinite(moved(stats, "cpu")[:2]).all(axis=0).ravel()
+    return (
+        f"{owner}: expected finite statistics, got nan or inf in {np.count_nonzero(~sets)} of {sets.size} sets of x, "
+        f"first in set {int(np.argmin(sets))}; look at nz.diagnose(norm, x), or write on_nonfinite='skip'"
+    )
+
+
+def commit(
+    name: str,
+    running: tuple[Array, Array],
+    count: Array | None,
+    stats: Array,
+    values: int,
+    momentum: float,
+    average: bool = False,
+    ready: bool = True,
+) -> None:
+    """Take a batch's statistics into the running ones, in place: all of it or, where anything raises, nothing.
+
+    One thread at a time: no batch of another thread is lost, neither from the statistics nor from the count.
+
+    Args:
+        name: of the backend.
+        running: mean and variance, writeable.
+        count: num_batches_tracked, if it is kept.
+        stats: (3, b, c), of sets of `values` values; without values, the batch is counted only.
+        average: the momentum is 1 / (count + 1).
+        ready: the backend takes `running` as they are.
+    """
+    mean, var = running
+    host = type(mean) is np.ndarray
+    with _lock:  # `check_running` made it safe to fork
+        before = (mean.copy(), var.copy()) if host else None
+        batches = 0 if count is None else count.item()
+        try:
+            if average:
+                momentum = 1.0 / (batches + 1)
+            if momentum != 0 and values:
+                update = backend(name).update
+                if ready:
+                    update(mean, var, stats, values, momentum)
+                else:
+                    update_copies(update, running, stats, values, momentum)
+            if count is not None:
+                count[()] = batches + 1  # a tenth of the time of +=
+        except BaseException:
+            if before is not None:
+                mean[...], var[...] = before
+            if count is not None:
+                count[()] = batches
+            raise
+
+
+def update_copies(
+    update: Callable[..., None], running: tuple[Array, Array], stats: Array, count: int, momentum: float
+) -> None:
+    """Update buffers of any float dtype and strides through float64 copies."""
+    copies = tuple(a.astype(np.float64) for a in running)
+    update(*copies, stats, count, momentum)
+    with np.errstate(all="ignore"):
+        for a, new in zip(running, copies, strict=True):
+            a[...] = new
