@@ -171,6 +171,8 @@ def backward(form: Form, center: bool, power: int, split: bool):
                 turn += 1
                 g_low = part(s, 0, count) * one_k
             s_x = part(s, count, count)
+            if center and split:  # around the mean with its rounding, as it is merged
+                s_x = s_x - g_low * part(s, second, count)
             mean = wide(g_mean) + wide(g_low)
             leads = choose(splat(t == 0, count), index, -1)
             if split:
