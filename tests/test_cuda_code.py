@@ -81,10 +81,17 @@ def measured(variant):
     """architecture -> (stack frame, spills, local accesses, calls), the numbers of COLUMNS."""
     from numba import cuda  # noqa: PLC0415
 
+    from normzoo.backends.cuda.driver import launch_bounds  # noqa: PLC0415
+
     ptx, _ = cuda.compile(
-        variant.kernel, variant.signature, cc=(8, 0), device=False, abi="numba", launch_bounds=variant.block
+        variant.kernel,
+        variant.signature,
+        cc=(8, 0),
+        device=False,
+        abi="numba",
+        launch_bounds=launch_bounds(variant.block),
     )
-    lanes = getattr(variant.kernel.form, "lanes", 1)
+    lanes = getattr(variant.kernel.form, "lanes", 1)  # of kernels that merge parts: one
     found = {}
     for architecture in ARCHITECTURES:
         said, code = assembled(ptx, architecture)
@@ -97,21 +104,20 @@ def measured(variant):
         local = sum(c.startswith(("LDL", "STL")) for c in code)
         loads, stores = ([c for c in code if c.startswith(kind)] for kind in ("LDG", "STG"))
         wide = [sum(".128" in c for c in accesses) for accesses in (loads, stores)]
-        real = [c for c in code if c not in ("NOP", "BRA") or c == "BRA"]
         registers = int(re.search(r"Used (\d+) registers", said)[1])
         found[architecture] = (frame, spilled + read_back, local), [
             registers, wide[0], len(loads) - wide[0], wide[1], len(stores) - wide[1],
-            round(sum(c != "NOP" for c in real) / lanes, 1),
+            round(sum(c != "NOP" for c in code) / lanes, 1),
         ]  # fmt: skip
     return found
 
 
+QUICK = r"(rows 4x8 team 32 full|rows 4x16 team \d+ (full|set)|columns beside 8 4x[48] team 32 (set|full)) float32$"
+
+
 def quick(name):
     """Is this one of the kernels that every run of the suite looks at?"""
-    return (
-        re.search(r"(rows 4x8 team 32|rows 4x16 team (32|64|512)|columns beside 8 4x[48] team).* float32$", name)
-        and "unaligned" not in name
-    )
+    return re.search(QUICK, name)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if quick(n) else pytest.mark.slow) for n in variants()])
