@@ -113,8 +113,8 @@ def compare(expected, actual, tolerance, storage, weight, bias):
     """`storage`: half a unit in the last place of what y and dx are stored in, relative."""
     sizes = dict(zip(NAMES, expected, strict=True))
     xhat = np.abs(sizes["y"] - bias).max() if bias.size == 1 else np.abs(sizes["y"]).max()
-    for name, e, a in zip(NAMES, expected, actual, strict=True):
-        e, a = np.asarray(e, np.float64), np.asarray(a).astype(np.float64)
+    for name, one, two in zip(NAMES, expected, actual, strict=True):
+        e, a = np.asarray(one, np.float64), np.asarray(two).astype(np.float64)
         scale = max(1.0, np.abs(e).max(), xhat if name == "y" else 0)
         if name == "dx":  # where dx is a difference, its terms are of the size of rstd * dy
             scale = max(scale, np.abs(sizes["rstd"]).max())
@@ -202,14 +202,15 @@ def test_kernels_compute_what_the_reference_does(case, rng):
 def test_statistics_that_are_given(view, rng):
     x, dy, weight, bias = data(rng, view, (1, 1, view[2], 1))
     stats = rng.uniform(0.5, 2, (3, view[0], view[2]))
-    results = [
-        f(x, dy, weight, bias, CONSTANT, 0.0, stats)
-        for f in (on_host, lambda *a: on_device(HostDriver(), *a))
-    ]
+    results = [f(x, dy, weight, bias, CONSTANT, 0.0, stats) for f in (on_host, lambda *a: on_device(HostDriver(), *a))]
     compare(*results, 1e-6, 0.0, weight, bias)
 
 
-FLAT = [case for case in CASES if case[2] == Moments() and case[3] == FLOAT32 and case[4] is None and np.prod(case[0][1::2]) > 3]
+FLAT = [
+    case
+    for case in CASES
+    if case[2] == Moments() and case[3] == FLOAT32 and case[4] is None and np.prod(case[0][1::2]) > 3
+]
 
 
 @pytest.mark.parametrize("case", FLAT, ids=name_of)
@@ -323,13 +324,16 @@ def test_every_access_is_in_bounds_aligned_ordered_and_initialized(case, rng):
     x, dy, weight, bias = data(rng, view, parameters, dtype, store)
     device = HostDriver(("random", 3), checked=True, multiprocessors=1)
     actual = on_device(device, x, dy, weight, bias, moments, 1e-5)
-    compare(on_host(x, dy, weight, bias, moments, 1e-5), actual, TOLERANCES[dtype], STORAGE[store or dtype], weight, bias)
+    compare(
+        on_host(x, dy, weight, bias, moments, 1e-5), actual, TOLERANCES[dtype], STORAGE[store or dtype], weight, bias
+    )
 
 
 def traffic(device, kernel, *places):
     """Bytes moved by a kernel over the bytes of the arrays at these places of its arguments, each moved once."""
     report, args = next((r, a) for name, r, a in device.launches if name == kernel)
     counts = [report.buffers[args[i]] for i in places]
+    assert all(c.bytes_read <= 1.005 * c.unique_read and c.bytes_written == c.unique_written for c in counts)
     return 32 * sum(c.sectors for c in counts) / sum(c.unique_read + c.unique_written for c in counts), report
 
 
@@ -339,7 +343,7 @@ def traffic(device, kernel, *places):
         ((16, 1, 1, 1024), (1, 1, 1, 1024), 1.0),
         ((16, 1, 1, 1000), (1, 1, 1, 1000), 1.0),
         ((3, 1, 1, 4096), (1, 1, 1, 4096), 1.005),  # each warp reads a value of the set first
-        ((16, 1, 1, 1001), (1, 1, 1, 1001), 1.05),
+        ((16, 1, 1, 1001), (1, 1, 1, 1001), 1.27),  # a warp's 128 bytes begin within a sector, which two requests share
         ((16, 4, 1, 64), (4, 4, 1, 1), 1.0),
         ((4, 64, 32, 1), (1, 64, 1, 1), 1.05),
     ],
@@ -406,7 +410,11 @@ def test_zero_divided_by_zero_is_zero(rng):
 
 @pytest.mark.parametrize("mean", [1e2, 1e4])
 def test_dx_is_right_where_dy_is_far_from_zero(mean, rng):
-    for view, parameters in [((6, 1, 1, 37), (1, 1, 1, 37)), ((2, 1500, 72, 1), (1, 1, 72, 1)), ((2, 3, 1, 10001), (1, 3, 1, 1))]:
+    for view, parameters in [
+        ((6, 1, 1, 37), (1, 1, 1, 37)),
+        ((2, 1500, 72, 1), (1, 1, 72, 1)),
+        ((2, 3, 1, 10001), (1, 3, 1, 1)),
+    ]:
         x, dy, weight, bias = data(rng, view, parameters)
         dy += np.float32(mean)
         weight[...] = 1
@@ -425,7 +433,11 @@ def test_products_on_the_way_to_dx_do_not_overflow(x_size, w_size, dy_size, rng)
 
 
 def test_y_may_be_x_and_dx_may_be_dy_or_x(rng):
-    for view, parameters in [((9, 1, 1, 1024), (1, 1, 1, 1024)), ((4, 64, 16, 1), (1, 64, 1, 1)), ((2, 1, 1, 8200), (1, 1, 1, 8200))]:
+    for view, parameters in [
+        ((9, 1, 1, 1024), (1, 1, 1, 1024)),
+        ((4, 64, 16, 1), (1, 64, 1, 1)),
+        ((2, 1, 1, 8200), (1, 1, 1, 8200)),
+    ]:
         x, dy, weight, bias = data(rng, view, parameters)
         apart = on_device(HostDriver(), x, dy, weight, bias, Moments(), 1e-5)
         with driver.use(HostDriver(("random", 1))):
@@ -460,16 +472,33 @@ def test_running_statistics(dtype, sets, count, rng):
 @pytest.mark.parametrize("source", [FLOAT32, FLOAT64, FLOAT16, BFLOAT16], ids=lambda d: d.name)
 @pytest.mark.parametrize("target", [FLOAT32, FLOAT64, FLOAT16, BFLOAT16], ids=lambda d: d.name)
 def test_copies_convert_as_numpy_does(source, target, rng):
-    special = [0.0, -0.0, np.inf, -np.inf, np.nan, 65519.9, 65520.0, 1e-8, 3e38, 1 + 2.0**-9, 1 + 2.0**-8, 1 + 3 * 2.0**-9]
+    def same(actual, expected):  # NumPy knows no NaN of bfloat16
+        assert actual.dtype == expected.dtype
+        check.same_bits(actual.astype(np.float64), expected.astype(np.float64))
+
+    special = [
+        0.0,
+        -0.0,
+        np.inf,
+        -np.inf,
+        np.nan,
+        65519.9,
+        65520.0,
+        1e-8,
+        3e38,
+        1 + 2.0**-9,
+        1 + 2.0**-8,
+        1 + 3 * 2.0**-9,
+    ]
     with np.errstate(over="ignore"):
         values = np.array([*special, *rng.standard_normal(52)]).astype(source).reshape(4, 16)
         expected = values.T.astype(np.float32 if source == FLOAT64 and target.itemsize == 2 else source).astype(target)
     with driver.use(HostDriver()):
         a = put(values)
-        check.same_bits(a.transpose((1, 0)).astype(target).copy_to_host(), expected)
+        same(a.transpose((1, 0)).astype(target).copy_to_host(), expected)
         b = fresh(expected)
         b.transpose((1, 0))[...] = a
-        check.same_bits(b.copy_to_host(), expected)
+        same(b.copy_to_host(), expected)
         b[...] = 2.5
         assert (b.copy_to_host() == 2.5).all()
         row = put(np.arange(4, dtype=source))

@@ -144,9 +144,15 @@ def backward(form: Form, center: bool, power: int, split: bool):
             scale, high, low, r = affine(plane(stats, sets, own, 0), plane(stats, sets, own, 2), x)
             xhat = keep(standardize(load(x, start, offsets, size, each), scale, high, low, r), offsets)
             d = load(dy, start, offsets, size, each)
-            w = values(weight, p, at, params, index) * scale
+            w = values(weight, p, at, params, index)
             dw, db = gather(d, xhat, dw, db)
-            g = d if is_set else d * w
+            # times the scale of x, which keeps sums and products in range; sums of dy itself only become smaller
+            down = scale
+            if is_set:
+                down = choose(scale < 1.0, scale, 1.0)
+                w = w * choose(scale < 1.0, 1.0, scale)
+            g = d * down if is_set else d * (w * scale)
+            back = power_near(wide(down), 1, 1000)
             # 1 moments
             g_mean = scale * 0.0
             g_low = scale * 0.0
@@ -165,20 +171,19 @@ def backward(form: Form, center: bool, power: int, split: bool):
                 turn += 1
                 g_low = part(s, 0, count) * one_k
             s_x = part(s, count, count)
+            if center and split:  # around the mean with its rounding, as it is merged
+                s_x = s_x - g_low * part(s, second, count)
             mean = wide(g_mean) + wide(g_low)
             leads = choose(splat(t == 0, count), index, -1)
             if split:
-                back = wide(scale) * 0.0 + 1.0
-                if not is_set:
-                    back = power_near(wide(scale), 1, 1000)
                 store(sums, piece * b * c, leads, mean * back, 1)
                 store(sums, (pieces + piece) * b * c, leads, wide(s_x) * back, 1)
                 store(sums, (2 * pieces + piece) * b * c, leads, wide(part(s, second, count)), 1)
                 store(sums, (3 * pieces + piece) * b * c, leads, wide(part(s, third, count)), 1)
                 continue
             if is_set:
-                store(sums, 0, leads, wide(s_x), 1)
-                store(sums, b * c, leads, mean * k, 1)
+                store(sums, 0, leads, wide(s_x) * back, 1)
+                store(sums, b * c, leads, mean * back * k, 1)
             # 2 normalize
             if center:
                 g = g - g_low

@@ -76,6 +76,11 @@ def current() -> Driver:
     return _chosen.get() or _own()
 
 
+def launch_bounds(block: int) -> tuple[int, int]:
+    """What the assembler is told: one block a multiprocessor will do, else it spills registers to make room for more."""
+    return block, 1
+
+
 @cache
 def numba_cuda() -> Any:
     """The module numba.cuda, if it is NVIDIA's.
@@ -156,7 +161,7 @@ class NumbaDriver:
         key = kernel, signature, block
         compiled = self._compiled.get(key)
         if compiled is None:
-            compiled = self._compiled[key] = self._cuda.jit(signature, launch_bounds=block)(kernel)
+            compiled = self._compiled[key] = self._cuda.jit(signature, launch_bounds=launch_bounds(block))(kernel)
         handle = self._cuda.external_stream(stream) if stream else 0
         compiled[grid, block, handle, shared_bytes](*args)
 

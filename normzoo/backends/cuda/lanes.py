@@ -134,7 +134,7 @@ def _fit(builder, value, kind: Any, target: Vec):
     return _splat(builder, converted(builder, value, _plain(kind), target.dtype), target.count)
 
 
-def _common(*kinds: Any) -> Vec | None:
+def _common(*kinds: Any) -> Any:
     """What lane-by-lane operations of these types give: the widest type of vectors, on the largest number of lanes."""
     vectors = [k for k in kinds if isinstance(k, Vec)]
     if not vectors or not all(isinstance(k, Vec | types.Number | types.Boolean) for k in kinds):

@@ -74,8 +74,8 @@ def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype,
         form = p.form._replace(varies="set")
         partial = empty((2, p.pieces, p.places), _DOUBLE, x.stream)
         # 1 moments
-        signature = place, _P64, DIMS, PARAMS, _I, _F, _F, _F
-        args = x, partial, p.dims, p.params, p.width, *inverse_counts(p), eps
+        signature: tuple = (place, _P64, DIMS, PARAMS, _I, _F, _F, _F)
+        args: tuple = x, partial, p.dims, p.params, p.width, *inverse_counts(p), eps
         _launch(forward_kernels.pieces(form, center, power, clamp), signature, grid, form.threads, x.stream, args)
         for around in (False, True) if power == 1 and center else (False,):
             if around:
@@ -89,7 +89,7 @@ def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype,
         # 2 normalize
         _apply(p, place, number, x, stats, weight, bias, y, b * c)
 
-    def run(x: Any, weight: Any, bias: Any, eps: float, y: Any) -> DeviceArray:
+    def run(x: Any, weight: Any, bias: Any, eps: float, y: Any) -> Any:
         p = _plan(dims, parameter_dims, dtype, store, _is_aligned(x, weight, bias, y), "forward")
         stats = empty((3, b, c), _DOUBLE, x.stream)
         weight, bias = _spread(weight, p, parameter_dims), _spread(bias, p, parameter_dims)
@@ -135,10 +135,10 @@ def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype
         sums = empty((2, p.places) if is_set else 1, _DOUBLE, stream)
         found = sums if p.whole else empty((4, p.pieces, p.places), _DOUBLE, stream)
         kernel = backward_kernels.backward(form, center, power, not p.whole)
-        signature = (
+        signature: tuple = (
             place, place, number, _P64, place, number, _P64, DIMS, PARAMS, backward_kernels.CELLS, _I, _F, _F, _F, _F,
         )  # fmt: skip
-        args = (
+        args: tuple = (
             dy,
             x,
             weight,
@@ -189,7 +189,7 @@ def _backward_in_double(dims: Dims, parameter_dims: Dims, moments: Moments) -> B
     moments_of = None if moments == CONSTANT else forward(dims, parameter_dims, moments, _DOUBLE, _DOUBLE)
 
     def run(dy: Any, x: Any, stats: Any, weight: Any, eps: float, dx: Any, dweight: Any, dbias: Any) -> None:
-        found = [empty(a.shape, _DOUBLE, dy.stream) for a in (dx, dweight, dbias)]
+        found: list[Any] = [empty(a.shape, _DOUBLE, dy.stream) for a in (dx, dweight, dbias)]
         x, w = x.astype(_DOUBLE), weight.astype(_DOUBLE)
         if moments_of is not None:
             stats = moments_of(x, w, w, eps, found[0])

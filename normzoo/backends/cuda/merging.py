@@ -159,11 +159,15 @@ def merge_sums(center: bool, weighted: bool):
                 dw, db = zero, zero
                 for piece in range(pieces):
                     i, count = entry(entries, s, piece * columns + e)
-                    mean = number(partial, i)
+                    db = db + number(partial, i) * count
+                middle = zero
+                if columns == 1:  # sum(xhat) is 0 then, up to its rounding
+                    middle = db / k
+                for piece in range(pieces):
+                    i, _ = entry(entries, s, piece * columns + e)
                     dw = dw + number(partial, plane + i)
                     if center:
-                        dw = dw + mean * number(partial, 2 * plane + i)
-                    db = db + mean * count
+                        dw = dw + (number(partial, i) - middle) * number(partial, 2 * plane + i)
                 write(sums, s * columns + e, dw)
                 write(sums, places + s * columns + e, db)
 

@@ -104,6 +104,10 @@ class _Recorder:
 
 def _record(dims: Dims, parameters: Dims, dtype: np.dtype, store: np.dtype, offset: int) -> None:
     """Ask for every pass over a view."""
+    x: Any
+    y: Any
+    weight: Any
+    dweight: Any
     x, y = (DeviceArray((1 << 20) + offset * store.itemsize, dims, store) for _ in range(2))
     weight, dweight = (DeviceArray(1 << 20, parameters, dtype) for _ in range(2))
     stats = launcher.forward(dims, parameters, Moments(), dtype, store)(x, weight, weight, 1e-5, y)
