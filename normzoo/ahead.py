@@ -69,7 +69,8 @@ def compile_cache(
     back in float64.
 
     Args:
-        norms: names as in `list_norms`; None is all of them.
+        norms: names as in `list_norms`; None is all that can be made of a number of channels and take x alone. The
+            others have no kernels, or those of the norms that they are made of.
         dtypes: of x: float16, bfloat16, float32 or float64, as names or NumPy dtypes.
         channel_axes: 1 for arrays of channels first, (N, C, ...), and -1 for channels last; LayerNorm and RMSNorm
             normalize over this axis.
@@ -94,6 +95,11 @@ def compile_cache(
     for name in names:
         if not isinstance(name, str) or name not in classes:
             raise ValueError(f"compile_cache: expected norms among {', '.join(sorted(classes))}, got {name!r}")
+        if norms is not None and next(_examples(classes[name], 1), None) is None:
+            raise ValueError(
+                "compile_cache: expected norms that can be made of a number of channels and take x alone, got "
+                f"{name!r}; it has no kernels, or those of the norms it is made of: name these"
+            )
     kinds = [_float_dtype(dtype) for dtype in _each("dtypes", dtypes)]
     ends = _each("channel_axes", channel_axes)
     for axis in ends:
@@ -183,6 +189,9 @@ def _float_dtype(dtype: Any) -> np.dtype:
 def _examples(kind: type[Norm], channel_axis: int) -> Iterator[tuple[Norm, tuple[int, ...]]]:
     """Norms of a class, and shapes of x that they take."""
     known = inspect.signature(kind).parameters
+    takes = [p for p in inspect.signature(kind.forward).parameters.values() if p.default is p.empty]
+    if kind.axes is Norm.axes or len(takes) > 2:  # self and x
+        return
     for samples, positions, channels in SIZES:
         shape = (samples, channels, positions) if channel_axis == 1 else (samples, positions, channels)
         for affine in (True, False):
@@ -197,9 +206,17 @@ def _examples(kind: type[Norm], channel_axis: int) -> Iterator[tuple[Norm, tuple
                     "track_running_stats": True,
                     "channel_axis": channel_axis,
                     "axis": channel_axis,
+                    "with_mean": False,  # Standardize: nothing to adapt to
+                    "with_std": False,
                 }
-                norm = kind(**{name: value for name, value in options.items() if name in known})
-                sizes, letters, *_ = norm.axes(np.broadcast_to(np.float32(0), shape))
+                given = {name: value for name, value in options.items() if name in known}
+                if any(p.default is p.empty and name not in given for name, p in known.items()):
+                    return
+                norm = kind(**given)
+                try:
+                    sizes, letters, *_ = norm.axes(np.broadcast_to(np.float32(0), shape))
+                except ValueError:  # a norm of weights wants the channels elsewhere
+                    return
                 if prod(size for size, letter in zip(sizes, letters, strict=True) if letter in "rR") > 2:
                     yield norm, shape
 

@@ -6,7 +6,7 @@ and places the results. float64 inside keeps float32 results flat in the mean; `
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -21,6 +21,8 @@ class ExactNorm(Norm):
     calls `exactly` with them."""
 
     eps: float
+
+    counts_empty: ClassVar[bool] = False  # a batch without values is one more in num_batches_tracked
 
     def check(self, x: Array, **inputs: Array) -> None:
         """Raise where the shapes do not fit; nothing has been changed yet."""
@@ -60,7 +62,9 @@ class ExactNorm(Norm):
                 result = self.compute(_double(x), params, **{name: _double(a) for name, a in inputs.items()})
             else:  # sets without values have no mean
                 zeros = {name: np.zeros(a.shape) for name, a in arguments.items()}
-                result = x, lambda dy: {"x": dy} | zeros
+                counted = self.counts_empty and self.training and "num_batches_tracked" in self.buffers
+                seen = {"num_batches_tracked": self.buffers["num_batches_tracked"] + 1} if counted else {}
+                result = x, lambda dy: {"x": dy} | zeros, seen
             found, pull = result[0], result[1]
             state = result[2] if len(result) == 3 else {}
             for name in state:

@@ -102,7 +102,7 @@ def test_a_later_process_loads_what_was_compiled(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", nz.list_norms())
+@pytest.mark.parametrize("name", ORDINARY)
 def test_nothing_is_left_to_compile(name, tmp_path):
     cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
     run(f"import normzoo as nz; nz.compile_cache([{name!r}], progress=False)", tmp_path, **cache)

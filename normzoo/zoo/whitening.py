@@ -21,6 +21,8 @@ class BatchWhitening(ExactNorm):
     """Groups of channels, each decorrelated over the batch and all positions: what `DecorrelatedBatchNorm` and
     `IterNorm` share. Buffers: running_mean (C,), the running whitening matrices, and num_batches_tracked."""
 
+    counts_empty: ClassVar[bool] = True
+
     matrix: ClassVar[str]  # the buffer of the whitening matrices, (groups, channels of a group, the same)
     iterations: int | None = None  # see `whitened`
 

@@ -77,7 +77,7 @@ def current() -> Driver:
 
 
 def launch_bounds(block: int) -> tuple[int, int]:
-    """What the assembler is told: one block a multiprocessor will do, else it spills registers to make room for more."""
+    """What the assembler is told: one block a multiprocessor will do, or it spills registers to fit in more."""
     return block, 1
 
 
