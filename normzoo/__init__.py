@@ -9,9 +9,9 @@ from normzoo.distributed.reduce import stats_of
 from normzoo.distributed.sync_batch_norm import SyncBatchNorm, convert_sync
 from normzoo.memory import release_memory
 from normzoo.norm import Norm
-from normzoo.passes import Grads, Saved
 from normzoo.recalibrate import recalibrate
 from normzoo.registry import create, list_norms
+from normzoo.saved import Grads, Saved
 from normzoo.selection import select
 from normzoo.stats import Stats
 from normzoo.zoo.ada_norm import AdaNorm

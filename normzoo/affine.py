@@ -17,7 +17,8 @@ import numpy as np
 
 from normzoo.arrays import base_array, check_out, compute_dtype
 from normzoo.backends.contract import CONSTANT, Array, Moments
-from normzoo.passes import Chained, Grads, Saved, empty_in_layout, grads_by_name, layout_of, normalize
+from normzoo.passes import normalize
+from normzoo.saved import Chained, Grads, Saved, empty_in_layout, grads_by_name, layout_of
 from normzoo.view import Axes
 
 TINY = 2  # values of a set

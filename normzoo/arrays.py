@@ -258,3 +258,14 @@ def kernel_array(a: Array, dtype: np.dtype) -> Array:
         with np.errstate(over="ignore", invalid="ignore"):
             a = a.astype(dtype, order="C")
     return np.ascontiguousarray(a) if isinstance(a, np.ndarray) else a.contiguous()
+
+
+def shifted(a: Array, by: float, like: np.dtype) -> Array:
+    """a + by, in what is computed in with x of dtype `like`."""
+    return a.astype(compute_dtype(a.dtype, like)) + by
+
+
+def cast_like(d: Any, a: Array) -> Array:
+    """A gradient of a in a's own dtype."""
+    with np.errstate(over="ignore"):
+        return d.astype(a.dtype, copy=False)

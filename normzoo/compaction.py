@@ -79,15 +79,17 @@ class Arrangement:
                         _range(np.flatnonzero(values), values.size) if self.b else None,
                     )
 
-    def merged_view(self, x: Array) -> tuple[Array, bool]:
-        """x as (A, before, B, behind), and whether that is its own memory."""
-        moved = x.reshape(self.cut).transpose(self.order)
-        merged = moved.reshape(self.merged)
-        return merged, moved.size == 0 or np.may_share_memory(merged, x)
+    def merge(self, x: Array) -> Array:
+        """x as (A, before, B, behind), which `take` and `put` work on: its own memory, where its axes can be merged."""
+        return x.reshape(self.cut).transpose(self.order).reshape(self.merged)
 
-    def take(self, x: Array, group: Group) -> Array:
+    def deliver(self, merged: Array, y: Array) -> None:
+        """What was put into `merge(y)` in y."""
+        if not np.may_share_memory(merged, y):  # merging axes has copied them
+            y[...] = merged.reshape(self.sizes).transpose(inverse(tuple(self.order))).reshape(y.shape)
+
+    def take(self, merged: Array, group: Group) -> Array:
         """The dense array of the group."""
-        merged, _ = self.merged_view(x)
         index = self.row_index(group)
         if index is not None and merged.flags.c_contiguous:
             part = empty((index.size, *merged.shape[1:]), merged.dtype)
@@ -104,21 +106,19 @@ class Arrangement:
             return group.rows if isinstance(group.rows, np.ndarray) else None
         return group.values if not self.a and self.place_b == 0 and isinstance(group.values, np.ndarray) else None
 
-    def put_all(self, y: Array, group: Group, made: Array, policy: str) -> bool:
-        """Write the results of the only group to y, and 0 elsewhere (with `policy` "zero"), in one go; False where that
+    def put_all(self, merged: Array, group: Group, made: Array, policy: str) -> bool:
+        """Write the results of the only group, and 0 elsewhere (with `policy` "zero"), in one go; False where that
         cannot be."""
-        merged, own = self.merged_view(y)
         index = self.row_index(group)
-        if index is None or not own or not merged.flags.c_contiguous:
+        if index is None or not merged.flags.c_contiguous:
             return False
         place = np.full(len(merged), -1 if policy == "zero" else -2)
         place[index] = np.arange(index.size)
         backend(chosen()).spread_rows(_rows_of_bytes(made), place, _rows_of_bytes(merged))
         return True
 
-    def put(self, y: Array, group: Group, made: Array) -> None:
-        """Write the group's results to y."""
-        merged, own = self.merged_view(y)
+    def put(self, merged: Array, group: Group, made: Array) -> None:
+        """Write the group's results."""
         if group.values is None:
             merged[... if group.rows is None else group.rows] = made
         elif group.rows is None or isinstance(group.rows, slice):
@@ -127,8 +127,6 @@ class Arrangement:
         else:
             for row, one in zip(group.rows, made, strict=True):
                 merged[row : row + 1][self._inner(group.values)] = one
-        if not own:  # merging axes copied them
-            y[...] = merged.reshape(self.sizes).transpose(inverse(tuple(self.order))).reshape(y.shape)
 
     def _inner(self, values: Index) -> tuple:
         return (*(slice(None),) * self.place_b, values)

@@ -13,7 +13,7 @@ import numpy as np
 from normzoo.arrays import base_array, check_out, on_device
 from normzoo.backends.contract import Array
 from normzoo.norm import Norm
-from normzoo.passes import Pull, PulledBack, Saved, empty_in_layout, layout_of
+from normzoo.saved import Pull, PulledBack, Saved, empty_in_layout, layout_of
 
 
 class ExactNorm(Norm):

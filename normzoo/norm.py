@@ -16,7 +16,8 @@ from normzoo.arrays import (
     moved,
 )
 from normzoo.backends.contract import Array, Moments
-from normzoo.passes import Saved, normalize
+from normzoo.passes import normalize
+from normzoo.saved import Saved
 from normzoo.selection import SELECTS, select
 from normzoo.view import Axes
 

@@ -163,7 +163,7 @@ def _selected(
     update: bool,
 ) -> tuple[Array, Any]:
     """`normalize_tracked` where not all values count: channels without any leave their running statistics alone."""
-    check_running(owner, axes, running_mean, running_var)
+    known = check_running(owner, axes, running_mean, running_var)
     if running_mean is None or running_var is None:
         if not own:
             raise ValueError(f"{owner}: {messages[0]}")
@@ -174,14 +174,17 @@ def _selected(
         mean, var = (kernel_array(a, compute_dtype(a.dtype)) for a in running)
         y, _, saved = normalize(owner, x, axes, weight, bias, moments, eps, out, given=(mean, var), apart=running)
         return y, saved
+    if update and not known.writeable:
+        raise ValueError(f"{owner}: expected running statistics that can be written, got a read-only array")
     made, found, saved = normalize(owner, x, axes, weight, bias, moments, eps, apart=running)
     if (found.size == 1).any():
         if rules.single_value == "raise":
             raise ValueError(f"{owner}: {messages[1].format(x.shape)}")
         update = False
-    if rules.on_nonfinite != "propagate" and not is_finite(np.stack([found.mean, found.var])):
+    statistics = np.stack([found.mean, found.var]).reshape(2, 1, -1)
+    if rules.on_nonfinite != "propagate" and not is_finite(statistics):
         if rules.on_nonfinite == "raise":
-            raise FloatingPointError(nonfinite(owner, np.stack([found.mean, found.var]).reshape(2, 1, -1)))
+            raise FloatingPointError(nonfinite(owner, statistics))
         update = False
     if out is not None:
         check_out(owner, out, x.shape, x.dtype, (x.x,), (weight, bias, *running))

@@ -208,8 +208,9 @@ def normalize_selected(
     groups = []
     count, mean, var = (np.zeros(arrangement.sets_shape) for _ in range(3))
     results = []
+    merged = arrangement.merge(x)
     for group in arrangement.groups():
-        part = arrangement.take(x, group)
+        part = arrangement.take(merged, group)
         w, a = (None if p is None else arrangement.parameter(p, group) for p in (weight, bias))
         made, _, saved = run(owner, part, arrangement.axes_of(part), w, a, moments, eps)
         arrangement.put_sets((count, mean, var), group, saved, part)
@@ -221,8 +222,9 @@ def normalize_selected(
         d = dy.copy() if np.may_share_memory(dx, dy) else dy
         sums = [None if p is None else np.zeros(p.shape) for p in (weight, bias)]
         results = []
+        merged = arrangement.merge(d)
         for group, saved in groups:
-            found = saved.backward(arrangement.take(d, group))
+            found = saved.backward(arrangement.take(merged, group))
             results.append((group, found.x))
             for total, part in zip(sums, (found.weight, found.bias), strict=True):
                 if total is not None:
@@ -257,12 +259,13 @@ def _place(
     """The results of all groups in y, and what the policy says where values do not count."""
     if policy == "keep" and mask is not None:
         y[...] = x
-    if len(results) == 1 and arrangement.put_all(y, *results[0], policy):
-        return
-    if policy != "keep" and mask is not None:
-        y[...] = 0
-    for group, made in results:
-        arrangement.put(y, group, made)
+    merged = arrangement.merge(y)
+    if not (len(results) == 1 and arrangement.put_all(merged, *results[0], policy)):
+        if policy != "keep" and mask is not None:
+            merged[...] = 0
+        for group, made in results:
+            arrangement.put(merged, group, made)
+    arrangement.deliver(merged, y)
 
 
 def _by_given(

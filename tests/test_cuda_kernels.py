@@ -10,52 +10,18 @@ from normzoo.backends import cuda, reference
 from normzoo.backends.contract import CONSTANT, Moments
 from normzoo.backends.cuda import arrays, driver
 from tests import check
-from tests.cuda_executor import Executor, ExecutorError, unavailable
+from tests.cuda_executor import ExecutorError, unavailable
 
 if reason := unavailable():
     pytest.skip(reason, allow_module_level=True)
+
+from tests.cuda_device import HostDriver
 
 ml_dtypes = pytest.importorskip("ml_dtypes", reason="bfloat16 is ml_dtypes'")
 
 FLOAT32, FLOAT64, FLOAT16 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16)
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 NAMES = ("y", "mean", "spread", "rstd", "dx", "dweight", "dbias")
-
-
-class Owner:
-    """Memory of the executor."""
-
-    def __init__(self, executor, nbytes):
-        self._executor, self.address = executor, executor.alloc(nbytes)
-
-    def __del__(self):
-        self._executor.free(self.address)
-
-
-class HostDriver:
-    """The executor as a driver."""
-
-    capability = (9, 0)
-
-    def __init__(self, schedule="in order", checked=False, multiprocessors=4, drop_barrier=None):
-        self.executor = Executor(schedule=schedule, checked=checked)
-        self.multiprocessors, self._drop = multiprocessors, drop_barrier
-        self.launches = []  # (name, report, args)
-
-    def alloc(self, nbytes, stream):
-        return Owner(self.executor, nbytes)
-
-    def launch(self, kernel, signature, grid, block, shared_bytes, stream, args):
-        drop = self._drop[1] if self._drop and self._drop[0] == kernel.__name__ else None
-        report = self.executor.launch(kernel, signature, grid, block, args, shared_bytes, drop_barrier=drop)
-        self.launches.append((kernel.__name__, report, args))
-
-    def to_device(self, address, values, stream):
-        raw = values.reshape(-1).view(np.uint8)
-        self.executor.write(address, raw)
-
-    def to_host(self, values, address, stream):
-        values.reshape(-1).view(np.uint8)[:] = self.executor.array(address, values.nbytes, np.uint8)
 
 
 def put(values, offset=0):

@@ -285,6 +285,16 @@ def test_evaluation_leaves_out_what_does_not_count(rng):
         check.close(grads[key], value, 1e-14)
 
 
+def test_read_only_running_statistics_change_nothing(rng):
+    norm = nz.BatchNorm(5)
+    norm.running_var.flags.writeable = False
+    before = norm.state_dict()
+    with pytest.raises(ValueError, match="read-only"):
+        norm(rng.standard_normal((4, 5, 9)).astype(np.float32), lengths=[9, 4, 3, 2])
+    for key, value in norm.state_dict().items():
+        check.same_bits(value, before[key])
+
+
 @each_norm
 def test_out_in_place_and_strides(name, rng):
     make, shape, *_ = NORMS[name]

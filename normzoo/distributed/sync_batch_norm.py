@@ -9,8 +9,9 @@ from normzoo.backends import chosen
 from normzoo.backends.contract import CONSTANT, Array
 from normzoo.distributed.exchange import Exchange
 from normzoo.norm import eps_for
-from normzoo.passes import Grads, Saved, ViewSaved, empty_in_layout, layout_of, normalize
+from normzoo.passes import ViewSaved, normalize
 from normzoo.running import check_running
+from normzoo.saved import Grads, Saved, empty_in_layout, layout_of
 from normzoo.stats import Stats
 from normzoo.updates import commit, is_finite, nonfinite
 from normzoo.view import Axes

@@ -7,7 +7,8 @@ import numpy as np
 from normzoo.arrays import check_number, check_out, check_shape
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
-from normzoo.passes import Chained, Grads, Saved, normalize
+from normzoo.passes import normalize
+from normzoo.saved import Chained, Grads, Saved
 from normzoo.view import Axes
 from normzoo.zoo import layer_norm
 

@@ -5,8 +5,9 @@ from typing import Any
 from normzoo.arrays import base_array, check_size, compute_dtype, once
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
-from normzoo.passes import Chained, MoreGrads, Saved, normalize
+from normzoo.passes import normalize
 from normzoo.running import check_channels
+from normzoo.saved import Chained, MoreGrads, Saved
 from normzoo.view import Axes
 from normzoo.zoo.positional_norm import moments, moments_back
 

@@ -8,8 +8,9 @@ import numpy as np
 from normzoo.arrays import check_number, compute_dtype
 from normzoo.backends.contract import Array
 from normzoo.norm import entry
-from normzoo.passes import Chained, Grads, Saved, normalize
+from normzoo.passes import normalize
 from normzoo.running import normalize_by, put_running
+from normzoo.saved import Chained, Grads, Saved
 from normzoo.zoo.batch_norm import BatchNorm, check_own
 
 Bound = float | Callable[[int], float] | None

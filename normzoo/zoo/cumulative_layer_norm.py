@@ -9,8 +9,8 @@ from normzoo.arrays import base_array, check_size
 from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm
 from normzoo.formulas import centered, reciprocal, summed
-from normzoo.passes import Pull
 from normzoo.running import check_channels
+from normzoo.saved import Pull
 
 
 class Past(NamedTuple):

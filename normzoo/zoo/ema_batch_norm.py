@@ -7,8 +7,8 @@ import numpy as np
 from normzoo.affine import Find, affine, standardized
 from normzoo.arrays import check_number
 from normzoo.backends.contract import Array
-from normzoo.passes import Saved
 from normzoo.running import TrackedNorm, put_running
+from normzoo.saved import Saved
 from normzoo.zoo.batch_norm import BatchNorm, batch_norm, check_own
 
 

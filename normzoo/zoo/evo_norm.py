@@ -11,7 +11,7 @@ from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm
 from normzoo.formulas import reciprocal, standardized, summed
 from normzoo.norm import entry
-from normzoo.passes import Pull, Saved
+from normzoo.saved import Pull, Saved
 from normzoo.zoo import group_norm, instance_norm
 
 

@@ -4,12 +4,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from normzoo.arrays import base_array, check_size
+from normzoo.arrays import base_array, cast_like, check_size, shifted
 from normzoo.backends.contract import CONSTANT, Array
 from normzoo.formulas import summed
 from normzoo.norm import Norm
-from normzoo.passes import Chained, MoreGrads, Saved, cast_like, normalize, shifted
+from normzoo.passes import normalize
 from normzoo.running import check_channels
+from normzoo.saved import Chained, MoreGrads, Saved
 from normzoo.view import Axes
 
 

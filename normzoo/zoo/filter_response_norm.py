@@ -7,8 +7,9 @@ import numpy as np
 from normzoo.arrays import base_array, check_size
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm, entry
-from normzoo.passes import Chained, Grads, Saved, grads_by_name, normalize
+from normzoo.passes import normalize
 from normzoo.running import check_channels
+from normzoo.saved import Chained, Grads, Saved, grads_by_name
 from normzoo.view import Axes
 from normzoo.zoo.instance_norm import axes
 

@@ -7,8 +7,8 @@ import numpy as np
 from normzoo.arrays import check_size
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm, entry
-from normzoo.passes import Chained, Grads, Saved
 from normzoo.running import normalize_tracked
+from normzoo.saved import Chained, Grads, Saved
 from normzoo.view import Axes
 from normzoo.zoo import batch_norm
 

@@ -6,8 +6,9 @@ import numpy as np
 
 from normzoo.arrays import check_size, once
 from normzoo.backends.contract import Array
-from normzoo.passes import Saved, normalize
+from normzoo.passes import normalize
 from normzoo.running import check_channels, update_running
+from normzoo.saved import Saved
 from normzoo.view import Axes
 from normzoo.zoo.batch_norm import BatchNorm, check_own
 

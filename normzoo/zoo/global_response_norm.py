@@ -9,7 +9,7 @@ from normzoo.arrays import check_size
 from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm
 from normzoo.formulas import reciprocal, summed
-from normzoo.passes import Pull
+from normzoo.saved import Pull
 from normzoo.zoo import instance_norm
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from normzoo.arrays import check_size
 from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm
-from normzoo.passes import Pull
 from normzoo.running import check_channels
+from normzoo.saved import Pull
 from normzoo.zoo.group_norm import check_groups
 from normzoo.zoo.whitening import affine, whitened
 

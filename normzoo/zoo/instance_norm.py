@@ -7,8 +7,8 @@ import numpy as np
 from normzoo.arrays import check_size, once
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import eps_for
-from normzoo.passes import Saved
 from normzoo.running import TrackedNorm, check_channels, normalize_tracked
+from normzoo.saved import Saved
 from normzoo.updates import USUAL, Rules
 from normzoo.view import Axes
 

@@ -10,8 +10,8 @@ from normzoo.arrays import check_number, check_shape, check_size
 from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm
 from normzoo.formulas import reciprocal, summed
-from normzoo.passes import Pull
 from normzoo.running import check_channels
+from normzoo.saved import Pull
 from normzoo.zoo.local_response_norm import window_sum
 
 Smooth = Callable[[Array], Array]

@@ -9,8 +9,8 @@ import numpy as np
 from normzoo.arrays import check_array, check_number, check_out, check_size
 from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm
-from normzoo.passes import Pull, PulledBack, Saved, empty_in_layout, layout_of
 from normzoo.running import check_channels
+from normzoo.saved import Pull, PulledBack, Saved, empty_in_layout, layout_of
 
 OWNER = "local_response_norm"
 

@@ -8,8 +8,9 @@ from normzoo.affine import placed
 from normzoo.arrays import base_array, check_number, check_out, check_size, compute_dtype
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import entry
-from normzoo.passes import Chained, Grads, Saved, empty_in_layout, layout_of, normalize
+from normzoo.passes import normalize
 from normzoo.running import normalize_by, put_running
+from normzoo.saved import Chained, Grads, Saved, empty_in_layout, layout_of
 from normzoo.zoo.batch_norm import BatchNorm, check_own
 
 GAUSSIAN = (np.pi / 2) ** 0.5  # std / mean(|x - mean|) of a normal distribution

@@ -8,7 +8,8 @@ import numpy as np
 
 from normzoo.arrays import check_axis, check_number, check_out, once
 from normzoo.backends.contract import Array, Moments
-from normzoo.passes import PulledBack, empty_in_layout, layout_of, normalize
+from normzoo.passes import normalize
+from normzoo.saved import PulledBack, empty_in_layout, layout_of
 from normzoo.view import Axes
 
 OWNER = "normalize"

@@ -8,7 +8,7 @@ import numpy as np
 from normzoo.arrays import check_axis, check_number, check_size
 from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm
-from normzoo.passes import Pull
+from normzoo.saved import Pull
 from normzoo.zoo.lp_norm import length
 
 

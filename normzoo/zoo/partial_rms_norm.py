@@ -10,7 +10,7 @@ from normzoo.arrays import check_number, check_shape
 from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm
 from normzoo.formulas import reciprocal, summed
-from normzoo.passes import Pull
+from normzoo.saved import Pull
 from normzoo.zoo import layer_norm
 
 

@@ -9,7 +9,7 @@ from normzoo.arrays import check_array
 from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm
 from normzoo.formulas import reciprocal
-from normzoo.passes import Pull
+from normzoo.saved import Pull
 
 POWERS = (3, 2, 1)  # as the weights have them
 

@@ -7,8 +7,9 @@ import numpy as np
 from normzoo.arrays import base_array, check_parameter, check_size, compute_dtype, once
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
-from normzoo.passes import Chained, Grads, Saved, ViewSaved, normalize
+from normzoo.passes import ViewSaved, normalize
 from normzoo.running import check_channels
+from normzoo.saved import Chained, Grads, Saved
 from normzoo.view import Axes
 
 

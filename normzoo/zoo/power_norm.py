@@ -8,8 +8,8 @@ from normzoo.affine import affine
 from normzoo.arrays import check_number, check_size
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm, entry
-from normzoo.passes import Saved
 from normzoo.running import normalize_by, put_running
+from normzoo.saved import Saved
 from normzoo.view import Axes
 from normzoo.zoo import batch_norm
 

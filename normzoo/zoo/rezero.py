@@ -10,7 +10,7 @@ from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm
 from normzoo.formulas import summed
 from normzoo.norm import entry
-from normzoo.passes import Pull, Saved
+from normzoo.saved import Pull, Saved
 
 
 class ReZero(ExactNorm):

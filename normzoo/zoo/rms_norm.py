@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_number, check_out, check_shape
+from normzoo.arrays import cast_like, check_number, check_out, check_shape, shifted
 from normzoo.backends.contract import CONSTANT, Array, Moments
 from normzoo.norm import Norm, eps_for
-from normzoo.passes import Chained, Grads, Saved, cast_like, normalize, shifted
+from normzoo.passes import normalize
+from normzoo.saved import Chained, Grads, Saved
 from normzoo.view import Axes
 from normzoo.zoo import layer_norm
 

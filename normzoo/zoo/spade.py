@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import base_array, check_parameter, check_size
+from normzoo.arrays import base_array, check_parameter, check_size, shifted
 from normzoo.backends.contract import Array, Moments
-from normzoo.passes import Saved, shifted
 from normzoo.running import TrackedNorm
+from normzoo.saved import Saved
 from normzoo.view import Axes
 from normzoo.zoo import batch_norm, instance_norm
 from normzoo.zoo.conditional_norm import batch_statistics

@@ -10,7 +10,7 @@ from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm
 from normzoo.formulas import reciprocal
 from normzoo.norm import entry
-from normzoo.passes import Pull
+from normzoo.saved import Pull
 
 
 class SpectralNorm(ExactNorm):

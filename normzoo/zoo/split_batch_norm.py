@@ -6,8 +6,9 @@ import numpy as np
 
 from normzoo.arrays import check_size
 from normzoo.backends.contract import Array
-from normzoo.passes import Chained, Grads, Saved, normalize
+from normzoo.passes import normalize
 from normzoo.running import update_running
+from normzoo.saved import Chained, Grads, Saved
 from normzoo.zoo.batch_norm import BatchNorm, batch_norm, check_own
 from normzoo.zoo.ghost_batch_norm import ghost_axes
 

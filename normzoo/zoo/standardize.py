@@ -8,8 +8,9 @@ import numpy as np
 from normzoo.arrays import base_array, check_number, check_size, once
 from normzoo.backends.contract import CONSTANT, Array
 from normzoo.norm import SPACING, Norm, entry
-from normzoo.passes import Chained, Grads, Saved, normalize
+from normzoo.passes import normalize
 from normzoo.running import check_channels
+from normzoo.saved import Chained, Grads, Saved
 from normzoo.stats import Stats
 from normzoo.view import Axes
 

@@ -8,8 +8,8 @@ from normzoo.affine import affine, standardized
 from normzoo.arrays import check_size
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import entry
-from normzoo.passes import Saved
 from normzoo.running import TrackedNorm, update_running
+from normzoo.saved import Saved
 from normzoo.zoo.virtual_batch_norm import sample_axes
 
 

@@ -8,8 +8,9 @@ from normzoo.affine import affine, standardized
 from normzoo.arrays import base_array, check_size, once
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm, entry
-from normzoo.passes import Saved, normalize
+from normzoo.passes import normalize
 from normzoo.running import check_channels, put_running
+from normzoo.saved import Saved
 from normzoo.view import Axes
 from normzoo.zoo import batch_norm
 

@@ -7,7 +7,8 @@ import numpy as np
 from normzoo.arrays import check_array, check_axis, check_number, check_size, compute_dtype, once
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
-from normzoo.passes import Chained, Grads, Saved, normalize
+from normzoo.passes import normalize
+from normzoo.saved import Chained, Grads, Saved
 from normzoo.view import Axes
 
 

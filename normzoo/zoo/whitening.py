@@ -11,8 +11,8 @@ from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm
 from normzoo.formulas import centered, summed
 from normzoo.norm import entry
-from normzoo.passes import Pull
 from normzoo.running import check_channels
+from normzoo.saved import Pull
 
 Back = Callable[[Array], Array]
 
