@@ -65,13 +65,9 @@ class Arrangement:
 
     def groups(self) -> Iterator[Group]:
         """All groups that have a value, in a fixed order."""
-        packed = np.packbits(self.pattern, axis=1)
-        _, first, which = np.unique(packed, axis=0, return_index=True, return_inverse=True)
-        which = which.reshape(-1)
-        rows_of = np.split(np.argsort(which, kind="stable"), np.cumsum(np.bincount(which, minlength=len(first)))[:-1])
-        for s, segment in enumerate(self.segments):
-            for rows, one in zip(rows_of, first, strict=True):
-                values = self.pattern[one] if segment is None else self.pattern[one] & (self.ids == segment)
+        for rows, pattern in _patterns(self.pattern):
+            for s, segment in enumerate(self.segments):
+                values = pattern if segment is None else pattern & (self.ids == segment)
                 if values.any():
                     yield Group(
                         s,
@@ -193,6 +189,21 @@ class Arrangement:
                     at[...] = merged.reshape(at.shape)
             else:
                 at[...] = new
+
+
+def _patterns(pattern: Array) -> list[tuple[Array, Array]]:
+    """The rows of each pattern, ascending, and the pattern."""
+    if pattern.shape[1] == 1:
+        return [(rows, pattern[0] | True) for rows in [np.flatnonzero(pattern)] if rows.size]
+    if pattern.shape[0] == 1:
+        return [(np.zeros(1, np.int64), pattern[0])]
+    packed = np.packbits(pattern, axis=1)
+    keys = np.ascontiguousarray(packed).view(f"V{packed.shape[1]}").reshape(-1)  # compared as one
+    _, first, which = np.unique(keys, return_index=True, return_inverse=True)
+    which = which.astype(np.min_scalar_type(first.size))  # sixteen bits and less are sorted by counting
+    rows = np.argsort(which, kind="stable")
+    ends = np.cumsum(np.bincount(which, minlength=first.size))[:-1]
+    return [(found, pattern[one]) for found, one in zip(np.split(rows, ends), first, strict=True)]
 
 
 def _rows_of_bytes(a: Array) -> Array:

@@ -221,6 +221,23 @@ def test_layer_norm_of_kept_rows_has_their_bits(rng):
     check.same_bits(y[mask[..., 0]], norm(x[mask[..., 0]]))
 
 
+@pytest.mark.parametrize("columns", [1024, 1023])
+def test_rows_that_no_cache_holds(columns, rng):
+    """Kept rows of 17 MB and more are copied past the caches where they are whole lines (1024), and usually not."""
+    x, dy = rng.standard_normal((2, 4608, columns), dtype=np.float32)
+    mask = rng.random((4608, 1)) < 0.95
+    kept = mask[:, 0]
+    norm, dense = nz.LayerNorm(columns), nz.LayerNorm(columns)
+    y, expected = norm(x, mask=mask), dense(x[kept])
+    assert kept.sum() * columns * 4 > 1 << 24
+    np.testing.assert_array_equal(y[kept], expected)
+    assert not y[~kept].any()
+    dx, expected = norm.backward(dy), dense.backward(dy[kept])
+    np.testing.assert_array_equal(dx[kept], expected)
+    assert not dx[~kept].any()
+    np.testing.assert_array_equal(norm.grads["weight"], dense.grads["weight"])
+
+
 @each_norm
 def test_an_empty_set_gives_the_bias_and_never_nan(name, rng):
     make, shape, *_ = NORMS[name]

@@ -128,11 +128,21 @@ def constants(mean: Array, variance: Array, eps: float, stats: Array) -> None:
 
 
 def take_rows(source: Array, index: Array, target: Array) -> None:
-    gathering.take(target.size >= SERIAL)(source, index, target)
+    source, target, streams = _lines(source, target)
+    gathering.take(target.nbytes >= SERIAL, streams)(source, index, target)
 
 
 def spread_rows(source: Array, place: Array, target: Array) -> None:
-    gathering.spread(target.size >= SERIAL)(source, place, target)
+    source, target, streams = _lines(source, target)
+    gathering.spread(target.nbytes >= SERIAL, streams)(source, place, target)
+
+
+def _lines(source: Array, target: Array) -> tuple[Array, Array, bool]:
+    """Rows of bytes as lines, which are written past the caches, where these would not hold them."""
+    places = target.__array_interface__["data"][0] | target.shape[1]
+    if target.nbytes < STREAMED or places % LINE:
+        return source, target, False
+    return source.view(np.float32), target.view(np.float32), True
 
 
 def is_columns(dims: Dims) -> bool:

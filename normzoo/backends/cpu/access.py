@@ -221,6 +221,7 @@ typed(stream, lambda a, i, v: types.none)
 
 
 @lower_builtin(stream, Flat, types.Integer, Vec)
+@lower_builtin(stream, types.Array, types.Integer, Vec)
 def _stream(context, builder, sig, args):
     dtype = sig.args[0].dtype
     place = _address(context, builder, sig.args[0], args[0], args[1])
