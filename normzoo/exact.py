@@ -14,6 +14,7 @@ from normzoo.arrays import base_array, check_out, on_device
 from normzoo.backends.contract import Array
 from normzoo.norm import Norm
 from normzoo.saved import Pull, PulledBack, Saved, empty_in_layout, layout_of
+from normzoo.updates import replacing
 
 
 class ExactNorm(Norm):
@@ -32,7 +33,8 @@ class ExactNorm(Norm):
         self, x: Array, params: Mapping[str, Array], **inputs: Array
     ) -> tuple[Array, Pull] | tuple[Array, Pull, Mapping[str, Any]]:
         """y of x's shape, and the function from dy to the gradients: a dict with "x", every parameter and every input.
-        A norm with running state adds new values of buffers, which are written when all else has succeeded.
+        A norm with running state adds new values of buffers, or functions from old to new ones, which are written when
+        all else has succeeded.
 
         Args:
             x, params, inputs: float64, C-contiguous; x is a copy of the norm's own and must not be written to.
@@ -63,7 +65,7 @@ class ExactNorm(Norm):
             else:  # sets without values have no mean
                 zeros = {name: np.zeros(a.shape) for name, a in arguments.items()}
                 counted = self.counts_empty and self.training and "num_batches_tracked" in self.buffers
-                seen = {"num_batches_tracked": self.buffers["num_batches_tracked"] + 1} if counted else {}
+                seen = {"num_batches_tracked": lambda count: count + 1} if counted else {}
                 result = x, lambda dy: {"x": dy} | zeros, seen
             found, pull = result[0], result[1]
             state = result[2] if len(result) == 3 else {}
@@ -72,8 +74,10 @@ class ExactNorm(Norm):
                     raise ValueError(f"{self}: expected {name} that can be written, got a read-only array")
             y = empty_in_layout(x.shape, x.dtype, layout_of(x)) if out is None else out
             y[...] = found
-            for name, new in state.items():
-                self.buffers[name][...] = new
+            with replacing(*(self.buffers[name] for name in state)):
+                for name, new in state.items():
+                    held = self.buffers[name]
+                    held[...] = new(held) if callable(new) else new
         return y, PulledBack(self, x, pull, arguments)
 
 

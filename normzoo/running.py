@@ -24,7 +24,7 @@ from normzoo.backends.contract import CONSTANT, Array, Moments
 from normzoo.norm import Norm, entry
 from normzoo.passes import normalize
 from normzoo.selection import Selected, average_of
-from normzoo.updates import USUAL, Rules, check_rules, commit, is_finite, lock, nonfinite
+from normzoo.updates import USUAL, Rules, check_rules, commit, is_finite, lock, nonfinite, replacing
 from normzoo.view import Axes
 
 
@@ -193,7 +193,8 @@ def _selected(
     if update:
         kept = [letter for letter in axes.letters if letter in "kK"]
         new_mean, new_var, filled = average_of(found, kept.index("K"))
-        with lock(), np.errstate(all="ignore"):
+        changed = running if count is None else (*running, count)
+        with replacing(*changed), np.errstate(all="ignore"):
             step = 1.0 / (count.item() + 1) if average and count is not None else momentum
             for a, new in zip(running, (new_mean, new_var), strict=True):
                 a[...] = np.where(filled, (1 - step) * a.astype(np.float64) + step * new, a)
@@ -288,6 +289,16 @@ class TrackedNorm(Norm):
             return self.momentum
         count = self.buffers.get("num_batches_tracked")
         return 0.0 if count is None else 1.0 / (int(count) + 1)
+
+    def _join(self, running: tuple[Array, ...], new: tuple[Array, ...], size: int) -> None:
+        """The statistics of a batch of `size` values join the running ones, and it is counted."""
+        count = self.buffers["num_batches_tracked"]
+        with replacing(*running, count), np.errstate(all="ignore"):
+            if size:
+                step = self._next_momentum()
+                pairs = zip(running, new, strict=True)
+                put_running(running, tuple((1 - step) * a.astype(np.float64).ravel() + step * b for a, b in pairs))
+            count[()] = count.item() + 1
 
     def _options(self) -> dict[str, Any]:
         unusual = {name: value for name, value in self.rules._asdict().items() if value != getattr(USUAL, name)}

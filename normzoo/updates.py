@@ -48,6 +48,31 @@ def _renew() -> None:
     _lock = threading.Lock()
 
 
+class replacing:
+    """`with replacing(mean, var, count):` a block that changes the arrays in place, all of them or none.
+
+    One thread at a time, so that no batch of another is lost; where the block raises, they are as they were before."""
+
+    __slots__ = ("_arrays", "_before", "_lock")
+
+    def __init__(self, *arrays: Array) -> None:
+        self._arrays = arrays
+
+    def __enter__(self) -> None:
+        self._lock = lock()
+        self._lock.acquire()
+        self._before = [a.copy() if type(a) is np.ndarray else None for a in self._arrays]
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is not None:
+                for a, before in zip(self._arrays, self._before, strict=True):
+                    if before is not None and a.flags.writeable:  # None: on a device
+                        a[...] = before
+        finally:
+            self._lock.release()
+
+
 def check_rules(owner: object, on_nonfinite: Any, single_value: Any, tracked: bool) -> Rules:
     """Both are choices there are, and "running" has something to use."""
     rules = Rules(on_nonfinite, single_value)
@@ -89,8 +114,6 @@ def commit(
 ) -> None:
     """Take a batch's statistics into the running ones, in place: all of it or, where anything raises, nothing.
 
-    One thread at a time: no batch of another thread is lost, neither from the statistics nor from the count.
-
     Args:
         name: of the backend.
         running: mean and variance, writeable.
@@ -99,28 +122,18 @@ def commit(
         average: the momentum is 1 / (count + 1).
         ready: the backend takes `running` as they are.
     """
-    mean, var = running
-    host = type(mean) is np.ndarray
-    with _lock:  # `check_running` made it safe to fork
-        before = (mean.copy(), var.copy()) if host else None
+    with replacing(*running) if count is None else replacing(*running, count):
         batches = 0 if count is None else count.item()
-        try:
-            if average:
-                momentum = 1.0 / (batches + 1)
-            if momentum != 0 and values:
-                update = backend(name).update
-                if ready:
-                    update(mean, var, stats, values, momentum)
-                else:
-                    update_copies(update, running, stats, values, momentum)
-            if count is not None:
-                count[()] = batches + 1  # a tenth of the time of +=
-        except BaseException:
-            if before is not None:
-                mean[...], var[...] = before
-            if count is not None:
-                count[()] = batches
-            raise
+        if average:
+            momentum = 1.0 / (batches + 1)
+        if momentum != 0 and values:
+            update = backend(name).update
+            if ready:
+                update(*running, stats, values, momentum)
+            else:
+                update_copies(update, running, stats, values, momentum)
+        if count is not None:
+            count[()] = batches + 1  # a tenth of the time of +=
 
 
 def update_copies(

@@ -9,7 +9,7 @@ from normzoo.arrays import check_number, compute_dtype
 from normzoo.backends.contract import Array
 from normzoo.norm import entry
 from normzoo.passes import normalize
-from normzoo.running import normalize_by, put_running
+from normzoo.running import normalize_by
 from normzoo.saved import Chained, Grads, Saved
 from normzoo.zoo.batch_norm import BatchNorm, check_own
 
@@ -115,11 +115,7 @@ class BatchRenorm(BatchNorm):
             apart=(*running, *self.params.values()),
         )  # fmt: skip
         if update_stats:
-            if x.size:
-                m = self._next_momentum()
-                with np.errstate(all="ignore"):
-                    put_running(running, ((1 - m) * means + m * mean, (1 - m) * stds + m * std))
-            self.buffers["num_batches_tracked"] += 1
+            self._join(running, (mean, std), x.size)
 
         def pull(dy: Array, out: Array | None) -> Grads:
             found = part.backward(dy, out)

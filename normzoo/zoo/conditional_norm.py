@@ -219,13 +219,11 @@ def batch_statistics(
     """BatchNorm's forward pass, in its modes and with its buffers, with parameters that span what `axes` say."""
     buffers = norm.buffers
     tracked, count = norm.training and norm.track_running_stats, buffers.get("num_batches_tracked")
-    momentum = norm.momentum
-    if momentum is None:
-        momentum = 0.0 if count is None else 1.0 / (int(count) + 1)
+    momentum, average = norm.momentum or 0.0, norm.momentum is None
     read = tracked or not norm.training
     mean, var = (buffers.get("running_mean"), buffers.get("running_var")) if read else (None, None)
     own, eps = tracked or mean is None, norm.eps or 0.0
-    y, saved = batch_norm.batch_norm(norm, x, axes, mean, var, weight, bias, own, momentum, eps, out)
-    if tracked and count is not None:
-        count[()] = count.item() + 1
-    return y, saved
+    return batch_norm.batch_norm(
+        norm, x, axes, mean, var, weight, bias, own, momentum, eps, out,
+        count=count if tracked else None, average=average,
+    )  # fmt: skip

@@ -9,6 +9,7 @@ from normzoo.arrays import check_number
 from normzoo.backends.contract import Array
 from normzoo.running import TrackedNorm, put_running
 from normzoo.saved import Saved
+from normzoo.updates import replacing
 from normzoo.zoo.batch_norm import BatchNorm, batch_norm, check_own
 
 
@@ -74,10 +75,12 @@ class EMABatchNorm(BatchNorm):
         find = blended(self, past, share)
         y, stats, saved = affine(self, x, axes, self.params, self.moments, self.eps, out, find, running)
         if update_stats:
-            if x.size:
-                new = (_joined(a, b.reshape(-1), share) for a, b in zip(past, stats[:2], strict=True))
-                put_running(running, tuple(new))
-            count[()] = count.item() + 1
+            with replacing(*running, count):
+                if x.size:
+                    pairs = zip(running, stats[:2], strict=True)
+                    new = (_joined(a.astype(np.float64), b.reshape(-1), share) for a, b in pairs)
+                    put_running(running, tuple(new))
+                count[()] = count.item() + 1
         return y, saved
 
     def _options(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from normzoo.exact import ExactNorm
 from normzoo.formulas import reciprocal, standardized, summed
 from normzoo.norm import entry
 from normzoo.saved import Pull, Saved
+from normzoo.updates import replacing
 from normzoo.zoo import group_norm, instance_norm
 
 
@@ -89,11 +90,11 @@ class EvoNormB0(ExactNorm):
         y, saved = self.exactly(x, out)
         if self.training:
             running, count = self.buffers["running_var"], self.buffers["num_batches_tracked"]
-            if y.size:
-                momentum = 1.0 / (count.item() + 1) if self.momentum is None else self.momentum
-                with np.errstate(all="ignore"):
+            with replacing(running, count), np.errstate(all="ignore"):
+                if y.size:
+                    momentum = 1.0 / (count.item() + 1) if self.momentum is None else self.momentum
                     running[...] = (1 - momentum) * running.astype(np.float64) + momentum * self._new_var
-            count[()] = count.item() + 1
+                count[()] = count.item() + 1
         return y, saved
 
     def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:

@@ -9,6 +9,7 @@ from normzoo.backends.contract import Array
 from normzoo.passes import normalize
 from normzoo.running import check_channels, update_running
 from normzoo.saved import Saved
+from normzoo.updates import replacing
 from normzoo.view import Axes
 from normzoo.zoo.batch_norm import BatchNorm, check_own
 
@@ -69,20 +70,26 @@ class GhostBatchNorm(BatchNorm):
         self._arguments = num_features, ghosts
         self.ghosts = check_size(self, "ghosts", ghosts, least=1)
 
+    def axes(self, x: Array) -> Axes:
+        if not self.training and self.track_running_stats:
+            return super().axes(x)
+        return ghost_axes(self, x, self.channel_axis, self.num_features, self.ghosts, False)
+
     def forward(self, x: Array, out: Array | None = None, *, update_stats: bool = True) -> tuple[Array, Saved]:
         if not self.training and self.track_running_stats:
             return super().forward(x, out, update_stats=update_stats)
-        axes = ghost_axes(self, x, self.channel_axis, self.num_features, self.ghosts, False)
+        axes = self.axes(x)
         check_own(self, x, axes.values, self.eps)
         running = self._running() if self.track_running_stats else ()
         y, stats, saved = normalize(self, x, axes, self.weight, self.bias, self.moments, self.eps, out, apart=running)
         if running and update_stats:
             count = self.buffers["num_batches_tracked"]
-            if x.size:
-                for i, new in enumerate(np.moveaxis(stats.reshape(3, self.ghosts, -1), 1, 0)):
-                    momentum = 1 / (int(count) * self.ghosts + i + 1) if self.momentum is None else self.momentum
-                    update_running(running, new, axes.values, momentum)
-            count[()] = count.item() + 1
+            with replacing(*running, count):
+                if x.size:
+                    for i, new in enumerate(np.moveaxis(stats.reshape(3, self.ghosts, -1), 1, 0)):
+                        momentum = 1 / (int(count) * self.ghosts + i + 1) if self.momentum is None else self.momentum
+                        update_running(running, new, axes.values, momentum)
+                count[()] = count.item() + 1
         return y, saved
 
 

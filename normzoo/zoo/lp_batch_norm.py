@@ -9,7 +9,7 @@ from normzoo.arrays import base_array, check_number, check_out, check_size, comp
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import entry
 from normzoo.passes import normalize
-from normzoo.running import normalize_by, put_running
+from normzoo.running import normalize_by
 from normzoo.saved import Chained, Grads, Saved, empty_in_layout, layout_of
 from normzoo.zoo.batch_norm import BatchNorm, check_own
 
@@ -31,13 +31,8 @@ class ScaledBatchNorm(BatchNorm):
 
     def track(self, x: Array, running: tuple[Array, ...], mean: Array, scale: Array) -> None:
         """The batch joins the running statistics."""
-        if not running:
-            return
-        if x.size:
-            m = self._next_momentum()
-            with np.errstate(all="ignore"):
-                put_running(running, tuple((1 - m) * a + m * b for a, b in zip(running, (mean, scale), strict=True)))
-        self.buffers["num_batches_tracked"] += 1
+        if running:
+            self._join(running, (mean, scale), x.size)
 
 
 class L1BatchNorm(ScaledBatchNorm):

@@ -10,6 +10,7 @@ from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm, entry
 from normzoo.running import normalize_by, put_running
 from normzoo.saved import Saved
+from normzoo.updates import replacing
 from normzoo.view import Axes
 from normzoo.zoo import batch_norm
 
@@ -120,18 +121,20 @@ class PowerNorm(Norm):
                 dsquare = -0.5 * rstd**2 * (weight * along if warm else nu * count)
                 if pending[0]:
                     pending[0] = False
-                    now = self.buffers["nu"].astype(np.float64)
                     kept = 1 - (1 - keep) * square * rstd**2
-                    put_running((self.buffers["nu"],), (now * kept + (1 - keep) * weight * along / count,))
+                    with replacing(held[1]):
+                        now = held[1].astype(np.float64)
+                        put_running(held[1:], (now * kept + (1 - keep) * weight * along / count,))
                 return np.zeros_like(square), dsquare, {"weight": along, "bias": dshift}
 
             return weight * rstd, bias, back
 
         y, stats, saved = affine(self, x, axes, self.params, self.moments, self.eps, out, find, held)
-        if x.size:
-            keep_phi = self.alpha_fwd
-            put_running(held[:1], (keep_phi * phi + (1 - keep_phi) * stats[1].reshape(-1),))
-        self.buffers["num_batches_tracked"] += 1
+        with replacing(held[0], self.num_batches_tracked):
+            if x.size:
+                keep_phi, now = self.alpha_fwd, held[0].astype(np.float64)
+                put_running(held[:1], (keep_phi * now + (1 - keep_phi) * stats[1].reshape(-1),))
+            self.num_batches_tracked[()] = self.num_batches_tracked.item() + 1
         return y, saved
 
     def _options(self) -> dict[str, Any]:

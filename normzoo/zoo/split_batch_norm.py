@@ -9,6 +9,8 @@ from normzoo.backends.contract import Array
 from normzoo.passes import normalize
 from normzoo.running import update_running
 from normzoo.saved import Chained, Grads, Saved
+from normzoo.updates import replacing
+from normzoo.view import Axes
 from normzoo.zoo.batch_norm import BatchNorm, batch_norm, check_own
 from normzoo.zoo.ghost_batch_norm import ghost_axes
 
@@ -68,18 +70,25 @@ class SplitBatchNorm(BatchNorm):
         for arrays in (self.params, self.buffers):
             repeat(arrays, num_splits)
 
+    def axes(self, x: Array) -> Axes:
+        if not self.training and self.track_running_stats:
+            return super().axes(x)
+        return ghost_axes(self, x, self.channel_axis, self.num_features, self.num_splits, True)
+
     def forward(self, x: Array, out: Array | None = None, *, update_stats: bool = True) -> tuple[Array, Saved]:
         running = self._running() if self.track_running_stats and self.training else ()
         if not self.training and self.track_running_stats:
-            y, part = by_row(self, x, 0, False, 0.0, out)
+            y, part = by_row(self, x, 0, False, out)
             return y, row_of(self, x, part, 0, self.num_splits)
-        axes = ghost_axes(self, x, self.channel_axis, self.num_features, self.num_splits, True)
+        axes = self.axes(x)
         check_own(self, x, axes.values, self.eps)
         y, stats, saved = normalize(self, x, axes, self.weight, self.bias, self.moments, self.eps, out, apart=running)
         if running and update_stats:
-            if x.size:
-                update_running(running, stats, axes.values, self._next_momentum())
-            self.buffers["num_batches_tracked"] += 1
+            count = self.buffers["num_batches_tracked"]
+            with replacing(*running, count):
+                if x.size:
+                    update_running(running, stats, axes.values, self._next_momentum())
+                count[()] = count.item() + 1
         return y, saved
 
     def _options(self) -> dict[str, Any]:
@@ -158,13 +167,8 @@ class DomainBatchNorm(BatchNorm):
             domain = domain[()]
         if check_size(self, "domain", domain) >= self.num_domains:
             raise ValueError(f"{self}: expected a domain below {self.num_domains}, got {domain}")
-        tracked, momentum = self.training and self.track_running_stats, self.momentum
-        count = self.buffers.get("num_batches_tracked")
-        if momentum is None:
-            momentum = 0.0 if count is None else 1.0 / (int(count[domain]) + 1)
-        y, part = by_row(self, x, domain, tracked or not self.track_running_stats, momentum, out)
-        if tracked and count is not None:
-            count[domain] += 1
+        tracked = self.training and self.track_running_stats
+        y, part = by_row(self, x, domain, tracked or not self.track_running_stats, out)
         return y, row_of(self, x, part, domain, self.num_domains)
 
 
@@ -175,12 +179,18 @@ def repeat(arrays: dict[str, Array], rows: int) -> None:
             arrays[name] = np.repeat(a[None], rows, axis=0)
 
 
-def by_row(norm: BatchNorm, x: Array, row: int, own: bool, momentum: float, out: Array | None) -> tuple[Array, Saved]:
+def by_row(norm: BatchNorm, x: Array, row: int, own: bool, out: Array | None) -> tuple[Array, Saved]:
     """Batch normalization with one row of the parameters and running statistics."""
     names = "running_mean", "running_var", "weight", "bias"
     held = norm.buffers | norm.params
     mean, var, weight, bias = (held[name][row] if name in held else None for name in names)
-    return batch_norm(norm, x, norm.axes(x), mean, var, weight, bias, own, momentum, norm.eps, out)
+    counts, count = norm.buffers.get("num_batches_tracked"), None
+    if own and counts is not None:
+        count = counts[row : row + 1].reshape(())  # its own memory
+    momentum, average = norm.momentum or 0.0, norm.momentum is None
+    return batch_norm(
+        norm, x, norm.axes(x), mean, var, weight, bias, own, momentum, norm.eps, out, count=count, average=average
+    )
 
 
 def row_of(owner: object, x: Array, part: Saved, row: int, rows: int) -> Saved:

@@ -10,6 +10,7 @@ from normzoo.backends.contract import Array, Moments
 from normzoo.norm import entry
 from normzoo.running import TrackedNorm, update_running
 from normzoo.saved import Saved
+from normzoo.updates import replacing
 from normzoo.zoo.virtual_batch_norm import sample_axes
 
 
@@ -45,7 +46,7 @@ class MixedNorm(TrackedNorm):
         axes = sample_axes(self, x, self.channel_axis, self.num_features, 2)
         tracked = self.training and self.track_running_stats
         past = None
-        running = self._running() if tracked else ()
+        running: tuple[Array, Array] | tuple[()] = self._running() if tracked else ()
         if not self.training and self.track_running_stats:
             running = self.buffers["running_mean"], self.buffers["running_var"]
             past = running[0].astype(np.float64), running[1].astype(np.float64)
@@ -55,14 +56,16 @@ class MixedNorm(TrackedNorm):
             return self.mix(mean, var, past, params)
 
         y, stats, saved = affine(self, x, axes, self.params, self.moments, self.eps, out, find, running)
-        if tracked:
-            if x.size:
-                with np.errstate(all="ignore"):
-                    mean, var = stats[:2].reshape(2, x.shape[0], -1)
-                    merged = _merged(mean, var, 0)
-                new = np.stack([*merged, merged[0]]).reshape(3, 1, -1)
-                update_running(self._running(), new, x.shape[0] * axes.values, self._next_momentum())
-            self.buffers["num_batches_tracked"] += 1
+        if running and self.training:
+            count = self.buffers["num_batches_tracked"]
+            with replacing(*running, count):
+                if x.size:
+                    with np.errstate(all="ignore"):
+                        mean, var = stats[:2].reshape(2, x.shape[0], -1)
+                        merged = _merged(mean, var, 0)
+                    new = np.stack([*merged, merged[0]]).reshape(3, 1, -1)
+                    update_running(running, new, x.shape[0] * axes.values, self._next_momentum())
+                count[()] = count.item() + 1
         return y, saved
 
     def mix(

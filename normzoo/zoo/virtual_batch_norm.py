@@ -11,6 +11,7 @@ from normzoo.norm import Norm, entry
 from normzoo.passes import normalize
 from normzoo.running import check_channels, put_running
 from normzoo.saved import Saved
+from normzoo.updates import replacing
 from normzoo.view import Axes
 from normzoo.zoo import batch_norm
 
@@ -99,7 +100,8 @@ class VirtualBatchNorm(Norm):
         y, stats, _ = normalize(
             self, reference, axes, self.weight, self.bias, self.moments, self.eps, out, keep=False, apart=held
         )
-        put_running(held, (stats[0], stats[1], np.array(float(reference.shape[0]))))
+        with replacing(*held):
+            put_running(held, (stats[0], stats[1], np.array(float(reference.shape[0]))))
         return y
 
     def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:

@@ -78,13 +78,13 @@ class BatchWhitening(ExactNorm):
         v = first.reshape(self.num_groups, self.num_channels, x.size // max(self.num_features, 1))
         state: dict[str, Any] = {}
         if self.training:
-            count = self.buffers["num_batches_tracked"].item() + 1
-            state["num_batches_tracked"] = count
+            state["num_batches_tracked"] = lambda count: count + 1
             xhat, mean, matrix, back = whitened(v, self.eps or 0.0, self.iterations)
-            new = 1.0 / count if self.momentum is None else self.momentum
-            if x.size and new:
-                for name, value in (("running_mean", mean.reshape(-1)), (self.matrix, matrix)):
-                    state[name] = (1 - new) * self.buffers[name].astype(np.float64) + new * value
+            batches = self.buffers["num_batches_tracked"].item() + 1
+            new = 1.0 / batches if self.momentum is None else self.momentum
+            if new:
+                state["running_mean"] = lambda held: (1 - new) * held.astype(np.float64) + new * mean.reshape(-1)
+                state[self.matrix] = lambda held: (1 - new) * held.astype(np.float64) + new * matrix
         else:
             mean, matrix = (self.buffers[name].astype(np.float64) for name in ("running_mean", self.matrix))
             xhat = product(matrix, v - mean.reshape(*v.shape[:2], 1))

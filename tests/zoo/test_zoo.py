@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import normzoo as nz
+from normzoo import updates
 from tests import check
 from tests.cases import channels_last_strides
 from tests.zoo import ZOO
@@ -193,3 +194,21 @@ def test_a_non_finite_value_is_never_a_silent_number(case, rng):
     norm, x, inputs, _ = case.draw(rng, np.float32)
     x[(0,) * x.ndim] = np.nan
     assert np.isnan(call(case, norm, x, inputs)[(0,) * x.ndim])
+
+
+def counts(case):
+    norm = case.draw(np.random.default_rng(0))[0]
+    return norm.training and "num_batches_tracked" in norm.buffers
+
+
+@pytest.mark.parametrize("case", [case for case in ZOO if counts(case)], ids=str)
+def test_a_batch_is_taken_in_whole_or_not_at_all(case, rng):
+    """The count cannot be written, but what is written before it can."""
+    norm, x, inputs, _ = case.draw(rng)
+    norm.buffers["num_batches_tracked"].flags.writeable = False
+    state = norm.state_dict()
+    with pytest.raises(ValueError, match="read-only"):
+        call(case, norm, x, inputs)
+    for name, value in state.items():
+        np.testing.assert_array_equal(norm.buffers.get(name, value), value)
+    assert not updates.lock().locked()
