@@ -12,6 +12,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+from PIL import Image
 
 import normzoo as nz
 
@@ -21,33 +22,49 @@ import matplotlib.pyplot as plt
 N, C, S = 4, 6, 5  # samples, channels, positions
 BLUE, PALE, EDGE = "#2f6fb2", "#e8edf3", "#8793a1"
 
-# How each norm is made for x of shape (N, C, S); what is not here takes the number of channels.
+# How a norm is made for x of shape (N, C, S); what is not here takes the number of channels. For norms of weights x is
+# (outputs, inputs, kernel); heads are channels, and what they hold is along S.
 EXAMPLES = {
-    "layer_norm": ("LayerNorm((C, S))", lambda: nz.LayerNorm((C, S))),
-    "layer_norm, channels": ("LayerNorm(C, axis=1)", lambda: nz.LayerNorm(C, axis=1)),
-    "rms_norm": ("RMSNorm(S)", lambda: nz.RMSNorm(S)),
+    "ada_norm": ("AdaNorm(S)", lambda: nz.AdaNorm(S)),
+    "adaptive_instance_norm": ("AdaptiveInstanceNorm()", nz.AdaptiveInstanceNorm),
+    "conditional_batch_norm": ("ConditionalBatchNorm(C, 10)", lambda: nz.ConditionalBatchNorm(C, 10)),
+    "conditional_instance_norm": ("ConditionalInstanceNorm(C, 10)", lambda: nz.ConditionalInstanceNorm(C, 10)),
+    "domain_batch_norm": ("DomainBatchNorm(C, 3)", lambda: nz.DomainBatchNorm(C, 3)),
+    "ghost_batch_norm": ("GhostBatchNorm(C, 2)", lambda: nz.GhostBatchNorm(C, 2)),
     "group_norm": ("GroupNorm(2, C)", lambda: nz.GroupNorm(2, C)),
+    "group_rms_norm": ("GroupRMSNorm(3, C)", lambda: nz.GroupRMSNorm(3, C)),
+    "head_layer_norm": ("HeadLayerNorm(C, S)", lambda: nz.HeadLayerNorm(C, S)),
+    "head_rms_norm": ("HeadRMSNorm(C, S)", lambda: nz.HeadRMSNorm(C, S)),
+    "l2_norm": ("L2Norm(S)", lambda: nz.L2Norm(S)),
+    "layer_norm": ("LayerNorm((C, S))", lambda: nz.LayerNorm((C, S))),
+    "layer_norm of positions": ("LayerNorm(C, axis=1)", lambda: nz.LayerNorm(C, axis=1)),
+    "mean_variance_norm": ("MeanVarianceNorm((0, 2))", lambda: nz.MeanVarianceNorm((0, 2))),
+    "pixel_norm": ("PixelNorm()", nz.PixelNorm),
+    "positional_norm": ("PositionalNorm()", nz.PositionalNorm),
+    "rms_norm": ("RMSNorm(S)", lambda: nz.RMSNorm(S)),
+    "scale_norm": ("ScaleNorm(1.0)", lambda: nz.ScaleNorm(1.0)),
+    "scaled_weight_standardization": (
+        "ScaledWeight-\nStandardization(N)",
+        lambda: nz.ScaledWeightStandardization(N),
+    ),
+    "standardize": ("Standardize(S)", lambda: nz.Standardize(S)),
+    "unit_norm": ("UnitNorm()", nz.UnitNorm),
+    "weight_norm": ("WeightNorm((N, C, S))", lambda: nz.WeightNorm((N, C, S))),
+    "weight_standardization": ("WeightStandardization()", nz.WeightStandardization),
 }
 
 
 def examples():
-    """(title, norm) of every norm of the algebra that is exported."""
+    """(title, norm) of every norm of the algebra that has statistics."""
     for name in nz.list_norms():
-        found = [made for key, made in EXAMPLES.items() if key.split(",")[0] == name]
-        if not found:
-            found = [(f"{type(norm).__name__}(C)", lambda norm=norm: norm) for norm in [default(name)] if norm]
-        for title, make in found:
-            norm = make()
-            if type(norm).axes is not nz.Norm.axes:
-                yield title, norm
-
-
-def default(name):
-    """The norm of C channels, or None where it wants something else."""
-    try:
-        return nz.create(name, C)
-    except (TypeError, ValueError):
-        return None
+        found = [made for key, made in EXAMPLES.items() if key.split()[0] == name]
+        for title, make in found or [(None, lambda name=name: nz.create(name, C))]:
+            try:
+                norm = make()
+            except (TypeError, ValueError):  # none of the algebra: those are made of C, or in EXAMPLES
+                continue
+            if type(norm).axes is not nz.Norm.axes and norm.moments.power:
+                yield title or f"{type(norm).__name__}(C)", norm
 
 
 def sets(norm, shape):
@@ -79,14 +96,16 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("gallery.png"), help="the picture")
     out = parser.parse_args().out
     drawn = list(examples())
-    columns = 5
+    columns = 7
     rows = -(-len(drawn) // columns)
-    figure = plt.figure(figsize=(2.1 * columns, 2.2 * rows + 0.5), dpi=110)
+    figure = plt.figure(figsize=(2.1 * columns, 2.2 * rows + 0.5), dpi=90)
     for i, (title, norm) in enumerate(drawn):
         draw(figure.add_subplot(rows, columns, i + 1, projection="3d"), title, sets(norm, (N, C, S)))
-    figure.suptitle(f"Values in blue share a mean and a deviation (N={N}, C={C}, S={S})", fontsize=11)
+    figure.suptitle(f"Values in blue share their statistics (N={N}, C={C}, S={S})", fontsize=11)
     figure.tight_layout(rect=(0, 0, 1, 0.97))
-    figure.savefig(out)
+    figure.canvas.draw()
+    drawn_in = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
+    drawn_in.quantize(64).save(out, optimize=True)  # few colors: a quarter of the size
     print(f"{len(drawn)} norms drawn from their declarations; see {out}")
 
 

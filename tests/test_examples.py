@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import normzoo as nz
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
@@ -91,3 +93,21 @@ def test_data_parallel(tmp_path):
     ).stdout  # fmt: skip
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert "confirmed: the same loss curve" in printed and "the same bits" in printed
+
+
+def test_gallery(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import gallery  # noqa: PLC0415
+
+    drawn = {type(norm) for _, norm in gallery.examples()}
+    norms = [getattr(nz, name) for name in nz.__all__ if isinstance(getattr(nz, name), type)]
+    algebra = {c for c in norms if issubclass(c, nz.Norm) and ".zoo." in c.__module__ and c.axes is not nz.Norm.axes}
+    assert algebra - drawn == {nz.LayerScale}  # which has no statistics
+    numbers = gallery.sets(nz.GroupNorm(2, gallery.C), (2, gallery.C, 3))
+    np.testing.assert_array_equal(numbers[:, :, 0], [[0, 0, 0, 1, 1, 1], [2, 2, 2, 3, 3, 3]])
+    picture = tmp_path / "gallery.png"
+    monkeypatch.setattr(sys, "argv", ["gallery.py", "--out", str(picture)])
+    monkeypatch.setattr(gallery, "examples", lambda: [("BatchNorm(C)", nz.BatchNorm(gallery.C))])
+    gallery.main()
+    assert picture.read_bytes().startswith(b"\x89PNG")

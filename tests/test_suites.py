@@ -10,6 +10,7 @@ import numba
 import numpy as np
 import pytest
 
+import normzoo as nz
 from tests import oracles
 
 FOLDER = Path(__file__).parents[1] / "asv_benchmarks"
@@ -36,8 +37,12 @@ def benchmarks():
 
 def test_the_suites_have_about_200_values_and_a_version_each():
     values = {name: math.prod(len(p) for p in getattr(f, "params", [])) for name, f in benchmarks()}
-    assert 100 < sum(values.values()) <= 210, values
+    assert 100 < sum(values.values()) <= 220, values
     assert all(f.version for _, f in benchmarks())
+
+
+def test_the_zoo_suite_has_a_step_of_every_norm():
+    assert set(importlib.import_module("suites.zoo").ZOO) == set(nz.list_norms())
 
 
 def test_timing_suites_have_no_setup():
