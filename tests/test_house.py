@@ -36,7 +36,7 @@ ROOMS = {
     "passes.py": {"arrays", "plan", "saved", "selection", "view", "backends"},
     "norm.py": {"arrays", "passes", "saved", "selection", "view", "backends.contract"},
     "formulas.py": {"backends.contract"},
-    "exact.py": {"arrays", "norm", "passes", "saved", "backends.contract"},
+    "exact.py": {"arrays", "norm", "passes", "saved", "updates", "backends.contract"},
     "device.py": {"arrays", "backends"},
     "stats.py": {"formulas", "backends.contract"},
     "affine.py": {"arrays", "passes", "saved", "view", "backends.contract"},
