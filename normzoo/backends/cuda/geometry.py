@@ -16,7 +16,7 @@ from numba import cuda
 from numba.cuda import types
 
 from normzoo.backends.cuda.accesses import get_like, load, load_each, put, shuffle, shuffle_xor
-from normzoo.backends.cuda.lanes import (
+from normzoo.backends.cuda.arithmetic import (
     choose,
     fold_larger,
     join,
