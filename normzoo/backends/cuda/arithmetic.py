@@ -173,7 +173,9 @@ def quotient(typingctx, v, magic, shift):
 
     def lower(context, builder, sig, args):
         lanes = ir.VectorType(I64, v.count)
-        product = builder.mul(converted(builder, args[0], v.dtype, types.int64, v.count), repeated(builder, args[1], v.count))
+        product = builder.mul(
+            converted(builder, args[0], v.dtype, types.int64, v.count), repeated(builder, args[1], v.count)
+        )
         found = builder.lshr(product, builder.zext(repeated(builder, args[2], v.count), lanes))
         return builder.trunc(found, llvm(v)) if v.dtype != types.int64 else found
 
