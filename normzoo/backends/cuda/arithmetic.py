@@ -250,8 +250,18 @@ def _folding(combine: Callable) -> Any:
     return intrinsic(function)
 
 
-fold = _folding(lambda builder, a, b: builder.fadd(a, b))  # (v, n): the lanes i, i + n, i + 2n, ... added up
-fold_larger = _folding(lambda builder, a, b: builder.select(builder.fcmp_ordered("<", a, b), b, a))
+def added(builder, a, b):
+    """a + b, of floats."""
+    return builder.fadd(a, b)
+
+
+def larger(builder, a, b):
+    """The larger of a and b, a where one is NaN."""
+    return builder.select(builder.fcmp_ordered("<", a, b), b, a)
+
+
+fold = _folding(added)  # (v, n): the lanes i, i + n, i + 2n, ... added up
+fold_larger = _folding(larger)
 
 
 @intrinsic
