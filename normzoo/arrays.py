@@ -77,7 +77,22 @@ def base_array(owner: object, name: str, a: Any) -> Array:
         found = device_array(a)
         a = a if found is None else found
     check_array(owner, name, a)
-    return np.asarray(a) if isinstance(a, np.ndarray) else a
+    if isinstance(a, np.ndarray):
+        return np.asarray(a)
+    if on_device(a):
+        check_device(
+            owner, "cuda", f"{name} on the host, got a device array", f"nz.device_array({name}).copy_to_host()"
+        )
+    return a
+
+
+DEVICES: tuple[str, ...] = ("cpu", "cuda")
+
+
+def check_device(owner: object, device: str, expected: str, instead: str) -> None:
+    """The owner has kernels for this device, or is nothing that lacks any."""
+    if device not in getattr(owner, "devices", DEVICES):
+        raise TypeError(f"{owner}: expected {expected}; this norm has no CUDA kernels, write {instead}")
 
 
 def on_device(a: Any) -> bool:

@@ -6,11 +6,11 @@ and places the results. float64 inside keeps float32 results flat in the mean; `
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 
-from normzoo.arrays import base_array, check_out, on_device
+from normzoo.arrays import base_array, check_out
 from normzoo.backends.contract import Array
 from normzoo.norm import Norm
 from normzoo.saved import Pull, PulledBack, Saved, empty_in_layout, layout_of
@@ -40,19 +40,12 @@ class ExactNorm(Norm):
             x, params, inputs: float64, C-contiguous; x is a copy of the norm's own and must not be written to.
         """
 
-    def to(self, device: str) -> Self:
-        if device == "cuda":
-            raise TypeError(f"{self}: expected device 'cpu', got 'cuda'; this norm has no CUDA kernels")
-        return super().to(device)
-
     def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
         return self.exactly(x, out)
 
     def exactly(self, x: Array, out: Array | None = None, **inputs: Array) -> tuple[Array, Saved]:
         """Check, compute in float64 and place y: see `Norm.forward`."""
         x = base_array(self, "x", x)
-        if on_device(x):
-            raise TypeError(f"{self}: expected x on the host, got a device array; this norm has no CUDA kernels")
         inputs = {name: base_array(self, name, a) for name, a in inputs.items()}
         self.check(x, **inputs)
         arguments = self.params | inputs

@@ -6,8 +6,10 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from normzoo.arrays import (
+    DEVICES,
     base_array,
     check_array,
+    check_device,
     check_eps,
     check_float_dtype,
     check_parameter,
@@ -58,10 +60,18 @@ class Norm:
             norm.params["weight"], or None where the norm has none.
         training: whether statistics that are tracked are taken from x and updated.
         saved: the `Saved` of the last call, or None.
+        devices: where it runs. A norm with a `forward` of its own runs on the host alone, unless it says that it
+            computes nothing but passes: then on "cuda" too.
     """
 
     moments: ClassVar[Moments] = Moments()
     eps: float | None  # None, where a norm allows it: see `eps_for`
+    devices: tuple[str, ...] = DEVICES
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "forward" in vars(cls) and "devices" not in vars(cls):
+            cls.devices = ("cpu",)
 
     weight = entry("params", "weight")
     bias = entry("params", "bias")
@@ -152,10 +162,12 @@ class Norm:
         the device takes and gives device arrays. num_batches_tracked stays on the host.
 
         Raises:
-            ValueError: another device. RuntimeError: CUDA cannot be used; the message says what to install.
+            ValueError: another device. TypeError: the norm has no CUDA kernels. RuntimeError: CUDA cannot be used; the
+                message says what to install.
         """
-        if device not in ("cpu", "cuda"):
+        if device not in DEVICES:
             raise ValueError(f"{self}: expected device 'cpu' or 'cuda', got {device!r}")
+        check_device(self, device, f"device 'cpu', got {device!r}", "norm.to('cpu') and pass it NumPy arrays")
         params = {name: moved(a, device) for name, a in self.params.items()}
         buffers = {name: a if a.ndim == 0 else moved(a, device) for name, a in self.buffers.items()}
         self.params, self.buffers, self.grads, self.saved = params, buffers, {}, None

@@ -205,8 +205,11 @@ def _selected(
 
 def update_running(running: tuple[Array, Array], stats: Array, count: int, momentum: float) -> None:
     """Update running mean and variance of any shape by the statistics of as many sets, or of several as many."""
+    name = chosen()
+    if type(stats) is not np.ndarray:
+        name = backend_of("update_running", stats=stats, running_mean=running[0], running_var=running[1])
     flat = tuple(a.astype(np.float64).reshape(-1) for a in running)
-    backend(chosen()).update(flat[0], flat[1], np.ascontiguousarray(stats), count, momentum)
+    backend(name).update(flat[0], flat[1], kernel_array(stats, stats.dtype), count, momentum)
     put_running(running, flat)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from pathlib import Path
 
 _cache = tempfile.TemporaryDirectory(prefix="normzoo-test-")
 os.environ["NUMBA_CACHE_DIR"] = _cache.name
@@ -10,6 +11,22 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import numba  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--kept-kernels",
+        type=Path,
+        metavar="FOLDER",
+        help="keep the executor's compiled CUDA kernels there, and use them",
+    )
+
+
+def pytest_configure(config):
+    if folder := config.getoption("--kept-kernels"):
+        from tests.cuda_executor import kept  # noqa: PLC0415  (Numba and its like are not imported for nothing)
+
+        kept.folder = folder
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_size, once
+from normzoo.arrays import DEVICES, check_size, once
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import eps_for
 from normzoo.running import TrackedNorm, check_channels, normalize_tracked
@@ -67,6 +67,7 @@ class BatchNorm(TrackedNorm):
     array([0.1, 2. ], dtype=float32)
     """
 
+    devices = DEVICES
     moments = Moments(center=True, power=2)
 
     def __init__(

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_size
+from normzoo.arrays import DEVICES, check_size
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm, entry
 from normzoo.running import normalize_tracked
@@ -48,6 +48,7 @@ class FrozenBatchNorm(Norm):
     array([-1.,  2.], dtype=float32)
     """
 
+    devices = DEVICES
     moments = Moments(center=True, power=2)
     eps: float
     weight = entry("buffers", "weight")

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_size, once
+from normzoo.arrays import DEVICES, check_size, once
 from normzoo.backends.contract import Array
 from normzoo.passes import normalize
 from normzoo.running import check_channels, update_running
@@ -51,6 +51,8 @@ class GhostBatchNorm(BatchNorm):
     array([2.09], dtype=float32)
     """
 
+    devices = DEVICES
+
     def __init__(
         self,
         num_features: int,
@@ -86,7 +88,7 @@ class GhostBatchNorm(BatchNorm):
             count = self.buffers["num_batches_tracked"]
             with replacing(*running, count):
                 if x.size:
-                    for i, new in enumerate(np.moveaxis(stats.reshape(3, self.ghosts, -1), 1, 0)):
+                    for i, new in enumerate(stats.reshape(3, self.ghosts, -1).transpose((1, 0, 2))):
                         momentum = 1 / (int(count) * self.ghosts + i + 1) if self.momentum is None else self.momentum
                         update_running(running, new, axes.values, momentum)
                 count[()] = count.item() + 1

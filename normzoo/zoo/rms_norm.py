@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import cast_like, check_number, check_out, check_shape, shifted
+from normzoo.arrays import DEVICES, cast_like, check_number, check_out, check_shape, shifted
 from normzoo.backends.contract import CONSTANT, Array, Moments
 from normzoo.norm import Norm, eps_for
 from normzoo.passes import normalize
@@ -45,6 +45,7 @@ class RMSNorm(Norm):
     array([[0.85, 1.13]], dtype=float32)
     """
 
+    devices = DEVICES
     moments = Moments(center=False, power=2)
 
     def __init__(
@@ -76,6 +77,8 @@ class RMSNorm(Norm):
         if "weight" in self.params:
             self.params["weight"] -= self.params["weight"].dtype.type(self.offset)
         self._plain = not self.params or (self.offset == 0 and casting != "llama")
+        if not self._plain:
+            self.devices = ("cpu",)
 
     def axes(self, x: Array) -> Axes:
         return layer_norm.axes(self, x, self.normalized_shape, self.axis)

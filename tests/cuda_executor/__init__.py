@@ -39,13 +39,14 @@ around buffers.
 The counters: a *request* is one execution of one memory instruction by a warp (the i-th execution of each lane), a
 *sector* one of the 32-byte pieces that it touches. `Report.ratio()` is bytes moved in sectors over bytes touched,
 `repeats()` is bytes asked for over bytes touched; both are 1.00 where each value is read or written once, in whole
-sectors.
+sectors. `ratio(once_a="block")` and `ratio(once_a="launch")` count a sector again only where another block, or
+nobody, asks for it: what is left for the second-level cache, and for memory, to move (see `Traffic`).
 
 `drop_barrier=k` leaves the k-th `syncthreads` of the program's text out: what a test finds then shows that it could.
 
 What it does not model
 ----------------------
-Time, occupancy and caches: a sector that two requests touch counts twice. Weak memory: a thread sees what others
+Time, occupancy and caches: whether a sector is still there when another request or block wants it. Weak memory: a thread sees what others
 wrote at once, so a missing fence is not seen (a missing barrier is). Threads that wait for others in a loop, blocks
 that wait for blocks, clusters and grid-wide barriers: they hang. NVVM's own decisions: it contracts a*b + c to fma
 and may order loads otherwise; libdevice's approximations are exact here, and registers, spills and widths of

@@ -23,7 +23,8 @@ CELL = 7
 ATOMIC = 1 << 62
 
 # columns of the counters, per buffer
-READ_REQUESTS, WRITE_REQUESTS, READ_SECTORS, WRITE_SECTORS, BYTES_READ, BYTES_WRITTEN = range(6)
+READ_REQUESTS, WRITE_REQUESTS, READ_SECTORS, WRITE_SECTORS, BYTES_READ, BYTES_WRITTEN, BLOCK_SECTORS = range(7)
+COUNTERS = 7
 
 
 @helper
@@ -179,6 +180,14 @@ def analyse(
         sectors = _insert(table, key, first)
         if last != first:
             sectors += _insert(table, key, last)
+        # and what its block has not touched before; keys below those of requests, one for each block and direction
+        for direction in (READ, WRITE):
+            if reads if direction == READ else writes:
+                key = NONE - 2 - 2 * block - direction
+                fresh = _insert(table, key, first)
+                if last != first:
+                    fresh += _insert(table, key, last)
+                counters[b, BLOCK_SECTORS] += fresh
         if reads:
             counters[b, READ_REQUESTS] += request
             counters[b, READ_SECTORS] += sectors

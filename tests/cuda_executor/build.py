@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import llvmlite.binding as llvm
 
+from . import kept
 from . import runtime_ir as rt
 from .instrument import CHECK, Access, instrument
 from .lowering import Lines, Lowered, Unsupported, lower
@@ -17,13 +18,14 @@ _engines = []  # MCJIT frees the code with its engine
 class Build:
     """A compiled kernel: the address of its fiber's first function, and what the launcher needs."""
 
-    start: int
+    code: bytes
     params: list[str]
     static_shared: int
     shared_arrays: list[tuple[int, int]]
     sites: list[str]
     barriers: int
     accesses: list[Access] = field(default_factory=list)
+    start: int = 0
 
 
 _setup: dict[str, int] = {}
@@ -51,6 +53,24 @@ def _machine():
 
 
 def _compile(module):
+    """An engine with this module."""
+    _check_symbols(module)
+    engine = llvm.create_mcjit_compiler(module, _machine())
+    engine.finalize_object()
+    _engines.append(engine)
+    return engine
+
+
+def _load(code: bytes) -> int:
+    """The address of `nz_start_address` of compiled code."""
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    _engines.append(engine)
+    return ctypes.CFUNCTYPE(ctypes.c_uint64)(engine.get_function_address("nz_start_address"))()
+
+
+def _check_symbols(module):
     module.verify()
     for function in module.functions:  # MCJIT would call address 0
         own = function.name == "nz_switch" and not _setup
@@ -61,10 +81,6 @@ def _compile(module):
             and not llvm.address_of_symbol(function.name)
         ):
             raise Unsupported(f"no host definition of {function.name}")
-    engine = llvm.create_mcjit_compiler(module, _machine())
-    engine.finalize_object()
-    _engines.append(engine)
-    return engine
 
 
 def _optimize(module, level=2):
@@ -131,8 +147,18 @@ def _params(module, entry: str) -> list[str]:
 
 
 def build(kernel, signature, checked: bool, drop_barrier=None) -> Build:
-    """Compile a kernel for the host."""
+    """Compile a kernel for the host, and load it."""
     switch_address()
+    key = kernel, signature, checked, drop_barrier
+    built = kept.get(*key)
+    if built is None:
+        kept.put(built := compiled(*key), *key)
+    built.start = _load(built.code)
+    return built
+
+
+def compiled(kernel, signature, checked: bool, drop_barrier=None) -> Build:
+    """A kernel as code of the host, not loaded."""
     lowered = lower(kernel, signature, drop_barrier)
     module = link(lowered)
     types = _params(module, lowered.entry)
@@ -152,8 +178,9 @@ def build(kernel, signature, checked: bool, drop_barrier=None) -> Build:
     numbers = {int(n) for n in re.findall(r"^attributes #(\d+)", text, re.M)}
     shift = max(numbers, default=0) + 1
     late = re.sub(r"#(\d)", lambda m: f"#{int(m[1]) + shift}", late)
-    engine = _compile(llvm.parse_assembly(text + "\n" + late))
-    start = ctypes.CFUNCTYPE(ctypes.c_uint64)(engine.get_function_address("nz_start_address"))()
+    module = llvm.parse_assembly(text + "\n" + late)
+    _check_symbols(module)
+    code = _machine().emit_object(module)
     return Build(
-        start, types, lowered.static_shared, lowered.shared_arrays, lowered.sites, len(lowered.barriers), accesses
+        code, types, lowered.static_shared, lowered.shared_arrays, lowered.sites, len(lowered.barriers), accesses
     )

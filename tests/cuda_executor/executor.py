@@ -300,7 +300,7 @@ class _Checks:
         self.shared = int(state[rt.SHARED]), int(state[rt.SHARED]) + total
         self.aligns = np.array([a.align for a in built.accesses] or [1], np.int64)
         self.executions = np.zeros((len(self.aligns), MAX_THREADS), np.int64)
-        self.counters = np.zeros((max(1, len(self.buffers)), 6), np.int64)
+        self.counters = np.zeros((max(1, len(self.buffers)), analysis.COUNTERS), np.int64)
         self.widths = np.zeros((2, 129), np.int64)
         self.seen = np.zeros((analysis.N_CODES, len(self.aligns)), np.int64)
         state[rt.SHARED_END] = self.shared[1]
@@ -310,7 +310,7 @@ class _Checks:
     def analyse(self):
         p = process()
         count = int(rt.STATE[rt.COUNT])
-        slots = np.zeros((1 << max(10, (4 * count).bit_length()), 2), np.int64)
+        slots = np.zeros((1 << max(10, (8 * count).bit_length()), 2), np.int64)
         analysis.analyse(
             p.trace, count, self.aligns, self.table, self.cells, self.written, self.touched, self.starts, self.shared,
             self.shared_cells, self.shared_written, self.valid, self.executions, slots, self.counters, self.widths,
@@ -323,8 +323,10 @@ class _Checks:
         for b, start, counts in zip(self.buffers, self.starts, self.counters, strict=False):
             end = start + b.nbytes
             b.written[:] = self.written[start:end]
-            read, written = (int(np.count_nonzero(self.touched[start:end] & bit)) for bit in (1, 2))
-            traffic = report.buffers[b.address] = Traffic(*(int(c) for c in counts), read, written)
+            sides = [self.touched[start:end] & bit for bit in (1, 2)]
+            touched = [int(np.count_nonzero(side)) for side in sides]
+            pieces = sum(len(np.unique(np.flatnonzero(side) + b.address >> 5)) for side in sides)
+            traffic = report.buffers[b.address] = Traffic(*(int(c) for c in counts), *touched, pieces)
             for name, value in vars(traffic).items():
                 setattr(report, name, getattr(report, name) + value)
         for name, row in zip(("widths_read", "widths_written"), self.widths, strict=True):

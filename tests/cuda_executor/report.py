@@ -29,7 +29,15 @@ class Finding:
 
 @dataclass
 class Traffic:
-    """Global memory of one buffer, or of all: requests are instructions of warps, sectors 32 bytes of a request."""
+    """Global memory of one buffer, or of all: requests are instructions of warps, sectors pieces of 32 bytes.
+
+    A sector is counted three ways, for reads and for writes apart. Once a request: what warps ask the first-level cache
+    for. Once a block: what blocks ask the rest of the device for, where a block's own cache answers it a second time.
+    Once a launch: the least that memory has to move, where the second-level cache answers a second block too. A row
+    that begins within a sector shares that one with the row before, and a warp whose 128 bytes begin there asks for
+    five sectors instead of four: such requests cost the first-level cache more, and memory nothing. Only bytes say
+    whether a kernel reads twice what it needs once.
+    """
 
     read_requests: int = 0
     write_requests: int = 0
@@ -37,8 +45,10 @@ class Traffic:
     write_sectors: int = 0
     bytes_read: int = 0
     bytes_written: int = 0
+    block_sectors: int = 0
     unique_read: int = 0  # bytes, each counted once
     unique_written: int = 0
+    launch_sectors: int = 0
 
     @property
     def requests(self) -> int:
@@ -50,9 +60,14 @@ class Traffic:
         """Of 32 bytes, counted once a request."""
         return self.read_sectors + self.write_sectors
 
-    def ratio(self, ideal_bytes: int | None = None) -> float:
-        """Bytes moved, in whole sectors, over the ideal: by default every byte that was touched moved once."""
-        return 32 * self.sectors / (ideal_bytes or self.unique_read + self.unique_written)
+    def ratio(self, ideal_bytes: int | None = None, once_a: str = "request") -> float:
+        """Bytes moved, in whole sectors, over the ideal: by default every byte that was touched moved once.
+
+        Args:
+            once_a: "request", "block" or "launch", in which a sector counts once.
+        """
+        sectors = {"request": self.sectors, "block": self.block_sectors, "launch": self.launch_sectors}[once_a]
+        return 32 * sectors / (ideal_bytes or self.unique_read + self.unique_written)
 
     def repeats(self) -> float:
         """Bytes that threads asked for over bytes touched: 1.00 where nothing is read or written twice."""

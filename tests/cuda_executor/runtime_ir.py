@@ -10,6 +10,8 @@ Everything that must wait for other threads goes through one function, `nz.yield
 and switches to the scheduler's stack; when the scheduler switches back the result is in the state.
 """
 
+import ctypes
+import mmap
 import re
 
 import numpy as np
@@ -22,7 +24,21 @@ TID, CTAID, NTID, NCTAID = 10, 13, 16, 19  # three words each
 THREAD, BLOCK, ALIVE, SHARED, SHARED_END, DYNAMIC, DYNAMIC_BYTES, ENTRY, ARGS = range(22, 31)
 TRACE, COUNT, CAPACITY, EPOCH, WARP_EPOCH, STACK_LO, STACK_HI, BUFFERS, N_BUFFERS, DUMMY, LIMIT = range(31, 42)
 STATE_WORDS = 64
-STATE = np.zeros(STATE_WORDS, np.int64)
+HOME = 0x6E7A00000000  # where it lies if that is free, so that compiled code can be kept (`kept`)
+
+
+def _words_at_home() -> np.ndarray:
+    """A page of zeros at `HOME`, or wherever the system has one."""
+    map_ = ctypes.CDLL(None, use_errno=True).mmap
+    map_.restype, map_.argtypes = ctypes.c_void_p, [ctypes.c_void_p, *(ctypes.c_long,) * 5]
+    kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    address = map_(HOME, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_WRITE, kind, -1, 0)
+    if address in (None, ctypes.c_void_p(-1).value):
+        raise OSError(ctypes.get_errno(), "mmap")
+    return np.frombuffer((ctypes.c_int64 * STATE_WORDS).from_address(address), np.int64)
+
+
+STATE = _words_at_home()
 
 # kinds of request
 DONE, BARRIER, WARP_SYNC, SHUFFLE, VOTE, MATCH, ABORT = range(7)

@@ -177,7 +177,7 @@ def test_atomics_on_integers_and_shared_memory():
 def test_traffic_of_a_copy():
     bench = Bench(1024)
     report = bench.run(copy4, grid=4, block=64)
-    assert report.ratio() == report.repeats() == 1.0
+    assert report.ratio() == report.repeats() == report.ratio(once_a="block") == report.ratio(once_a="launch") == 1.0
     assert (report.requests, report.sectors) == (2 * 1024 // 128, 2 * 1024 * 4 // 32)
     assert report.widths_read == report.widths_written == {16: 256}
     assert (report.bytes_read, report.bytes_written, report.unique_read, report.unique_written) == (4096,) * 4
@@ -188,6 +188,8 @@ def test_traffic_of_a_copy():
     shifted = bench.run(copy, grid=16, args=(bench.x + 4, bench.y, 1023))
     assert shifted.read_sectors == 32 * 5 - 1  # each request of 128 bytes touches five sectors; the last has 31 floats
     assert shifted.repeats() == 1.0
+    # blocks of 64 begin within a sector, which they share with the one before
+    assert (shifted.block_sectors, shifted.launch_sectors) == (16 * (9 + 8) - 1, 2 * 128)
 
 
 def test_traffic_of_what_is_not_contiguous():
@@ -207,6 +209,8 @@ def test_traffic_of_what_is_not_contiguous():
     assert report.repeats() == 1.5
     assert (report.of(bench.x).repeats(), report.of(bench.y).ratio()) == (2.0, 1.0)
     assert report.of(bench.x, bench.y).sectors == report.sectors
+    assert (report.of(bench.x).block_sectors, report.of(bench.x).launch_sectors) == (2 * 64, 64)
+    assert report.of(bench.x).ratio(once_a="block") == 2.0  # other blocks read it too
 
 
 def test_it_is_fast():

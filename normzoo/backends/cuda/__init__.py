@@ -3,7 +3,8 @@
 driver.py    the one seam to the device
 arrays.py    device arrays, in and out
 launcher.py  which kernel, on which grid: once for all calls of a shape
-geometry.py  what rows and columns do not share; lanes.py and moments.py: what kernels are written in
+lanes.py     the values of a thread; accesses.py and arithmetic.py: what can be done with them
+geometry.py  what rows and columns do not share; moments.py: steps that kernels share
 forward_kernels.py, backward_kernels.py, merging.py    the kernels
 """
 

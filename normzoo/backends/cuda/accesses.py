@@ -4,12 +4,14 @@ A group of lanes is accessed at its offset, unless that is negative: then zeros 
 Groups of 16 bytes are accessed as four words, with one instruction each.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
+from normzoo.backends.cuda.arithmetic import added, larger
 from normzoo.backends.cuda.lanes import (
     ELEMENT,
     I1,
@@ -205,29 +207,57 @@ def store_affine(typingctx, array, start, offsets, v, weight, bias, first, place
     return types.void(*kinds), lower
 
 
-def _shuffling(mode: int, clamp: int) -> Any:
-    """A warp shuffle of every lane: as numba-cuda writes them, so that the same tools read them."""
+BY_LANE, BY_MASK = 0, 3  # modes of a shuffle
+LAST_LANE = 0x1F
 
+
+def _shuffled_over_warp(builder, kind: Vec, v, mode: int, lane):
+    """A warp shuffle of every lane: as numba-cuda writes them, so that the same tools read them."""
+    words = ir.VectorType(I32, kind.count * (kind.dtype.bitwidth // 32))
+    bits = builder.bitcast(v, words)
+    result = ir.LiteralStructType((I32, I1))
+    rest = [constant(I32, -1), constant(I32, mode)]
+    for i in range(words.count):
+        word = builder.extract_element(bits, constant(I32, i))
+        moved = call(builder, "llvm.nvvm.shfl.sync.i32", result, [*rest, word, lane, constant(I32, LAST_LANE)])
+        bits = builder.insert_element(bits, builder.extract_value(moved, 0), constant(I32, i))
+    return builder.bitcast(bits, v.type)
+
+
+def _shuffling(mode: int) -> Any:
     def function(typingctx, v, lane):
         def lower(context, builder, sig, args):
-            words = v.dtype.bitwidth // 32
-            kind = ir.VectorType(I32, v.count * words)
-            bits = builder.bitcast(args[0], kind)
-            result = ir.LiteralStructType((I32, I1))
-            rest = [constant(I32, -1), constant(I32, mode)]
-            for i in range(kind.count):
-                word = builder.extract_element(bits, constant(I32, i))
-                moved = call(builder, "llvm.nvvm.shfl.sync.i32", result, [*rest, word, args[1], constant(I32, clamp)])
-                bits = builder.insert_element(bits, builder.extract_value(moved, 0), constant(I32, i))
-            return builder.bitcast(bits, args[0].type)
+            return _shuffled_over_warp(builder, v, args[0], mode, args[1])
 
         return v(v, types.int32), lower
 
     return intrinsic(function)
 
 
-shuffle = _shuffling(0, 0x1F)  # (v, lane): the value of that lane of the warp
-shuffle_xor = _shuffling(3, 0x1F)  # (v, mask): the value of lane ^ mask
+shuffle = _shuffling(BY_LANE)  # (v, lane): the value of that lane of the warp
+shuffle_xor = _shuffling(BY_MASK)  # (v, mask): the value of lane ^ mask
+
+
+def _over_threads(combine: Callable) -> Any:
+    def function(typingctx, v, first, end):
+        if not (isinstance(first, types.IntegerLiteral) and isinstance(end, types.IntegerLiteral)):
+            return None
+
+        def lower(context, builder, sig, args):
+            found, step = args[0], first.literal_value
+            while step < end.literal_value:
+                found = combine(builder, found, _shuffled_over_warp(builder, v, found, BY_MASK, constant(I32, step)))
+                step *= 2
+            return found
+
+        return v(v, first, end), lower
+
+    return intrinsic(function)
+
+
+# (v, first, end): combined with lane ^ first, that with lane ^ (2 * first), and so on below `end`
+sum_over_threads = _over_threads(added)
+larger_over_threads = _over_threads(larger)
 
 
 def _place_in(context, builder, kind: Any, array, index, v: ir.Type):

@@ -194,7 +194,7 @@ def full(shape: tuple[int, ...], value: float, dtype: Any, stream: int = 0) -> D
 
 def to_device(values: np.ndarray, stream: int = 0) -> DeviceArray:
     """A copy of a host array."""
-    values = np.ascontiguousarray(values)
+    values = np.ascontiguousarray(values).reshape(np.shape(values))  # of rank 0 too
     made = empty(values.shape, values.dtype, stream)
     if values.size:
         driver.current().to_device(made.address, values, stream)

@@ -13,19 +13,7 @@ from numba import cuda
 from numba.cuda import types
 
 from normzoo.backends.cuda.accesses import load, store
-from normzoo.backends.cuda.geometry import (
-    Form,
-    count_of,
-    device,
-    exchange_size,
-    labelled,
-    parameter,
-    place,
-    team_of,
-    total,
-    type_of,
-)
-from normzoo.backends.cuda.lanes import (
+from normzoo.backends.cuda.arithmetic import (
     choose,
     fma,
     fold,
@@ -41,6 +29,18 @@ from normzoo.backends.cuda.lanes import (
     splat,
     steps,
     wide,
+)
+from normzoo.backends.cuda.geometry import (
+    Form,
+    count_of,
+    device,
+    exchange_size,
+    labelled,
+    parameter,
+    place,
+    team_of,
+    total,
+    type_of,
 )
 from normzoo.backends.cuda.moments import affine_of, standardize, stats_of
 

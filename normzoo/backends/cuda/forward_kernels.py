@@ -9,6 +9,7 @@ from functools import cache
 from numba import cuda
 
 from normzoo.backends.cuda.accesses import load, store, store_affine
+from normzoo.backends.cuda.arithmetic import choose, fma, fold, keep, magnitude, over, rest, splat, wide
 from normzoo.backends.cuda.geometry import (
     Form,
     count_of,
@@ -21,7 +22,6 @@ from normzoo.backends.cuda.geometry import (
     total,
     type_of,
 )
-from normzoo.backends.cuda.lanes import choose, fma, fold, keep, magnitude, over, rest, splat, wide
 from normzoo.backends.cuda.moments import affine_of, moments, standardize, stats_of
 
 

@@ -15,8 +15,16 @@ from typing import Any, NamedTuple
 from numba import cuda
 from numba.cuda import types
 
-from normzoo.backends.cuda.accesses import get_like, load, load_each, put, shuffle, shuffle_xor
-from normzoo.backends.cuda.lanes import (
+from normzoo.backends.cuda.accesses import (
+    get_like,
+    larger_over_threads,
+    load,
+    load_each,
+    put,
+    shuffle,
+    sum_over_threads,
+)
+from normzoo.backends.cuda.arithmetic import (
     choose,
     fold_larger,
     join,
@@ -251,27 +259,11 @@ def _adding(form: Form, larger: bool):
     """(v, exchange, turn) -> the sums over the team, in an order that does not depend on anything but the form."""
     beside, across = form.beside, form.team * form.beside
     warps = form.threads // WARP
-    s1, s2, s4, s8, s16 = (beside <= step < min(across, WARP) for step in (1, 2, 4, 8, 16))
-    spans = across > WARP
-
-    @device
-    def combine(a, b):
-        if larger:
-            return fold_larger(join(a, b), a)
-        return a + b
+    end, spans = min(across, WARP), across > WARP
 
     @device
     def total(v, exchange, turn):
-        if s1:
-            v = combine(v, shuffle_xor(v, 1))
-        if s2:
-            v = combine(v, shuffle_xor(v, 2))
-        if s4:
-            v = combine(v, shuffle_xor(v, 4))
-        if s8:
-            v = combine(v, shuffle_xor(v, 8))
-        if s16:
-            v = combine(v, shuffle_xor(v, 16))
+        v = larger_over_threads(v, beside, end) if larger else sum_over_threads(v, beside, end)
         if spans:
             each = lanes_of(v)
             slot = (turn & 1) * warps * beside * each
@@ -282,7 +274,8 @@ def _adding(form: Form, larger: bool):
             here = slot + (cuda.threadIdx.x & (beside - 1)) * each
             v = get_like(exchange, here, v)
             for warp in range(1, warps):
-                v = combine(v, get_like(exchange, here + warp * beside * each, v))
+                other = get_like(exchange, here + warp * beside * each, v)
+                v = fold_larger(join(v, other), v) if larger else v + other
         return v
 
     return total

@@ -5,18 +5,14 @@ is indexed at run time. A vector of lanes is loaded in groups of 16 bytes, with 
 
 Arrays are pointers: CPointer(float32), CPointer(float64), CPointer(int16) for float16 and CPointer(uint16) for
 bfloat16, which loads and stores convert to and from float32. A group whose offset is negative is neither read nor
-written.
-
-Operators work lane by lane. Where one operand has fewer lanes, it repeats; a scalar fits any vector.
+written. What lanes compute is in `arithmetic.py`, how they go to and from memory in `accesses.py`.
 """
 
-import operator
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 from numba.cuda import types
-from numba.cuda.extending import intrinsic, lower_builtin, models, register_model, type_callable
+from numba.cuda.extending import models, register_model
 
 I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
@@ -55,7 +51,8 @@ def of(pointer: Any) -> Any:
     return types.float32 if pointer.dtype.bitwidth == 16 else pointer.dtype
 
 
-def _is_float(dtype: Any) -> bool:
+def is_float(dtype: Any) -> bool:
+    """Is this a type of floating-point numbers?"""
     return isinstance(dtype, types.Float)
 
 
@@ -72,7 +69,7 @@ def call(builder, name: str, result: ir.Type, args: list):
 
 
 def suffix(vec: Vec) -> str:
-    return f"v{vec.count}{'f' if _is_float(vec.dtype) else 'i'}{vec.dtype.bitwidth}"
+    return f"v{vec.count}{'f' if is_float(vec.dtype) else 'i'}{vec.dtype.bitwidth}"
 
 
 def shuffled(builder, v, places: list[int]):
@@ -94,7 +91,8 @@ def joined(builder, parts: list):
     return parts[0]
 
 
-def _splat(builder, value, count: int):
+def repeated(builder, value, count: int):
+    """`count` lanes of one number."""
     one = builder.insert_element(ir.Constant(ir.VectorType(value.type, count), ir.Undefined), value, constant(I32, 0))
     return shuffled(builder, one, [0] * count)
 
@@ -104,18 +102,18 @@ def converted(builder, value, source: Any, target: Any, count: int | None = None
     kind = ELEMENT[target] if count is None else ir.VectorType(ELEMENT[target], count)
     if source == target:
         return value
-    if _is_float(source):
-        if not _is_float(target):
+    if is_float(source):
+        if not is_float(target):
             return builder.fptosi(value, kind)
         return builder.fpext(value, kind) if target.bitwidth > source.bitwidth else builder.fptrunc(value, kind)
-    if _is_float(target):
+    if is_float(target):
         return builder.sitofp(value, kind)
     if target.bitwidth == source.bitwidth:
         return value
     return builder.sext(value, kind) if target.bitwidth > source.bitwidth else builder.trunc(value, kind)
 
 
-def _plain(kind: Any) -> Any:
+def plain(kind: Any) -> Any:
     """The type of a number, of a literal too, as the tables here have it."""
     if isinstance(kind, types.Boolean | types.BooleanLiteral):
         return types.boolean
@@ -124,325 +122,21 @@ def _plain(kind: Any) -> Any:
     return kind
 
 
-def _fit(builder, value, kind: Any, target: Vec):
+def fitted(builder, value, kind: Any, target: Vec):
     """A scalar or a vector of fewer lanes as `target` has them."""
     if isinstance(kind, Vec):
         value = converted(builder, value, kind.dtype, target.dtype, kind.count)
         if kind.count == target.count:
             return value
         return shuffled(builder, value, [i % kind.count for i in range(target.count)])
-    return _splat(builder, converted(builder, value, _plain(kind), target.dtype), target.count)
+    return repeated(builder, converted(builder, value, plain(kind), target.dtype), target.count)
 
 
-def _common(*kinds: Any) -> Any:
+def common_type(*kinds: Any) -> Any:
     """What lane-by-lane operations of these types give: the widest type of vectors, on the largest number of lanes."""
     vectors = [k for k in kinds if isinstance(k, Vec)]
     if not vectors or not all(isinstance(k, Vec | types.Number | types.Boolean) for k in kinds):
         return None
     count = max(v.count for v in vectors)
-    dtype = max((v.dtype for v in vectors), key=lambda d: (_is_float(d), getattr(d, "bitwidth", 1)))
+    dtype = max((v.dtype for v in vectors), key=lambda d: (is_float(d), getattr(d, "bitwidth", 1)))
     return Vec(dtype, count) if all(count % v.count == 0 for v in vectors) else None
-
-
-def _operator(op: Callable, floats: str, integers: str, compares: bool = False) -> None:
-    """Give vectors the operator `op`, by these builder methods or comparisons."""
-
-    def lower(context, builder, sig, args):
-        common = _common(*sig.args)
-        a, b = (_fit(builder, v, kind, common) for v, kind in zip(args, sig.args, strict=True))
-        if not compares:
-            return getattr(builder, floats if _is_float(common.dtype) else integers)(a, b)
-        return (builder.fcmp_ordered if _is_float(common.dtype) else builder.icmp_signed)(floats, a, b)
-
-    @type_callable(op)
-    def _type(context):
-        def typer(a, b):
-            common = _common(a, b)
-            return common if common is None or not compares else Vec(types.boolean, common.count)
-
-        return typer
-
-    for kinds in ((Vec, Vec), (Vec, types.Number), (types.Number, Vec)):
-        lower_builtin(op, *kinds)(lower)
-
-
-_operator(operator.add, "fadd", "add")
-_operator(operator.sub, "fsub", "sub")
-_operator(operator.mul, "fmul", "mul")
-_operator(operator.truediv, "fdiv", "sdiv")
-_operator(operator.and_, "and_", "and_")
-_operator(operator.or_, "or_", "or_")
-_operator(operator.lt, "<", "<", True)
-_operator(operator.le, "<=", "<=", True)
-_operator(operator.gt, ">", ">", True)
-
-
-def _lanewise(returns: Callable, lower: Callable) -> Any:
-    """An intrinsic on vectors of one argument: lower(builder, result type, argument type, argument)."""
-
-    def function(typingctx, v):
-        result = returns(v)
-        return result(v), lambda context, builder, sig, args: lower(builder, result, v, args[0])
-
-    return intrinsic(function)
-
-
-def _guess(builder, result, kind, v):
-    lanes = ir.VectorType(I64, kind.count)
-    half = builder.lshr(builder.bitcast(v, lanes), constant(lanes, 1))
-    return builder.bitcast(builder.sub(constant(lanes, 0x5FE6EB50C7B537A9), half), v.type)
-
-
-def _absolute(builder, result, kind, v):
-    bits = ir.VectorType(ir.IntType(kind.dtype.bitwidth), kind.count)
-    return builder.bitcast(
-        builder.and_(builder.bitcast(v, bits), constant(bits, (1 << kind.dtype.bitwidth - 1) - 1)), v.type
-    )
-
-
-guess_inverse_root = _lanewise(lambda v: v, _guess)  # of float64 lanes, within 4 %; the famous constant
-magnitude = _lanewise(lambda v: v, _absolute)
-wide = _lanewise(
-    lambda v: Vec(types.float64, v.count),
-    lambda builder, r, k, v: converted(builder, v, k.dtype, types.float64, k.count),
-)
-unlike = _lanewise(
-    lambda v: Vec(types.boolean, v.count), lambda builder, r, k, v: builder.xor(v, constant(v.type, 1))
-)  # not, lane by lane
-
-
-@intrinsic
-def sign(typingctx, v):
-    """-1, 0 or 1, and NaN of NaN."""
-
-    def lower(context, builder, sig, args):
-        (a,) = args
-        zero = constant(a.type, 0.0)
-        up = builder.select(builder.fcmp_ordered(">", a, zero), constant(a.type, 1.0), a)
-        return builder.select(builder.fcmp_ordered("<", a, zero), constant(a.type, -1.0), up)
-
-    return v(v), lower
-
-
-@intrinsic
-def narrow(typingctx, v, like):
-    """float64 lanes in the type that the array `like`, or vector, is computed in."""
-    result = Vec(like.dtype if isinstance(like, Vec) else of(like), v.count)
-    return result(v, like), lambda context, builder, sig, args: converted(
-        builder, args[0], v.dtype, result.dtype, v.count
-    )
-
-
-@intrinsic
-def choose(typingctx, mask, a, b):
-    """a where `mask` is set, b elsewhere."""
-    result = _common(a, b) or Vec(types.float64, mask.count)
-
-    def lower(context, builder, sig, args):
-        chosen, one, two = args
-        if mask.count != result.count:
-            chosen = shuffled(builder, chosen, [i % mask.count for i in range(result.count)])
-        return builder.select(chosen, _fit(builder, one, a, result), _fit(builder, two, b, result))
-
-    return result(mask, a, b), lower
-
-
-@intrinsic
-def fma(typingctx, a, b, c):
-    """a * b + c, rounded once."""
-    result = _common(a, b, c)
-
-    def lower(context, builder, sig, args):
-        args = [_fit(builder, v, k, result) for v, k in zip(args, (a, b, c), strict=True)]
-        return call(builder, f"llvm.fma.{suffix(result)}", args[0].type, args)
-
-    return result(a, b, c), lower
-
-
-@intrinsic
-def splat(typingctx, value, count):
-    """`count` lanes of one number."""
-    if not isinstance(count, types.IntegerLiteral):
-        return None
-    result = Vec(_plain(value), count.literal_value)
-    return result(value, count), lambda context, builder, sig, args: _splat(builder, args[0], result.count)
-
-
-@intrinsic
-def steps(typingctx, first, step, count):
-    """first + step * (0, 1, 2, ...), in the type of `first`."""
-    if not (isinstance(count, types.IntegerLiteral) and isinstance(step, types.IntegerLiteral)):
-        return None
-    result = Vec(_plain(first), count.literal_value)
-
-    def lower(context, builder, sig, args):
-        ladder = ir.Constant(llvm(result), [i * step.literal_value for i in range(result.count)])
-        return builder.add(_splat(builder, args[0], result.count), ladder)
-
-    return result(first, step, count), lower
-
-
-@intrinsic
-def quotient(typingctx, v, magic, shift):
-    """v // d for 0 <= v < 2^31: (v * magic) >> shift; see `geometry.magic_of`."""
-
-    def lower(context, builder, sig, args):
-        lanes = ir.VectorType(I64, v.count)
-        product = builder.mul(converted(builder, args[0], v.dtype, types.int64, v.count), _fit64(builder, args[1]))
-        found = builder.lshr(product, builder.zext(_splat(builder, args[2], v.count), lanes))
-        return builder.trunc(found, llvm(v)) if v.dtype != types.int64 else found
-
-    def _fit64(builder, value):
-        return _splat(builder, value, v.count)
-
-    return v(v, types.int64, types.int32), lower
-
-
-@intrinsic
-def power_near(typingctx, v, inverse, limit):
-    """Power of two of the binade of positive float64 lanes, or its inverse, within 2^-limit to 2^limit."""
-    if not (isinstance(inverse, types.IntegerLiteral) and isinstance(limit, types.IntegerLiteral)):
-        return None
-    flip, most = inverse.literal_value, limit.literal_value
-
-    def lower(context, builder, sig, args):
-        kind = ir.VectorType(I64, v.count)
-        exponent = builder.lshr(builder.bitcast(args[0], kind), constant(kind, 52))
-        exponent = builder.and_(exponent, constant(kind, 0x7FF))
-        if flip:
-            exponent = builder.sub(constant(kind, 2046), exponent)
-        low, high = constant(kind, 1023 - most), constant(kind, 1023 + most)
-        exponent = builder.select(builder.icmp_signed("<", exponent, low), low, exponent)
-        exponent = builder.select(builder.icmp_signed(">", exponent, high), high, exponent)
-        return builder.bitcast(builder.shl(exponent, constant(kind, 52)), args[0].type)
-
-    return v(v, inverse, limit), lower
-
-
-@intrinsic
-def some(typingctx, mask):
-    """Is any lane of the mask set?"""
-
-    def lower(context, builder, sig, args):
-        found = builder.extract_element(args[0], constant(I32, 0))
-        for i in range(1, mask.count):
-            found = builder.or_(found, builder.extract_element(args[0], constant(I32, i)))
-        return builder.zext(found, ir.IntType(8)) if context.get_value_type(types.boolean) != I1 else found
-
-    return types.boolean(mask), lower
-
-
-def _halved(builder, v, count: int, target: int, combine: Callable):
-    """Lanes i, i + target, i + 2*target, ... combined pairwise, in an order that the counts fix."""
-    while count > target:
-        units = count // target
-        low = units // 2 * target
-        a = shuffled(builder, v, list(range(low)))
-        b = shuffled(builder, v, list(range(low, 2 * low)))
-        both = combine(a, b)
-        if units % 2:  # the odd group goes with the next round
-            padded = shuffled(builder, v, [min(i, count - 1) for i in range(2 * low, 2 * low + low)])
-            v = builder.shuffle_vector(
-                both, padded, ir.Constant(ir.VectorType(I32, low + target), [*range(low), *range(low, low + target)])
-            )
-            count = low + target
-        else:
-            v, count = both, low
-    return v
-
-
-def _folding(combine: Callable) -> Any:
-    def function(typingctx, v, like):
-        if not isinstance(like, Vec | types.IntegerLiteral):
-            return None
-        count = like.count if isinstance(like, Vec) else like.literal_value
-        result = Vec(v.dtype, count)
-
-        def lower(context, builder, sig, args):
-            return _halved(builder, args[0], v.count, count, lambda a, b: combine(builder, a, b))
-
-        return result(v, like), lower
-
-    return intrinsic(function)
-
-
-fold = _folding(lambda builder, a, b: builder.fadd(a, b))  # (v, n): the lanes i, i + n, i + 2n, ... added up
-fold_larger = _folding(lambda builder, a, b: builder.select(builder.fcmp_ordered("<", a, b), b, a))
-
-
-@intrinsic
-def group_sums(typingctx, v, size):
-    """The sum of every group of `size` neighbouring lanes."""
-    if not isinstance(size, types.IntegerLiteral):
-        return None
-    groups = v.count // size.literal_value
-    result = Vec(v.dtype, groups)
-
-    def lower(context, builder, sig, args):
-        turned = shuffled(builder, args[0], [i % groups * size.literal_value + i // groups for i in range(v.count)])
-        return _halved(builder, turned, v.count, groups, builder.fadd)
-
-    return result(v, size), lower
-
-
-@intrinsic
-def join(typingctx, a, b):
-    """The lanes of a, then those of b, of which there are as many."""
-    result = Vec(a.dtype, 2 * a.count)
-
-    def lower(context, builder, sig, args):
-        return joined(builder, list(args))
-
-    return result(a, b), lower
-
-
-@intrinsic
-def part(typingctx, v, first, count):
-    """v[first : first + count]."""
-    if not (isinstance(first, types.IntegerLiteral) and isinstance(count, types.IntegerLiteral)):
-        return None
-    result = Vec(v.dtype, count.literal_value)
-    places = list(range(first.literal_value, first.literal_value + result.count))
-    return result(v, first, count), lambda context, builder, sig, args: shuffled(builder, args[0], places)
-
-
-@intrinsic
-def keep(typingctx, v, offsets):
-    """v with zeros in the groups of negative offset."""
-    each = v.count // offsets.count
-
-    def lower(context, builder, sig, args):
-        on = builder.icmp_signed(">=", args[1], constant(args[1].type, 0))
-        on = shuffled(builder, on, [i // each for i in range(v.count)])
-        return builder.select(on, args[0], constant(args[0].type, 0.0))
-
-    return v(v, offsets), lower
-
-
-@intrinsic
-def lanes_of(typingctx, v):
-    """The number of lanes."""
-    return types.int64(v), lambda context, builder, sig, args: constant(I64, v.count)
-
-
-@intrinsic
-def scalar(typingctx, v):
-    """The first lane, as a number."""
-    return v.dtype(v), lambda context, builder, sig, args: builder.extract_element(args[0], constant(I32, 0))
-
-
-def _dividing(method: str) -> Any:
-    """Of numbers from 0 to 2^31 - 1: in 64 bits it takes a subroutine of the device."""
-
-    def function(typingctx, a, b):
-        def lower(context, builder, sig, args):
-            short = [builder.trunc(v, I32) for v in args]
-            return builder.zext(getattr(builder, method)(*short), I64)
-
-        return types.int64(types.int64, types.int64), lower
-
-    return intrinsic(function)
-
-
-over = _dividing("udiv")  # a // b
-rest = _dividing("urem")  # a % b

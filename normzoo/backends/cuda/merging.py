@@ -7,8 +7,8 @@ from numba import cuda
 from numba.cuda import types
 
 from normzoo.backends.cuda.accesses import load, shuffle_xor, store
+from normzoo.backends.cuda.arithmetic import choose, over, rest, scalar, splat, wide
 from normzoo.backends.cuda.geometry import WARP, device, labelled
-from normzoo.backends.cuda.lanes import choose, over, rest, scalar, splat, wide
 from normzoo.backends.cuda.moments import inverse_root, rstd_of
 
 LANES = 256  # threads of a block

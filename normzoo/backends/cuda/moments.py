@@ -10,8 +10,7 @@ from numba import cuda
 from numba.cuda import types
 
 from normzoo.backends.cuda.accesses import load
-from normzoo.backends.cuda.geometry import Form, device, first_value, total, total_larger
-from normzoo.backends.cuda.lanes import (
+from normzoo.backends.cuda.arithmetic import (
     choose,
     fma,
     fold,
@@ -28,6 +27,7 @@ from normzoo.backends.cuda.lanes import (
     unlike,
     wide,
 )
+from normzoo.backends.cuda.geometry import Form, device, first_value, total, total_larger
 
 FULL = 0xFFFFFFFF  # all lanes of a warp
 LARGEST = 1.7976931348623157e308
