@@ -1,6 +1,6 @@
 """normzoo: every normalization layer, exact by hand, on NumPy arrays, at the speed of memory."""
 
-from normzoo import functional
+from normzoo import fold, functional
 from normzoo.ahead import Compiled, compile_cache
 from normzoo.backends import use
 from normzoo.counterparts import Described, describe
@@ -147,6 +147,7 @@ __all__ = [
     "describe",
     "device_array",
     "diagnose",
+    "fold",
     "from_onnx",
     "functional",
     "list_norms",
