@@ -33,9 +33,13 @@ LAYERS, HEADS, FEATURES, EPS = 6, 12, 384, 1e-12
 ALLOWED = 1e-5
 TOPICS = [
     ("The cat sleeps on the sofa.", "A kitten is taking a nap on the couch.", "Our cat naps on the settee."),
-    ("The train to Berlin leaves at noon.", "At twelve a train departs for Berlin.", "It leaves for Berlin at midday."),
+    (
+        "The train to Berlin leaves at noon.",
+        "At twelve a train departs for Berlin.",
+        "The Berlin train goes at midday.",
+    ),
     ("She plays the violin beautifully.", "Her violin playing is wonderful.", "On the violin, she sounds lovely."),
-    ("Prices went up again last month.", "Inflation rose in the past month.", "Last month everything got dearer."),
+    ("Prices went up again last month.", "Inflation rose again last month.", "Last month prices rose once more."),
     ("It will rain heavily tomorrow.", "Heavy showers are forecast for tomorrow.", "Expect a downpour the next day."),
     (
         "The bug was fixed in version two.",

@@ -38,6 +38,8 @@ from normzoo.zoo.instance_norm import InstanceNorm
 from normzoo.zoo.layer_norm import LayerNorm
 from normzoo.zoo.rms_norm import RMSNorm
 
+__all__ = ["Folded", "affine_into", "batch_norm_into", "batch_norms", "center_into"]
+
 CONSTANT = (BatchNorm, FrozenBatchNorm, GhostBatchNorm, SyncBatchNorm)  # in evaluation: a scale and a shift
 SCALED = (LayerNorm, RMSNorm, GroupNorm, InstanceNorm)  # end in a scale and a shift
 STEPS = 8 * 2.0**-53  # roundings of float64 on the way to a folded value, and some to spare

@@ -81,7 +81,8 @@ ROOMS = {
     "functional.py": {"arrays", "passes", "saved", "norm", "updates", "zoo", "backends.contract"},
     "registry.py": {"counterparts", "norm", ""},
     "ahead.py": {"arrays", "backends", "norm", "registry"},
-    "__main__.py": {""},
+    "reference": {"reference"},
+    "__main__.py": {"", "reference"},
     "__init__.py": {
         "ahead",
         "backends",
@@ -113,6 +114,7 @@ OPTIONAL = {
     "distributed": {"mpi4py", "dask"},
     "files.py": {"ml_dtypes", "safetensors"},
     "onnx_nodes.py": {"onnx"},
+    "reference": {"pdoc"},
 }
 
 
