@@ -39,6 +39,8 @@ TYPES = [
         r'<span class="n">Array</span><span class="p">\1</span>',
     ),
     (_ANY, '<span class="n">Any</span>'),
+    (r"numpy\.ndarray\[typing\.Any, typing\.Any\]", "Array"),
+    (r"typing\.Any", "Any"),
     (r"&lt;class &#x27;numpy\.float32&#x27;&gt;", "np.float32"),
 ]
 
@@ -69,7 +71,7 @@ def build(out: Path) -> list[Path]:
         pages = {
             f"{name.replace('.', '/')}.html": _page(pdoc.render.html_module(m, modules)) for name, m in modules.items()
         }
-        pages["search.js"] = pdoc.render.search_index(modules)
+        pages["search.js"] = _page(pdoc.render.search_index(modules), quote=r'\\"')
         pages["index.html"] = pdoc.render.html_index(modules)
     for name, text in pages.items():
         path = out / name
@@ -78,9 +80,10 @@ def build(out: Path) -> list[Path]:
     return [out / name for name in pages]
 
 
-def _page(text: str) -> str:
+def _page(text: str, quote: str = '"') -> str:
+    """A page with types that read better; in the index for the search, quotes are escaped."""
     for shown, better in TYPES:
-        text = re.sub(shown, better, text)
+        text = re.sub(shown.replace('"', quote), better.replace('"', quote), text)
     return text
 
 
