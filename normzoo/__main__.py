@@ -1,8 +1,14 @@
-"""python -m normzoo compile: kernels compiled ahead, for a container image or a CI job; see `compile_cache`."""
+"""python -m normzoo compile: kernels compiled ahead, for a container image or a CI job; see `compile_cache`.
+
+python -m normzoo reference: the pages of the reference, from the docstrings; see `reference.pages`.
+"""
 
 import argparse
+from pathlib import Path
+from typing import Any
 
 import normzoo as nz
+from normzoo.reference.pages import build
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -14,12 +20,25 @@ def main(arguments: list[str] | None = None) -> None:
     ahead.add_argument("--channel-axes", nargs="+", type=int, default=[1, -1], help="1: channels first, -1: last; both")
     ahead.add_argument("--no-backward", dest="backward", action="store_false", help="forward only, for inference")
     ahead.add_argument("--quiet", dest="progress", action="store_false", help="show no progress bar")
+    ahead.set_defaults(command=compile_ahead)
+    pages = commands.add_parser("reference", help="write the pages of the reference, to be read in a browser")
+    pages.add_argument("--out", type=Path, default=Path("reference"), help="folder that they are written to")
+    pages.set_defaults(command=write_reference)
     options = vars(parser.parse_args(arguments))
     try:
-        kernels, directory = nz.compile_cache(**options)
-    except (ValueError, RuntimeError) as error:
+        print(options.pop("command")(**options))
+    except (ValueError, RuntimeError, ImportError) as error:
         parser.exit(2, f"{error}\n")
-    print(f"{kernels} kernels compiled; kept in {directory}")
+
+
+def compile_ahead(**options: Any) -> str:
+    kernels, directory = nz.compile_cache(**options)
+    return f"{kernels} kernels compiled; kept in {directory}"
+
+
+def write_reference(out: Path) -> str:
+    pages = build(out)
+    return f"{len(pages)} files written; open {out / 'index.html'}"
 
 
 if __name__ == "__main__":

@@ -94,6 +94,11 @@ def channels_norm(x, weight):
     return y
 
 
+def sum_norm(x):
+    """By the sum of absolute values of each row; sign(x) * x is abs(x) and takes the complex numbers of a slope."""
+    return x / (np.sign(x.real) * x).sum(axis=-1, keepdims=True)
+
+
 def unit_of_samples(x):
     return np.array([s / length(s) for s in x])
 
@@ -334,6 +339,7 @@ CASES = [
         channels_norm,
     ),
     ZooCase("unit_norm", lambda dtype: nz.UnitNorm(), (3, 5, 17), l2_norm),
+    ZooCase("unit_norm-order-1", lambda dtype: nz.UnitNorm(order=1), (3, 5, 17), sum_norm),
     ZooCase("unit_norm-samples", lambda dtype: nz.UnitNorm((1, 2)), (3, 5, 17), unit_of_samples),
     ZooCase("ada_norm", lambda dtype: nz.AdaNorm(17), (3, 5, 17), ada_norm, flat=True, frozen=ada_frozen(0.1, 1.0)),
     ZooCase(

@@ -385,6 +385,7 @@ def test_labels_are_checked(norm, labels, error, message, x):
         (lambda: nz.LayerNorm(4, parameter_axis=1), ValueError, "expected parameter_axis and parameter_shape, or neither"),
         (lambda: nz.SPADE(4, "layer"), ValueError, "expected param_free_norm of 'batch' or 'instance', got 'layer'"),
         (lambda: nz.GroupRMSNorm(3, 4), ValueError, "expected num_groups to divide the channels"),
+        (lambda: nz.UnitNorm(order=3), ValueError, r"expected order 2 or 1, got 3; write nz.functional.normalize\(x, 3\)"),
         (lambda: nz.UnitNorm(()), ValueError, "expected axis with at least one axis"),
         (lambda: nz.ConditionalBatchNorm(4, 0), ValueError, "expected num_classes >= 1"),
     ],
