@@ -64,14 +64,13 @@ def _check(owner: str, x: Any, least: int, arrays: dict[str, Any], absent: dict[
             raise TypingError(f"{owner}: {name}= is not there in compiled code; call it from Python, or move the axes")
 
 
-@register_jitable
-def _or_filled(p, other, value, x):
-    """A parameter, or an array of one value, like the other parameter or of size 1."""
-    if p is not None:
-        return p
-    if other is not None:
-        return np.full(other.shape, value, x.dtype)
-    return np.full(1, value, x.dtype)
+def _parameter(given: bool, other_given: bool, value: float) -> Callable:
+    """of(p, other, x): a parameter as kernels take it; an absent one is filled, with the other's shape or of size 1."""
+    if given:
+        return register_jitable(lambda p, other, x: p)
+    if other_given:
+        return register_jitable(lambda p, other, x: np.full(other.shape, value, x.dtype))
+    return register_jitable(lambda p, other, x: np.full(1, value, x.dtype))
 
 
 @cache
@@ -89,13 +88,14 @@ def _pass(
     run = forward(moments, kinds)
     shaped = next((p.ndim for p in (weight, bias) if not _none(p)), 1)
     saved_type = SavedType(x, shaped, SIZES, owner, moments, kinds, has_weight, has_bias)
+    weight_of, bias_of = _parameter(has_weight, has_bias, 1.0), _parameter(has_bias, has_weight, 0.0)
     message = f"{owner}: expected weight and bias of one value for each that they span, in their own shape"
 
     @register_jitable
     def prepare(x, weight, bias, sizes, count):
         _, dims, parameter_dims = fit_sizes(letters, sizes)
         size = count if affine else 1
-        w, b = _or_filled(weight, bias, 1.0, x), _or_filled(bias, weight, 0.0, x)
+        w, b = weight_of(weight, bias, x), bias_of(bias, weight, x)
         if w.size != size or b.size != size:
             raise ValueError(message)
         return dims, parameter_dims, w, b
@@ -178,11 +178,11 @@ def rms_norm(x, normalized_shape, weight=None, eps=None, axis=None, out=None, re
     _check("rms_norm", x, 1, {}, {"axis": axis, "out": out})
     run, sizes_of = _last_axes("rms_norm", x, normalized_shape, weight, None, UNCENTERED, keep)
     usual = SPACING[np.dtype(str(x.dtype))]
+    eps_of = register_jitable((lambda eps: usual) if _none(eps) else (lambda eps: float(eps)))  # noqa: PLW0108
 
     def call(x, normalized_shape, weight=None, eps=None, axis=None, out=None, return_saved=False):
         rows, n = sizes_of(x, normalized_shape)
-        used = usual if eps is None else float(eps)
-        return run(x, weight, None, (rows, n), n, used, np.zeros((3, rows, 1)))
+        return run(x, weight, None, (rows, n), n, eps_of(eps), np.zeros((3, rows, 1)))
 
     return call
 
@@ -229,6 +229,7 @@ def _tracked(
 ) -> Callable:
     """run(x, mean, var, weight, bias, sizes, sets, values, momentum, eps) of batch_norm and instance_norm."""
     tracked = not _none(mean)
+    updates = own and tracked
     if tracked == _none(var):
         raise TypingError(f"{owner}: expected running_mean and running_var, or neither")
     if not own and not tracked:
@@ -245,18 +246,20 @@ def _tracked(
 
     def call(x, mean, var, weight, bias, sizes, sets, values, momentum, eps):
         stats = np.zeros((3, sets, 1))
-        if tracked and (mean.size != x.shape[1] or var.size != x.shape[1]):
-            raise ValueError(message)
+        if tracked:  # noqa: SIM102 (alone, it decides what is compiled)
+            if mean.size != x.shape[1] or var.size != x.shape[1]:
+                raise ValueError(message)
         if own:
             if values == 1:
                 raise ValueError(values_message)
             if eps <= 0 and not of_positions:
                 raise ValueError(eps_message)
-        elif x.size > 0:
+        else:
             _constants(mean, var, eps, stats)
         found = run(x, weight, bias, sizes, x.shape[1], eps, stats)
-        if own and tracked and x.size > 0:
-            _take_in(mean, var, stats, values, momentum)
+        if updates:  # noqa: SIM102
+            if x.size > 0:
+                _take_in(mean, var, stats, values, momentum)
         return found
 
     return numba.njit(call)
