@@ -91,3 +91,16 @@ def test_data_parallel(tmp_path):
     ).stdout  # fmt: skip
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert "confirmed: the same loss curve" in printed and "the same bits" in printed
+
+
+@pytest.mark.slow
+def test_numba_loop(tmp_path):
+    for package in ("sklearn", "matplotlib", "threadpoolctl"):
+        pytest.importorskip(package)
+    picture = tmp_path / "loop.png"
+    printed = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / "numba_loop.py"), "--quick", "--out", str(picture)],
+        check=True, capture_output=True, text=True, env=os.environ,
+    ).stdout  # fmt: skip
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "confirmed: " in printed and "none of it in Python" in printed

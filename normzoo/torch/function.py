@@ -98,7 +98,7 @@ def normalize(
             f"normzoo.torch.functional.{spec.name}: expected to run outside torch.func transforms (vmap, grad, jvp), "
             f"which cannot see into it; use torch.nn.functional.{spec.name} there, or normzoo.torch.revert(model)"
         )
-    kept = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
+    kept = torch.is_grad_enabled() and any(getattr(t, "requires_grad", False) for t in (x, weight, bias))
     if kept or forward_ad._current_level >= 0:  # where apply raises if a tensor has a tangent
         return Normalize.apply(x, weight, bias, mean, var, spec)
     return run(spec, x, weight, bias, mean, var, False)[0]
