@@ -1,9 +1,9 @@
 """Does layer normalization train a deep network in fewer steps? A training loop that Numba compiled whole says.
 
-A perceptron of sixteen narrow layers learns the 8 x 8 handwritten digits that ship with scikit-learn. The loop over steps,
-the matrix products, the norms forward and backward (`nz.functional.layer_norm` and `saved.backward`) and the updates are
-one compiled function of the user's: Python is entered once a run. Prints how many steps it took to a loss of 0.1, with
-norms and without from the same He-initialized weights, and draws the losses.
+A perceptron of sixteen narrow layers learns the 8 x 8 handwritten digits that ship with scikit-learn. The loop over
+steps, the matrix products, the norms forward and backward (`nz.functional.layer_norm`, `saved.backward`) and the updates
+are one compiled function of the user's: Python is entered once a run. Prints how many steps it took to a loss of 0.1,
+with norms and without from the same He-initialized weights, and draws the losses.
 
     python examples/numba_loop.py            # under a minute; draws numba_loop.png
     python examples/numba_loop.py --quick    # half of that
@@ -23,7 +23,7 @@ from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
 
 import normzoo as nz
-import normzoo.njit  # noqa: F401 (teaches Numba the functional norms)
+import normzoo.njit  # teaches Numba the functional norms
 
 WIDTH, DEPTH, CLASSES, BATCH = 64, 16, 10, 64
 WINDOW = 25  # steps whose mean loss counts
@@ -142,11 +142,12 @@ def main(argv: Sequence[str] | None = None) -> dict[bool, int]:
     spent = (perf_counter() - start) / (2 * seeds * steps)
     needed = {normed: int(np.median([steps_to_learn(found) for found in losses[normed]])) for normed in losses}
     draw(losses, needed, options.out)
+    verdict = "confirmed" if needed[True] < needed[False] else "refuted"
+    never = " and not there" if needed[False] == steps else ""
     print(
-        f"{'confirmed' if needed[True] < needed[False] else 'refuted'}: {needed[True]} steps to a loss of {LEARNED} with "
-        f"layer norm, {needed[False]}{' and not there' if needed[False] == steps else ''} without; of the test digits "
-        f"{np.median(accuracies[True]):.1%} against {np.median(accuracies[False]):.1%}; {1e6 * spent:.0f} us a step of "
-        f"{DEPTH} layers, none of it in Python"
+        f"{verdict}: {needed[True]} steps to a loss of {LEARNED} with layer norm, {needed[False]}{never} without; of the "
+        f"test digits {np.median(accuracies[True]):.1%} against {np.median(accuracies[False]):.1%}; "
+        f"{1e6 * spent:.0f} us a step of {DEPTH} layers, none of it in Python"
     )
     return needed
 

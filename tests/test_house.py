@@ -105,7 +105,7 @@ OPTIONAL = {
     "ahead.py": {"ml_dtypes", "tqdm"},
     "recalibrate.py": {"tqdm"},
     "distributed": {"mpi4py", "dask"},
-    "torch": {"ml_dtypes"},
+    "torch": {"torch", "ml_dtypes"},
 }
 
 

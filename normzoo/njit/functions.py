@@ -107,7 +107,7 @@ def _pass(
             s, y = stats.reshape((3, dims[0], dims[2])), np.empty_like(x)
             if x.size > 0:
                 run(dims, parameter_dims, x, w, b, y, s, eps)
-            saved = new(saved_type)
+            saved: Any = new(saved_type)  # type: ignore[call-arg]
             saved.x, saved.weight, saved.stats = x, w, s
             saved.dims, saved.parameter_dims, saved.eps = dims, parameter_dims, eps
             return y, saved
@@ -132,7 +132,7 @@ def _last_axes(owner: str, x: Any, shape: Any, weight: Any, bias: Any, moments: 
     ):
         raise TypingError(f"{owner}: expected normalized_shape to be an integer or a tuple of integers, got {shape}")
     single = isinstance(shape, types.Integer)
-    axes = 1 if single else shape.count
+    axes: int = 1 if single else shape.count  # type: ignore[union-attr]
     _check(owner, x, axes, {"weight": weight, "bias": bias}, {})
     for name, p in (("weight", weight), ("bias", bias)):
         if not _none(p) and p.ndim != axes:

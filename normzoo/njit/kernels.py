@@ -79,7 +79,7 @@ _ARRAYS = {
 }
 
 
-def _variants(kind: str, by_row: Any, by_column: Any, kinds: Kinds) -> list[Callable | None]:
+def _variants(kind: str, by_row: Any, by_column: Any, kinds: Kinds) -> list[Any]:
     """The kernels of the four kinds, each where it may be needed."""
     makers = (by_row, by_row, by_column, by_column)
     return [

@@ -1,6 +1,5 @@
 """What a pass in compiled code leaves, and its way back: Numba's type for `normzoo.saved.Saved`."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -63,7 +62,7 @@ def _backward(saved, dy):
     x = saved.field_dict["x"]
     if not isinstance(dy, types.Array) or (dy.dtype, dy.ndim, dy.layout) != (x.dtype, x.ndim, "C"):
         raise TypingError(
-            f"{saved.owner}: expected dy to be a C-contiguous {x.dtype} array of {x.ndim} dimensions as x is, got {dy}; "
+            f"{saved.owner}: expected dy to be a C-contiguous {x.dtype} array of {x.ndim} dimensions, got {dy}; "
             "write np.ascontiguousarray(dy), and astype where the dtype differs"
         )
     run = backward(saved.moments, saved.kinds, x.dtype)
