@@ -1,8 +1,8 @@
 """Does layer normalization train a deep network in fewer steps? A training loop that Numba compiled whole says.
 
 A perceptron of sixteen narrow layers learns the 8 x 8 handwritten digits that ship with scikit-learn. The loop over
-steps, the matrix products, the norms forward and backward (`nz.functional.layer_norm`, `saved.backward`) and the updates
-are one compiled function of the user's: Python is entered once a run. Prints how many steps it took to a loss of 0.1,
+steps, the matrix products, the norms forward and backward (`nz.functional.layer_norm`, `saved.backward`) and the
+updates are one compiled function of the user's: Python is entered once a run. Prints how many steps it took to a loss of 0.1,
 with norms and without from the same He-initialized weights, and draws the losses.
 
     python examples/numba_loop.py            # under a minute; draws numba_loop.png
@@ -145,8 +145,8 @@ def main(argv: Sequence[str] | None = None) -> dict[bool, int]:
     verdict = "confirmed" if needed[True] < needed[False] else "refuted"
     never = " and not there" if needed[False] == steps else ""
     print(
-        f"{verdict}: {needed[True]} steps to a loss of {LEARNED} with layer norm, {needed[False]}{never} without; of the "
-        f"test digits {np.median(accuracies[True]):.1%} against {np.median(accuracies[False]):.1%}; "
+        f"{verdict}: {needed[True]} steps to a loss of {LEARNED} with layer norm, {needed[False]}{never} without; of "
+        f"the test digits {np.median(accuracies[True]):.1%} against {np.median(accuracies[False]):.1%}; "
         f"{1e6 * spent:.0f} us a step of {DEPTH} layers, none of it in Python"
     )
     return needed
