@@ -117,35 +117,24 @@ def lies_in(order: tuple[int, ...], shape: tuple[int, ...], strides: tuple[int, 
     return True
 
 
+KINDS = "krKR"  # what compiled code has for a letter: bit 0 is set where an axis is reduced, bit 1 with parameters
+
+
 def fit(axes: Axes, order: tuple[int, ...]) -> View | None:
     """The view of an array whose axes lie in memory in `order`, or None where the letters do not fit."""
     owner = axes.owner or tuple(range(len(axes.shape)))
     in_memory = [i for axis in order for i, o in enumerate(owner) if o == axis]
-    runs: list[tuple[str, int]] = []
-    for i in in_memory:
-        letter, size = axes.letters[i], axes.shape[i]
-        if size == 1:
-            continue
-        if runs and runs[-1][0] == letter:
-            size *= runs.pop()[1]
-        runs.append((letter, size))
-
-    def take(letters: str) -> tuple[str, int]:
-        return runs.pop() if runs and runs[-1][0] in letters else ("", 1)
-
-    n, c, m = take("rR"), take("kK"), take("rR")
-    if not runs and m[1] == 1 and n[1] > 1:  # nothing before c: it is b
-        runs, c = [c], ("", 1)
-    b_parameter, b_plain = take("K"), take("k")
-    if runs:
+    kinds = tuple(KINDS.index(axes.letters[i]) for i in in_memory)
+    fits, dims, parameter_dims = fit_sizes(kinds, tuple(axes.shape[i] for i in in_memory))
+    if not fits:
         return None
     straight = tuple(range(len(order)))
     spanned = [i for i, letter in enumerate(axes.letters) if letter.isupper()]
     piece_order = tuple(spanned.index(i) for i in in_memory if i in spanned)
     return View(
         order=order,
-        dims=(b_plain[1] * b_parameter[1], m[1], c[1], n[1]),
-        parameter_dims=(b_parameter[1], _spanned(m), _spanned(c), _spanned(n)),
+        dims=dims,
+        parameter_dims=parameter_dims,
         pieces=tuple(axes.shape[i] for i in spanned),
         piece_order=piece_order,
         straight=order == straight,
@@ -153,7 +142,40 @@ def fit(axes: Axes, order: tuple[int, ...]) -> View | None:
     )
 
 
-def _spanned(run: tuple[str, int]) -> int:
-    """The size of an axis for the parameters: full where they span it, else 1."""
-    letter, size = run
-    return size if letter.isupper() else 1
+Sizes = tuple[int, int, int, int]
+
+
+def fit_sizes(kinds: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[bool, Sizes, Sizes]:
+    """Do axes of these `KINDS` and sizes, in the order of memory, fit; dims; parameter_dims. Numba compiles it too."""
+    n, n_kind, i = take_run(kinds, sizes, len(sizes) - 1, 1, 1)
+    c, c_kind, i = take_run(kinds, sizes, i, 1, 0)
+    m, m_kind, i = take_run(kinds, sizes, i, 1, 1)
+    b_parameter, b_plain = 1, 1
+    if i < 0 and m == 1 and n > 1:  # nothing before c: it is b
+        if c_kind & 2:
+            b_parameter = c
+        else:
+            b_plain = c
+        c, c_kind = 1, 0
+    else:
+        b_parameter, _, i = take_run(kinds, sizes, i, 3, 2)
+        b_plain, _, i = take_run(kinds, sizes, i, 3, 0)
+    return (
+        i < 0,
+        (b_plain * b_parameter, m, c, n),
+        (b_parameter, m if m_kind & 2 else 1, c if c_kind & 2 else 1, n if n_kind & 2 else 1),
+    )
+
+
+def take_run(kinds: tuple[int, ...], sizes: tuple[int, ...], i: int, bits: int, value: int) -> tuple[int, int, int]:
+    """Size and kind of the run of axes of one kind that ends with axis i, if that kind has these bits, else 1 and 0;
+    and the axis before it, that is not of size 1."""
+    while i >= 0 and sizes[i] == 1:
+        i -= 1
+    size, kind = 1, 0
+    if i >= 0 and kinds[i] & bits == value:
+        kind = kinds[i]
+        while i >= 0 and (sizes[i] == 1 or kinds[i] == kind):
+            size *= sizes[i]
+            i -= 1
+    return size, kind, i

@@ -111,3 +111,16 @@ def test_gallery(tmp_path, monkeypatch):
     monkeypatch.setattr(gallery, "examples", lambda: [("BatchNorm(C)", nz.BatchNorm(gallery.C))])
     gallery.main()
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_numba_loop(tmp_path):
+    for package in ("sklearn", "matplotlib", "threadpoolctl"):
+        pytest.importorskip(package)
+    picture = tmp_path / "loop.png"
+    printed = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / "numba_loop.py"), "--quick", "--out", str(picture)],
+        check=True, capture_output=True, text=True, env=os.environ,
+    ).stdout  # fmt: skip
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "confirmed: " in printed and "none of it in Python" in printed

@@ -34,17 +34,19 @@ class Spec(NamedTuple):
         return function(x, mean, var, weight, bias, self.own, self.momentum, self.eps, return_saved=keep)
 
 
+_NAMES = "input", "weight", "bias", "running_mean", "running_var"
+
+
 def run(
     spec: Spec, x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Any, var: Any, keep: bool
-) -> tuple[Tensor, Any]:
-    """y, and with `keep` what the pass left. Running statistics are written to."""
-    named = {"input": x, "weight": weight, "bias": bias, "running_mean": mean, "running_var": var}
-    arrays = [array_of(spec.name, name, t) for name, t in named.items()]
-    with torch_threads(x.numel()):
+) -> tuple[Tensor, Any, Any]:
+    """y, and with `keep` what the pass left and the bias as an array. Running statistics are written to."""
+    arrays = [array_of(spec.name, name, t) for name, t in zip(_NAMES, (x, weight, bias, mean, var), strict=True)]
+    with torch_threads(arrays[0].size):
         found = spec.run(*arrays, keep=keep)
     if mean is not None and spec.own:
         torch.autograd.graph.increment_version([mean, var])
-    return (tensor_of(found[0]), found[1].left) if keep else (tensor_of(found), None)
+    return (tensor_of(found[0]), found[1].left, arrays[2]) if keep else (tensor_of(found), None, None)
 
 
 def run_back(
@@ -52,7 +54,7 @@ def run_back(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """dx, dweight and dbias of a pass; bias is an array of the bias's kind."""
     xa, wa, da = (array_of(left.owner, n, t) for n, t in (("input", x), ("weight", weight), ("grad_output", dy)))
-    with torch_threads(x.numel()):
+    with torch_threads(da.size):
         dx, dweight, dbias = resume(left, xa, wa, bias).backward(da)
     return tensor_of(dx), tensor_of(dweight), tensor_of(dbias)
 
@@ -62,8 +64,7 @@ class Normalize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Any, weight: Any, bias: Any, mean: Any, var: Any, spec: Spec) -> Any:
-        y, ctx.left = run(spec, x, weight, bias, mean, var, True)
-        ctx.bias = array_of(spec.name, "bias", bias)  # its dtype and shape are what is used
+        y, ctx.left, ctx.bias = run(spec, x, weight, bias, mean, var, True)  # of bias, dtype and shape are used
         ctx.save_for_backward(x, weight)
         return y
 

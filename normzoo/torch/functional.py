@@ -23,9 +23,7 @@ def _sizes(shape: Any) -> tuple[int, ...]:
 
 def _float32(name: str, *tensors: Tensor | None) -> tuple[Any, ...]:
     """The tensors as autocast would hand them on."""
-    if not isinstance(tensors[0], torch.Tensor):  # `normalize` says so
-        return tensors
-    kind = tensors[0].device.type
+    kind = tensors[0].device.type if isinstance(tensors[0], Tensor) else ""
     if name not in AUTOCAST_FLOAT32.get(kind, ()) or not torch.is_autocast_enabled(kind):
         return tensors
     return tuple(t.float() if t is not None and t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors)

@@ -58,7 +58,7 @@ def normalize(
 ) -> tuple[Tensor, Tensor]:
     """y, and the statistics of every set (3, sets): mean, spread, rstd."""
     spec = Spec(name, tuple(sizes), own, momentum, eps)
-    y, left = run(spec, x, weight, bias, mean, var, True)
+    y, left, _ = run(spec, x, weight, bias, mean, var, True)
     return _placed(y, x), tensor_of(left.stats).reshape(3, -1)
 
 

@@ -9,6 +9,8 @@ import torch
 from normzoo.device import device_array
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_NUMPYS = FLOATS[:3]
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 @cache
@@ -28,6 +30,8 @@ def array_of(owner: str, name: str, t: Any) -> Any:
     """
     if t is None:
         return None
+    if type(t) in _PLAIN and t.dtype in _NUMPYS and t.is_cpu and t.layout is torch.strided and not t.is_neg():
+        return t.detach().numpy()  # what most tensors are
     if not isinstance(t, torch.Tensor):
         raise TypeError(f"{owner}: expected {name} to be a tensor, got {type(t).__name__}; write torch.as_tensor(...)")
     if t.dtype not in FLOATS:

@@ -16,6 +16,7 @@ import torch
 
 from normzoo.backends.cpu import SERIAL
 
+_NOTHING = nullcontext()
 _TASKS = Path("/proc/self/task")
 _MOST: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
 
@@ -36,9 +37,9 @@ def torch_threads(values: int) -> Any:
     A pool whose loops ask for other numbers of threads in turn would start and end threads for each.
     """
     if values < SERIAL:  # such kernels are serial
-        return nullcontext()
+        return _NOTHING
     count = min(torch.get_num_threads(), _MOST)
-    return nullcontext() if count == numba.get_num_threads() else _limited(count)
+    return _NOTHING if count == numba.get_num_threads() else _limited(count)
 
 
 @numba.njit(parallel=True)

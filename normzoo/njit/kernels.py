@@ -1,0 +1,187 @@
+"""The passes of the contract as functions that compiled code calls: the CPU backend's choice of a kernel, at run time.
+
+A norm says which of the four kinds of kernels its views may need, rows or columns, with parameters that vary along the
+axis a kernel cannot take them out of or not: only these are compiled. All kernels are serial. Those that share large
+sets among threads are not needed: they have the bits of these.
+
+Kernels are called by their address. Numba would else take the code of every kernel into each function around it and
+optimize it there again, which took minutes. The price is that Numba does not cache the functions that call norms; the
+kernels themselves it does.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from numba.core import types
+from numba.extending import intrinsic, register_jitable
+
+from normzoo import view
+from normzoo.backends import cpu
+from normzoo.backends.contract import CONSTANT, Moments
+from normzoo.backends.cpu import columns, columns_gradients, columns_split, rows, rows_gradients, rows_split
+from normzoo.backends.cpu.lanes import Flat
+
+register_jitable(view.take_run)
+fit_sizes = register_jitable(view.fit_sizes)
+is_columns = register_jitable(cpu.is_columns)
+TINY = cpu.TINY
+
+
+class Kinds(NamedTuple):
+    """Kernels that a norm may need."""
+
+    rows: bool = True
+    rows_spanned: bool = False  # the parameters vary along n
+    columns: bool = True
+    columns_spanned: bool = False  # they vary along m
+
+
+def by_address(kernel: Any, arrays: tuple[bool, ...]) -> Callable:
+    """A compiled kernel as a function of compiled code, of the arrays or scalars that it takes.
+
+    Args:
+        arrays: for each argument, whether the kernel takes it as `Flat`; else as it is.
+    """
+
+    @intrinsic
+    def call(typing_context, arguments):
+        given = arguments.types
+        taken = tuple(Flat(t.dtype) if flat else types.unliteral(t) for t, flat in zip(given, arrays, strict=True))
+        kernel.compile(taken)
+        compiled = kernel.overloads[taken]
+
+        def generate(context, builder, signature, args):
+            parts = [builder.extract_value(args[0], i) for i in range(len(given))]
+            address = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+            convention = context.call_conv
+            kind = convention.get_function_type(types.none, taken)
+            pointer = context.add_dynamic_addr(builder, address, info=kernel.py_func.__name__)
+            function = builder.bitcast(pointer, kind.as_pointer())
+            flattened = [
+                context.make_array(t)(context, builder, part).data if flat else part
+                for t, part, flat in zip(given, parts, arrays, strict=True)
+            ]
+            convention.call_function(builder, function, types.none, taken, flattened)
+            return context.get_dummy_value()
+
+        return types.none(arguments), generate
+
+    return call
+
+
+_ARRAYS = {
+    "forward": (False, False, *[True] * 5, False, False, False),
+    "apply": (False, False, *[True] * 5),
+    "backward": (False, False, *[True] * 7, False, False),
+}
+
+
+def _variants(kind: str, by_row: Any, by_column: Any, kinds: Kinds) -> list[Any]:
+    """The kernels of the four kinds, each where it may be needed."""
+    makers = (by_row, by_row, by_column, by_column)
+    return [
+        by_address(make(spans), _ARRAYS[kind]) if needed else None
+        for make, spans, needed in zip(makers, (False, True, False, True), kinds, strict=True)
+    ]
+
+
+@register_jitable
+def _choice(dims, parameter_dims):
+    """Which of the four."""
+    if is_columns(dims):
+        return 3 if parameter_dims[1] > 1 else 2
+    return 1 if parameter_dims[3] > 1 else 0
+
+
+@cache
+def forward(moments: Moments, kinds: Kinds) -> Callable:
+    """run(dims, parameter_dims, x, weight, bias, y, stats, eps): the statistics of x, and y by them; with CONSTANT y by
+    the statistics that are there."""
+    center, power = moments.center, moments.power
+    known = moments == CONSTANT
+    if known:
+        calls = _variants("apply", lambda s: rows_split.apply(s, False), lambda s: columns_split.apply(s, False), kinds)
+    else:
+        calls = _variants(
+            "forward",
+            lambda s: rows.forward(center, power, s, False, False),
+            lambda s: columns.forward(center, power, s, False),
+            kinds,
+        )
+    first, second, third, fourth = calls
+    has_first, has_second, has_third, has_fourth = kinds
+
+    @numba.njit(nogil=True, error_model="numpy")
+    def run(dims, parameter_dims, x, weight, bias, y, stats, eps):
+        divisor = float(dims[1] * dims[3])
+        arguments = (
+            (dims, parameter_dims, x, weight, bias, y, stats)
+            if known
+            else (dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, False)
+        )
+        which = _choice(dims, parameter_dims)
+        if has_first and which == 0:
+            first(arguments)
+        if has_second and which == 1:
+            second(arguments)
+        if has_third and which == 2:
+            third(arguments)
+        if has_fourth and which == 3:
+            fourth(arguments)
+
+    return run
+
+
+@cache
+def backward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
+    """run(dims, parameter_dims, dy, x, weight, stats, eps, dx, dweight, dbias)."""
+    center, power = moments.center, moments.power
+    first, second, third, fourth = _variants(
+        "backward",
+        lambda s: rows_gradients.backward(center, power, s, False),
+        lambda s: columns_gradients.backward(center, power, s, False),
+        kinds,
+    )
+    has_first, has_second, has_third, has_fourth = kinds
+
+    @numba.njit(nogil=True, error_model="numpy")
+    def run(dims, parameter_dims, dy, x, weight, stats, eps, dx, dweight, dbias):
+        divisor = float(dims[1] * dims[3])
+        arguments = (dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, np.inf)
+        which = _choice(dims, parameter_dims)
+        if has_first and which == 0:
+            first(arguments)
+        if has_second and which == 1:
+            second(arguments)
+        if has_third and which == 2:
+            third(arguments)
+        if has_fourth and which == 3:
+            fourth(arguments)
+
+    if dtype == types.float64:
+        return run
+    known = moments == CONSTANT
+    exact_forward, exact = forward(moments, kinds), backward(moments, kinds, types.float64)
+
+    @numba.njit(nogil=True, error_model="numpy")
+    def run_single(dims, parameter_dims, dy, x, weight, stats, eps, dx, dweight, dbias):
+        if dims[1] * dims[3] > TINY:
+            run(dims, parameter_dims, dy, x, weight, stats, eps, dx, dweight, dbias)
+            return
+        # as the CPU backend: dx of such a set is a difference of almost equal terms
+        v, w, d = x.astype(np.float64), weight.astype(np.float64), dy.astype(np.float64)
+        found, dw, db = np.empty(dx.shape), np.empty(dweight.shape), np.empty(dbias.shape)
+        s = np.empty(stats.shape)
+        if known:
+            s[...] = stats
+        else:
+            exact_forward(dims, parameter_dims, v, w, w, found, s, eps)
+        exact(dims, parameter_dims, d, v, w, s, eps, found, dw, db)
+        dx[...] = found
+        dweight[...] = dw
+        dbias[...] = db
+
+    return run_single

@@ -1,0 +1,227 @@
+"""The functional norms inside compiled code: the bits of a call from Python, its gradients, and errors when compiling."""
+
+import subprocess
+import sys
+
+import numba
+import numpy as np
+import pytest
+from numba.core.errors import TypingError
+
+import normzoo as nz
+import normzoo.njit
+from normzoo.njit.kernels import fit_sizes
+from normzoo.view import KINDS, Axes, fit
+from tests import check
+
+F = nz.functional
+assert normzoo.njit.__all__
+
+
+@numba.njit
+def layer_norm(x, shape, w, b, dy):
+    y, saved = F.layer_norm(x, shape, w, b, return_saved=True)
+    return y, saved.backward(dy)
+
+
+@numba.njit
+def rms_norm(x, shape, w, b, dy):
+    y, saved = F.rms_norm(x, shape, w, return_saved=True)
+    return y, saved.backward(dy)
+
+
+@numba.njit
+def group_norm(x, groups, w, b, dy):
+    y, saved = F.group_norm(x, groups, w, b, 1e-3, return_saved=True)
+    return y, saved.backward(dy)
+
+
+@numba.njit
+def instance_norm(x, stats, w, b, dy):
+    y, saved = F.instance_norm(x, stats[0], stats[1], w, b, True, 0.3, return_saved=True)
+    return y, saved.backward(dy)
+
+
+@numba.njit
+def batch_norm(x, stats, w, b, dy):
+    y, saved = F.batch_norm(x, stats[0], stats[1], w, b, True, 0.3, return_saved=True)
+    return y, saved.backward(dy)
+
+
+@numba.njit
+def batch_norm_plain(x, stats, w, b, dy):
+    y, saved = F.batch_norm(x, None, None, training=True, return_saved=True)
+    return y, saved.backward(dy)
+
+
+@numba.njit
+def batch_norm_eval(x, stats, w, b, dy):
+    y, saved = F.batch_norm(x, stats[0], stats[1], w, b, return_saved=True)
+    return y, saved.backward(dy)
+
+
+def statistics(c):
+    return np.stack([np.arange(c), np.arange(c) + 2.0])
+
+
+# the compiled function, its second argument, shape of x, shape of the parameters or None
+CASES = [
+    (layer_norm, (37,), (3, 5, 37), (37,)),
+    (layer_norm, 37, (5, 37), (37,)),
+    (layer_norm, (5, 7), (3, 5, 7), (5, 7)),
+    (layer_norm, (1,), (9, 1), (1,)),
+    (layer_norm, (2,), (9, 2), (2,)),
+    (layer_norm, (5000,), (3, 5000), (5000,)),
+    (layer_norm, (17,), (1, 17), (17,)),
+    (layer_norm, (17,), (0, 17), (17,)),
+    (layer_norm, (17,), (4, 17), None),
+    (rms_norm, (31,), (6, 31), (31,)),
+    (rms_norm, (2,), (6, 2), (2,)),
+    (group_norm, 3, (2, 6, 5, 7), (6,)),
+    (group_norm, 3, (2, 6), (6,)),
+    (group_norm, 1, (2, 6, 9), (6,)),
+    (group_norm, 6, (2, 6, 300), (6,)),
+    (group_norm, 2, (1, 40, 300), (40,)),
+    (group_norm, 2, (3, 34, 1, 1), (34,)),
+    (group_norm, 2, (3, 8, 11), None),
+    (instance_norm, statistics(4), (3, 4, 19), (4,)),
+    (instance_norm, statistics(4), (1, 4, 5, 300), (4,)),
+    (instance_norm, statistics(1), (5, 1, 40), (1,)),
+    (batch_norm, statistics(5), (17, 5), (5,)),
+    (batch_norm, statistics(5), (2, 5), (5,)),
+    (batch_norm, statistics(40), (900, 40), (40,)),
+    (batch_norm, statistics(18), (5, 18, 7, 7), (18,)),
+    (batch_norm, statistics(3), (1, 3, 400), (3,)),
+    (batch_norm, statistics(1), (3, 1, 31), (1,)),
+    (batch_norm, statistics(6), (4, 6, 20, 20), (6,)),
+    (batch_norm_plain, statistics(5), (17, 5, 3), None),
+    (batch_norm_eval, statistics(5), (17, 5), (5,)),
+    (batch_norm_eval, statistics(5), (4, 5, 300), (5,)),
+]
+IDS = [f"{f.py_func.__name__}-{'x'.join(map(str, shape))}{'' if p else '-plain'}" for f, _, shape, p in CASES]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("function", "argument", "shape", "parameters"), CASES, ids=IDS)
+def test_bits_are_those_of_a_call_from_python(function, argument, shape, parameters, dtype, rng):
+    x, dy = (3 * rng.standard_normal((2, *shape)) + 1).astype(dtype)
+    w = b = None
+    if parameters is not None:
+        w, b = rng.standard_normal((2, *parameters)).astype(dtype)
+    found, expected = [], []
+    for call, results in ((function, found), (function.py_func, expected)):
+        held = argument.astype(dtype) if isinstance(argument, np.ndarray) else argument
+        y, grads = call(x, held, w, b, dy)
+        results += [y, *grads, held if isinstance(argument, np.ndarray) else None]
+        assert grads._fields == ("x", "weight", "bias")
+    for mine, theirs in zip(found, expected, strict=True):
+        if theirs is None:
+            assert mine is None
+        else:
+            check.same_bits(mine, theirs)
+
+
+def test_gradients_are_right(rng):
+    x, dy = rng.standard_normal((2, 6, 5))
+    w, b = rng.standard_normal((2, 5))
+    grads = layer_norm(x, (5,), w, b, dy)[1]
+    at = {"x": lambda v: (v, w, b), "weight": lambda v: (x, v, b), "bias": lambda v: (x, w, v)}
+    for name, start in (("x", x), ("weight", w), ("bias", b)):
+        direction = rng.standard_normal(start.shape)
+        up, down = (layer_norm(*_order(at[name](start + s * direction)), dy)[0] for s in (1e-6, -1e-6))
+        slope = ((up - down) * dy).sum() / 2e-6
+        assert abs((getattr(grads, name) * direction).sum() - slope) < 1e-7 * (1 + abs(slope))
+
+
+def _order(arrays):
+    x, w, b = arrays
+    return x, (5,), w, b
+
+
+@pytest.mark.slow
+def test_inside_prange(rng):
+    @numba.njit(parallel=True)
+    def many(x, w, b, dy):
+        y, dx = np.empty_like(x), np.empty_like(x)
+        for i in numba.prange(x.shape[0]):
+            y[i], saved = F.layer_norm(x[i], (x.shape[2],), w, b, return_saved=True)
+            dx[i] = saved.backward(dy[i]).x
+        return y, dx
+
+    x, dy = rng.standard_normal((2, 40, 9, 33)).astype(np.float32)
+    w, b = rng.standard_normal((2, 33)).astype(np.float32)
+    y, saved = F.layer_norm(x, (33,), w, b, return_saved=True)
+    found = many(x, w, b, dy)
+    check.same_bits(found[0], y)
+    check.same_bits(found[1], saved.backward(dy).x)
+
+
+@numba.njit
+def without_saving(x, w):
+    return F.rms_norm(x, (x.shape[-1],), w)
+
+
+def test_y_alone(rng):
+    x = rng.standard_normal((4, 21)).astype(np.float32)
+    check.same_bits(without_saving(x, x[0].copy()), F.rms_norm(x, (21,), x[0].copy()))
+
+
+X = np.zeros((4, 6), np.float32)
+COMPILING = [
+    (lambda x: F.layer_norm(x, (6,)), X.T, "expected x to be a C-contiguous array of float32 or float64"),
+    (lambda x: F.layer_norm(x, (6,)), np.zeros((4, 6), np.int64), "expected x to be a C-contiguous array of float32"),
+    (lambda x: F.layer_norm(x, (6,)), 3.0, "expected x to be a C-contiguous array"),
+    (lambda x: F.layer_norm(x, 6.0), X, "expected normalized_shape to be an integer or a tuple of integers"),
+    (lambda x: F.layer_norm(x, (6,), axis=0), X, "axis= is not there in compiled code"),
+    (lambda x: F.layer_norm(x, (6,), out=x), X, "out= is not there in compiled code"),
+    (lambda x: F.layer_norm(x, (6,), np.ones(6)), X, "expected weight of x's dtype float32, got float64"),
+    (lambda x: F.layer_norm(x, (6,), np.ones((1, 6), np.float32)), X, "expected weight of normalized_shape, 1 dimensions"),
+    (lambda x: F.batch_norm(x, None, None, training=x[0, 0] > 0), X, "expected training to be written as True or False"),
+    (lambda x: F.batch_norm(x, None, None), X, "expected running_mean and running_var where"),
+    (lambda x: F.batch_norm(x, x[0], None, training=True), X, "expected running_mean and running_var, or neither"),
+    (lambda x: F.group_norm(x, 2, channel_axis=-1), X, "channel_axis= is not there in compiled code"),
+    (lambda x: F.layer_norm(x, (6,), return_saved=True)[1].backward(x[0]), X, "expected dy to be a C-contiguous float32"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("function", "x", "message"), COMPILING)
+def test_errors_when_compiling(function, x, message):
+    with pytest.raises(TypingError) as raised:
+        numba.njit(function)(x)
+    assert message in str(raised.value)
+
+
+RUNNING = [
+    (lambda x: F.layer_norm(x, (5,)), "layer_norm: expected x of shape"),
+    (lambda x: F.layer_norm(x, (6,), x[0, :5].copy()), "layer_norm: expected weight and bias"),
+    (lambda x: F.group_norm(x, 4), "group_norm: expected num_groups to divide"),
+    (lambda x: F.batch_norm(x[:1], None, None, training=True), "batch_norm: expected more than 1 value"),
+    (lambda x: F.batch_norm(x, x[0, :2].copy(), x[0, :2].copy()), "batch_norm: expected running statistics"),
+    (lambda x: F.batch_norm(x, None, None, training=True, eps=0.0), "batch_norm: expected eps > 0"),
+    (lambda x: F.instance_norm(x, eps=1e-3), "instance_norm: expected more than 1 value"),
+    (lambda x: F.layer_norm(x, (6,), return_saved=True)[1].backward(x[:2]), "layer_norm: expected dy of x's shape"),
+]
+
+
+@pytest.mark.parametrize(("function", "message"), RUNNING)
+def test_errors_when_running(function, message):
+    with pytest.raises(ValueError, match=message):
+        numba.njit(function)(X)
+
+
+def test_sizes_fit_as_the_view_does(rng):
+    compiled = numba.njit(lambda kinds, sizes: fit_sizes(kinds, sizes))  # noqa: PLW0108 (no function, but what stands for one)
+    for letters in ("kR", "rKr", "kKr", "kKRr", "kkrr"):
+        kinds = tuple(KINDS.index(letter) for letter in letters)
+        for _ in range(30):
+            sizes = tuple(int(s) for s in rng.integers(0, 4, len(letters)))
+            view = fit(Axes(sizes, letters), tuple(range(len(letters))))
+            fits, dims, parameter_dims = compiled(kinds, sizes)
+            assert fits == (view is not None)
+            if fits:
+                assert (dims, parameter_dims) == (view.dims, view.parameter_dims)
+
+
+def test_it_is_imported_on_demand():
+    code = "import sys, normzoo; assert 'normzoo.njit' not in sys.modules"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
