@@ -48,7 +48,7 @@ def on_device(case, where, dtype, rng, last=False):
 
 @everywhere
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
 def test_every_norm_on_device_arrays(case, dtype, where, rng):
     if dtype == np.float64 and not case.id.endswith(("2d", "last", "channels")):
         pytest.skip("float64 has the kernels of float32: a few are enough")

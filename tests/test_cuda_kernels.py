@@ -151,10 +151,30 @@ def name_of(case):
     return f"{'x'.join(map(str, view))}-{'x'.join(map(str, parameters))}{flags}-{(store or dtype).name}"
 
 
-each_case = pytest.mark.parametrize("case", CASES, ids=name_of)
+# The cases that every run of the suite looks at: their kernels are those of `CHECKED`. numba-cuda takes a second or two
+# for a kernel, and all the cases have 230.
+QUICK = {
+    "6x1x1x37-1x1x1x37-float32",
+    "9x1x1x1024-1x1x1x1024-float32",
+    "4x1x3x1024-2x1x3x1024-float32",
+    "1x40x4x1200-1x1x4x1-float32",
+    "2x50x12x49-1x1x12x1-float32",
+    "4x64x16x1-1x64x1x1-float32",
+    "2x1500x72x1-1x1x72x1-float32",
+    "5x1x1x2-1x1x1x2-float32",
+    "2x3x1x10001-1x3x1x1-power1-float32",
+}
 
 
-@each_case
+def each_of(cases, quick=QUICK):
+    """A test for every case; most are slow."""
+    marks = [() if name_of(case) in quick else pytest.mark.slow for case in cases]
+    return pytest.mark.parametrize(
+        "case", [pytest.param(case, id=name_of(case), marks=m) for case, m in zip(cases, marks, strict=True)]
+    )
+
+
+@each_of(CASES)
 def test_kernels_compute_what_the_reference_does(case, rng):
     view, parameters, moments, dtype, store = case
     x, dy, weight, bias = data(rng, view, parameters, dtype, store)
@@ -164,7 +184,15 @@ def test_kernels_compute_what_the_reference_does(case, rng):
     compare(*results, TOLERANCES[dtype], STORAGE[store or dtype], weight, bias)
 
 
-@pytest.mark.parametrize("view", [(6, 4, 1, 20), (4, 64, 16, 1), (2, 2100, 5, 1), (2, 50, 12, 49)], ids=str)
+@pytest.mark.parametrize(
+    "view",
+    [
+        (6, 4, 1, 20),
+        (4, 64, 16, 1),
+        *(pytest.param(v, marks=pytest.mark.slow) for v in [(2, 2100, 5, 1), (2, 50, 12, 49)]),
+    ],
+    ids=str,
+)
 def test_statistics_that_are_given(view, rng):
     x, dy, weight, bias = data(rng, view, (1, 1, view[2], 1))
     stats = rng.uniform(0.5, 2, (3, view[0], view[2]))
@@ -179,7 +207,7 @@ FLAT = [
 ]
 
 
-@pytest.mark.parametrize("case", FLAT, ids=name_of)
+@each_of(FLAT)
 @pytest.mark.parametrize(("mean", "std"), [(1e4, 0.1), (-1e6, 1.0), (1e3, 1e-3)])
 def test_accuracy_is_flat_in_the_mean(case, mean, std, rng):
     view, parameters, *_ = case
@@ -191,7 +219,7 @@ def test_accuracy_is_flat_in_the_mean(case, mean, std, rng):
     check.close(actual[4], expected[4], check.BACKWARD32, np.abs(expected[4]).max())
 
 
-@pytest.mark.parametrize("case", FLAT[::3], ids=name_of)
+@each_of(FLAT[::3])
 @pytest.mark.parametrize("place", [0, -1], ids=["first", "last"])
 def test_an_outlier_does_no_harm_wherever_it_sits(case, place, rng):
     view, parameters, *_ = case
@@ -203,7 +231,7 @@ def test_an_outlier_does_no_harm_wherever_it_sits(case, place, rng):
     check.close(actual[0], expected[0], check.FORWARD32, scale)
 
 
-@pytest.mark.parametrize("case", FLAT, ids=name_of)
+@each_of(FLAT)
 @pytest.mark.parametrize("value", [0.1, -1e6 + 0.5, 3e-20])
 def test_a_constant_set_gives_exactly_the_bias(case, value, rng):
     view, parameters, *_ = case
@@ -214,7 +242,7 @@ def test_a_constant_set_gives_exactly_the_bias(case, value, rng):
     np.testing.assert_array_equal(y, expected)
 
 
-@pytest.mark.parametrize("case", FLAT[::4], ids=name_of)
+@each_of(FLAT[::4])
 def test_bits_do_not_depend_on_the_order_of_threads(case, rng):
     view, parameters, *_ = case
     tensors = data(rng, view, parameters, mean=1e3)
@@ -224,7 +252,7 @@ def test_bits_do_not_depend_on_the_order_of_threads(case, rng):
             check.same_bits(two, one)
 
 
-@pytest.mark.parametrize("case", FLAT[::4], ids=name_of)
+@each_of(FLAT[::4])
 def test_bits_of_a_sample_depend_on_neither_the_device_nor_the_batch(case, rng):
     view, parameters, *_ = case
     tensors = data(rng, view, parameters, mean=1e3)
@@ -241,7 +269,7 @@ def test_bits_of_a_sample_depend_on_neither_the_device_nor_the_batch(case, rng):
 UNALIGNED = [CASES[i] for i in (3, 4, 17, 20, 22)] + [c for c in CASES if c[4] == FLOAT16][:1]
 
 
-@pytest.mark.parametrize("case", UNALIGNED, ids=name_of)
+@each_of(UNALIGNED, {"9x1x1x1024-1x1x1x1024-float32", "4x64x16x1-2x64x16x1-float32"})
 def test_arrays_that_begin_anywhere_give_the_same_bits(case, rng):
     view, parameters, moments, dtype, store = case
     tensors = data(rng, view, parameters, dtype, store)
@@ -250,7 +278,7 @@ def test_arrays_that_begin_anywhere_give_the_same_bits(case, rng):
         check.same_bits(two, one)
 
 
-@pytest.mark.parametrize("case", [CASES[i] for i in (9, 12, 15, 20, 22)], ids=name_of)
+@each_of([CASES[i] for i in (9, 12, 15, 20, 22)], {"4x6x3x20-2x6x3x20-float32", "4x64x16x1-2x64x16x1-float32"})
 def test_offsets_of_64_bits_give_the_same_bits(case, rng, monkeypatch):
     from normzoo.backends.cuda import forms, launcher  # noqa: PLC0415
 

@@ -249,7 +249,17 @@ def from_interface(a: Any, stream: Any = None) -> DeviceArray:
     if stream is None:
         stream = interface.get("stream") or 0
     shape, strides, library = interface["shape"], interface.get("strides"), type(a).__module__.split(".")[0]
-    return DeviceArray(address or 0, shape, dtype, owner, stream, strides, not read_only, library)
+    found = DeviceArray(address or 0, shape, dtype, owner, stream, strides, not read_only, library)
+    if interface.get("mask") is not None:
+        raise TypeError(f"expected a device array without a mask, got a {type(a).__name__} with one; fill it first")
+    if not dtype.isnative:
+        raise TypeError(f"expected a device array in the machine's byte order, got {dtype.str}; copy it in that order")
+    if found.size and not found.flags.aligned:
+        raise ValueError(
+            f"expected a device array at an address, and with strides, that are multiples of {dtype.itemsize} bytes, "
+            f"got {found.address:#x} and {found.strides}; copy it"
+        )
+    return found
 
 
 def _is_bfloat16(a: Any) -> bool:

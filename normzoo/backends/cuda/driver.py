@@ -111,9 +111,11 @@ def _own() -> Driver:
 class _Memory:
     """Memory of the device's own pool, which takes it back in the order of its stream."""
 
+    _free: Any = None  # of what was never taken
+
     def __init__(self, driver: "NumbaDriver", nbytes: int, stream: int) -> None:
-        self._free, self._stream = driver.free, stream
         self.address = driver.take(nbytes, stream)
+        self._free, self._stream = driver.free, stream
 
     def __del__(self) -> None:
         if self._free is not None:  # the interpreter may be shutting down
