@@ -113,6 +113,21 @@ class Arrangement:
         backend(chosen()).spread_rows(_rows_of_bytes(made), place, _rows_of_bytes(merged))
         return True
 
+    def most_sets(self, x: Array) -> Group | None:
+        """The group of the sets that count, where these are a third and more of all, the mask keeps or leaves out whole
+        sets, and these lie one after the other in x; else None. Fewer are sooner gathered."""
+        whole = self.ids is None and not self.b and self.a == self.kept and self.order == list(range(len(self.order)))
+        if not (whole and x.flags.c_contiguous):
+            return None
+        group = next(self.groups(), None)
+        some = group is not None and isinstance(group.rows, np.ndarray) and 3 * group.rows.size >= len(self.pattern)
+        return group if some else None
+
+    def put_rows(self, x: Array, place: Array, y: Array) -> None:
+        """Row i of y is row place[i] of x, 0 where that is -1; where it is -2 it stays."""
+        rows = (_rows_of_bytes(a.reshape(len(place), -1)) for a in (x, y))
+        backend(chosen()).spread_rows(next(rows), place, next(rows))
+
     def put(self, merged: Array, group: Group, made: Array) -> None:
         """Write the group's results."""
         if group.values is None:

@@ -178,7 +178,9 @@ def normalize(
     if type(x) is Selected:
         if stats is not None or parameter_shape not in (None, axes.parameter_shape):
             raise TypeError(f"{owner}: takes no masks, lengths, weights or segments")
-        y, found, back = normalize_selected(normalize, owner, x, axes, weight, bias, moments, eps, out, given, apart)
+        y, found, back = normalize_selected(
+            (normalize, resume), owner, x, axes, weight, bias, moments, eps, out, given, apart
+        )
         return y, found, SelectedSaved(owner, x.x, back, weight, bias) if keep else None
     if type(x) is not ndarray:
         plain, x = False, base_array(owner, "x", x)

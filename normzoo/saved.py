@@ -210,7 +210,7 @@ class SelectedSaved(Saved):
     ) -> None:
         self._owner, self._back, self._weight, self._bias = owner, back, weight, bias
         self._x_like, self._layout = (x.shape, x.dtype), layout_of(x)
-        self._source, self._overwritten = None, False  # what was taken of x is a copy
+        self._source, self._overwritten = x, False
 
     @property
     def _like(self) -> tuple[tuple[int, ...], np.dtype]:

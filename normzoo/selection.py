@@ -171,7 +171,7 @@ def _lengths(x: Array, lengths: Any, length_axis: int) -> Array:
 
 
 def normalize_selected(
-    run: Callable[..., Any],
+    passes: tuple[Callable[..., Any], Callable[..., Any]],
     owner: object,
     chosen: Selected,
     axes: Axes,
@@ -186,8 +186,9 @@ def normalize_selected(
     """y, the moments of every set (None where they are given), and the way back: (dy, dx to write) -> dweight, dbias.
 
     Args:
-        run: `passes.normalize`.
+        passes: `passes.normalize` and `passes.resume`.
     """
+    run, resume = passes
     x = chosen.x
     if out is not None:
         check_out(owner, out, x.shape, x.dtype, (x,), (weight, bias, *apart))
@@ -205,6 +206,8 @@ def normalize_selected(
         found, weighted_back = normalize_weighted(chosen, x, y, axes, weight, bias, moments, eps)
         return y, SetMoments(*found), weighted_back
     arrangement = arrange(axes, x.shape, mask, chosen.segments, chosen.segment_axis)
+    if y.flags.c_contiguous and (group := arrangement.most_sets(x)):
+        return _most_sets(run, resume, owner, x, y, axes, weight, bias, moments, eps, arrangement, group, chosen.masked)
     groups = []
     count, mean, var = (np.zeros(arrangement.sets_shape) for _ in range(3))
     results = []
@@ -219,18 +222,69 @@ def normalize_selected(
     _place(arrangement, y, x, results, mask, chosen.masked)
 
     def back(dy: Array, dx: Array) -> tuple[Array | None, Array | None]:
-        d = dy.copy() if np.may_share_memory(dx, dy) else dy
-        sums = [None if p is None else np.zeros(p.shape) for p in (weight, bias)]
-        results = []
-        merged = arrangement.merge(d)
-        for group, saved in groups:
-            found = saved.backward(arrangement.take(merged, group))
-            results.append((group, found.x))
-            for total, part in zip(sums, (found.weight, found.bias), strict=True):
-                if total is not None:
-                    arrangement.add_parameter(total, group, part)
-        _place(arrangement, dx, d, results, mask, chosen.masked)
-        return _as(sums[0], weight), _as(sums[1], bias)
+        return _back(arrangement, groups, dy, dx, weight, bias, mask, chosen.masked)
+
+    return y, SetMoments(count, mean, var), back
+
+
+def _back(
+    arrangement: Arrangement,
+    groups: list[tuple[Any, Any]],
+    dy: Array,
+    dx: Array,
+    weight: Array | None,
+    bias: Array | None,
+    mask: Array | None,
+    policy: str,
+) -> tuple[Array | None, Array | None]:
+    """dx, written, dweight and dbias by what the passes of all groups left."""
+    d = dy.copy() if np.may_share_memory(dx, dy) else dy
+    sums = [None if p is None else np.zeros(p.shape) for p in (weight, bias)]
+    results = []
+    merged = arrangement.merge(d)
+    for group, saved in groups:
+        found = saved.backward(arrangement.take(merged, group))
+        results.append((group, found.x))
+        for total, part in zip(sums, (found.weight, found.bias), strict=True):
+            if total is not None:
+                arrangement.add_parameter(total, group, part)
+    _place(arrangement, dx, d, results, mask, policy)
+    return _as(sums[0], weight), _as(sums[1], bias)
+
+
+def _most_sets(
+    run: Callable[..., Any],
+    resume: Callable[..., Any],
+    owner: object,
+    x: Array,
+    y: Array,
+    axes: Axes,
+    weight: Array | None,
+    bias: Array | None,
+    moments: Moments,
+    eps: float,
+    arrangement: Arrangement,
+    group: Any,
+    policy: str,
+) -> tuple[Array, SetMoments, Back]:
+    """`normalize_selected` where most sets count, each as a whole: all are normalized where they lie, and those that do
+    not count are written over. It is the backward pass, which adds sets up, that takes those apart that do."""
+    left = run(owner, x, axes, weight, bias, moments, eps, y)[2].left
+    kept = arrangement.pattern[:, 0]
+    arrangement.put_rows(x, np.where(kept, -2, -1 if policy == "zero" else np.arange(kept.size)), y)
+    stats = left.stats.reshape(3, -1)
+    count, mean, var = (
+        np.where(kept, a, 0.0).reshape(arrangement.sets_shape) for a in (float(axes.values), *stats[:2])
+    )
+
+    def back(dy: Array, dx: Array) -> tuple[Array | None, Array | None]:
+        part = arrangement.take(arrangement.merge(x), group)
+        w, a = (None if p is None else arrangement.parameter(p, group) for p in (weight, bias))
+        some = left._replace(
+            axes=arrangement.axes_of(part), parameter_shape=None, stats=np.ascontiguousarray(stats[:, kept])[:, :, None]
+        )
+        saved = resume(some, part, w, a)
+        return _back(arrangement, [(group, saved)], dy, dx, weight, bias, kept, policy)
 
     return y, SetMoments(count, mean, var), back
 

@@ -45,6 +45,13 @@ def test_the_zoo_suite_has_a_step_of_every_norm():
     assert set(importlib.import_module("suites.zoo").ZOO) == set(nz.list_norms())
 
 
+@pytest.mark.parametrize("name", nz.list_norms())
+def test_every_step_of_the_zoo_runs(name):
+    """So that the quick pass of `.ci/run`, which starts a process for each, can leave them out."""
+    step, size = importlib.import_module("suites.zoo").step_of(name)
+    assert step().size == size
+
+
 def test_timing_suites_have_no_setup():
     """asv_runner from 0.3 on would time single calls."""
     assert not [name for name, f in benchmarks() if "time_" in name and hasattr(f, "setup")]
