@@ -2,8 +2,8 @@
 
 A perceptron of sixteen narrow layers learns the 8 x 8 handwritten digits that ship with scikit-learn. The loop over
 steps, the matrix products, the norms forward and backward (`nz.functional.layer_norm`, `saved.backward`) and the
-updates are one compiled function of the user's: Python is entered once a run. Prints how many steps it took to a loss of 0.1,
-with norms and without from the same He-initialized weights, and draws the losses.
+updates are one compiled function of the user's: Python is entered once a run. Prints how many steps it took to a loss
+of 0.1, with norms and without from the same He-initialized weights, and draws the losses.
 
     python examples/numba_loop.py            # under a minute; draws numba_loop.png
     python examples/numba_loop.py --quick    # half of that
