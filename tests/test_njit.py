@@ -98,11 +98,19 @@ CASES = [
     (batch_norm_eval, statistics(5), (17, 5), (5,)),
     (batch_norm_eval, statistics(5), (4, 5, 300), (5,)),
 ]
+# The first of each function with parameters; a compilation of the others' takes seconds, once a signature.
+QUICK = {0, 9, 12, 18, 21, 29}
 IDS = [f"{f.py_func.__name__}-{'x'.join(map(str, shape))}{'' if p else '-plain'}" for f, _, shape, p in CASES]
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("function", "argument", "shape", "parameters"), CASES, ids=IDS)
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("function", "argument", "shape", "parameters"),
+    [
+        pytest.param(*case, id=name, marks=[] if i in QUICK else pytest.mark.slow)
+        for i, (case, name) in enumerate(zip(CASES, IDS, strict=True))
+    ],
+)
 def test_bits_are_those_of_a_call_from_python(function, argument, shape, parameters, dtype, rng):
     x, dy = (3 * rng.standard_normal((2, *shape)) + 1).astype(dtype)
     w = b = None
