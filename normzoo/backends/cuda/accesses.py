@@ -79,6 +79,27 @@ def _cell(builder, array, dtype: Any, start, offset, first: int, count: int):
     return builder.bitcast(place, kind.as_pointer()), bits // 8
 
 
+def _elements(builder, words, dtype: Any, count: int):
+    """The elements that lie in what was loaded. Words of two are taken apart by hand: a cast would be folded into the
+    load, which NVVM then splits."""
+    kind = ir.VectorType(ELEMENT[dtype], count)
+    if dtype.bitwidth != 16 or not isinstance(words.type, ir.VectorType):
+        return builder.bitcast(words, kind)
+    shorts = ir.VectorType(ir.IntType(16), words.type.count)
+    low = builder.trunc(words, shorts)
+    high = builder.trunc(builder.lshr(words, constant(words.type, 16)), shorts)
+    places = [i // 2 + i % 2 * words.type.count for i in range(count)]
+    return builder.shuffle_vector(low, high, ir.Constant(ir.VectorType(I32, count), places))
+
+
+def _words(builder, v, kind: ir.Type):
+    """Elements as what is stored at once; see `_elements`."""
+    if v.type.count != 2 * getattr(kind, "count", 0):
+        return builder.bitcast(v, kind)
+    even, odd = (builder.zext(shuffled(builder, v, list(range(i, v.type.count, 2))), kind) for i in (0, 1))
+    return builder.or_(even, builder.shl(odd, constant(kind, 16)))
+
+
 def _read(builder, array, dtype: Any, start, offset, size: int, each: int, invariant: bool = False):
     found = []
     for first, count in _pieces(dtype, size, each):
@@ -87,7 +108,7 @@ def _read(builder, array, dtype: Any, start, offset, size: int, each: int, invar
         loaded.align = align
         if invariant:
             loaded.set_metadata("invariant.load", builder.module.add_metadata([]))
-        found.append(builder.bitcast(loaded, ir.VectorType(ELEMENT[dtype], count)))
+        found.append(_elements(builder, loaded, dtype, count))
     return joined(builder, found)
 
 
@@ -169,7 +190,7 @@ def store(typingctx, array, start, offsets, v, each):
                 for i, count in _pieces(array.dtype, size, each.literal_value):
                     part = shuffled(builder, value, list(range(g * size + i, g * size + i + count)))
                     place, align = _cell(builder, data, array.dtype, first, offset, i, count)
-                    builder.store(builder.bitcast(part, place.type.pointee), place).align = align
+                    builder.store(_words(builder, part, place.type.pointee), place).align = align
         return context.get_dummy_value()
 
     return types.void(array, types.int64, offsets, v, each), lower
@@ -200,7 +221,7 @@ def store_affine(typingctx, array, start, offsets, v, weight, bias, first, place
                 for i, count in _pieces(array.dtype, size, most):
                     where, align = _cell(builder, data, array.dtype, begin, offset, i, count)
                     part_ = shuffled(builder, lanes, list(range(i, i + count)))
-                    builder.store(builder.bitcast(part_, where.type.pointee), where).align = align
+                    builder.store(_words(builder, part_, where.type.pointee), where).align = align
         return context.get_dummy_value()
 
     kinds = array, types.int64, offsets, v, weight, bias, types.int64, places, each

@@ -131,7 +131,7 @@ def _columns(dims: Dims, parameter_dims: Dims, real: str, itemsize: int, size: i
     one = (pc, pn) == (1, 1) and columns > 1
     varies = "set" if pm == 1 else "group" if one else "full"
     most = MOST_LANES[real] // (4 if backward else 2) if size > 1 else 16
-    if backward and varies == "full" and size == 8:  # eight sets of sums and two lanes of gradients for each: it spilled
+    if backward and varies == "full" and size == 8:  # eight sets of sums, and gradients for each value: spilled
         most = size
     beside = min(_power(-(-columns // size)), LINE // (size * itemsize), WARP)
     team = max(WARP // beside, 1)
