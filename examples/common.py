@@ -45,22 +45,27 @@ def one_thread() -> Iterator[None]:
         numba.set_num_threads(threads)
 
 
-def run_all(function: Callable[..., Any], jobs: Sequence[tuple], description: str) -> list[Any]:
-    """[function(*job) for job in jobs], in as many processes as there are cores, with one thread each."""
+def run_all(jobs: Sequence[tuple], description: str) -> list[Any]:
+    """[function(*arguments) for function, *arguments in jobs], in a process for every core, with one thread each."""
     # Spawned, not forked: a forked child may not use the threads that its parent had.
     with (
         ProcessPoolExecutor(min(os.cpu_count() or 1, len(jobs)), mp_context=get_context("spawn")) as pool,
         tqdm(total=len(jobs), desc=description, unit="run") as bar,
     ):
-        futures = [pool.submit(_run, function, job) for job in jobs]
+        futures = [pool.submit(_run, *job) for job in jobs]
         for _ in as_completed(futures):
             bar.update()
     return [future.result() for future in futures]
 
 
-def _run(function: Callable[..., Any], job: tuple) -> Any:
+def _run(function: Callable[..., Any], *arguments: Any) -> Any:
     with one_thread():
-        return function(*job)
+        return function(*arguments)
+
+
+def verdict(true: bool, figures: str) -> str:
+    """The line that an example ends with."""
+    return f"{'confirmed' if true else 'refuted'}: {figures}"
 
 
 def new_figure(width: float, height: float, title: str) -> Figure:

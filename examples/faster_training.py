@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from common import new_figure, options, run_all, save
+from common import new_figure, options, run_all, save, verdict
 from digits import accuracy, load_data, train_step
 from layers import SGD
 from matplotlib import colormaps
@@ -77,7 +77,7 @@ def best(runs: Sequence[Run], batch_norm: bool) -> float:
     return min(found, key=found.__getitem__)
 
 
-def verdict(runs: Sequence[Run]) -> str:
+def finding(runs: Sequence[Run]) -> str:
     """What the runs say about the claim, in one line: medians at the best rate of each, and how many pairs agree."""
     rates = {norm: best(runs, norm) for norm in NAMES}
     epochs = {norm: medians(runs, norm)[rates[norm]] for norm in NAMES}
@@ -92,7 +92,7 @@ def verdict(runs: Sequence[Run]) -> str:
         f"{len(at_best[True])} seeds; up to learning rate {works[True]:g} with, {works[False]:g} without"
     )
     confirmed = epochs[True] < epochs[False] and works[True] > works[False]
-    return f"{'confirmed' if confirmed else 'refuted'}: {figures}"
+    return verdict(confirmed, figures)
 
 
 def draw(runs: Sequence[Run], path: Path) -> None:
@@ -154,10 +154,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = options(__doc__, __file__, argv)
     rates = (0.1, 0.3) if given.quick else (0.003, 0.01, 0.03, 0.1, 0.3, 1)
     seeds, target, epochs = (3, 0.9, 3) if given.quick else (10 if given.full else 3, 0.95, 8)
-    jobs = [(rate, norm, seed, target, epochs) for rate, norm, seed in product(rates, NAMES, range(seeds))]
-    runs = run_all(train, jobs, "networks")
+    jobs = [(train, rate, norm, seed, target, epochs) for rate, norm, seed in product(rates, NAMES, range(seeds))]
+    runs = run_all(jobs, "networks")
     draw(runs, given.out)
-    print(verdict(runs))
+    print(finding(runs))
 
 
 if __name__ == "__main__":

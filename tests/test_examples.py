@@ -166,3 +166,24 @@ def test_faster_training(tmp_path):
     )
     with_norm, without, faster = figures(pattern, printed)
     assert with_norm < without and faster >= 2
+
+
+@pytest.mark.slow
+def test_regularization(tmp_path):
+    printed = run_example("regularization", tmp_path, "--quick")
+    pattern = r"confirmed: batch norm regularizes: .* is (\S+) points with it, (\S+) without.* for (\d) of 3 seeds"
+    with_norm, without, smaller = figures(pattern, printed)
+    assert with_norm < without and smaller >= 2
+    pattern = r"confirmed: batch norm fails in batches of 2 .*: (\S+)% with it, (\S+)% with group norm"
+    batch, group = figures(pattern, printed)
+    assert batch < group
+
+
+@pytest.mark.slow
+def test_regression_quickstart(tmp_path):
+    printed = run_example("regression_quickstart", tmp_path, "--quick")
+    pattern = (
+        r"confirmed: .*explains (\S+) from the table .* (\S+) without, (\S+) from standardized.*in (\d) of 3 splits"
+    )
+    with_norm, without, _, ahead = figures(pattern, printed)
+    assert with_norm > 0.2 > without and ahead == 3
