@@ -187,3 +187,40 @@ def test_regression_quickstart(tmp_path):
     )
     with_norm, without, _, ahead = figures(pattern, printed)
     assert with_norm > 0.2 > without and ahead == 3
+
+
+@pytest.mark.slow
+def test_placement(tmp_path):
+    printed = run_example("placement", tmp_path, "--quick")
+    pattern = r"confirmed: a norm matters.*: (\S+)% of test digits with it between.* (\S+)% without"
+    between, without = figures(pattern, printed)
+    assert between > without
+    pattern = r"confirmed: running statistics of small batches can be wrong: (\S+)% after .* (\S+)% recalibrated"
+    running, recalibrated = figures(pattern, printed)
+    assert running < recalibrated
+    pattern = (
+        r"confirmed: running statistics do not fit shifted images: (\S+)% .* (\S+)% recalibrated, (\S+)% by the test"
+    )
+    running, recalibrated, of_batch = figures(pattern, printed)
+    assert running < 50 < min(recalibrated, of_batch)
+
+
+@pytest.mark.slow
+def test_stability(tmp_path):
+    printed = run_example("stability", tmp_path, "--quick")
+    with_norm, without = figures(
+        r"confirmed: .*: (\d+) of 9 cells of the grid reach 90% with it, (\d+) without", printed
+    )
+    assert with_norm > without
+    pattern = r"confirmed: with batch norm gradients .* change by a factor of (\S+), without by (\S+); but over"
+    with_norm, without = figures(pattern, printed)
+    assert with_norm < 10 and without > 1e9
+
+
+@pytest.mark.slow
+def test_language_model(tmp_path):
+    printed = run_example("language_model", tmp_path, "--quick")
+    with_norm, layer = figures(
+        r"confirmed: batch norm struggles in batches of 2 .* loss (\S+) with it, (\S+) with", printed
+    )
+    assert with_norm > layer
