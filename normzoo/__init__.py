@@ -1,14 +1,17 @@
 """normzoo: every normalization layer, exact by hand, on NumPy arrays, at the speed of memory."""
 
-from normzoo import functional
+from normzoo import fold, functional
 from normzoo.ahead import Compiled, compile_cache
 from normzoo.backends import use
+from normzoo.counterparts import Described, describe
 from normzoo.device import device_array
 from normzoo.diagnose import Diagnosis, diagnose
 from normzoo.distributed.reduce import stats_of
 from normzoo.distributed.sync_batch_norm import SyncBatchNorm, convert_sync
+from normzoo.files import load, save
 from normzoo.memory import release_memory
 from normzoo.norm import Norm
+from normzoo.onnx_nodes import from_onnx
 from normzoo.recalibrate import recalibrate
 from normzoo.registry import create, list_norms
 from normzoo.saved import Grads, Saved
@@ -85,6 +88,7 @@ __all__ = [
     "CumulativeLayerNorm",
     "DecorrelatedBatchNorm",
     "Derf",
+    "Described",
     "Diagnosis",
     "DivisiveNorm",
     "DomainBatchNorm",
@@ -140,12 +144,17 @@ __all__ = [
     "compile_cache",
     "convert_sync",
     "create",
+    "describe",
     "device_array",
     "diagnose",
+    "fold",
+    "from_onnx",
     "functional",
     "list_norms",
+    "load",
     "recalibrate",
     "release_memory",
+    "save",
     "select",
     "stats_of",
     "use",

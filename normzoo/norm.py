@@ -16,6 +16,7 @@ from normzoo.arrays import (
     moved,
 )
 from normzoo.backends.contract import Array, Moments
+from normzoo.dialects import TORCH, read, written
 from normzoo.passes import normalize
 from normzoo.saved import Saved
 from normzoo.selection import SELECTS, select
@@ -161,15 +162,42 @@ class Norm:
         self.params, self.buffers, self.grads, self.saved = params, buffers, {}, None
         return self
 
-    def state_dict(self) -> dict[str, Array]:
-        """Copies of all parameters and buffers, under PyTorch's names."""
-        return {name: value.copy() for name, value in (self.params | self.buffers).items()}
+    def state_dict(self, dialect: str = TORCH, *, values: int | None = None, opset: int = 21) -> dict[str, Array]:
+        """Copies of all parameters and buffers, under PyTorch's names or those of another framework.
 
-    def load_state_dict(self, state: Mapping[str, Array]) -> None:
+        Args:
+            dialect: "torch", "flax", "keras" or "onnx"; see `normzoo.dialects` for the names.
+            values: how many values a channel had in every batch: the running variance, here that of PyTorch, unbiased,
+                becomes the biased one of the others. None copies it, so that evaluation gives the same y.
+            opset: of ONNX: GroupNormalization has parameters of the channels from 21 on, and of the groups before.
+
+        Raises:
+            ValueError: the dialect has nothing like this norm.
+
+        >>> import normzoo as nz
+        >>> sorted(nz.BatchNorm(8).state_dict("keras"))
+        ['beta', 'gamma', 'moving_mean', 'moving_variance']
+        """
+        state = {name: value.copy() for name, value in (self.params | self.buffers).items()}
+        return state if dialect == TORCH else written(self, state, dialect, values, opset)
+
+    def load_state_dict(self, state: Mapping[str, Array], dialect: str = TORCH, *, values: int | None = None) -> None:
         """Copy `state` into the parameters and buffers: all of it or, if anything does not fit, nothing.
 
         A missing num_batches_tracked keeps its value, as in PyTorch.
+
+        Args:
+            dialect, values: what `state` was written in; see `state_dict`. ONNX's GroupNormalization may have
+                parameters of groups or of channels, and Flax's variables may be nested.
         """
+        self.put_state(self.checked_state(state, dialect, values=values))
+
+    def checked_state(
+        self, state: Mapping[str, Array], dialect: str = TORCH, *, values: int | None = None
+    ) -> dict[str, Array]:
+        """`state` under PyTorch's names in the dtypes of the norm, which is left as it is; see `load_state_dict`."""
+        if dialect != TORCH:
+            state = read(self, state, dialect, values)
         if not isinstance(state, Mapping):
             raise TypeError(f"{self}: expected state to be a dict of arrays, got {type(state).__name__}")
         held = self.params | self.buffers
@@ -186,7 +214,11 @@ class Norm:
                 check_array(self, name, value)
                 check_parameter(self, name, value, held[name].shape)
         with np.errstate(over="ignore"):
-            new = {name: np.array(moved(value, "cpu"), held[name].dtype) for name, value in state.items()}
+            return {name: np.array(moved(value, "cpu"), held[name].dtype) for name, value in state.items()}
+
+    def put_state(self, new: Mapping[str, Array]) -> None:
+        """Copy in what `checked_state` gave."""
+        held = self.params | self.buffers
         for name, value in new.items():
             held[name][...] = value
 

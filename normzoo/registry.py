@@ -39,8 +39,13 @@ def list_norms() -> list[Listed]:
     return [Listed(name, norm) for name, norm in sorted(_classes().items())]
 
 
-def create(name: str, *arguments: Any, **options: Any) -> Norm:
-    """A norm by its name in snake case, with the arguments of its class.
+def create(name: str, *arguments: Any, dialect: str | None = None, **options: Any) -> Norm:
+    """A norm by its name in snake case, with the arguments of its class; or by that of another framework's layer.
+
+    Args:
+        dialect: "flax" or "keras": `name` is a layer's there, and so are the options, their defaults and their meaning.
+            The first argument is the number of features, or the sizes of the normalized axes, which these frameworks
+            find out when they see x.
 
     Raises:
         ValueError: there is no norm of this name.
@@ -48,7 +53,13 @@ def create(name: str, *arguments: Any, **options: Any) -> Norm:
     >>> import normzoo as nz
     >>> nz.create("group_norm", 8, 64)
     GroupNorm(8, 64, eps=1e-05, affine=True, bias=True)
+    >>> nz.create("LayerNormalization", 64, epsilon=1e-6, dialect="keras")
+    LayerNorm((64,), eps=1e-06, elementwise_affine=True, bias=True)
     """
+    if dialect is not None:
+        from normzoo.counterparts import create_like  # noqa: PLC0415 (it needs the zoo, which this module does not)
+
+        return create_like(dialect, name, *arguments, **options)
     classes = _classes()
     if not isinstance(name, str) or name not in classes:
         raise ValueError(f"create: expected one of {', '.join(sorted(classes))}, got {name!r}")

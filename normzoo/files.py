@@ -1,0 +1,176 @@
+"""State files: `save` writes the arrays of norms, `load` reads them, as safetensors or npz. Neither holds any code."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from normzoo.arrays import moved
+from normzoo.backends.contract import Array
+from normzoo.dialects import TORCH
+from normzoo.norm import Norm
+
+SUFFIXES = (".safetensors", ".npz")
+BFLOAT16 = ":bfloat16"  # NumPy's files know no bfloat16: it is kept as uint16, under its name and this
+Norms = Norm | Mapping[str, Norm]
+
+
+def save(path: str | os.PathLike[str], norms: Norms, *, dialect: str = TORCH, **conversion: Any) -> None:
+    """Write the state of a norm, or of several by name, to a .safetensors or .npz file: all of it or, if anything goes
+    wrong, nothing.
+
+    Args:
+        path: where to; the suffix says which kind of file.
+        norms: a norm, whose arrays keep their names, or a dict name -> norm, whose arrays are "name.weight" and so on.
+        dialect, conversion: whose names the arrays have, and values= and opset=; see `Norm.state_dict`.
+
+    Raises:
+        ValueError: the suffix is another, or the dialect has nothing like a norm. TypeError: norms holds something
+            else. ImportError: safetensors is not installed.
+
+    >>> import tempfile, normzoo as nz
+    >>> path = tempfile.mkdtemp() + "/two.npz"
+    >>> nz.save(path, {"first": nz.LayerNorm(8), "last": nz.RMSNorm(8)})
+    >>> sorted(nz.load(path))
+    ['first.bias', 'first.weight', 'last.weight']
+    """
+    target = _path("save", path)
+    arrays = {
+        prefix + name: np.array(moved(a, "cpu"), order="C")
+        for prefix, norm in _named("save", norms).items()
+        for name, a in norm.state_dict(dialect, **conversion).items()
+    }
+    with _replacing(target) as temporary:
+        if target.suffix == ".npz":
+            with temporary.open("wb") as file:
+                np.savez(file, **dict(_plain(name, a) for name, a in arrays.items()))  # type: ignore[arg-type]
+        else:
+            _safetensors("save", "safetensors.numpy").save_file(arrays, temporary, metadata={"dialect": dialect})
+
+
+def load(
+    path: str | os.PathLike[str], into: Norms | None = None, *, dialect: str = TORCH, values: int | None = None
+) -> dict[str, Array]:
+    """Read a .safetensors or .npz file, and load norms from it: all of them or, if anything does not fit, none.
+
+    Args:
+        path: the file. Objects that npz files could hold as pickles are refused.
+        into: a norm, which takes all arrays of the file, or a dict name -> norm, of which each takes the arrays
+            "name.weight" and so on; others, such as those of a whole model, are passed over, and not read.
+        dialect, values: what the arrays are named and converted by; see `Norm.load_state_dict`.
+
+    Returns:
+        the arrays that were read, by the names they have in the file.
+
+    Raises:
+        ValueError: the file is no such file, or an array is missing or does not fit. TypeError: an array is not of
+            floats. ImportError: safetensors is not installed.
+
+    >>> import tempfile, normzoo as nz
+    >>> path, norm = tempfile.mkdtemp() + "/state.npz", nz.BatchNorm(8)
+    >>> nz.save(path, norm)
+    >>> sorted(nz.load(path, into=nz.BatchNorm(8)))
+    ['bias', 'num_batches_tracked', 'running_mean', 'running_var', 'weight']
+    """
+    source = _path("load", path)
+    wanted = None if into is None else _named("load", into)
+    prefixes = None if wanted is None else list(wanted)
+    arrays = _read_npz(source, prefixes) if source.suffix == ".npz" else _read_safetensors(source, prefixes)
+    ready = []
+    for prefix, norm in (wanted or {}).items():
+        state = {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
+        try:
+            ready.append((norm, norm.checked_state(state, dialect, values=values)))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"load: {source.name}: {prefix.removesuffix('.') or 'the norm'}: {error}") from None
+    for norm, state in ready:
+        norm.put_state(state)
+    return arrays
+
+
+def _path(owner: str, path: str | os.PathLike[str]) -> Path:
+    found = Path(path)
+    if found.suffix not in SUFFIXES:
+        raise ValueError(f"{owner}: expected a path that ends in {' or '.join(SUFFIXES)}, got {found.name!r}")
+    return found
+
+
+def _named(owner: str, norms: Any) -> dict[str, Norm]:
+    """What the names of a norm's arrays begin with, and the norm."""
+    found = {"": norms} if isinstance(norms, Norm) else norms
+    if not isinstance(found, Mapping) or not all(isinstance(norm, Norm) for norm in found.values()):
+        raise TypeError(f"{owner}: expected a norm or a dict name -> norm, got {type(norms).__name__}")
+    return {f"{name}." if name else "": norm for name, norm in found.items()}
+
+
+def _safetensors(owner: str, module: str) -> Any:
+    try:
+        import safetensors.numpy  # noqa: PLC0415
+    except ImportError as error:
+        raise ImportError(f"{owner}: expected safetensors to be installed; pip install safetensors") from error
+    return safetensors.numpy if module == "safetensors.numpy" else safetensors
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path` that takes its place when all is written."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)  # as a new file has; mkstemp's is its owner's alone
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _plain(name: str, a: Array) -> tuple[str, Array]:
+    return (name + BFLOAT16, a.view(np.uint16)) if a.dtype.name == "bfloat16" else (name, a)
+
+
+def _bfloat16() -> np.dtype:
+    import ml_dtypes  # noqa: PLC0415 (only files that hold such arrays need it)
+
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def _of(name: str, prefixes: Collection[str] | None) -> bool:
+    """Is this an array of one of the norms?"""
+    return prefixes is None or any(name.startswith(prefix) for prefix in prefixes)
+
+
+def _read_npz(path: Path, prefixes: Collection[str] | None) -> dict[str, Array]:
+    found: dict[str, Array] = {}
+    opened = np.load(path, allow_pickle=False)
+    if not isinstance(opened, np.lib.npyio.NpzFile):
+        raise ValueError(f"load: {path.name}: expected an npz file, got a single array")
+    with opened as file:
+        for name in file.files:
+            if _of(name, prefixes):
+                a, whole = file[name], name.removesuffix(BFLOAT16)
+                found[whole] = a if whole == name else a.view(_bfloat16())
+    return found
+
+
+def _read_safetensors(path: Path, prefixes: Collection[str] | None) -> dict[str, Array]:
+    found: dict[str, Array] = {}
+    module = _safetensors("load", "safetensors")
+    with path.open("rb"):  # a file that is not there is NumPy's and Python's FileNotFoundError
+        pass
+    with contextlib.suppress(ImportError):  # where a file has bfloat16, NumPy must know it
+        _bfloat16()
+    try:
+        with module.safe_open(path, framework="np") as file:
+            for name in file.keys():  # noqa: SIM118 (no dict)
+                if _of(name, prefixes):
+                    found[name] = file.get_tensor(name)
+    except module.SafetensorError as error:
+        raise ValueError(f"load: {path.name}: expected a safetensors file, got one with {error}") from error
+    return found

@@ -1,0 +1,279 @@
+"""Norms of ONNX nodes, without ONNX: a node is anything with op_type, input and attribute, as a NodeProto has them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from normzoo.arrays import check_array
+from normzoo.backends.contract import Array
+from normzoo.norm import Norm
+from normzoo.zoo.batch_norm import BatchNorm
+from normzoo.zoo.group_norm import GroupNorm
+from normzoo.zoo.instance_norm import InstanceNorm
+from normzoo.zoo.layer_norm import LayerNorm
+from normzoo.zoo.local_response_norm import LocalResponseNorm
+from normzoo.zoo.mean_variance_norm import MeanVarianceNorm
+from normzoo.zoo.rms_norm import RMSNorm
+from normzoo.zoo.unit_norm import UnitNorm
+
+# The field of an AttributeProto that has the value of an attribute of this type.
+_FIELDS = {1: "f", 2: "i", 3: "s", 6: "floats", 7: "ints"}
+_IGNORED = {"stash_type", "consumed_inputs"}  # arithmetic is never narrower than float32; memory is not shared
+
+
+class Node(NamedTuple):
+    """A node that was taken apart."""
+
+    owner: str  # what messages call it
+    attributes: dict[str, Any]
+    inputs: list[str]  # their names, x first
+    initializers: Mapping[str, Any]
+    shape: tuple[int | None, ...] | None  # of x, as far as it is known
+
+    def error(self, expected: str, got: object, write: str = "") -> ValueError:
+        return ValueError(f"{self.owner}: expected {expected}, got {got}{'; ' if write else ''}{write}")
+
+    def constant(self, i: int, what: str) -> Array | None:
+        """An input that is an initializer, a float array; None where the node has none."""
+        name = self.inputs[i] if i < len(self.inputs) else ""
+        if not name:
+            return None
+        if name not in self.initializers:
+            raise self.error(f"{what} {name!r} among the initializers", f"{len(self.initializers)} without it")
+        a = _array(self.initializers[name])
+        check_array(self.owner, what, a)
+        return a
+
+    def vector(self, i: int, what: str) -> Array:
+        """An input of one axis that must be there."""
+        a = self.constant(i, what)
+        if a is None:
+            raise self.error(f"an input {what}", f"inputs {self.inputs}")
+        if a.ndim != 1:
+            raise self.error(f"{what} of shape (C,)", a.shape)
+        return a
+
+    def filled(self, norm: Norm, **arrays: Array | None) -> Norm:
+        """The norm with these parameters and buffers."""
+        state = {name: a for name, a in arrays.items() if a is not None}
+        try:
+            norm.load_state_dict(norm.state_dict() | state)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{self.owner}: {error}") from None
+        return norm
+
+
+def from_onnx(
+    node: Any,
+    initializers: Mapping[str, Any] | Sequence[Any] = (),
+    *,
+    opset: int | None = None,
+    shape: Sequence[int | None] | None = None,
+) -> Norm:
+    """The norm of a node: y = norm(x) is the node's first output for its first input.
+
+    | node | norm |
+    |---|---|
+    | BatchNormalization | BatchNorm, in evaluation, or in training where training_mode is 1 |
+    | InstanceNormalization | InstanceNorm |
+    | LayerNormalization | LayerNorm |
+    | GroupNormalization, opset 18 and 21 | GroupNorm |
+    | RMSNormalization | RMSNorm |
+    | LRN | LocalResponseNorm with even="after" |
+    | LpNormalization | UnitNorm without eps; a zero vector stays zero |
+    | MeanVarianceNormalization | MeanVarianceNorm |
+
+    Args:
+        node: a NodeProto, or anything with op_type, input and attribute (and name, output and domain).
+        initializers: what the node's other inputs are: a dict name -> array, or the graph's initializers.
+        opset: of the model. GroupNormalization has parameters of the groups before 21 and of the channels from then
+            on; None tells by their number.
+        shape: of x, None for a size that is not known; wanted where the node alone does not say how many channels
+            (GroupNormalization of opset 18) or which axes (a scale that repeats) there are.
+
+    In training mode ONNX tracks the biased variance of a batch, as `state_dict(dialect=...)` says; BatchNorm, as
+    PyTorch, the unbiased one.
+
+    Raises:
+        ValueError: the node is of another kind, has other attributes or inputs than its operator, or misses some; the
+            message names it. TypeError: an initializer is not a float array.
+
+    Source:
+        ONNX operators, https://onnx.ai/onnx/operators/.
+
+    >>> import numpy as np, normzoo as nz
+    >>> from types import SimpleNamespace
+    >>> node = SimpleNamespace(op_type="RMSNormalization", input=["x", "scale"], attribute=[])
+    >>> nz.from_onnx(node, {"scale": np.ones(8, np.float32)})
+    RMSNorm((8,), eps=1e-05, elementwise_affine=True)
+    """
+    kind = getattr(node, "op_type", None)
+    if not isinstance(kind, str):
+        raise TypeError(f"from_onnx: expected a node with an op_type, got {type(node).__name__}")
+    named = getattr(node, "name", "") or next(iter(getattr(node, "output", ())), "")
+    owner = f"from_onnx: {kind} node {named!r}"
+    if kind not in _KINDS or getattr(node, "domain", "") not in ("", "ai.onnx"):
+        domain = getattr(node, "domain", "") or "ai.onnx"
+        raise ValueError(f"{owner}: expected one of {', '.join(_KINDS)}, got {kind} of domain {domain}")
+    make, known, inputs = _KINDS[kind]
+    named_arrays = initializers if isinstance(initializers, Mapping) else {a.name: a for a in initializers}
+    found = Node(owner, {}, list(node.input), named_arrays, None if shape is None else tuple(shape))
+    for attribute in node.attribute:
+        if attribute.name in known:
+            found.attributes[attribute.name] = _value(found, attribute, known[attribute.name])
+        elif attribute.name not in _IGNORED:
+            raise found.error(f"attributes {sorted(known)}", repr(attribute.name))
+    for name, default in known.items():
+        if name not in found.attributes:
+            if isinstance(default, type):
+                raise found.error(f"an attribute {name}", sorted(found.attributes))
+            found.attributes[name] = default
+    if not inputs[0] <= len(found.inputs) <= inputs[1] or not all(found.inputs[: inputs[0]]):
+        wanted = str(inputs[0]) if inputs[0] == inputs[1] else f"{inputs[0]} or {inputs[1]}"
+        raise found.error(f"{wanted} inputs", found.inputs)
+    try:
+        return make(found, opset)
+    except (TypeError, ValueError) as error:
+        if str(error).startswith(owner):
+            raise
+        raise type(error)(f"{owner}: {error}") from None
+
+
+def _value(node: Node, attribute: Any, default: Any) -> Any:
+    """The value of an attribute, of the type of its default (or of the type that it must have)."""
+    wanted = default if isinstance(default, type) else type(default)
+    field = _FIELDS.get(int(attribute.type))
+    value: Any = None if field is None else getattr(attribute, field)
+    if field in ("ints", "floats"):
+        value = tuple(value)
+    if not isinstance(value, wanted) or (wanted is tuple and field != "ints"):
+        raise node.error(f"{attribute.name} of type {wanted.__name__}", f"an attribute of type {int(attribute.type)}")
+    return value
+
+
+def _array(a: Any) -> Any:
+    """An initializer as an array."""
+    if isinstance(a, np.ndarray) or not hasattr(a, "dims"):
+        return a
+    from onnx import numpy_helper  # noqa: PLC0415 (whoever has a TensorProto has onnx)
+
+    return numpy_helper.to_array(a)
+
+
+def _batch(node: Node, opset: int | None) -> Norm:
+    options = node.attributes
+    if not options["spatial"]:
+        raise node.error("statistics of the channels (spatial=1)", "spatial=0")
+    scale, mean, var = (node.vector(i, what) for i, what in ((1, "scale"), (3, "input_mean"), (4, "input_var")))
+    norm = BatchNorm(len(scale), options["epsilon"], 1 - options["momentum"], dtype=_widest(scale, mean, var))
+    node.filled(norm, weight=scale, bias=node.vector(2, "B"), running_mean=mean, running_var=var)
+    return norm.train(options["training_mode"] == 1)
+
+
+def _instance(node: Node, opset: int | None) -> Norm:
+    scale = node.vector(1, "scale")
+    norm = InstanceNorm(len(scale), node.attributes["epsilon"], affine=True, dtype=scale.dtype)
+    return node.filled(norm, weight=scale, bias=node.vector(2, "B"))
+
+
+def _layer(node: Node, opset: int | None) -> Norm:
+    scale, bias = node.constant(1, "Scale"), node.constant(2, "B")
+    if scale is None:
+        raise node.error("an input Scale", f"inputs {node.inputs}")
+    sizes = _normalized(node, scale, "Scale")
+    norm = LayerNorm(sizes, node.attributes["epsilon"], bias=bias is not None, dtype=scale.dtype)
+    return node.filled(norm, weight=_spread(node, scale, sizes, "Scale"), bias=_spread(node, bias, sizes, "B"))
+
+
+def _rms(node: Node, opset: int | None) -> Norm:
+    scale = node.constant(1, "scale")
+    if scale is None:
+        raise node.error("an input scale", f"inputs {node.inputs}")
+    sizes = _normalized(node, scale, "scale")
+    norm = RMSNorm(sizes, node.attributes["epsilon"], dtype=scale.dtype)
+    return node.filled(norm, weight=_spread(node, scale, sizes, "scale"))
+
+
+def _normalized(node: Node, scale: Array, what: str) -> tuple[int, ...]:
+    """Sizes of the axes from `axis` on: those of x, or of a scale that spans all of them."""
+    axis = node.attributes["axis"]
+    if node.shape is not None:
+        rank = len(node.shape)
+        if not -rank <= axis < rank:
+            raise node.error(f"axis in [-{rank}, {rank})", axis)
+        sizes = node.shape[axis % rank :]
+        if all(isinstance(size, int) for size in sizes):
+            return tuple(sizes)  # type: ignore[arg-type]
+    if scale.ndim == 0 or (axis < 0 and scale.ndim != -axis):
+        raise node.error(f"{what} of the {max(1, -axis)} axes from axis={axis} on", scale.shape, "write shape=x.shape")
+    return scale.shape
+
+
+def _spread(node: Node, a: Array | None, sizes: tuple[int, ...], what: str) -> Array | None:
+    """A parameter that may repeat along the normalized axes."""
+    if a is None or a.shape == sizes:
+        return a
+    while a.ndim > len(sizes) and a.shape[0] == 1:
+        a = a[0]
+    try:
+        return np.broadcast_to(a, sizes)
+    except ValueError:
+        raise node.error(f"{what} that fits the normalized axes {sizes}", a.shape) from None
+
+
+def _group(node: Node, opset: int | None) -> Norm:
+    scale, bias, groups = node.vector(1, "scale"), node.vector(2, "bias"), node.attributes["num_groups"]
+    channels = node.shape[1] if node.shape is not None and len(node.shape) > 1 else None
+    per_group = len(scale) == groups and channels != groups if opset is None else opset < 21
+    if channels is None and not per_group:
+        channels = len(scale)
+    if channels is None:
+        raise node.error(
+            "the number of channels, which parameters of the groups do not tell",
+            f"{groups} values for {groups} groups",
+            "write shape=x.shape, or opset=21 if these are the channels",
+        )
+    wanted = groups if per_group else channels
+    for what, a in (("scale", scale), ("bias", bias)):
+        if len(a) != wanted:
+            raise node.error(f"{what} of shape ({wanted},)", a.shape)
+    if channels % groups:
+        raise node.error("num_groups that divides the channels", f"{groups} groups of {channels} channels")
+    norm = GroupNorm(groups, channels, node.attributes["epsilon"], dtype=scale.dtype)
+    if per_group:
+        scale, bias = (np.repeat(a, channels // groups) for a in (scale, bias))
+    return node.filled(norm, weight=scale, bias=bias)
+
+
+def _response(node: Node, opset: int | None) -> Norm:
+    o = node.attributes
+    return LocalResponseNorm(o["size"], o["alpha"], o["beta"], o["bias"], even="after")
+
+
+def _lp(node: Node, opset: int | None) -> Norm:
+    if node.attributes["p"] not in (1, 2):
+        raise node.error("p of 1 or 2", node.attributes["p"])
+    return UnitNorm(node.attributes["axis"], 0.0, order=node.attributes["p"])
+
+
+def _mean_variance(node: Node, opset: int | None) -> Norm:
+    return MeanVarianceNorm(node.attributes["axes"])
+
+
+def _widest(*arrays: Array) -> np.dtype:
+    """The dtype that holds all of them."""
+    return max((a.dtype for a in arrays), key=lambda dtype: dtype.itemsize)
+
+
+# How a node is read, its attributes and their defaults (a type where there is none), and how many inputs it has.
+_KINDS: dict[str, tuple[Callable[[Node, int | None], Norm], dict[str, Any], tuple[int, int]]] = {
+    "BatchNormalization": (_batch, {"epsilon": 1e-5, "momentum": 0.9, "training_mode": 0, "spatial": 1}, (5, 5)),
+    "InstanceNormalization": (_instance, {"epsilon": 1e-5}, (3, 3)),
+    "LayerNormalization": (_layer, {"epsilon": 1e-5, "axis": -1}, (2, 3)),
+    "GroupNormalization": (_group, {"epsilon": 1e-5, "num_groups": int}, (3, 3)),
+    "RMSNormalization": (_rms, {"epsilon": 1e-5, "axis": -1}, (2, 2)),
+    "LRN": (_response, {"alpha": 1e-4, "beta": 0.75, "bias": 1.0, "size": int}, (1, 1)),
+    "LpNormalization": (_lp, {"axis": -1, "p": 2}, (1, 1)),
+    "MeanVarianceNormalization": (_mean_variance, {"axes": (0, 2, 3)}, (1, 1)),
+}

@@ -1,0 +1,268 @@
+"""State and arguments in the words of Flax, Keras and ONNX, against what these document, written out in NumPy."""
+
+import numpy as np
+import pytest
+
+import normzoo as nz
+from tests import check
+from tests.cases import filled
+
+
+class BatchNormalization:
+    """BatchNorm as Flax and Keras document it: momentum weighs the old value, the batch's variance is biased."""
+
+    def __init__(self, features, momentum, epsilon):
+        self.mean, self.var, self.scale, self.bias = (f(features) for f in (np.zeros, np.ones, np.ones, np.zeros))
+        self.momentum, self.epsilon = momentum, epsilon
+
+    def __call__(self, x, train):
+        axes = tuple(range(x.ndim - 1))
+        mean, var = (x.mean(axes), x.var(axes)) if train else (self.mean, self.var)
+        if train:
+            self.mean = self.momentum * self.mean + (1 - self.momentum) * mean
+            self.var = self.momentum * self.var + (1 - self.momentum) * var
+        return (x - mean) / np.sqrt(var + self.epsilon) * self.scale + self.bias
+
+
+DEFAULTS = {
+    "flax": ("BatchNorm", 0.99, 1e-5, ("mean", "var", "scale", "bias")),
+    "keras": ("BatchNormalization", 0.99, 1e-3, ("moving_mean", "moving_variance", "gamma", "beta")),
+}
+
+
+@pytest.mark.parametrize("dialect", DEFAULTS)
+@pytest.mark.parametrize("momentum", [None, 0.9, 0.5])
+def test_training_is_theirs(dialect, momentum, rng):
+    """The same batches leave the same state, step by step, in their names and with their biased variance."""
+    layer, usual, epsilon, names = DEFAULTS[dialect]
+    options = {} if momentum is None else {"momentum": momentum}
+    norm = nz.create(layer, 5, dialect=dialect, dtype="float64", **options)
+    model = BatchNormalization(5, usual if momentum is None else momentum, epsilon)
+    norm.weight[...] = model.scale = rng.standard_normal(5)
+    norm.bias[...] = model.bias = rng.standard_normal(5)
+    n = 4 * 6
+    for _ in range(4):
+        state = norm.state_dict(dialect, values=n)
+        for name, a in zip(names, (model.mean, model.var, model.scale, model.bias), strict=True):
+            check.close(state[name], a, check.EXACT)
+        x = 3 + 2 * rng.standard_normal((4, 6, 5))  # channels last, as theirs
+        check.close(norm(x), model(x, train=True), check.EXACT)
+    trained = {name: a.copy() for name, a in zip(names, (model.mean, model.var, model.scale, model.bias), strict=True)}
+
+    # For evaluation their state is taken as it is.
+    other = nz.create(layer, 5, dialect=dialect, dtype="float64", **options).eval()
+    other.load_state_dict(trained, dialect)
+    check.close(other(x), model(x, train=False), check.EXACT)
+    assert sorted(other.state_dict(dialect)) == sorted(names)
+    for name, a in other.state_dict(dialect).items():
+        check.same_bits(a, trained[name])
+
+    # To train on, with n and the number of batches, it is what our own training would have left.
+    other.load_state_dict(trained | {"num_batches_tracked": np.array(4)}, dialect, values=n)
+    for name, a in norm.state_dict().items():
+        check.close(other.state_dict()[name], a, check.EXACT)
+
+
+def test_a_state_without_its_count_has_forgotten_its_first_value(rng):
+    norm, var = nz.BatchNorm(3, dtype=np.float64), rng.uniform(1, 2, 3)
+    state = {"scale": np.ones(3), "bias": np.zeros(3), "mean": np.zeros(3), "var": var}
+    norm.load_state_dict(state, "flax", values=8)
+    check.close(norm.running_var, var * 8 / 7, check.EXACT)
+    average = nz.BatchNorm(3, momentum=None, dtype=np.float64)
+    for _ in range(2):
+        x = rng.standard_normal((8, 3))
+        average(x)
+    expected = average.running_var * 7 / 8
+    check.close(average.state_dict("keras", values=8)["moving_variance"], expected, check.EXACT)
+
+
+NORMS = [
+    ("batch_norm", lambda **o: nz.BatchNorm(6, **o), ["scale", "bias", "mean", "var"], ["gamma", "beta", "moving_mean", "moving_variance"], ["scale", "B", "input_mean", "input_var"]),
+    ("frozen", lambda **o: nz.FrozenBatchNorm(6), ["scale", "bias", "mean", "var"], ["gamma", "beta", "moving_mean", "moving_variance"], ["scale", "B", "input_mean", "input_var"]),
+    ("instance_norm", lambda **o: nz.InstanceNorm(6, affine=True), ["scale", "bias"], ["gamma", "beta"], ["scale", "B"]),
+    ("layer_norm", lambda **o: nz.LayerNorm((2, 6)), ["scale", "bias"], ["gamma", "beta"], ["Scale", "B"]),
+    ("scale_only", lambda **o: nz.LayerNorm(6, bias=False), ["scale"], ["gamma"], ["Scale"]),
+    ("group_norm", lambda **o: nz.GroupNorm(2, 6), ["scale", "bias"], ["gamma", "beta"], ["scale", "bias"]),
+    ("rms_norm", lambda **o: nz.RMSNorm(6), ["scale"], ["scale"], ["scale"]),
+    ("gemma", lambda **o: nz.RMSNorm(6, offset=1.0), ["scale"], ["scale"], ["scale"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dialect", ["flax", "keras", "onnx"])
+@pytest.mark.parametrize("norm", NORMS, ids=lambda n: n[0])
+def test_names_and_round_trips(norm, dialect, rng):
+    _, make, *names = norm
+    first, second = filled(make(), rng), make()
+    if first.buffers:
+        first.buffers["running_mean"][...] = rng.standard_normal(6)
+        first.buffers["running_var"][...] = rng.uniform(1, 2, 6)
+    state = first.state_dict(dialect)
+    assert list(state) == names[["flax", "keras", "onnx"].index(dialect)]
+    second.load_state_dict(state, dialect)
+    for name, a in first.state_dict().items():
+        if name != "num_batches_tracked":
+            check.close(second.state_dict()[name], a, 3e-7)
+    if "offset" in repr(first):
+        check.close(state["scale"], 1 + first.weight, 1e-7)
+    next(iter(state.values()))[...] = 7  # copies
+    assert not any((a == 7).any() for a in first.state_dict().values())
+
+
+def test_flax_variables_may_be_nested():
+    norm = nz.BatchNorm(2)
+    norm.load_state_dict(
+        {"params": {"scale": np.array([2.0, 3]), "bias": np.ones(2)}, "batch_stats": {"mean": np.ones(2), "var": np.ones(2)}},
+        "flax",
+    )  # fmt: skip
+    assert norm.weight.tolist() == [2, 3] and norm.running_mean.tolist() == [1, 1]
+
+
+def test_group_norm_of_opset_18_has_parameters_of_the_groups(rng):
+    norm = nz.GroupNorm(2, 6)
+    norm.weight[...], norm.bias[...] = np.repeat([2, 3], 3), np.repeat([-1, 1], 3)
+    state = norm.state_dict("onnx", opset=18)
+    assert state["scale"].tolist() == [2, 3] and state["bias"].tolist() == [-1, 1]
+    assert norm.state_dict("onnx")["scale"].tolist() == [2, 2, 2, 3, 3, 3]
+    other = nz.GroupNorm(2, 6)
+    other.load_state_dict(state, "onnx")
+    check.same_bits(other.weight, norm.weight)
+    norm.weight[1] = 9
+    with pytest.raises(ValueError, match=r"GroupNorm\(2, 6\): expected one weight for each group.*write opset=21"):
+        norm.state_dict("onnx", opset=18)
+    with pytest.raises(ValueError, match="opset >= 18, got 17"):
+        norm.state_dict("onnx", opset=17)
+
+
+def test_inputs_that_onnx_must_have_are_neutral(rng):
+    plain = nz.BatchNorm(3, affine=False)
+    state = plain.state_dict("onnx")
+    assert state["scale"].tolist() == [1, 1, 1] and state["B"].tolist() == [0, 0, 0]
+    plain.load_state_dict(state, "onnx")
+    with pytest.raises(ValueError, match=r"unexpected=\['scale'\]"):
+        plain.load_state_dict(state | {"scale": np.full(3, 2, np.float32)}, "onnx")
+    assert nz.RMSNorm(3, elementwise_affine=False).state_dict("onnx")["scale"].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda n: n.state_dict("caffe"), "expected dialect to be one of 'torch', 'flax', 'keras', 'onnx', got 'caffe'"),
+        (lambda n: n.load_state_dict({"gamma": np.ones(3)}, "flax"), r"flax's BatchNorm with \['scale', 'bias', 'mean', 'var'\].*missing=\['scale'.*unexpected=\['gamma'\]"),
+        (lambda n: n.load_state_dict(n.state_dict("flax") | {"mean": np.ones(4)}, "flax"), r"running_mean of shape \(3,\), got \(4,\)"),
+        (lambda n: n.load_state_dict(n.state_dict("flax"), "flax", values=1), "expected values >= 2, got 1"),
+        (lambda n: nz.DyT(3).state_dict("flax"), "expected a norm that flax has .*got DyT; write state_dict()"),
+        (lambda n: nz.BatchRenorm(3).state_dict("keras"), "expected a state that keras's BatchNormalization has"),
+        (lambda n: nz.InstanceNorm(3, track_running_stats=True).state_dict("keras"), "expected a state that keras's GroupNorm"),
+        (lambda n: nz.BatchNorm(3, track_running_stats=False).state_dict("onnx"), "expected running statistics.*write track"),
+        (lambda n: nz.LayerNorm(3, axis=1).state_dict("onnx"), "expected the last axes"),
+        (lambda n: nz.create("Dense", 3, dialect="keras"), "expected a layer of keras, one of BatchNormalization.*got 'Dense'"),
+        (lambda n: nz.create("BatchNorm", 3, dialect="onnx"), "expected dialect to be 'flax' or 'keras', got 'onnx'; write nz.from_onnx"),
+        (lambda n: nz.create("GroupNorm", 3, dialect="flax", group_size=1), "expected num_groups or group_size"),
+        (lambda n: nz.describe(nz.BatchNorm(3, momentum=None), "flax"), "expected a momentum, got None"),
+        (lambda n: nz.describe(nz.GroupNorm(3, 6), "flax"), "expected channel_axis=-1"),
+        (lambda n: nz.describe(nz.BatchNorm(3, channel_axis=-1), "onnx"), "expected channel_axis=1, as ONNX has"),
+        (lambda n: nz.describe(nz.LayerNorm((3, 4), parameter_axis=1, parameter_shape=3), "keras"), "of the normalized axes"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_said_is_refused_and_changes_nothing(change, message, rng):
+    norm = filled(nz.BatchNorm(3), rng)
+    before = norm.state_dict()
+    with pytest.raises(ValueError, match=message):
+        change(norm)
+    for name, a in norm.state_dict().items():
+        check.same_bits(a, before[name])
+
+
+def test_arrays_and_options_of_other_kinds_are_type_errors():
+    with pytest.raises(TypeError, match="create: keras's LayerNormalization: got an unexpected keyword argument 'eps'"):
+        nz.create("LayerNormalization", 3, eps=1e-3, dialect="keras")
+    with pytest.raises(TypeError, match="create: flax's LayerNorm: missing a required argument: 'shape'"):
+        nz.create("LayerNorm", dialect="flax")
+    with pytest.raises(
+        ValueError, match=r"create: expected feature_axes of -1 as reduction_axes, got 1; write nz.Layer"
+    ):
+        nz.create("LayerNorm", 3, dialect="flax", feature_axes=1)
+    norm = nz.LayerNorm(2)
+    with pytest.raises(TypeError, match="bias to be a NumPy array, got list"):
+        norm.load_state_dict({"scale": np.ones(2), "bias": [0, 0]}, "flax")
+    with pytest.raises(TypeError, match="state to be a dict of arrays, got list"):
+        norm.load_state_dict([np.ones(2), np.ones(2)], "keras")
+
+
+CREATED = [
+    ("flax", "LayerNorm", (64,), {}, nz.LayerNorm(64, 1e-6)),
+    ("flax", "LayerNorm", ((3, 4),), {"reduction_axes": (-2, -1), "feature_axes": (-2, -1)}, nz.LayerNorm((3, 4), 1e-6)),
+    ("flax", "LayerNorm", (64,), {"use_bias": False, "epsilon": 1e-3}, nz.LayerNorm(64, 1e-3, bias=False)),
+    ("flax", "RMSNorm", (64,), {}, nz.RMSNorm(64, 1e-6)),
+    ("flax", "GroupNorm", (64,), {}, nz.GroupNorm(32, 64, 1e-6, channel_axis=-1)),
+    ("flax", "GroupNorm", (64,), {"num_groups": None, "group_size": 16}, nz.GroupNorm(4, 64, 1e-6, channel_axis=-1)),
+    ("flax", "InstanceNorm", (64,), {}, nz.InstanceNorm(64, 1e-6, affine=True, channel_axis=-1)),
+    ("flax", "BatchNorm", (64,), {"momentum": 0.75, "axis": 1}, nz.BatchNorm(64, momentum=0.25)),
+    ("keras", "LayerNormalization", (64,), {"axis": 1}, nz.LayerNorm(64, 1e-3, axis=1)),
+    ("keras", "LayerNormalization", ((3, 4),), {"axis": [-2, -1]}, nz.LayerNorm((3, 4), 1e-3)),
+    ("keras", "GroupNormalization", (64,), {"groups": 8, "axis": 1}, nz.GroupNorm(8, 64, 1e-3)),
+    ("keras", "GroupNormalization", (64,), {"groups": -1}, nz.InstanceNorm(64, 1e-3, affine=True, channel_axis=-1)),
+    ("keras", "RMSNormalization", (64,), {}, nz.RMSNorm(64, 1e-6)),
+    ("keras", "UnitNormalization", (), {}, nz.UnitNorm()),
+    ("keras", "UnitNormalization", (), {"axis": 1, "order": 1}, nz.UnitNorm(1, order=1)),
+    ("keras", "BatchNormalization", (64,), {"momentum": 0.75, "scale": False, "center": False},
+     nz.BatchNorm(64, 1e-3, 0.25, affine=False, channel_axis=-1)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("dialect", "name", "arguments", "options", "expected"), CREATED)
+def test_layers_by_their_names_there(dialect, name, arguments, options, expected):
+    norm = nz.create(name, *arguments, dialect=dialect, **options)
+    assert repr(norm) == repr(expected) and getattr(norm, "channel_axis", 1) == getattr(expected, "channel_axis", 1)
+    if name != "UnitNormalization":  # and back
+        found, told = nz.describe(norm, dialect)
+        assert found == name
+        assert repr(nz.create(found, *arguments, dialect=dialect, **told)) == repr(norm)
+
+
+def test_a_shift_without_a_scale(rng):
+    norm = nz.create("BatchNormalization", 3, dialect="keras", scale=False)
+    norm.load_state_dict({"beta": np.arange(3.0), "moving_mean": np.zeros(3), "moving_variance": np.ones(3)}, "keras")
+    x = rng.standard_normal((8, 3)).astype(np.float32)
+    y = norm(x)
+    check.close(y, (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-3) + np.arange(3), 1e-6)
+    dy = rng.standard_normal(y.shape).astype(np.float32)
+    norm.backward(dy)
+    assert list(norm.grads) == ["bias"]
+    check.close(norm.grads["bias"], dy.sum(0), 1e-5)
+
+
+def test_attributes_for_onnx():
+    assert nz.describe(nz.BatchNorm(3).eval(), "onnx") == ("BatchNormalization", {"epsilon": 1e-5, "training_mode": 0})
+    found = nz.describe(nz.BatchNorm(3, momentum=0.25), "onnx").arguments
+    assert found == {"epsilon": 1e-5, "training_mode": 1, "momentum": 0.75}
+    assert nz.describe(nz.GroupNorm(2, 4), "onnx").arguments == {"epsilon": 1e-5, "num_groups": 2}
+    assert nz.describe(nz.LayerNorm((2, 3)), "onnx").arguments == {"epsilon": 1e-5, "axis": -2}
+    assert nz.describe(nz.RMSNorm(3), "onnx").arguments == {"epsilon": 2**-23, "axis": -1}
+
+
+@pytest.mark.parametrize("norm", [nz.BatchNorm(6).eval(), nz.InstanceNorm(6, affine=True), nz.GroupNorm(2, 6), nz.LayerNorm((6, 4)), nz.RMSNorm(4, 1e-3)], ids=str)  # fmt: skip
+def test_a_norm_becomes_a_node_and_a_norm_again(norm, rng):
+    onnx = pytest.importorskip("onnx")
+    filled(norm, rng)
+    name, attributes = nz.describe(norm, "onnx")
+    state = norm.state_dict("onnx")
+    node = onnx.helper.make_node(name, ["x", *state], ["y"], **attributes)
+    again = nz.from_onnx(node, state)
+    x = rng.standard_normal((3, 6, 4)).astype(np.float32)
+    check.close(again(x), norm(x), 1e-6)
+
+
+def test_torch_reads_what_was_written_and_the_other_way_round(rng):
+    torch = pytest.importorskip("torch")
+    theirs, ours = torch.nn.BatchNorm2d(5), nz.create("BatchNorm", 5, dialect="flax", axis=1, momentum=0.9)
+    for _ in range(3):
+        x = rng.standard_normal((4, 5, 3, 2)).astype(np.float32)
+        ours(x)
+        theirs(torch.from_numpy(x))
+    flax = ours.state_dict("flax", values=24)
+    third = nz.BatchNorm(5)
+    third.load_state_dict(flax | {"num_batches_tracked": np.array(3)}, "flax", values=24)
+    theirs_state = {name: a.numpy() for name, a in theirs.state_dict().items()}
+    for name, a in third.state_dict().items():
+        check.close(a, theirs_state[name], 1e-6)
