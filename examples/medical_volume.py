@@ -190,9 +190,9 @@ def draw(scans: dict, dice: dict[tuple[str, int], np.ndarray], path: Path) -> No
         for name, part in parts.items():
             height, edges = np.histogram(np.clip(part, low, high), 40, (low, high))
             axes.stairs(height / part.size, edges, label=name.replace("\n", " "), lw=1.4)
-        axes.set(xlabel="intensity", ylabel="share of voxels", yscale="log", ylim=(1e-4, 2))
+        axes.set(xlabel="intensity", ylabel="share of voxels", yscale="log", ylim=(1e-4, 20))
         axes.set_title(f"{title}, without background: {share:.0%} shared", fontsize=11)
-    left.legend(fontsize=7)
+    left.legend(fontsize=7, loc="upper right", bbox_to_anchor=(0.98, 1))
     sizes = sorted({size for _, size in dice})
     for i, (norm, (_, colour)) in enumerate(NORMS.items()):
         for j, size in enumerate(sizes):
@@ -200,15 +200,15 @@ def draw(scans: dict, dice: dict[tuple[str, int], np.ndarray], path: Path) -> No
             right.bar(place, np.median(found), 0.38, color=colour, alpha=0.45 if size == 1 else 0.85)
             right.plot([place] * len(found), found, "o", color="k", mfc="none", ms=4)
             right.annotate(str(size), (place, 0.02), ha="center", color="w", fontweight="bold")
-    right.set_xticks(range(len(NORMS)), NORMS)
+    right.set_xticks(range(len(NORMS)), [norm.replace(" ", "\n") for norm in NORMS])
     right.set(ylim=(0, 1), ylabel="dice, volumes not trained on")
-    right.set_title("bright structures found, batches of 1 and 2: medians, runs", fontsize=11)
+    right.set_title("bright parts found, batches of 1 and 2; medians, runs", fontsize=11)
     save(figure, path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     given = options(__doc__, __file__, argv)
-    seeds, samples = (3, 60) if given.quick else (10 if given.full else 4, 400)
+    seeds, samples = (3, 60) if given.quick else (10 if given.full else 3, 300)
     keys = list(product(NORMS, (1, 2)))
     jobs = [(train, norm, size, seed, samples) for (norm, size), seed in product(keys, range(seeds))]
     dice = dict(zip(keys, np.array(run_all(jobs, "networks")).reshape(len(keys), seeds), strict=True))

@@ -224,3 +224,25 @@ def test_language_model(tmp_path):
         r"confirmed: batch norm struggles in batches of 2 .* loss (\S+) with it, (\S+) with", printed
     )
     assert with_norm > layer
+
+
+@pytest.mark.slow
+def test_medical_volume(tmp_path):
+    printed = run_example("medical_volume", tmp_path, "--quick", packages=["nibabel", "pydicom"])
+    before, after, error = figures(
+        r"confirmed: .* share (\d+)% before, (\d+)% after; .* the error is (\S+) in", printed
+    )
+    assert before < after and error < 1e-5
+    pattern = (
+        r"confirmed: .*: instance norm (\S+) and (\S+); group norm (\S+) and (\S+); batch norm (\S+) and (\S+); none"
+    )
+    *of_sample, batch_one, batch_two = figures(pattern, printed)
+    assert min(of_sample) > max(batch_one, batch_two)
+
+
+@pytest.mark.slow
+def test_detector_block(tmp_path):
+    printed = run_example("detector_block", tmp_path, "--quick")
+    pattern = r"(\d+) boxes of 3 detectors.* within (\S+); (\S+) ms a scene before, (\S+) ms folded; F1 (\S+) on"
+    boxes, moved, before, after, score = figures(pattern, printed)
+    assert boxes > 100 and moved < 1e-3 and after < before and score > 0.3
