@@ -10,39 +10,24 @@ Accelerating Deep Network Training by Reducing Internal Covariate Shift", 2015, 
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
-import numba
+import digits
 import numpy as np
-from layers import SGD, AvgPool2d, Conv2d, Flatten, Linear, ReLU, Sequential, softmax_cross_entropy
+from common import new_figure, one_thread, save
+from digits import Digits, accuracy, load_data, train_epoch
+from layers import SGD, Conv2d, ReLU, Sequential
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 import normzoo as nz
 
-BATCH_SIZE = 64
 TRAINED = 0.9  # a run that reaches this test accuracy counts as trained
 NAMES = {False: "without batch norm", True: "with batch norm"}
-
-
-class Digits(NamedTuple):
-    """Images (N, 1, 8, 8) float32 of mean 0 and variance 1 over the training set, and labels (N,) from 0 to 9."""
-
-    x_train: np.ndarray
-    y_train: np.ndarray
-    x_test: np.ndarray
-    y_test: np.ndarray
 
 
 @dataclass
@@ -57,22 +42,8 @@ class History:
     diverged: bool = False  # stopped because the loss was NaN or infinite
 
 
-def load_data() -> Digits:
-    """1347 images to train on and 450 to test on, always the same."""
-    digits = load_digits()
-    x = digits.images[:, np.newaxis].astype(np.float32)
-    x_train, x_test, y_train, y_test = train_test_split(
-        x, digits.target, test_size=450, stratify=digits.target, random_state=0
-    )
-    mean, std = x_train.mean(), x_train.std()
-    return Digits((x_train - mean) / std, y_train, (x_test - mean) / std, y_test)
-
-
 def build_network(batch_norm: bool, rng: np.random.Generator) -> Sequential:
-    """Four convolutions, two poolings and a linear layer: (N, 1, 8, 8) -> (N, 10).
-
-    The same rng gives the same weights with and without batch norm.
-    """
+    """Four convolutions, with batch norms or without; the same rng gives the same weights for both."""
 
     def block(in_channels, out_channels):
         # A bias would be subtracted again with the mean.
@@ -81,10 +52,7 @@ def build_network(batch_norm: bool, rng: np.random.Generator) -> Sequential:
             yield nz.BatchNorm(out_channels)
         yield ReLU()
 
-    return Sequential(
-        *block(1, 16), *block(16, 16), AvgPool2d(2), *block(16, 32), *block(32, 32), AvgPool2d(2), Flatten(),
-        Linear(128, 10, rng),
-    )  # fmt: skip
+    return digits.build_network(block, rng)
 
 
 def train(
@@ -104,43 +72,10 @@ def train(
             history.loss.append(loss)
             if bar is not None:
                 bar.update()
-        logits = network.eval()(data.x_test)
-    history.accuracy = float((logits.argmax(1) == data.y_test).mean())
+        history.accuracy = accuracy(network, data.x_test, data.y_test)
     if bar is not None:
         bar.update(epochs - len(history.loss))
     return history
-
-
-def train_epoch(network: Sequential, optimizer: SGD, data: Digits, rng: np.random.Generator) -> float:
-    """One pass over the training images in random order; the mean loss, or NaN or infinity as soon as one occurs."""
-    network.train()
-    order = rng.permutation(len(data.x_train))
-    losses = []
-    for start in range(0, len(order) - BATCH_SIZE + 1, BATCH_SIZE):
-        batch = order[start : start + BATCH_SIZE]
-        loss, dlogits = softmax_cross_entropy(network(data.x_train[batch]), data.y_train[batch])
-        if not np.isfinite(loss):
-            return loss
-        losses.append(loss)
-        network.backward(dlogits)
-        optimizer.step()
-    return float(np.mean(losses))
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Keep NumPy and Numba to one thread each.
-
-    These arrays are too small for more, and idle threads of the one wait on the cores that the other needs: on 2
-    cores a run with batch norm took 16 s with two threads each and 0.9 s with one.
-    """
-    threads = numba.get_num_threads()
-    numba.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            yield
-    finally:
-        numba.set_num_threads(threads)
 
 
 def table(histories: Sequence[History]) -> str:
@@ -190,16 +125,12 @@ def finding(histories: Sequence[History]) -> str:
 
 def draw(histories: Sequence[History], path: Path) -> None:
     """Loss over epochs without and with batch norm, and test accuracy over the learning rate."""
-    figure = Figure((13, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    title = verdict(histories)
-    figure.suptitle(title[0].upper() + title[1:], fontweight="bold")
+    figure = new_figure(13, 4.6, verdict(histories))
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.1))
     draw_losses(left, histories, batch_norm=False)
     draw_losses(middle, histories, batch_norm=True)
     draw_accuracies(right, histories)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    save(figure, path)
 
 
 def draw_losses(axes: Axes, histories: Sequence[History], batch_norm: bool) -> None:

@@ -1,12 +1,14 @@
 """The layers that the examples train with have right gradients; the examples run and find what they say."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
 import normzoo as nz
 
@@ -22,9 +24,33 @@ def layers(monkeypatch):
 
 
 def double(layer):
-    for p in getattr(layer, "params", {}):
-        layer.params[p] = layer.params[p].astype(np.float64)
+    for part in getattr(layer, "layers", [layer]):
+        for p in part.params:
+            part.params[p] = part.params[p].astype(np.float64)
     return layer
+
+
+def slope(function, a, direction, step=1e-6):
+    """The derivative of a number, function(), along a direction of an array that it depends on."""
+    held = a.copy()
+    a[...] = held + step * direction
+    up = function()
+    a[...] = held - step * direction
+    down = function()
+    a[...] = held
+    return (up - down) / (2 * step)
+
+
+def check_gradients(layer, x, rng):
+    y = layer(x)
+    dy = rng.standard_normal(y.shape)
+    dx = layer.backward(dy)
+    grads = dict(layer.grads)
+    pairs = [(x, dx)] if x.dtype == np.float64 else []
+    for array, gradient in [*pairs, *((p, grads[name]) for name, p in layer.params.items())]:
+        direction = rng.standard_normal(array.shape)
+        expected = slope(lambda: np.sum(layer(x) * dy), array, direction)
+        np.testing.assert_allclose((gradient * direction).sum(), expected, rtol=1e-7, atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -32,66 +58,105 @@ def double(layer):
     [
         (lambda m, rng: m.Conv2d(2, 3, 3, rng), (2, 2, 5, 4)),
         (lambda m, rng: m.Conv2d(3, 2, 1, rng, bias=False), (2, 3, 3, 3)),
+        (lambda m, rng: m.Conv3d(2, 3, 3, rng), (2, 2, 4, 3, 5)),
         (lambda m, rng: m.Linear(5, 4, rng), (3, 5)),
+        (lambda m, rng: m.Linear(5, 4, rng), (2, 3, 5)),
         (lambda m, rng: m.AvgPool2d(2), (2, 3, 4, 6)),
         (lambda m, rng: m.ReLU(), (3, 7)),
+        (lambda m, rng: m.SiLU(), (3, 7)),
+        (lambda m, rng: m.GELU(), (3, 7)),
         (lambda m, rng: m.Flatten(), (3, 2, 4)),
+        (lambda m, rng: m.Dropout(0.4, rng).eval(), (3, 7)),
+        (lambda m, rng: m.CausalAttention(6, 2, rng), (2, 4, 6)),
+        (lambda m, rng: m.Sequential(m.Linear(3, 5, rng), m.GELU()), (4, 3)),
+        (lambda m, rng: m.Residual(m.SiLU(), m.Linear(3, 3, rng)), (4, 3)),
     ],
 )
 def test_gradients_of_the_layers(layers, make, shape, rng):
-    layer = double(make(layers, rng))
-    x = rng.standard_normal(shape)
+    check_gradients(double(make(layers, rng)), rng.standard_normal(shape), rng)
+
+
+def test_gradients_of_an_embedding(layers, rng):
+    check_gradients(double(layers.Embedding(5, 4, 3, rng)), rng.integers(0, 5, (2, 3)), rng)
+
+
+def test_dropout_in_training(layers, rng):
+    layer, x, dy = layers.Dropout(0.25, rng), rng.standard_normal((100, 100)), rng.standard_normal((100, 100))
     y = layer(x)
-    dy = rng.standard_normal(y.shape)
-    dx = layer.backward(dy)
-    grads = dict(layer.grads)
-    step = 1e-6
-
-    def slope(a, direction):
-        held = a.copy()
-        a[...] = held + step * direction
-        up = (layer(x) * dy).sum()
-        a[...] = held - step * direction
-        down = (layer(x) * dy).sum()
-        a[...] = held
-        return (up - down) / (2 * step)
-
-    for array, gradient in [(x, dx), *((layer.params[name], grads[name]) for name in layer.params)]:
-        direction = rng.standard_normal(array.shape)
-        np.testing.assert_allclose((gradient * direction).sum(), slope(array, direction), rtol=1e-7, atol=1e-7)
+    kept = y != 0
+    assert abs(kept.mean() - 0.75) < 0.02
+    np.testing.assert_allclose(y, kept * x / 0.75)
+    np.testing.assert_allclose(layer.backward(dy), kept * dy / 0.75)
 
 
-def test_gradient_of_the_loss(layers, rng):
-    logits, labels = rng.standard_normal((6, 4)), rng.integers(0, 4, 6)
-    _, gradient = layers.softmax_cross_entropy(logits, labels)
-    direction, step = rng.standard_normal((6, 4)), 1e-6
-    up, down = (layers.softmax_cross_entropy(logits + s * direction, labels)[0] for s in (step, -step))
-    np.testing.assert_allclose((gradient * direction).sum(), (up - down) / (2 * step), rtol=1e-6)
+def test_attention_sees_nothing_that_comes_later(layers, rng):
+    layer, x = layers.CausalAttention(6, 3, rng), rng.standard_normal((1, 5, 6))
+    before = layer(x)
+    x[:, 3:] += 1
+    changed = np.abs(layer(x) - before).max((0, 2))
+    assert not changed[:3].any() and changed[3:].all()
+
+
+@pytest.mark.parametrize("shape", [(6,), (2, 3)])
+def test_gradient_of_the_softmax_loss(layers, shape, rng):
+    logits, labels = rng.standard_normal((*shape, 4)), rng.integers(0, 4, shape)
+    check_loss(layers.softmax_cross_entropy, logits, labels, rng=rng)
+
+
+def test_gradients_of_the_other_losses(layers, rng):
+    x, targets = 2 * rng.standard_normal((2, 3, 4, 5))
+    check_loss(layers.mean_squared_error, x, targets, rng=rng)
+    check_loss(layers.sigmoid_cross_entropy, x, expit(targets), rng.random(x.shape), rng=rng)
+    check_loss(layers.soft_dice, x, (targets > 0).astype(float), rng=rng)
+
+
+def check_loss(loss, x, *others, rng):
+    _, gradient = loss(x, *others)
+    direction = rng.standard_normal(x.shape)
+    expected = slope(lambda: loss(x, *others)[0], x, direction)
+    np.testing.assert_allclose((gradient * direction).sum(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "rate"), [("SGD", 0.02), ("Adam", 0.1)])
+def test_optimizers_find_the_minimum(layers, name, rate, rng):
+    layer, x = double(layers.Linear(3, 2, rng)), rng.standard_normal((50, 3))
+    targets = x @ rng.standard_normal((3, 2)) + 1
+    optimizer = getattr(layers, name)(layer, rate)
+    for _ in range(500):
+        _, dy = layers.mean_squared_error(layer(x), targets)
+        layer.backward(dy)
+        optimizer.step()
+    assert layers.mean_squared_error(layer(x), targets)[0] < 1e-6
+
+
+def run_example(name, tmp_path, *arguments, packages=()):
+    """What an example prints; it must draw a picture."""
+    for package in ("sklearn", "matplotlib", "tqdm", "threadpoolctl", *packages):
+        pytest.importorskip(package)
+    picture = tmp_path / "picture.png"
+    command = [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), *arguments, "--out", str(picture)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    return done.stdout
+
+
+def figures(pattern, printed):
+    """The numbers in the groups of a pattern that what was printed must match."""
+    found = re.search(pattern, printed)
+    assert found, printed
+    return [float(group) for group in found.groups()]
 
 
 @pytest.mark.slow
 def test_train_digits(tmp_path):
-    for package in ("sklearn", "matplotlib", "tqdm", "threadpoolctl"):
-        pytest.importorskip(package)
-    picture = tmp_path / "digits.png"
-    printed = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / "train_digits.py"), "--quick", "--out", str(picture)],
-        check=True, capture_output=True, text=True, env=os.environ,
-    ).stdout  # fmt: skip
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    printed = run_example("train_digits", tmp_path, "--quick")
     assert "confirmed: batch norm trains at a 10 times higher learning rate" in printed
 
 
 @pytest.mark.slow
 def test_data_parallel(tmp_path):
-    for package in ("sklearn", "matplotlib", "threadpoolctl", "mpi4py"):
-        pytest.importorskip(package)
-    picture = tmp_path / "ranks.png"
-    printed = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / "data_parallel.py"), "--epochs", "1", "--out", str(picture)],
-        check=True, capture_output=True, text=True, env=os.environ,
-    ).stdout  # fmt: skip
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    printed = run_example("data_parallel", tmp_path, "--epochs", "1", packages=["mpi4py"])
     assert "confirmed: the same loss curve" in printed and "the same bits" in printed
 
 
@@ -115,12 +180,95 @@ def test_gallery(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_numba_loop(tmp_path):
-    for package in ("sklearn", "matplotlib", "threadpoolctl"):
-        pytest.importorskip(package)
-    picture = tmp_path / "loop.png"
-    printed = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / "numba_loop.py"), "--quick", "--out", str(picture)],
-        check=True, capture_output=True, text=True, env=os.environ,
-    ).stdout  # fmt: skip
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    printed = run_example("numba_loop", tmp_path, "--quick")
     assert "confirmed: " in printed and "none of it in Python" in printed
+
+
+@pytest.mark.slow
+def test_faster_training(tmp_path):
+    printed = run_example("faster_training", tmp_path, "--quick")
+    pattern = (
+        r"confirmed: 90% of the test digits after (\S+) epochs.* after (\S+) without.* faster with (\d) of 3 seeds"
+    )
+    with_norm, without, faster = figures(pattern, printed)
+    assert with_norm < without and faster >= 2
+
+
+@pytest.mark.slow
+def test_regularization(tmp_path):
+    printed = run_example("regularization", tmp_path, "--quick")
+    pattern = r"confirmed: batch norm regularizes: .* is (\S+) points with it, (\S+) without.* for (\d) of 3 seeds"
+    with_norm, without, smaller = figures(pattern, printed)
+    assert with_norm < without and smaller >= 2
+    pattern = r"confirmed: batch norm fails in batches of 2 .*: (\S+)% with it, (\S+)% with group norm"
+    batch, group = figures(pattern, printed)
+    assert batch < group
+
+
+@pytest.mark.slow
+def test_regression_quickstart(tmp_path):
+    printed = run_example("regression_quickstart", tmp_path, "--quick")
+    pattern = (
+        r"confirmed: .*explains (\S+) from the table .* (\S+) without, (\S+) from standardized.*in (\d) of 3 splits"
+    )
+    with_norm, without, _, ahead = figures(pattern, printed)
+    assert with_norm > 0.2 > without and ahead == 3
+
+
+@pytest.mark.slow
+def test_placement(tmp_path):
+    printed = run_example("placement", tmp_path, "--quick")
+    pattern = r"confirmed: a norm matters.*: (\S+)% of test digits with it between.* (\S+)% without"
+    between, without = figures(pattern, printed)
+    assert between > without
+    pattern = r"confirmed: running statistics of small batches can be wrong: (\S+)% after .* (\S+)% recalibrated"
+    running, recalibrated = figures(pattern, printed)
+    assert running < recalibrated
+    pattern = (
+        r"confirmed: running statistics do not fit shifted images: (\S+)% .* (\S+)% recalibrated, (\S+)% by the test"
+    )
+    running, recalibrated, of_batch = figures(pattern, printed)
+    assert running < 50 < min(recalibrated, of_batch)
+
+
+@pytest.mark.slow
+def test_stability(tmp_path):
+    printed = run_example("stability", tmp_path, "--quick")
+    with_norm, without = figures(
+        r"confirmed: .*: (\d+) of 9 cells of the grid reach 90% with it, (\d+) without", printed
+    )
+    assert with_norm > without
+    pattern = r"confirmed: with batch norm gradients .* change by a factor of (\S+), without by (\S+); but over"
+    with_norm, without = figures(pattern, printed)
+    assert with_norm < 10 and without > 1e9
+
+
+@pytest.mark.slow
+def test_language_model(tmp_path):
+    printed = run_example("language_model", tmp_path, "--quick")
+    with_norm, layer = figures(
+        r"confirmed: batch norm struggles in batches of 2 .* loss (\S+) with it, (\S+) with", printed
+    )
+    assert with_norm > layer
+
+
+@pytest.mark.slow
+def test_medical_volume(tmp_path):
+    printed = run_example("medical_volume", tmp_path, "--quick", packages=["nibabel", "pydicom"])
+    before, after, error = figures(
+        r"confirmed: .* share (\d+)% before, (\d+)% after; .* the error is (\S+) in", printed
+    )
+    assert before < after and error < 1e-5
+    pattern = (
+        r"confirmed: .*: instance norm (\S+) and (\S+); group norm (\S+) and (\S+); batch norm (\S+) and (\S+); none"
+    )
+    *of_sample, batch_one, batch_two = figures(pattern, printed)
+    assert min(of_sample) > max(batch_one, batch_two)
+
+
+@pytest.mark.slow
+def test_detector_block(tmp_path):
+    printed = run_example("detector_block", tmp_path, "--quick")
+    pattern = r"(\d+) boxes of 3 detectors.* within (\S+); (\S+) ms a scene before, (\S+) ms folded; F1 (\S+) on"
+    boxes, moved, before, after, score = figures(pattern, printed)
+    assert boxes > 100 and moved < 1e-3 and after < before and score > 0.3
