@@ -11,6 +11,7 @@ batch norm and none, in batches of 1 and 2.
     python examples/medical_volume.py --quick    # seconds; --full: more runs
 """
 
+import warnings
 from collections.abc import Sequence
 from itertools import combinations, product
 from pathlib import Path
@@ -37,7 +38,9 @@ PATCH = (16, 16, 8)
 
 def volume(name: str, frame: int = 0) -> np.ndarray:
     """One volume (X, Y, Z) of a file of nibabel's test data, in its own type and byte order."""
-    a = np.asanyarray(nibabel.load(FOLDER / name).dataobj)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # nibabel leaves the .REC open until it is collected
+        a = np.asanyarray(nibabel.load(FOLDER / name).dataobj)
     return a[..., frame] if a.ndim == 4 else a
 
 
