@@ -151,7 +151,7 @@ def draw(runs: dict[tuple, np.ndarray], batches: Sequence[int], size: Size, path
 
 def main(argv: Sequence[str] | None = None) -> None:
     given = options(__doc__, __file__, argv)
-    size = Size(32, 32, 16, 60, 20) if given.quick else Size(steps=2000, every=100) if given.full else Size()
+    size = Size(32, 32, 8, 40, 20) if given.quick else Size(steps=2000, every=100) if given.full else Size()
     batches, seeds = (2, size.batch) if given.quick else (2, 4, size.batch), 3 if given.quick or given.full else 2
     # Without a norm there is no place for it: run once, shown twice.
     keys = [(norm, pre, size.batch) for norm, pre in product(NORMS, PLACES) if pre or norm != "none"]
