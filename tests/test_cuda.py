@@ -64,7 +64,14 @@ def test_every_norm_on_device_arrays(case, dtype, where, rng):
 
 
 @everywhere
-@pytest.mark.parametrize("case", [c for c in CASES if c.channels and len(c.shape) > 2], ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [  # other ranks are the same views
+        pytest.param(c, id=str(c), marks=() if len(c.shape) == 4 else pytest.mark.slow)
+        for c in CASES
+        if c.channels and len(c.shape) > 2
+    ],
+)
 def test_channels_last_on_device_arrays(case, where, rng):
     (_, y, dx), (_, y_found, dx_found, _) = on_device(case, where, np.float32, rng, last=True)
     check.close(y_found, y, 4 * check.FORWARD32)

@@ -112,7 +112,8 @@ def measured(variant):
     return found
 
 
-QUICK = r"(rows 4x8 team 32 full|rows 4x16 team \d+ (full|set)|columns beside 8 4x[48] team 32 (set|full)) float32$"
+ROWS, COLUMNS_OF_8 = r"rows 4x(8 team 32|16 team 512) full", r"columns beside 8 4x[48] team 32 (set|full)"
+QUICK = rf"({ROWS}|{COLUMNS_OF_8}) float32$|apply rows 8x4 team 32 full b?float16$"
 
 
 def quick(name):

@@ -162,7 +162,6 @@ QUICK = {
     "4x64x16x1-1x64x1x1-float32",
     "2x1500x72x1-1x1x72x1-float32",
     "5x1x1x2-1x1x1x2-float32",
-    "2x3x1x10001-1x3x1x1-power1-float32",
 }
 
 
@@ -278,7 +277,7 @@ def test_arrays_that_begin_anywhere_give_the_same_bits(case, rng):
         check.same_bits(two, one)
 
 
-@each_of([CASES[i] for i in (9, 12, 15, 20, 22)], {"4x6x3x20-2x6x3x20-float32", "4x64x16x1-2x64x16x1-float32"})
+@each_of([CASES[i] for i in (9, 12, 15, 20, 22)], {"4x6x3x20-2x6x3x20-float32"})
 def test_offsets_of_64_bits_give_the_same_bits(case, rng, monkeypatch):
     from normzoo.backends.cuda import forms, launcher  # noqa: PLC0415
 
