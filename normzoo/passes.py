@@ -1,7 +1,7 @@
 """One pass: `normalize` finds the plan and runs it, from x to y; the `Saved` it leaves goes back to dx."""
 
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy import ndarray
@@ -17,7 +17,7 @@ from normzoo.arrays import (
     on_device,
 )
 from normzoo.backends import backend, chosen
-from normzoo.backends.contract import Array, Moments
+from normzoo.backends.contract import CONSTANT, Array, Moments
 from normzoo.plan import CONTIGUOUS, BackwardPlan, ForwardPlan
 from normzoo.saved import Grads, Saved, SelectedSaved, native
 from normzoo.selection import Selected, normalize_selected
@@ -27,6 +27,17 @@ DOUBLE = np.dtype(np.float64)
 
 _forward_plans = Memo()
 _backward_plans = Memo()
+
+
+class Left(NamedTuple):
+    """What a pass leaves beside the arrays that it read, for who keeps these himself: see `resume`."""
+
+    owner: object
+    axes: Axes
+    parameter_shape: tuple[int, ...] | None
+    moments: Moments  # CONSTANT where the statistics were given
+    eps: float
+    stats: Array  # (3, b, c)
 
 
 class ViewSaved(Saved):
@@ -86,6 +97,12 @@ class ViewSaved(Saved):
         return values.reshape(sizes).transpose(inverse(order))
 
     @property
+    def left(self) -> Left:
+        """The pass without x, weight and bias."""
+        plan = self._plan
+        return Left(self._owner, plan.key[0], plan.key[1], plan.moments, self._eps, self._stats)
+
+    @property
     def copied(self) -> bool:
         """x had to be copied because neither its own order nor channels-last order fits the kernels."""
         return self._plan.copied
@@ -138,6 +155,7 @@ def normalize(
     given: tuple[Array, Array] | None = None,
     stats: Array | None = None,
     apart: tuple[Array | None, ...] = (),
+    run: bool = True,
 ) -> tuple[Array, Any, Any]:
     """y, the statistics and, with `keep`, the `Saved` of the pass: the one way from any norm of the algebra to a
     backend.
@@ -154,6 +172,7 @@ def normalize(
             are not found again, and the gradient is that of x's own statistics. With moments CONSTANT they are any
             (3, b, c), and constants of the gradient.
         apart: more arrays that out may not overlap.
+        run: False for the `Saved` of an earlier pass alone, see `resume`; what is given for y is x.
     """
     plain, name, asked = True, chosen(), out
     if type(x) is Selected:
@@ -177,7 +196,7 @@ def normalize(
         parameter_shape,
         moments,
         None if given is None else (given[0].dtype, given[1].dtype),
-        stats is not None,
+        stats is not None and (run or moments is CONSTANT),
         name,
         (x.shape, x.dtype, flags, None if flags & CONTIGUOUS else x.strides),
         None if weight is None else (weight.shape, weight.dtype, weight.flags.num),
@@ -197,6 +216,8 @@ def normalize(
     v = x if plan.as_is else plan.take(x)
     w = plan.ones if weight is None else weight if plan.weight_as_is else plan.parameter(weight)
     a = plan.zeros if bias is None else bias if plan.bias_as_is else plan.parameter(bias)
+    if not run and stats is not None:
+        return x, stats, ViewSaved(owner, plan, x, v, weight, bias, eps, stats)
     if out is None and plan.plain:
         y = target = plan.new(plan.shape, plan.result)
         elsewhere = False
@@ -221,3 +242,10 @@ def normalize(
     if out is not None:
         saved.overwrite(out)
     return y, stats, saved
+
+
+def resume(left: Left, x: Array, weight: Array | None, bias: Array | None) -> ViewSaved:
+    """The `Saved` of a pass from what it left and the arrays that it read, which may lie elsewhere by now. Of bias
+    nothing but its kind is used."""
+    owner, axes, shape, moments, eps, stats = left
+    return normalize(owner, x, axes, weight, bias, moments, eps, parameter_shape=shape, stats=stats, run=False)[2]

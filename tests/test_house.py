@@ -74,6 +74,7 @@ ROOMS = {
         "backends.contract",
     },
     "functional.py": {"arrays", "passes", "saved", "norm", "updates", "zoo", "backends.contract"},
+    "torch": {"backends", "device", "functional", "norm", "passes", "torch", "updates", "view", "zoo", ""},
     "registry.py": {"norm", ""},
     "ahead.py": {"arrays", "backends", "norm", "registry"},
     "__main__.py": {""},

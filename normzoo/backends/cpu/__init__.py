@@ -5,7 +5,7 @@ the bits. So neither the number of threads nor the number of sets shows in the s
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from normzoo.backends.cpu import (
     rows_gradients,
     rows_split,
     running,
+    threads,
 )
 from normzoo.backends.cpu.lanes import LANES, Flat
 
@@ -46,19 +47,19 @@ _DIMS = types.UniTuple(types.int64, 4)
 def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Forward:
     b, m, c, n = dims
     center, power, clamp = moments.center, moments.power, moments.clamp
-    flags = center, power, _varies(dims, parameter_dims), b * m * c * n >= SERIAL
+    flags = center, power, _varies(dims, parameter_dims)
+    size = b * m * c * n
     arrays = store, dtype, dtype, store, _DOUBLE
     scalars = types.float64, types.float64, types.boolean
-    streaming = None
+    streaming, make = None, rows.forward
+    more: tuple = (False,)
     if is_columns(dims):
-        kernel = (columns if _is_whole(dims) else columns_split).forward(*flags)
-    else:
-        whole = _is_whole(dims)
-        kernel = rows.forward(*flags, False) if whole else rows_split.forward(*flags)
-        large = b * m * c * n * store.itemsize >= STREAMED and n % LANES == 0
-        if whole and c == 1 and large:
-            streaming = _compiled(rows.forward(*flags, True), arrays, scalars)
-    call = _compiled(kernel, arrays, scalars)
+        make, more = (columns if _is_whole(dims) else columns_split).forward, ()
+    elif not _is_whole(dims):
+        make, more = rows_split.forward, ()
+    elif c == 1 and size * store.itemsize >= STREAMED and n % LANES == 0:
+        streaming = _call(make, flags, size, arrays, scalars, (True,))
+    call = _call(make, flags, size, arrays, scalars, more)
     divisor = 1.0 if moments.total else float(m * n)
     shape = 3, b, c
     parameter_dims, spread = _spread(dims, parameter_dims)
@@ -75,9 +76,9 @@ def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype,
 
 
 def apply(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) -> Apply:
-    flags = _varies(dims, parameter_dims), int(np.prod(dims)) >= SERIAL
-    kernel = (columns_split if is_columns(dims) else rows_split).apply(*flags)
-    call = _compiled(kernel, (store, dtype, dtype, store, _DOUBLE), ())
+    make = (columns_split if is_columns(dims) else rows_split).apply
+    flags, size = (_varies(dims, parameter_dims),), int(np.prod(dims))
+    call = _call(make, flags, size, (store, dtype, dtype, store, _DOUBLE), ())
     parameter_dims, spread = _spread(dims, parameter_dims)
 
     def run(x: Array, stats: Array, weight: Array, bias: Array, y: Array) -> None:
@@ -92,13 +93,13 @@ def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype
     b, m, c, n = dims
     if m * n <= TINY and dtype != _DOUBLE:
         return _backward_in_double(dims, parameter_dims, moments)
-    flags = moments.center, moments.power, _varies(dims, parameter_dims), b * m * c * n >= SERIAL
+    flags = moments.center, moments.power, _varies(dims, parameter_dims)
     if is_columns(dims):
-        kernel = (columns_gradients if _is_whole(dims) else columns_split).backward(*flags)
+        make = (columns_gradients if _is_whole(dims) else columns_split).backward
     else:
-        kernel = (rows_gradients if _is_whole(dims) else rows_split).backward(*flags)
+        make = (rows_gradients if _is_whole(dims) else rows_split).backward
     arrays = store, store, dtype, _DOUBLE, store, dtype, dtype
-    call = _compiled(kernel, arrays, (types.float64, types.float64))
+    call = _call(make, flags, b * m * c * n, arrays, (types.float64, types.float64))
     divisor = 1.0 if moments.total else float(m * n)
     clamp = moments.clamp
     own_dims = parameter_dims
@@ -129,12 +130,12 @@ def constants(mean: Array, variance: Array, eps: float, stats: Array) -> None:
 
 def take_rows(source: Array, index: Array, target: Array) -> None:
     source, target, streams = _lines(source, target)
-    gathering.take(target.nbytes >= SERIAL, streams)(source, index, target)
+    _gathering(gathering.take, target.nbytes >= SERIAL, streams)(source, index, target)
 
 
 def spread_rows(source: Array, place: Array, target: Array) -> None:
     source, target, streams = _lines(source, target)
-    gathering.spread(target.nbytes >= SERIAL, streams)(source, place, target)
+    _gathering(gathering.spread, target.nbytes >= SERIAL, streams)(source, place, target)
 
 
 def _lines(source: Array, target: Array) -> tuple[Array, Array, bool]:
@@ -143,6 +144,30 @@ def _lines(source: Array, target: Array) -> tuple[Array, Array, bool]:
     if target.nbytes < STREAMED or places % LINE:
         return source, target, False
     return source.view(np.float32), target.view(np.float32), True
+
+
+@cache
+def _gathering(make: Callable[[bool, bool], Any], large: bool, streams: bool) -> Callable:
+    def made(parallel: bool) -> Callable:
+        return make(parallel, streams)
+
+    return threads.guarded(made) if large else made(False)
+
+
+def _call(
+    make: Callable[..., Any],  # (*flags, parallel, *more) -> kernel
+    flags: tuple,
+    size: int,
+    arrays: tuple[np.dtype, ...],
+    scalars: tuple[types.Type, ...],
+    more: tuple = (),
+) -> Callable:
+    """The machine code for a view of `size` values, serial or parallel."""
+
+    def compiled(parallel: bool) -> Callable:
+        return _compiled(make(*flags, parallel, *more), arrays, scalars)
+
+    return compiled(False) if size < SERIAL else threads.guarded(compiled)
 
 
 def is_columns(dims: Dims) -> bool:

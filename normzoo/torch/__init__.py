@@ -1,0 +1,48 @@
+"""The norms as PyTorch modules and functions, on the tensors' own memory.
+
+    import normzoo.torch as nzt
+
+    norm = nzt.LayerNorm(768)          # torch.nn.LayerNorm, with this library's forward and backward pass
+    y = nzt.functional.layer_norm(x, (768,), weight, bias)
+    nzt.convert(model)                 # every norm of a model, in place; revert(model) takes it back
+
+Every class is a subclass of PyTorch's of that name: signature, state_dict, repr, initialization and isinstance are
+PyTorch's. Tensors are not copied, on the CPU (float16, bfloat16, float32, float64) or on CUDA, where the work is on the
+current stream; channels_last stays; the running statistics are the module's own buffers.
+
+What is not supported raises: torch.func transforms (vmap, grad, jvp) and forward-mode differentiation, tensors on other
+devices, sparse, quantized, integer and complex tensors. Second and higher derivatives are right: a backward pass with
+create_graph=True is written in PyTorch's operations. torch.compile keeps the norms in its graph as opaque operators.
+`import normzoo` does not import this, nor PyTorch.
+"""
+
+from normzoo.torch import functional, operators  # noqa: F401 (operators: registered, for torch.compile)
+from normzoo.torch.convert import convert, revert
+from normzoo.torch.modules import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    GroupNorm,
+    InstanceNorm1d,
+    InstanceNorm2d,
+    InstanceNorm3d,
+    LayerNorm,
+    RMSNorm,
+)
+from normzoo.torch.threads import shares_threads
+
+__all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "GroupNorm",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
+    "LayerNorm",
+    "RMSNorm",
+    "convert",
+    "functional",
+    "revert",
+    "shares_threads",
+]

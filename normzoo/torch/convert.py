@@ -1,0 +1,57 @@
+"""From PyTorch's norms to this library's and back, in a model that stays the same object."""
+
+from typing import TypeVar
+
+import torch
+
+from normzoo.torch import modules
+
+Model = TypeVar("Model", bound=torch.nn.Module)
+
+_OURS: dict[type, type] = {
+    getattr(torch.nn, name): getattr(modules, name)
+    for name in (
+        "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d", "LayerNorm",
+        "GroupNorm", "RMSNorm",
+    )
+}  # fmt: skip
+_THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
+
+
+def convert(model: Model) -> Model:
+    """Make every norm of a model compute by this library, in place; returns the model.
+
+    The modules stay what they are, but for their class: parameters, buffers, their names, hooks, training mode, and
+    whatever refers to them. So does an optimizer's hold on the parameters. Only PyTorch's own classes are converted:
+    subclasses, which may compute something else, SyncBatchNorm, and modules with parametrizations stay as they are;
+    lazy modules too, until they have seen an input and are of an ordinary class.
+
+    Args:
+        model: any module, which may be a norm itself.
+
+    >>> import torch, normzoo.torch as nzt
+    >>> model = nzt.convert(torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4)))
+    >>> type(model[1]).__module__
+    'normzoo.torch.modules'
+    >>> type(nzt.revert(model)[1]).__module__
+    'torch.nn.modules.normalization'
+    """
+    return _classes("convert", model, _OURS)
+
+
+def revert(model: Model) -> Model:
+    """Take back `convert`, and turn this library's modules into PyTorch's; in place, returns the model.
+
+    A model that is to be exported or quantized, or run where this library is not, is reverted first.
+    """
+    return _classes("revert", model, _THEIRS)
+
+
+def _classes(name: str, model: Model, pairs: dict[type, type]) -> Model:
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"{name}: expected model to be a torch.nn.Module, got {type(model).__name__}")
+    for module in model.modules():
+        kind = pairs.get(type(module))
+        if kind is not None:
+            module.__class__ = kind
+    return model

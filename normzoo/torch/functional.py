@@ -1,0 +1,95 @@
+"""torch.nn.functional's norms, with their arguments and defaults, by this library's passes.
+
+Every function takes tensors of float16, bfloat16, float32 or float64, in any mix, and gives one of the input's dtype
+and memory format. Shapes and values that do not fit raise ValueError where PyTorch's raise, tensors of other kinds
+TypeError; nothing has changed then. Under autocast they do as PyTorch's: layer_norm, group_norm and rms_norm compute
+and answer in float32 on CUDA; on the CPU, and for the others, the input's dtype stays.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normzoo.torch.function import Spec, normalize
+
+AUTOCAST_FLOAT32 = {"cuda": ("layer_norm", "group_norm", "rms_norm")}
+
+
+def _sizes(shape: Any) -> tuple[int, ...]:
+    return tuple(shape) if isinstance(shape, Sequence) else (shape,)
+
+
+def _float32(name: str, *tensors: Tensor | None) -> tuple[Any, ...]:
+    """The tensors as autocast would hand them on."""
+    device = getattr(tensors[0], "device", None)
+    if device is None or name not in AUTOCAST_FLOAT32.get(device.type, ()):
+        return tensors
+    if not torch.is_autocast_enabled(device.type):
+        return tensors
+    return tuple(t.float() if t is not None and t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors)
+
+
+def batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """See `torch.nn.functional.batch_norm` and `normzoo.BatchNorm`. In training running statistics are written to.
+
+    >>> import torch, normzoo.torch as nzt
+    >>> nzt.functional.batch_norm(torch.tensor([[0.0], [2.0]]), None, None, training=True)
+    tensor([[-1.0000],
+            [ 1.0000]])
+    """
+    spec = Spec("batch_norm", (), bool(training), momentum, eps)
+    return normalize(spec, input, weight, bias, running_mean, running_var)
+
+
+def instance_norm(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """See `torch.nn.functional.instance_norm` and `normzoo.InstanceNorm`."""
+    spec = Spec("instance_norm", (), bool(use_input_stats), momentum, eps)
+    return normalize(spec, input, weight, bias, running_mean, running_var)
+
+
+def layer_norm(
+    input: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """See `torch.nn.functional.layer_norm` and `normzoo.LayerNorm`."""
+    input, weight, bias = _float32("layer_norm", input, weight, bias)
+    return normalize(Spec("layer_norm", _sizes(normalized_shape), eps=eps), input, weight, bias)
+
+
+def group_norm(
+    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    """See `torch.nn.functional.group_norm` and `normzoo.GroupNorm`."""
+    input, weight, bias = _float32("group_norm", input, weight, bias)
+    return normalize(Spec("group_norm", (num_groups,), eps=eps), input, weight, bias)
+
+
+def rms_norm(
+    input: Tensor, normalized_shape: int | Sequence[int], weight: Tensor | None = None, eps: float | None = None
+) -> Tensor:
+    """See `torch.nn.functional.rms_norm` and `normzoo.RMSNorm`."""
+    input, weight = _float32("rms_norm", input, weight)
+    return normalize(Spec("rms_norm", _sizes(normalized_shape), eps=eps), input, weight)

@@ -1,0 +1,108 @@
+"""torch.nn's norms, computed by this library: subclasses that change nothing but the pass."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from normzoo.torch import functional
+
+if TYPE_CHECKING:
+    from torch.nn.modules.batchnorm import _BatchNorm
+    from torch.nn.modules.instancenorm import _InstanceNorm
+else:
+    _BatchNorm = _InstanceNorm = object
+
+
+class _Batch(_BatchNorm):
+    """BatchNorm's pass."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """See `normzoo.BatchNorm`. A call that raises leaves all buffers as they were."""
+        self._check_input_dim(input)
+        tracked = self.training and self.track_running_stats
+        count = self.num_batches_tracked if tracked else None
+        momentum = self.momentum
+        if momentum is None:
+            momentum = 0.0 if count is None else 1.0 / (int(count) + 1)
+        # as in PyTorch: without tracking, batch statistics in evaluation too, and buffers that are there stay
+        read = tracked or not self.training
+        mean, var = (self.running_mean, self.running_var) if read else (None, None)
+        own = self.training or (mean is None and var is None)
+        y = functional.batch_norm(input, mean, var, self.weight, self.bias, own, momentum, self.eps)
+        if count is not None:
+            count.add_(1)
+        return y
+
+
+class _Instance(_InstanceNorm):
+    """InstanceNorm's pass."""
+
+    def _apply_instance_norm(self, input: Tensor) -> Tensor:
+        return functional.instance_norm(
+            input,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training or not self.track_running_stats,
+            0.0 if self.momentum is None else self.momentum,
+            self.eps,
+        )
+
+
+class BatchNorm1d(_Batch, torch.nn.BatchNorm1d):
+    """`torch.nn.BatchNorm1d`, for (N, C) and (N, C, L).
+
+    >>> import torch, normzoo.torch as nzt
+    >>> norm = nzt.BatchNorm1d(2)
+    >>> norm(torch.tensor([[0.0, 10.0], [2.0, 30.0]])).detach().numpy().round(2)
+    array([[-1., -1.],
+           [ 1.,  1.]], dtype=float32)
+    >>> norm.running_mean
+    tensor([0.1000, 2.0000])
+    """
+
+
+class BatchNorm2d(_Batch, torch.nn.BatchNorm2d):
+    """`torch.nn.BatchNorm2d`, for (N, C, H, W)."""
+
+
+class BatchNorm3d(_Batch, torch.nn.BatchNorm3d):
+    """`torch.nn.BatchNorm3d`, for (N, C, D, H, W)."""
+
+
+class InstanceNorm1d(_Instance, torch.nn.InstanceNorm1d):
+    """`torch.nn.InstanceNorm1d`, for (N, C, L) and (C, L)."""
+
+
+class InstanceNorm2d(_Instance, torch.nn.InstanceNorm2d):
+    """`torch.nn.InstanceNorm2d`, for (N, C, H, W) and (C, H, W)."""
+
+
+class InstanceNorm3d(_Instance, torch.nn.InstanceNorm3d):
+    """`torch.nn.InstanceNorm3d`, for (N, C, D, H, W) and (C, D, H, W)."""
+
+
+class LayerNorm(torch.nn.LayerNorm):
+    """`torch.nn.LayerNorm`, for (..., *normalized_shape)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """See `normzoo.LayerNorm`."""
+        return functional.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
+
+
+class GroupNorm(torch.nn.GroupNorm):
+    """`torch.nn.GroupNorm`, for (N, C, ...)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """See `normzoo.GroupNorm`."""
+        return functional.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+
+
+class RMSNorm(torch.nn.RMSNorm):
+    """`torch.nn.RMSNorm`, for (..., *normalized_shape)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See `normzoo.RMSNorm`."""
+        return functional.rms_norm(x, self.normalized_shape, self.weight, self.eps)

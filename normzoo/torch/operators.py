@@ -1,0 +1,128 @@
+"""The passes as PyTorch operators, which torch.compile keeps in its graph as they are, and goes back through."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.library import custom_op
+
+from normzoo.backends.contract import CONSTANT
+from normzoo.norm import eps_for
+from normzoo.passes import Left
+from normzoo.torch.function import Spec, run, run_back
+from normzoo.torch.tensors import array_of, tensor_of
+from normzoo.updates import commit, lock
+from normzoo.view import Axes, find_view
+from normzoo.zoo import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
+
+
+def _axes(spec: Spec, x: Any) -> Axes:
+    if spec.name == "batch_norm":
+        return batch_norm.axes(spec.name, x, 1)
+    if spec.name == "instance_norm":
+        return instance_norm.axes(spec.name, x, 1)
+    if spec.name == "group_norm":
+        return group_norm.axes(spec.name, x, spec.sizes[0], 1)
+    return layer_norm.axes(spec.name, x, tuple(spec.sizes), None)
+
+
+def _sets(spec: Spec, x: Tensor) -> Any:
+    """How many sets of values have statistics; sizes may be symbols."""
+    if spec.name == "batch_norm":
+        return x.shape[1]
+    if spec.name in ("instance_norm", "group_norm"):
+        return x.shape[0] * (x.shape[1] if spec.name == "instance_norm" else spec.sizes[0])
+    sets = 1
+    for size in x.shape[: x.dim() - len(spec.sizes)]:
+        sets *= size
+    return sets
+
+
+def _placed(y: Tensor, x: Tensor) -> Tensor:
+    """y where the compiler expects it: `torch.empty_like(x)`."""
+    return y if y.stride() == x.stride() else torch.empty_like(x).copy_(y)
+
+
+@custom_op("normzoo::normalize", mutates_args=())
+def normalize(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    name: str,
+    sizes: list[int],
+    own: bool,
+    momentum: float,
+    eps: float | None,
+) -> tuple[Tensor, Tensor]:
+    """y, and the statistics of every set (3, sets): mean, spread, rstd."""
+    spec = Spec(name, tuple(sizes), own, momentum, eps)
+    y, left = run(spec, x, weight, bias, mean, var, True)
+    return _placed(y, x), tensor_of(left.stats).reshape(3, -1)
+
+
+@normalize.register_fake
+def _(
+    x: Tensor, weight: Any, bias: Any, mean: Any, var: Any, name: str, sizes: Any, own: Any, momentum: Any, eps: Any
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), x.new_empty((3, _sets(Spec(name, sizes), x)), dtype=torch.float64)
+
+
+@custom_op("normzoo::normalize_backward", mutates_args=())
+def normalize_backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    stats: Tensor,
+    name: str,
+    sizes: list[int],
+    own: bool,
+    eps: float | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dx, dweight and dbias; the last two are empty where there are none."""
+    spec, a = Spec(name, tuple(sizes), own), array_of(name, "input", x)
+    b, _, c, _ = find_view(_axes(spec, a), tuple(x.shape), None, x.element_size())[0].dims
+    moments = (rms_norm.RMSNorm if name == "rms_norm" else layer_norm.LayerNorm).moments if own else CONSTANT
+    kept = array_of(name, "statistics", stats.reshape(3, b, c))
+    left = Left(name, _axes(spec, a), None, moments, eps_for(a) if eps is None else eps, kept)
+    dx, dweight, dbias = run_back(left, dy, x, weight, array_of(name, "bias", bias))
+    none = x.new_empty(0)
+    return _placed(dx, x), none if dweight is None else dweight, none if dbias is None else dbias
+
+
+@normalize_backward.register_fake
+def _(
+    dy: Any, x: Tensor, weight: Any, bias: Any, stats: Any, name: str, sizes: Any, own: Any, eps: Any
+) -> tuple[Tensor, ...]:
+    return torch.empty_like(x), *(x.new_empty(0) if p is None else torch.empty_like(p) for p in (weight, bias))
+
+
+def _keep(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    x, weight, bias, _, _, ctx.name, ctx.sizes, ctx.own, _, ctx.eps = inputs
+    ctx.save_for_backward(x, weight, bias, output[1])
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _back(ctx: Any, dy: Tensor | None, _: Any) -> tuple:
+    if dy is None:
+        return (None,) * 10
+    x, weight, bias, stats = ctx.saved_tensors
+    found = normalize_backward(dy, x, weight, bias, stats, ctx.name, ctx.sizes, ctx.own, ctx.eps)
+    present = zip(found, (x, weight, bias), strict=True)
+    return *(None if p is None else d for d, p in present), *(None,) * 7
+
+
+normalize.register_autograd(_back, setup_context=_keep)
+
+
+@custom_op("normzoo::update_running", mutates_args=("mean", "var"))
+def update_running(mean: Tensor, var: Tensor, stats: Tensor, values: int, momentum: float) -> None:
+    """Take the statistics of sets of `values` values into the running ones."""
+    running = array_of("batch_norm", "running_mean", mean), array_of("batch_norm", "running_var", var)
+    ready = all(t.dtype in (torch.float32, torch.float64) and t.is_contiguous() for t in (mean, var))
+    name = "cpu" if mean.device.type == "cpu" else f"cuda:{running[0].stream}"
+    lock()
+    commit(name, running, None, array_of("batch_norm", "statistics", stats), values, momentum, False, ready)
