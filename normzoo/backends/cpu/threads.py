@@ -1,30 +1,29 @@
 """Whether a kernel may run on Numba's threads here and now. Its serial variant gives the same bits.
 
-GNU OpenMP ends, or stops for ever, a forked child that starts threads after its parent did. The layer "workqueue", which
-Numba takes where there is neither TBB nor OpenMP, ends the process where two threads start loops at once, or where a
-loop is started from within another.
+GNU OpenMP ends, or stops for ever, a forked child that starts threads after its parent did. The layer "workqueue",
+which Numba takes where there is neither TBB nor OpenMP, ends the process where two threads start loops at once, or
+where a loop is started from within another.
 """
 
 import os
+import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
+from multiprocessing import parent_process
 from typing import Any
 
 import numba
 from numba.np.ufunc import parallel
 
-_TASKS = Path("/proc/self/task")
 _one_at_a_time = threading.Lock()  # loops on a workqueue
 
 
 def _owner() -> int:
-    """The process that may run loops on threads: this one, or none (0) if Numba's threads are those of a parent, which
-    did not come along. Their number shows it, where Linux tells."""
-    started = parallel._is_initialized and numba.config.NUMBA_NUM_THREADS > 1  # type: ignore[attr-defined]
-    if started and _TASKS.is_dir() and sum(1 for _ in _TASKS.iterdir()) == 1:
-        return 0
-    return os.getpid()
+    """The process that may run loops on threads: this one, unless Numba's threads are already there and are those of
+    the parent that this one is a fork of (then 0). Of a bare os.fork nothing is known."""
+    spawned = getattr(sys.modules["__main__"], "__name__", "") == "__mp_main__"
+    forked = parent_process() is not None and not spawned
+    return 0 if forked and parallel._is_initialized else os.getpid()
 
 
 _process = _owner()
