@@ -5,7 +5,7 @@ the bits. So neither the number of threads nor the number of sets shows in the s
 """
 
 from collections.abc import Callable
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from normzoo.backends.cpu import (
     running,
     threads,
 )
+from normzoo.backends.cpu.jit import plain
 from normzoo.backends.cpu.lanes import LANES, Flat
 
 SERIAL = 32768  # values below which starting the threads costs more than they save
@@ -180,8 +181,8 @@ def _is_whole(dims: Dims) -> bool:
     """Does a thread take whole sets? Else all threads share every set, with the same bits."""
     b, m, c, n = dims
     if not is_columns(dims):
-        return rows.chunking.py_func(m, n)[2] == 1 or b * c >= FEW_SETS
-    width = columns.width_of.py_func(dims)
+        return plain(rows.chunking)(m, n)[2] == 1 or b * c >= FEW_SETS
+    width = plain(columns.width_of)(dims)
     tiles = -(-c * n // width)
     return m <= columns.GROUP or (b * tiles >= FEW_SETS and m * width <= BESIDE)
 
@@ -227,6 +228,14 @@ def _compiled(kernel: Any, arrays: tuple[np.dtype, ...], scalars: tuple[types.Ty
 
     It is called without Numba's dispatcher, which would look at every argument again.
     """
+    if plain(kernel) is kernel:  # Numba is switched off
+        return partial(_interpreted, kernel)
     signature = (_DIMS, _DIMS, *(_FLAT[a.name] for a in arrays), *scalars)
     kernel.compile(signature)
     return kernel.overloads[signature].entry_point
+
+
+def _interpreted(kernel: Callable, *arguments: Any) -> None:
+    """A kernel as Python runs it, on flat views of its arrays."""
+    with np.errstate(all="ignore"):
+        kernel(*(a.reshape(-1) if isinstance(a, np.ndarray) else a for a in arguments))
