@@ -65,8 +65,8 @@ def check_array(owner: object, name: str, a: Any) -> None:
         raise TypeError(f"{owner}: expected {name} without a mask, got a masked array; write {name}.filled(...)")
     if a.dtype.name not in FLOATS:
         raise TypeError(
-            f"{owner}: expected {name} of dtype {', '.join(FLOATS[:-1])} or {FLOATS[-1]}, got {a.dtype}; "
-            f"write {name}.astype(np.float32)"
+            f"{owner}: expected {name} of dtype {', '.join(FLOATS[:-1])} or {FLOATS[-1]}, got {a.dtype}; write "
+            + (f"{name}.real and {name}.imag" if a.dtype.kind == "c" else f"{name}.astype(np.float32)")
         )
 
 
@@ -149,8 +149,13 @@ def check_out(
         raise ValueError(f"{owner}: expected out of shape {shape}, got {out.shape}; write np.empty_like(x)")
     if not out.flags.writeable:
         raise ValueError(f"{owner}: expected out to be writeable, got a read-only array; write np.empty_like(x)")
-    if 0 in out.strides and out.size > 1 and any(s == 0 < d - 1 for s, d in zip(out.strides, out.shape, strict=True)):
-        raise ValueError(f"{owner}: expected out without broadcast axes, got strides {out.strides}")
+    if not out.flags.c_contiguous and overlaps_itself(out):
+        raise ValueError(
+            f"{owner}: expected out whose elements lie apart, without broadcast axes, got shape {out.shape} with "
+            f"strides {out.strides}; write np.empty_like(x)"
+        )
+    if type(out) is not np.ndarray and isinstance(out, np.ndarray):
+        out = np.asarray(out)  # what looks at its memory may be another function for a subclass
     for i, other in enumerate((*inputs, *apart)):
         may_be = i < len(inputs)
         if other is None or (may_be and other is out) or not may_overlap(out, other):
@@ -160,6 +165,18 @@ def check_out(
                 f"{owner}: expected out to be an input itself or apart from it, got memory that overlaps in part; "
                 "write np.empty_like(x)"
             )
+
+
+def overlaps_itself(a: Array) -> bool:
+    """Do elements of a share memory? Said of all arrays in which an axis does not span the ones inside it, as it does
+    in every slice and transpose of an array without overlap."""
+    reach = a.dtype.itemsize
+    for stride, size in sorted((abs(stride), size) for stride, size in zip(a.strides, a.shape, strict=True)):
+        if size > 1:
+            if stride < reach:
+                return a.size > 0
+            reach += stride * (size - 1)
+    return False
 
 
 def same_place(a: Array, b: Array) -> bool:

@@ -20,7 +20,7 @@ from normzoo.arrays import (
 from normzoo.backends.contract import Array, Moments
 from normzoo.dialects import TORCH, read, written
 from normzoo.passes import normalize
-from normzoo.saved import Saved
+from normzoo.saved import Label, Saved
 from normzoo.selection import SELECTS, select
 from normzoo.view import Axes
 
@@ -63,6 +63,7 @@ class Norm:
         saved: the `Saved` of the last call, or None.
         devices: where it runs. A norm with a `forward` of its own runs on the host alone, unless it says that it
             computes nothing but passes: then on "cuda" too.
+        label: what messages call the norm.
     """
 
     moments: ClassVar[Moments] = Moments()
@@ -87,7 +88,7 @@ class Norm:
         dtype: Any = np.float32,
     ) -> None:
         """Set up a norm shown as Name(*arguments), with parameters of `shape`: ones and zeros of `dtype`."""
-        self._arguments = arguments
+        self.label = Label(type(self).__name__, arguments)
         self.params: dict[str, Array] = {}
         self.grads: dict[str, Array] = {}
         self.buffers: dict[str, Array] = {}
@@ -245,11 +246,11 @@ class Norm:
                 raise ValueError(f"{self}: expected {name} to fit 64 bits, got {count}")
 
     def __str__(self) -> str:
-        return f"{type(self).__name__}({', '.join(map(str, self._arguments))})"
+        return str(self.label)
 
     def __repr__(self) -> str:
         options = [f"{name}={value!r}" for name, value in self._options().items()]
-        return f"{type(self).__name__}({', '.join([*map(str, self._arguments), *options])})"
+        return f"{type(self).__name__}({', '.join([*map(str, self.label.arguments), *options])})"
 
     def _options(self) -> dict[str, Any]:
         """What repr shows behind the arguments."""

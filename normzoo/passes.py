@@ -56,7 +56,8 @@ class ViewSaved(Saved):
         eps: float,
         stats: Array,
     ) -> None:
-        self._owner, self._plan, self._v, self._weight, self._bias = owner, plan, v, weight, bias
+        self._owner = getattr(owner, "label", owner)
+        self._plan, self._v, self._weight, self._bias = plan, v, weight, bias
         self._eps, self._stats = eps, stats
         self._source = x if plan.reads_x else None
         self._overwritten = False

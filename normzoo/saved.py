@@ -15,6 +15,19 @@ from normzoo.view import inverse
 Pull = Callable[[Array], Mapping[str, Array]]  # dy -> the gradients by name, "x" among them; all float64
 
 
+class Label:
+    """What messages call a norm: Name(arguments). A `Saved` holds this and not the norm, whose `saved` it may be: in a
+    circle, what it saved of x would be freed by the garbage collector only, some time after the norm."""
+
+    __slots__ = ("arguments", "kind")
+
+    def __init__(self, kind: str, arguments: tuple[Any, ...]) -> None:
+        self.kind, self.arguments = kind, arguments
+
+    def __str__(self) -> str:
+        return f"{self.kind}({', '.join(map(str, self.arguments))})"
+
+
 class Grads(NamedTuple):
     """Gradients of the loss; `weight` and `bias` are None where the norm has none.
 
@@ -69,7 +82,7 @@ class Saved(ABC):
 
     __slots__ = ("_bias", "_overwritten", "_owner", "_source", "_weight")
 
-    _owner: object
+    _owner: object  # whose str() begins messages
     _weight: Array | None
     _bias: Array | None
     _source: Array | None  # x, where the backward pass reads x's own memory
@@ -137,7 +150,7 @@ class PulledBack(Saved):
     __slots__ = ("_arguments", "_layout", "_pull", "_x_like")
 
     def __init__(self, owner: object, x: Array, pull: Pull, arguments: Mapping[str, Array] | None = None) -> None:
-        self._owner, self._pull = owner, pull
+        self._owner, self._pull = getattr(owner, "label", owner), pull
         self._weight = self._bias = self._source = None
         self._overwritten = False
         self._x_like, self._layout = (x.shape, x.dtype), layout_of(x)
@@ -179,7 +192,7 @@ class Chained(Saved):
         parts: tuple[Saved, ...],
         apart: tuple[Array, ...] = (),
     ) -> None:
-        self._owner, self._pull, self._parts, self._apart = owner, pull, parts, apart
+        self._owner, self._pull, self._parts, self._apart = getattr(owner, "label", owner), pull, parts, apart
         self._weight = self._bias = None
         self._x_like = x.shape, x.dtype
         self._source = next((p._source for p in parts if p._source is not None), None)
@@ -208,7 +221,7 @@ class SelectedSaved(Saved):
     def __init__(
         self, owner: object, x: Array, back: Callable[..., tuple], weight: Array | None, bias: Array | None
     ) -> None:
-        self._owner, self._back, self._weight, self._bias = owner, back, weight, bias
+        self._owner, self._back, self._weight, self._bias = getattr(owner, "label", owner), back, weight, bias
         self._x_like, self._layout = (x.shape, x.dtype), layout_of(x)
         self._source, self._overwritten = x, False
 

@@ -66,12 +66,13 @@ class AdaptiveInstanceNorm(Norm):
         mean, std = (m.reshape(other.sizes("k")) for m in moments(seen, compute_dtype(x.dtype, style.dtype), eps))
         spans = content._replace(letters=content.letters.replace("k", "K"))
         y, _, last = normalize(self, x, spans, std, mean, self.moments, eps, out, apart=(style,))
+        label = self.label
 
         def pull(dy: Array, out: Array | None) -> MoreGrads:
             found = last.backward(dy, out)
             rank = [size if letter == "k" else 1 for size, letter in zip(*other[:2], strict=True)]
             dmean, dstd = (d.reshape(rank) for d in (found.bias, found.weight))
-            return MoreGrads(found.x, None, None, {"style": moments_back(self, style, other, seen, eps, dmean, dstd)})
+            return MoreGrads(found.x, None, None, {"style": moments_back(label, style, other, seen, eps, dmean, dstd)})
 
         return y, Chained(self, x, pull, (last,), apart=(style,))
 

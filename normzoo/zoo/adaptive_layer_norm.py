@@ -126,16 +126,17 @@ class AdaLNZero(Norm):
         shift, scale, gate = (part.astype(dtype) for part in np.split(made, 3, axis=-1))
         read = c, *self.params.values()
         y, last = modulate(self, x, (self.hidden_size,), scale, shift, out, read)
+        cond_size, params = self.cond_size, self.params
 
         def back(found: Grads, dgate: Array | None) -> Mapping[str, Array]:
             parts = found.others["shift"], found.others["scale"], np.zeros_like(gate) if dgate is None else dgate
             with np.errstate(all="ignore"):
                 d = np.concatenate([p.astype(np.float64) for p in parts], axis=-1)
                 d = d.reshape(-1, len(bias))
-                rows = (wide * sigmoid).reshape(-1, self.cond_size)
+                rows = (wide * sigmoid).reshape(-1, cond_size)
                 dc = np.einsum("ne,ed->nd", d, weight).reshape(c.shape) * slope
                 grads = {"weight": np.einsum("ne,nd->ed", d, rows), "bias": d.sum(axis=0)}
-                return {name: cast_like(g, self.params[name]) for name, g in grads.items()} | {"c": cast_like(dc, c)}
+                return {name: cast_like(g, params[name]) for name, g in grads.items()} | {"c": cast_like(dc, c)}
 
         return y, GatedSaved(self, x, last, back, gate)
 

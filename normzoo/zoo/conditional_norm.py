@@ -74,7 +74,7 @@ class ConditionalBatchNorm(TrackedNorm):
             bias=False,
             dtype=dtype,
         )
-        self._arguments = num_features, num_classes
+        self.label.arguments = num_features, num_classes
         self.params = tables(num_classes, num_features, dtype)
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
 

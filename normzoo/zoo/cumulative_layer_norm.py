@@ -78,36 +78,29 @@ class CumulativeLayerNorm(ExactNorm):
     def check(self, x: Array, **inputs: Array) -> None:
         check_channels(self, x, self.channel_axis, 3, self.channel_size)
 
-    def by_time(self, x: Array) -> Array:
-        """x as (N, T, ..., C)."""
-        return x if self.channel_axis == -1 else np.moveaxis(np.moveaxis(x, -1, 1), 2, -1)
-
-    def by_channel(self, v: Array) -> Array:
-        """The inverse of `by_time`."""
-        return v if self.channel_axis == -1 else np.moveaxis(np.moveaxis(v, -1, 2), 1, -1)
-
     def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
         weight, bias = params.get("weight", np.ones(1)), params.get("bias", np.zeros(1))
-        v = self.by_time(x)
+        channel_axis = self.channel_axis
+        v = by_time(x, channel_axis)
         shape, rows = v.shape, (*v.shape[:2], -1)
         deviation, mean, rstd, _ = moments(v.reshape(rows), None, self.eps)
         xhat = (deviation - mean) * rstd
         y = xhat.reshape(shape) * weight + bias
 
         def pull(dy: Array) -> dict[str, Array]:
-            d = self.by_time(dy)
+            d = by_time(dy, channel_axis)
             g = (d * weight).reshape(rows) * rstd
             count = np.arange(1, shape[1] + 1).reshape(-1, 1) * deviation.shape[2]
             dmean = -g.sum(axis=2, keepdims=True) / count
             dsquare = -(g * xhat).sum(axis=2, keepdims=True) * rstd / count
             dx = g + later(dmean - dsquare * mean) + deviation * later(dsquare)
             return {
-                "x": self.by_channel(dx.reshape(shape)),
+                "x": by_channel(dx.reshape(shape), channel_axis),
                 "weight": summed(d * xhat.reshape(shape), weight.shape),
                 "bias": summed(d, bias.shape),
             }
 
-        return self.by_channel(y), pull
+        return by_channel(y, channel_axis), pull
 
     def step(self, x: Array, past: Past | None = None) -> tuple[Array, Past]:
         """y of one time step, and what the next call takes.
@@ -137,6 +130,16 @@ class CumulativeLayerNorm(ExactNorm):
     def _options(self) -> dict[str, Any]:
         affine = {"affine": "weight" in self.params, "bias": "bias" in self.params}
         return super()._options() | affine | {"channel_axis": self.channel_axis}
+
+
+def by_time(x: Array, channel_axis: int) -> Array:
+    """x as (N, T, ..., C)."""
+    return x if channel_axis == -1 else np.moveaxis(np.moveaxis(x, -1, 1), 2, -1)
+
+
+def by_channel(v: Array, channel_axis: int) -> Array:
+    """The inverse of `by_time`."""
+    return v if channel_axis == -1 else np.moveaxis(np.moveaxis(v, -1, 2), 1, -1)
 
 
 def moments(v: Array, past: Past | None, eps: float) -> tuple[Array, Array, Array, Past]:

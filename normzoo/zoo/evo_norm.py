@@ -113,9 +113,10 @@ class EvoNormB0(ExactNorm):
         deviation, line = np.sqrt(var + self.eps), v * x + np.sqrt(own_var + self.eps)
         factor = reciprocal(np.maximum(deviation, line))
         z = x * factor
+        channel_axis = self.channel_axis
 
         def pull(dy: Array) -> dict[str, Array]:
-            d = np.moveaxis(dy, self.channel_axis, 1)
+            d = np.moveaxis(dy, channel_axis, 1)
             dz = d * weight
             dlargest = -dz * z * factor
             above = line > deviation
@@ -124,7 +125,7 @@ class EvoNormB0(ExactNorm):
             if training:
                 dx += hat * (np.where(above, 0.0, dlargest).sum(axis=batch, keepdims=True) / values)
             return {
-                "x": np.moveaxis(dx, 1, self.channel_axis),
+                "x": np.moveaxis(dx, 1, channel_axis),
                 "v": summed(dline * x, shape),
                 "weight": summed(d * z, shape),
                 "bias": summed(d, shape),
@@ -197,16 +198,17 @@ class EvoNormS0(ExactNorm):
         hat, _, _, rstd = standardized(x.reshape(cut), members, self.eps)
         gate = expit(v * x)
         z = ((x * gate).reshape(cut) * rstd).reshape(whole)
+        channel_axis = self.channel_axis
 
         def pull(dy: Array) -> dict[str, Array]:
-            d = np.moveaxis(dy, self.channel_axis, 1)
+            d = np.moveaxis(dy, channel_axis, 1)
             dz = (d * weight).reshape(cut)
             dswish = (dz * rstd).reshape(whole)
             along = (dz * z.reshape(cut)).mean(axis=members, keepdims=True) * rstd
             slope = x * gate * (1 - gate)
             dx = dswish * (gate + v * slope) - (hat * along).reshape(whole)
             return {
-                "x": np.moveaxis(dx, 1, self.channel_axis),
+                "x": np.moveaxis(dx, 1, channel_axis),
                 "v": summed(dswish * x * slope, shape),
                 "weight": summed(d * z, shape),
                 "bias": summed(d, shape),

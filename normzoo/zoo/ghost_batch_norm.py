@@ -69,7 +69,7 @@ class GhostBatchNorm(BatchNorm):
         super().__init__(
             num_features, eps, momentum, affine, track_running_stats, bias=bias, channel_axis=channel_axis, dtype=dtype
         )
-        self._arguments = num_features, ghosts
+        self.label.arguments = num_features, ghosts
         self.ghosts = check_size(self, "ghosts", ghosts, least=1)
 
     def axes(self, x: Array) -> Axes:

@@ -63,14 +63,15 @@ class GlobalResponseNorm(ExactNorm):
         strength = np.sqrt((x * x).sum(axis=positions, keepdims=True))
         share = reciprocal(strength.mean(axis=1, keepdims=True) + self.eps)
         n = strength * share
+        channel_axis = self.channel_axis
 
         def pull(dy: Array) -> dict[str, Array]:
-            d = np.moveaxis(dy, self.channel_axis, 1)
+            d = np.moveaxis(dy, channel_axis, 1)
             dn = (d * weight * x).sum(axis=positions, keepdims=True)
             dstrength = share * (dn - share * (dn * strength).mean(axis=1, keepdims=True))
             dx = d * (n * weight + 1) + x * (dstrength * reciprocal(strength))
             return {
-                "x": np.moveaxis(dx, 1, self.channel_axis),
+                "x": np.moveaxis(dx, 1, channel_axis),
                 "weight": summed(d * x * n, shape),
                 "bias": summed(d, shape),
             }

@@ -73,9 +73,10 @@ class LocalContrastNorm(ExactNorm):
         c = sigma.mean(axis=positions, keepdims=True)
         factor = reciprocal(np.maximum(c, sigma))
         y = v * factor
+        channel_axis = self.channel_axis
 
         def pull(dy: Array) -> dict[str, Array]:
-            d = np.moveaxis(dy, self.channel_axis, 1)
+            d = np.moveaxis(dy, channel_axis, 1)
             channels = d.shape[1]
             dlargest = -(d * y).sum(axis=1, keepdims=True) * factor
             above = sigma > c
@@ -83,7 +84,7 @@ class LocalContrastNorm(ExactNorm):
             dsigma += np.where(above, 0.0, dlargest).sum(axis=positions, keepdims=True) / np.prod(d.shape[2:])
             dv = d * factor + v * back(dsigma * reciprocal(sigma)) / channels
             dx = np.where(flat, 0.0, dv - back(dv.mean(axis=1, keepdims=True)))
-            return {"x": np.moveaxis(dx, 1, self.channel_axis)}
+            return {"x": np.moveaxis(dx, 1, channel_axis)}
 
         return np.moveaxis(y, 1, self.channel_axis), pull
 
@@ -166,15 +167,16 @@ class DivisiveNorm(ExactNorm):
         v = v - mean(v.mean(axis=1, keepdims=True))
         factor = reciprocal(np.sqrt(square((v * v).mean(axis=1, keepdims=True)) + self.eps))
         xhat = v * factor
+        channel_axis, num_features = self.channel_axis, self.num_features
 
         def pull(dy: Array) -> dict[str, Array]:
-            d = np.moveaxis(dy, self.channel_axis, 1)
+            d = np.moveaxis(dy, channel_axis, 1)
             g = d * weight
             dsquare = -(g * xhat).mean(axis=1, keepdims=True) * factor * factor  # twice, what v * v takes
             dv = g * factor + v * square_back(dsquare)
             dx = dv - mean_back(dv.mean(axis=1, keepdims=True))
-            found = {"x": np.moveaxis(dx, 1, self.channel_axis)}
-            shape = (self.num_features, *span[1:])
+            found = {"x": np.moveaxis(dx, 1, channel_axis)}
+            shape = (num_features, *span[1:])
             return found | {"weight": summed(d * xhat, shape), "bias": summed(d, shape)}
 
         return np.moveaxis(xhat * weight + bias, 1, self.channel_axis), pull

@@ -177,7 +177,7 @@ class LInfBatchNorm(ScaledBatchNorm):
         super().__init__(
             num_features, eps, momentum, affine, track_running_stats, bias=bias, channel_axis=channel_axis, dtype=dtype
         )
-        self._arguments = num_features, k
+        self.label.arguments = num_features, k
         self.k = check_size(self, "k", k, least=1)
 
     def forward(self, x: Array, out: Array | None = None, *, update_stats: bool = True) -> tuple[Array, Saved]:
@@ -212,6 +212,7 @@ class LInfBatchNorm(ScaledBatchNorm):
         if narrow:
             y = placed(y, empty_in_layout(*like) if out is None else out)
         self.track(x, running, mean, scale)
+        params = self.params
 
         def pull(dy: Array, out: Array | None) -> Grads:
             found = part.backward(dy.astype(np.float32) if narrow and dy.dtype.itemsize == 2 else dy)
@@ -227,7 +228,7 @@ class LInfBatchNorm(ScaledBatchNorm):
                     rows[(chosen, *np.unravel_index(places, rows.shape[1:]))] += dscale[chosen] * signs
                 if narrow or out is not None:
                     dx = placed(dx, empty_in_layout(*like) if out is None else out)
-                grads = {name: getattr(found, name).astype(p.dtype) for name, p in self.params.items()}
+                grads = {name: getattr(found, name).astype(p.dtype) for name, p in params.items()}
             return Grads(dx, **grads)
 
         return y, Chained(self, x, pull, (part,))

@@ -93,12 +93,13 @@ class RevIN(ExactNorm):
         center = v[:, -1:].copy() if self.subtract_last else mean
         taken = Taken(self, center, std, deviation)
         xhat = (v - center if self.subtract_last else deviation) * reciprocal(std)
+        channel_axis = self.channel_axis
 
         def pull(dy: Array) -> dict[str, Array]:
-            d = np.moveaxis(dy, self.channel_axis, 2)
+            d = np.moveaxis(dy, channel_axis, 2)
             g = d * weight * reciprocal(std)
             dx = g + taken.back(-g.sum(axis=1, keepdims=True), -(g * xhat).sum(axis=1, keepdims=True))
-            found = {"x": np.moveaxis(dx, 2, self.channel_axis)}
+            found = {"x": np.moveaxis(dx, 2, channel_axis)}
             return found | {"weight": summed(d * xhat, weight.shape), "bias": summed(d, bias.shape)}
 
         taken.pull = pull
@@ -149,14 +150,15 @@ class RevIN(ExactNorm):
         if "weight" in params:
             factor = reciprocal(params["weight"] + self.eps * self.eps)
         u = (f - bias) * factor
+        channel_axis = self.channel_axis
 
         def pull(dz: Array) -> dict[str, Array]:
-            d = np.moveaxis(dz, self.channel_axis, 2)
+            d = np.moveaxis(dz, channel_axis, 2)
             df = d * taken.std * factor
             dx = taken.back(d.sum(axis=1, keepdims=True), (d * u).sum(axis=1, keepdims=True))
             return {
-                "x": np.moveaxis(df, 2, self.channel_axis),
-                "source": np.moveaxis(dx, 2, self.channel_axis),
+                "x": np.moveaxis(df, 2, channel_axis),
+                "source": np.moveaxis(dx, 2, channel_axis),
                 "weight": summed(-df * u, factor.shape),
                 "bias": summed(-df, bias.shape),
             }

@@ -146,7 +146,7 @@ class DomainBatchNorm(BatchNorm):
         super().__init__(
             num_features, eps, momentum, affine, track_running_stats, bias=bias, channel_axis=channel_axis, dtype=dtype
         )
-        self._arguments = num_features, num_domains
+        self.label.arguments = num_features, num_domains
         self.num_domains = check_size(self, "num_domains", num_domains, least=1)
         for arrays in (self.params, self.buffers):
             repeat(arrays, num_domains)

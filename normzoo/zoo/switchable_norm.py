@@ -154,6 +154,7 @@ class SwitchableNorm(MixedNorm):
         center = sum(s * m for s, m in zip(shares[0], means, strict=True))
         spread = sum(s * v for s, v in zip(shares[1], variances, strict=True))
         slope, shift, pull = standardized(mean, center, spread, weight, bias, self.eps)
+        using_bn = self.using_bn
 
         def back(dslope: Array, dshift: Array) -> tuple[Array, Array, dict[str, Array]]:
             dmean, dcenter, dspread, dweight, dbias = pull(dslope, dshift)
@@ -165,7 +166,7 @@ class SwitchableNorm(MixedNorm):
                 along = np.array([(d * v).sum() for v in values])
                 grads[name] = share * (along - (share * along).sum())
             dmean, dvar = dmean + shares[0][0] * dcenter, shares[1][0] * dspread
-            for k, axis in enumerate((1, 0) if self.using_bn and past is None else (1,), start=1):
+            for k, axis in enumerate((1, 0) if using_bn and past is None else (1,), start=1):
                 one, other = _merged_back(mean, means[k], shares[0][k] * dcenter, shares[1][k] * dspread, axis)
                 dmean, dvar = dmean + one, dvar + other
             return dmean, dvar, grads

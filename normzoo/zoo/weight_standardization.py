@@ -120,10 +120,11 @@ class ScaledWeightStandardization(Norm):
         )
         if weight is gain:
             return y, saved
+        gamma = self.gamma
 
         def pull(dy: Array, out: Array | None) -> Grads:
             found = saved.backward(dy, out)
-            return Grads(found.x, None if gain is None else (self.gamma * found.weight).astype(gain.dtype))
+            return Grads(found.x, None if gain is None else (gamma * found.weight).astype(gain.dtype))
 
         return y, Chained(self, x, pull, (saved,))
 

@@ -4,9 +4,8 @@ Rows or columns are chosen by the shape of a set; whether a thread takes whole s
 the bits. So neither the number of threads nor the number of sets shows in the statistics.
 """
 
-import os
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,9 @@ from normzoo.backends.cpu import (
     rows_gradients,
     rows_split,
     running,
+    threads,
 )
+from normzoo.backends.cpu.jit import plain
 from normzoo.backends.cpu.lanes import LANES, Flat
 
 SERIAL = 32768  # values below which starting the threads costs more than they save
@@ -42,7 +43,6 @@ _FLAT = {
 }
 _DOUBLE = np.dtype(np.float64)
 _DIMS = types.UniTuple(types.int64, 4)
-_PROCESS = os.getpid()  # GNU OpenMP ends, or stops for ever, a forked child that starts threads after its parent did
 
 
 def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Forward:
@@ -131,12 +131,12 @@ def constants(mean: Array, variance: Array, eps: float, stats: Array) -> None:
 
 def take_rows(source: Array, index: Array, target: Array) -> None:
     source, target, streams = _lines(source, target)
-    gathering.take(_threaded(target.nbytes), streams)(source, index, target)
+    _gathering(gathering.take, target.nbytes >= SERIAL, streams)(source, index, target)
 
 
 def spread_rows(source: Array, place: Array, target: Array) -> None:
     source, target, streams = _lines(source, target)
-    gathering.spread(_threaded(target.nbytes), streams)(source, place, target)
+    _gathering(gathering.spread, target.nbytes >= SERIAL, streams)(source, place, target)
 
 
 def _lines(source: Array, target: Array) -> tuple[Array, Array, bool]:
@@ -147,9 +147,12 @@ def _lines(source: Array, target: Array) -> tuple[Array, Array, bool]:
     return source.view(np.float32), target.view(np.float32), True
 
 
-def _threaded(size: int) -> bool:
-    """Do so many values run on threads? Not in a forked child."""
-    return size >= SERIAL and os.getpid() == _PROCESS
+@cache
+def _gathering(make: Callable[[bool, bool], Any], large: bool, streams: bool) -> Callable:
+    def made(parallel: bool) -> Callable:
+        return make(parallel, streams)
+
+    return threads.guarded(made) if large else made(False)
 
 
 def _call(
@@ -165,14 +168,7 @@ def _call(
     def compiled(parallel: bool) -> Callable:
         return _compiled(make(*flags, parallel, *more), arrays, scalars)
 
-    if size < SERIAL:
-        return compiled(False)
-    parallel = compiled(_threaded(size))
-
-    def call(*arguments: Any) -> None:
-        (parallel if os.getpid() == _PROCESS else compiled(False))(*arguments)
-
-    return call
+    return compiled(False) if size < SERIAL else threads.guarded(compiled)
 
 
 def is_columns(dims: Dims) -> bool:
@@ -185,8 +181,8 @@ def _is_whole(dims: Dims) -> bool:
     """Does a thread take whole sets? Else all threads share every set, with the same bits."""
     b, m, c, n = dims
     if not is_columns(dims):
-        return rows.chunking.py_func(m, n)[2] == 1 or b * c >= FEW_SETS
-    width = columns.width_of.py_func(dims)
+        return plain(rows.chunking)(m, n)[2] == 1 or b * c >= FEW_SETS
+    width = plain(columns.width_of)(dims)
     tiles = -(-c * n // width)
     return m <= columns.GROUP or (b * tiles >= FEW_SETS and m * width <= BESIDE)
 
@@ -232,6 +228,14 @@ def _compiled(kernel: Any, arrays: tuple[np.dtype, ...], scalars: tuple[types.Ty
 
     It is called without Numba's dispatcher, which would look at every argument again.
     """
+    if plain(kernel) is kernel:  # Numba is switched off
+        return partial(_interpreted, kernel)
     signature = (_DIMS, _DIMS, *(_FLAT[a.name] for a in arrays), *scalars)
     kernel.compile(signature)
     return kernel.overloads[signature].entry_point
+
+
+def _interpreted(kernel: Callable, *arguments: Any) -> None:
+    """A kernel as Python runs it, on flat views of its arrays."""
+    with np.errstate(all="ignore"):
+        kernel(*(a.reshape(-1) if isinstance(a, np.ndarray) else a for a in arguments))

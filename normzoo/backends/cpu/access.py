@@ -10,7 +10,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import lower_builtin, overload
 
-from normzoo.backends.cpu.lanes import LANES, Flat, Vec, intrinsic, is_short, llvm_type, mask, of, suffix, typed
+from normzoo.backends.cpu.lanes import LANES, Flat, Values, Vec, intrinsic, is_short, llvm_type, mask, of, suffix, typed
 
 
 def _element_at(context, builder, array_type, array, index):
@@ -79,7 +79,7 @@ def _as_stored(a, v):
 
 def load(a, i):
     """Lanes a[i : i + 16]."""
-    return _as_floats(a)[i : i + LANES].copy()
+    return _as_floats(a)[i : i + LANES].copy().view(Values)
 
 
 typed(load, lambda a, i: Vec(of(a.dtype)))
@@ -98,7 +98,7 @@ def load_n(a, i, count):
     floats = _as_floats(a)
     v = np.zeros(LANES, floats.dtype)
     v[:count] = floats[i : i + count]
-    return v
+    return v.view(Values)
 
 
 typed(load_n, lambda a, i, count: Vec(of(a.dtype)))
@@ -247,7 +247,7 @@ def _is_double(context, builder, sig, args):
 
 def zeros(a):
     """Lanes of 0, of the type that the elements of `a` are computed in."""
-    return np.zeros(LANES, np.float64 if is_double(a) else np.float32)
+    return np.zeros(LANES, np.float64 if is_double(a) else np.float32).view(Values)
 
 
 typed(zeros, lambda a: Vec(of(a.dtype)))

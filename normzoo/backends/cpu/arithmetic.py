@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import lower_builtin
 
-from normzoo.backends.cpu.lanes import LANES, Flat, Vec, filled, intrinsic, llvm_type, mask, of, suffix, typed
+from normzoo.backends.cpu.lanes import LANES, Flat, Values, Vec, filled, intrinsic, llvm_type, mask, of, suffix, typed
 
 # -- lanes from and to scalars -----------------------------------------------------------------------------
 
@@ -28,7 +28,7 @@ def _lane(context, builder, sig, args):
 
 def splat(value):
     """16 times `value`, which is a NumPy or Numba scalar of the wanted type."""
-    return np.full(LANES, value)
+    return np.full(LANES, value).view(Values)
 
 
 typed(splat, lambda value: Vec(value))  # noqa: PLW0108 (Numba reads the signature)

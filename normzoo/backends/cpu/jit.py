@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core.caching import FunctionCache
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler, DefaultPassBuilder
 from numba.core.compiler_machinery import register_pass
@@ -66,14 +67,46 @@ def helper(function: Callable) -> Any:
     return numba.njit(forceinline=True, error_model="numpy", **options)(function)
 
 
+class _Cache(FunctionCache):
+    """Numba's disk cache, whose failures cost no more than compiling: files cut short by a crash, a full disk."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # what is in a broken file may raise anything
+            self._forget()
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except Exception:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Begin anew, for this process where nothing can be written."""
+        try:
+            self.flush()
+        except Exception:
+            self.disable()
+
+
 def kernel(parallel: bool) -> Any:
     """Decorator of a kernel; with `parallel`, its prange loops run on Numba's threads."""
 
     def decorate(function: Callable) -> Callable:
         options: Any = {"parallel": parallel, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
         try:
-            return numba.njit(cache=True, **options)(function)
+            made: Any = numba.njit(cache=True, **options)(function)
+            if made is not function:  # Numba is not switched off
+                made._cache = _Cache(function)
+            return made
         except RuntimeError:  # no directory can be written: compile anew in each process
             return numba.njit(**options)(function)
 
     return decorate
+
+
+def plain(function: Any) -> Callable:
+    """The Python function of a helper or kernel; it is itself where NUMBA_DISABLE_JIT switches Numba off."""
+    return getattr(function, "py_func", function)

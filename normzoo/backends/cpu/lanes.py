@@ -16,6 +16,7 @@ NumPy meaning as the body (which is what runs when Numba is switched off) follow
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import NativeValue, models, register_model, type_callable, unbox
@@ -72,6 +73,19 @@ class Vec(types.Type):
 class _VecModel(models.PrimitiveModel):
     def __init__(self, dmm, fe_type: Vec) -> None:
         super().__init__(dmm, fe_type, llvm_type(fe_type.dtype))
+
+
+class Values(np.ndarray):
+    """Lanes when Numba is switched off: `s += v` makes a new value, as it does of LLVM's, and leaves others be."""
+
+    def __iadd__(self, other: Any) -> Any:  # type: ignore[misc]
+        return self + other
+
+    def __isub__(self, other: Any) -> Any:  # type: ignore[misc]
+        return self - other
+
+    def __imul__(self, other: Any) -> Any:  # type: ignore[misc]
+        return self * other
 
 
 def is_short(dtype: Any) -> bool:

@@ -1,0 +1,54 @@
+"""Whether a kernel may run on Numba's threads here and now. Its serial variant gives the same bits.
+
+GNU OpenMP ends, or stops for ever, a forked child that starts threads after its parent did. The layer "workqueue",
+which Numba takes where there is neither TBB nor OpenMP, ends the process where two threads start loops at once, or
+where a loop is started from within another.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from multiprocessing import parent_process
+from typing import Any
+
+import numba
+from numba.np.ufunc import parallel
+
+_one_at_a_time = threading.Lock()  # loops on a workqueue
+
+
+def _owner() -> int:
+    """The process that may run loops on threads: this one, unless Numba's threads are already there and are those of
+    the parent that this one is a fork of (then 0). Of a bare os.fork nothing is known."""
+    spawned = getattr(sys.modules["__main__"], "__name__", "") == "__mp_main__"
+    forked = parent_process() is not None and not spawned
+    return 0 if forked and parallel._is_initialized else os.getpid()
+
+
+_process = _owner()
+
+
+def guarded(make: Callable[[bool], Callable[..., Any]]) -> Callable[..., Any]:
+    """A kernel that runs on threads where it may, else its serial variant; `make(on_threads)` compiles either."""
+    if os.getpid() != _process:
+        return make(False)
+    numba.get_num_threads()  # lets Numba choose its layer, for as long as the process lives
+    threaded = make(True)
+
+    def call(*arguments: Any) -> None:
+        (threaded if os.getpid() == _process else make(False))(*arguments)
+
+    def call_alone(*arguments: Any) -> None:
+        if os.getpid() != _process or _in_a_loop():
+            make(False)(*arguments)
+            return
+        with _one_at_a_time:
+            threaded(*arguments)
+
+    return call_alone if numba.threading_layer() == "workqueue" else call
+
+
+def _in_a_loop() -> bool:
+    """Is this one of the threads of a loop? They are not started by Python, and it knows them by no name of its own."""
+    return isinstance(threading.current_thread(), threading._DummyThread)

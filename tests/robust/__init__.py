@@ -1,0 +1,1 @@
+"""What may break the library: threads, forks, strange arrays and values, fuzz, full memory and disks, interrupts."""

@@ -1,0 +1,48 @@
+"""Python processes of the tests' own: they may die, which is what is looked at."""
+
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LAYERS = ("omp", "tbb", "workqueue")
+
+
+def environment(**more):
+    """The environment of this process, with the library on the path."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), **{name: str(value) for name, value in more.items()}}
+
+
+def layer_environment(layer):
+    """What makes Numba choose a threading layer; skips where that is not installed."""
+    more = {"NUMBA_THREADING_LAYER": layer}
+    if layer == "tbb":
+        try:
+            files = metadata.files("tbb") or ()
+        except metadata.PackageNotFoundError:
+            pytest.skip("tbb is not installed")
+        folder = next(Path(str(f.locate())).resolve().parent for f in files if f.name.startswith("libtbb.so.12"))
+        more["LD_LIBRARY_PATH"] = os.pathsep.join([str(folder), os.environ.get("LD_LIBRARY_PATH", "")])
+    probe = run("-c", "import numba; print(numba.get_num_threads())", check=False, **more)
+    if probe.returncode:
+        pytest.skip(f"Numba has no layer {layer} here")
+    return more
+
+
+def run(*arguments, check=True, timeout=100, cwd=ROOT, **more):
+    """A Python process with these arguments; what it wrote is shown where it fails."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", *map(str, arguments)],
+        capture_output=True, text=True, timeout=timeout, env=environment(**more), cwd=cwd, check=False,
+    )  # fmt: skip
+    assert not check or done.returncode == 0, f"ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def script(code, **options):
+    """The process of this code."""
+    return run("-c", code, **options)

@@ -1,0 +1,258 @@
+"""Interrupts, no memory, no disk, broken caches: state stays as it was, and the next call works."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import normzoo as nz
+from normzoo import plan
+from tests import check
+from tests.cases import CASES, draw, filled
+from tests.robust.process import environment, script
+
+LONG = """
+import os, signal, threading, time
+import numpy as np
+import normzoo as nz
+
+norm = nz.BatchNorm(64)
+x = np.random.default_rng(0).standard_normal((200_000, 64)).astype(np.float32)
+small = x[:100]
+norm(x)  # compiles
+norm.backward(x)
+interrupted = 0
+for delay in (0.0, 0.001, 0.002, 0.003, 0.005, 0.008, 0.012, 0.02, 0.03, 0.05):
+    for way in ("forward", "backward"):
+        norm.reset_running_stats()
+        before = norm.state_dict()
+        timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
+        try:
+            timer.start()
+            if way == "forward":
+                norm(x)
+            else:
+                norm.forward(x, update_stats=False)[1].backward(x)
+            timer.join()
+            time.sleep(0.02)
+        except KeyboardInterrupt:
+            interrupted += 1
+        timer.join()
+        # all of the batch is in the statistics, or nothing of it
+        count = int(norm.num_batches_tracked)
+        assert count in (0, 1) and (way == "forward" or count == 0)
+        clean = nz.BatchNorm(64)
+        if count:
+            clean(x)
+        for name, value in clean.state_dict().items():
+            assert np.array_equal(value, norm.state_dict()[name]), (way, delay, name)
+        assert np.array_equal(norm.forward(small, update_stats=False)[0], clean.forward(small, update_stats=False)[0])
+assert interrupted >= 18, interrupted
+"""
+
+
+def test_an_interrupt_during_a_long_call():
+    """Ctrl-C at twenty moments of passes over 51 MB: a batch is counted with its statistics, or not at all."""
+    script(LONG)
+
+
+COMPILING = """
+import os, signal, sys, threading
+import numpy as np
+import normzoo as nz
+
+norm = nz.BatchNorm(6)
+x = np.random.default_rng(0).standard_normal((10, 6)).astype(np.float32)
+import normzoo.backends.cpu
+interrupted = 0
+for delay in (0.05, 0.2, 0.4, 0.6, 0.8):
+    state, done = norm.state_dict(), False
+    timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
+    try:
+        timer.start()
+        norm(x)
+        done = True
+        timer.join()
+    except KeyboardInterrupt:
+        interrupted += not done
+    timer.join()
+    if norm.num_batches_tracked == state["num_batches_tracked"]:
+        for name, value in norm.state_dict().items():
+            assert np.array_equal(value, state[name])
+print(interrupted, "interrupted")
+count = int(norm.num_batches_tracked)
+y = norm(x)
+with nz.use("reference"):
+    assert np.abs(nz.BatchNorm(6)(x) - y).max() < 1e-6
+assert norm.num_batches_tracked == count + 1
+"""
+
+
+def test_an_interrupt_during_compilation(tmp_path):
+    said = script(COMPILING, NUMBA_CACHE_DIR=tmp_path)
+    assert int(said.stdout.split()[0]) > 0
+
+
+def test_an_interrupt_in_the_middle_of_an_update(rng, monkeypatch):
+    """Between the new mean and the new variance: both are put back, and the lock is free again."""
+    from normzoo.backends import cpu  # noqa: PLC0415
+
+    norm = nz.BatchNorm(5)
+    x = rng.standard_normal((7, 5)).astype(np.float32)
+    norm(x)
+    state = norm.state_dict()
+
+    def half(mean, var, *rest):
+        mean[...] = 7
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(cpu, "update", half)
+        norm(x)
+    for name, value in norm.state_dict().items():
+        check.same_bits(value, state[name])
+    norm(x)
+    assert norm.num_batches_tracked == 2
+
+
+@pytest.mark.parametrize("case", CASES[::2], ids=str)
+def test_no_memory_at_any_allocation(case, rng, monkeypatch):
+    """The first, second, ... allocation of a pass fails: nothing has changed, and the next pass is right."""
+    norm = filled(case.norm(), rng)
+    x, dy = draw(case, rng, np.float32)
+    x, dy = np.asfortranarray(x), np.asfortranarray(dy)  # which takes copies
+    twin = filled(case.norm(), np.random.default_rng(0))
+    twin.load_state_dict(norm.state_dict())
+    expected = norm(x), norm.backward(dy), norm.state_dict()
+    calls = {"left": 0}
+
+    def failing(allocate):
+        def call(*arguments, **options):
+            calls["left"] -= 1
+            if calls["left"] < 0:
+                raise MemoryError("none left")
+            return allocate(*arguments, **options)
+
+        return call
+
+    failures = 0
+    with monkeypatch.context() as patch:
+        for name in ("empty", "full", "ascontiguousarray"):
+            patch.setattr(np, name, failing(getattr(np, name)))
+        patch.setattr(plan.Plan, "place", _placed_with(failing))
+        state, enough = twin.state_dict(), False
+        while not enough:
+            for budget in range(50):
+                calls["left"] = budget
+                try:
+                    y = twin(x)
+                    enough = True
+                except MemoryError:
+                    failures += 1
+                    calls["left"] = 10**9
+                    assert twin.saved is None
+                    for name, value in twin.state_dict().items():
+                        check.same_bits(value, state[name])
+                    continue
+                break
+            saved, grads = twin.saved, twin.grads
+            for budget in range(50):
+                calls["left"] = budget
+                try:
+                    dx = twin.backward(dy)
+                except MemoryError:
+                    failures += 1
+                    assert twin.saved is saved and twin.grads is grads
+                    continue
+                break
+    assert failures >= 4
+    check.same_bits(y, expected[0])
+    check.same_bits(dx, expected[1])
+    for name, value in twin.state_dict().items():
+        check.same_bits(value, expected[2][name])
+
+
+def _placed_with(failing):
+    """`Plan.place` whose allocators fail too: they are NumPy's own functions, taken when the plan is made."""
+    place = plan.Plan.place
+
+    def call(self, *arguments):
+        place(self, *arguments)
+        self.new, self.new_small = failing(self.new), failing(self.new_small)
+
+    return call
+
+
+ONE_CALL = """
+import numpy as np
+import normzoo as nz
+x = np.random.default_rng(0).standard_normal((6, 20)).astype(np.float32)
+y = nz.LayerNorm(20)(x)
+with nz.use("reference"):
+    assert np.abs(nz.LayerNorm(20)(x) - y).max() < 1e-6
+"""
+
+
+def test_a_corrupt_cache_is_compiled_anew(tmp_path):
+    """Every file of the cache cut short, emptied or filled with noise: none of it crashes, and results are right."""
+    script(ONE_CALL, NUMBA_CACHE_DIR=tmp_path)
+    files = sorted(p for p in tmp_path.rglob("*") if p.is_file())
+    assert {p.suffix for p in files} == {".nbi", ".nbc"}
+    noise = np.random.default_rng(0).bytes(1000)
+    for harm in (lambda b: b"", lambda b: b[: len(b) // 2], lambda b: noise):
+        for path in files:
+            path.write_bytes(harm(path.read_bytes()))
+        script(ONE_CALL, NUMBA_CACHE_DIR=tmp_path)
+
+
+@pytest.mark.parametrize("place", ["read-only", "a file", "nowhere"])
+def test_a_cache_directory_that_cannot_be_written(tmp_path, place):
+    folder = tmp_path / "cache"
+    if place == "read-only":
+        folder.mkdir()
+        folder.chmod(0o500)
+        if os.access(folder, os.W_OK):  # root may write everywhere
+            folder = "/proc/1/fdinfo"
+    elif place == "a file":
+        folder.write_text("")
+    else:
+        folder = "/proc/none/such"
+    script(ONE_CALL, NUMBA_CACHE_DIR=folder)
+
+
+FULL = """
+import errno, builtins, os
+from numba.core import caching
+opened = caching.open if hasattr(caching, "open") else builtins.open
+
+class Full:
+    def __init__(self, file): self.file = file
+    def __enter__(self): return self
+    def __exit__(self, *_): self.file.close()
+    def write(self, data):
+        self.file.write(data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+caching.open = lambda path, mode="r", *rest: Full(opened(path, mode, *rest)) if "w" in mode else opened(path, mode, *rest)
+"""
+
+
+def test_a_full_disk(tmp_path):
+    """What could not be written whole is not read later either."""
+    script(FULL + ONE_CALL, NUMBA_CACHE_DIR=tmp_path)
+    assert not list(tmp_path.rglob("*.nbi"))
+    script(ONE_CALL, NUMBA_CACHE_DIR=tmp_path)
+
+
+def test_processes_that_compile_into_one_cache_at_once(tmp_path):
+    more = environment(NUMBA_CACHE_DIR=tmp_path)
+    running = [
+        subprocess.Popen([sys.executable, "-W", "error", "-c", ONE_CALL], env=more, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    for process in running:
+        _, said = process.communicate(timeout=200)
+        assert process.returncode == 0 and not said, said
+    script(ONE_CALL, NUMBA_CACHE_DIR=tmp_path)
