@@ -99,7 +99,12 @@ ROOMS = {
 
 
 # What a room imports inside a function, where it is installed.
-OPTIONAL = {"ahead.py": {"ml_dtypes", "tqdm"}, "recalibrate.py": {"tqdm"}, "distributed": {"mpi4py", "dask"}}
+OPTIONAL = {
+    "ahead.py": {"ml_dtypes", "tqdm"},
+    "recalibrate.py": {"tqdm"},
+    "distributed": {"mpi4py", "dask"},
+    "torch": {"torch"},
+}
 
 
 def room_of(path):
