@@ -67,20 +67,19 @@ norm = nz.BatchNorm(6)
 x = np.random.default_rng(0).standard_normal((10, 6)).astype(np.float32)
 import normzoo.backends.cpu
 interrupted = 0
-for delay in (0.05, 0.2, 0.4, 0.6, 0.8):
-    state, done = norm.state_dict(), False
-    timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
+timers = [threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)) for delay in (0.02, 0.1, 0.2, 0.4, 0.6, 0.8)]
+state = norm.state_dict()
+for timer in timers:
+    timer.start()
+while any(timer.is_alive() for timer in timers):
     try:
-        timer.start()
+        state = norm.state_dict()
         norm(x)
-        done = True
-        timer.join()
     except KeyboardInterrupt:
-        interrupted += not done
-    timer.join()
-    if norm.num_batches_tracked == state["num_batches_tracked"]:
-        for name, value in norm.state_dict().items():
-            assert np.array_equal(value, state[name])
+        interrupted += 1
+        if norm.num_batches_tracked == state["num_batches_tracked"]:
+            for name, value in norm.state_dict().items():
+                assert np.array_equal(value, state[name])
 print(interrupted, "interrupted")
 count = int(norm.num_batches_tracked)
 y = norm(x)
@@ -91,6 +90,7 @@ assert norm.num_batches_tracked == count + 1
 
 
 def test_an_interrupt_during_compilation(tmp_path):
+    """Six of them, some of which llvmlite swallows: the call that compiles, or a later one, is complete and right."""
     said = script(COMPILING, NUMBA_CACHE_DIR=tmp_path)
     assert int(said.stdout.split()[0]) > 0
 
