@@ -143,7 +143,23 @@ class Saved(ABC):
             self._overwritten = True
 
 
-class PulledBack(Saved):
+def _left_out() -> None:
+    """What a `FunctionSaved` is read as."""
+
+
+class FunctionSaved(Saved):
+    """A `Saved` that goes back by a function of its own: copies share it, pickles have None in its place."""
+
+    __slots__ = ()
+
+    def __deepcopy__(self, memo: dict) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple:
+        return _left_out, ()
+
+
+class PulledBack(FunctionSaved):
     """The `Saved` of a norm outside the algebra: a function from dy to the gradients, all float64. It has copies of
     what it needs, so that x may be overwritten."""
 
@@ -172,7 +188,7 @@ class PulledBack(Saved):
         return grads_by_name(others | {"x": dx})
 
 
-class Chained(Saved):
+class Chained(FunctionSaved):
     """The `Saved` of a norm that is made of passes of the algebra: a function from dy and out to the gradients.
 
     Args:
@@ -213,7 +229,7 @@ class Chained(Saved):
             part.overwrite(out)
 
 
-class SelectedSaved(Saved):
+class SelectedSaved(FunctionSaved):
     """The `Saved` of a pass in which not all values count: `back` is the way from dy to dx, dweight and dbias."""
 
     __slots__ = ("_back", "_layout", "_x_like")
