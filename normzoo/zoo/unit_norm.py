@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import base_array, check_array, check_axis, check_size, once
+from normzoo.arrays import DEVICES, base_array, check_array, check_axis, check_size, once
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
 from normzoo.passes import normalize
@@ -39,6 +39,7 @@ class UnitNorm(Norm):
     array([[0.6, 0.8]], dtype=float32)
     """
 
+    devices = DEVICES
     moments = Moments(center=False, power=2, total=True, clamp=True)
 
     def __init__(self, axis: int | tuple[int, ...] = -1, eps: float = 1e-12, *, order: int = 2) -> None:
