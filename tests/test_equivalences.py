@@ -66,7 +66,7 @@ def test_normalize_is_rms_norm_up_to_the_root_of_the_count(rng):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_channels_last_is_channels_first_transposed(norm, dtype, rng):
     x, dy = rng.standard_normal((2, 4, 6, 5, 7)).astype(dtype)
-    last = type(norm)(*norm._arguments, **({"affine": True} if norm.weight is not None else {}), channel_axis=-1)
+    last = type(norm)(*norm.label.arguments, **({"affine": True} if norm.weight is not None else {}), channel_axis=-1)
     filled(norm, rng)
     last.load_state_dict(norm.state_dict())
     y, dx = norm(x), norm.backward(dy)
