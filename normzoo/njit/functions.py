@@ -1,7 +1,7 @@
 """The five functions of `nz.functional` as Numba compiles them."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numba
@@ -73,7 +73,7 @@ def _parameter(given: bool, other_given: bool, value: float) -> Callable:
     return register_jitable(lambda p, other, x: np.full(1, value, x.dtype))
 
 
-@cache
+@lru_cache(maxsize=256)
 def _pass(
     owner: str, x: Any, weight: Any, bias: Any, moments: Moments, kinds: Kinds, keep: bool, plain: tuple, full: tuple
 ) -> Callable:
@@ -123,7 +123,7 @@ def _pass(
     return numba.njit(call)
 
 
-@cache
+@lru_cache(maxsize=256)
 def _last_axes(owner: str, x: Any, shape: Any, weight: Any, bias: Any, moments: Moments, keep: bool) -> tuple:
     """What layer_norm and rms_norm share: the pass and the sizes."""
     shape = types.unliteral(shape)
@@ -223,7 +223,7 @@ _take_in = running.update()
 _constants = running.constants()
 
 
-@cache
+@lru_cache(maxsize=256)
 def _tracked(
     owner: str, x: Any, mean: Any, var: Any, weight: Any, bias: Any, own: bool, keep: bool, plain: tuple, full: tuple
 ) -> Callable:

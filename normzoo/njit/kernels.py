@@ -10,7 +10,7 @@ kernels themselves it does.
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numba
@@ -96,7 +96,7 @@ def _choice(dims, parameter_dims):
     return 1 if parameter_dims[3] > 1 else 0
 
 
-@cache
+@lru_cache(maxsize=256)
 def forward(moments: Moments, kinds: Kinds) -> Callable:
     """run(dims, parameter_dims, x, weight, bias, y, stats, eps): the statistics of x, and y by them; with CONSTANT y by
     the statistics that are there."""
@@ -135,7 +135,7 @@ def forward(moments: Moments, kinds: Kinds) -> Callable:
     return run
 
 
-@cache
+@lru_cache(maxsize=256)
 def backward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
     """run(dims, parameter_dims, dy, x, weight, stats, eps, dx, dweight, dbias)."""
     center, power = moments.center, moments.power
