@@ -1,8 +1,12 @@
 """State files: `save` writes the arrays of norms, `load` reads them, as safetensors or npz. Neither holds any code."""
 
 import contextlib
+import math
 import os
 import tempfile
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,13 @@ from normzoo.norm import Norm
 
 SUFFIXES = (".safetensors", ".npz")
 BFLOAT16 = ":bfloat16"  # NumPy's files know no bfloat16: it is kept as uint16, under its name and this
+EXPANSION = 1100  # bytes of arrays for a byte of a file: deflate's most is 1032
 Norms = Norm | Mapping[str, Norm]
+# What zipfile, zlib and NumPy's reader of headers raise for files that are broken; nothing there runs what is read.
+_BROKEN = (
+    OSError, ValueError, TypeError, EOFError, KeyError, IndexError, AttributeError, NotImplementedError, RuntimeError,
+    OverflowError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 def save(path: str | os.PathLike[str], norms: Norms, *, dialect: str = TORCH, **conversion: Any) -> None:
@@ -148,15 +158,40 @@ def _of(name: str, prefixes: Collection[str] | None) -> bool:
 
 def _read_npz(path: Path, prefixes: Collection[str] | None) -> dict[str, Array]:
     found: dict[str, Array] = {}
-    opened = np.load(path, allow_pickle=False)
-    if not isinstance(opened, np.lib.npyio.NpzFile):
-        raise ValueError(f"load: {path.name}: expected an npz file, got a single array")
-    with opened as file:
-        for name in file.files:
-            if _of(name, prefixes):
-                a, whole = file[name], name.removesuffix(BFLOAT16)
-                found[whole] = a if whole == name else a.view(_bfloat16())
+    with path.open("rb") as opened:  # what cannot be opened is Python's OSError
+        if opened.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
+            raise ValueError(f"load: {path.name}: expected an npz file, got a single array")
+        try:
+            with zipfile.ZipFile(opened) as file:
+                sizes = sum(member.file_size for member in file.infolist())
+                if sizes > EXPANSION * path.stat().st_size:  # members that overlap
+                    raise ValueError(f"{sizes} bytes of arrays, more than {EXPANSION} times its own")
+                for member in file.infolist():
+                    name = member.filename.removesuffix(".npy")
+                    if _of(name, prefixes):
+                        a, whole = _read_member(file, member), name.removesuffix(BFLOAT16)
+                        found[whole] = a if whole == name else a.view(_bfloat16())
+        except _BROKEN as error:
+            what = "expected an npz file of plain arrays, got one with"
+            raise ValueError(f"load: {path.name}: {what} {error}") from error
     return found
+
+
+def _read_member(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
+    """One array, whose memory is no more than the file's bytes expand to, whatever its header says."""
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others expand without bound
+        raise ValueError(f"{member.filename!r} in the compression {member.compress_type}, which NumPy does not write")
+    with file.open(member) as stream:
+        version = np.lib.format.read_magic(stream)
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in readers:
+            raise ValueError(f"{member.filename!r} in version {version} of NumPy's format, which only fields need")
+        shape, fortran, dtype = readers[version](stream)
+        if dtype.hasobject:
+            raise ValueError(f"Python objects in {member.filename!r}, which would have to be unpickled")
+        if any(size < 0 for size in shape) or math.prod(shape) * dtype.itemsize + stream.tell() != member.file_size:
+            raise ValueError(f"{member.filename!r} of {member.file_size} bytes for an array {shape} of {dtype}")
+        return np.ndarray(shape, dtype, bytearray(stream.read()), order="F" if fortran else "C")
 
 
 def _read_safetensors(path: Path, prefixes: Collection[str] | None) -> dict[str, Array]:
@@ -171,6 +206,6 @@ def _read_safetensors(path: Path, prefixes: Collection[str] | None) -> dict[str,
             for name in file.keys():  # noqa: SIM118 (no dict)
                 if _of(name, prefixes):
                     found[name] = file.get_tensor(name)
-    except module.SafetensorError as error:
+    except (module.SafetensorError, AttributeError, TypeError, ValueError) as error:  # of a dtype that NumPy lacks
         raise ValueError(f"load: {path.name}: expected a safetensors file, got one with {error}") from error
     return found

@@ -1,5 +1,6 @@
 """Norms of ONNX nodes, without ONNX: a node is anything with op_type, input and attribute, as a NodeProto has them."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from normzoo.zoo.unit_norm import UnitNorm
 
 # The field of an AttributeProto that has the value of an attribute of this type.
 _FIELDS = {1: "f", 2: "i", 3: "s", 6: "floats", 7: "ints"}
+MOST_REPEATED = 1 << 24  # values of a parameter that is given by fewer: a shape in a file costs no memory, they do
 _IGNORED = {"stash_type", "consumed_inputs"}  # arithmetic is never narrower than float32; memory is not shared
 
 
@@ -53,6 +55,11 @@ class Node(NamedTuple):
         if a.ndim != 1:
             raise self.error(f"{what} of shape (C,)", a.shape)
         return a
+
+    def repeated(self, values: int, a: Array, what: str) -> None:
+        """Parameters are as large as the node's own say, or of a size that costs little."""
+        if values > max(a.size, MOST_REPEATED):
+            raise self.error(f"at most {MOST_REPEATED} values of a {what} that repeats", values, "write it out")
 
     def filled(self, norm: Norm, **arrays: Array | None) -> Norm:
         """The norm with these parameters and buffers."""
@@ -204,6 +211,7 @@ def _normalized(node: Node, scale: Array, what: str) -> tuple[int, ...]:
             raise node.error(f"axis in [-{rank}, {rank})", axis)
         sizes = node.shape[axis % rank :]
         if all(isinstance(size, int) for size in sizes):
+            node.repeated(math.prod(sizes), scale, what)  # type: ignore[arg-type]
             return tuple(sizes)  # type: ignore[arg-type]
     if scale.ndim == 0 or (axis < 0 and scale.ndim != -axis):
         raise node.error(f"{what} of the {max(1, -axis)} axes from axis={axis} on", scale.shape, "write shape=x.shape")
@@ -240,6 +248,7 @@ def _group(node: Node, opset: int | None) -> Norm:
             raise node.error(f"{what} of shape ({wanted},)", a.shape)
     if channels % groups:
         raise node.error("num_groups that divides the channels", f"{groups} groups of {channels} channels")
+    node.repeated(channels, scale, "scale")
     norm = GroupNorm(groups, channels, node.attributes["epsilon"], dtype=scale.dtype)
     if per_group:
         scale, bias = (np.repeat(a, channels // groups) for a in (scale, bias))

@@ -98,10 +98,10 @@ def test_a_failed_save_leaves_the_old_file(suffix, tmp_path, rng, monkeypatch):
 def test_nothing_in_a_file_is_run(tmp_path):
     path = tmp_path / "bad.npz"
     np.savez(path, weight=np.array([print], object))
-    with pytest.raises(ValueError, match="allow_pickle=False"):
+    with pytest.raises(ValueError, match="Python objects in 'weight.npy'"):
         nz.load(path)
     path.write_bytes(pickle.dumps({"weight": 1}))
-    with pytest.raises(ValueError, match="pickle"):
+    with pytest.raises(ValueError, match="bad.npz: expected an npz file of plain arrays"):
         nz.load(path)
     with path.open("wb") as file:
         np.save(file, np.ones(3))

@@ -218,3 +218,18 @@ def test_nodes_of_other_domains_are_refused():
     old = node("BatchNormalization", ("x", "scale", "B", "scale", "scale"), spatial=0)
     with pytest.raises(ValueError, match=r"statistics of the channels \(spatial=1\)"):
         nz.from_onnx(old, S4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes", "size"),
+    [("LayerNormalization", {}, 1), ("RMSNormalization", {}, 1), ("GroupNormalization", {"num_groups": 2}, 2)],
+)
+def test_the_memory_of_parameters_is_what_the_node_holds(kind, attributes, size):
+    """A shape may say anything; one value does not become 2^40."""
+    found, arrays = node(kind, MISSING, **attributes), {name: np.ones(size, np.float32) for name in ("scale", "B")}
+    if kind == "RMSNormalization":
+        found.input = found.input[:2]
+    with pytest.raises(
+        ValueError, match="at most 16777216 values of a scale that repeats|at most .* of a Scale that repeats"
+    ):
+        nz.from_onnx(found, arrays, shape=(3, 1 << 40))
