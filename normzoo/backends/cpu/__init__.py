@@ -24,7 +24,7 @@ from normzoo.backends.cpu import (
     running,
     threads,
 )
-from normzoo.backends.cpu.jit import plain
+from normzoo.backends.cpu.jit import plain, uninterrupted
 from normzoo.backends.cpu.lanes import LANES, Flat
 
 SERIAL = 32768  # values below which starting the threads costs more than they save
@@ -231,7 +231,8 @@ def _compiled(kernel: Any, arrays: tuple[np.dtype, ...], scalars: tuple[types.Ty
     if plain(kernel) is kernel:  # Numba is switched off
         return partial(_interpreted, kernel)
     signature = (_DIMS, _DIMS, *(_FLAT[a.name] for a in arrays), *scalars)
-    kernel.compile(signature)
+    with uninterrupted():
+        kernel.compile(signature)
     return kernel.overloads[signature].entry_point
 
 

@@ -5,9 +5,12 @@ code. Every kernel therefore closes over `SOURCE`, a digest of all kernel source
 the flags it closes over (`parallel` among them) are part of the key too and prune dead branches.
 """
 
+import contextlib
 import copy
 import hashlib
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +108,24 @@ def kernel(parallel: bool) -> Any:
             return numba.njit(**options)(function)
 
     return decorate
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until the end: one that ends Numba's work anywhere leaves its tables half filled, and no later
+    call would compile. What handles the signal, Python's KeyboardInterrupt or the user's own, runs after it."""
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread is interrupted
+        return
+    arrived: list[tuple] = []
+    signal.signal(signal.SIGINT, lambda *received: arrived.append(received))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if arrived:
+            handler(*arrived[0])
 
 
 def plain(function: Any) -> Callable:
