@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
-from numba.core.caching import FunctionCache
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler, DefaultPassBuilder
 from numba.core.compiler_machinery import register_pass
@@ -70,8 +70,23 @@ def helper(function: Callable) -> Any:
     return numba.njit(forceinline=True, error_model="numpy", **options)(function)
 
 
+class _Files(IndexDataCacheFile):
+    """An index of a kernel's variants, and a file for each, whose name is its variant's alone. Numba numbers them: two
+    processes that compile at once may take one number, and the code of one variant is loaded as another's."""
+
+    def save(self, key: Any, data: Any) -> None:
+        name = self._data_name(int(hashlib.sha256(repr(key).encode()).hexdigest()[:15], 16))
+        self._save_data(name, data)
+        self._save_index(self._load_index() | {key: name})
+
+
 class _Cache(FunctionCache):
     """Numba's disk cache, whose failures cost no more than compiling: files cut short by a crash, a full disk."""
+
+    def __init__(self, function: Callable) -> None:
+        super().__init__(function)
+        numbered = self._cache_file
+        self._cache_file = _Files(self._cache_path, self._impl.filename_base, numbered._source_stamp)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:

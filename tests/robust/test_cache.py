@@ -1,0 +1,115 @@
+"""The disk cache of kernels: broken, full, forbidden, or written by several processes at once, it costs compiling anew."""
+
+import os
+import subprocess
+import sys
+
+import numba
+import numpy as np
+import pytest
+from numba.core import types
+
+from normzoo.backends.cpu import jit
+from tests.robust.process import environment, script
+
+ONE_CALL = """
+import numpy as np
+import normzoo as nz
+x = np.random.default_rng(0).standard_normal((6, 20)).astype(np.float32)
+y = nz.LayerNorm(20)(x)
+with nz.use("reference"):
+    assert np.abs(nz.LayerNorm(20)(x) - y).max() < 1e-6
+"""
+
+
+def test_a_corrupt_cache_is_compiled_anew(tmp_path):
+    """Every file of the cache cut short, emptied or filled with noise: none of it crashes, and results are right."""
+    script(ONE_CALL, NUMBA_CACHE_DIR=tmp_path)
+    files = sorted(p for p in tmp_path.rglob("*") if p.is_file())
+    assert {p.suffix for p in files} == {".nbi", ".nbc"}
+    noise = np.random.default_rng(0).bytes(1000)
+    for harm in (lambda b: b"", lambda b: b[: len(b) // 2], lambda b: noise):
+        for path in files:
+            path.write_bytes(harm(path.read_bytes()))
+        script(ONE_CALL, NUMBA_CACHE_DIR=tmp_path)
+
+
+@pytest.mark.parametrize("place", ["read-only", "a file", "nowhere"])
+def test_a_cache_directory_that_cannot_be_written(tmp_path, place):
+    folder = tmp_path / "cache"
+    if place == "read-only":
+        folder.mkdir()
+        folder.chmod(0o500)
+        if os.access(folder, os.W_OK):  # root may write everywhere
+            folder = "/proc/1/fdinfo"
+    elif place == "a file":
+        folder.write_text("")
+    else:
+        folder = "/proc/none/such"
+    script(ONE_CALL, NUMBA_CACHE_DIR=folder)
+
+
+FULL = """
+import errno, builtins, os
+from numba.core import caching
+opened = caching.open if hasattr(caching, "open") else builtins.open
+
+class Full:
+    def __init__(self, file): self.file = file
+    def __enter__(self): return self
+    def __exit__(self, *_): self.file.close()
+    def write(self, data):
+        self.file.write(data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+caching.open = lambda path, mode="r", *rest: Full(opened(path, mode, *rest)) if "w" in mode else opened(path, mode, *rest)
+"""
+
+
+def test_a_full_disk(tmp_path):
+    """What could not be written whole is not read later either."""
+    script(FULL + ONE_CALL, NUMBA_CACHE_DIR=tmp_path)
+    assert not list(tmp_path.rglob("*.nbi"))
+    script(ONE_CALL, NUMBA_CACHE_DIR=tmp_path)
+
+
+def test_processes_that_compile_into_one_cache_at_once(tmp_path):
+    more = environment(NUMBA_CACHE_DIR=tmp_path)
+    running = [
+        subprocess.Popen([sys.executable, "-W", "error", "-c", ONE_CALL], env=more, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    for process in running:
+        _, said = process.communicate(timeout=200)
+        assert process.returncode == 0 and not said, said
+    script(ONE_CALL, NUMBA_CACHE_DIR=tmp_path)
+
+
+def test_the_code_of_one_variant_is_never_loaded_as_another(tmp_path, monkeypatch):
+    """Another process, which has seen no file yet, writes its variant while this one is about to write its own."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    signature = (types.float64[::1],)
+
+    def variant(flag):
+        @jit.kernel(False)
+        def write(a):
+            a[0] = flag
+
+        return write
+
+    one, other = variant(1.0), variant(2.0)
+    write = one._cache._cache_file._save_data
+
+    def last(*what):
+        with monkeypatch.context() as patch:
+            patch.setattr(other._cache._cache_file, "_load_index", dict)
+            other.compile(signature)
+        write(*what)
+
+    monkeypatch.setattr(one._cache._cache_file, "_save_data", last)
+    one.compile(signature)
+    assert list(tmp_path.rglob("*.nbc"))
+    for flag in (1.0, 2.0, 1.0, 2.0):
+        a = np.zeros(1)
+        variant(flag)(a)
+        assert a[0] == flag
