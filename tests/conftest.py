@@ -1,11 +1,15 @@
-"""Every run compiles its own kernels: a stale disk cache can neither hide nor cause a failure."""
+"""Every run compiles its own kernels: a stale disk cache can neither hide nor cause a failure. Runs of one tree may share
+a folder for them, which NORMZOO_TEST_CACHE names."""
 
 import os
 import tempfile
 from pathlib import Path
 
-_cache = tempfile.TemporaryDirectory(prefix="normzoo-test-")
-os.environ["NUMBA_CACHE_DIR"] = _cache.name
+if "NORMZOO_TEST_CACHE" in os.environ:
+    os.environ["NUMBA_CACHE_DIR"] = os.environ["NORMZOO_TEST_CACHE"]
+else:
+    _cache = tempfile.TemporaryDirectory(prefix="normzoo-test-")
+    os.environ["NUMBA_CACHE_DIR"] = _cache.name
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numba  # noqa: E402
