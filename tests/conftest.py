@@ -12,9 +12,9 @@ else:
     os.environ["NUMBA_CACHE_DIR"] = _cache.name
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-import numba  # noqa: E402
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
+import numba
+import numpy as np
+import pytest
 
 
 def pytest_addoption(parser):

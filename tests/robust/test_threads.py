@@ -55,9 +55,13 @@ def loop(n):
         found[i] = right
     return found
 
-found = loop(16)
-assert (found == 1).all(), found
-assert len(where) > 1 or numba.get_num_threads() == 1, where
+for _ in range(100):  # a busy machine, or TBB, may give the whole of a loop to one thread
+    found = loop(16)
+    assert (found == 1).all(), found
+    if len(where) > 1 or numba.get_num_threads() == 1:
+        break
+else:
+    raise AssertionError(where)
 """
 
 
