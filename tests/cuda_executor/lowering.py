@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 CC = (9, 0)  # the architecture that numba-cuda lowers for; nothing that we support differs between them
 _compile_lock = threading.Lock()
+_calls: dict = {}  # (function, types of arguments) -> signature
 _typed: dict = {}  # numba-cuda takes most of the time, and checked mode or a dropped barrier change nothing for it
 
 
@@ -34,6 +35,27 @@ class Lowered:
     barriers: list[int]  # sites of the droppable barriers, in program order
 
 
+@contextlib.contextmanager
+def _calls_typed_once():
+    """Numba looks at every overload of an operator or intrinsic wherever it is called: a quarter of its time with inlined
+    kernels. What it finds depends on the types alone."""
+    from numba.core.types.functions import BaseFunction  # noqa: PLC0415
+
+    look = BaseFunction.get_call_type
+
+    def get_call_type(self, context, args, kws):
+        key = self, args, tuple(kws.items())
+        if key not in _calls:
+            _calls[key] = look(self, context, args, kws)
+        return _calls[key]
+
+    BaseFunction.get_call_type = get_call_type
+    try:
+        yield
+    finally:
+        BaseFunction.get_call_type = look
+
+
 def kernel_ir(kernel, signature) -> tuple[list[str], str]:
     """The typed IR that numba-cuda would hand to NVVM, and the kernel's mangled name.
 
@@ -51,6 +73,7 @@ def kernel_ir(kernel, signature) -> tuple[list[str], str]:
         saved = dispatcher.get_current_device
         stack.callback(setattr, dispatcher, "get_current_device", saved)
         dispatcher.get_current_device = lambda: pytypes.SimpleNamespace(compute_capability=CC)
+        stack.enter_context(_calls_typed_once())
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # lines of a function without a source file
         library, _ = compiler._compile_pyfunc_with_fixup(
