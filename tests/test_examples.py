@@ -1,9 +1,11 @@
 """The layers that the examples train with have right gradients; the examples run and find what they say."""
 
+import importlib
 import os
 import re
 import subprocess
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -129,16 +131,47 @@ def test_optimizers_find_the_minimum(layers, name, rate, rng):
     assert layers.mean_squared_error(layer(x), targets)[0] < 1e-6
 
 
-def run_example(name, tmp_path, *arguments, packages=()):
-    """What an example prints; it must draw a picture."""
-    for package in ("sklearn", "matplotlib", "tqdm", "threadpoolctl", *packages):
-        pytest.importorskip(package)
-    picture = tmp_path / "picture.png"
-    command = [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), *arguments, "--out", str(picture)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ)
-    assert done.returncode == 0, done.stderr
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    return done.stdout
+class AtOnce:
+    """Stands for the pool of processes, each of which would import all of it anew."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def submit(self, function, *arguments):
+        done = Future()
+        done.set_result(function(*arguments))
+        return done
+
+
+@pytest.fixture
+def run_example(monkeypatch, tmp_path, capsys):
+    """What an example prints; it must draw a picture. In this process, or as people run it."""
+
+    def run(name, *arguments, packages=(), process=False):
+        for package in ("sklearn", "matplotlib", "tqdm", "threadpoolctl", *packages):
+            pytest.importorskip(package)
+        picture = tmp_path / "picture.png"
+        arguments = [*arguments, "--out", str(picture)]
+        if process:
+            command = [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), *arguments]
+            done = subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ)
+            assert done.returncode == 0, done.stderr
+            printed = done.stdout
+        else:
+            monkeypatch.syspath_prepend(str(EXAMPLES))
+            monkeypatch.setattr(importlib.import_module("common"), "ProcessPoolExecutor", AtOnce)
+            importlib.import_module(name).main(arguments)
+            printed = capsys.readouterr().out
+        assert picture.read_bytes().startswith(b"\x89PNG")
+        return printed
+
+    return run
 
 
 def figures(pattern, printed):
@@ -149,14 +182,14 @@ def figures(pattern, printed):
 
 
 @pytest.mark.slow
-def test_train_digits(tmp_path):
-    printed = run_example("train_digits", tmp_path, "--quick")
+def test_train_digits(run_example):
+    printed = run_example("train_digits", "--quick")
     assert "confirmed: batch norm trains at a 10 times higher learning rate" in printed
 
 
 @pytest.mark.slow
-def test_data_parallel(tmp_path):
-    printed = run_example("data_parallel", tmp_path, "--epochs", "1", packages=["mpi4py"])
+def test_data_parallel(run_example):
+    printed = run_example("data_parallel", "--epochs", "1", packages=["mpi4py"], process=True)
     assert "confirmed: the same loss curve" in printed and "the same bits" in printed
 
 
@@ -179,14 +212,14 @@ def test_gallery(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_numba_loop(tmp_path):
-    printed = run_example("numba_loop", tmp_path, "--quick")
+def test_numba_loop(run_example):
+    printed = run_example("numba_loop", "--quick")
     assert "confirmed: " in printed and "none of it in Python" in printed
 
 
 @pytest.mark.slow
-def test_faster_training(tmp_path):
-    printed = run_example("faster_training", tmp_path, "--quick")
+def test_faster_training(run_example):
+    printed = run_example("faster_training", "--quick", process=True)
     pattern = (
         r"confirmed: 90% of the test digits after (\S+) epochs.* after (\S+) without.* faster with (\d) of 3 seeds"
     )
@@ -195,8 +228,8 @@ def test_faster_training(tmp_path):
 
 
 @pytest.mark.slow
-def test_regularization(tmp_path):
-    printed = run_example("regularization", tmp_path, "--quick")
+def test_regularization(run_example):
+    printed = run_example("regularization", "--quick")
     pattern = r"confirmed: batch norm regularizes: .* is (\S+) points with it, (\S+) without.* for (\d) of 3 seeds"
     with_norm, without, smaller = figures(pattern, printed)
     assert with_norm < without and smaller >= 2
@@ -206,8 +239,8 @@ def test_regularization(tmp_path):
 
 
 @pytest.mark.slow
-def test_regression_quickstart(tmp_path):
-    printed = run_example("regression_quickstart", tmp_path, "--quick")
+def test_regression_quickstart(run_example):
+    printed = run_example("regression_quickstart", "--quick")
     pattern = (
         r"confirmed: .*explains (\S+) from the table .* (\S+) without, (\S+) from standardized.*in (\d) of 3 splits"
     )
@@ -216,8 +249,8 @@ def test_regression_quickstart(tmp_path):
 
 
 @pytest.mark.slow
-def test_placement(tmp_path):
-    printed = run_example("placement", tmp_path, "--quick")
+def test_placement(run_example):
+    printed = run_example("placement", "--quick")
     pattern = r"confirmed: a norm matters.*: (\S+)% of test digits with it between.* (\S+)% without"
     between, without = figures(pattern, printed)
     assert between > without
@@ -232,8 +265,8 @@ def test_placement(tmp_path):
 
 
 @pytest.mark.slow
-def test_stability(tmp_path):
-    printed = run_example("stability", tmp_path, "--quick")
+def test_stability(run_example):
+    printed = run_example("stability", "--quick")
     with_norm, without = figures(
         r"confirmed: .*: (\d+) of 9 cells of the grid reach 90% with it, (\d+) without", printed
     )
@@ -244,8 +277,8 @@ def test_stability(tmp_path):
 
 
 @pytest.mark.slow
-def test_language_model(tmp_path):
-    printed = run_example("language_model", tmp_path, "--quick")
+def test_language_model(run_example):
+    printed = run_example("language_model", "--quick")
     with_norm, layer = figures(
         r"confirmed: batch norm struggles in batches of 2 .* loss (\S+) with it, (\S+) with", printed
     )
@@ -253,8 +286,8 @@ def test_language_model(tmp_path):
 
 
 @pytest.mark.slow
-def test_medical_volume(tmp_path):
-    printed = run_example("medical_volume", tmp_path, "--quick", packages=["nibabel", "pydicom"])
+def test_medical_volume(run_example):
+    printed = run_example("medical_volume", "--quick", packages=["nibabel", "pydicom"])
     before, after, error = figures(
         r"confirmed: .* share (\d+)% before, (\d+)% after; .* the error is (\S+) in", printed
     )
@@ -267,8 +300,8 @@ def test_medical_volume(tmp_path):
 
 
 @pytest.mark.slow
-def test_detector_block(tmp_path):
-    printed = run_example("detector_block", tmp_path, "--quick")
+def test_detector_block(run_example):
+    printed = run_example("detector_block", "--quick")
     pattern = r"(\d+) boxes of 3 detectors.* within (\S+); (\S+) ms a scene before, (\S+) ms folded; F1 (\S+) on"
     boxes, moved, before, after, score = figures(pattern, printed)
     # After so few steps digits are guessed, but boxes are found: 0.1 if all are. Times are too noisy to compare here.
