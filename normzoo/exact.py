@@ -14,6 +14,7 @@ from normzoo.arrays import base_array, check_out
 from normzoo.backends.contract import Array
 from normzoo.norm import Norm
 from normzoo.saved import Pull, PulledBack, Saved, empty_in_layout, layout_of
+from normzoo.subnormals import in_any_mode
 from normzoo.updates import replacing
 
 
@@ -43,6 +44,7 @@ class ExactNorm(Norm):
     def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
         return self.exactly(x, out)
 
+    @in_any_mode
     def exactly(self, x: Array, out: Array | None = None, **inputs: Array) -> tuple[Array, Saved]:
         """Check, compute in float64 and place y: see `Norm.forward`."""
         x = base_array(self, "x", x)

@@ -24,6 +24,7 @@ from normzoo.backends.contract import CONSTANT, Array, Moments
 from normzoo.norm import Norm, entry
 from normzoo.passes import normalize
 from normzoo.selection import Selected, average_of
+from normzoo.subnormals import in_any_mode
 from normzoo.updates import USUAL, Rules, check_rules, commit, is_finite, lock, nonfinite, replacing
 from normzoo.view import Axes
 
@@ -203,6 +204,7 @@ def _selected(
     return made, saved
 
 
+@in_any_mode
 def update_running(running: tuple[Array, Array], stats: Array, count: int, momentum: float) -> None:
     """Update running mean and variance of any shape by the statistics of as many sets, or of several as many."""
     name = chosen()
@@ -213,6 +215,7 @@ def update_running(running: tuple[Array, Array], stats: Array, count: int, momen
     put_running(running, flat)
 
 
+@in_any_mode
 def put_running(running: tuple[Array, ...], new: tuple[Array, ...]) -> None:
     """Write running statistics, rounded to their dtype."""
     with np.errstate(all="ignore"):
@@ -293,6 +296,7 @@ class TrackedNorm(Norm):
         count = self.buffers.get("num_batches_tracked")
         return 0.0 if count is None else 1.0 / (int(count) + 1)
 
+    @in_any_mode
     def _join(self, running: tuple[Array, ...], new: tuple[Array, ...], size: int) -> None:
         """The statistics of a batch of `size` values join the running ones, and it is counted."""
         count = self.buffers["num_batches_tracked"]

@@ -10,6 +10,7 @@ from numpy import ndarray
 from normzoo.arrays import CHARS, base_array, check_out, on_device, same_place
 from normzoo.backends.contract import Array
 from normzoo.memory import empty
+from normzoo.subnormals import in_any_mode
 from normzoo.view import inverse
 
 Pull = Callable[[Array], Mapping[str, Array]]  # dy -> the gradients by name, "x" among them; all float64
@@ -176,6 +177,7 @@ class PulledBack(FunctionSaved):
     def _like(self) -> tuple[tuple[int, ...], np.dtype]:
         return self._x_like
 
+    @in_any_mode
     def _backward(self, dy: Array, out: Array | None) -> Grads:
         dx = empty_in_layout(*self._x_like, self._layout) if out is None else out
         with np.errstate(all="ignore"):

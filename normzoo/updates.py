@@ -10,6 +10,7 @@ import numpy as np
 from normzoo.arrays import moved
 from normzoo.backends import backend
 from normzoo.backends.contract import Array
+from normzoo.subnormals import in_any_mode
 
 
 class Rules(NamedTuple):
@@ -136,6 +137,7 @@ def commit(
             count[()] = batches + 1  # a tenth of the time of +=
 
 
+@in_any_mode
 def update_copies(
     update: Callable[..., None], running: tuple[Array, Array], stats: Array, count: int, momentum: float
 ) -> None:

@@ -1,5 +1,9 @@
 """Strange values: what is defined is right on both backends, what is not stays in its set, and nothing raises or warns."""
 
+import ctypes
+import platform
+import threading
+
 import numpy as np
 import pytest
 
@@ -55,3 +59,72 @@ def test_nan_and_inf_are_never_silent_numbers(case, rng):
         bad = dy.copy()
         bad[(0,) * x.ndim] = poison
         assert not np.isfinite(norm.forward(x)[1].backward(bad).x[(0,) * x.ndim])
+
+
+@pytest.fixture
+def flushing():
+    """Switch the mode of this thread that takes subnormal numbers for 0 on and off."""
+    library = ctypes.CDLL("libm.so.6") if platform.libc_ver()[0] == "glibc" else None
+    if library is None or platform.machine() != "x86_64":
+        pytest.skip("knows the floating-point environment of glibc on x86-64 only")
+    held = (ctypes.c_uint32 * 8)()
+    library.fegetenv(held)
+
+    def switch(on):
+        library.fegetenv(held)
+        held[7] = held[7] | 0x8040 if on else held[7] & ~0x8040  # MXCSR
+        library.fesetenv(held)
+
+    yield switch
+    switch(False)
+
+
+def is_flushed():
+    return not np.any(np.float32([1e-40]) * np.float32(1))
+
+
+FLUSHED = {
+    "batch_norm": (lambda: nz.BatchNorm(8), (6, 8, 5)),
+    "batch_norm-eval": (lambda: nz.BatchNorm(8).eval(), (6, 8, 5)),
+    "batch_norm-large": (lambda: nz.BatchNorm(8), (40, 8, 1000)),
+    "layer_norm-large": (lambda: nz.LayerNorm(1000, eps=0.0), (200, 1000)),
+    "rms_norm": (lambda: nz.RMSNorm(40, eps=0.0), (6, 40)),
+    "l1_batch_norm": (lambda: nz.L1BatchNorm(8), (6, 8)),
+    "local_response_norm": (lambda: nz.LocalResponseNorm(3), (6, 8, 5)),
+}
+
+
+@pytest.mark.parametrize("kind", FLUSHED)
+def test_results_do_not_depend_on_the_mode_that_flushes_subnormal_numbers(kind, rng, flushing):
+    """The same bits, on any number of threads, and the mode is as it was."""
+    make, shape = FLUSHED[kind]
+    x, dy = (rng.standard_normal((2, *shape)) * 1e-40).astype(np.float32)
+    results = []
+    for on in (False, True):
+        norm = make()
+        flushing(on)
+        y = norm(x)
+        dx = norm.backward(dy)
+        assert is_flushed() is on
+        flushing(False)
+        results.append([y, dx, *norm.grads.values(), *norm.buffers.values()])
+    for expected, found in zip(*results, strict=True):
+        check.same_bits(found, expected)
+    assert any(a.any() for a in results[0][:2])
+
+
+def test_the_mode_of_one_thread_is_not_that_of_another(rng, flushing):
+    x = (rng.standard_normal((200, 1000)) * 1e-40).astype(np.float32)
+    norm, seen = nz.LayerNorm(1000, eps=0.0), []
+    expected = norm.forward(x)[0]
+    flushing(True)
+    threads = [threading.Thread(target=lambda: seen.append((norm.forward(x)[0], is_flushed()))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    found = norm.forward(x)[0]
+    for thread in threads:
+        thread.join()
+    flushing(False)
+    for y in (found, *(y for y, _ in seen)):
+        check.same_bits(y, expected)
+    assert all(flag for _, flag in seen)  # a thread has the mode of the one that started it

@@ -26,6 +26,7 @@ from normzoo.backends.cpu import (
 )
 from normzoo.backends.cpu.jit import plain, uninterrupted
 from normzoo.backends.cpu.lanes import LANES, Flat
+from normzoo.subnormals import LEAST, ONE, kept
 
 SERIAL = 32768  # values below which starting the threads costs more than they save
 FEW_SETS = 16  # fewer sets than this, each of several chunks, are worked on by all threads together
@@ -70,7 +71,7 @@ def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype,
             weight, bias = spread(weight), spread(bias)
         stats = np.empty(shape)
         chosen = streaming if streaming and y.__array_interface__["data"][0] % LINE == 0 else call
-        chosen(dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp)
+        (chosen if LEAST * ONE else kept(chosen))(dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp)
         return stats
 
     return run
@@ -85,7 +86,7 @@ def apply(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) ->
     def run(x: Array, stats: Array, weight: Array, bias: Array, y: Array) -> None:
         if spread is not None:
             weight, bias = spread(weight), spread(bias)
-        call(dims, parameter_dims, x, weight, bias, y, stats)
+        (call if LEAST * ONE else kept(call))(dims, parameter_dims, x, weight, bias, y, stats)
 
     return run
 
@@ -110,11 +111,12 @@ def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype
         dy: Array, x: Array, stats: Array, weight: Array, eps: float, dx: Array, dweight: Array, dbias: Array
     ) -> None:
         limit = 1.0 / eps if clamp and eps > 0 else np.inf
+        chosen = call if LEAST * ONE else kept(call)
         if spread is None:
-            call(dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, limit)
+            chosen(dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, limit)
             return
         d = np.empty((2, *parameter_dims), dtype)
-        call(dims, parameter_dims, dy, x, spread(weight), stats, dx, d[0], d[1], divisor, limit)
+        chosen(dims, parameter_dims, dy, x, spread(weight), stats, dx, d[0], d[1], divisor, limit)
         axes = tuple(axis for axis in (2, 3) if own_dims[axis] == 1)
         dweight[...], dbias[...] = d.sum(axis=tuple(a + 1 for a in axes)).reshape(2, *dweight.shape)
 
@@ -122,11 +124,13 @@ def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype
 
 
 def update(running_mean: Array, running_var: Array, stats: Array, count: int, momentum: float) -> None:
-    running.update()(running_mean, running_var, stats, count, momentum)
+    found = running.update()
+    (found if LEAST * ONE else kept(found))(running_mean, running_var, stats, count, momentum)
 
 
 def constants(mean: Array, variance: Array, eps: float, stats: Array) -> None:
-    running.constants()(mean, variance, eps, stats)
+    found = running.constants()
+    (found if LEAST * ONE else kept(found))(mean, variance, eps, stats)
 
 
 def take_rows(source: Array, index: Array, target: Array) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 import numba
 from numba.np.ufunc import parallel
 
+from normzoo.subnormals import mode
+
 _one_at_a_time = threading.Lock()  # loops on a workqueue
 
 
@@ -37,10 +39,10 @@ def guarded(make: Callable[[bool], Callable[..., Any]]) -> Callable[..., Any]:
     threaded = make(True)
 
     def call(*arguments: Any) -> None:
-        (threaded if os.getpid() == _process else make(False))(*arguments)
+        (threaded if os.getpid() == _process and not mode.alone else make(False))(*arguments)
 
     def call_alone(*arguments: Any) -> None:
-        if os.getpid() != _process or _in_a_loop():
+        if os.getpid() != _process or mode.alone or _in_a_loop():
             make(False)(*arguments)
             return
         with _one_at_a_time:
