@@ -20,6 +20,9 @@ for norm, shape in ((nz.LayerNorm(19), (3, 19)), (nz.BatchNorm(5), (4, 5)), (nz.
     for a, b in zip(found, expected):
         if b is not None:
             assert a.dtype == b.dtype and np.abs(a - b).max() <= 2e-5 * max(1, np.abs(b).max()), (str(norm), np.abs(a - b).max())
+
+from tests.test_backends import test_every_parameter_view as views
+views((1, 9, 5, 49), np.float32, rng)  # runs of more than a vector's lanes that no vector fits
 """
 
 

@@ -97,6 +97,7 @@ def load_n(a, i, count):
     """Lanes a[i : i + count], the rest 0."""
     floats = _as_floats(a)
     v = np.zeros(LANES, floats.dtype)
+    count = min(count, LANES)
     v[:count] = floats[i : i + count]
     return v.view(Values)
 
@@ -136,6 +137,7 @@ def _store(context, builder, sig, args):
 
 def store_n(a, i, v, count):
     """a[i : i + count] = v[:count]."""
+    count = min(count, LANES)
     a.reshape(-1)[i : i + count] = _as_stored(a, v)[:count]
 
 
