@@ -55,7 +55,7 @@ def in_any_mode(function: Callable) -> Callable:
     return run
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1)
 def _library() -> Any:
     """The C library, whose fegetenv and fesetenv read and write the mode, or None."""
     for name in ("libm.so.6", None):
