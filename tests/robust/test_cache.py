@@ -1,5 +1,6 @@
 """The disk cache of kernels: broken, full, forbidden, or written by several processes at once, it costs compiling anew."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import numba
 import numpy as np
 import pytest
 from numba.core import types
+from numba.core.bytecode import FunctionIdentity
 
 from normzoo.backends.cpu import jit
 from tests.robust.process import environment, script
@@ -133,3 +135,30 @@ def test_the_code_of_one_variant_is_never_loaded_as_another(tmp_path, monkeypatc
         a = np.zeros(1)
         variant(flag)(a)
         assert a[0] == flag
+
+
+def test_variants_of_two_processes_are_two_symbols(monkeypatch):
+    """Numba counts the functions of a process, and names machine code by the number. A compiled loop finds a kernel by
+    its name: with one name for two, it would call the one that was loaded last."""
+    made = []
+    for flag in (1.0, 2.0):
+        monkeypatch.setattr(FunctionIdentity, "_unique_ids", itertools.count(1_000_000))
+        function = variant(flag)
+        function.compile((types.float64[::1],))
+        made += function.overloads.values()
+    addresses = [m.library.get_pointer_to_function(m.fndesc.llvm_func_name) for m in made]
+    assert addresses[0] != addresses[1]
+
+
+def test_other_sources_compile_anew_and_old_files_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    variant(1.0)(np.zeros(1))
+    before = {p.name for p in tmp_path.rglob("*.nbc")}
+    monkeypatch.setattr(jit, "SOURCE", jit.SOURCE + 1)
+    for hits in (0, 1):
+        again = variant(1.0)
+        again(np.zeros(1))
+        assert sum(again.stats.cache_hits.values()) == hits
+    after = {p.name for p in tmp_path.rglob("*.nbc")}
+    assert len(before) == len(after) == 1
+    assert before.isdisjoint(after)

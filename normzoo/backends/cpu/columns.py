@@ -13,7 +13,7 @@ from numba import prange
 
 from normzoo.backends.cpu.access import at, load, load_n, prefetch, put, store, workspace, zeros
 from normzoo.backends.cpu.arithmetic import fma, keep, lane, larger, narrow, splat, total, wide
-from normzoo.backends.cpu.jit import SOURCE, helper, kernel
+from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
 from normzoo.backends.cpu.moments import (
     affine_of,
@@ -315,8 +315,6 @@ def forward(center, power, spans_m, parallel):
         eps,  # float
         clamp,  # bool
     ):
-        if parallel > SOURCE:
-            return
         b, m, c, n = dims
         columns = c * n
         width = width_of(dims)

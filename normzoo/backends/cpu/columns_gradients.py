@@ -22,7 +22,7 @@ from normzoo.backends.cpu.columns import (
     row_parameter,
     width_of,
 )
-from normzoo.backends.cpu.jit import SOURCE, helper, kernel
+from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
 from normzoo.backends.cpu.moments import (
     factors_of,
@@ -311,8 +311,6 @@ def backward(center, power, spans_m, parallel):
         divisor,  # float: values in a set, or 1 for totals
         limit,  # float: rstd of a clamped set, or inf
     ):
-        if parallel > SOURCE:
-            return
         b, m, c, n = dims
         pb, pm, pc, pn = parameter_dims
         columns = c * n

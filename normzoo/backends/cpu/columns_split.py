@@ -32,7 +32,7 @@ from normzoo.backends.cpu.columns_gradients import (
     weigh,
     width_of,
 )
-from normzoo.backends.cpu.jit import SOURCE, helper, kernel
+from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
 
 
@@ -65,8 +65,6 @@ def forward(center, power, spans_m, parallel):
         eps,
         clamp,
     ):
-        if parallel > SOURCE:
-            return
         b, m, c, n = dims
         columns, step, width = c * n, padded(dims), width_of(dims)
         groups, strips = groups_of(m), (columns + width - 1) // width
@@ -121,8 +119,6 @@ def apply(spans_m, parallel):
         y,
         stats,  # (3, b, c) float64
     ):
-        if parallel > SOURCE:
-            return
         b, m, c, n = dims
         columns, step = c * n, padded(dims)
         forms = workspace(b * FORMS * step, x)
@@ -161,8 +157,6 @@ def backward(center, power, spans_m, parallel):
         divisor,
         limit,
     ):
-        if parallel > SOURCE:
-            return
         b, m, c, n = dims
         pb, pm, pc, pn = parameter_dims
         columns, step, width = c * n, padded(dims), width_of(dims)

@@ -10,7 +10,7 @@ import numpy as np
 from numba import prange
 
 from normzoo.backends.cpu.access import load, stream, zeros
-from normzoo.backends.cpu.jit import SOURCE, helper, kernel
+from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
 
 STEP = 64  # rows a task
@@ -50,8 +50,6 @@ def take(parallel, streams):
         index,  # (kept,) int64
         target,  # (kept, width), written
     ):
-        if parallel > SOURCE:
-            return
         for task in prange((index.size + STEP - 1) // STEP):
             first = np.int64(task) * STEP
             for i in range(first, min(first + STEP, index.size)):
@@ -70,8 +68,6 @@ def spread(parallel, streams):
         place,  # (rows,) int64
         target,  # (rows, width), written
     ):
-        if parallel > SOURCE:
-            return
         for task in prange((place.size + STEP - 1) // STEP):
             first = np.int64(task) * STEP
             for i in range(first, min(first + STEP, place.size)):

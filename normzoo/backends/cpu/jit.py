@@ -1,12 +1,13 @@
 """How kernels are compiled: the flags every kernel shares, and a disk cache that notices every edit.
 
 Numba's cache looks at one source file, so an edit to a helper in another file would silently keep the old machine
-code. Every kernel therefore closes over `SOURCE`, a digest of all kernel sources, which is part of its cache key;
-the flags it closes over (`parallel` among them) are part of the key too and prune dead branches.
+code: here a digest of all kernel sources, `SOURCE`, is what a cache is fresh by. The flags a kernel closes over prune
+dead branches, and are part of its name.
 """
 
 import contextlib
 import copy
+import glob
 import hashlib
 import signal
 import threading
@@ -21,9 +22,12 @@ from numba.core.compiler import Compiler, DefaultPassBuilder
 from numba.core.compiler_machinery import register_pass
 from numba.core.typed_passes import NativeLowering
 
-SOURCE = int(
-    hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()[:15], 16
-)
+
+def _digest(data: bytes) -> int:
+    return int(hashlib.sha256(data).hexdigest()[:15], 16)
+
+
+SOURCE = _digest(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py"))))
 
 
 class _InlineLibrary(JITCodeLibrary):
@@ -71,13 +75,23 @@ def helper(function: Callable) -> Any:
 
 
 class _Files(IndexDataCacheFile):
-    """An index of a kernel's variants, and a file for each, whose name is its variant's alone. Numba numbers them: two
-    processes that compile at once may take one number, and the code of one variant is loaded as another's."""
+    """An index of a kernel's signatures, and a file for each, whose name is its signature's and source's alone. Numba
+    numbers them: two processes that compile at once may take one number, and the code of one is loaded as another's."""
 
     def save(self, key: Any, data: Any) -> None:
-        name = self._data_name(int(hashlib.sha256(repr(key).encode()).hexdigest()[:15], 16))
+        index = self._load_index()
+        if not index:
+            self._remove()
+        name = self._data_name(_digest(repr((SOURCE, key)).encode()))
         self._save_data(name, data)
         self._save_index(self._load_index() | {key: name})
+
+    def _remove(self) -> None:
+        """Other versions' files: elsewhere in a source file, or of other sources. A process that needs one compiles."""
+        name, _, rest = self._index_name.rpartition("-")  # of the function, then its line, Python's version and "nbi"
+        _, python, _ = rest.split(".")
+        for path in Path(self._cache_path).glob(f"{glob.escape(name)}-*.{python}.*nb[ci]"):
+            path.unlink(missing_ok=True)
 
 
 class _Cache(FunctionCache):
@@ -86,7 +100,7 @@ class _Cache(FunctionCache):
     def __init__(self, function: Callable) -> None:
         super().__init__(function)
         numbered = self._cache_file
-        self._cache_file = _Files(self._cache_path, self._impl.filename_base, numbered._source_stamp)
+        self._cache_file = _Files(self._cache_path, self._impl.filename_base, (SOURCE, numbered._source_stamp))
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
@@ -109,10 +123,19 @@ class _Cache(FunctionCache):
             self.disable()
 
 
+def _name(function: Callable, parallel: bool) -> str:
+    """With the flags: Numba names machine code by the function's name, its types and a number of the process. What two
+    processes wrote to the disk cache may carry one number, and one name would be found for another in a third."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    flags = ", ".join(f"{name}={cell.cell_contents}" for name, cell in cells if name != "parallel")
+    return f"{function.__qualname__}({', '.join(filter(None, (flags, f'parallel={parallel}')))})"
+
+
 def kernel(parallel: bool) -> Any:
     """Decorator of a kernel; with `parallel`, its prange loops run on Numba's threads."""
 
     def decorate(function: Callable) -> Callable:
+        function.__qualname__ = _name(function, parallel)
         options: Any = {"parallel": parallel, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
         try:
             made: Any = numba.njit(cache=True, **options)(function)

@@ -13,7 +13,7 @@ from numba import prange
 
 from normzoo.backends.cpu.access import at, load, load_n, prefetch, put, stream, zeros
 from normzoo.backends.cpu.arithmetic import fma, keep, lane, magnitude, narrow, splat, total, wide
-from normzoo.backends.cpu.jit import SOURCE, helper, kernel
+from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
 from normzoo.backends.cpu.moments import (
     affine_of,
@@ -222,8 +222,6 @@ def forward(center, power, spans_n, parallel, streams):
         eps,  # float
         clamp,  # bool
     ):
-        if parallel > SOURCE:
-            return
         b, m, c, n = dims
         ahead = next_set(dims)
         for t in prange(b * c):

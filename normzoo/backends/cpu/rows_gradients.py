@@ -12,7 +12,7 @@ from numba import prange
 
 from normzoo.backends.cpu.access import at, load_n, prefetch, put, workspace, zeros
 from normzoo.backends.cpu.arithmetic import fma, keep, lane, narrow, sign, splat, total, wide
-from normzoo.backends.cpu.jit import SOURCE, helper, kernel
+from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
 from normzoo.backends.cpu.moments import (
     affine_of,
@@ -251,8 +251,6 @@ def backward(center, power, spans_n, parallel):
         divisor,  # float: m*n, or 1 for totals
         limit,  # float: rstd of a clamped set, or inf
     ):
-        if parallel > SOURCE:
-            return
         b, m, c, n = dims
         pb, pm, pc, pn = parameter_dims
         chunks = chunking(m, n)[2]

@@ -7,7 +7,7 @@ from numba import prange
 
 from normzoo.backends.cpu.access import workspace
 from normzoo.backends.cpu.arithmetic import splat
-from normzoo.backends.cpu.jit import SOURCE, kernel
+from normzoo.backends.cpu.jit import kernel
 from normzoo.backends.cpu.lanes import LANES
 from normzoo.backends.cpu.moments import affine_of, merge
 from normzoo.backends.cpu.rows import (
@@ -49,8 +49,6 @@ def forward(center, power, spans_n, parallel):
         eps,
         clamp,
     ):
-        if parallel > SOURCE:
-            return
         b, m, c, n = dims
         chunks = chunking(m, n)[2]
         part = np.empty((b * c, chunks, 3))  # count, mean, m2
@@ -102,8 +100,6 @@ def apply(spans_n, parallel):
         y,
         stats,  # (3, b, c) float64
     ):
-        if parallel > SOURCE:
-            return
         b, m, c, n = dims
         chunks = chunking(m, n)[2]
         for task in prange(b * c * chunks):
@@ -131,8 +127,6 @@ def backward(center, power, spans_n, parallel):
         divisor,
         limit,
     ):
-        if parallel > SOURCE:
-            return
         b, m, c, n = dims
         pb, pm, pc, pn = parameter_dims
         _, pieces, chunks = chunking(m, n)

@@ -3,7 +3,7 @@
 import math
 from functools import cache
 
-from normzoo.backends.cpu.jit import SOURCE, kernel
+from normzoo.backends.cpu.jit import kernel
 
 
 @cache
@@ -16,8 +16,6 @@ def update():
         count,  # values in a set
         momentum,
     ):
-        if count < -SOURCE:
-            return
         channels, values = running_mean.size, stats.reshape(3, -1)
         sets = values.shape[1] // channels
         keep, unbiased = 1.0 - momentum, momentum * count / max(count - 1, 1)
@@ -41,8 +39,6 @@ def constants():
         eps,
         stats,  # (3, b, c) float64
     ):
-        if eps < -SOURCE:
-            return
         channels, values = mean.size, stats.reshape(3, -1)
         for i in range(values.shape[1]):
             j = i % channels
