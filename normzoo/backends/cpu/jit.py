@@ -13,7 +13,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numba
 from numba.core import types
@@ -21,7 +21,7 @@ from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler, DefaultPassBuilder
 from numba.core.compiler_machinery import register_pass
-from numba.core.typed_passes import NativeLowering
+from numba.core.typed_passes import NativeLowering, NativeParforLowering
 
 
 def _digest(data: bytes) -> int:
@@ -53,20 +53,67 @@ class _InlineLowering(NativeLowering):
         state.library = _InlineLibrary(context.codegen(), state.func_id.func_qualname)
         state.library.enable_object_caching()
         state.targetctx = light = copy.copy(context)
-        # What stands for the executable is but a key by which callers find the code: any new built-in method.
-        light.get_executable = lambda library, fndesc, env: [].append
+        light.get_executable = _no_executable
         try:
             return super().run_pass(state)
         finally:
             state.targetctx = context
 
 
-class _InlineCompiler(Compiler):
+def _no_executable(library: Any, fndesc: Any, env: Any) -> Callable:
+    """What stands for an executable is but a key by which callers find the code: any new built-in method."""
+    return [].append
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _ParallelLowering(NativeParforLowering):
+    """Numba makes functions of each prange loop and of each thread's share of it: here they are part of the kernel, and
+    its code is optimized once instead of three times."""
+
+    _name = "normzoo_parallel_lowering"
+
+    def run_pass(self, state: Any) -> bool:
+        context = state.targetctx
+        state.library = context.codegen().create_library(state.func_id.func_qualname)
+        state.library.enable_object_caching()
+        state.targetctx = light = copy.copy(context)
+        light.codegen = lambda: _InlineCodegen(context.codegen())
+        light.get_executable = lambda library, fndesc, env: (
+            context.get_executable if library is state.library else _no_executable
+        )(library, fndesc, env)
+        try:
+            return super().run_pass(state)
+        finally:
+            state.targetctx = context
+
+
+class _InlineCodegen:
+    """Numba's way to LLVM, but for the libraries that it makes."""
+
+    def __init__(self, codegen: Any) -> None:
+        self._codegen = codegen
+
+    def create_library(self, name: str) -> _InlineLibrary:
+        return _InlineLibrary(self._codegen, name)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._codegen, name)
+
+
+class _Compiler(Compiler):
+    """Numba's, with these passes instead of its own."""
+
+    passes: ClassVar[dict] = {NativeParforLowering: _ParallelLowering}
+
     def define_pipelines(self) -> list:
         pipeline = DefaultPassBuilder.define_nopython_pipeline(self.state)
-        pipeline.passes = [(_InlineLowering if p is NativeLowering else p, why) for p, why in pipeline.passes]
+        pipeline.passes = [(self.passes.get(p, p), why) for p, why in pipeline.passes]
         pipeline.finalize()
         return [pipeline]
+
+
+class _InlineCompiler(_Compiler):
+    passes: ClassVar[dict] = {NativeLowering: _InlineLowering}
 
 
 def helper(function: Callable) -> Any:
@@ -148,6 +195,7 @@ def kernel(parallel: bool) -> Any:
     def decorate(function: Callable) -> Callable:
         function.__qualname__ = _name(function, parallel)
         options: Any = {"parallel": parallel, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+        options["pipeline_class"] = _Compiler
         try:
             made: Any = numba.njit(cache=True, **options)(function)
             if made is not function:  # Numba is not switched off
