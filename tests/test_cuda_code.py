@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.cuda_executor import unavailable
+from tests.cuda_executor.lowering import on_device
 
 TABLE = Path(__file__).parent / "cuda_limits.json"
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
@@ -83,14 +84,15 @@ def measured(variant):
 
     from normzoo.backends.cuda.driver import launch_bounds  # noqa: PLC0415
 
-    ptx, _ = cuda.compile(
-        variant.kernel,
-        variant.signature,
-        cc=(8, 0),
-        device=False,
-        abi="numba",
-        launch_bounds=launch_bounds(variant.block),
-    )
+    with on_device((8, 0)):
+        ptx, _ = cuda.compile(
+            variant.kernel,
+            variant.signature,
+            cc=(8, 0),
+            device=False,
+            abi="numba",
+            launch_bounds=launch_bounds(variant.block),
+        )
     lanes = getattr(variant.kernel.form, "lanes", 1)  # of kernels that merge parts: one
     found = {}
     for architecture in ARCHITECTURES:

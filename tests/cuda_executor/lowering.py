@@ -56,25 +56,29 @@ def _calls_typed_once():
         BaseFunction.get_call_type = look
 
 
-def kernel_ir(kernel, signature) -> tuple[list[str], str]:
-    """The typed IR that numba-cuda would hand to NVVM, and the kernel's mangled name.
+@contextlib.contextmanager
+def on_device(compute_capability):
+    """A device function asks the driver for the current device, of which numba-cuda wants to know this alone."""
+    from numba.cuda import dispatcher  # noqa: PLC0415
 
-    Private names of numba-cuda 0.30. A device function that is not inlined asks the driver for the current device;
-    here it gets the answer `CC`, so that such kernels run too.
-    """
-    from numba.cuda import compiler, dispatcher  # noqa: PLC0415  (optional at import time)
+    current = dispatcher.get_current_device
+    dispatcher.get_current_device = lambda: pytypes.SimpleNamespace(compute_capability=compute_capability)
+    try:
+        yield
+    finally:
+        dispatcher.get_current_device = current
+
+
+def kernel_ir(kernel, signature) -> tuple[list[str], str]:
+    """The typed IR that numba-cuda would hand to NVVM, and the kernel's mangled name. Private names of numba-cuda 0.30."""
+    from numba.cuda import compiler  # noqa: PLC0415  (optional at import time)
     from numba.cuda.cudadrv import nvvm  # noqa: PLC0415
 
     function = getattr(kernel, "py_func", kernel)
     if (function, str(signature)) in _typed:
         return _typed[function, str(signature)]
     options = getattr(kernel, "targetoptions", None) or {}
-    with _compile_lock, contextlib.ExitStack() as stack:
-        saved = dispatcher.get_current_device
-        stack.callback(setattr, dispatcher, "get_current_device", saved)
-        dispatcher.get_current_device = lambda: pytypes.SimpleNamespace(compute_capability=CC)
-        stack.enter_context(_calls_typed_once())
-        stack.enter_context(warnings.catch_warnings())
+    with _compile_lock, on_device(CC), _calls_typed_once(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # lines of a function without a source file
         library, _ = compiler._compile_pyfunc_with_fixup(
             function,
