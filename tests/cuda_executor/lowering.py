@@ -32,7 +32,7 @@ class Lowered:
     static_shared: int  # bytes
     shared_arrays: list[tuple[int, int]]  # (offset, bytes) of each static shared array
     sites: list[str]  # the text of each barrier and warp operation; its index is the site number
-    barriers: list[int]  # sites of the droppable barriers, in program order
+    barriers: list[int]  # sites of the droppable barriers, in the order of the texts
 
 
 @contextlib.contextmanager
@@ -95,11 +95,24 @@ def kernel_ir(kernel, signature) -> tuple[list[str], str]:
             launch_bounds=None,
             lto=False,
         )
-        texts = list(dict.fromkeys(library.llvm_strs))
+        texts = _in_order(*library.llvm_strs)
     # the templates of numba-cuda's own atomics (compare-and-swap loops) come in through its replacement step
     found = [nvvm.llvm_replace(text) for text in texts], library._entry_name
     _typed[function, str(signature)] = found
     return found
+
+
+def _in_order(own, *called):
+    """The kernel's module, and each other behind what calls it first: numba-cuda has them in a set."""
+    defines = {name: text for text in called for name in re.findall(r'^define .*?@"([^"]+)"', text, re.M)}
+    order = {own: None}
+    waiting = [own]
+    for text in waiting:
+        for name in re.findall(r'@"([^"]+)"', text):
+            if (found := defines.get(name, own)) not in order:
+                order[found] = None
+                waiting.append(found)
+    return list(order)
 
 
 class Lines:
