@@ -105,14 +105,12 @@ def kernel_ir(kernel, signature) -> tuple[list[str], str]:
 def _in_order(own, *called):
     """The kernel's module, and each other behind what calls it first: numba-cuda has them in a set."""
     defines = {name: text for text in called for name in re.findall(r'^define .*?@"([^"]+)"', text, re.M)}
-    order = {own: None}
-    waiting = [own]
-    for text in waiting:
+    order = [own]
+    for text in order:  # it grows meanwhile
         for name in re.findall(r'@"([^"]+)"', text):
             if (found := defines.get(name, own)) not in order:
-                order[found] = None
-                waiting.append(found)
-    return list(order)
+                order.append(found)
+    return order
 
 
 class Lines:

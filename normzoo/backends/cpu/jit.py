@@ -49,15 +49,22 @@ class _InlineLowering(NativeLowering):
     _name = "normzoo_inline_lowering"
 
     def run_pass(self, state: Any) -> bool:
-        context = state.targetctx
-        state.library = _InlineLibrary(context.codegen(), state.func_id.func_qualname)
+        state.library = _InlineLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
         state.library.enable_object_caching()
-        state.targetctx = light = copy.copy(context)
-        light.get_executable = _no_executable
-        try:
+        with _context(state, get_executable=_no_executable):
             return super().run_pass(state)
-        finally:
-            state.targetctx = context
+
+
+@contextlib.contextmanager
+def _context(state: Any, **own: Callable) -> Iterator[None]:
+    """Lowering with these methods of the target's context instead of its own."""
+    context = state.targetctx
+    state.targetctx = copy.copy(context)
+    vars(state.targetctx).update(own)
+    try:
+        yield
+    finally:
+        state.targetctx = context
 
 
 def _no_executable(library: Any, fndesc: Any, env: Any) -> Callable:
@@ -76,15 +83,13 @@ class _ParallelLowering(NativeParforLowering):
         context = state.targetctx
         state.library = context.codegen().create_library(state.func_id.func_qualname)
         state.library.enable_object_caching()
-        state.targetctx = light = copy.copy(context)
-        light.codegen = lambda: _InlineCodegen(context.codegen())
-        light.get_executable = lambda library, fndesc, env: (
-            context.get_executable if library is state.library else _no_executable
-        )(library, fndesc, env)
-        try:
+
+        def get_executable(library: Any, fndesc: Any, env: Any) -> Callable:
+            return (context.get_executable if library is state.library else _no_executable)(library, fndesc, env)
+
+        codegen = _InlineCodegen(context.codegen())
+        with _context(state, codegen=lambda: codegen, get_executable=get_executable):
             return super().run_pass(state)
-        finally:
-            state.targetctx = context
 
 
 class _InlineCodegen:
@@ -120,7 +125,7 @@ def helper(function: Callable) -> Any:
     """A function that is inlined into every kernel that calls it.
 
     Numba would compile it for each value of a flag that a caller writes or closes over. Here it does so once for the
-    types: LLVM, which takes the code into each kernel, finds the same dead branches, in a fifth of the time.
+    types: LLVM, which takes the code into each kernel, finds the same dead branches.
     """
     options: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": _InlineCompiler}
     made: Any = numba.njit(forceinline=True, error_model="numpy", **options)(function)
@@ -137,8 +142,7 @@ class _Files(IndexDataCacheFile):
     numbers them: two processes that compile at once may take one number, and the code of one is loaded as another's."""
 
     def save(self, key: Any, data: Any) -> None:
-        index = self._load_index()
-        if not index:
+        if not self._load_index():
             self._remove()
         name = self._data_name(_digest(repr((SOURCE, key)).encode()))
         self._save_data(name, data)
