@@ -9,12 +9,13 @@ import numpy as np
 from numba.core import types
 from numba.core.errors import TypingError
 from numba.experimental.structref import new
-from numba.extending import overload, register_jitable
+from numba.extending import overload
 
 from normzoo import functional
 from normzoo.backends.contract import CONSTANT, Moments
 from normzoo.backends.cpu import running
-from normzoo.njit.kernels import Kinds, fit_sizes, forward
+from normzoo.backends.cpu.jit import INNER
+from normzoo.njit.kernels import Kinds, fit_sizes, forward, inner
 from normzoo.njit.saved import SavedType
 from normzoo.norm import SPACING
 from normzoo.zoo.layer_norm import LayerNorm
@@ -67,10 +68,10 @@ def _check(owner: str, x: Any, least: int, arrays: dict[str, Any], absent: dict[
 def _parameter(given: bool, other_given: bool, value: float) -> Callable:
     """of(p, other, x): a parameter as kernels take it; an absent one is filled, with the other's shape or of size 1."""
     if given:
-        return register_jitable(lambda p, other, x: p)
+        return inner(lambda p, other, x: p)
     if other_given:
-        return register_jitable(lambda p, other, x: np.full(other.shape, value, x.dtype))
-    return register_jitable(lambda p, other, x: np.full(1, value, x.dtype))
+        return inner(lambda p, other, x: np.full(other.shape, value, x.dtype))
+    return inner(lambda p, other, x: np.full(1, value, x.dtype))
 
 
 @lru_cache(maxsize=256)
@@ -91,7 +92,7 @@ def _pass(
     weight_of, bias_of = _parameter(has_weight, has_bias, 1.0), _parameter(has_bias, has_weight, 0.0)
     message = f"{owner}: expected weight and bias of one value for each that they span, in their own shape"
 
-    @register_jitable
+    @inner
     def prepare(x, weight, bias, sizes, count):
         _, dims, parameter_dims = fit_sizes(letters, sizes)
         size = count if affine else 1
@@ -120,7 +121,7 @@ def _pass(
                 run(dims, parameter_dims, x, w, b, y, stats, eps)
             return y
 
-    return numba.njit(call)
+    return numba.njit(**INNER)(call)
 
 
 @lru_cache(maxsize=256)
@@ -142,7 +143,7 @@ def _last_axes(owner: str, x: Any, shape: Any, weight: Any, bias: Any, moments: 
     message = f"{owner}: expected x of shape (..., *normalized_shape)"
     first = x.ndim - axes
 
-    @register_jitable
+    @inner
     def sizes_of(x, shape):
         wanted = (shape,) if single else shape
         rows, n = 1, 1
@@ -157,7 +158,7 @@ def _last_axes(owner: str, x: Any, shape: Any, weight: Any, bias: Any, moments: 
     return _pass(owner, x, weight, bias, moments, kinds, keep, (k, r), (k, R)), sizes_of
 
 
-@overload(functional.layer_norm, prefer_literal=True)
+@overload(functional.layer_norm, prefer_literal=True, jit_options=INNER)
 def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5, axis=None, out=None, return_saved=False):
     """See `nz.functional.layer_norm`."""
     keep = _flag("layer_norm", "return_saved", return_saved)
@@ -171,14 +172,14 @@ def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5, axis=None,
     return call
 
 
-@overload(functional.rms_norm, prefer_literal=True)
+@overload(functional.rms_norm, prefer_literal=True, jit_options=INNER)
 def rms_norm(x, normalized_shape, weight=None, eps=None, axis=None, out=None, return_saved=False):
     """See `nz.functional.rms_norm`."""
     keep = _flag("rms_norm", "return_saved", return_saved)
     _check("rms_norm", x, 1, {}, {"axis": axis, "out": out})
     run, sizes_of = _last_axes("rms_norm", x, normalized_shape, weight, None, UNCENTERED, keep)
     usual = SPACING[np.dtype(str(x.dtype))]
-    eps_of = register_jitable((lambda eps: usual) if _none(eps) else (lambda eps: float(eps)))  # noqa: PLW0108
+    eps_of = inner((lambda eps: usual) if _none(eps) else (lambda eps: float(eps)))  # noqa: PLW0108
 
     def call(x, normalized_shape, weight=None, eps=None, axis=None, out=None, return_saved=False):
         rows, n = sizes_of(x, normalized_shape)
@@ -187,7 +188,7 @@ def rms_norm(x, normalized_shape, weight=None, eps=None, axis=None, out=None, re
     return call
 
 
-@register_jitable
+@inner
 def _positions(x, first):
     """Values behind the axes before `first`."""
     size = 1
@@ -196,7 +197,7 @@ def _positions(x, first):
     return size
 
 
-@overload(functional.group_norm, prefer_literal=True)
+@overload(functional.group_norm, prefer_literal=True, jit_options=INNER)
 def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5, channel_axis=1, out=None, return_saved=False):
     """See `nz.functional.group_norm`."""
     keep = _flag("group_norm", "return_saved", return_saved)
@@ -262,10 +263,10 @@ def _tracked(
                 _take_in(mean, var, stats, values, momentum)
         return found
 
-    return numba.njit(call)
+    return numba.njit(**INNER)(call)
 
 
-@overload(functional.batch_norm, prefer_literal=True)
+@overload(functional.batch_norm, prefer_literal=True, jit_options=INNER)
 def batch_norm(
     x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5, channel_axis=1,
     out=None, return_saved=False,
@@ -290,7 +291,7 @@ def batch_norm(
     return call
 
 
-@overload(functional.instance_norm, prefer_literal=True)
+@overload(functional.instance_norm, prefer_literal=True, jit_options=INNER)
 def instance_norm(
     x, running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True, momentum=0.1, eps=1e-5,
     channel_axis=1, out=None, return_saved=False,

@@ -22,11 +22,13 @@ from normzoo import view
 from normzoo.backends import cpu
 from normzoo.backends.contract import CONSTANT, Moments
 from normzoo.backends.cpu import columns, columns_gradients, columns_split, rows, rows_gradients, rows_split
+from normzoo.backends.cpu.jit import INNER
 from normzoo.backends.cpu.lanes import Flat
 
-register_jitable(view.take_run)
-fit_sizes = register_jitable(view.fit_sizes)
-is_columns = register_jitable(cpu.is_columns)
+inner = register_jitable(**INNER)
+inner(view.take_run)
+fit_sizes = inner(view.fit_sizes)
+is_columns = inner(cpu.is_columns)
 TINY = cpu.TINY
 
 
@@ -88,12 +90,20 @@ def _variants(kind: str, by_row: Any, by_column: Any, kinds: Kinds) -> list[Any]
     ]
 
 
-@register_jitable
+@inner
 def _choice(dims, parameter_dims):
     """Which of the four."""
     if is_columns(dims):
         return 3 if parameter_dims[1] > 1 else 2
     return 1 if parameter_dims[3] > 1 else 0
+
+
+@inner
+def copy_into(target, source):
+    """target[...] = source, of one size. Numba would compile a message about shapes that differ, for a second."""
+    t, s = target.ravel(), source.ravel()
+    for i in range(t.size):
+        t[i] = s[i]
 
 
 @lru_cache(maxsize=256)
@@ -114,7 +124,7 @@ def forward(moments: Moments, kinds: Kinds) -> Callable:
     first, second, third, fourth = calls
     has_first, has_second, has_third, has_fourth = kinds
 
-    @numba.njit(nogil=True, error_model="numpy")
+    @numba.njit(error_model="numpy", **INNER)
     def run(dims, parameter_dims, x, weight, bias, y, stats, eps):
         divisor = float(dims[1] * dims[3])
         arguments = (
@@ -147,7 +157,7 @@ def backward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
     )
     has_first, has_second, has_third, has_fourth = kinds
 
-    @numba.njit(nogil=True, error_model="numpy")
+    @numba.njit(error_model="numpy", **INNER)
     def run(dims, parameter_dims, dy, x, weight, stats, eps, dx, dweight, dbias):
         divisor = float(dims[1] * dims[3])
         arguments = (dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, np.inf)
@@ -166,7 +176,7 @@ def backward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
     known = moments == CONSTANT
     exact_forward, exact = forward(moments, kinds), backward(moments, kinds, types.float64)
 
-    @numba.njit(nogil=True, error_model="numpy")
+    @numba.njit(error_model="numpy", **INNER)
     def run_single(dims, parameter_dims, dy, x, weight, stats, eps, dx, dweight, dbias):
         if dims[1] * dims[3] > TINY:
             run(dims, parameter_dims, dy, x, weight, stats, eps, dx, dweight, dbias)
@@ -176,12 +186,12 @@ def backward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
         found, dw, db = np.empty(dx.shape), np.empty(dweight.shape), np.empty(dbias.shape)
         s = np.empty(stats.shape)
         if known:
-            s[...] = stats
+            copy_into(s, stats)
         else:
             exact_forward(dims, parameter_dims, v, w, w, found, s, eps)
         exact(dims, parameter_dims, d, v, w, s, eps, found, dw, db)
-        dx[...] = found
-        dweight[...] = dw
-        dbias[...] = db
+        copy_into(dx, found)
+        copy_into(dweight, dw)
+        copy_into(dbias, db)
 
     return run_single

@@ -10,6 +10,7 @@ from numba.experimental import structref
 from numba.extending import overload_method
 
 from normzoo.backends.contract import Moments
+from normzoo.backends.cpu.jit import INNER
 from normzoo.njit.kernels import Kinds, backward
 from normzoo.saved import Grads
 
@@ -46,17 +47,17 @@ class SavedType(types.StructRef):
         self.name = f"{self.name}[{', '.join(map(str, known))}]"
 
 
-@numba.njit
+@numba.njit(**INNER)
 def _present(a: Any) -> Any:
     return a
 
 
-@numba.njit
+@numba.njit(**INNER)
 def _absent(a: Any) -> None:
     return None
 
 
-@overload_method(SavedType, "backward")
+@overload_method(SavedType, "backward", jit_options=INNER)  # type: ignore[call-arg]
 def _backward(saved, dy):
     """Grads(x, weight, bias) for the gradient dy of y; see `normzoo.saved.Saved.backward`."""
     x = saved.field_dict["x"]
@@ -73,11 +74,8 @@ def _backward(saved, dy):
         x, weight = saved.x, saved.weight
         if dy.shape != x.shape:
             raise ValueError(message)
-        dx, dweight, dbias = np.empty_like(x), np.empty_like(weight), np.empty_like(weight)
-        if dy.size == 0:
-            dweight[...] = 0
-            dbias[...] = 0
-        else:
+        dx, dweight, dbias = np.empty_like(x), np.zeros_like(weight), np.zeros_like(weight)
+        if dy.size > 0:
             run(saved.dims, saved.parameter_dims, dy, x, weight, saved.stats, saved.eps, dx, dweight, dbias)
         return Grads(dx, weight_of(dweight), bias_of(dbias))
 

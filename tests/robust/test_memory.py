@@ -68,12 +68,11 @@ def test_results_share_no_memory_with_what_is_kept(row, rng):
 @each
 def test_what_is_saved_goes_with_the_layer_at_once(row, rng):
     """Without the garbage collector, which knows nothing of the sizes of arrays and may come late."""
-    norm, x, inputs, fixed, dy = ROWS[row](rng)
-    one_pass(norm, x, inputs, fixed, dy)
-    layer, read = weakref.ref(norm), weakref.ref(x)
-    gc.collect()
     gc.disable()
     try:
+        norm, x, inputs, fixed, dy = ROWS[row](rng)
+        one_pass(norm, x, inputs, fixed, dy)
+        layer, read = weakref.ref(norm), weakref.ref(x)
         del norm, x, inputs, dy
         assert layer() is None, "the layer is part of a circle"
         assert read() is None, "x is still held"

@@ -121,14 +121,17 @@ class _InlineCompiler(_Compiler):
     passes: ClassVar[dict] = {NativeLowering: _InlineLowering}
 
 
+# How Numba compiles what only compiled code calls: with no way in from Python or C, and no machine code of its own.
+INNER: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": _InlineCompiler}
+
+
 def helper(function: Callable) -> Any:
     """A function that is inlined into every kernel that calls it.
 
     Numba would compile it for each value of a flag that a caller writes or closes over. Here it does so once for the
     types: LLVM, which takes the code into each kernel, finds the same dead branches.
     """
-    options: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": _InlineCompiler}
-    made: Any = numba.njit(forceinline=True, error_model="numpy", **options)(function)
+    made: Any = numba.njit(forceinline=True, error_model="numpy", **INNER)(function)
     if made is not function:  # Numba is not switched off
         template = made.get_call_template
         made.get_call_template = lambda given, named: template(
