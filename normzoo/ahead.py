@@ -128,10 +128,9 @@ def compile_cache(
 
 def cache_directory() -> str | None:
     """Where Numba keeps compiled kernels on disk; None where it finds no directory that it can write to."""
-    from normzoo.backends.cpu.jit import kernel  # noqa: PLC0415  not before it is needed, see `backends.backend`
+    from normzoo.backends.cpu import jit  # noqa: PLC0415  not before it is needed, see `backends.backend`
 
-    # Numba looks for one beside the source of the function: `kernel` stands in for the kernels, and is not compiled.
-    return kernel(False)(kernel).stats.cache_path
+    return jit.cache_directory()
 
 
 class _Counter(event.Listener):

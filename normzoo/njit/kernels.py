@@ -1,7 +1,7 @@
 """The passes of the contract as functions that compiled code calls: the CPU backend's choice of a kernel, at run time.
 
 A norm says which of the four kinds of kernels its views may need, rows or columns, with parameters that vary along the
-axis a kernel cannot take them out of or not: only these are compiled. All kernels are serial. Those that share large
+axis a kernel cannot take them out of or not: only these are compiled. All run alone. Those that share large
 sets among threads are not needed: they have the bits of these.
 
 Kernels are called by their address. Numba would else take the code of every kernel into each function around it and
@@ -24,6 +24,7 @@ from normzoo.backends.contract import CONSTANT, Moments
 from normzoo.backends.cpu import columns, columns_gradients, columns_split, rows, rows_gradients, rows_split
 from normzoo.backends.cpu.jit import INNER
 from normzoo.backends.cpu.lanes import Flat
+from normzoo.backends.cpu.sharing import ALONE
 
 inner = register_jitable(**INNER)
 inner(view.take_run)
@@ -75,9 +76,9 @@ def by_address(kernel: Any, arrays: tuple[bool, ...]) -> Callable:
 
 
 _ARRAYS = {
-    "forward": (False, False, *[True] * 5, False, False, False),
-    "apply": (False, False, *[True] * 5),
-    "backward": (False, False, *[True] * 7, False, False),
+    "forward": (False, False, False, *[True] * 5, False, False, False),
+    "apply": (False, False, False, *[True] * 5),
+    "backward": (False, False, False, *[True] * 7, False, False),
 }
 
 
@@ -113,12 +114,12 @@ def forward(moments: Moments, kinds: Kinds) -> Callable:
     center, power = moments.center, moments.power
     known = moments == CONSTANT
     if known:
-        calls = _variants("apply", lambda s: rows_split.apply(s, False), lambda s: columns_split.apply(s, False), kinds)
+        calls = _variants("apply", rows_split.apply, columns_split.apply, kinds)
     else:
         calls = _variants(
             "forward",
-            lambda s: rows.forward(center, power, s, False, False),
-            lambda s: columns.forward(center, power, s, False),
+            lambda s: rows.forward(center, power, s, False),
+            lambda s: columns.forward(center, power, s),
             kinds,
         )
     first, second, third, fourth = calls
@@ -128,9 +129,9 @@ def forward(moments: Moments, kinds: Kinds) -> Callable:
     def run(dims, parameter_dims, x, weight, bias, y, stats, eps):
         divisor = float(dims[1] * dims[3])
         arguments = (
-            (dims, parameter_dims, x, weight, bias, y, stats)
+            (ALONE, dims, parameter_dims, x, weight, bias, y, stats)
             if known
-            else (dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, False)
+            else (ALONE, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, False)
         )
         which = _choice(dims, parameter_dims)
         if has_first and which == 0:
@@ -151,8 +152,8 @@ def backward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
     center, power = moments.center, moments.power
     first, second, third, fourth = _variants(
         "backward",
-        lambda s: rows_gradients.backward(center, power, s, False),
-        lambda s: columns_gradients.backward(center, power, s, False),
+        lambda s: rows_gradients.backward(center, power, s),
+        lambda s: columns_gradients.backward(center, power, s),
         kinds,
     )
     has_first, has_second, has_third, has_fourth = kinds
@@ -160,7 +161,7 @@ def backward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
     @numba.njit(error_model="numpy", **INNER)
     def run(dims, parameter_dims, dy, x, weight, stats, eps, dx, dweight, dbias):
         divisor = float(dims[1] * dims[3])
-        arguments = (dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, np.inf)
+        arguments = (ALONE, dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, np.inf)
         which = _choice(dims, parameter_dims)
         if has_first and which == 0:
             first(arguments)

@@ -27,7 +27,7 @@ with nz.use("reference"):
 def variant(flag):
     """A small kernel that closes over a flag, as all do."""
 
-    @jit.kernel(False)
+    @jit.kernel
     def write(a):
         a[0] = flag
 

@@ -1,4 +1,4 @@
-"""The CPU backend: picks the kernel file, the schedule and serial or parallel code, once for all calls of a shape.
+"""The CPU backend: picks the kernel file, the schedule and one thread or all, once for all calls of a shape.
 
 Rows or columns are chosen by the shape of a set; whether a thread takes whole sets or shares them cannot be seen in
 the bits. So neither the number of threads nor the number of sets shows in the statistics.
@@ -26,6 +26,7 @@ from normzoo.backends.cpu import (
 )
 from normzoo.backends.cpu.jit import plain, uninterrupted
 from normzoo.backends.cpu.lanes import LANES, Flat
+from normzoo.backends.cpu.sharing import ALONE, POOL
 from normzoo.subnormals import LEAST, ONE, kept
 
 SERIAL = 32768  # values below which starting the threads costs more than they save
@@ -53,15 +54,16 @@ def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype,
     size = b * m * c * n
     arrays = store, dtype, dtype, store, _DOUBLE
     scalars = types.float64, types.float64, types.boolean
-    streaming, make = None, rows.forward
-    more: tuple = (False,)
+    streaming = None
     if is_columns(dims):
-        make, more = (columns if _is_whole(dims) else columns_split).forward, ()
+        kernel = (columns if _is_whole(dims) else columns_split).forward(*flags)
     elif not _is_whole(dims):
-        make, more = rows_split.forward, ()
-    elif c == 1 and size * store.itemsize >= STREAMED and n % LANES == 0:
-        streaming = _call(make, flags, size, arrays, scalars, (True,))
-    call = _call(make, flags, size, arrays, scalars, more)
+        kernel = rows_split.forward(*flags)
+    else:
+        kernel = rows.forward(*flags, False)
+        if c == 1 and size * store.itemsize >= STREAMED and n % LANES == 0:
+            streaming = _call(rows.forward(*flags, True), size, arrays, scalars)
+    call = _call(kernel, size, arrays, scalars)
     divisor = 1.0 if moments.total else float(m * n)
     shape = 3, b, c
     parameter_dims, spread = _spread(dims, parameter_dims)
@@ -71,22 +73,23 @@ def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype,
             weight, bias = spread(weight), spread(bias)
         stats = np.empty(shape)
         chosen = streaming if streaming and y.__array_interface__["data"][0] % LINE == 0 else call
-        (chosen if LEAST * ONE else kept(chosen))(dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp)
+        (chosen if LEAST * ONE else kept(chosen))(
+            ALONE, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp
+        )
         return stats
 
     return run
 
 
 def apply(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) -> Apply:
-    make = (columns_split if is_columns(dims) else rows_split).apply
-    flags, size = (_varies(dims, parameter_dims),), int(np.prod(dims))
-    call = _call(make, flags, size, (store, dtype, dtype, store, _DOUBLE), ())
+    kernel = (columns_split if is_columns(dims) else rows_split).apply(_varies(dims, parameter_dims))
+    call = _call(kernel, int(np.prod(dims)), (store, dtype, dtype, store, _DOUBLE), ())
     parameter_dims, spread = _spread(dims, parameter_dims)
 
     def run(x: Array, stats: Array, weight: Array, bias: Array, y: Array) -> None:
         if spread is not None:
             weight, bias = spread(weight), spread(bias)
-        (call if LEAST * ONE else kept(call))(dims, parameter_dims, x, weight, bias, y, stats)
+        (call if LEAST * ONE else kept(call))(ALONE, dims, parameter_dims, x, weight, bias, y, stats)
 
     return run
 
@@ -101,7 +104,7 @@ def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype
     else:
         make = (rows_gradients if _is_whole(dims) else rows_split).backward
     arrays = store, store, dtype, _DOUBLE, store, dtype, dtype
-    call = _call(make, flags, b * m * c * n, arrays, (types.float64, types.float64))
+    call = _call(make(*flags), b * m * c * n, arrays, (types.float64, types.float64))
     divisor = 1.0 if moments.total else float(m * n)
     clamp = moments.clamp
     own_dims = parameter_dims
@@ -113,10 +116,10 @@ def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype
         limit = 1.0 / eps if clamp and eps > 0 else np.inf
         chosen = call if LEAST * ONE else kept(call)
         if spread is None:
-            chosen(dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, limit)
+            chosen(ALONE, dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, limit)
             return
         d = np.empty((2, *parameter_dims), dtype)
-        chosen(dims, parameter_dims, dy, x, spread(weight), stats, dx, d[0], d[1], divisor, limit)
+        chosen(ALONE, dims, parameter_dims, dy, x, spread(weight), stats, dx, d[0], d[1], divisor, limit)
         axes = tuple(axis for axis in (2, 3) if own_dims[axis] == 1)
         dweight[...], dbias[...] = d.sum(axis=tuple(a + 1 for a in axes)).reshape(2, *dweight.shape)
 
@@ -135,12 +138,12 @@ def constants(mean: Array, variance: Array, eps: float, stats: Array) -> None:
 
 def take_rows(source: Array, index: Array, target: Array) -> None:
     source, target, streams = _lines(source, target)
-    _gathering(gathering.take, target.nbytes >= SERIAL, streams)(source, index, target)
+    _gathering(gathering.take, target.nbytes >= SERIAL, streams)(ALONE, source, index, target)
 
 
 def spread_rows(source: Array, place: Array, target: Array) -> None:
     source, target, streams = _lines(source, target)
-    _gathering(gathering.spread, target.nbytes >= SERIAL, streams)(source, place, target)
+    _gathering(gathering.spread, target.nbytes >= SERIAL, streams)(ALONE, source, place, target)
 
 
 def _lines(source: Array, target: Array) -> tuple[Array, Array, bool]:
@@ -152,27 +155,15 @@ def _lines(source: Array, target: Array) -> tuple[Array, Array, bool]:
 
 
 @cache
-def _gathering(make: Callable[[bool, bool], Any], large: bool, streams: bool) -> Callable:
-    def made(parallel: bool) -> Callable:
-        return make(parallel, streams)
-
-    return threads.guarded(made) if large else made(False)
+def _gathering(make: Callable[[bool], Any], large: bool, streams: bool) -> Callable:
+    kernel = make(streams)
+    return threads.guarded(kernel) if large else kernel
 
 
-def _call(
-    make: Callable[..., Any],  # (*flags, parallel, *more) -> kernel
-    flags: tuple,
-    size: int,
-    arrays: tuple[np.dtype, ...],
-    scalars: tuple[types.Type, ...],
-    more: tuple = (),
-) -> Callable:
-    """The machine code for a view of `size` values, serial or parallel."""
-
-    def compiled(parallel: bool) -> Callable:
-        return _compiled(make(*flags, parallel, *more), arrays, scalars)
-
-    return compiled(False) if size < SERIAL else threads.guarded(compiled)
+def _call(kernel: Any, size: int, arrays: tuple[np.dtype, ...], scalars: tuple[types.Type, ...]) -> Callable:
+    """The machine code for a view of `size` values, on one thread or on all."""
+    compiled = _compiled(kernel, arrays, scalars)
+    return compiled if size < SERIAL else threads.guarded(compiled)
 
 
 def is_columns(dims: Dims) -> bool:
@@ -234,7 +225,7 @@ def _compiled(kernel: Any, arrays: tuple[np.dtype, ...], scalars: tuple[types.Ty
     """
     if plain(kernel) is kernel:  # Numba is switched off
         return partial(_interpreted, kernel)
-    signature = (_DIMS, _DIMS, *(_FLAT[a.name] for a in arrays), *scalars)
+    signature = (POOL, _DIMS, _DIMS, *(_FLAT[a.name] for a in arrays), *scalars)
     with uninterrupted():
         kernel.compile(signature)
     return kernel.overloads[signature].entry_point

@@ -9,7 +9,6 @@ level-1 cache. Here a thread takes whole tiles; in `columns_split.py` all thread
 from functools import cache
 
 import numpy as np
-from numba import prange
 
 from normzoo.backends.cpu.access import at, load, load_n, prefetch, put, store, workspace, zeros
 from normzoo.backends.cpu.arithmetic import fma, keep, lane, larger, narrow, splat, total, wide
@@ -26,6 +25,7 @@ from normzoo.backends.cpu.moments import (
     standardize,
     write,
 )
+from normzoo.backends.cpu.sharing import share
 
 CHUNK = 64  # rows between two merges
 GROUP = 512  # rows that one task sums in a row
@@ -299,11 +299,33 @@ def region_apply(dims, parameter_dims, x, weight, bias, y, b, top, end, first, l
 
 
 @cache
-def forward(center, power, spans_m, parallel):
+def forward(center, power, spans_m):
     """Statistics and y, a tile at a time."""
 
-    @kernel(parallel)
+    @helper
+    def one_tile(t, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp):
+        _, m, c, n = dims
+        columns, width = c * n, width_of(dims)
+        tiles = (columns + width - 1) // width
+        i, first = t // tiles, t % tiles * width
+        last = min(first + width, columns)
+        sums, forms = workspace(3 * width, x), workspace(FORMS * width, x)
+        part = np.empty(groups_of(m) * 2 * width)
+        # 1 moments
+        for g in range(groups_of(m)):
+            group_moments(dims, x, i, g, first, last, sums, width, part, g * 2 * width, width, center)
+        merge_groups(m, part, 0, width, 2 * width, last - first)
+        fold_sets(dims, stats, i, first, last, part, 0, width)
+        if power == 1:
+            deviations(dims, x, stats, i, first, last)
+        finish(dims, x, stats, i, first, last, center, power, divisor, eps, clamp)
+        # 2 normalize
+        prepare(dims, parameter_dims, x, weight, bias, stats, i, first, last, forms, 0, width, spans_m)
+        region_apply(dims, parameter_dims, x, weight, bias, y, i, 0, m, first, last, forms, 0, width, width, spans_m)
+
+    @kernel
     def columns_forward(
+        pool,  # see sharing.py
         dims,  # (b, m, c, n)
         parameter_dims,  # (pb, pm, pc, pn)
         x,
@@ -315,28 +337,10 @@ def forward(center, power, spans_m, parallel):
         eps,  # float
         clamp,  # bool
     ):
-        b, m, c, n = dims
-        columns = c * n
+        b, _, c, n = dims
         width = width_of(dims)
-        tiles = (columns + width - 1) // width
-        for task in prange(b * tiles):
-            t = np.int64(task)  # prange counts in uint64
-            i, first = t // tiles, t % tiles * width
-            last = min(first + width, columns)
-            sums, forms = workspace(3 * width, x), workspace(FORMS * width, x)
-            part = np.empty(groups_of(m) * 2 * width)
-            # 1 moments
-            for g in range(groups_of(m)):
-                group_moments(dims, x, i, g, first, last, sums, width, part, g * 2 * width, width, center)
-            merge_groups(m, part, 0, width, 2 * width, last - first)
-            fold_sets(dims, stats, i, first, last, part, 0, width)
-            if power == 1:
-                deviations(dims, x, stats, i, first, last)
-            finish(dims, x, stats, i, first, last, center, power, divisor, eps, clamp)
-            # 2 normalize
-            prepare(dims, parameter_dims, x, weight, bias, stats, i, first, last, forms, 0, width, spans_m)
-            region_apply(
-                dims, parameter_dims, x, weight, bias, y, i, 0, m, first, last, forms, 0, width, width, spans_m
-            )
+        tiles = (c * n + width - 1) // width
+        given = dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp
+        share(pool, b * tiles, one_tile, given)
 
     return columns_forward

@@ -7,7 +7,6 @@ As in rows.py, sums are around a first value of a set, here of g = dy * weight w
 from functools import cache
 
 import numpy as np
-from numba import prange
 
 from normzoo.backends.cpu.access import at, load, load_n, prefetch, put, store, workspace, zeros
 from normzoo.backends.cpu.arithmetic import below, fma, inverse_power, keep, lane, narrow, sign, splat, total, wide
@@ -32,6 +31,7 @@ from normzoo.backends.cpu.moments import (
     standardize,
     write,
 )
+from normzoo.backends.cpu.sharing import share
 
 SUMS = 4  # planes of sums: g, g * xhat, xhat, sign(x - mean)
 TAKEN = 5  # planes of `weigh`: four factors, and the weight times the scale
@@ -246,7 +246,7 @@ def block_of(dims, parameter_dims):
 
 
 @helper
-def fold_blocks(dims, parameter_dims, blocks, count, o, dweight, dbias):
+def fold_blocks(o, dims, parameter_dims, blocks, count, dweight, dbias):
     """Add up `count` blocks (count, pb, 2, plane) to the gradients o of one row of a set of parameters, in order."""
     pb, pm, pc, pn = parameter_dims
     plane = block_of(dims, parameter_dims)
@@ -278,7 +278,7 @@ def keep_sums(size, part, at_part, part_step, sums, to, step):
 
 
 @helper
-def fold_columns(dims, parameter_dims, sums, o, dweight, dbias):
+def fold_columns(o, dims, parameter_dims, sums, dweight, dbias):
     """Add up the sums (b, 2, columns) of all columns that share the parameter o, in order."""
     b, _, c, n = dims
     pb, _, pc, pn = parameter_dims
@@ -294,11 +294,44 @@ def fold_columns(dims, parameter_dims, sums, o, dweight, dbias):
 
 
 @cache
-def backward(center, power, spans_m, parallel):
+def backward(center, power, spans_m):
     """dx, column sums and the parameters' gradients, a tile at a time."""
 
-    @kernel(parallel)
+    @helper
+    def some_tiles(t, dims, parameter_dims, dy, x, weight, stats, dx, blocks, kept, divisor, limit):
+        b, m, c, n = dims
+        pb = parameter_dims[0]
+        columns, width = c * n, width_of(dims)
+        tiles = (columns + width - 1) // width
+        repeats = repeats_of(dims, parameter_dims) if spans_m else 1
+        plane = block_of(dims, parameter_dims)
+        place, first = t % pb, t // pb % tiles * width
+        last = min(first + width, columns)
+        start = t // pb // tiles * repeats
+        block = t * 2 * plane
+        if spans_m:
+            blocks[block : block + 2 * plane] = 0
+        sums, forms, taken = workspace(5 * width, x), workspace(FORMS * width, x), workspace(TAKEN * width, x)
+        part = np.empty(groups_of(m) * SUMS * width)
+        for u in range(start, min(start + repeats, b // pb)):
+            i = u * pb + place
+            prepare(dims, parameter_dims, x, weight, weight, stats, i, first, last, forms, 0, width, spans_m)
+            # 1 moments
+            for g in range(groups_of(m)):
+                group_sums(dims, parameter_dims, dy, x, weight, i, g, first, last, blocks, block, plane, sums, width,
+                           part, g * SUMS * width, width, forms, 0, width, center, power, spans_m)  # fmt: skip
+            add_groups(m, part, 0, width, SUMS * width, last - first, power)
+            if not spans_m:
+                keep_sums(last - first, part, 0, width, kept, 2 * i * columns + first, columns)
+            # 2 normalize
+            weigh(dims, stats, i, first, last, part, 0, width, forms, 0, width, (taken, 0), float(m * n), center,
+                  power, divisor, limit, x, spans_m)  # fmt: skip
+            region_dx(dims, parameter_dims, dy, x, weight, dx, i, 0, m, first, last, forms, 0, width, (taken, 0),
+                      width, power, spans_m)  # fmt: skip
+
+    @kernel
     def columns_backward(
+        pool,  # see sharing.py
         dims,  # (b, m, c, n)
         parameter_dims,  # (pb, pm, pc, pn)
         dy,
@@ -311,47 +344,20 @@ def backward(center, power, spans_m, parallel):
         divisor,  # float: values in a set, or 1 for totals
         limit,  # float: rstd of a clamped set, or inf
     ):
-        b, m, c, n = dims
+        b, _, c, n = dims
         pb, pm, pc, pn = parameter_dims
-        columns = c * n
         width = width_of(dims)
-        tiles = (columns + width - 1) // width
+        tiles = (c * n + width - 1) // width
         repeats = repeats_of(dims, parameter_dims) if spans_m else 1
         per_place = (b // pb + repeats - 1) // repeats
         plane = block_of(dims, parameter_dims)
         blocks = workspace(per_place * tiles * pb * 2 * plane if spans_m else 1, weight)
-        kept = np.empty(1 if spans_m else 2 * b * columns)
-        for task in prange(per_place * tiles * pb):
-            t = np.int64(task)
-            place, first = t % pb, t // pb % tiles * width
-            last = min(first + width, columns)
-            start = t // pb // tiles * repeats
-            block = t * 2 * plane
-            if spans_m:
-                blocks[block : block + 2 * plane] = 0
-            sums, forms, taken = workspace(5 * width, x), workspace(FORMS * width, x), workspace(TAKEN * width, x)
-            part = np.empty(groups_of(m) * SUMS * width)
-            for u in range(start, min(start + repeats, b // pb)):
-                i = u * pb + place
-                prepare(dims, parameter_dims, x, weight, weight, stats, i, first, last, forms, 0, width, spans_m)
-                # 1 moments
-                for g in range(groups_of(m)):
-                    group_sums(dims, parameter_dims, dy, x, weight, i, g, first, last, blocks, block, plane, sums,
-                               width, part, g * SUMS * width, width, forms, 0, width, center, power,
-                               spans_m)  # fmt: skip
-                add_groups(m, part, 0, width, SUMS * width, last - first, power)
-                if not spans_m:
-                    keep_sums(last - first, part, 0, width, kept, 2 * i * columns + first, columns)
-                # 2 normalize
-                weigh(dims, stats, i, first, last, part, 0, width, forms, 0, width, (taken, 0), float(m * n), center,
-                      power, divisor, limit, x, spans_m)  # fmt: skip
-                region_dx(dims, parameter_dims, dy, x, weight, dx, i, 0, m, first, last, forms, 0, width, (taken, 0),
-                          width, power, spans_m)  # fmt: skip
+        kept = np.empty(1 if spans_m else 2 * b * c * n)
+        given = dims, parameter_dims, dy, x, weight, stats, dx, blocks, kept, divisor, limit
+        share(pool, per_place * tiles * pb, some_tiles, given)
         if spans_m:
-            for task in prange(pb * pm):
-                fold_blocks(dims, parameter_dims, blocks, per_place * tiles, np.int64(task), dweight, dbias)
+            share(pool, pb * pm, fold_blocks, (dims, parameter_dims, blocks, per_place * tiles, dweight, dbias))
         else:
-            for task in prange(pb * pc * pn):
-                fold_columns(dims, parameter_dims, kept, np.int64(task), dweight, dbias)
+            share(pool, pb * pc * pn, fold_columns, (dims, parameter_dims, kept, dweight, dbias))
 
     return columns_backward

@@ -3,7 +3,6 @@
 from functools import cache
 
 import numpy as np
-from numba import prange
 
 from normzoo.backends.cpu.access import workspace
 from normzoo.backends.cpu.columns import (
@@ -34,6 +33,7 @@ from normzoo.backends.cpu.columns_gradients import (
 )
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
+from normzoo.backends.cpu.sharing import share
 
 
 @helper
@@ -48,12 +48,83 @@ def height_of(dims):
     return max(1, TILE // (2 * dims[2] * dims[3]))
 
 
-@cache
-def forward(center, power, spans_m, parallel):
-    """Statistics and y."""
+@helper
+def heights_of(dims):
+    """Blocks of a sample."""
+    height = height_of(dims)
+    return (dims[1] + height - 1) // height
 
-    @kernel(parallel)
+
+@helper
+def units_of(dims):
+    """Units of a sample: as many columns, whole sets of them, as have LANES sets."""
+    unit = LANES * dims[3]
+    return (dims[2] * dims[3] + unit - 1) // unit
+
+
+@helper
+def strips_of(dims):
+    """Strips of columns that a group is summed in."""
+    width = width_of(dims)
+    return (dims[2] * dims[3] + width - 1) // width
+
+
+@cache
+def normalizing(spans_m):
+    @helper
+    def normalize_block(t, dims, parameter_dims, x, weight, bias, y, forms):
+        _, m, c, n = dims
+        step, height = padded(dims), height_of(dims)
+        i, top = t // heights_of(dims), t % heights_of(dims) * height
+        end, to = min(top + height, m), i * FORMS * step
+        region_apply(dims, parameter_dims, x, weight, bias, y, i, top, end, 0, c * n, forms, to, step, NEXT, spans_m)
+
+    return normalize_block
+
+
+@cache
+def preparing(spans_m):
+    @helper
+    def prepare_sample(i, dims, parameter_dims, x, weight, bias, stats, forms):
+        step = padded(dims)
+        to, columns = i * FORMS * step, dims[2] * dims[3]
+        prepare(dims, parameter_dims, x, weight, bias, stats, i, 0, columns, forms, to, step, spans_m)
+
+    return prepare_sample
+
+
+@cache
+def forward(center, power, spans_m):
+    """Statistics and y."""
+    normalize_block = normalizing(spans_m)
+
+    @helper
+    def sum_group(t, dims, x, part):
+        columns, step, width = dims[2] * dims[3], padded(dims), width_of(dims)
+        groups, strips = groups_of(dims[1]), strips_of(dims)
+        i, g, first = t // strips // groups, t // strips % groups, t % strips * width
+        sums = workspace(3 * width, x)
+        to = (i * groups + g) * 2 * step + first
+        group_moments(dims, x, i, g, first, min(first + width, columns), sums, width, part, to, step, center)
+
+    @helper
+    def finish_unit(t, dims, parameter_dims, x, weight, bias, stats, part, forms, divisor, eps, clamp):
+        _, m, c, n = dims
+        step, unit = padded(dims), LANES * n
+        i, first = t // units_of(dims), t % units_of(dims) * unit
+        last = min(first + unit, c * n)
+        to = i * groups_of(m) * 2 * step + first
+        merge_groups(m, part, to, step, 2 * step, last - first)
+        fold_sets(dims, stats, i, first, last, part, to, step)
+        if power == 1:
+            deviations(dims, x, stats, i, first, last)
+        finish(dims, x, stats, i, first, last, center, power, divisor, eps, clamp)
+        to = i * FORMS * step + first
+        prepare(dims, parameter_dims, x, weight, bias, stats, i, first, last, forms, to, step, spans_m)
+
+    @kernel
     def columns_forward_split(
+        pool,  # see sharing.py
         dims,  # (b, m, c, n)
         parameter_dims,  # (pb, pm, pc, pn)
         x,
@@ -65,52 +136,28 @@ def forward(center, power, spans_m, parallel):
         eps,
         clamp,
     ):
-        b, m, c, n = dims
-        columns, step, width = c * n, padded(dims), width_of(dims)
-        groups, strips = groups_of(m), (columns + width - 1) // width
-        part = np.empty(b * groups * 2 * step)
+        b, m, _, _ = dims
+        step = padded(dims)
+        part = np.empty(b * groups_of(m) * 2 * step)
         forms = workspace(b * FORMS * step, x)
         # 1 moments
-        for task in prange(b * groups * strips):
-            t = np.int64(task)
-            i, g, first = t // strips // groups, t // strips % groups, t % strips * width
-            sums = workspace(3 * width, x)
-            to = (i * groups + g) * 2 * step + first
-            group_moments(dims, x, i, g, first, min(first + width, columns), sums, width, part, to, step, center)
-        unit = LANES * n
-        units = (columns + unit - 1) // unit
-        for task in prange(b * units):
-            t = np.int64(task)
-            i, first = t // units, t % units * unit
-            last = min(first + unit, columns)
-            to = i * groups * 2 * step + first
-            merge_groups(m, part, to, step, 2 * step, last - first)
-            fold_sets(dims, stats, i, first, last, part, to, step)
-            if power == 1:
-                deviations(dims, x, stats, i, first, last)
-            finish(dims, x, stats, i, first, last, center, power, divisor, eps, clamp)
-            to = i * FORMS * step + first
-            prepare(dims, parameter_dims, x, weight, bias, stats, i, first, last, forms, to, step, spans_m)
+        share(pool, b * groups_of(m) * strips_of(dims), sum_group, (dims, x, part))
+        given = dims, parameter_dims, x, weight, bias, stats, part, forms, divisor, eps, clamp
+        share(pool, b * units_of(dims), finish_unit, given)
         # 2 normalize
-        height = height_of(dims)
-        heights = (m + height - 1) // height
-        for task in prange(b * heights):
-            t = np.int64(task)
-            i, top = t // heights, t % heights * height
-            end, to = min(top + height, m), i * FORMS * step
-            region_apply(
-                dims, parameter_dims, x, weight, bias, y, i, top, end, 0, columns, forms, to, step, NEXT, spans_m
-            )
+        share(pool, b * heights_of(dims), normalize_block, (dims, parameter_dims, x, weight, bias, y, forms))
 
     return columns_forward_split
 
 
 @cache
-def apply(spans_m, parallel):
+def apply(spans_m):
     """y from given statistics."""
+    prepare_sample, normalize_block = preparing(spans_m), normalizing(spans_m)
 
-    @kernel(parallel)
+    @kernel
     def columns_apply(
+        pool,  # see sharing.py
         dims,  # (b, m, c, n)
         parameter_dims,  # (pb, pm, pc, pn)
         x,
@@ -119,32 +166,58 @@ def apply(spans_m, parallel):
         y,
         stats,  # (3, b, c) float64
     ):
-        b, m, c, n = dims
-        columns, step = c * n, padded(dims)
-        forms = workspace(b * FORMS * step, x)
-        for task in prange(b):
-            i = np.int64(task)
-            to = i * FORMS * step
-            prepare(dims, parameter_dims, x, weight, bias, stats, i, 0, columns, forms, to, step, spans_m)
-        height = height_of(dims)
-        heights = (m + height - 1) // height
-        for task in prange(b * heights):
-            t = np.int64(task)
-            i, top = t // heights, t % heights * height
-            end, to = min(top + height, m), i * FORMS * step
-            region_apply(
-                dims, parameter_dims, x, weight, bias, y, i, top, end, 0, columns, forms, to, step, NEXT, spans_m
-            )
+        b = dims[0]
+        forms = workspace(b * FORMS * padded(dims), x)
+        share(pool, b, prepare_sample, (dims, parameter_dims, x, weight, bias, stats, forms))
+        share(pool, b * heights_of(dims), normalize_block, (dims, parameter_dims, x, weight, bias, y, forms))
 
     return columns_apply
 
 
 @cache
-def backward(center, power, spans_m, parallel):
+def backward(center, power, spans_m):
     """dx, column sums and the parameters' gradients."""
+    prepare_sample = preparing(spans_m)
 
-    @kernel(parallel)
+    @helper
+    def sum_groups(t, dims, parameter_dims, dy, x, weight, blocks, part, forms):
+        """A task owns the rows of a group in the block of its strip."""
+        b, m, c, n = dims
+        pb = parameter_dims[0]
+        step, width = padded(dims), width_of(dims)
+        groups, strips = groups_of(m), strips_of(dims)
+        plane = block_of(dims, parameter_dims)
+        place, g, strip = t // strips // groups, t // strips % groups, t % strips
+        first, block = strip * width, (strip * pb + place) * 2 * plane
+        last = min(first + width, c * n)
+        sums = workspace(5 * width, x)
+        for own in range(place, b, pb):
+            at_part, to = (own * groups + g) * SUMS * step + first, own * FORMS * step + first
+            group_sums(dims, parameter_dims, dy, x, weight, own, g, first, last, blocks, block, plane, sums, width,
+                       part, at_part, step, forms, to, step, center, power, spans_m)  # fmt: skip
+
+    @helper
+    def weigh_sample(i, dims, stats, x, part, kept, forms, taken, divisor, limit):
+        _, m, c, n = dims
+        columns, step, groups = c * n, padded(dims), groups_of(m)
+        at_part, to = i * groups * SUMS * step, i * FORMS * step
+        add_groups(m, part, at_part, step, SUMS * step, columns, power)
+        if not spans_m:
+            keep_sums(columns, part, at_part, step, kept, 2 * i * columns, columns)
+        weigh(dims, stats, i, 0, columns, part, at_part, step, forms, to, step, (taken, i * TAKEN * step),
+              float(m * n), center, power, divisor, limit, x, spans_m)  # fmt: skip
+
+    @helper
+    def derive_block(t, dims, parameter_dims, dy, x, weight, dx, forms, taken):
+        _, m, c, n = dims
+        step, height = padded(dims), height_of(dims)
+        i, top = t // heights_of(dims), t % heights_of(dims) * height
+        region_dx(dims, parameter_dims, dy, x, weight, dx, i, top, min(top + height, m), 0, c * n, forms,
+                  i * FORMS * step, step, (taken, i * TAKEN * step), NEXT, power, spans_m)  # fmt: skip
+
+    @kernel
     def columns_backward_split(
+        pool,  # see sharing.py
         dims,  # (b, m, c, n)
         parameter_dims,  # (pb, pm, pc, pn)
         dy,
@@ -159,50 +232,24 @@ def backward(center, power, spans_m, parallel):
     ):
         b, m, c, n = dims
         pb, pm, pc, pn = parameter_dims
-        columns, step, width = c * n, padded(dims), width_of(dims)
-        groups, strips = groups_of(m), (columns + width - 1) // width
-        plane = block_of(dims, parameter_dims)
+        step, groups, strips = padded(dims), groups_of(m), strips_of(dims)
         part = np.empty(b * groups * SUMS * step)
         forms, taken = workspace(b * FORMS * step, x), workspace(b * TAKEN * step, x)
-        blocks = workspace(strips * pb * 2 * plane if spans_m else 1, weight)
+        blocks = workspace(strips * pb * 2 * block_of(dims, parameter_dims) if spans_m else 1, weight)
         blocks[:] = 0
-        kept = np.empty(1 if spans_m else 2 * b * columns)
-        for task in prange(b):
-            i = np.int64(task)
-            to = i * FORMS * step
-            prepare(dims, parameter_dims, x, weight, weight, stats, i, 0, columns, forms, to, step, spans_m)
-        # 1 moments: a task owns the rows of a group in the block of its strip
-        for task in prange(pb * groups * strips):
-            t = np.int64(task)
-            place, g, strip = t // strips // groups, t // strips % groups, t % strips
-            first, block = strip * width, (strip * pb + place) * 2 * plane
-            last = min(first + width, columns)
-            sums = workspace(5 * width, x)
-            for own in range(place, b, pb):
-                at_part, to = (own * groups + g) * SUMS * step + first, own * FORMS * step + first
-                group_sums(dims, parameter_dims, dy, x, weight, own, g, first, last, blocks, block, plane, sums, width,
-                           part, at_part, step, forms, to, step, center, power, spans_m)  # fmt: skip
-        for task in prange(b):
-            i = np.int64(task)
-            at_part, to = i * groups * SUMS * step, i * FORMS * step
-            add_groups(m, part, at_part, step, SUMS * step, columns, power)
-            if not spans_m:
-                keep_sums(columns, part, at_part, step, kept, 2 * i * columns, columns)
-            weigh(dims, stats, i, 0, columns, part, at_part, step, forms, to, step, (taken, i * TAKEN * step),
-                  float(m * n), center, power, divisor, limit, x, spans_m)  # fmt: skip
+        kept = np.empty(1 if spans_m else 2 * b * c * n)
+        share(pool, b, prepare_sample, (dims, parameter_dims, x, weight, weight, stats, forms))
+        # 1 moments
+        given = dims, parameter_dims, dy, x, weight, blocks, part, forms
+        share(pool, pb * groups * strips, sum_groups, given)
+        share(pool, b, weigh_sample, (dims, stats, x, part, kept, forms, taken, divisor, limit))
         if spans_m:
             for o in range(pb * pm):
-                fold_blocks(dims, parameter_dims, blocks, strips, o, dweight, dbias)
+                fold_blocks(o, dims, parameter_dims, blocks, strips, dweight, dbias)
         else:
             for o in range(pb * pc * pn):
-                fold_columns(dims, parameter_dims, kept, o, dweight, dbias)
+                fold_columns(o, dims, parameter_dims, kept, dweight, dbias)
         # 2 normalize
-        height = height_of(dims)
-        heights = (m + height - 1) // height
-        for task in prange(b * heights):
-            t = np.int64(task)
-            i, top = t // heights, t % heights * height
-            region_dx(dims, parameter_dims, dy, x, weight, dx, i, top, min(top + height, m), 0, columns, forms,
-                      i * FORMS * step, step, (taken, i * TAKEN * step), NEXT, power, spans_m)  # fmt: skip
+        share(pool, b * heights_of(dims), derive_block, (dims, parameter_dims, dy, x, weight, dx, forms, taken))
 
     return columns_backward_split

@@ -6,12 +6,10 @@ cache would hold. Without, they are bytes.
 
 from functools import cache
 
-import numpy as np
-from numba import prange
-
 from normzoo.backends.cpu.access import load, stream, zeros
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
+from normzoo.backends.cpu.sharing import share
 
 STEP = 64  # rows a task
 
@@ -41,39 +39,45 @@ def clear_row(target, i, streams):
 
 
 @cache
-def take(parallel, streams):
+def take(streams):
     """target[i] = source[index[i]]."""
 
-    @kernel(parallel)
+    @helper
+    def take_some(t, source, index, target):
+        for i in range(t * STEP, min((t + 1) * STEP, index.size)):
+            copy_row(source, index[i], target, i, streams)
+
+    @kernel
     def rows_take(
+        pool,  # see sharing.py
         source,  # (rows, width)
         index,  # (kept,) int64
         target,  # (kept, width), written
     ):
-        for task in prange((index.size + STEP - 1) // STEP):
-            first = np.int64(task) * STEP
-            for i in range(first, min(first + STEP, index.size)):
-                copy_row(source, index[i], target, i, streams)
+        share(pool, (index.size + STEP - 1) // STEP, take_some, (source, index, target))
 
     return rows_take
 
 
 @cache
-def spread(parallel, streams):
+def spread(streams):
     """target[i] = source[place[i]], 0 where that is -1; where it is -2 target stays."""
 
-    @kernel(parallel)
+    @helper
+    def spread_some(t, source, place, target):
+        for i in range(t * STEP, min((t + 1) * STEP, place.size)):
+            if place[i] >= 0:
+                copy_row(source, place[i], target, i, streams)
+            elif place[i] == -1:
+                clear_row(target, i, streams)
+
+    @kernel
     def rows_spread(
+        pool,  # see sharing.py
         source,  # (kept, width)
         place,  # (rows,) int64
         target,  # (rows, width), written
     ):
-        for task in prange((place.size + STEP - 1) // STEP):
-            first = np.int64(task) * STEP
-            for i in range(first, min(first + STEP, place.size)):
-                if place[i] >= 0:
-                    copy_row(source, place[i], target, i, streams)
-                elif place[i] == -1:
-                    clear_row(target, i, streams)
+        share(pool, (place.size + STEP - 1) // STEP, spread_some, (source, place, target))
 
     return rows_spread

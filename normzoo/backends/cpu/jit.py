@@ -13,7 +13,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numba
 from numba.core import types
@@ -21,7 +21,7 @@ from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler, DefaultPassBuilder
 from numba.core.compiler_machinery import register_pass
-from numba.core.typed_passes import NativeLowering, NativeParforLowering
+from numba.core.typed_passes import NativeLowering
 
 
 def _digest(data: bytes) -> int:
@@ -51,20 +51,13 @@ class _InlineLowering(NativeLowering):
     def run_pass(self, state: Any) -> bool:
         state.library = _InlineLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
         state.library.enable_object_caching()
-        with _context(state, get_executable=_no_executable):
+        context = state.targetctx
+        state.targetctx = copy.copy(context)
+        state.targetctx.get_executable = _no_executable
+        try:
             return super().run_pass(state)
-
-
-@contextlib.contextmanager
-def _context(state: Any, **own: Callable) -> Iterator[None]:
-    """Lowering with these methods of the target's context instead of its own."""
-    context = state.targetctx
-    state.targetctx = copy.copy(context)
-    vars(state.targetctx).update(own)
-    try:
-        yield
-    finally:
-        state.targetctx = context
+        finally:
+            state.targetctx = context
 
 
 def _no_executable(library: Any, fndesc: Any, env: Any) -> Callable:
@@ -72,53 +65,14 @@ def _no_executable(library: Any, fndesc: Any, env: Any) -> Callable:
     return [].append
 
 
-@register_pass(mutates_CFG=True, analysis_only=False)
-class _ParallelLowering(NativeParforLowering):
-    """Numba makes functions of each prange loop and of each thread's share of it: here they are part of the kernel, and
-    its code is optimized once instead of three times."""
-
-    _name = "normzoo_parallel_lowering"
-
-    def run_pass(self, state: Any) -> bool:
-        context = state.targetctx
-        state.library = context.codegen().create_library(state.func_id.func_qualname)
-        state.library.enable_object_caching()
-
-        def get_executable(library: Any, fndesc: Any, env: Any) -> Callable:
-            return (context.get_executable if library is state.library else _no_executable)(library, fndesc, env)
-
-        codegen = _InlineCodegen(context.codegen())
-        with _context(state, codegen=lambda: codegen, get_executable=get_executable):
-            return super().run_pass(state)
-
-
-class _InlineCodegen:
-    """Numba's way to LLVM, but for the libraries that it makes."""
-
-    def __init__(self, codegen: Any) -> None:
-        self._codegen = codegen
-
-    def create_library(self, name: str) -> _InlineLibrary:
-        return _InlineLibrary(self._codegen, name)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._codegen, name)
-
-
-class _Compiler(Compiler):
-    """Numba's, with these passes instead of its own."""
-
-    passes: ClassVar[dict] = {NativeParforLowering: _ParallelLowering}
+class _InlineCompiler(Compiler):
+    """Numba's, with this lowering instead of its own."""
 
     def define_pipelines(self) -> list:
         pipeline = DefaultPassBuilder.define_nopython_pipeline(self.state)
-        pipeline.passes = [(self.passes.get(p, p), why) for p, why in pipeline.passes]
+        pipeline.passes = [(_InlineLowering if p is NativeLowering else p, why) for p, why in pipeline.passes]
         pipeline.finalize()
         return [pipeline]
-
-
-class _InlineCompiler(_Compiler):
-    passes: ClassVar[dict] = {NativeLowering: _InlineLowering}
 
 
 # How Numba compiles what only compiled code calls: with no way in from Python or C, and no machine code of its own.
@@ -164,8 +118,13 @@ class _Cache(FunctionCache):
 
     def __init__(self, function: Callable) -> None:
         super().__init__(function)
+        self._name = function.__qualname__
         numbered = self._cache_file
         self._cache_file = _Files(self._cache_path, self._impl.filename_base, (SOURCE, numbered._source_stamp))
+
+    def _index_key(self, sig: Any, codegen: Any) -> tuple:
+        """Numba's has a hash of what the function closes over. Helpers among it have no hash that lasts: flags do."""
+        return sig, codegen.magic_tuple(), self._name
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
@@ -188,30 +147,41 @@ class _Cache(FunctionCache):
             self.disable()
 
 
-def _name(function: Callable, parallel: bool) -> str:
-    """With the flags: Numba names machine code by the function's name, its types and a number of the process. What two
-    processes wrote to the disk cache may carry one number, and one name would be found for another in a third."""
-    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    flags = ", ".join(f"{name}={cell.cell_contents}" for name, cell in cells if name != "parallel")
-    return f"{function.__qualname__}({', '.join(filter(None, (flags, f'parallel={parallel}')))})"
+def _flags(function: Callable) -> dict[str, Any]:
+    """What a kernel and its helpers close over, by name."""
+    found: dict[str, Any] = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        value = cell.cell_contents
+        found |= _flags(plain(value)) if callable(value) else {name: value}
+    return found
 
 
-def kernel(parallel: bool) -> Any:
-    """Decorator of a kernel; with `parallel`, its prange loops run on Numba's threads."""
+def kernel(function: Callable) -> Any:
+    """A function that Python calls.
 
-    def decorate(function: Callable) -> Callable:
-        function.__qualname__ = _name(function, parallel)
-        options: Any = {"parallel": parallel, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
-        options["pipeline_class"] = _Compiler
-        try:
-            made: Any = numba.njit(cache=True, **options)(function)
-            if made is not function:  # Numba is not switched off
-                made._cache = _Cache(function)
-            return made
-        except RuntimeError:  # no directory can be written: compile anew in each process
-            return numba.njit(**options)(function)
+    Its flags are part of its name: Numba names machine code by the function's name, its types and a number of the
+    process. What two processes wrote to the disk cache may carry one number, and one name would be found for another
+    in a third.
+    """
+    flags = ", ".join(f"{name}={value}" for name, value in sorted(_flags(function).items()))
+    function.__qualname__ += f"({flags})"
+    options: Any = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+    try:
+        made: Any = numba.njit(cache=True, **options)(function)
+        if made is not function:  # Numba is not switched off
+            made._cache = _Cache(function)
+        return made
+    except RuntimeError:  # no directory can be written: compile anew in each process
+        return numba.njit(**options)(function)
 
-    return decorate
+
+def cache_directory() -> str | None:
+    """Where Numba keeps kernels on disk; None where it finds no directory that it can write to."""
+
+    @kernel
+    def beside_this_source() -> None: ...
+
+    return beside_this_source.stats.cache_path
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ whole sets; in `rows_split.py` all threads share each set.
 from functools import cache
 
 import numpy as np
-from numba import prange
 
 from normzoo.backends.cpu.access import at, load, load_n, prefetch, put, stream, zeros
 from normzoo.backends.cpu.arithmetic import fma, keep, lane, magnitude, narrow, splat, total, wide
@@ -25,6 +24,7 @@ from normzoo.backends.cpu.moments import (
     standardize,
     write,
 )
+from normzoo.backends.cpu.sharing import share
 
 CHUNK = 2048  # values: two arrays of float32 fill half a level-1 cache; at most 64 additions a lane
 AHEAD = 8192  # values of a set, up to which the next one is fetched into the level-1 and level-2 caches meanwhile
@@ -206,11 +206,32 @@ def next_set(dims):
 
 
 @cache
-def forward(center, power, spans_n, parallel, streams):
+def forward(center, power, spans_n, streams):
     """Statistics and y, one set at a time; with `streams` past the caches, which asks for runs of whole lines."""
 
-    @kernel(parallel)
+    @helper
+    def one_set(s, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp):
+        _, m, _, n = dims
+        start = set_at(dims, s)[2]
+        chunks = chunking(m, n)[2]
+        # 1 moments
+        count, mean, spread = chunk_moments(dims, x, start, 0, center)
+        for h in range(1, chunks):
+            count_h, mean_h, spread_h = chunk_moments(dims, x, start, h, center)
+            count, mean, spread = merge(count, mean, spread, count_h, mean_h, spread_h)
+        if power == 1:
+            spread = 0.0
+            for h in range(chunks):
+                spread += chunk_deviations(dims, x, start, h, mean)
+        finish(dims, x, start, mean, spread, stats, s, center, power, divisor, eps, clamp)
+        # 2 normalize
+        ahead = next_set(dims)
+        for h in range(chunks):
+            chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, s, h, spans_n, streams, ahead)
+
+    @kernel
     def rows_forward(
+        pool,  # see sharing.py
         dims,  # (b, m, c, n)
         parameter_dims,  # (pb, pm, pc, pn)
         x,
@@ -222,24 +243,7 @@ def forward(center, power, spans_n, parallel, streams):
         eps,  # float
         clamp,  # bool
     ):
-        b, m, c, n = dims
-        ahead = next_set(dims)
-        for t in prange(b * c):
-            s = np.int64(t)  # prange counts in uint64
-            start = set_at(dims, s)[2]
-            chunks = chunking(m, n)[2]
-            # 1 moments
-            count, mean, spread = chunk_moments(dims, x, start, 0, center)
-            for h in range(1, chunks):
-                count_h, mean_h, spread_h = chunk_moments(dims, x, start, h, center)
-                count, mean, spread = merge(count, mean, spread, count_h, mean_h, spread_h)
-            if power == 1:
-                spread = 0.0
-                for h in range(chunks):
-                    spread += chunk_deviations(dims, x, start, h, mean)
-            finish(dims, x, start, mean, spread, stats, s, center, power, divisor, eps, clamp)
-            # 2 normalize
-            for h in range(chunks):
-                chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, s, h, spans_n, streams, ahead)
+        sets = dims[0] * dims[2]
+        share(pool, sets, one_set, (dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp))
 
     return rows_forward

@@ -8,7 +8,6 @@ and dy * xhat, one pair a chunk, or a run where the parameters vary along m. Bot
 from functools import cache
 
 import numpy as np
-from numba import prange
 
 from normzoo.backends.cpu.access import at, load_n, prefetch, put, workspace, zeros
 from normzoo.backends.cpu.arithmetic import fma, keep, lane, narrow, sign, splat, total, wide
@@ -31,6 +30,7 @@ from normzoo.backends.cpu.rows import (
     set_at,
     stats_of,
 )
+from normzoo.backends.cpu.sharing import share
 
 SETS_PER_BLOCK = 64  # whose parameter gradients are added up in the computing type, before they go on in float64
 
@@ -200,9 +200,17 @@ def set_of_cell(dims, parameter_dims, cell, u):
 
 
 @helper
-def fold_blocks(parameter_dims, blocks, per_cell, r, cell, first, dweight, dbias):
-    """Add up the blocks (cells, per_cell, 2, pm, pn) to LANES gradients of row r of a cell, in order."""
+def lines_of(pn):
+    """Vectors in a row of parameters."""
+    return (pn + LANES - 1) // LANES
+
+
+@helper
+def fold_blocks(o, parameter_dims, blocks, per_cell, dweight, dbias):
+    """Add up the blocks (cells, per_cell, 2, pm, pn) to LANES gradients, the vector o of (cells, pm, pn), in order."""
     _, pm, pc, pn = parameter_dims
+    lines = lines_of(pn)
+    r, cell, first = o // lines % pm, o // lines // pm, o % lines * LANES
     left = min(pn - first, LANES)
     w, v = splat(0.0), splat(0.0)
     for t in range(per_cell):
@@ -215,7 +223,7 @@ def fold_blocks(parameter_dims, blocks, per_cell, r, cell, first, dweight, dbias
 
 
 @helper
-def fold_sums(dims, parameter_dims, sums, o, dweight, dbias):
+def fold_sums(o, dims, parameter_dims, sums, dweight, dbias):
     """Add up the pairs of all sets that share the parameter o, in order."""
     b, m, c, n = dims
     pb, pm, pc, _ = parameter_dims
@@ -234,11 +242,48 @@ def fold_sums(dims, parameter_dims, sums, o, dweight, dbias):
 
 
 @cache
-def backward(center, power, spans_n, parallel):
+def backward(center, power, spans_n):
     """dx and the parameters' gradients, one set at a time."""
 
-    @kernel(parallel)
+    @helper
+    def some_sets(
+        t, dims, parameter_dims, dy, x, weight, stats, dx, blocks, sums, sets, size, per_cell, divisor, limit
+    ):
+        _, m, _, n = dims
+        _, pm, _, pn = parameter_dims
+        chunks = chunking(m, n)[2]
+        ahead = next_set(dims)
+        block = t * 2 * pm * pn
+        if spans_n:
+            blocks[block : block + 2 * pm * pn] = 0
+        for u in range(t % per_cell * size, min((t % per_cell + 1) * size, sets)):
+            s = set_of_cell(dims, parameter_dims, t // per_cell, u) if spans_n else t
+            i, j, start = set_at(dims, s)
+            mean, rstd = stats_of(dims, stats, s)
+            affine = affine_of(splat(mean), splat(rstd), x)
+            # 1 moments
+            g, gx, signs = 0.0, 0.0, 0.0
+            for h in range(chunks):
+                if spans_n:
+                    g_h, gx_h, signs_h = chunk_sums_n(
+                        dims, parameter_dims, dy, x, weight, affine, blocks, block, i, j, start, h, center, power
+                    )
+                else:
+                    slot = s * slots_of(dims, parameter_dims)
+                    g_h, gx_h, signs_h = chunk_sums(
+                        dims, parameter_dims, dy, x, weight, affine, sums, slot, i, j, start, h, center, power
+                    )
+                g += g_h
+                gx += gx_h
+                signs += signs_h
+            # 2 normalize
+            means = means_of(g, gx, signs, rstd, float(m * n), center, divisor, limit)
+            for h in range(chunks):
+                chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, i, j, start, h, power, spans_n, means, ahead)
+
+    @kernel
     def rows_backward(
+        pool,  # see sharing.py
         dims,  # (b, m, c, n)
         parameter_dims,  # (pb, pm, pc, pn)
         dy,
@@ -251,11 +296,8 @@ def backward(center, power, spans_n, parallel):
         divisor,  # float: m*n, or 1 for totals
         limit,  # float: rstd of a clamped set, or inf
     ):
-        b, m, c, n = dims
+        b, _, c, _ = dims
         pb, pm, pc, pn = parameter_dims
-        chunks = chunking(m, n)[2]
-        k = float(m * n)
-        ahead = next_set(dims)
         cells = pb * pc
         if spans_n:
             sets, size = sets_of_cell(dims, parameter_dims)
@@ -267,47 +309,11 @@ def backward(center, power, spans_n, parallel):
             cells = b * c
             blocks = workspace(1, weight)
             sums = np.empty(2 * b * c * slots_of(dims, parameter_dims))
-        for task in prange(cells * per_cell):
-            t = np.int64(task)
-            block = t * 2 * pm * pn
-            if spans_n:
-                blocks[block : block + 2 * pm * pn] = 0
-            for u in range(t % per_cell * size, min((t % per_cell + 1) * size, sets)):
-                s = set_of_cell(dims, parameter_dims, t // per_cell, u) if spans_n else t
-                i, j, start = set_at(dims, s)
-                mean, rstd = stats_of(dims, stats, s)
-                affine = affine_of(splat(mean), splat(rstd), x)
-                # 1 moments
-                g, gx, signs = 0.0, 0.0, 0.0
-                for h in range(chunks):
-                    if spans_n:
-                        g_h, gx_h, signs_h = chunk_sums_n(
-                            dims, parameter_dims, dy, x, weight, affine, blocks, block, i, j, start, h, center, power
-                        )
-                    else:
-                        slot = s * slots_of(dims, parameter_dims)
-                        g_h, gx_h, signs_h = chunk_sums(
-                            dims, parameter_dims, dy, x, weight, affine, sums, slot, i, j, start, h, center, power
-                        )
-                    g += g_h
-                    gx += gx_h
-                    signs += signs_h
-                # 2 normalize
-                means = means_of(g, gx, signs, rstd, k, center, divisor, limit)
-                for h in range(chunks):
-                    chunk_dx(
-                        dims, parameter_dims, dy, x, weight, affine, dx, i, j, start, h, power, spans_n, means, ahead
-                    )
+        given = dims, parameter_dims, dy, x, weight, stats, dx, blocks, sums, sets, size, per_cell, divisor, limit
+        share(pool, cells * per_cell, some_sets, given)
         if spans_n:
-            pieces = (pn + LANES - 1) // LANES
-            for task in prange(cells * pm * pieces):
-                o = np.int64(task)
-                fold_blocks(
-                    parameter_dims, blocks, per_cell, o // pieces % pm, o // pieces // pm, o % pieces * LANES,
-                    dweight, dbias,
-                )  # fmt: skip
+            share(pool, cells * pm * lines_of(pn), fold_blocks, (parameter_dims, blocks, per_cell, dweight, dbias))
         else:
-            for task in prange(pb * pm * pc):
-                fold_sums(dims, parameter_dims, sums, np.int64(task), dweight, dbias)
+            share(pool, pb * pm * pc, fold_sums, (dims, parameter_dims, sums, dweight, dbias))
 
     return rows_backward

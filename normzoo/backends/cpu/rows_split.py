@@ -3,12 +3,10 @@
 from functools import cache
 
 import numpy as np
-from numba import prange
 
 from normzoo.backends.cpu.access import workspace
 from normzoo.backends.cpu.arithmetic import splat
-from normzoo.backends.cpu.jit import kernel
-from normzoo.backends.cpu.lanes import LANES
+from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.moments import affine_of, merge
 from normzoo.backends.cpu.rows import (
     chunk_apply,
@@ -25,19 +23,48 @@ from normzoo.backends.cpu.rows_gradients import (
     chunk_sums_n,
     fold_blocks,
     fold_sums,
+    lines_of,
     means_of,
     set_of_cell,
     sets_of_cell,
     slots_of,
 )
+from normzoo.backends.cpu.sharing import share
 
 
 @cache
-def forward(center, power, spans_n, parallel):
-    """Statistics and y."""
+def normalizing(spans_n):
+    @helper
+    def normalize_chunk(t, dims, parameter_dims, x, weight, bias, y, stats):
+        chunks = chunking(dims[1], dims[3])[2]
+        chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, t // chunks, t % chunks, spans_n, False, 0)
 
-    @kernel(parallel)
+    return normalize_chunk
+
+
+@cache
+def forward(center, power, spans_n):
+    """Statistics and y."""
+    normalize_chunk = normalizing(spans_n)
+
+    @helper
+    def sum_chunk(t, dims, x, part):
+        chunks = part.shape[1]
+        s, h = t // chunks, t % chunks
+        count, mean, spread = chunk_moments(dims, x, set_at(dims, s)[2], h, center)
+        part[s, h, 0] = count
+        part[s, h, 1] = mean
+        part[s, h, 2] = spread
+
+    @helper
+    def sum_deviations(t, dims, x, part):
+        chunks = part.shape[1]
+        s, h = t // chunks, t % chunks
+        part[s, h, 0] = chunk_deviations(dims, x, set_at(dims, s)[2], h, part[s, 0, 1])
+
+    @kernel
     def rows_forward_split(
+        pool,  # see sharing.py
         dims,  # (b, m, c, n)
         parameter_dims,  # (pb, pm, pc, pn)
         x,
@@ -53,13 +80,7 @@ def forward(center, power, spans_n, parallel):
         chunks = chunking(m, n)[2]
         part = np.empty((b * c, chunks, 3))  # count, mean, m2
         # 1 moments
-        for task in prange(b * c * chunks):
-            t = np.int64(task)
-            s, h = t // chunks, t % chunks
-            count, mean, spread = chunk_moments(dims, x, set_at(dims, s)[2], h, center)
-            part[s, h, 0] = count
-            part[s, h, 1] = mean
-            part[s, h, 2] = spread
+        share(pool, b * c * chunks, sum_chunk, (dims, x, part))
         for s in range(b * c):
             count, mean, spread = part[s, 0, 0], part[s, 0, 1], part[s, 0, 2]
             for h in range(1, chunks):
@@ -67,10 +88,7 @@ def forward(center, power, spans_n, parallel):
             part[s, 0, 1] = mean
             part[s, 0, 2] = spread
         if power == 1:
-            for task in prange(b * c * chunks):
-                t = np.int64(task)
-                s, h = t // chunks, t % chunks
-                part[s, h, 0] = chunk_deviations(dims, x, set_at(dims, s)[2], h, part[s, 0, 1])
+            share(pool, b * c * chunks, sum_deviations, (dims, x, part))
             for s in range(b * c):
                 part[s, 0, 2] = 0.0
                 for h in range(chunks):
@@ -79,19 +97,19 @@ def forward(center, power, spans_n, parallel):
             mean, spread = part[s, 0, 1], part[s, 0, 2]
             finish(dims, x, set_at(dims, s)[2], mean, spread, stats, s, center, power, divisor, eps, clamp)
         # 2 normalize
-        for task in prange(b * c * chunks):
-            t = np.int64(task)
-            chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, t // chunks, t % chunks, spans_n, False, 0)
+        share(pool, b * c * chunks, normalize_chunk, (dims, parameter_dims, x, weight, bias, y, stats))
 
     return rows_forward_split
 
 
 @cache
-def apply(spans_n, parallel):
+def apply(spans_n):
     """y from given statistics."""
+    normalize_chunk = normalizing(spans_n)
 
-    @kernel(parallel)
+    @kernel
     def rows_apply(
+        pool,  # see sharing.py
         dims,  # (b, m, c, n)
         parameter_dims,  # (pb, pm, pc, pn)
         x,
@@ -102,19 +120,63 @@ def apply(spans_n, parallel):
     ):
         b, m, c, n = dims
         chunks = chunking(m, n)[2]
-        for task in prange(b * c * chunks):
-            t = np.int64(task)
-            chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, t // chunks, t % chunks, spans_n, False, 0)
+        share(pool, b * c * chunks, normalize_chunk, (dims, parameter_dims, x, weight, bias, y, stats))
 
     return rows_apply
 
 
 @cache
-def backward(center, power, spans_n, parallel):
+def backward(center, power, spans_n):
     """dx and the parameters' gradients."""
 
-    @kernel(parallel)
+    @helper
+    def sum_chunks_n(t, dims, parameter_dims, dy, x, weight, stats, blocks, part):
+        """One chunk of all sets that share their parameters; runs that do have blocks apart."""
+        _, pm, _, pn = parameter_dims
+        _, pieces, chunks = chunking(dims[1], dims[3])
+        cell, h = t // chunks, t % chunks
+        per_cell = chunks // pieces if pm == 1 else 1
+        block = (cell * per_cell + (h // pieces if pm == 1 else 0)) * 2 * pm * pn
+        for u in range(sets_of_cell(dims, parameter_dims)[0]):
+            s = set_of_cell(dims, parameter_dims, cell, u)
+            i, j, start = set_at(dims, s)
+            mean, rstd = stats_of(dims, stats, s)
+            affine = affine_of(splat(mean), splat(rstd), x)
+            g, gx, signs = chunk_sums_n(
+                dims, parameter_dims, dy, x, weight, affine, blocks, block, i, j, start, h, center, power
+            )
+            part[s, h, 0] = g
+            part[s, h, 1] = gx
+            part[s, h, 2] = signs
+
+    @helper
+    def sum_chunk(t, dims, parameter_dims, dy, x, weight, stats, sums, part):
+        chunks = part.shape[1]
+        s, h = t // chunks, t % chunks
+        i, j, start = set_at(dims, s)
+        mean, rstd = stats_of(dims, stats, s)
+        affine = affine_of(splat(mean), splat(rstd), x)
+        slot = s * slots_of(dims, parameter_dims)
+        g, gx, signs = chunk_sums(
+            dims, parameter_dims, dy, x, weight, affine, sums, slot, i, j, start, h, center, power
+        )
+        part[s, h, 0] = g
+        part[s, h, 1] = gx
+        part[s, h, 2] = signs
+
+    @helper
+    def derive_chunk(t, dims, parameter_dims, dy, x, weight, stats, dx, part):
+        chunks = part.shape[1]
+        s, h = t // chunks, t % chunks
+        i, j, start = set_at(dims, s)
+        mean, rstd = stats_of(dims, stats, s)
+        affine = affine_of(splat(mean), splat(rstd), x)
+        means = part[s, 0, 0], part[s, 0, 1], part[s, 0, 2]
+        chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, i, j, start, h, power, spans_n, means, 0)
+
+    @kernel
     def rows_backward_split(
+        pool,  # see sharing.py
         dims,  # (b, m, c, n)
         parameter_dims,  # (pb, pm, pc, pn)
         dy,
@@ -133,48 +195,19 @@ def backward(center, power, spans_n, parallel):
         k = float(m * n)
         part = np.empty((b * c, chunks, 3))  # sums of g, g * xhat, sign(x - mean)
         # 1 moments
-        if spans_n:  # a task takes one chunk of all sets that share their parameters; runs that do have blocks apart
-            sets = sets_of_cell(dims, parameter_dims)[0]
+        if spans_n:
             cells = pb * pc
             per_cell = chunks // pieces if pm == 1 else 1
             blocks = workspace(cells * per_cell * 2 * pm * pn, weight)
             blocks[:] = 0
-            for task in prange(cells * chunks):
-                t = np.int64(task)
-                cell, h = t // chunks, t % chunks
-                block = (cell * per_cell + (h // pieces if pm == 1 else 0)) * 2 * pm * pn
-                for u in range(sets):
-                    s = set_of_cell(dims, parameter_dims, cell, u)
-                    i, j, start = set_at(dims, s)
-                    mean, rstd = stats_of(dims, stats, s)
-                    affine = affine_of(splat(mean), splat(rstd), x)
-                    g, gx, signs = chunk_sums_n(
-                        dims, parameter_dims, dy, x, weight, affine, blocks, block, i, j, start, h, center, power
-                    )
-                    part[s, h, 0] = g
-                    part[s, h, 1] = gx
-                    part[s, h, 2] = signs
-            for cell in range(cells):
-                for r in range(pm):
-                    for first in range(0, pn, LANES):
-                        fold_blocks(parameter_dims, blocks, per_cell, r, cell, first, dweight, dbias)
+            share(pool, cells * chunks, sum_chunks_n, (dims, parameter_dims, dy, x, weight, stats, blocks, part))
+            for o in range(cells * pm * lines_of(pn)):
+                fold_blocks(o, parameter_dims, blocks, per_cell, dweight, dbias)
         else:
-            slots = slots_of(dims, parameter_dims)
-            sums = np.empty(2 * b * c * slots)
-            for task in prange(b * c * chunks):
-                t = np.int64(task)
-                s, h = t // chunks, t % chunks
-                i, j, start = set_at(dims, s)
-                mean, rstd = stats_of(dims, stats, s)
-                affine = affine_of(splat(mean), splat(rstd), x)
-                g, gx, signs = chunk_sums(
-                    dims, parameter_dims, dy, x, weight, affine, sums, s * slots, i, j, start, h, center, power
-                )
-                part[s, h, 0] = g
-                part[s, h, 1] = gx
-                part[s, h, 2] = signs
+            sums = np.empty(2 * b * c * slots_of(dims, parameter_dims))
+            share(pool, b * c * chunks, sum_chunk, (dims, parameter_dims, dy, x, weight, stats, sums, part))
             for o in range(pb * pm * pc):
-                fold_sums(dims, parameter_dims, sums, o, dweight, dbias)
+                fold_sums(o, dims, parameter_dims, sums, dweight, dbias)
         for s in range(b * c):
             g, gx, signs = 0.0, 0.0, 0.0
             for h in range(chunks):
@@ -186,13 +219,6 @@ def backward(center, power, spans_n, parallel):
             part[s, 0, 1] = gx
             part[s, 0, 2] = signs
         # 2 normalize
-        for task in prange(b * c * chunks):
-            t = np.int64(task)
-            s, h = t // chunks, t % chunks
-            i, j, start = set_at(dims, s)
-            mean, rstd = stats_of(dims, stats, s)
-            affine = affine_of(splat(mean), splat(rstd), x)
-            means = part[s, 0, 0], part[s, 0, 1], part[s, 0, 2]
-            chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, i, j, start, h, power, spans_n, means, 0)
+        share(pool, b * c * chunks, derive_chunk, (dims, parameter_dims, dy, x, weight, stats, dx, part))
 
     return rows_backward_split

@@ -8,7 +8,7 @@ from normzoo.backends.cpu.jit import kernel
 
 @cache
 def update():
-    @kernel(False)
+    @kernel
     def running_update(
         running_mean,  # (channels,) float32 or float64
         running_var,  # the same
@@ -32,7 +32,7 @@ def update():
 
 @cache
 def constants():
-    @kernel(False)
+    @kernel
     def running_constants(
         mean,  # (channels,) float32 or float64
         variance,  # the same

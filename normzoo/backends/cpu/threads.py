@@ -1,4 +1,4 @@
-"""Whether a kernel may run on Numba's threads here and now. Its serial variant gives the same bits.
+"""Whether a kernel may run on Numba's threads here and now. Alone it gives the same bits.
 
 GNU OpenMP ends, or stops for ever, a forked child that starts threads after its parent did. The layer "workqueue",
 which Numba takes where there is neither TBB nor OpenMP, ends the process where two threads start loops at once, or
@@ -15,6 +15,7 @@ from typing import Any
 import numba
 from numba.np.ufunc import parallel
 
+from normzoo.backends.cpu.sharing import ALONE, pool
 from normzoo.subnormals import mode
 
 _one_at_a_time = threading.Lock()  # loops on a workqueue
@@ -31,24 +32,24 @@ def _owner() -> int:
 _process = _owner()
 
 
-def guarded(make: Callable[[bool], Callable[..., Any]]) -> Callable[..., Any]:
-    """A kernel that runs on threads where it may, else its serial variant; `make(on_threads)` compiles either."""
+def guarded(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """A kernel that runs on Numba's threads where it may, else on the caller's alone, whatever pool it is given."""
     if os.getpid() != _process:
-        return make(False)
+        return kernel
     numba.get_num_threads()  # lets Numba choose its layer, for as long as the process lives
-    threaded = make(True)
+    threads = pool()
 
-    def call(*arguments: Any) -> None:
-        (threaded if os.getpid() == _process and not mode.alone else make(False))(*arguments)
+    def call(_: int, *arguments: Any) -> None:
+        kernel(threads if os.getpid() == _process and not mode.alone else ALONE, *arguments)
 
-    def call_alone(*arguments: Any) -> None:
+    def call_one_at_a_time(_: int, *arguments: Any) -> None:
         if os.getpid() != _process or mode.alone or _in_a_loop():
-            make(False)(*arguments)
+            kernel(ALONE, *arguments)
             return
         with _one_at_a_time:
-            threaded(*arguments)
+            kernel(threads, *arguments)
 
-    return call_alone if numba.threading_layer() == "workqueue" else call
+    return call_one_at_a_time if numba.threading_layer() == "workqueue" else call
 
 
 def _in_a_loop() -> bool:

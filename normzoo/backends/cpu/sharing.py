@@ -1,0 +1,125 @@
+"""Loops whose turns threads share: `share` in a kernel, and the pool of threads that it is given.
+
+A pool is where two addresses stand, of the function of Numba's threading layer that runs something on its threads and
+of the one that tells how many there are; ALONE is no pool. One kernel serves both ways: the same machine code works on
+a run of turns.
+"""
+
+import ctypes
+from functools import lru_cache
+
+from llvmlite import binding, ir
+from numba.core import cgutils, types
+from numba.extending import lower_builtin, type_callable
+
+ALONE = 0
+POOL = types.int64
+
+_INT = ir.IntType(64)
+_BYTES = ir.IntType(8).as_pointer()
+_WORK = ir.FunctionType(ir.VoidType(), [_BYTES.as_pointer(), _INT.as_pointer(), _INT.as_pointer(), _BYTES])
+
+
+def pool() -> int:
+    """Numba's threads, which must have been started."""
+    return ctypes.addressof(_addresses())
+
+
+@lru_cache(maxsize=1)
+def _addresses() -> ctypes.Array:
+    names = "numba_parallel_for", "get_num_threads"
+    return (ctypes.c_void_p * 2)(*map(binding.address_of_symbol, names))
+
+
+def share(pool, turns, work, arguments):
+    """work(t, *arguments) for each t of `turns`: each thread takes one run of neighbours.
+
+    Args:
+        pool: the threads, or ALONE.
+        work: a helper, which returns nothing.
+
+    Raises:
+        MemoryError: there was none for some turn; others may have been taken.
+    """
+    for t in range(turns):
+        work(t, *arguments)
+
+
+@type_callable(share)
+def _type_of_share(context):
+    def rule(pool, turns, work, arguments):
+        work.get_call_type(context, (types.int64, *arguments.types), {})  # compiles it
+        return types.none
+
+    return rule
+
+
+@lower_builtin(share, POOL, types.Integer, types.Dispatcher, types.BaseTuple)
+def _lower_share(context, builder, signature, given):
+    _, _, work, arguments = signature.args
+    taken = types.int64, *arguments.types
+    called = work.get_call_type(context.typing_context, taken, {})
+    compiled = work.dispatcher.get_compile_result(called)
+    context.active_code_library.add_linking_library(compiled.library)
+    pool, turns, _, arguments = given
+    with builder.if_then(builder.icmp_signed(">", turns, _INT(0))):
+        failed = _launch(context, builder, compiled.fndesc, taken, pool, turns, arguments)
+        with builder.if_then(failed, likely=False):
+            context.call_conv.return_user_exc(builder, MemoryError, ("no memory for a kernel's working space",))
+    return context.get_dummy_value()
+
+
+def _launch(context, builder, called, taken, pool, turns, arguments):
+    kind = ir.LiteralStructType([_INT, _INT, _INT, arguments.type])  # turns, threads, failures, arguments
+    shared = cgutils.alloca_once(builder, kind)
+    run = _run_of_turns(context, builder.module, called, taken, kind)
+    alone = builder.icmp_signed("==", pool, _INT(ALONE))
+    addresses = builder.inttoptr(pool, _BYTES.as_pointer())
+
+    def function(i, kind):
+        return builder.bitcast(builder.load(builder.gep(addresses, [_INT(i)])), kind.as_pointer())
+
+    threads = cgutils.alloca_once_value(builder, _INT(1))
+    with builder.if_then(builder.not_(alone)):
+        number = builder.call(function(1, ir.FunctionType(ir.IntType(32), [])), [])
+        builder.store(builder.sext(number, _INT), threads)
+    count = builder.load(threads)
+    for i, value in enumerate((turns, count, _INT(0), arguments)):
+        builder.store(value, cgutils.gep_inbounds(builder, shared, 0, i))
+
+    # What the pool calls gets this pointer, advanced by a step for each part before it: it is the number of the part.
+    first = cgutils.alloca_once_value(builder, ir.Constant(_BYTES, None))
+    parts, step = cgutils.alloca_once_value(builder, count), cgutils.alloca_once_value(builder, _INT(1))
+    data = builder.bitcast(shared, _BYTES)
+    with builder.if_else(alone) as (without, within):
+        with without:
+            builder.call(run, [first, parts, step, data])
+        with within:
+            sizes = [_INT] * 2
+            pool_kind = ir.FunctionType(
+                ir.VoidType(), [_BYTES, first.type, parts.type, step.type, _BYTES, *sizes, ir.IntType(32)]
+            )
+            start = function(0, pool_kind)
+            number = builder.trunc(count, ir.IntType(32))
+            builder.call(start, [builder.bitcast(run, _BYTES), first, parts, step, data, _INT(0), _INT(1), number])
+    failures = builder.load(cgutils.gep_inbounds(builder, shared, 0, 2))
+    return builder.icmp_signed("!=", failures, _INT(0))
+
+
+def _run_of_turns(context, module, called, taken, kind):
+    """A function that a pool calls for one of its parts: turns in a row."""
+    run = ir.Function(module, _WORK, module.get_unique_name(f"turns_of_{called.mangled_name}"))
+    run.linkage = "internal"
+    builder = ir.IRBuilder(run.append_basic_block("entry"))
+    part = builder.ptrtoint(builder.load(run.args[0]), _INT)
+    shared = builder.bitcast(run.args[3], kind.as_pointer())
+    turns, threads, arguments = (builder.load(cgutils.gep_inbounds(builder, shared, 0, i)) for i in (0, 1, 3))
+    elements = cgutils.unpack_tuple(builder, arguments)
+    start = builder.sdiv(builder.mul(part, turns), threads)
+    stop = builder.sdiv(builder.mul(builder.add(part, _INT(1)), turns), threads)
+    with cgutils.for_range_slice(builder, start, stop, _INT(1), _INT) as (turn, _):
+        status, _ = context.call_internal_no_propagate(builder, called, types.none(*taken), [turn, *elements])
+        with builder.if_then(status.is_error, likely=False):
+            builder.store(_INT(1), cgutils.gep_inbounds(builder, shared, 0, 2))
+    builder.ret_void()
+    return run

@@ -1,0 +1,70 @@
+"""Loops that threads share, by themselves: every turn is taken once, with a pool and without, and what fails is told."""
+
+import numba
+import numpy as np
+import pytest
+
+from normzoo.backends.cpu.jit import helper, kernel, plain
+from normzoo.backends.cpu.sharing import ALONE, pool, share
+
+
+@helper
+def count(t, found, step):
+    found[t] += step * (t + 1)
+
+
+@helper
+def fail(t, found, where):
+    if t == where:
+        raise MemoryError
+    found[t] += 1
+
+
+@kernel
+def counting(pool, turns, found, step):
+    share(pool, turns, count, (found, step))
+
+
+@kernel
+def failing(pool, turns, found, where):
+    share(pool, turns, fail, (found, where))
+    found[0] = 100
+
+
+@pytest.fixture(params=["alone", "pool"])
+def threads(request):
+    numba.get_num_threads()  # starts them
+    return ALONE if request.param == "alone" else pool()
+
+
+@pytest.mark.parametrize("turns", [-1, 0, 1, 2, 3, 1000])
+def test_every_turn_is_taken_once(turns, threads):
+    found = np.zeros(max(turns, 0) + 1)
+    counting(threads, turns, found, 0.5)
+    np.testing.assert_array_equal(found[:-1], 0.5 * np.arange(1, turns + 1))
+    assert found[-1] == 0
+
+
+def test_as_many_threads_as_numba_was_told(threads):
+    before = numba.get_num_threads()
+    numba.set_num_threads(1)
+    try:
+        found = np.zeros(7)
+        counting(threads, 7, found, 1)
+    finally:
+        numba.set_num_threads(before)
+    np.testing.assert_array_equal(found, np.arange(1, 8))
+
+
+@pytest.mark.parametrize("where", [0, 5, 9])
+def test_a_turn_without_memory_ends_the_kernel(where, threads):
+    found = np.zeros(10)
+    with pytest.raises(MemoryError, match="working space"):
+        failing(threads, 10, found, where)
+    assert found[0] < 100 and found[where] == 0
+
+
+def test_without_compilation_it_is_a_loop():
+    found = np.zeros(4)
+    share(ALONE, 4, plain(count), (found, 1))
+    np.testing.assert_array_equal(found, [1, 2, 3, 4])
