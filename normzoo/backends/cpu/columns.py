@@ -46,6 +46,13 @@ def width_of(dims):
 
 
 @helper
+def tiles_of(dims):
+    """Tiles of a sample: all of its rows, as many columns as `width_of` says."""
+    width = width_of(dims)
+    return (dims[2] * dims[3] + width - 1) // width
+
+
+@helper
 def groups_of(m):
     """Groups of rows."""
     return (m + GROUP - 1) // GROUP
@@ -305,10 +312,9 @@ def forward(center, power, spans_m):
     @helper
     def one_tile(t, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp):
         _, m, c, n = dims
-        columns, width = c * n, width_of(dims)
-        tiles = (columns + width - 1) // width
+        width, tiles = width_of(dims), tiles_of(dims)
         i, first = t // tiles, t % tiles * width
-        last = min(first + width, columns)
+        last = min(first + width, c * n)
         sums, forms = workspace(3 * width, x), workspace(FORMS * width, x)
         part = np.empty(groups_of(m) * 2 * width)
         # 1 moments
@@ -337,10 +343,7 @@ def forward(center, power, spans_m):
         eps,  # float
         clamp,  # bool
     ):
-        b, _, c, n = dims
-        width = width_of(dims)
-        tiles = (c * n + width - 1) // width
         given = dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp
-        share(pool, b * tiles, one_tile, given)
+        share(pool, dims[0] * tiles_of(dims), one_tile, given)
 
     return columns_forward

@@ -19,6 +19,7 @@ from normzoo.backends.cpu.columns import (
     groups_of,
     prepare,
     row_parameter,
+    tiles_of,
     width_of,
 )
 from normzoo.backends.cpu.jit import helper, kernel
@@ -301,8 +302,7 @@ def backward(center, power, spans_m):
     def some_tiles(t, dims, parameter_dims, dy, x, weight, stats, dx, blocks, kept, divisor, limit):
         b, m, c, n = dims
         pb = parameter_dims[0]
-        columns, width = c * n, width_of(dims)
-        tiles = (columns + width - 1) // width
+        columns, width, tiles = c * n, width_of(dims), tiles_of(dims)
         repeats = repeats_of(dims, parameter_dims) if spans_m else 1
         plane = block_of(dims, parameter_dims)
         place, first = t % pb, t // pb % tiles * width
@@ -346,8 +346,7 @@ def backward(center, power, spans_m):
     ):
         b, _, c, n = dims
         pb, pm, pc, pn = parameter_dims
-        width = width_of(dims)
-        tiles = (c * n + width - 1) // width
+        tiles = tiles_of(dims)
         repeats = repeats_of(dims, parameter_dims) if spans_m else 1
         per_place = (b // pb + repeats - 1) // repeats
         plane = block_of(dims, parameter_dims)

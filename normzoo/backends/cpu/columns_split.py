@@ -17,6 +17,7 @@ from normzoo.backends.cpu.columns import (
     merge_groups,
     prepare,
     region_apply,
+    tiles_of,
 )
 from normzoo.backends.cpu.columns_gradients import (
     SUMS,
@@ -62,13 +63,6 @@ def units_of(dims):
     return (dims[2] * dims[3] + unit - 1) // unit
 
 
-@helper
-def strips_of(dims):
-    """Strips of columns that a group is summed in."""
-    width = width_of(dims)
-    return (dims[2] * dims[3] + width - 1) // width
-
-
 @cache
 def normalizing(spans_m):
     @helper
@@ -101,8 +95,8 @@ def forward(center, power, spans_m):
     @helper
     def sum_group(t, dims, x, part):
         columns, step, width = dims[2] * dims[3], padded(dims), width_of(dims)
-        groups, strips = groups_of(dims[1]), strips_of(dims)
-        i, g, first = t // strips // groups, t // strips % groups, t % strips * width
+        groups, tiles = groups_of(dims[1]), tiles_of(dims)
+        i, g, first = t // tiles // groups, t // tiles % groups, t % tiles * width
         sums = workspace(3 * width, x)
         to = (i * groups + g) * 2 * step + first
         group_moments(dims, x, i, g, first, min(first + width, columns), sums, width, part, to, step, center)
@@ -141,7 +135,7 @@ def forward(center, power, spans_m):
         part = np.empty(b * groups_of(m) * 2 * step)
         forms = workspace(b * FORMS * step, x)
         # 1 moments
-        share(pool, b * groups_of(m) * strips_of(dims), sum_group, (dims, x, part))
+        share(pool, b * groups_of(m) * tiles_of(dims), sum_group, (dims, x, part))
         given = dims, parameter_dims, x, weight, bias, stats, part, forms, divisor, eps, clamp
         share(pool, b * units_of(dims), finish_unit, given)
         # 2 normalize
@@ -181,14 +175,14 @@ def backward(center, power, spans_m):
 
     @helper
     def sum_groups(t, dims, parameter_dims, dy, x, weight, blocks, part, forms):
-        """A task owns the rows of a group in the block of its strip."""
+        """A task owns the rows of a group in the block of its tile."""
         b, m, c, n = dims
         pb = parameter_dims[0]
         step, width = padded(dims), width_of(dims)
-        groups, strips = groups_of(m), strips_of(dims)
+        groups, tiles = groups_of(m), tiles_of(dims)
         plane = block_of(dims, parameter_dims)
-        place, g, strip = t // strips // groups, t // strips % groups, t % strips
-        first, block = strip * width, (strip * pb + place) * 2 * plane
+        place, g, tile = t // tiles // groups, t // tiles % groups, t % tiles
+        first, block = tile * width, (tile * pb + place) * 2 * plane
         last = min(first + width, c * n)
         sums = workspace(5 * width, x)
         for own in range(place, b, pb):
@@ -232,20 +226,20 @@ def backward(center, power, spans_m):
     ):
         b, m, c, n = dims
         pb, pm, pc, pn = parameter_dims
-        step, groups, strips = padded(dims), groups_of(m), strips_of(dims)
+        step, groups, tiles = padded(dims), groups_of(m), tiles_of(dims)
         part = np.empty(b * groups * SUMS * step)
         forms, taken = workspace(b * FORMS * step, x), workspace(b * TAKEN * step, x)
-        blocks = workspace(strips * pb * 2 * block_of(dims, parameter_dims) if spans_m else 1, weight)
+        blocks = workspace(tiles * pb * 2 * block_of(dims, parameter_dims) if spans_m else 1, weight)
         blocks[:] = 0
         kept = np.empty(1 if spans_m else 2 * b * c * n)
         share(pool, b, prepare_sample, (dims, parameter_dims, x, weight, weight, stats, forms))
         # 1 moments
         given = dims, parameter_dims, dy, x, weight, blocks, part, forms
-        share(pool, pb * groups * strips, sum_groups, given)
+        share(pool, pb * groups * tiles, sum_groups, given)
         share(pool, b, weigh_sample, (dims, stats, x, part, kept, forms, taken, divisor, limit))
         if spans_m:
             for o in range(pb * pm):
-                fold_blocks(o, dims, parameter_dims, blocks, strips, dweight, dbias)
+                fold_blocks(o, dims, parameter_dims, blocks, tiles, dweight, dbias)
         else:
             for o in range(pb * pc * pn):
                 fold_columns(o, dims, parameter_dims, kept, dweight, dbias)
