@@ -87,6 +87,8 @@ class Plan:
             y = made if self.back is None else made.transpose(self.back)
             if self.direct:
                 return y, made, False
+        elif self.plain and type(out) is np.ndarray and out.flags.num & READY == READY:
+            return out, out, False
         else:
             y = out
             placed = self.view.of(y)
