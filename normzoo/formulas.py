@@ -1,5 +1,7 @@
 """Steps that norms in NumPy share: moments that keep their digits, and the core of every backward pass. All float64."""
 
+from types import ModuleType
+
 import numpy as np
 
 from normzoo.backends.contract import Array
@@ -39,3 +41,10 @@ def summed(d: Array, shape: tuple[int, ...]) -> Array:
     lead = d.ndim - len(shape)
     axes = tuple(range(lead)) + tuple(lead + i for i, size in enumerate(shape) if size == 1 != d.shape[lead + i])
     return d.sum(axis=axes).reshape(shape)
+
+
+def special() -> ModuleType:
+    """scipy.special, when a norm first needs it: importing it takes nine times as long as all of this package."""
+    from scipy import special  # noqa: PLC0415
+
+    return special

@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy.special import erf
 
 from normzoo.arrays import check_number, check_shape
 from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm
-from normzoo.formulas import summed
+from normzoo.formulas import special, summed
 from normzoo.norm import entry
 from normzoo.saved import Pull
 from normzoo.zoo.layer_norm import axes
@@ -66,7 +65,7 @@ class Derf(ExactNorm):
     def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
         alpha, shift, weight, bias = (params[name] for name in ("alpha", "shift", "weight", "bias"))
         argument = alpha * x + shift
-        t = erf(argument)
+        t = special().erf(argument)
 
         def pull(dy: Array) -> dict[str, Array]:
             d = dy * weight * (2 / np.sqrt(np.pi)) * np.exp(-argument * argument)

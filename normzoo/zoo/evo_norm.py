@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy.special import expit
 
 from normzoo.arrays import check_number, check_size
 from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm
-from normzoo.formulas import reciprocal, standardized, summed
+from normzoo.formulas import reciprocal, special, standardized, summed
 from normzoo.norm import entry
 from normzoo.saved import Pull, Saved
 from normzoo.updates import replacing
@@ -196,7 +195,7 @@ class EvoNormS0(ExactNorm):
         weight, bias, v = (params[name].reshape(shape) for name in ("weight", "bias", "v"))
         members = tuple(range(2, len(cut)))
         hat, _, _, rstd = standardized(x.reshape(cut), members, self.eps)
-        gate = expit(v * x)
+        gate = special().expit(v * x)
         z = ((x * gate).reshape(cut) * rstd).reshape(whole)
         channel_axis = self.channel_axis
 
