@@ -4,6 +4,7 @@ import numba
 import numpy as np
 import pytest
 
+from normzoo.backends.cpu import sharing
 from normzoo.backends.cpu.jit import helper, kernel, plain
 from normzoo.backends.cpu.sharing import ALONE, pool, share
 
@@ -68,3 +69,10 @@ def test_without_compilation_it_is_a_loop():
     found = np.zeros(4)
     share(ALONE, 4, plain(count), (found, 1))
     np.testing.assert_array_equal(found, [1, 2, 3, 4])
+
+
+def test_a_numba_without_the_pool_runs_alone(monkeypatch):
+    monkeypatch.setattr(sharing, "_addresses", sharing._addresses.__wrapped__)
+    assert pool() != ALONE
+    monkeypatch.setattr(sharing.binding, "address_of_symbol", lambda name: None)
+    assert pool() == ALONE

@@ -21,8 +21,9 @@ _WORK = ir.FunctionType(ir.VoidType(), [_BYTES.as_pointer(), _INT.as_pointer(), 
 
 
 def pool() -> int:
-    """Numba's threads, which must have been started."""
-    return ctypes.addressof(_addresses())
+    """Numba's threads, which must have been started; ALONE where this version of Numba does not say where they are."""
+    held = _addresses()
+    return ctypes.addressof(held) if all(held) else ALONE
 
 
 @lru_cache(maxsize=1)
