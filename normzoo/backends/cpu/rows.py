@@ -27,7 +27,7 @@ from normzoo.backends.cpu.moments import (
 from normzoo.backends.cpu.sharing import share
 
 CHUNK = 2048  # values: two arrays of float32 fill half a level-1 cache; at most 64 additions a lane
-AHEAD = 8192  # values of a set, up to which the next one is fetched into the level-1 and level-2 caches meanwhile
+AHEAD = 1 << 16  # values of a set, up to which the next one is fetched while y is written: two fit a level-2 cache
 
 
 @helper
@@ -199,10 +199,10 @@ def chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, s, j, spans_n, 
 
 
 @helper
-def next_set(dims):
-    """How far ahead of a set the next one lies, where that is small enough to be fetched early; else 0."""
+def next_set(dims, most):
+    """How far ahead of a set the next one lies, where sets are of at most `most` values; else 0: it is not fetched."""
     _, m, c, n = dims
-    return 0 if m * n > AHEAD else n if c > 1 else m * n
+    return 0 if m * n > most else n if c > 1 else m * n
 
 
 @cache
@@ -225,7 +225,7 @@ def forward(center, power, spans_n, streams):
                 spread += chunk_deviations(dims, x, start, h, mean)
         finish(dims, x, start, mean, spread, stats, s, center, power, divisor, eps, clamp)
         # 2 normalize
-        ahead = next_set(dims)
+        ahead = next_set(dims, AHEAD)
         for h in range(chunks):
             chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, s, h, spans_n, streams, ahead)
 

@@ -32,6 +32,7 @@ from normzoo.backends.cpu.rows import (
 )
 from normzoo.backends.cpu.sharing import share
 
+AHEAD = 8192  # as in rows.py: x and dy of more would fill the level-1 cache while they are read again
 SETS_PER_BLOCK = 64  # whose parameter gradients are added up in the computing type, before they go on in float64
 
 
@@ -252,7 +253,7 @@ def backward(center, power, spans_n):
         _, m, _, n = dims
         _, pm, _, pn = parameter_dims
         chunks = chunking(m, n)[2]
-        ahead = next_set(dims)
+        ahead = next_set(dims, AHEAD)
         block = t * 2 * pm * pn
         if spans_n:
             blocks[block : block + 2 * pm * pn] = 0
