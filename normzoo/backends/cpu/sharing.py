@@ -70,8 +70,16 @@ def _lower_share(context, builder, signature, given):
     return context.get_dummy_value()
 
 
+TURNS, PARTS, FAILED, ARGUMENTS = range(4)  # fields of what the threads of a loop share
+
+
+def _field(builder, shared, field):
+    return cgutils.gep_inbounds(builder, shared, 0, field)
+
+
 def _launch(context, builder, called, taken, pool, turns, arguments):
-    kind = ir.LiteralStructType([_INT, _INT, _INT, arguments.type])  # turns, threads, failures, arguments
+    """Run the turns, in as many parts as there are threads. Whether one failed."""
+    kind = ir.LiteralStructType([_INT, _INT, _INT, arguments.type])
     shared = cgutils.alloca_once(builder, kind)
     run = _run_of_turns(context, builder.module, called, taken, kind)
     alone = builder.icmp_signed("==", pool, _INT(ALONE))
@@ -85,8 +93,8 @@ def _launch(context, builder, called, taken, pool, turns, arguments):
         number = builder.call(function(1, ir.FunctionType(ir.IntType(32), [])), [])
         builder.store(builder.sext(number, _INT), threads)
     count = builder.load(threads)
-    for i, value in enumerate((turns, count, _INT(0), arguments)):
-        builder.store(value, cgutils.gep_inbounds(builder, shared, 0, i))
+    for field, value in ((TURNS, turns), (PARTS, count), (FAILED, _INT(0)), (ARGUMENTS, arguments)):
+        builder.store(value, _field(builder, shared, field))
 
     # What the pool calls gets this pointer, advanced by a step for each part before it: it is the number of the part.
     first = cgutils.alloca_once_value(builder, ir.Constant(_BYTES, None))
@@ -103,24 +111,23 @@ def _launch(context, builder, called, taken, pool, turns, arguments):
             start = function(0, pool_kind)
             number = builder.trunc(count, ir.IntType(32))
             builder.call(start, [builder.bitcast(run, _BYTES), first, parts, step, data, _INT(0), _INT(1), number])
-    failures = builder.load(cgutils.gep_inbounds(builder, shared, 0, 2))
-    return builder.icmp_signed("!=", failures, _INT(0))
+    return builder.icmp_signed("!=", builder.load(_field(builder, shared, FAILED)), _INT(0))
 
 
 def _run_of_turns(context, module, called, taken, kind):
-    """A function that a pool calls for one of its parts: turns in a row."""
+    """The function that a pool calls with the number of a part: its turns are neighbours."""
     run = ir.Function(module, _WORK, module.get_unique_name(f"turns_of_{called.mangled_name}"))
     run.linkage = "internal"
     builder = ir.IRBuilder(run.append_basic_block("entry"))
     part = builder.ptrtoint(builder.load(run.args[0]), _INT)
     shared = builder.bitcast(run.args[3], kind.as_pointer())
-    turns, threads, arguments = (builder.load(cgutils.gep_inbounds(builder, shared, 0, i)) for i in (0, 1, 3))
+    turns, parts, arguments = (builder.load(_field(builder, shared, f)) for f in (TURNS, PARTS, ARGUMENTS))
     elements = cgutils.unpack_tuple(builder, arguments)
-    start = builder.sdiv(builder.mul(part, turns), threads)
-    stop = builder.sdiv(builder.mul(builder.add(part, _INT(1)), turns), threads)
+    start = builder.sdiv(builder.mul(part, turns), parts)
+    stop = builder.sdiv(builder.mul(builder.add(part, _INT(1)), turns), parts)
     with cgutils.for_range_slice(builder, start, stop, _INT(1), _INT) as (turn, _):
         status, _ = context.call_internal_no_propagate(builder, called, types.none(*taken), [turn, *elements])
         with builder.if_then(status.is_error, likely=False):
-            builder.store(_INT(1), cgutils.gep_inbounds(builder, shared, 0, 2))
+            builder.store(_INT(1), _field(builder, shared, FAILED))
     builder.ret_void()
     return run
