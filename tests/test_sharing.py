@@ -21,6 +21,16 @@ def fail(t, found, where):
     found[t] += 1
 
 
+@helper
+def name_thread(t, found):
+    found[t] = numba.get_thread_id()
+
+
+@kernel
+def naming(pool, turns, found):
+    share(pool, turns, name_thread, (found,))
+
+
 @kernel
 def counting(pool, turns, found, step):
     share(pool, turns, count, (found, step))
@@ -46,15 +56,19 @@ def test_every_turn_is_taken_once(turns, threads):
     assert found[-1] == 0
 
 
-def test_as_many_threads_as_numba_was_told(threads):
+@pytest.mark.parametrize("told", [1, 2])
+def test_no_more_threads_than_numba_was_told(told, threads):
+    if told > numba.config.NUMBA_NUM_THREADS:
+        pytest.skip(f"needs {told} threads")
     before = numba.get_num_threads()
-    numba.set_num_threads(1)
+    numba.set_num_threads(told)
     try:
-        found = np.zeros(7)
-        counting(threads, 7, found, 1)
+        found = np.full(1000, -1)
+        naming(threads, len(found), found)
     finally:
         numba.set_num_threads(before)
-    np.testing.assert_array_equal(found, np.arange(1, 8))
+    assert found.min() >= 0 and len(set(found)) <= (1 if threads == ALONE else told)
+    assert (np.diff(found) != 0).sum() < told, "each takes one run of neighbours"
 
 
 @pytest.mark.parametrize("where", [0, 5, 9])
