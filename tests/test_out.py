@@ -107,3 +107,26 @@ def test_out_that_does_not_fit(out, error, message):
     for function in (nz.functional.normalize, lambda a, out: nz.functional.normalize(a, 3.0, out=out)):
         with pytest.raises(error, match=message):
             function(x, out=out)
+
+
+@pytest.mark.parametrize("dtype", ["float32", *(pytest.param(d, marks=pytest.mark.slow) for d in ("float16", "float64"))])
+@pytest.mark.parametrize(
+    ("norm", "shape"),
+    [(nz.LayerNorm(1024), (4352, 1024)), (nz.InstanceNorm(3, affine=True), (9, 3, 512, 336))],
+    ids=["layer_norm", "instance_norm"],
+)
+def test_results_that_no_cache_holds_begin_anywhere(norm, shape, dtype, rng):
+    """They are written past the caches where they begin at a multiple of 16 bytes: with the bits of any part."""
+    if dtype == "float16":
+        shape = (2 * shape[0], *shape[1:])
+    x, dy = rng.standard_normal((2, *shape), np.float32).astype(dtype)
+    size = x.dtype.itemsize
+    assert x.nbytes >= 1 << 24
+    part = norm(x[-2:]), norm.backward(dy[-2:])
+    for begin in {0, size, 16 // size * size, 24}:
+        room = np.empty(x.nbytes + 64 + begin, np.uint8)
+        first = -room.__array_interface__["data"][0] % 64 + begin
+        out = room[first : first + x.nbytes].view(dtype).reshape(shape)
+        for run, a, expected in ((norm, x, part[0]), (norm.backward, dy, part[1])):
+            assert run(a, out=out) is out
+            check.same_bits(out[-2:], expected)

@@ -152,7 +152,7 @@ def backward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
     center, power = moments.center, moments.power
     first, second, third, fourth = _variants(
         "backward",
-        lambda s: rows_gradients.backward(center, power, s),
+        lambda s: rows_gradients.backward(center, power, s, False),
         lambda s: columns_gradients.backward(center, power, s),
         kinds,
     )

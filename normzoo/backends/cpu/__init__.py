@@ -24,6 +24,7 @@ from normzoo.backends.cpu import (
     running,
     threads,
 )
+from normzoo.backends.cpu.access import WHOLE
 from normzoo.backends.cpu.jit import plain, uninterrupted
 from normzoo.backends.cpu.lanes import LANES, Flat
 from normzoo.backends.cpu.sharing import ALONE, POOL
@@ -49,21 +50,12 @@ _DIMS = types.UniTuple(types.int64, 4)
 
 def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Forward:
     b, m, c, n = dims
-    center, power, clamp = moments.center, moments.power, moments.clamp
-    flags = center, power, _varies(dims, parameter_dims)
-    size = b * m * c * n
+    clamp = moments.clamp
+    flags = moments.center, moments.power, _varies(dims, parameter_dims)
     arrays = store, dtype, dtype, store, _DOUBLE
     scalars = types.float64, types.float64, types.boolean
-    streaming = None
-    if is_columns(dims):
-        kernel = (columns if _is_whole(dims) else columns_split).forward(*flags)
-    elif not _is_whole(dims):
-        kernel = rows_split.forward(*flags)
-    else:
-        kernel = rows.forward(*flags, False)
-        if c == 1 and size * store.itemsize >= STREAMED and n % LANES == 0:
-            streaming = _call(rows.forward(*flags, True), size, arrays, scalars)
-    call = _call(kernel, size, arrays, scalars)
+    makers = rows.forward, rows_split.forward, columns.forward, columns_split.forward
+    call, which = _code(dims, makers, flags, store, arrays, scalars)
     divisor = 1.0 if moments.total else float(m * n)
     shape = 3, b, c
     parameter_dims, spread = _spread(dims, parameter_dims)
@@ -72,7 +64,7 @@ def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype,
         if spread is not None:
             weight, bias = spread(weight), spread(bias)
         stats = np.empty(shape)
-        chosen = streaming if streaming and y.__array_interface__["data"][0] % LINE == 0 else call
+        chosen = call or which(y)
         (chosen if LEAST * ONE else kept(chosen))(
             ALONE, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp
         )
@@ -95,16 +87,13 @@ def apply(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) ->
 
 
 def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Backward:
-    b, m, c, n = dims
+    _, m, _, n = dims
     if m * n <= TINY and dtype != _DOUBLE:
         return _backward_in_double(dims, parameter_dims, moments)
     flags = moments.center, moments.power, _varies(dims, parameter_dims)
-    if is_columns(dims):
-        make = (columns_gradients if _is_whole(dims) else columns_split).backward
-    else:
-        make = (rows_gradients if _is_whole(dims) else rows_split).backward
+    makers = rows_gradients.backward, rows_split.backward, columns_gradients.backward, columns_split.backward
     arrays = store, store, dtype, _DOUBLE, store, dtype, dtype
-    call = _call(make(*flags), b * m * c * n, arrays, (types.float64, types.float64))
+    call, which = _code(dims, makers, flags, store, arrays, (types.float64, types.float64))
     divisor = 1.0 if moments.total else float(m * n)
     clamp = moments.clamp
     own_dims = parameter_dims
@@ -114,7 +103,8 @@ def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype
         dy: Array, x: Array, stats: Array, weight: Array, eps: float, dx: Array, dweight: Array, dbias: Array
     ) -> None:
         limit = 1.0 / eps if clamp and eps > 0 else np.inf
-        chosen = call if LEAST * ONE else kept(call)
+        chosen = call or which(dx)
+        chosen = chosen if LEAST * ONE else kept(chosen)
         if spread is None:
             chosen(ALONE, dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, limit)
             return
@@ -158,6 +148,33 @@ def _lines(source: Array, target: Array) -> tuple[Array, Array, bool]:
 def _gathering(make: Callable[[bool], Any], large: bool, streams: bool) -> Callable:
     kernel = make(streams)
     return threads.guarded(kernel) if large else kernel
+
+
+def _code(
+    dims: Dims,
+    makers: tuple[Callable[..., Any], ...],  # of rows, of rows of large sets, of columns, of columns of large sets
+    flags: tuple,
+    store: np.dtype,
+    arrays: tuple[np.dtype, ...],
+    scalars: tuple[types.Type, ...],
+) -> tuple[Any, Any]:
+    """(call, None): the machine code for a view. Or (None, which) where sets that lie one behind the other are more
+    than caches hold: which(result) is the code that writes it past them, if it begins where that can be, or the other.
+    """
+    b, m, c, n = dims
+    size, whole = b * m * c * n, _is_whole(dims)
+    if is_columns(dims):
+        return _call(makers[2 if whole else 3](*flags), size, arrays, scalars), None
+    if not whole:
+        return _call(makers[1](*flags), size, arrays, scalars), None
+    if size * store.itemsize < STREAMED or n % LANES or 1 not in (m, c):
+        return _call(makers[0](*flags, False), size, arrays, scalars), None
+
+    @cache
+    def code(past_caches: bool) -> Callable:  # each is compiled when it is first needed
+        return _call(makers[0](*flags, past_caches), size, arrays, scalars)
+
+    return None, lambda result: code(result.__array_interface__["data"][0] % WHOLE == 0)
 
 
 def _call(kernel: Any, size: int, arrays: tuple[np.dtype, ...], scalars: tuple[types.Type, ...]) -> Callable:

@@ -23,6 +23,7 @@ def _address(context, builder, array_type, array, index):
     return builder.bitcast(place, _stored(array_type.dtype).as_pointer())
 
 
+WHOLE = 16  # bytes of the narrowest vectors, which can be written past the caches anywhere that NumPy's arrays begin
 _SHORTS = ir.VectorType(ir.IntType(16), LANES)
 
 _WORDS = ir.VectorType(ir.IntType(32), LANES)
@@ -215,7 +216,7 @@ def _prefetch(context, builder, sig, args):
 
 
 def stream(a, i, v):
-    """a[i : i + 16] = v, past the caches; a[i] begins a line of the cache (half a line of sixteen-bit floats)."""
+    """a[i : i + 16] = v, past the caches; the address of a[i] is a multiple of WHOLE."""
     store(a, i, v)
 
 
@@ -227,7 +228,7 @@ typed(stream, lambda a, i, v: types.none)
 def _stream(context, builder, sig, args):
     dtype = sig.args[0].dtype
     place = _address(context, builder, sig.args[0], args[0], args[1])
-    write = builder.store(_to_store(builder, dtype, args[2]), place, align=min(64, LANES * dtype.bitwidth // 8))
+    write = builder.store(_to_store(builder, dtype, args[2]), place, align=WHOLE)
     one = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
     write.set_metadata("nontemporal", one)
     return context.get_dummy_value()

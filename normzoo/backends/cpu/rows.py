@@ -207,7 +207,7 @@ def next_set(dims, most):
 
 @cache
 def forward(center, power, spans_n, streams):
-    """Statistics and y, one set at a time; with `streams` past the caches, which asks for runs of whole lines."""
+    """Statistics and y, one set at a time; with `streams` past the caches, which asks for runs of whole vectors."""
 
     @helper
     def one_set(s, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp):

@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.access import at, load_n, prefetch, put, workspace, zeros
+from normzoo.backends.cpu.access import at, load_n, prefetch, put, stream, workspace, zeros
 from normzoo.backends.cpu.arithmetic import fma, keep, lane, narrow, sign, splat, total, wide
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
@@ -143,16 +143,20 @@ def chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, st
 
 
 @helper
-def dx_of(dy, x, weight, dx, i, p, w, affine, factors, power, spans_n, left, full):
+def dx_of(dy, x, weight, dx, i, p, w, affine, factors, power, spans_n, streams, left, full):
     """dx on up to LANES values."""
     if spans_n:
         w = read(weight, p, left, full) * affine[0]
     d, v = read(dy, i, left, full), read(x, i, left, full)
-    write(dx, i, gradient(d, v, w, affine, factors, power), left, full)
+    found = gradient(d, v, w, affine, factors, power)
+    if streams and full:
+        stream(dx, i, found)
+    else:
+        write(dx, i, found, left, full)
 
 
 @helper
-def chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, b, c, start, j, power, spans_n, means, ahead):
+def chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, b, c, start, j, power, spans_n, means, streams, ahead):
     """dx on chunk j of the set at `start`."""
     _, m, columns, n = dims
     g_mean, gx_mean, sign_mean = means
@@ -168,11 +172,11 @@ def chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, b, c, start, j, po
             if ahead > 0:
                 prefetch(x, i + ahead)
                 prefetch(dy, i + ahead)
-            dx_of(dy, x, weight, dx, i, p, w, affine, factors, power, spans_n, LANES, True)
+            dx_of(dy, x, weight, dx, i, p, w, affine, factors, power, spans_n, streams, LANES, True)
             i += LANES
             p += LANES
         if i < end:
-            dx_of(dy, x, weight, dx, i, p, w, affine, factors, power, spans_n, end - i, False)
+            dx_of(dy, x, weight, dx, i, p, w, affine, factors, power, spans_n, streams, end - i, False)
 
 
 @helper
@@ -243,8 +247,8 @@ def fold_sums(o, dims, parameter_dims, sums, dweight, dbias):
 
 
 @cache
-def backward(center, power, spans_n):
-    """dx and the parameters' gradients, one set at a time."""
+def backward(center, power, spans_n, streams):
+    """dx and the parameters' gradients, one set at a time; `streams` as forward."""
 
     @helper
     def some_sets(
@@ -280,7 +284,10 @@ def backward(center, power, spans_n):
             # 2 normalize
             means = means_of(g, gx, signs, rstd, float(m * n), center, divisor, limit)
             for h in range(chunks):
-                chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, i, j, start, h, power, spans_n, means, ahead)
+                chunk_dx(
+                    dims, parameter_dims, dy, x, weight, affine, dx, i, j, start, h, power, spans_n, means, streams,
+                    ahead,
+                )  # fmt: skip
 
     @kernel
     def rows_backward(

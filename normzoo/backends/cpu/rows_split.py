@@ -172,7 +172,7 @@ def backward(center, power, spans_n):
         mean, rstd = stats_of(dims, stats, s)
         affine = affine_of(splat(mean), splat(rstd), x)
         means = part[s, 0, 0], part[s, 0, 1], part[s, 0, 2]
-        chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, i, j, start, h, power, spans_n, means, 0)
+        chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, i, j, start, h, power, spans_n, means, False, 0)
 
     @kernel
     def rows_backward_split(
