@@ -109,7 +109,9 @@ def test_out_that_does_not_fit(out, error, message):
             function(x, out=out)
 
 
-@pytest.mark.parametrize("dtype", ["float32", *(pytest.param(d, marks=pytest.mark.slow) for d in ("float16", "float64"))])
+@pytest.mark.parametrize(
+    "dtype", ["float32", *(pytest.param(d, marks=pytest.mark.slow) for d in ("float16", "float64"))]
+)
 @pytest.mark.parametrize(
     ("norm", "shape"),
     [(nz.LayerNorm(1024), (4352, 1024)), (nz.InstanceNorm(3, affine=True), (9, 3, 512, 336))],
