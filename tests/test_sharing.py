@@ -43,39 +43,33 @@ def failing(pool, turns, found, where):
 
 
 @pytest.fixture(params=["alone", "pool"])
-def threads(request):
+def given(request):
     numba.get_num_threads()  # starts them
     return ALONE if request.param == "alone" else pool()
 
 
 @pytest.mark.parametrize("turns", [-1, 0, 1, 2, 3, 1000])
-def test_every_turn_is_taken_once(turns, threads):
+def test_every_turn_is_taken_once(turns, given):
     found = np.zeros(max(turns, 0) + 1)
-    counting(threads, turns, found, 0.5)
+    counting(given, turns, found, 0.5)
     np.testing.assert_array_equal(found[:-1], 0.5 * np.arange(1, turns + 1))
     assert found[-1] == 0
 
 
 @pytest.mark.parametrize("told", [1, 2])
-def test_no_more_threads_than_numba_was_told(told, threads):
-    if told > numba.config.NUMBA_NUM_THREADS:
-        pytest.skip(f"needs {told} threads")
-    before = numba.get_num_threads()
-    numba.set_num_threads(told)
-    try:
-        found = np.full(1000, -1)
-        naming(threads, len(found), found)
-    finally:
-        numba.set_num_threads(before)
-    assert found.min() >= 0 and len(set(found)) <= (1 if threads == ALONE else told)
+def test_no_more_threads_than_numba_was_told(told, given, threads):
+    threads(told)
+    found = np.full(1000, -1)
+    naming(given, len(found), found)
+    assert found.min() >= 0 and len(set(found)) <= (1 if given == ALONE else told)
     assert (np.diff(found) != 0).sum() < told, "each takes one run of neighbours"
 
 
 @pytest.mark.parametrize("where", [0, 5, 9])
-def test_a_turn_without_memory_ends_the_kernel(where, threads):
+def test_a_turn_without_memory_ends_the_kernel(where, given):
     found = np.zeros(10)
     with pytest.raises(MemoryError, match="working space"):
-        failing(threads, 10, found, where)
+        failing(given, 10, found, where)
     assert found[0] < 100 and found[where] == 0
 
 
