@@ -73,6 +73,13 @@ def stats_of(dims, stats, s):
 
 
 @helper
+def affine_at(dims, x, stats, s):
+    """`affine_of` set s."""
+    mean, rstd = stats_of(dims, stats, s)
+    return affine_of(splat(mean), splat(rstd), x)
+
+
+@helper
 def chunk_moments(dims, x, start, j, center):
     """count, mean, m2 of chunk j of the set at `start`; exact in a constant chunk."""
     _, m, c, n = dims
@@ -179,8 +186,7 @@ def chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, s, j, spans_n, 
     """
     _, m, c, n = dims
     b, column, start = set_at(dims, s)
-    mean, rstd = stats_of(dims, stats, s)
-    affine = affine_of(splat(mean), splat(rstd), x)
+    affine = affine_at(dims, x, stats, s)
     first, runs, skip, length = chunk_of(j, m, n)
     for run in range(first, first + runs):
         i = start + run * c * n + skip

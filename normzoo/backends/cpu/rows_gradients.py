@@ -14,7 +14,6 @@ from normzoo.backends.cpu.arithmetic import fma, keep, lane, narrow, sign, splat
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
 from normzoo.backends.cpu.moments import (
-    affine_of,
     factors_of,
     gradient,
     put_lanes,
@@ -23,6 +22,7 @@ from normzoo.backends.cpu.moments import (
     write,
 )
 from normzoo.backends.cpu.rows import (
+    affine_at,
     chunk_of,
     chunking,
     next_set,
@@ -264,8 +264,8 @@ def backward(center, power, spans_n, streams):
         for u in range(t % per_cell * size, min((t % per_cell + 1) * size, sets)):
             s = set_of_cell(dims, parameter_dims, t // per_cell, u) if spans_n else t
             i, j, start = set_at(dims, s)
-            mean, rstd = stats_of(dims, stats, s)
-            affine = affine_of(splat(mean), splat(rstd), x)
+            rstd = stats_of(dims, stats, s)[1]
+            affine = affine_at(dims, x, stats, s)
             # 1 moments
             g, gx, signs = 0.0, 0.0, 0.0
             for h in range(chunks):

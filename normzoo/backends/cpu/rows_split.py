@@ -5,10 +5,10 @@ from functools import cache
 import numpy as np
 
 from normzoo.backends.cpu.access import workspace
-from normzoo.backends.cpu.arithmetic import splat
 from normzoo.backends.cpu.jit import helper, kernel
-from normzoo.backends.cpu.moments import affine_of, merge
+from normzoo.backends.cpu.moments import merge
 from normzoo.backends.cpu.rows import (
+    affine_at,
     chunk_apply,
     chunk_deviations,
     chunk_moments,
@@ -140,8 +140,7 @@ def backward(center, power, spans_n):
         for u in range(sets_of_cell(dims, parameter_dims)[0]):
             s = set_of_cell(dims, parameter_dims, cell, u)
             i, j, start = set_at(dims, s)
-            mean, rstd = stats_of(dims, stats, s)
-            affine = affine_of(splat(mean), splat(rstd), x)
+            affine = affine_at(dims, x, stats, s)
             g, gx, signs = chunk_sums_n(
                 dims, parameter_dims, dy, x, weight, affine, blocks, block, i, j, start, h, center, power
             )
@@ -154,8 +153,7 @@ def backward(center, power, spans_n):
         chunks = part.shape[1]
         s, h = t // chunks, t % chunks
         i, j, start = set_at(dims, s)
-        mean, rstd = stats_of(dims, stats, s)
-        affine = affine_of(splat(mean), splat(rstd), x)
+        affine = affine_at(dims, x, stats, s)
         slot = s * slots_of(dims, parameter_dims)
         g, gx, signs = chunk_sums(
             dims, parameter_dims, dy, x, weight, affine, sums, slot, i, j, start, h, center, power
@@ -169,8 +167,7 @@ def backward(center, power, spans_n):
         chunks = part.shape[1]
         s, h = t // chunks, t % chunks
         i, j, start = set_at(dims, s)
-        mean, rstd = stats_of(dims, stats, s)
-        affine = affine_of(splat(mean), splat(rstd), x)
+        affine = affine_at(dims, x, stats, s)
         means = part[s, 0, 0], part[s, 0, 1], part[s, 0, 2]
         chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, i, j, start, h, power, spans_n, means, False, 0)
 
