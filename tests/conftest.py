@@ -1,6 +1,7 @@
 """Every run compiles its own kernels: a stale disk cache can neither hide nor cause a failure. Runs of one tree may share
 a folder for them, which NORMZOO_TEST_CACHE names."""
 
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -15,6 +16,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import numba
 import numpy as np
 import pytest
+
+gc.set_threshold(100_000, 50, 100)  # compiling makes so many objects that looking through them all takes a twentieth
 
 
 def pytest_addoption(parser):
