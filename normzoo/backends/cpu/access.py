@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba.core import types
-from numba.extending import lower_builtin, overload
+from numba.core import cgutils, types
+from numba.core.imputils import impl_ret_new_ref
+from numba.extending import lower_builtin
+from numba.np.arrayobj import populate_array
 
 from normzoo.backends.cpu.lanes import LANES, Flat, Values, Vec, intrinsic, is_short, llvm_type, mask, of, suffix, typed
 
@@ -114,7 +116,7 @@ def _load_n(context, builder, sig, args):
     count = context.cast(builder, args[2], sig.args[2], types.int64)
     align = ir.Constant(ir.IntType(32), dtype.bitwidth // 8)
     name = f"llvm.masked.load.{suffix(dtype)}.p0{suffix(dtype)}"
-    zeros = ir.Constant(_stored(dtype), [0 if is_short(dtype) else 0.0] * LANES)
+    zeros = ir.Constant(_stored(dtype), None)
     v = intrinsic(builder, name, _stored(dtype), [place, align, mask(builder, count), zeros])
     return _loaded(builder, dtype, v)
 
@@ -259,7 +261,7 @@ typed(zeros, lambda a: Vec(of(a.dtype)))
 @lower_builtin(zeros, Flat)
 @lower_builtin(zeros, types.Array)
 def _zeros(context, builder, sig, args):
-    return ir.Constant(llvm_type(sig.return_type.dtype), [0.0] * LANES)
+    return ir.Constant(llvm_type(sig.return_type.dtype), None)
 
 
 def workspace(count, a):
@@ -267,7 +269,31 @@ def workspace(count, a):
     return np.empty(count, np.float64 if is_double(a) else np.float32)
 
 
-@overload(workspace, inline="always")
-def _workspace(count, a):
-    dtype = np.float64 if a.dtype == types.float64 else np.float32
-    return lambda count, a: np.empty(count, dtype)
+typed(workspace, lambda count, a: types.Array(of(a.dtype), 1, "C"))
+
+
+@lower_builtin(workspace, types.Integer, Flat)
+@lower_builtin(workspace, types.Integer, types.Array)
+def _workspace(context, builder, sig, args):
+    # As np.empty, which is six functions to compile.
+    size = ir.Constant(ir.IntType(64), sig.return_type.dtype.bitwidth // 8)
+    held = context.nrt.meminfo_alloc_aligned(builder, builder.mul(args[0], size), align=64)
+    array = context.make_array(sig.return_type)(context, builder)
+    data = builder.bitcast(context.nrt.meminfo_data(builder, held), array.data.type)
+    populate_array(array, data, [args[0]], [size], size, held)
+    return impl_ret_new_ref(context, builder, sig.return_type, array._getvalue())
+
+
+def clear(a, i, count):
+    """a[i : i + count] = 0."""
+    a.reshape(-1)[i : i + count] = 0
+
+
+typed(clear, lambda a, i, count: types.none)
+
+
+@lower_builtin(clear, types.Array, types.Integer, types.Integer)
+def _clear(context, builder, sig, args):
+    size = ir.Constant(ir.IntType(64), sig.args[0].dtype.bitwidth // 8)
+    cgutils.memset(builder, _element_at(context, builder, sig.args[0], args[0], args[1]), builder.mul(args[2], size), 0)
+    return context.get_dummy_value()

@@ -50,7 +50,7 @@ typed(keep, lambda v, count: v)
 @lower_builtin(keep, Vec, types.Integer)
 def _keep(context, builder, sig, args):
     count = context.cast(builder, args[1], sig.args[1], types.int64)
-    return builder.select(mask(builder, count), args[0], ir.Constant(args[0].type, [0.0] * LANES))
+    return builder.select(mask(builder, count), args[0], ir.Constant(args[0].type, None))
 
 
 def total(v):
@@ -210,7 +210,7 @@ typed(below, lambda v, limit, then: v)
 
 @lower_builtin(below, Vec, Vec, Vec)
 def _below(context, builder, sig, args):
-    zeros = ir.Constant(args[2].type, [0.0] * LANES)
+    zeros = ir.Constant(args[2].type, None)
     return builder.select(builder.fcmp_ordered("<", args[0], args[1]), args[2], zeros)
 
 

@@ -316,7 +316,7 @@ def forward(center, power, spans_m):
         i, first = t // tiles, t % tiles * width
         last = min(first + width, c * n)
         sums, forms = workspace(3 * width, x), workspace(FORMS * width, x)
-        part = np.empty(groups_of(m) * 2 * width)
+        part = workspace(groups_of(m) * 2 * width, stats)
         # 1 moments
         for g in range(groups_of(m)):
             group_moments(dims, x, i, g, first, last, sums, width, part, g * 2 * width, width, center)

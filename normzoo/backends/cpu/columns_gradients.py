@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.access import at, load, load_n, prefetch, put, store, workspace, zeros
+from normzoo.backends.cpu.access import at, clear, load, load_n, prefetch, put, store, workspace, zeros
 from normzoo.backends.cpu.arithmetic import below, fma, inverse_power, keep, lane, narrow, sign, splat, total, wide
 from normzoo.backends.cpu.columns import (
     BAND,
@@ -310,9 +310,9 @@ def backward(center, power, spans_m):
         start = t // pb // tiles * repeats
         block = t * 2 * plane
         if spans_m:
-            blocks[block : block + 2 * plane] = 0
+            clear(blocks, block, 2 * plane)
         sums, forms, taken = workspace(5 * width, x), workspace(FORMS * width, x), workspace(TAKEN * width, x)
-        part = np.empty(groups_of(m) * SUMS * width)
+        part = workspace(groups_of(m) * SUMS * width, stats)
         for u in range(start, min(start + repeats, b // pb)):
             i = u * pb + place
             prepare(dims, parameter_dims, x, weight, weight, stats, i, first, last, forms, 0, width, spans_m)
@@ -351,7 +351,7 @@ def backward(center, power, spans_m):
         per_place = (b // pb + repeats - 1) // repeats
         plane = block_of(dims, parameter_dims)
         blocks = workspace(per_place * tiles * pb * 2 * plane if spans_m else 1, weight)
-        kept = np.empty(1 if spans_m else 2 * b * c * n)
+        kept = workspace(1 if spans_m else 2 * b * c * n, stats)
         given = dims, parameter_dims, dy, x, weight, stats, dx, blocks, kept, divisor, limit
         share(pool, per_place * tiles * pb, some_tiles, given)
         if spans_m:

@@ -2,9 +2,7 @@
 
 from functools import cache
 
-import numpy as np
-
-from normzoo.backends.cpu.access import workspace
+from normzoo.backends.cpu.access import clear, workspace
 from normzoo.backends.cpu.columns import (
     FORMS,
     NEXT,
@@ -132,7 +130,7 @@ def forward(center, power, spans_m):
     ):
         b, m, _, _ = dims
         step = padded(dims)
-        part = np.empty(b * groups_of(m) * 2 * step)
+        part = workspace(b * groups_of(m) * 2 * step, stats)
         forms = workspace(b * FORMS * step, x)
         # 1 moments
         share(pool, b * groups_of(m) * tiles_of(dims), sum_group, (dims, x, part))
@@ -227,11 +225,11 @@ def backward(center, power, spans_m):
         b, m, c, n = dims
         pb, pm, pc, pn = parameter_dims
         step, groups, tiles = padded(dims), groups_of(m), tiles_of(dims)
-        part = np.empty(b * groups * SUMS * step)
+        part = workspace(b * groups * SUMS * step, stats)
         forms, taken = workspace(b * FORMS * step, x), workspace(b * TAKEN * step, x)
         blocks = workspace(tiles * pb * 2 * block_of(dims, parameter_dims) if spans_m else 1, weight)
-        blocks[:] = 0
-        kept = np.empty(1 if spans_m else 2 * b * c * n)
+        clear(blocks, 0, blocks.size)
+        kept = workspace(1 if spans_m else 2 * b * c * n, stats)
         share(pool, b, prepare_sample, (dims, parameter_dims, x, weight, weight, stats, forms))
         # 1 moments
         given = dims, parameter_dims, dy, x, weight, blocks, part, forms

@@ -20,7 +20,7 @@ from numba.core import types
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler, DefaultPassBuilder
-from numba.core.compiler_machinery import register_pass
+from numba.core.compiler_machinery import PassManager, register_pass
 from numba.core.typed_passes import NativeLowering
 
 
@@ -65,14 +65,53 @@ def _no_executable(library: Any, fndesc: Any, env: Any) -> Callable:
     return [].append
 
 
-class _InlineCompiler(Compiler):
-    """Numba's, with this lowering instead of its own."""
+class _Lean(PassManager):
+    """Numba's analyses a function anew behind each pass that may change it, a seventh of the time to compile a kernel.
+    Those of its passes that need the analysis make their own."""
+
+    _ENFORCING = False
+
+
+class _Compiler(Compiler):
+    """Numba's, with another lowering, and without the passes that kernels and helpers have no use for: merely looking
+    through dozens of functions costs time."""
+
+    lowering: type = NativeLowering
+    needless = frozenset(
+        [
+            "WithLifting",
+            "InlineClosureLikes",
+            "RewriteDynamicRaises",
+            "MakeFunctionToJitFunction",
+            "InlineInlinables",
+            "FindLiterallyCalls",
+            "LiteralUnroll",
+            "LiteralPropagationSubPipelinePass",
+            "InlineOverloads",
+            "NopythonRewrites",
+            "NoPythonSupportedFeatureValidation",
+            "AnnotateTypes",
+            "DumpParforDiagnostics",
+        ]
+    )
 
     def define_pipelines(self) -> list:
-        pipeline = DefaultPassBuilder.define_nopython_pipeline(self.state)
-        pipeline.passes = [(_InlineLowering if p is NativeLowering else p, why) for p, why in pipeline.passes]
+        pipeline = _Lean("normzoo") if self.needless else PassManager("normzoo")
+        for step, why in DefaultPassBuilder.define_nopython_pipeline(self.state).passes:
+            if step.__name__ not in self.needless:
+                pipeline.add_pass(self.lowering if step is NativeLowering else step, why)
         pipeline.finalize()
         return [pipeline]
+
+
+class _HelperCompiler(_Compiler):
+    lowering = _InlineLowering
+
+
+class _InlineCompiler(_HelperCompiler):
+    """For functions that may be anything."""
+
+    needless = frozenset()
 
 
 # How Numba compiles what only compiled code calls: with no way in from Python or C, and no machine code of its own.
@@ -85,7 +124,8 @@ def helper(function: Callable) -> Any:
     Numba would compile it for each value of a flag that a caller writes or closes over. Here it does so once for the
     types: LLVM, which takes the code into each kernel, finds the same dead branches.
     """
-    made: Any = numba.njit(forceinline=True, error_model="numpy", **INNER)(function)
+    options = INNER | {"pipeline_class": _HelperCompiler}
+    made: Any = numba.njit(forceinline=True, error_model="numpy", **options)(function)
     if made is not function:  # Numba is not switched off
         template = made.get_call_template
         made.get_call_template = lambda given, named: template(
@@ -165,7 +205,9 @@ def kernel(function: Callable) -> Any:
     """
     flags = ", ".join(f"{name}={value}" for name, value in sorted(_flags(function).items()))
     function.__qualname__ += f"({flags})"
-    options: Any = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+    options: Any = {
+        "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True, "pipeline_class": _Compiler,
+    }  # fmt: skip
     try:
         made: Any = numba.njit(cache=True, **options)(function)
         if made is not function:  # Numba is not switched off

@@ -115,7 +115,7 @@ def filled(builder, value, count: int = LANES):
     one = builder.insert_element(
         ir.Constant(ir.VectorType(value.type, count), ir.Undefined), value, ir.Constant(ir.IntType(32), 0)
     )
-    zeros = ir.Constant(ir.VectorType(ir.IntType(32), count), [0] * count)
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), count), None)
     return builder.shuffle_vector(one, one, zeros)
 
 

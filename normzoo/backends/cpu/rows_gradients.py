@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.access import at, load_n, prefetch, put, stream, workspace, zeros
+from normzoo.backends.cpu.access import at, clear, load_n, prefetch, put, stream, workspace, zeros
 from normzoo.backends.cpu.arithmetic import fma, keep, lane, narrow, sign, splat, total, wide
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
@@ -260,7 +260,7 @@ def backward(center, power, spans_n, streams):
         ahead = next_set(dims, AHEAD)
         block = t * 2 * pm * pn
         if spans_n:
-            blocks[block : block + 2 * pm * pn] = 0
+            clear(blocks, block, 2 * pm * pn)
         for u in range(t % per_cell * size, min((t % per_cell + 1) * size, sets)):
             s = set_of_cell(dims, parameter_dims, t // per_cell, u) if spans_n else t
             i, j, start = set_at(dims, s)
@@ -311,12 +311,12 @@ def backward(center, power, spans_n, streams):
             sets, size = sets_of_cell(dims, parameter_dims)
             per_cell = (sets + size - 1) // size
             blocks = workspace(cells * per_cell * 2 * pm * pn, weight)
-            sums = np.empty(1)
+            sums = workspace(1, stats)
         else:
             sets, size, per_cell = 1, 1, 1
             cells = b * c
             blocks = workspace(1, weight)
-            sums = np.empty(2 * b * c * slots_of(dims, parameter_dims))
+            sums = workspace(2 * b * c * slots_of(dims, parameter_dims), stats)
         given = dims, parameter_dims, dy, x, weight, stats, dx, blocks, sums, sets, size, per_cell, divisor, limit
         share(pool, cells * per_cell, some_sets, given)
         if spans_n:

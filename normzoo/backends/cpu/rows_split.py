@@ -4,7 +4,7 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.access import workspace
+from normzoo.backends.cpu.access import clear, workspace
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.moments import merge
 from normzoo.backends.cpu.rows import (
@@ -196,12 +196,12 @@ def backward(center, power, spans_n):
             cells = pb * pc
             per_cell = chunks // pieces if pm == 1 else 1
             blocks = workspace(cells * per_cell * 2 * pm * pn, weight)
-            blocks[:] = 0
+            clear(blocks, 0, blocks.size)
             share(pool, cells * chunks, sum_chunks_n, (dims, parameter_dims, dy, x, weight, stats, blocks, part))
             for o in range(cells * pm * lines_of(pn)):
                 fold_blocks(o, parameter_dims, blocks, per_cell, dweight, dbias)
         else:
-            sums = np.empty(2 * b * c * slots_of(dims, parameter_dims))
+            sums = workspace(2 * b * c * slots_of(dims, parameter_dims), stats)
             share(pool, b * c * chunks, sum_chunk, (dims, parameter_dims, dy, x, weight, stats, sums, part))
             for o in range(pb * pm * pc):
                 fold_sums(o, dims, parameter_dims, sums, dweight, dbias)

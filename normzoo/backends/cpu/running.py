@@ -3,6 +3,7 @@
 import math
 from functools import cache
 
+from normzoo.backends.cpu.access import at, put
 from normzoo.backends.cpu.jit import kernel
 
 
@@ -16,14 +17,14 @@ def update():
         count,  # values in a set
         momentum,
     ):
-        channels, values = running_mean.size, stats.reshape(3, -1)
-        sets = values.shape[1] // channels
+        channels, values = running_mean.size, stats.size // 3
+        sets = values // channels
         keep, unbiased = 1.0 - momentum, momentum * count / max(count - 1, 1)
         for j in range(channels):
             mean, spread = 0.0, 0.0
             for s in range(sets):
-                mean += values[0, s * channels + j]
-                spread += values[1, s * channels + j]
+                mean += at(stats, s * channels + j)
+                spread += at(stats, values + s * channels + j)
             running_mean[j] = keep * running_mean[j] + momentum * (mean / sets)
             running_var[j] = keep * running_var[j] + unbiased * (spread / sets)
 
@@ -39,11 +40,11 @@ def constants():
         eps,
         stats,  # (3, b, c) float64
     ):
-        channels, values = mean.size, stats.reshape(3, -1)
-        for i in range(values.shape[1]):
+        channels, values = mean.size, stats.size // 3
+        for i in range(values):
             j = i % channels
-            values[0, i] = mean[j]
-            values[1, i] = variance[j]
-            values[2, i] = 1.0 / math.sqrt(values[1, i] + eps)
+            put(stats, i, mean[j])
+            put(stats, values + i, variance[j])
+            put(stats, 2 * values + i, 1.0 / math.sqrt(at(stats, values + i) + eps))
 
     return running_constants
