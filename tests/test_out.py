@@ -132,3 +132,27 @@ def test_results_that_no_cache_holds_begin_anywhere(norm, shape, dtype, rng):
         for run, a, expected in ((norm, x, part[0]), (norm.backward, dy, part[1])):
             assert run(a, out=out) is out
             check.same_bits(out[-2:], expected)
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape"),
+    [
+        (nz.BatchNorm(16, channel_axis=-1), (264000, 16)),  # all threads share the columns
+        (nz.GroupNorm(4, 64, channel_axis=-1), (16, 4112, 64)),  # a thread takes whole tiles
+        (nz.BatchNorm(3).eval(), (28, 3, 50176)),  # runs of several channels, one behind the other
+    ],
+    ids=["batch_norm-last", "group_norm-last", "batch_norm-eval"],
+)
+def test_results_past_the_caches_have_the_bits_of_others(norm, shape, rng):
+    x, dy = rng.standard_normal((2, *shape), np.float32)
+    assert x.nbytes >= 1 << 24
+    filled(norm, rng)
+    found = []
+    for begin in (4, 0, 16):  # at 4 bytes no vector may begin
+        room = np.empty(x.size + 32, np.float32)
+        first = (-room.__array_interface__["data"][0] % 64 + begin) // 4
+        out = room[first : first + x.size].reshape(shape)
+        found.append((norm(x, out=out).copy(), norm.backward(dy, out=out).copy()))
+    for y, dx in found[1:]:
+        check.same_bits(y, found[0][0])
+        check.same_bits(dx, found[0][1])

@@ -10,7 +10,7 @@ kernels themselves it does.
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numba
@@ -86,7 +86,7 @@ def _variants(kind: str, by_row: Any, by_column: Any, kinds: Kinds) -> list[Any]
     """The kernels of the four kinds, each where it may be needed."""
     makers = (by_row, by_row, by_column, by_column)
     return [
-        by_address(make(spans), _ARRAYS[kind]) if needed else None
+        by_address(make(spans, False), _ARRAYS[kind]) if needed else None
         for make, spans, needed in zip(makers, (False, True, False, True), kinds, strict=True)
     ]
 
@@ -118,8 +118,8 @@ def forward(moments: Moments, kinds: Kinds) -> Callable:
     else:
         calls = _variants(
             "forward",
-            lambda s: rows.forward(center, power, s, False),
-            lambda s: columns.forward(center, power, s),
+            partial(rows.forward, center, power),
+            partial(columns.forward, center, power),
             kinds,
         )
     first, second, third, fourth = calls
@@ -152,8 +152,8 @@ def backward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
     center, power = moments.center, moments.power
     first, second, third, fourth = _variants(
         "backward",
-        lambda s: rows_gradients.backward(center, power, s, False),
-        lambda s: columns_gradients.backward(center, power, s),
+        partial(rows_gradients.backward, center, power),
+        partial(columns_gradients.backward, center, power),
         kinds,
     )
     has_first, has_second, has_third, has_fourth = kinds

@@ -4,6 +4,7 @@ Rows or columns are chosen by the shape of a set; whether a thread takes whole s
 the bits. So neither the number of threads nor the number of sets shows in the statistics.
 """
 
+import math
 from collections.abc import Callable
 from functools import cache, lru_cache, partial
 from typing import Any
@@ -55,7 +56,7 @@ def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype,
     arrays = store, dtype, dtype, store, _DOUBLE
     scalars = types.float64, types.float64, types.boolean
     makers = rows.forward, rows_split.forward, columns.forward, columns_split.forward
-    call, which = _code(dims, makers, flags, store, arrays, scalars)
+    call, which = _code(dims, makers, _is_whole(dims), flags, store, arrays, scalars)
     divisor = 1.0 if moments.total else float(m * n)
     shape = 3, b, c
     parameter_dims, spread = _spread(dims, parameter_dims)
@@ -74,14 +75,16 @@ def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype,
 
 
 def apply(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) -> Apply:
-    kernel = (columns_split if is_columns(dims) else rows_split).apply(_varies(dims, parameter_dims))
-    call = _call(kernel, int(np.prod(dims)), (store, dtype, dtype, store, _DOUBLE), ())
+    arrays = store, dtype, dtype, store, _DOUBLE
+    makers = None, rows_split.apply, None, columns_split.apply
+    call, which = _code(dims, makers, False, (_varies(dims, parameter_dims),), store, arrays, ())
     parameter_dims, spread = _spread(dims, parameter_dims)
 
     def run(x: Array, stats: Array, weight: Array, bias: Array, y: Array) -> None:
         if spread is not None:
             weight, bias = spread(weight), spread(bias)
-        (call if LEAST * ONE else kept(call))(ALONE, dims, parameter_dims, x, weight, bias, y, stats)
+        chosen = call or which(y)
+        (chosen if LEAST * ONE else kept(chosen))(ALONE, dims, parameter_dims, x, weight, bias, y, stats)
 
     return run
 
@@ -93,7 +96,7 @@ def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype
     flags = moments.center, moments.power, _varies(dims, parameter_dims)
     makers = rows_gradients.backward, rows_split.backward, columns_gradients.backward, columns_split.backward
     arrays = store, store, dtype, _DOUBLE, store, dtype, dtype
-    call, which = _code(dims, makers, flags, store, arrays, (types.float64, types.float64))
+    call, which = _code(dims, makers, _is_whole(dims), flags, store, arrays, (types.float64, types.float64))
     divisor = 1.0 if moments.total else float(m * n)
     clamp = moments.clamp
     own_dims = parameter_dims
@@ -152,29 +155,34 @@ def _gathering(make: Callable[[bool], Any], large: bool, streams: bool) -> Calla
 
 def _code(
     dims: Dims,
-    makers: tuple[Callable[..., Any], ...],  # of rows, of rows of large sets, of columns, of columns of large sets
+    makers: tuple[Callable[..., Any] | None, ...],  # of rows, of rows that threads share, of columns, of those shared
+    whole: bool,  # does a thread take whole sets?
     flags: tuple,
     store: np.dtype,
     arrays: tuple[np.dtype, ...],
     scalars: tuple[types.Type, ...],
 ) -> tuple[Any, Any]:
-    """(call, None): the machine code for a view. Or (None, which) where sets that lie one behind the other are more
-    than caches hold: which(result) is the code that writes it past them, if it begins where that can be, or the other.
+    """(call, None): the machine code for a view. Or (None, which) where the result is more than caches hold and is
+    written in order: which(result) is the code that writes it past them, if it begins where that can be, or the other.
     """
-    b, m, c, n = dims
-    size, whole = b * m * c * n, _is_whole(dims)
-    if is_columns(dims):
-        return _call(makers[2 if whole else 3](*flags), size, arrays, scalars), None
-    if not whole:
-        return _call(makers[1](*flags), size, arrays, scalars), None
-    if size * store.itemsize < STREAMED or n % LANES or 1 not in (m, c):
-        return _call(makers[0](*flags, False), size, arrays, scalars), None
+    size = math.prod(dims)
+    make: Any = makers[2 * is_columns(dims) + (not whole)]
 
     @cache
     def code(past_caches: bool) -> Callable:  # each is compiled when it is first needed
-        return _call(makers[0](*flags, past_caches), size, arrays, scalars)
+        return _call(make(*flags, past_caches), size, arrays, scalars)
 
+    if size * store.itemsize < STREAMED or not _is_written_in_order(dims, whole):
+        return code(False), None
     return None, lambda result: code(result.__array_interface__["data"][0] % WHOLE == 0)
+
+
+def _is_written_in_order(dims: Dims, whole: bool) -> bool:
+    """Does a thread write whole vectors, one behind the other? What jumps between pages is slower past the caches."""
+    _, m, c, n = dims
+    if is_columns(dims):
+        return c * n % LANES == 0 and not (whole and c * n > plain(columns.width_of)(dims))
+    return n % LANES == 0 and not (whole and m > 1 and c > 1)
 
 
 def _call(kernel: Any, size: int, arrays: tuple[np.dtype, ...], scalars: tuple[types.Type, ...]) -> Callable:

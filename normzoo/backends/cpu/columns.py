@@ -23,13 +23,14 @@ from normzoo.backends.cpu.moments import (
     read,
     rstd_of,
     standardize,
-    write,
+    write_out,
 )
 from normzoo.backends.cpu.sharing import share
 
 CHUNK = 64  # rows between two merges
 GROUP = 512  # rows that one task sums in a row
 STRIP = 4  # rows between two visits to a column's sums
+HEIGHT = 4  # rows of a tile that are normalized with what was loaded for a vector of columns
 NEXT = 2048  # values of a row-wise walk, by which fetching is ahead of the work
 BAND = 1024  # columns whose forms and factors stay in the level-1 cache while their rows stream by
 TILE = 65536  # values of a tile that is read twice: a quarter of a megabyte of float32
@@ -271,43 +272,46 @@ def four(planes, k, step):
 
 
 @helper
-def y_at(dims, parameter_dims, x, weight, bias, y, b, row, j, forms, k, step, ahead, left, full, spans_m):
-    """y in one row of the columns at j."""
+def y_strip(dims, parameter_dims, x, weight, bias, y, b, row, rows, j, forms, k, step, ahead, left, full, spans_m,
+            streams):  # fmt: skip
+    """y in `rows` rows from `row` on of the columns at j."""
     i = (b * dims[1] + row) * dims[2] * dims[3] + j
-    prefetch(x, i + ahead)
-    xhat = standardize(read(x, i, left, full), *four(forms, k, step))
-    if spans_m:
-        w = row_parameter(dims, parameter_dims, weight, b, row, j, left, full)
-        v = row_parameter(dims, parameter_dims, bias, b, row, j, left, full)
-    else:
+    affine = four(forms, k, step)
+    if not spans_m:
         w, v = load(forms, k + 4 * step), load(forms, k + 5 * step)
-    write(y, i, fma(xhat, w, v), left, full)
+    for r in range(row, row + rows):
+        prefetch(x, i + ahead)
+        if spans_m:
+            w = row_parameter(dims, parameter_dims, weight, b, r, j, left, full)
+            v = row_parameter(dims, parameter_dims, bias, b, r, j, left, full)
+        write_out(y, i, fma(standardize(read(x, i, left, full), *affine), w, v), left, full, streams)
+        i += dims[2] * dims[3]
 
 
 @helper
-def region_apply(dims, parameter_dims, x, weight, bias, y, b, top, end, first, last, forms, to, step, ahead,
-                 spans_m):  # fmt: skip
-    """y on the rows [top, end) of the columns [first, last): BAND columns at a time, row by row.
+def region_apply(dims, parameter_dims, x, weight, bias, y, b, top, end, first, last, forms, to, step, height, ahead,
+                 spans_m, streams):  # fmt: skip
+    """y on the rows [top, end) of the columns [first, last): BAND columns at a time, `height` rows at a time.
 
-    `ahead`: where the values lie, from those of the work, that are fetched meanwhile.
+    `ahead`: where the values lie, from those of the work, that are fetched meanwhile; `streams`: y goes past the
+    caches.
     """
     for band in range(first, last, BAND):
         stop = min(band + BAND, last)
         whole = band + (stop - band) // LANES * LANES
-        for row in range(top, end):
-            k = to - first
+        for row in range(top, end, height):
+            k, rows = to - first, min(height, end - row)
             for j in range(band, whole, LANES):
-                y_at(dims, parameter_dims, x, weight, bias, y, b, row, j, forms, k + j, step, ahead, LANES, True,
-                     spans_m)  # fmt: skip
+                y_strip(dims, parameter_dims, x, weight, bias, y, b, row, rows, j, forms, k + j, step, ahead, LANES,
+                        True, spans_m, streams)  # fmt: skip
             if whole < stop:
-                left = stop - whole
-                y_at(dims, parameter_dims, x, weight, bias, y, b, row, whole, forms, k + whole, step, ahead, left,
-                     False, spans_m)  # fmt: skip
+                y_strip(dims, parameter_dims, x, weight, bias, y, b, row, rows, whole, forms, k + whole, step, ahead,
+                        stop - whole, False, spans_m, False)  # fmt: skip
 
 
 @cache
-def forward(center, power, spans_m):
-    """Statistics and y, a tile at a time."""
+def forward(center, power, spans_m, streams):
+    """Statistics and y, a tile at a time; with `streams` past the caches, which asks for rows of whole vectors."""
 
     @helper
     def one_tile(t, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp):
@@ -327,7 +331,8 @@ def forward(center, power, spans_m):
         finish(dims, x, stats, i, first, last, center, power, divisor, eps, clamp)
         # 2 normalize
         prepare(dims, parameter_dims, x, weight, bias, stats, i, first, last, forms, 0, width, spans_m)
-        region_apply(dims, parameter_dims, x, weight, bias, y, i, 0, m, first, last, forms, 0, width, width, spans_m)
+        region_apply(dims, parameter_dims, x, weight, bias, y, i, 0, m, first, last, forms, 0, width, HEIGHT, width,
+                     spans_m, streams)  # fmt: skip
 
     @kernel
     def columns_forward(

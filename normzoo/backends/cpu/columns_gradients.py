@@ -31,11 +31,13 @@ from normzoo.backends.cpu.moments import (
     read,
     standardize,
     write,
+    write_out,
 )
 from normzoo.backends.cpu.sharing import share
 
 SUMS = 4  # planes of sums: g, g * xhat, xhat, sign(x - mean)
 TAKEN = 5  # planes of `weigh`: four factors, and the weight times the scale
+HEIGHT = 2  # as in columns.py; of more rows the registers would not hold what was loaded
 SUMMED = 1024  # columns, of one sample or several, whose gradients a task adds up in the computing type
 
 
@@ -196,39 +198,38 @@ def weigh(dims, stats, b, first, last, part, at_part, part_step, forms, to, step
 
 
 @helper
-def dx_at(dims, parameter_dims, dy, x, weight, dx, b, row, j, forms, k, step, taken, o, ahead, left, full, power,
-          spans_m):  # fmt: skip
-    """dx in one row of the columns at j."""
+def dx_strip(dims, parameter_dims, dy, x, weight, dx, b, row, rows, j, forms, k, step, taken, o, ahead, left, full,
+             power, spans_m, streams):  # fmt: skip
+    """dx in `rows` rows from `row` on of the columns at j."""
     i = (b * dims[1] + row) * dims[2] * dims[3] + j
     affine, factors = four(forms, k, step), four(taken, o, step)
-    if spans_m:
-        w = row_parameter(dims, parameter_dims, weight, b, row, j, left, full) * affine[0]
-    else:
+    if not spans_m:
         w = load(taken, o + 4 * step)
-    prefetch(x, i + ahead)
-    prefetch(dy, i + ahead)
-    d, v = read(dy, i, left, full), read(x, i, left, full)
-    write(dx, i, gradient(d, v, w, affine, factors, power), left, full)
+    for r in range(row, row + rows):
+        prefetch(x, i + ahead)
+        prefetch(dy, i + ahead)
+        if spans_m:
+            w = row_parameter(dims, parameter_dims, weight, b, r, j, left, full) * affine[0]
+        d, v = read(dy, i, left, full), read(x, i, left, full)
+        write_out(dx, i, gradient(d, v, w, affine, factors, power), left, full, streams)
+        i += dims[2] * dims[3]
 
 
 @helper
-def region_dx(dims, parameter_dims, dy, x, weight, dx, b, top, end, first, last, forms, to, step, taken, ahead, power,
-              spans_m):  # fmt: skip
-    """dx on the rows [top, end) of the columns [first, last): BAND columns at a time, row by row.
-
-    `ahead`: where the values lie, from those of the work, that are fetched meanwhile.
-    """
+def region_dx(dims, parameter_dims, dy, x, weight, dx, b, top, end, first, last, forms, to, step, taken, height,
+              ahead, power, spans_m, streams):  # fmt: skip
+    """dx on the rows [top, end) of the columns [first, last), as `region_apply` has y."""
     for band in range(first, last, BAND):
         stop = min(band + BAND, last)
         whole = band + (stop - band) // LANES * LANES
-        for row in range(top, end):
-            k, o = to - first, taken[1] - first
+        for row in range(top, end, height):
+            k, o, rows = to - first, taken[1] - first, min(height, end - row)
             for j in range(band, whole, LANES):
-                dx_at(dims, parameter_dims, dy, x, weight, dx, b, row, j, forms, k + j, step, taken[0], o + j, ahead,
-                      LANES, True, power, spans_m)  # fmt: skip
+                dx_strip(dims, parameter_dims, dy, x, weight, dx, b, row, rows, j, forms, k + j, step, taken[0], o + j,
+                         ahead, LANES, True, power, spans_m, streams)  # fmt: skip
             if whole < stop:
-                dx_at(dims, parameter_dims, dy, x, weight, dx, b, row, whole, forms, k + whole, step, taken[0],
-                      o + whole, ahead, stop - whole, False, power, spans_m)  # fmt: skip
+                dx_strip(dims, parameter_dims, dy, x, weight, dx, b, row, rows, whole, forms, k + whole, step,
+                         taken[0], o + whole, ahead, stop - whole, False, power, spans_m, False)  # fmt: skip
 
 
 @helper
@@ -295,8 +296,8 @@ def fold_columns(o, dims, parameter_dims, sums, dweight, dbias):
 
 
 @cache
-def backward(center, power, spans_m):
-    """dx, column sums and the parameters' gradients, a tile at a time."""
+def backward(center, power, spans_m, streams):
+    """dx, column sums and the parameters' gradients, a tile at a time; `streams` as forward."""
 
     @helper
     def some_tiles(t, dims, parameter_dims, dy, x, weight, stats, dx, blocks, kept, divisor, limit):
@@ -327,7 +328,7 @@ def backward(center, power, spans_m):
             weigh(dims, stats, i, first, last, part, 0, width, forms, 0, width, (taken, 0), float(m * n), center,
                   power, divisor, limit, x, spans_m)  # fmt: skip
             region_dx(dims, parameter_dims, dy, x, weight, dx, i, 0, m, first, last, forms, 0, width, (taken, 0),
-                      width, power, spans_m)  # fmt: skip
+                      HEIGHT, width, power, spans_m, streams)  # fmt: skip
 
     @kernel
     def columns_backward(

@@ -62,14 +62,15 @@ def units_of(dims):
 
 
 @cache
-def normalizing(spans_m):
+def normalizing(spans_m, streams):
     @helper
     def normalize_block(t, dims, parameter_dims, x, weight, bias, y, forms):
         _, m, c, n = dims
         step, height = padded(dims), height_of(dims)
         i, top = t // heights_of(dims), t % heights_of(dims) * height
         end, to = min(top + height, m), i * FORMS * step
-        region_apply(dims, parameter_dims, x, weight, bias, y, i, top, end, 0, c * n, forms, to, step, NEXT, spans_m)
+        region_apply(dims, parameter_dims, x, weight, bias, y, i, top, end, 0, c * n, forms, to, step, 1, NEXT, spans_m,
+                     streams)  # fmt: skip
 
     return normalize_block
 
@@ -86,9 +87,9 @@ def preparing(spans_m):
 
 
 @cache
-def forward(center, power, spans_m):
+def forward(center, power, spans_m, streams):
     """Statistics and y."""
-    normalize_block = normalizing(spans_m)
+    normalize_block = normalizing(spans_m, streams)
 
     @helper
     def sum_group(t, dims, x, part):
@@ -143,9 +144,9 @@ def forward(center, power, spans_m):
 
 
 @cache
-def apply(spans_m):
+def apply(spans_m, streams):
     """y from given statistics."""
-    prepare_sample, normalize_block = preparing(spans_m), normalizing(spans_m)
+    prepare_sample, normalize_block = preparing(spans_m), normalizing(spans_m, streams)
 
     @kernel
     def columns_apply(
@@ -167,7 +168,7 @@ def apply(spans_m):
 
 
 @cache
-def backward(center, power, spans_m):
+def backward(center, power, spans_m, streams):
     """dx, column sums and the parameters' gradients."""
     prepare_sample = preparing(spans_m)
 
@@ -205,7 +206,8 @@ def backward(center, power, spans_m):
         step, height = padded(dims), height_of(dims)
         i, top = t // heights_of(dims), t % heights_of(dims) * height
         region_dx(dims, parameter_dims, dy, x, weight, dx, i, top, min(top + height, m), 0, c * n, forms,
-                  i * FORMS * step, step, (taken, i * TAKEN * step), NEXT, power, spans_m)  # fmt: skip
+                  i * FORMS * step, step, (taken, i * TAKEN * step), 1, NEXT, power, spans_m,
+                  streams)  # fmt: skip
 
     @kernel
     def columns_backward_split(

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from normzoo.backends.cpu.access import at, is_double, load, load_n, store, store_n
+from normzoo.backends.cpu.access import at, is_double, load, load_n, store, store_n, stream
 from normzoo.backends.cpu.arithmetic import fma, inverse, inverse_power, larger, minus, narrow, rescue, root, sign, wide
 from normzoo.backends.cpu.jit import helper
 from normzoo.backends.cpu.lanes import LANES
@@ -25,6 +25,15 @@ def write(a, i, v, left, full):
         store(a, i, v)
     else:
         store_n(a, i, v, left)
+
+
+@helper
+def write_out(a, i, v, left, full, streams):
+    """`write`; whole lanes past the caches, with `streams`."""
+    if streams and full:
+        stream(a, i, v)
+    else:
+        write(a, i, v, left, full)
 
 
 @helper

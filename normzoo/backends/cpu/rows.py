@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.access import at, load, load_n, prefetch, put, stream, zeros
+from normzoo.backends.cpu.access import at, load, load_n, prefetch, put, zeros
 from normzoo.backends.cpu.arithmetic import fma, keep, lane, magnitude, narrow, splat, total, wide
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
@@ -22,7 +22,7 @@ from normzoo.backends.cpu.moments import (
     read,
     rstd_of,
     standardize,
-    write,
+    write_out,
 )
 from normzoo.backends.cpu.sharing import share
 
@@ -171,11 +171,7 @@ def y_of(x, weight, bias, y, i, p, w, v, affine, spans_n, streams, left, full):
     """y = xhat * weight + bias, on up to LANES values."""
     if spans_n:
         w, v = read(weight, p, left, full), read(bias, p, left, full)
-    found = fma(standardize(read(x, i, left, full), *affine), w, v)
-    if streams and full:
-        stream(y, i, found)
-    else:
-        write(y, i, found, left, full)
+    write_out(y, i, fma(standardize(read(x, i, left, full), *affine), w, v), left, full, streams)
 
 
 @helper

@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.access import at, clear, load_n, prefetch, put, stream, workspace, zeros
+from normzoo.backends.cpu.access import at, clear, load_n, prefetch, put, workspace, zeros
 from normzoo.backends.cpu.arithmetic import fma, keep, lane, narrow, sign, splat, total, wide
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
@@ -20,6 +20,7 @@ from normzoo.backends.cpu.moments import (
     read,
     standardize,
     write,
+    write_out,
 )
 from normzoo.backends.cpu.rows import (
     affine_at,
@@ -148,11 +149,7 @@ def dx_of(dy, x, weight, dx, i, p, w, affine, factors, power, spans_n, streams, 
     if spans_n:
         w = read(weight, p, left, full) * affine[0]
     d, v = read(dy, i, left, full), read(x, i, left, full)
-    found = gradient(d, v, w, affine, factors, power)
-    if streams and full:
-        stream(dx, i, found)
-    else:
-        write(dx, i, found, left, full)
+    write_out(dx, i, gradient(d, v, w, affine, factors, power), left, full, streams)
 
 
 @helper

@@ -32,20 +32,30 @@ from normzoo.backends.cpu.rows_gradients import (
 from normzoo.backends.cpu.sharing import share
 
 
+@helper
+def in_order(dims, t):
+    """Set and chunk of the t-th chunk in memory."""
+    _, m, c, n = dims
+    _, pieces, chunks = chunking(m, n)
+    piece, column, place = t % pieces, t // pieces % c, t // (pieces * c)
+    groups = chunks // pieces
+    return place // groups * c + column, place % groups * pieces + piece
+
+
 @cache
-def normalizing(spans_n):
+def normalizing(spans_n, streams):
     @helper
     def normalize_chunk(t, dims, parameter_dims, x, weight, bias, y, stats):
-        chunks = chunking(dims[1], dims[3])[2]
-        chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, t // chunks, t % chunks, spans_n, False, 0)
+        s, h = in_order(dims, t)
+        chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, s, h, spans_n, streams, 0)
 
     return normalize_chunk
 
 
 @cache
-def forward(center, power, spans_n):
+def forward(center, power, spans_n, streams):
     """Statistics and y."""
-    normalize_chunk = normalizing(spans_n)
+    normalize_chunk = normalizing(spans_n, streams)
 
     @helper
     def sum_chunk(t, dims, x, part):
@@ -103,9 +113,9 @@ def forward(center, power, spans_n):
 
 
 @cache
-def apply(spans_n):
+def apply(spans_n, streams):
     """y from given statistics."""
-    normalize_chunk = normalizing(spans_n)
+    normalize_chunk = normalizing(spans_n, streams)
 
     @kernel
     def rows_apply(
@@ -126,7 +136,7 @@ def apply(spans_n):
 
 
 @cache
-def backward(center, power, spans_n):
+def backward(center, power, spans_n, streams):
     """dx and the parameters' gradients."""
 
     @helper
@@ -164,12 +174,11 @@ def backward(center, power, spans_n):
 
     @helper
     def derive_chunk(t, dims, parameter_dims, dy, x, weight, stats, dx, part):
-        chunks = part.shape[1]
-        s, h = t // chunks, t % chunks
+        s, h = in_order(dims, t)
         i, j, start = set_at(dims, s)
         affine = affine_at(dims, x, stats, s)
         means = part[s, 0, 0], part[s, 0, 1], part[s, 0, 2]
-        chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, i, j, start, h, power, spans_n, means, False, 0)
+        chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, i, j, start, h, power, spans_n, means, streams, 0)
 
     @kernel
     def rows_backward_split(
