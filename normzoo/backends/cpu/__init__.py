@@ -36,6 +36,7 @@ FEW_SETS = 16  # fewer sets than this, each of several chunks, are worked on by 
 SHORT = 256  # runs below this are folded columns, where there are several
 BESIDE = 1 << 20  # values of high columns that a thread reads twice, one sample after the other; larger ones are shared
 STREAMED = 1 << 24  # bytes of y in whole runs, from which on it is written past the caches: they would not hold it
+FAR = 1 << 20  # bytes of a set whose runs lie apart
 LINE = 64  # bytes
 TINY = 2  # values of a set whose gradient is a difference of almost equal terms
 
@@ -56,7 +57,8 @@ def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype,
     arrays = store, dtype, dtype, store, _DOUBLE
     scalars = types.float64, types.float64, types.boolean
     makers = rows.forward, rows_split.forward, columns.forward, columns_split.forward
-    call, which = _code(dims, makers, _is_whole(dims), flags, store, arrays, scalars)
+    whole = _is_whole(dims) and not _is_far_apart(dims, store)
+    call, which = _code(dims, makers, whole, flags, store, arrays, scalars)
     divisor = 1.0 if moments.total else float(m * n)
     shape = 3, b, c
     parameter_dims, spread = _spread(dims, parameter_dims)
@@ -205,6 +207,15 @@ def _is_whole(dims: Dims) -> bool:
     width = plain(columns.width_of)(dims)
     tiles = -(-c * n // width)
     return m <= columns.GROUP or (b * tiles >= FEW_SETS and m * width <= BESIDE)
+
+
+def _is_far_apart(dims: Dims, store: np.dtype) -> bool:
+    """Are sets too large for a level-2 cache, and of runs apart? Then a forward pass that reads x twice in the order of
+    memory, and writes y past the caches, takes less than one set at a time. A backward pass reads two arrays twice."""
+    _, m, c, n = dims
+    if is_columns(dims) or n % LANES or 1 in (m, c):
+        return False
+    return m * n * store.itemsize > FAR and math.prod(dims) * store.itemsize >= STREAMED
 
 
 def _varies(dims: Dims, parameter_dims: Dims) -> bool:

@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.access import at, clear, load_n, prefetch, put, workspace, zeros
+from normzoo.backends.cpu.access import at, clear, load_any, load_n, prefetch, put, workspace, zeros
 from normzoo.backends.cpu.arithmetic import fma, keep, lane, narrow, sign, splat, total, wide
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
@@ -122,7 +122,7 @@ def chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, st
         i = start + run * columns * n + skip
         end = i + length
         while i + LANES <= end:
-            d, xhat = terms_of(dy, x, i, affine, LANES, True)
+            d, xhat = load_any(dy, i), standardize(load_any(x, i), *affine)
             s, q, z, signs = add_lanes(d - d0, xhat, s, q, z, signs, power)
             i += LANES
         if i < end:

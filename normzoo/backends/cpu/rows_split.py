@@ -59,8 +59,7 @@ def forward(center, power, spans_n, streams):
 
     @helper
     def sum_chunk(t, dims, x, part):
-        chunks = part.shape[1]
-        s, h = t // chunks, t % chunks
+        s, h = in_order(dims, t)
         count, mean, spread = chunk_moments(dims, x, set_at(dims, s)[2], h, center)
         part[s, h, 0] = count
         part[s, h, 1] = mean
@@ -68,8 +67,7 @@ def forward(center, power, spans_n, streams):
 
     @helper
     def sum_deviations(t, dims, x, part):
-        chunks = part.shape[1]
-        s, h = t // chunks, t % chunks
+        s, h = in_order(dims, t)
         part[s, h, 0] = chunk_deviations(dims, x, set_at(dims, s)[2], h, part[s, 0, 1])
 
     @kernel
@@ -160,8 +158,7 @@ def backward(center, power, spans_n, streams):
 
     @helper
     def sum_chunk(t, dims, parameter_dims, dy, x, weight, stats, sums, part):
-        chunks = part.shape[1]
-        s, h = t // chunks, t % chunks
+        s, h = in_order(dims, t)
         i, j, start = set_at(dims, s)
         affine = affine_at(dims, x, stats, s)
         slot = s * slots_of(dims, parameter_dims)
