@@ -78,6 +78,12 @@ def row_parameter(dims, parameter_dims, p, b, row, j, left, full):
 
 
 @helper
+def strip_of(height, left):
+    """Rows of the next strip; a height of 1 is known when a kernel is compiled, and leaves no loop."""
+    return 1 if height == 1 else min(height, left)
+
+
+@helper
 def add_strip(dims, x, i, rows, sums, j, width, left, full):
     """Add `rows` rows from position i on to the sums, around the shift, of the columns at j."""
     shift = load(sums, j)
@@ -300,7 +306,7 @@ def region_apply(dims, parameter_dims, x, weight, bias, y, b, top, end, first, l
         stop = min(band + BAND, last)
         whole = band + (stop - band) // LANES * LANES
         for row in range(top, end, height):
-            k, rows = to - first, min(height, end - row)
+            k, rows = to - first, strip_of(height, end - row)
             for j in range(band, whole, LANES):
                 y_strip(dims, parameter_dims, x, weight, bias, y, b, row, rows, j, forms, k + j, step, ahead, LANES,
                         True, spans_m, streams)  # fmt: skip

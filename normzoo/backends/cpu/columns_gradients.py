@@ -19,6 +19,7 @@ from normzoo.backends.cpu.columns import (
     groups_of,
     prepare,
     row_parameter,
+    strip_of,
     tiles_of,
     width_of,
 )
@@ -223,7 +224,7 @@ def region_dx(dims, parameter_dims, dy, x, weight, dx, b, top, end, first, last,
         stop = min(band + BAND, last)
         whole = band + (stop - band) // LANES * LANES
         for row in range(top, end, height):
-            k, o, rows = to - first, taken[1] - first, min(height, end - row)
+            k, o, rows = to - first, taken[1] - first, strip_of(height, end - row)
             for j in range(band, whole, LANES):
                 dx_strip(dims, parameter_dims, dy, x, weight, dx, b, row, rows, j, forms, k + j, step, taken[0], o + j,
                          ahead, LANES, True, power, spans_m, streams)  # fmt: skip
