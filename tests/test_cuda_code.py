@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.cuda_executor import unavailable
-from tests.cuda_executor.lowering import on_device
+from tests.cuda_executor.lowering import nothing_found_twice, on_device
 
 TABLE = Path(__file__).parent / "cuda_limits.json"
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
@@ -84,7 +84,7 @@ def measured(variant):
 
     from normzoo.backends.cuda.driver import launch_bounds  # noqa: PLC0415
 
-    with on_device((8, 0)):
+    with on_device((8, 0)), nothing_found_twice():
         ptx, _ = cuda.compile(
             variant.kernel,
             variant.signature,

@@ -36,12 +36,14 @@ class Lowered:
 
 
 @contextlib.contextmanager
-def _calls_typed_once():
+def nothing_found_twice():
     """Numba looks at every overload of an operator or intrinsic wherever it is called: a quarter of its time with inlined
-    kernels. What it finds depends on the types alone."""
+    kernels. What it finds depends on the types alone. And it analyses a function anew behind each pass that may change
+    it, a seventh of the time, though those that need the analysis make their own."""
     from numba.core.types.functions import BaseFunction  # noqa: PLC0415
+    from numba.cuda.core.compiler_machinery import PassManager  # noqa: PLC0415
 
-    look = BaseFunction.get_call_type
+    look, enforcing = BaseFunction.get_call_type, PassManager._ENFORCING
 
     def get_call_type(self, context, args, kws):
         key = self, args, tuple(kws.items())
@@ -49,11 +51,11 @@ def _calls_typed_once():
             _calls[key] = look(self, context, args, kws)
         return _calls[key]
 
-    BaseFunction.get_call_type = get_call_type
+    BaseFunction.get_call_type, PassManager._ENFORCING = get_call_type, False
     try:
         yield
     finally:
-        BaseFunction.get_call_type = look
+        BaseFunction.get_call_type, PassManager._ENFORCING = look, enforcing
 
 
 @contextlib.contextmanager
@@ -78,7 +80,7 @@ def kernel_ir(kernel, signature) -> tuple[list[str], str]:
     if (function, str(signature)) in _typed:
         return _typed[function, str(signature)]
     options = getattr(kernel, "targetoptions", None) or {}
-    with _compile_lock, on_device(CC), _calls_typed_once(), warnings.catch_warnings():
+    with _compile_lock, on_device(CC), nothing_found_twice(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # lines of a function without a source file
         library, _ = compiler._compile_pyfunc_with_fixup(
             function,
