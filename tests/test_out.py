@@ -109,6 +109,13 @@ def test_out_that_does_not_fit(out, error, message):
             function(x, out=out)
 
 
+def behind_a_line(like, begin):
+    """An array like another that begins `begin` bytes behind the beginning of a line of the cache."""
+    room = np.empty(like.nbytes + 64 + begin, np.uint8)
+    first = -room.__array_interface__["data"][0] % 64 + begin
+    return room[first : first + like.nbytes].view(like.dtype).reshape(like.shape)
+
+
 @pytest.mark.parametrize(
     "dtype", ["float32", *(pytest.param(d, marks=pytest.mark.slow) for d in ("float16", "float64"))]
 )
@@ -126,9 +133,7 @@ def test_results_that_no_cache_holds_begin_anywhere(norm, shape, dtype, rng):
     assert x.nbytes >= 1 << 24
     part = norm(x[-2:]), norm.backward(dy[-2:])
     for begin in {0, size, 16 // size * size, 24}:
-        room = np.empty(x.nbytes + 64 + begin, np.uint8)
-        first = -room.__array_interface__["data"][0] % 64 + begin
-        out = room[first : first + x.nbytes].view(dtype).reshape(shape)
+        out = behind_a_line(x, begin)
         for run, a, expected in ((norm, x, part[0]), (norm.backward, dy, part[1])):
             assert run(a, out=out) is out
             check.same_bits(out[-2:], expected)
@@ -150,9 +155,7 @@ def test_results_past_the_caches_have_the_bits_of_others(norm, shape, rng):
     filled(norm, rng)
     found = []
     for begin in (4, 0, 16):  # at 4 bytes no vector may begin
-        room = np.empty(x.size + 32, np.float32)
-        first = (-room.__array_interface__["data"][0] % 64 + begin) // 4
-        out = room[first : first + x.size].reshape(shape)
+        out = behind_a_line(x, begin)
         found.append((norm(x, out=out).copy(), norm.backward(dy, out=out).copy()))
     for y, dx in found[1:]:
         check.same_bits(y, found[0][0])
