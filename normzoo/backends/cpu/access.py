@@ -51,12 +51,17 @@ def _to_store(builder, dtype: Any, v):
         return v
     if dtype.signed:
         return builder.bitcast(builder.fptrunc(v, ir.VectorType(ir.HalfType(), LANES)), _SHORTS)
+    return builder.trunc(_upper(builder, v), _SHORTS)
+
+
+def _upper(builder, v):
+    """The upper halves of float32, which are bfloat16, rounded to nearest, ties to even."""
     bits = builder.bitcast(v, _WORDS)
     odd = builder.and_(builder.lshr(bits, _words(16)), _words(1))
     rounded = builder.add(builder.add(bits, _words(0x7FFF)), odd)
     # NaN has any payload, and rounding one up may carry over: all its bits are set instead.
     rounded = builder.or_(rounded, builder.sext(builder.fcmp_unordered("uno", v, v), _WORDS))
-    return builder.trunc(builder.lshr(rounded, _words(16)), _SHORTS)
+    return builder.lshr(rounded, _words(16))
 
 
 def _words(value: int) -> ir.Constant:
@@ -97,27 +102,96 @@ def _load(context, builder, sig, args):
     return _loaded(builder, dtype, builder.load(place, align=dtype.bitwidth // 8))
 
 
-def load_any(a, i):
-    """As `load`, but in whatever order takes the fewest instructions; it is the same for all arrays of a dtype."""
+# Sixteen lanes of bfloat16, in the order that takes the fewest instructions: vectors of 32 bytes are unpacked and
+# packed in their halves. What meets such lanes comes in their order.
+_ORDER = [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15]
+_QUARTER = 4
+
+
+def _reorders(like: Any) -> bool:
+    return is_short(like) and not like.signed
+
+
+def load_as(a, i, like):
+    """As `load`, with the lanes in the order of `like`: one that is best for its dtype, and the same in all that is
+    loaded and stored as it."""
     return load(a, i)
 
 
-typed(load_any, lambda a, i: Vec(of(a.dtype)))
+typed(load_as, lambda a, i, like: Vec(of(a.dtype)))
 
 
-@lower_builtin(load_any, Flat, types.Integer)
-def _load_any(context, builder, sig, args):
+@lower_builtin(load_as, Flat, types.Integer, Flat)
+@lower_builtin(load_as, types.Array, types.Integer, Flat)
+def _load_as(context, builder, sig, args):
     dtype = sig.args[0].dtype
-    if not is_short(dtype) or dtype.signed:
+    if not _reorders(sig.args[2].dtype):
         return _load(context, builder, sig, args)
-    # bfloat16: of each pair the second is the upper half of a word, and the first is moved there.
-    half = ir.VectorType(ir.IntType(32), LANES // 2)
-    place = builder.bitcast(_element_at(context, builder, sig.args[0], args[0], args[1]), half.as_pointer())
-    pairs = builder.load(place, align=dtype.bitwidth // 8)
-    first = builder.shl(pairs, ir.Constant(half, [16] * (LANES // 2)))
-    second = builder.and_(pairs, ir.Constant(half, [0xFFFF0000] * (LANES // 2)))
-    order = ir.Constant(_WORDS, list(range(LANES)))
-    return builder.bitcast(builder.shuffle_vector(first, second, order), llvm_type(types.float32))
+    place = _element_at(context, builder, sig.args[0], args[0], args[1])
+    if not is_short(dtype):
+        part = ir.VectorType(llvm_type(dtype).element, _QUARTER)
+        place = builder.bitcast(place, part.as_pointer())
+        quarters = [
+            builder.load(builder.gep(place, [_word(first // _QUARTER)]), align=dtype.bitwidth // 8)
+            for first in _ORDER[::_QUARTER]
+        ]
+        halves = [_joined(builder, a, b) for a, b in (quarters[:2], quarters[2:])]
+        return _joined(builder, *halves)
+    v = builder.load(builder.bitcast(place, _SHORTS.as_pointer()), align=dtype.bitwidth // 8)
+    zeros = ir.Constant(_SHORTS, None)
+    half = ir.VectorType(ir.FloatType(), LANES // 2)
+    halves = []
+    for start in (0, LANES // 2):  # 0 below each value makes a float32 of it
+        places = [p for lane in _ORDER[start : start + LANES // 2] for p in (lane, LANES + lane)]
+        words = builder.shuffle_vector(zeros, v, ir.Constant(_WORDS, places))
+        halves.append(builder.bitcast(words, half))
+    return _joined(builder, *halves)
+
+
+def _word(value: int) -> ir.Constant:
+    return ir.Constant(ir.IntType(32), value)
+
+
+def _joined(builder, a, b):
+    """The lanes of a and then b."""
+    count = 2 * a.type.count
+    places = ir.Constant(ir.VectorType(ir.IntType(32), count), list(range(count)))
+    return builder.shuffle_vector(a, b, places)
+
+
+def _packed(builder, v):
+    """Lanes that `load_as` loads from bfloat16, as they lie in memory."""
+    words = builder.bitcast(_upper(builder, v), ir.VectorType(ir.IntType(16), 2 * LANES))
+    places = [2 * _ORDER.index(lane) for lane in range(LANES)]
+    return builder.shuffle_vector(words, words, ir.Constant(_WORDS, places))
+
+
+def store_as(a, i, v, like):
+    """As `store`, of lanes in the order of `like`."""
+    store(a, i, v)
+
+
+typed(store_as, lambda a, i, v, like: types.none)
+
+
+@lower_builtin(store_as, Flat, types.Integer, Vec, Flat)
+@lower_builtin(store_as, types.Array, types.Integer, Vec, Flat)
+def _store_as(context, builder, sig, args):
+    dtype = sig.args[0].dtype
+    if not _reorders(sig.args[3].dtype):
+        return _store(context, builder, sig, args)
+    if is_short(dtype):
+        place = _address(context, builder, sig.args[0], args[0], args[1])
+        builder.store(_packed(builder, args[2]), place, align=dtype.bitwidth // 8)
+        return context.get_dummy_value()
+    place = _element_at(context, builder, sig.args[0], args[0], args[1])
+    place = builder.bitcast(place, ir.VectorType(llvm_type(dtype).element, _QUARTER).as_pointer())
+    for start in range(0, LANES, _QUARTER):
+        lanes = ir.Constant(ir.VectorType(ir.IntType(32), _QUARTER), list(range(start, start + _QUARTER)))
+        part = builder.shuffle_vector(args[2], args[2], lanes)
+        at_part = builder.gep(place, [_word(_ORDER[start] // _QUARTER)])
+        builder.store(part, at_part, align=dtype.bitwidth // 8)
+    return context.get_dummy_value()
 
 
 def load_n(a, i, count):
@@ -252,12 +326,29 @@ typed(stream, lambda a, i, v: types.none)
 @lower_builtin(stream, Flat, types.Integer, Vec)
 @lower_builtin(stream, types.Array, types.Integer, Vec)
 def _stream(context, builder, sig, args):
-    dtype = sig.args[0].dtype
+    return _written_past(context, builder, sig, args, _to_store(builder, sig.args[0].dtype, args[2]))
+
+
+def _written_past(context, builder, sig, args, stored):
     place = _address(context, builder, sig.args[0], args[0], args[1])
-    write = builder.store(_to_store(builder, dtype, args[2]), place, align=WHOLE)
-    one = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
-    write.set_metadata("nontemporal", one)
+    write = builder.store(stored, place, align=WHOLE)
+    write.set_metadata("nontemporal", builder.module.add_metadata([_word(1)]))
     return context.get_dummy_value()
+
+
+def stream_as(a, i, v, like):
+    """As `stream`, of lanes in the order of `like`."""
+    store(a, i, v)
+
+
+typed(stream_as, lambda a, i, v, like: types.none)
+
+
+@lower_builtin(stream_as, Flat, types.Integer, Vec, Flat)
+def _stream_as(context, builder, sig, args):
+    if not _reorders(sig.args[3].dtype):
+        return _stream(context, builder, sig, args)
+    return _written_past(context, builder, sig, args, _packed(builder, args[2]))
 
 
 def is_double(a):

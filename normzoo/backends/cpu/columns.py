@@ -1,9 +1,10 @@
 """Kernels of the views whose last axis is kept (n == 1): a set (b, c) is m values, c apart; c runs along the lanes.
 
 They also serve short runs (n > 1 small): x is then seen as m rows of c*n columns, and the n columns of a set are folded
-after each was summed. CHUNK rows are summed around the mean of those before, the first of a GROUP of chunks around its
-own; all by the shape alone, merged in order, in float64. A task walks a tile of columns, whose workspaces stay in the
-level-1 cache. Here a thread takes whole tiles; in `columns_split.py` all threads share each column.
+after each was summed. CHUNK rows are summed around the mean of those before, the first of a GROUP of chunks around that
+of its FIRST rows; all by the shape alone, merged in order, in float64. A task walks a tile of columns, whose
+workspaces stay in the level-1 cache. Here a thread takes whole tiles; in `columns_split.py` all threads share each
+column.
 """
 
 from functools import cache
@@ -17,6 +18,8 @@ from normzoo.backends.cpu.lanes import LANES
 from normzoo.backends.cpu.moments import (
     affine_of,
     extreme_moments,
+    held,
+    hold,
     is_extreme,
     merge,
     put_lanes,
@@ -28,6 +31,7 @@ from normzoo.backends.cpu.moments import (
 from normzoo.backends.cpu.sharing import share
 
 CHUNK = 64  # rows between two merges
+FIRST = 16  # rows whose mean the first chunk is summed around: its square is at most 3 times the chunk's variance away
 GROUP = 512  # rows that one task sums in a row
 STRIP = 4  # rows between two visits to a column's sums
 HEIGHT = 4  # rows of a tile that are normalized with what was loaded for a vector of columns
@@ -66,11 +70,11 @@ def place_of(parameter_dims, b):
 
 
 @helper
-def row_parameter(dims, parameter_dims, p, b, row, j, left, full):
-    """The lanes of a parameter that varies along m: one value for all columns, or one for each."""
+def row_parameter(dims, parameter_dims, p, b, row, j, left, full, like):
+    """The lanes of a parameter that varies along m: one value for all columns, or one for each; see `read`."""
     at_row = place_of(parameter_dims, b) * parameter_dims[1] + row
     if parameter_dims[2] * parameter_dims[3] > 1:
-        return read(p, at_row * dims[2] * dims[3] + j, left, full)
+        return read(p, at_row * dims[2] * dims[3] + j, left, full, like)
     return splat(at(p, at_row))
 
 
@@ -86,16 +90,16 @@ def strip_of(height, left):
 @helper
 def add_strip(dims, x, i, rows, sums, j, width, left, full):
     """Add `rows` rows from position i on to the sums, around the shift, of the columns at j."""
-    shift = load(sums, j)
+    shift = held(sums, j, full, x)
     s, q = zeros(x), zeros(x)
     for _ in range(rows):
         prefetch(x, i + STRIP * dims[2] * dims[3])
-        d = read(x, i, left, full) - shift
+        d = read(x, i, left, full, x) - shift
         s += d
         q = fma(d, d, q)
         i += dims[2] * dims[3]
-    store(sums, width + j, load(sums, width + j) + s)
-    store(sums, 2 * width + j, load(sums, 2 * width + j) + q)
+    hold(sums, width + j, held(sums, width + j, full, x) + s, full, x)
+    hold(sums, 2 * width + j, held(sums, 2 * width + j, full, x) + q, full, x)
 
 
 @helper
@@ -122,8 +126,8 @@ def group_moments(dims, x, b, g, first, last, sums, width, part, to, step, cente
             store(sums, plane * width + j, zeros(x))
         store(part, to + j, splat(0.0))
         store(part, to + step + j, splat(0.0))
-    if center:  # the mean of the first chunk, around its first row
-        start, stop = (b * m + top) * c * n + first, min(top + CHUNK, end)
+    if center:  # the mean of the first rows, around the first of all
+        start, stop = (b * m + top) * c * n + first, min(top + FIRST, end)
         for j in range(0, size, LANES):
             store(sums, j, load_n(x, start + j, min(size - j, LANES)))
         add_rows(dims, x, b, top, stop, first, last, sums, width)
@@ -251,7 +255,7 @@ def prepare(dims, parameter_dims, x, weight, bias, stats, b, first, last, forms,
             mean, rstd = load_n(stats, b * c + s, size), load_n(stats, (2 * bs + b) * c + s, size)
         else:
             mean, rstd = splat(at(stats, b * c + s)), splat(at(stats, (2 * bs + b) * c + s))
-        scale, shift, low, r = affine_of(mean, rstd, x)
+        scale, shift, fine, r = affine_of(mean, rstd, x)
         w, v = splat(at(weight, 0)), splat(at(bias, 0))
         if not spans_m:
             p = place + (s if pc > 1 else 0) * pn
@@ -264,7 +268,7 @@ def prepare(dims, parameter_dims, x, weight, bias, stats, b, first, last, forms,
             k, room = to + j - first + i, last - j - i  # what is written too far is written again
             put_lanes(forms, k, scale, room)
             put_lanes(forms, k + step, shift, room)
-            put_lanes(forms, k + 2 * step, low, room)
+            put_lanes(forms, k + 2 * step, fine, room)
             put_lanes(forms, k + 3 * step, r, room)
             if not spans_m:
                 put_lanes(forms, k + 4 * step, w, room)
@@ -272,9 +276,10 @@ def prepare(dims, parameter_dims, x, weight, bias, stats, b, first, last, forms,
 
 
 @helper
-def four(planes, k, step):
-    """The lanes of four planes."""
-    return load(planes, k), load(planes, k + step), load(planes, k + 2 * step), load(planes, k + 3 * step)
+def four(planes, k, step, full, like):
+    """The lanes of four planes, as `held`."""
+    a, b = held(planes, k, full, like), held(planes, k + step, full, like)
+    return a, b, held(planes, k + 2 * step, full, like), held(planes, k + 3 * step, full, like)
 
 
 @helper
@@ -282,15 +287,15 @@ def y_strip(dims, parameter_dims, x, weight, bias, y, b, row, rows, j, forms, k,
             streams):  # fmt: skip
     """y in `rows` rows from `row` on of the columns at j."""
     i = (b * dims[1] + row) * dims[2] * dims[3] + j
-    affine = four(forms, k, step)
+    affine = four(forms, k, step, full, x)
     if not spans_m:
-        w, v = load(forms, k + 4 * step), load(forms, k + 5 * step)
+        w, v = held(forms, k + 4 * step, full, x), held(forms, k + 5 * step, full, x)
     for r in range(row, row + rows):
         prefetch(x, i + ahead)
         if spans_m:
-            w = row_parameter(dims, parameter_dims, weight, b, r, j, left, full)
-            v = row_parameter(dims, parameter_dims, bias, b, r, j, left, full)
-        write_out(y, i, fma(standardize(read(x, i, left, full), *affine), w, v), left, full, streams)
+            w = row_parameter(dims, parameter_dims, weight, b, r, j, left, full, x)
+            v = row_parameter(dims, parameter_dims, bias, b, r, j, left, full, x)
+        write_out(y, i, fma(standardize(read(x, i, left, full, x), *affine), w, v), left, full, streams)
         i += dims[2] * dims[3]
 
 

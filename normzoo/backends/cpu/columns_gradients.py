@@ -28,6 +28,10 @@ from normzoo.backends.cpu.lanes import LANES
 from normzoo.backends.cpu.moments import (
     factors_of,
     gradient,
+    held,
+    hold,
+    of_offsets,
+    offset,
     put_lanes,
     read,
     standardize,
@@ -54,7 +58,7 @@ def fill_centers(dims, parameter_dims, dy, weight, b, first, last, sums, forms, 
         if center:
             value = load_n(dy, top + j, size) if n == 1 else splat(at(dy, top + j))
             if spans_m:
-                w = row_parameter(dims, parameter_dims, weight, b, 0, j, size if n == 1 else 1, False)
+                w = row_parameter(dims, parameter_dims, weight, b, 0, j, size if n == 1 else 1, False, weight)
                 value = value * ((w if n == 1 else splat(lane(w, 0))) * load_n(forms, to + j - first, size))
         for i in range(0, size, LANES):
             put_lanes(sums, j - first + i, value, last - j - i)
@@ -66,22 +70,23 @@ def add_sums(dims, parameter_dims, dy, x, weight, b, row, rows, j, blocks, block
     """Add `rows` rows from `row` on to the sums of the columns at j; and to the gradients of the parameters."""
     _, m, c, n = dims
     lanes_vary = parameter_dims[2] * parameter_dims[3] > 1
-    affine = four(forms, to, step)
-    middle = load(sums, k)
+    affine = four(forms, to, step, full, x)
+    middle = held(sums, k, full, x)
     s, q, z, signs = zeros(weight), zeros(weight), zeros(weight), zeros(weight)
     i = (b * m + row) * c * n + j
     for r in range(row, row + rows):
         prefetch(x, i + STRIP * c * n)
         prefetch(dy, i + STRIP * c * n)
-        g, xhat = read(dy, i, left, full), standardize(read(x, i, left, full), *affine)
+        g, v = read(dy, i, left, full, x), read(x, i, left, full, x)
+        xhat = standardize(v, *affine) if spans_m else offset(v, affine, power)
         if not full:
             xhat = keep(xhat, left)
         if spans_m:
             o = block + (r * c * n + j if lanes_vary else r * LANES)
             size = left if lanes_vary else LANES
-            write(blocks, o, fma(g, xhat, read(blocks, o, size, full)), size, full)
-            write(blocks, o + plane, read(blocks, o + plane, size, full) + g, size, full)
-            g = g * (row_parameter(dims, parameter_dims, weight, b, r, j, left, full) * affine[0])
+            write(blocks, o, fma(g, xhat, read(blocks, o, size, full, x)), size, full, x)
+            write(blocks, o + plane, read(blocks, o + plane, size, full, x) + g, size, full, x)
+            g = g * (row_parameter(dims, parameter_dims, weight, b, r, j, left, full, x) * affine[0])
         g = g - middle
         s += g
         q = fma(g, xhat, q)
@@ -90,12 +95,12 @@ def add_sums(dims, parameter_dims, dy, x, weight, b, row, rows, j, blocks, block
         if power == 1:
             signs += sign(xhat)
         i += c * n
-    store(sums, k + width, load(sums, k + width) + s)
-    store(sums, k + 2 * width, load(sums, k + 2 * width) + q)
+    hold(sums, k + width, held(sums, k + width, full, x) + s, full, x)
+    hold(sums, k + 2 * width, held(sums, k + 2 * width, full, x) + q, full, x)
     if not spans_m:
-        store(sums, k + 3 * width, load(sums, k + 3 * width) + z)
+        hold(sums, k + 3 * width, held(sums, k + 3 * width, full, x) + z, full, x)
     if power == 1:
-        store(sums, k + 4 * width, load(sums, k + 4 * width) + signs)
+        hold(sums, k + 4 * width, held(sums, k + 4 * width, full, x) + signs, full, x)
 
 
 @helper
@@ -122,12 +127,15 @@ def group_sums(dims, parameter_dims, dy, x, weight, b, g, first, last, blocks, b
     rows_here = splat(float(end - top))
     for j in range(0, last - first, LANES):
         middle = wide(load(sums, j))
-        s, q = wide(load(sums, j + width)), wide(load(sums, j + 2 * width))
-        z = zeros(part) if spans_m else wide(load(sums, j + 3 * width)) * middle
-        s = fma(middle, rows_here, s)
-        if spans_m:  # the sums were scaled as x is, which kept them in range
+        s, q, z = wide(load(sums, j + width)), wide(load(sums, j + 2 * width)), zeros(part)
+        if spans_m:
+            s = fma(middle, rows_here, s)  # the sums were scaled as x is, which kept them in range
             unscale = inverse_power(wide(load(forms, to + j)))
             s, q = s * unscale, q * unscale
+        else:
+            fine, r = wide(load(forms, to + j + 2 * step)), wide(load(forms, to + j + 3 * step))
+            q, z = of_offsets(s, q, wide(load(sums, j + 3 * width)), rows_here, fine, r, power)
+            s, z = fma(middle, rows_here, s), z * middle
         store(part, at_part + j, s)  # sum(g)
         store(part, at_part + part_step + j, q)  # sum((g - middle) * xhat)
         store(part, at_part + 2 * part_step + j, z)  # what that leaves out
@@ -203,15 +211,15 @@ def dx_strip(dims, parameter_dims, dy, x, weight, dx, b, row, rows, j, forms, k,
              power, spans_m, streams):  # fmt: skip
     """dx in `rows` rows from `row` on of the columns at j."""
     i = (b * dims[1] + row) * dims[2] * dims[3] + j
-    affine, factors = four(forms, k, step), four(taken, o, step)
+    affine, factors = four(forms, k, step, full, x), four(taken, o, step, full, x)
     if not spans_m:
-        w = load(taken, o + 4 * step)
+        w = held(taken, o + 4 * step, full, x)
     for r in range(row, row + rows):
         prefetch(x, i + ahead)
         prefetch(dy, i + ahead)
         if spans_m:
-            w = row_parameter(dims, parameter_dims, weight, b, r, j, left, full) * affine[0]
-        d, v = read(dy, i, left, full), read(x, i, left, full)
+            w = row_parameter(dims, parameter_dims, weight, b, r, j, left, full, x) * affine[0]
+        d, v = read(dy, i, left, full, x), read(x, i, left, full, x)
         write_out(dx, i, gradient(d, v, w, affine, factors, power), left, full, streams)
         i += dims[2] * dims[3]
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from normzoo.backends.cpu.access import at, is_double, load, load_n, store, store_n, stream
+from normzoo.backends.cpu.access import at, is_double, load, load_as, load_n, store, store_as, store_n, stream_as
 from normzoo.backends.cpu.arithmetic import fma, inverse, inverse_power, larger, minus, narrow, rescue, root, sign, wide
 from normzoo.backends.cpu.jit import helper
 from normzoo.backends.cpu.lanes import LANES
@@ -13,27 +13,42 @@ MEAN, SPREAD, RSTD = 0, 1, 2  # the planes of `stats`, (3, b, c) float64
 
 
 @helper
-def read(a, i, left, full):
-    """Lanes a[i : i + left]; `full` says at compile time that these are all."""
-    return load(a, i) if full else load_n(a, i, left)
+def read(a, i, left, full, like):
+    """Lanes a[i : i + left]; `full` says at compile time that these are all, which come in the order of `like`."""
+    return load_as(a, i, like) if full else load_n(a, i, left)
 
 
 @helper
-def write(a, i, v, left, full):
-    """a[i : i + left] = v; `full` says at compile time that these are all lanes."""
+def write(a, i, v, left, full, like):
+    """a[i : i + left] = v; `full` and `like` as for `read`."""
     if full:
-        store(a, i, v)
+        store_as(a, i, v, like)
     else:
         store_n(a, i, v, left)
 
 
 @helper
 def write_out(a, i, v, left, full, streams):
-    """`write`; whole lanes past the caches, with `streams`."""
+    """`write` in the order of a itself; whole lanes past the caches, with `streams`."""
     if streams and full:
-        stream(a, i, v)
+        stream_as(a, i, v, a)
     else:
-        write(a, i, v, left, full)
+        write(a, i, v, left, full, a)
+
+
+@helper
+def held(plane, i, full, like):
+    """Lanes of a plane of workspace that meet those of `read`, with room for all."""
+    return load_as(plane, i, like) if full else load(plane, i)
+
+
+@helper
+def hold(plane, i, v, full, like):
+    """Lanes into a plane of workspace, as `held`."""
+    if full:
+        store_as(plane, i, v, like)
+    else:
+        store(plane, i, v)
 
 
 @helper
@@ -72,43 +87,55 @@ def rstd_of(spread, eps, one, power, clamp):
 
 @helper
 def affine_of(mean, rstd, like):
-    """scale, shift, low, r, in the type of `like`, from float64 lanes: see `standardize`.
+    """scale, shift, fine, r, in the type of `like`, from float64 lanes: see `standardize`.
 
-    low - shift is the mean to twice the precision of x; scale is 1 unless rstd is extreme.
+    shift / scale is -mean, and `fine` what it is short of that, in units of xhat, so that xhat is right where the mean
+    is large; scale is 1 unless rstd is extreme.
     """
     scale = rescue(rstd, like)
     scaled = mean * scale
     high = narrow(scaled, like)
-    low = narrow(scaled - wide(high), like)
-    return narrow(scale, like), minus(high), low, narrow(rstd * inverse_power(scale), like)
+    r = rstd * inverse_power(scale)
+    return narrow(scale, like), minus(high), narrow((wide(high) - scaled) * r, like), narrow(r, like)
 
 
 @helper
-def deviation(v, scale, shift, low):
-    """(v - mean) * scale."""
-    return fma(v, scale, shift) - low
-
-
-@helper
-def standardize(v, scale, shift, low, r):
+def standardize(v, scale, shift, fine, r):
     """xhat = (v - mean) * rstd."""
-    return deviation(v, scale, shift, low) * r
+    return fma(fma(v, scale, shift), r, fine)
+
+
+@helper
+def offset(v, affine, power):
+    """What sums take for xhat, short of r and `fine`, which `of_offsets` puts in. With power 1, xhat itself, whose sign
+    counts."""
+    return standardize(v, *affine) if power == 1 else fma(v, affine[0], affine[1])
+
+
+@helper
+def of_offsets(g, gx, z, count, fine, r, power):
+    """sum(g * xhat) and sum(xhat) from those sums of `offset`, and from sum(g); fine and r are in float64."""
+    if power == 1:
+        return gx, z
+    return gx * r + g * fine, z * r + count * fine
 
 
 @helper
 def factors_of(g_mean, gx_mean, sign_mean, affine, power, like):
     """What dx takes off g, in the type of `like`, from float64 lanes; see `gradient`.
 
-    mean(g) as a pair -high, low, for which dx is right where mean(g) is far from 0; -mean(g * xhat), for power 2 times
-    what makes xhat of a deviation; mean(sign(x - mean)). The first three are scaled as x is: a product that dx does
-    not show cannot overflow.
+    mean(g) as a pair -high, rest, for which dx is right where mean(g) is far from 0; -mean(g * xhat), for power 2 times
+    what makes xhat of an offset, short of `fine`, which is in the rest; mean(sign(x - mean)). The first three are
+    scaled as x is: a product that dx does not show cannot overflow.
     """
-    scale, r = wide(affine[0]), wide(affine[3])
-    scaled = g_mean * scale
+    scale = wide(affine[0])
+    scaled, taken = g_mean * scale, gx_mean * scale
     high = narrow(scaled, like)
-    low = narrow(scaled - wide(high), like)
-    taken = gx_mean * scale * r if power == 2 else gx_mean * scale
-    return minus(high), low, minus(narrow(taken, like)), narrow(sign_mean, like)
+    rest = scaled - wide(high)
+    if power == 2:
+        rest += taken * wide(affine[2])
+        taken = taken * wide(affine[3])
+    return minus(high), narrow(rest, like), minus(narrow(taken, like)), narrow(sign_mean, like)
 
 
 @helper
@@ -117,15 +144,14 @@ def gradient(d, v, w, affine, factors, power):
 
     w is weight * scale; q is xhat, or sign(xhat) - mean(sign(x - mean)); see `affine_of` and `factors_of`.
     """
-    scale, shift, low, r = affine
-    g_high, g_low, taken, sign_mean = factors
-    t = fma(d, w, g_high) - g_low
-    if power != 0:
-        q = deviation(v, scale, shift, low)
-        if power == 1:
-            q = sign(q) - sign_mean
-        t = fma(q, taken, t)
-    return t * r
+    g_high, rest, taken, sign_mean = factors
+    t = fma(d, w, g_high)
+    if power == 2:
+        t = fma(fma(v, affine[0], affine[1]), taken, t)
+    t -= rest
+    if power == 1:
+        t = fma(sign(standardize(v, *affine)) - sign_mean, taken, t)
+    return t * affine[3]
 
 
 @helper

@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.access import at, load_any, load_n, prefetch, put, zeros
+from normzoo.backends.cpu.access import at, load_as, load_n, prefetch, put, zeros
 from normzoo.backends.cpu.arithmetic import fma, keep, lane, magnitude, narrow, splat, total, wide
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
@@ -97,11 +97,11 @@ def chunk_moments(dims, x, start, j, center):
             i = start + h * c * n
             end = i + length
             while i + 2 * LANES <= end:
-                s += load_any(x, i) - shift
-                t += load_any(x, i + LANES) - shift
+                s += load_as(x, i, x) - shift
+                t += load_as(x, i + LANES, x) - shift
                 i += 2 * LANES
             while i + LANES <= end:
-                s += load_any(x, i) - shift
+                s += load_as(x, i, x) - shift
                 i += LANES
             if i < end:
                 s += keep(load_n(x, i, end - i) - shift, end - i)
@@ -111,14 +111,14 @@ def chunk_moments(dims, x, start, j, center):
         i = start + h * c * n
         end = i + length
         while i + 2 * LANES <= end:
-            d, e = load_any(x, i) - shift, load_any(x, i + LANES) - shift
+            d, e = load_as(x, i, x) - shift, load_as(x, i + LANES, x) - shift
             s1 += d
             t1 += e
             s2 = fma(d, d, s2)
             t2 = fma(e, e, t2)
             i += 2 * LANES
         while i + LANES <= end:
-            d = load_any(x, i) - shift
+            d = load_as(x, i, x) - shift
             s1 += d
             s2 = fma(d, d, s2)
             i += LANES
@@ -170,8 +170,8 @@ def finish(dims, x, start, mean, spread, stats, s, center, power, divisor, eps, 
 def y_of(x, weight, bias, y, i, p, w, v, affine, spans_n, streams, left, full):
     """y = xhat * weight + bias, on up to LANES values."""
     if spans_n:
-        w, v = read(weight, p, left, full), read(bias, p, left, full)
-    write_out(y, i, fma(standardize(read(x, i, left, full), *affine), w, v), left, full, streams)
+        w, v = read(weight, p, left, full, x), read(bias, p, left, full, x)
+    write_out(y, i, fma(standardize(read(x, i, left, full, x), *affine), w, v), left, full, streams)
 
 
 @helper

@@ -9,13 +9,15 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.access import at, clear, load_any, load_n, prefetch, put, workspace, zeros
+from normzoo.backends.cpu.access import at, clear, load_as, load_n, prefetch, put, workspace, zeros
 from normzoo.backends.cpu.arithmetic import fma, keep, lane, narrow, sign, splat, total, wide
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
 from normzoo.backends.cpu.moments import (
     factors_of,
     gradient,
+    of_offsets,
+    offset,
     put_lanes,
     read,
     standardize,
@@ -48,16 +50,16 @@ def slots_of(dims, parameter_dims):
 @helper
 def terms_of(dy, x, i, affine, left, full):
     """dy and xhat on up to LANES values, zeros behind."""
-    xhat = standardize(read(x, i, left, full), *affine)
-    return read(dy, i, left, full), xhat if full else keep(xhat, left)
+    xhat = standardize(read(x, i, left, full, x), *affine)
+    return read(dy, i, left, full, x), xhat if full else keep(xhat, left)
 
 
 @helper
-def add_gradients(d, xhat, weight, scale, blocks, p, q, plane, left, full):
+def add_gradients(d, xhat, weight, scale, blocks, p, q, plane, left, full, like):
     """Add dy * xhat and dy to the gradients at q; g = dy * weight, times the scale of x that keeps it in range."""
-    write(blocks, q, fma(d, xhat, read(blocks, q, left, full)), left, full)
-    write(blocks, q + plane, read(blocks, q + plane, left, full) + d, left, full)
-    return d * (read(weight, p, left, full) * scale)
+    write(blocks, q, fma(d, xhat, read(blocks, q, left, full, like)), left, full, like)
+    write(blocks, q + plane, read(blocks, q + plane, left, full, like) + d, left, full, like)
+    return d * (read(weight, p, left, full, like) * scale)
 
 
 @helper
@@ -87,14 +89,14 @@ def chunk_sums_n(dims, parameter_dims, dy, x, weight, affine, blocks, block, b, 
         to = block + (run if pm > 1 else 0) * pn + skip
         while i + LANES <= end:
             d, xhat = terms_of(dy, x, i, affine, LANES, True)
-            g = add_gradients(d, xhat, weight, affine[0], blocks, p, to, pm * pn, LANES, True)
+            g = add_gradients(d, xhat, weight, affine[0], blocks, p, to, pm * pn, LANES, True, x)
             s, q, z, signs = add_lanes(g - g0, xhat, s, q, z, signs, power)
             i += LANES
             p += LANES
             to += LANES
         if i < end:
             d, xhat = terms_of(dy, x, i, affine, end - i, False)
-            g = add_gradients(d, xhat, weight, affine[0], blocks, p, to, pm * pn, end - i, False)
+            g = add_gradients(d, xhat, weight, affine[0], blocks, p, to, pm * pn, end - i, False, x)
             s, q, z, signs = add_lanes(keep(g - g0, end - i), xhat, s, q, z, signs, power)
     scale = np.float64(lane(affine[0], 0))
     g_sum = total(wide(s)) + np.float64(lane(g0, 0)) * float(runs * length)
@@ -115,6 +117,7 @@ def chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, st
     d0 = splat(at(dy, start)) if center else zero
     d_first = np.float64(lane(d0, 0))
     w_first = np.float64(at(weight, parameter_at(parameter_dims, b, 0, c)))
+    fine, r = np.float64(lane(affine[2], 0)), np.float64(lane(affine[3], 0))
     s, q, z, signs = zero, zero, zero, zero
     g_sum, gx_sum = 0.0, 0.0
     count = 0
@@ -122,17 +125,18 @@ def chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, st
         i = start + run * columns * n + skip
         end = i + length
         while i + LANES <= end:
-            d, xhat = load_any(dy, i), standardize(load_any(x, i), *affine)
-            s, q, z, signs = add_lanes(d - d0, xhat, s, q, z, signs, power)
+            d, v = load_as(dy, i, x) - d0, offset(load_as(x, i, x), affine, power)
+            s, q, z, signs = add_lanes(d, v, s, q, z, signs, power)
             i += LANES
         if i < end:
-            d, xhat = terms_of(dy, x, i, affine, end - i, False)
-            s, q, z, signs = add_lanes(keep(d - d0, end - i), xhat, s, q, z, signs, power)
+            d, v = load_n(dy, i, end - i) - d0, keep(offset(load_n(x, i, end - i), affine, power), end - i)
+            s, q, z, signs = add_lanes(keep(d, end - i), v, s, q, z, signs, power)
         count += length
         if pm > 1 or run + 1 == first + runs:
             w = np.float64(at(weight, parameter_at(parameter_dims, b, run, c)))
-            d_sum = total(wide(s)) + d_first * float(count)
-            q_sum, z_sum = total(wide(q)), total(wide(z))
+            d_sum = total(wide(s))
+            q_sum, z_sum = of_offsets(d_sum, total(wide(q)), total(wide(z)), float(count), fine, r, power)
+            d_sum += d_first * float(count)
             to = 2 * (slot + (run * pieces + j % pieces if pm > 1 else j))
             put(sums, to, q_sum + d_first * z_sum)
             put(sums, to + 1, d_sum)
@@ -147,8 +151,8 @@ def chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, st
 def dx_of(dy, x, weight, dx, i, p, w, affine, factors, power, spans_n, streams, left, full):
     """dx on up to LANES values."""
     if spans_n:
-        w = read(weight, p, left, full) * affine[0]
-    d, v = read(dy, i, left, full), read(x, i, left, full)
+        w = read(weight, p, left, full, x) * affine[0]
+    d, v = read(dy, i, left, full, x), read(x, i, left, full, x)
     write_out(dx, i, gradient(d, v, w, affine, factors, power), left, full, streams)
 
 
