@@ -131,6 +131,9 @@ class Norm:
         mask=, lengths=, sample_weight=, segments= and the other options of `normzoo.select` say which values count.
         Lengths run along the first axis behind the items that is not that of the channels.
         """
+        if not (options or arguments):  # nothing to unpack
+            y, self.saved = self.forward(x)
+            return y
         if options:
             picks = {name: options.pop(name) for name in SELECTS if name in options}
             if picks:

@@ -230,11 +230,12 @@ def normalize(
         plan.run(v, stats, w, a, target)
     elif given is None:
         stats = plan.run(v, w, a, eps, target)
+    elif x.size:
+        stats = plan.new_small(plan.stats_shape, DOUBLE)
+        backend(name).constants(*given, eps, stats)
+        plan.run(v, stats, w, a, target)
     else:
         stats = plan.memory.full(plan.stats_shape, DOUBLE, 0.0)
-        if x.size:
-            backend(name).constants(*given, eps, stats)
-            plan.run(v, stats, w, a, target)
     if elsewhere:
         plan.deliver(target, y)
     if not plain and on_device(y):

@@ -28,6 +28,7 @@ class Rules(NamedTuple):
 
 
 USUAL = Rules()
+_INT64 = np.dtype(np.int64)
 CHOICES = {"on_nonfinite": ("propagate", "skip", "raise"), "single_value": ("raise", "bias", "running")}
 
 _lock = threading.Lock()
@@ -123,18 +124,30 @@ def commit(
         average: the momentum is 1 / (count + 1).
         ready: the backend takes `running` as they are.
     """
+    where = backend(name)
+    if ready and values and (momentum or average) and where.updates_whole and (count is None or _is_ready(count)):
+        with lock():
+            if average:
+                momentum = 1.0 if count is None else 1.0 / (count.item() + 1)
+            where.update(*running, stats, values, momentum, count)
+        return
     with replacing(*running) if count is None else replacing(*running, count):
         batches = 0 if count is None else count.item()
         if average:
             momentum = 1.0 / (batches + 1)
         if momentum != 0 and values:
-            update = backend(name).update
+            update = where.update
             if ready:
                 update(*running, stats, values, momentum)
             else:
                 update_copies(update, running, stats, values, momentum)
         if count is not None:
             count[()] = batches + 1  # a tenth of the time of +=
+
+
+def _is_ready(count: Array) -> bool:
+    """Compiled code can count there."""
+    return type(count) is np.ndarray and count.dtype == _INT64 and count.flags.carray
 
 
 @in_any_mode

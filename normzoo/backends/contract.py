@@ -74,6 +74,7 @@ class Backend(Protocol):
     """The functions of a backend module. `stats` is (3, b, c) float64: mean, spread, rstd."""
 
     memory: Memory
+    updates_whole: bool  # nothing can interrupt `update`, which then takes `batches` too
 
     def forward(self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Forward:
         """run(x, weight, bias, eps, y) -> stats: the statistics of x, and y by them."""
@@ -96,6 +97,7 @@ class Backend(Protocol):
         stats: Array,  # (3, b, c), b * c a multiple of channels: these are averaged over all else
         count: int,  # values in a set
         momentum: float,
+        batches: Array | None = None,  # () int64: goes up by one in the same step
     ) -> None:
         """running = (1 - momentum) * running + momentum * new, in float64; the new variance is unbiased."""
         ...

@@ -5,6 +5,8 @@ import numpy as np
 from normzoo import memory  # noqa: F401 (a backend says where its arrays come from)
 from normzoo.backends.contract import Apply, Array, Backward, Dims, Forward, Moments
 
+updates_whole = False
+
 
 def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Forward:
     b, m, c, n = dims

@@ -256,11 +256,11 @@ def _tracked(
             if eps <= 0 and not of_positions:
                 raise ValueError(eps_message)
         else:
-            _constants(mean, var, eps, stats)
+            _constants(mean, var, stats, mean.size, sets, eps)
         found = run(x, weight, bias, sizes, x.shape[1], eps, stats)
         if updates:  # noqa: SIM102
             if x.size > 0:
-                _take_in(mean, var, stats, values, momentum)
+                _take_in(mean, var, np.zeros((), np.int64), stats, mean.size, sets, values, momentum)
         return found
 
     return numba.njit(**INNER)(call)

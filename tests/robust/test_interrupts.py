@@ -1,10 +1,14 @@
 """Interrupts and no memory: state stays as it was, and the next call works."""
 
+import contextlib
+import sys
+
 import numpy as np
 import pytest
 
 import normzoo as nz
-from normzoo import plan
+from normzoo import plan, updates
+from normzoo.backends import cpu
 from tests import check
 from tests.cases import CASES, draw, filled
 from tests.robust.process import script
@@ -115,9 +119,8 @@ def test_an_interrupt_during_compilation(tmp_path):
 
 
 def test_an_interrupt_in_the_middle_of_an_update(rng, monkeypatch):
-    """Between the new mean and the new variance: both are put back, and the lock is free again."""
-    from normzoo.backends import cpu  # noqa: PLC0415
-
+    """Between the new mean and the new variance, by a backend that does not update all at once: both are put back, and
+    the lock is free again."""
     norm = nz.BatchNorm(5)
     x = rng.standard_normal((7, 5)).astype(np.float32)
     norm(x)
@@ -129,11 +132,62 @@ def test_an_interrupt_in_the_middle_of_an_update(rng, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(cpu, "update", half)
+        patch.setattr(cpu, "updates_whole", False)
         norm(x)
     for name, value in norm.state_dict().items():
         check.same_bits(value, state[name])
     norm(x)
     assert norm.num_batches_tracked == 2
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_an_interrupt_anywhere_in_an_update(momentum, rng):
+    """Mean, variance and the number of batches have all changed or none, wherever Python may be interrupted."""
+    x = rng.standard_normal((7, 5)).astype(np.float32)
+    twin = nz.BatchNorm(5, momentum=momentum)
+    twin(x)
+    before = nz.BatchNorm(5, momentum=momentum).state_dict()
+    places = {updates.__file__, cpu.__file__}
+    seen = set()
+    for moment in range(1000):
+        norm = nz.BatchNorm(5, momentum=momentum)
+        try:
+            with interrupted_at(moment, places):
+                norm(x)
+        except KeyboardInterrupt:
+            pass
+        else:
+            break
+        changed = [not np.array_equal(value, before[name]) for name, value in norm.buffers.items()]
+        assert all(changed) or not any(changed), f"at place {moment}: {changed}"
+        expected = twin.buffers if all(changed) else before
+        for name, value in norm.buffers.items():
+            check.same_bits(value, expected[name])
+        seen.add(all(changed))
+    else:
+        raise AssertionError("never came to an end")
+    assert seen == {True, False}
+
+
+@contextlib.contextmanager
+def interrupted_at(moment, files):
+    """KeyboardInterrupt where Python looks for one: behind a call, or as a function begins; the `moment`-th such place in
+    these files."""
+    left = [moment]
+
+    def look(frame, event, argument):
+        if event == "c_call" or frame.f_code.co_filename not in files:
+            return
+        if left[0] == 0:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+        left[0] -= 1
+
+    sys.setprofile(look)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
 
 
 @pytest.mark.parametrize("case", CASES[::2], ids=str)

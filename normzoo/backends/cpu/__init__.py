@@ -47,6 +47,8 @@ _FLAT = {
     "bfloat16": Flat(types.uint16),
 }
 _DOUBLE = np.dtype(np.float64)
+_UNCOUNTED = np.array(0)  # the number of batches of who does not count them
+updates_whole = True
 _DIMS = types.UniTuple(types.int64, 4)
 
 
@@ -121,14 +123,31 @@ def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype
     return run
 
 
-def update(running_mean: Array, running_var: Array, stats: Array, count: int, momentum: float) -> None:
-    found = running.update()
-    (found if LEAST * ONE else kept(found))(running_mean, running_var, stats, count, momentum)
+def update(
+    running_mean: Array, running_var: Array, stats: Array, count: int, momentum: float, batches: Array | None = None
+) -> None:
+    call = _update(running_mean.dtype, running_var.dtype)
+    (call if LEAST * ONE else kept(call))(
+        running_mean, running_var, _UNCOUNTED if batches is None else batches, stats, running_mean.size,
+        stats.size // 3, count, momentum,
+    )  # fmt: skip
 
 
 def constants(mean: Array, variance: Array, eps: float, stats: Array) -> None:
-    found = running.constants()
-    (found if LEAST * ONE else kept(found))(mean, variance, eps, stats)
+    call = _constants(mean.dtype, variance.dtype)
+    (call if LEAST * ONE else kept(call))(mean, variance, stats, mean.size, stats.size // 3, eps)
+
+
+@lru_cache(maxsize=16)
+def _update(mean: np.dtype, var: np.dtype) -> Callable:
+    flat = _FLAT[mean.name], _FLAT[var.name], types.Array(types.int64, 0, "C"), _FLAT["float64"]
+    return _compiled(running.update(), (*flat, types.int64, types.int64, types.int64, types.float64))
+
+
+@lru_cache(maxsize=16)
+def _constants(mean: np.dtype, variance: np.dtype) -> Callable:
+    flat = _FLAT[mean.name], _FLAT[variance.name], _FLAT["float64"]
+    return _compiled(running.constants(), (*flat, types.int64, types.int64, types.float64))
 
 
 def take_rows(source: Array, index: Array, target: Array) -> None:
@@ -189,14 +208,15 @@ def _is_written_in_order(dims: Dims, whole: bool) -> bool:
 
 def _call(kernel: Any, size: int, arrays: tuple[np.dtype, ...], scalars: tuple[types.Type, ...]) -> Callable:
     """The machine code for a view of `size` values, on one thread or on all."""
-    compiled = _compiled(kernel, arrays, scalars)
+    compiled = _compiled(kernel, (POOL, _DIMS, _DIMS, *(_FLAT[a.name] for a in arrays), *scalars))
     return compiled if size < SERIAL else threads.guarded(compiled)
 
 
 def is_columns(dims: Dims) -> bool:
-    """Do the column kernels take this view? Runs too short for the lanes are columns too, where there are several."""
+    """Do the column kernels take this view? Runs too short for the lanes are columns too, where there are several and
+    they lie apart: of one neighbour of the other, rows.py makes one run."""
     _, m, c, n = dims
-    return n == 1 or (n < SHORT and m >= columns.STRIP and c * n >= LANES)
+    return n == 1 or (n < SHORT and m >= columns.STRIP and c > 1 and c * n >= LANES)
 
 
 def _is_whole(dims: Dims) -> bool:
@@ -254,14 +274,13 @@ def _backward_in_double(dims: Dims, parameter_dims: Dims, moments: Moments) -> B
 
 
 @lru_cache(maxsize=1024)
-def _compiled(kernel: Any, arrays: tuple[np.dtype, ...], scalars: tuple[types.Type, ...]) -> Callable:
-    """The machine code of a kernel for arrays of these dtypes, loaded from the disk cache or compiled.
+def _compiled(kernel: Any, signature: tuple[types.Type, ...]) -> Callable:
+    """The machine code of a kernel for arguments of these types, loaded from the disk cache or compiled.
 
     It is called without Numba's dispatcher, which would look at every argument again.
     """
     if plain(kernel) is kernel:  # Numba is switched off
         return partial(_interpreted, kernel)
-    signature = (POOL, _DIMS, _DIMS, *(_FLAT[a.name] for a in arrays), *scalars)
     with uninterrupted():
         kernel.compile(signature)
     return kernel.overloads[signature].entry_point

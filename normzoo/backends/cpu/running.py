@@ -3,6 +3,8 @@
 import math
 from functools import cache
 
+import numpy as np
+
 from normzoo.backends.cpu.access import at, put
 from normzoo.backends.cpu.jit import kernel
 
@@ -13,11 +15,13 @@ def update():
     def running_update(
         running_mean,  # (channels,) float32 or float64
         running_var,  # the same
+        batches,  # () int64: how many were taken in, this one too at the end
         stats,  # (3, b, c) float64
+        channels,
+        values,  # b * c
         count,  # values in a set
         momentum,
     ):
-        channels, values = running_mean.size, stats.size // 3
         sets = values // channels
         keep, unbiased = 1.0 - momentum, momentum * count / max(count - 1, 1)
         for j in range(channels):
@@ -25,8 +29,9 @@ def update():
             for s in range(sets):
                 mean += at(stats, s * channels + j)
                 spread += at(stats, values + s * channels + j)
-            running_mean[j] = keep * running_mean[j] + momentum * (mean / sets)
-            running_var[j] = keep * running_var[j] + unbiased * (spread / sets)
+            put(running_mean, j, keep * at(running_mean, j) + momentum * (mean / sets))
+            put(running_var, j, keep * at(running_var, j) + unbiased * (spread / sets))
+        batches[()] = batches[()] + 1
 
     return running_update
 
@@ -37,14 +42,15 @@ def constants():
     def running_constants(
         mean,  # (channels,) float32 or float64
         variance,  # the same
-        eps,
         stats,  # (3, b, c) float64
+        channels,
+        values,  # b * c
+        eps,
     ):
-        channels, values = mean.size, stats.size // 3
         for i in range(values):
             j = i % channels
-            put(stats, i, mean[j])
-            put(stats, values + i, variance[j])
+            put(stats, i, np.float64(at(mean, j)))
+            put(stats, values + i, np.float64(at(variance, j)))
             put(stats, 2 * values + i, 1.0 / math.sqrt(at(stats, values + i) + eps))
 
     return running_constants

@@ -20,6 +20,7 @@ from normzoo.backends.cuda import driver
 from normzoo.backends.cuda.arrays import Memory
 
 memory = Memory(0)
+updates_whole = False
 
 
 def _launcher() -> Any:
@@ -58,8 +59,9 @@ def spread_rows(source: Any, place: Any, target: Any) -> None:
 @cache
 def on_stream(stream: int) -> Any:
     """The backend with new arrays on a stream."""
-    found = {name: globals()[name] for name in ("forward", "apply", "backward", "update", "constants")}
-    return SimpleNamespace(**found, take_rows=take_rows, spread_rows=spread_rows, memory=Memory(stream))
+    passes = {name: globals()[name] for name in ("forward", "apply", "backward", "update", "constants")}
+    rows = {"take_rows": take_rows, "spread_rows": spread_rows}
+    return SimpleNamespace(**passes, **rows, memory=Memory(stream), updates_whole=updates_whole)
 
 
 def variants() -> Any:
