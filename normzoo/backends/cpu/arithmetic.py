@@ -78,32 +78,49 @@ def _total(context, builder, sig, args):
 
 
 def wide(v):
-    """The lanes as float64."""
+    """Lanes, or a scalar, as float64."""
     return v.astype(np.float64)
 
 
-typed(wide, lambda v: Vec(types.float64))
+typed(wide, lambda v: _like(v, types.float64))
+
+
+def _like(v, dtype):
+    """The type of lanes of dtype, where v is one of lanes, or of a scalar."""
+    return Vec(dtype) if isinstance(v, Vec) else dtype
 
 
 @lower_builtin(wide, Vec)
+@lower_builtin(wide, types.Float)
 def _wide(context, builder, sig, args):
-    same = sig.args[0].dtype.bitwidth == 64
-    return args[0] if same else builder.fpext(args[0], llvm_type(types.float64))
+    kind = context.get_value_type(sig.return_type)
+    return args[0] if args[0].type == kind else builder.fpext(args[0], kind)
 
 
 def narrow(v, like):
-    """The lanes rounded to the type that the elements of the array `like` are computed in."""
+    """Lanes, or a scalar, rounded to the type that the elements of the array `like` are computed in."""
     return v.astype(np.float64 if like.dtype == np.float64 else np.float32)
 
 
-typed(narrow, lambda v, like: Vec(of(like.dtype)))
+typed(narrow, lambda v, like: _like(v, of(like.dtype)))
 
 
 @lower_builtin(narrow, Vec, Flat)
 @lower_builtin(narrow, Vec, types.Array)
+@lower_builtin(narrow, types.Float, Flat)
 def _narrow(context, builder, sig, args):
-    dtype = of(sig.args[1].dtype)
-    return args[0] if sig.args[0].dtype == dtype else builder.fptrunc(args[0], llvm_type(dtype))
+    kind = context.get_value_type(sig.return_type)
+    return args[0] if args[0].type == kind else builder.fptrunc(args[0], kind)
+
+
+def _constant(kind: ir.Type, value: float) -> ir.Constant:
+    """A scalar, or lanes of it."""
+    return ir.Constant(kind, [value] * LANES if isinstance(kind, ir.VectorType) else value)
+
+
+def _bits_of(v) -> ir.Type:
+    """The integers that float64 are made of."""
+    return ir.VectorType(ir.IntType(64), LANES) if isinstance(v.type, ir.VectorType) else ir.IntType(64)
 
 
 # -- arithmetic: + - * / are Python's; the rest by name -----------------------------------------------------
@@ -152,6 +169,7 @@ typed(minus, lambda v: v)
 
 
 @lower_builtin(minus, Vec)
+@lower_builtin(minus, types.Float)
 def _minus(context, builder, sig, args):
     return builder.fneg(args[0])
 
@@ -226,7 +244,7 @@ typed(inverse, lambda v: v)
 @lower_builtin(inverse, types.Float)
 def _inverse(context, builder, sig, args):
     v = args[0]
-    zero, one = (ir.Constant(v.type, [c] * LANES if isinstance(sig.args[0], Vec) else c) for c in (0.0, 1.0))
+    zero, one = _constant(v.type, 0.0), _constant(v.type, 1.0)
     return builder.select(builder.fcmp_ordered("==", v, zero), zero, builder.fdiv(one, v))
 
 
@@ -263,25 +281,21 @@ typed(rescue, lambda rstd, like: rstd)
 
 @lower_builtin(rescue, Vec, Flat)
 @lower_builtin(rescue, Vec, types.Array)
+@lower_builtin(rescue, types.Float, Flat)
 def _rescue(context, builder, sig, args):
-    v, kind = args[0], args[0].type
-    bits = ir.VectorType(ir.IntType(64), LANES)
-
-    def constant(c):
-        return ir.Constant(kind, [c] * LANES)
-
-    exponent = builder.and_(builder.bitcast(v, bits), ir.Constant(bits, [0x7FF0000000000000] * LANES))
+    v, kind, bits = args[0], args[0].type, _bits_of(args[0])
+    exponent = builder.and_(builder.bitcast(v, bits), _constant(bits, 0x7FF0000000000000))
     binade = builder.bitcast(exponent, kind)
-    low, high = (constant(c) for c in _scale_range(sig.args[1].dtype.bitwidth // 8))
+    low, high = (_constant(kind, c) for c in _scale_range(sig.args[1].dtype.bitwidth // 8))
     binade = builder.select(builder.fcmp_ordered("<", binade, low), low, binade)
     binade = builder.select(builder.fcmp_ordered(">", binade, high), high, binade)
-    small = builder.fcmp_ordered("<", v, constant(2.0**-20))
-    large = builder.fcmp_ordered(">", v, constant(2.0**20))
-    return builder.select(builder.or_(small, large), binade, constant(1.0))
+    small = builder.fcmp_ordered("<", v, _constant(kind, 2.0**-20))
+    large = builder.fcmp_ordered(">", v, _constant(kind, 2.0**20))
+    return builder.select(builder.or_(small, large), binade, _constant(kind, 1.0))
 
 
 def inverse_power(scale):
-    """1 / scale, for lanes that are powers of two."""
+    """1 / scale, of lanes or a scalar, which are powers of two."""
     return 1 / scale
 
 
@@ -289,7 +303,8 @@ typed(inverse_power, lambda scale: scale)
 
 
 @lower_builtin(inverse_power, Vec)
+@lower_builtin(inverse_power, types.Float)
 def _inverse_power(context, builder, sig, args):
-    bits = ir.VectorType(ir.IntType(64), LANES)
-    twice = ir.Constant(bits, [2 * 1023 << 52] * LANES)  # exponents are kept with 1023 added
+    bits = _bits_of(args[0])
+    twice = _constant(bits, 2 * 1023 << 52)  # exponents are kept with 1023 added
     return builder.bitcast(builder.sub(twice, builder.bitcast(args[0], bits)), args[0].type)

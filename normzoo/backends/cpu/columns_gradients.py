@@ -191,19 +191,15 @@ def weigh(dims, stats, b, first, last, part, at_part, part_step, forms, to, step
         for i in range(0, size, LANES):
             left = min(size - i, LANES)
             f, o, room = to + j - first + i, taken[1] + j - first + i, last - j - i
-            affine = (
-                load_n(forms, f, left),
-                load_n(forms, f + step, left),
-                load_n(forms, f + 2 * step, left),
-                load_n(forms, f + 3 * step, left),
-            )
-            g_high, g_low, q, sign_mean = factors_of(g, gx, signs, affine, power, like)
+            scale = load_n(forms, f, left)
+            fine, r = load_n(forms, f + 2 * step, left), load_n(forms, f + 3 * step, left)
+            g_high, rest, q, sign_mean = factors_of(g, gx, signs, scale, fine, r, power, like)
             put_lanes(taken[0], o, g_high, room)
-            put_lanes(taken[0], o + step, g_low, room)
+            put_lanes(taken[0], o + step, rest, room)
             put_lanes(taken[0], o + 2 * step, q, room)
             put_lanes(taken[0], o + 3 * step, sign_mean, room)
             if not spans_m:
-                put_lanes(taken[0], o + 4 * step, load_n(forms, f + 4 * step, left) * affine[0], room)
+                put_lanes(taken[0], o + 4 * step, load_n(forms, f + 4 * step, left) * scale, room)
 
 
 @helper

@@ -87,7 +87,7 @@ def rstd_of(spread, eps, one, power, clamp):
 
 @helper
 def affine_of(mean, rstd, like):
-    """scale, shift, fine, r, in the type of `like`, from float64 lanes: see `standardize`.
+    """scale, shift, fine, r, in the type of `like`, from lanes or scalars of float64: see `standardize`.
 
     shift / scale is -mean, and `fine` what it is short of that, in units of xhat, so that xhat is right where the mean
     is large; scale is 1 unless rstd is extreme.
@@ -121,20 +121,19 @@ def of_offsets(g, gx, z, count, fine, r, power):
 
 
 @helper
-def factors_of(g_mean, gx_mean, sign_mean, affine, power, like):
-    """What dx takes off g, in the type of `like`, from float64 lanes; see `gradient`.
+def factors_of(g_mean, gx_mean, sign_mean, scale, fine, r, power, like):
+    """What dx takes off g, in the type of `like`, from lanes or scalars of float64; see `gradient`.
 
     mean(g) as a pair -high, rest, for which dx is right where mean(g) is far from 0; -mean(g * xhat), for power 2 times
     what makes xhat of an offset, short of `fine`, which is in the rest; mean(sign(x - mean)). The first three are
     scaled as x is: a product that dx does not show cannot overflow.
     """
-    scale = wide(affine[0])
-    scaled, taken = g_mean * scale, gx_mean * scale
+    scaled, taken = g_mean * wide(scale), gx_mean * wide(scale)
     high = narrow(scaled, like)
     rest = scaled - wide(high)
     if power == 2:
-        rest += taken * wide(affine[2])
-        taken = taken * wide(affine[3])
+        rest += taken * wide(fine)
+        taken = taken * wide(r)
     return minus(high), narrow(rest, like), minus(narrow(taken, like)), narrow(sign_mean, like)
 
 

@@ -32,7 +32,10 @@ AHEAD = 1 << 16  # values of a set, up to which the next one is fetched while y 
 
 @helper
 def chunking(m, n):
-    """runs in a chunk, pieces of a run, chunks in a set."""
+    """runs in a chunk, pieces of a run, chunks in a set. Of small sets without a division, which takes as long as the
+    rest of what is done once for a set; so do the functions behind."""
+    if m * n <= CHUNK:
+        return m, 1, 1
     if n > CHUNK:
         pieces = (n + CHUNK - 1) // CHUNK
         return 1, pieces, m * pieces
@@ -43,7 +46,9 @@ def chunking(m, n):
 @helper
 def chunk_of(j, m, n):
     """first run, runs, first value in the run, values in the run: the extent of chunk j."""
-    group, pieces, _ = chunking(m, n)
+    group, pieces, chunks = chunking(m, n)
+    if chunks == 1:
+        return 0, m, 0, n
     run = j // pieces * group
     i = j % pieces * CHUNK
     return run, min(group, m - run), i, min(CHUNK, n - i) if pieces > 1 else n
@@ -53,7 +58,7 @@ def chunk_of(j, m, n):
 def parameter_at(parameter_dims, b, run, c):
     """Flat position in the parameter view of the value for (b, run, c, 0)."""
     pb, pm, pc, pn = parameter_dims
-    place = (b if pb > b else b % pb) * pm + (run if pm > 1 else 0)
+    place = (0 if pb == 1 else b if pb > b else b % pb) * pm + (run if pm > 1 else 0)
     return (place * pc + (c if pc > 1 else 0)) * pn
 
 
@@ -61,6 +66,8 @@ def parameter_at(parameter_dims, b, run, c):
 def set_at(dims, s):
     """b, c and the flat position of set s."""
     _, m, c, n = dims
+    if c == 1:
+        return s, 0, s * m * n
     i, j = s // c, s % c
     return i, j, (i * m * c + j) * n
 
@@ -74,9 +81,10 @@ def stats_of(dims, stats, s):
 
 @helper
 def affine_at(dims, x, stats, s):
-    """`affine_of` set s."""
+    """`affine_of` set s, in lanes."""
     mean, rstd = stats_of(dims, stats, s)
-    return affine_of(splat(mean), splat(rstd), x)
+    scale, shift, fine, r = affine_of(mean, rstd, x)
+    return splat(scale), splat(shift), splat(fine), splat(r)
 
 
 @helper
@@ -105,7 +113,7 @@ def chunk_moments(dims, x, start, j, center):
                 i += LANES
             if i < end:
                 s += keep(load_n(x, i, end - i) - shift, end - i)
-        shift = narrow(wide(shift) + splat(np.float64(total(s + t)) / count), x)
+        shift = splat(narrow(np.float64(lane(shift, 0)) + np.float64(total(s + t)) / count, x))
     s1, t1, s2, t2 = zero, zero, zero, zero
     for h in range(runs):
         i = start + h * c * n

@@ -161,7 +161,9 @@ def chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, b, c, start, j, po
     """dx on chunk j of the set at `start`."""
     _, m, columns, n = dims
     g_mean, gx_mean, sign_mean = means
-    factors = factors_of(splat(g_mean), splat(gx_mean), splat(sign_mean), affine, power, x)
+    scale, fine, r = lane(affine[0], 0), lane(affine[2], 0), lane(affine[3], 0)
+    g_high, rest, taken, middle = factors_of(g_mean, gx_mean, sign_mean, scale, fine, r, power, x)
+    factors = splat(g_high), splat(rest), splat(taken), splat(middle)
     first, runs, skip, length = chunk_of(j, m, n)
     for run in range(first, first + runs):
         i = start + run * columns * n + skip
@@ -200,6 +202,8 @@ def set_of_cell(dims, parameter_dims, cell, u):
     """Set u of the sets that share the parameters `cell`, which counts (pb, pc)."""
     c = dims[2]
     pb, _, pc, _ = parameter_dims
+    if c == 1:
+        return u * pb + cell
     if pc == 1:
         return (u // c * pb + cell) * c + u % c
     return (u * pb + cell // pc) * c + cell % pc
