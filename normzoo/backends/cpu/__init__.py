@@ -100,7 +100,9 @@ def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype
     flags = moments.center, moments.power, _varies(dims, parameter_dims)
     makers = rows_gradients.backward, rows_split.backward, columns_gradients.backward, columns_split.backward
     arrays = store, store, dtype, _DOUBLE, store, dtype, dtype
-    call, which = _code(dims, makers, _is_whole(dims), flags, store, arrays, (types.float64, types.float64))
+    # where statistics are constants, threads that share sets read them once, in the order of memory
+    whole = _is_whole(dims, few=math.inf if moments == CONSTANT else FEW_SETS)
+    call, which = _code(dims, makers, whole, flags, store, arrays, (types.float64, types.float64))
     divisor = 1.0 if moments.total else float(m * n)
     clamp = moments.clamp
     own_dims = parameter_dims
@@ -219,14 +221,15 @@ def is_columns(dims: Dims) -> bool:
     return n == 1 or (n < SHORT and m >= columns.STRIP and c > 1 and c * n >= LANES)
 
 
-def _is_whole(dims: Dims) -> bool:
-    """Does a thread take whole sets? Else all threads share every set, with the same bits."""
+def _is_whole(dims: Dims, few: float = FEW_SETS) -> bool:
+    """Does a thread take whole sets? Else all threads share every set, with the same bits: of fewer than `few` large
+    ones."""
     b, m, c, n = dims
     if not is_columns(dims):
-        return plain(rows.chunking)(m, n)[2] == 1 or b * c >= FEW_SETS
+        return plain(rows.chunking)(m, n)[2] == 1 or b * c >= few
     width = plain(columns.width_of)(dims)
     tiles = -(-c * n // width)
-    return m <= columns.GROUP or (b * tiles >= FEW_SETS and m * width <= BESIDE)
+    return m <= columns.GROUP or (b * tiles >= few and m * width <= BESIDE)
 
 
 def _is_far_apart(dims: Dims, store: np.dtype) -> bool:

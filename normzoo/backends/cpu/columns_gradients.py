@@ -167,7 +167,8 @@ def weigh(dims, stats, b, first, last, part, at_part, part_step, forms, to, step
         size = min(last - j, run)
         g, gx, signs = splat(0.0), splat(0.0), splat(0.0)
         w_first = splat(1.0)
-        for i in range(0, size, LANES):  # one vector of sets, or the columns of one set
+        # one vector of sets, or the columns of one set; constant statistics need no sums
+        for i in range(0, size if center or power != 0 else 0, LANES):
             left = min(size - i, LANES)
             p, f = at_part + j - first + i, to + j - first + i
             w = splat(1.0)

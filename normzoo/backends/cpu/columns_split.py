@@ -5,6 +5,7 @@ from functools import cache
 from normzoo.backends.cpu.access import clear, workspace
 from normzoo.backends.cpu.columns import (
     FORMS,
+    GROUP,
     NEXT,
     TILE,
     deviations,
@@ -169,11 +170,13 @@ def apply(spans_m, streams):
 
 @cache
 def backward(center, power, spans_m, streams):
-    """dx, column sums and the parameters' gradients."""
+    """dx, column sums and the parameters' gradients. Of constant statistics dx needs no sums: it is written with
+    them."""
     prepare_sample = preparing(spans_m)
+    constant = power == 0 and not center
 
     @helper
-    def sum_groups(t, dims, parameter_dims, dy, x, weight, blocks, part, forms):
+    def sum_groups(t, dims, parameter_dims, dy, x, weight, dx, blocks, part, forms, taken):
         """A task owns the rows of a group in the block of its tile."""
         b, m, c, n = dims
         pb = parameter_dims[0]
@@ -188,15 +191,25 @@ def backward(center, power, spans_m, streams):
             at_part, to = (own * groups + g) * SUMS * step + first, own * FORMS * step + first
             group_sums(dims, parameter_dims, dy, x, weight, own, g, first, last, blocks, block, plane, sums, width,
                        part, at_part, step, forms, to, step, center, power, spans_m)  # fmt: skip
+            if constant:
+                top = g * GROUP
+                region_dx(dims, parameter_dims, dy, x, weight, dx, own, top, min(top + GROUP, m), first, last, forms,
+                          to, step, (taken, own * TAKEN * step + first), 1, NEXT, power, spans_m, streams)  # fmt: skip
 
     @helper
-    def weigh_sample(i, dims, stats, x, part, kept, forms, taken, divisor, limit):
+    def add_sample(i, dims, part, kept):
         _, m, c, n = dims
-        columns, step, groups = c * n, padded(dims), groups_of(m)
-        at_part, to = i * groups * SUMS * step, i * FORMS * step
+        columns, step = c * n, padded(dims)
+        at_part = i * groups_of(m) * SUMS * step
         add_groups(m, part, at_part, step, SUMS * step, columns, power)
         if not spans_m:
             keep_sums(columns, part, at_part, step, kept, 2 * i * columns, columns)
+
+    @helper
+    def weigh_sample(i, dims, stats, x, part, forms, taken, divisor, limit):
+        _, m, c, n = dims
+        columns, step, groups = c * n, padded(dims), groups_of(m)
+        at_part, to = i * groups * SUMS * step, i * FORMS * step
         weigh(dims, stats, i, 0, columns, part, at_part, step, forms, to, step, (taken, i * TAKEN * step),
               float(m * n), center, power, divisor, limit, x, spans_m)  # fmt: skip
 
@@ -233,10 +246,15 @@ def backward(center, power, spans_m, streams):
         clear(blocks, 0, blocks.size)
         kept = workspace(1 if spans_m else 2 * b * c * n, stats)
         share(pool, b, prepare_sample, (dims, parameter_dims, x, weight, weight, stats, forms))
+        to_weigh = dims, stats, x, part, forms, taken, divisor, limit
+        if constant:
+            share(pool, b, weigh_sample, to_weigh)
         # 1 moments
-        given = dims, parameter_dims, dy, x, weight, blocks, part, forms
+        given = dims, parameter_dims, dy, x, weight, dx, blocks, part, forms, taken
         share(pool, pb * groups * tiles, sum_groups, given)
-        share(pool, b, weigh_sample, (dims, stats, x, part, kept, forms, taken, divisor, limit))
+        share(pool, b, add_sample, (dims, part, kept))
+        if not constant:
+            share(pool, b, weigh_sample, to_weigh)
         if spans_m:
             for o in range(pb * pm):
                 fold_blocks(o, dims, parameter_dims, blocks, tiles, dweight, dbias)
@@ -244,6 +262,7 @@ def backward(center, power, spans_m, streams):
             for o in range(pb * pc * pn):
                 fold_columns(o, dims, parameter_dims, kept, dweight, dbias)
         # 2 normalize
-        share(pool, b * heights_of(dims), derive_block, (dims, parameter_dims, dy, x, weight, dx, forms, taken))
+        if not constant:
+            share(pool, b * heights_of(dims), derive_block, (dims, parameter_dims, dy, x, weight, dx, forms, taken))
 
     return columns_backward_split

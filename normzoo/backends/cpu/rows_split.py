@@ -135,10 +135,12 @@ def apply(spans_n, streams):
 
 @cache
 def backward(center, power, spans_n, streams):
-    """dx and the parameters' gradients."""
+    """dx and the parameters' gradients. Of constant statistics dx needs no sums: it is written with them."""
+    constant = power == 0 and not center
+    none = 0.0, 0.0, 0.0
 
     @helper
-    def sum_chunks_n(t, dims, parameter_dims, dy, x, weight, stats, blocks, part):
+    def sum_chunks_n(t, dims, parameter_dims, dy, x, weight, stats, dx, blocks, part):
         """One chunk of all sets that share their parameters; runs that do have blocks apart."""
         _, pm, _, pn = parameter_dims
         _, pieces, chunks = chunking(dims[1], dims[3])
@@ -155,9 +157,12 @@ def backward(center, power, spans_n, streams):
             part[s, h, 0] = g
             part[s, h, 1] = gx
             part[s, h, 2] = signs
+            if constant:
+                chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, i, j, start, h, power, spans_n, none, streams,
+                         0)  # fmt: skip
 
     @helper
-    def sum_chunk(t, dims, parameter_dims, dy, x, weight, stats, sums, part):
+    def sum_chunk(t, dims, parameter_dims, dy, x, weight, stats, dx, sums, part):
         s, h = in_order(dims, t)
         i, j, start = set_at(dims, s)
         affine = affine_at(dims, x, stats, s)
@@ -168,6 +173,9 @@ def backward(center, power, spans_n, streams):
         part[s, h, 0] = g
         part[s, h, 1] = gx
         part[s, h, 2] = signs
+        if constant:
+            chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, i, j, start, h, power, spans_n, none, streams,
+                     0)  # fmt: skip
 
     @helper
     def derive_chunk(t, dims, parameter_dims, dy, x, weight, stats, dx, part):
@@ -203,25 +211,25 @@ def backward(center, power, spans_n, streams):
             per_cell = chunks // pieces if pm == 1 else 1
             blocks = workspace(cells * per_cell * 2 * pm * pn, weight)
             clear(blocks, 0, blocks.size)
-            share(pool, cells * chunks, sum_chunks_n, (dims, parameter_dims, dy, x, weight, stats, blocks, part))
+            share(pool, cells * chunks, sum_chunks_n, (dims, parameter_dims, dy, x, weight, stats, dx, blocks, part))
             for o in range(cells * pm * lines_of(pn)):
                 fold_blocks(o, parameter_dims, blocks, per_cell, dweight, dbias)
         else:
             sums = workspace(2 * b * c * slots_of(dims, parameter_dims), stats)
-            share(pool, b * c * chunks, sum_chunk, (dims, parameter_dims, dy, x, weight, stats, sums, part))
+            share(pool, b * c * chunks, sum_chunk, (dims, parameter_dims, dy, x, weight, stats, dx, sums, part))
             for o in range(pb * pm * pc):
                 fold_sums(o, dims, parameter_dims, sums, dweight, dbias)
-        for s in range(b * c):
-            g, gx, signs = 0.0, 0.0, 0.0
-            for h in range(chunks):
-                g += part[s, h, 0]
-                gx += part[s, h, 1]
-                signs += part[s, h, 2]
-            g, gx, signs = means_of(g, gx, signs, stats_of(dims, stats, s)[1], k, center, divisor, limit)
-            part[s, 0, 0] = g
-            part[s, 0, 1] = gx
-            part[s, 0, 2] = signs
-        # 2 normalize
-        share(pool, b * c * chunks, derive_chunk, (dims, parameter_dims, dy, x, weight, stats, dx, part))
+        if not constant:
+            for s in range(b * c):
+                g, gx, signs = 0.0, 0.0, 0.0
+                for h in range(chunks):
+                    g += part[s, h, 0]
+                    gx += part[s, h, 1]
+                    signs += part[s, h, 2]
+                g, gx, signs = means_of(g, gx, signs, stats_of(dims, stats, s)[1], k, center, divisor, limit)
+                part[s, 0, 0] = g
+                part[s, 0, 1] = gx
+                part[s, 0, 2] = signs
+            share(pool, b * c * chunks, derive_chunk, (dims, parameter_dims, dy, x, weight, stats, dx, part))
 
     return rows_backward_split
