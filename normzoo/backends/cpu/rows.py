@@ -175,11 +175,18 @@ def finish(dims, x, start, mean, spread, stats, s, center, power, divisor, eps, 
 
 
 @helper
-def y_of(x, weight, bias, y, i, p, w, v, affine, spans_n, streams, left, full):
-    """y = xhat * weight + bias, on up to LANES values."""
+def y_of(v, weight, bias, y, i, p, w, a, affine, spans_n, streams, left, full):
+    """y = xhat * weight + bias, of up to LANES values v."""
     if spans_n:
-        w, v = read(weight, p, left, full, x), read(bias, p, left, full, x)
-    write_out(y, i, fma(standardize(read(x, i, left, full, x), *affine), w, v), left, full, streams)
+        w, a = read(weight, p, left, full, y), read(bias, p, left, full, y)
+    write_out(y, i, fma(standardize(v, *affine), w, a), left, full, streams)
+
+
+@helper
+def last_of(x, i, end):
+    """The last LANES values of a run from i to `end`, where whole vectors leave some of them: read before the run is
+    written, which may be in place, they are written once more with the rest. A masked store takes ten times as long."""
+    return load_as(x, end - LANES, x) if end - i > LANES and (end - i) % LANES != 0 else zeros(x)
 
 
 @helper
@@ -196,16 +203,20 @@ def chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, s, j, spans_n, 
         i = start + run * c * n + skip
         end = i + length
         p = parameter_at(parameter_dims, b, run, column)
-        w, v = splat(at(weight, p)), splat(at(bias, p))
+        w, a = splat(at(weight, p)), splat(at(bias, p))
         p += skip
+        last = last_of(x, i, end)
         while i + LANES <= end:
             if ahead > 0:
                 prefetch(x, i + ahead)
-            y_of(x, weight, bias, y, i, p, w, v, affine, spans_n, streams, LANES, True)
+            y_of(load_as(x, i, x), weight, bias, y, i, p, w, a, affine, spans_n, streams, LANES, True)
             i += LANES
             p += LANES
-        if i < end:
-            y_of(x, weight, bias, y, i, p, w, v, affine, spans_n, streams, end - i, False)
+        if i < end and length > LANES:
+            p -= LANES - (end - i)
+            y_of(last, weight, bias, y, end - LANES, p, w, a, affine, spans_n, False, LANES, True)
+        elif i < end:
+            y_of(load_n(x, i, end - i), weight, bias, y, i, p, w, a, affine, spans_n, False, end - i, False)
 
 
 @helper

@@ -28,6 +28,7 @@ from normzoo.backends.cpu.rows import (
     affine_at,
     chunk_of,
     chunking,
+    last_of,
     next_set,
     parameter_at,
     set_at,
@@ -148,11 +149,10 @@ def chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, st
 
 
 @helper
-def dx_of(dy, x, weight, dx, i, p, w, affine, factors, power, spans_n, streams, left, full):
-    """dx on up to LANES values."""
+def dx_of(d, v, weight, dx, i, p, w, affine, factors, power, spans_n, streams, left, full):
+    """dx of up to LANES values d of dy and v of x."""
     if spans_n:
-        w = read(weight, p, left, full, x) * affine[0]
-    d, v = read(dy, i, left, full, x), read(x, i, left, full, x)
+        w = read(weight, p, left, full, dx) * affine[0]
     write_out(dx, i, gradient(d, v, w, affine, factors, power), left, full, streams)
 
 
@@ -171,15 +171,21 @@ def chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, b, c, start, j, po
         p = parameter_at(parameter_dims, b, run, c)
         w = splat(at(weight, p)) * affine[0]
         p += skip
+        last_d, last_v = last_of(dy, i, end), last_of(x, i, end)
         while i + LANES <= end:
             if ahead > 0:
                 prefetch(x, i + ahead)
                 prefetch(dy, i + ahead)
-            dx_of(dy, x, weight, dx, i, p, w, affine, factors, power, spans_n, streams, LANES, True)
+            d, v = load_as(dy, i, x), load_as(x, i, x)
+            dx_of(d, v, weight, dx, i, p, w, affine, factors, power, spans_n, streams, LANES, True)
             i += LANES
             p += LANES
-        if i < end:
-            dx_of(dy, x, weight, dx, i, p, w, affine, factors, power, spans_n, streams, end - i, False)
+        if i < end and length > LANES:
+            p -= LANES - (end - i)
+            dx_of(last_d, last_v, weight, dx, end - LANES, p, w, affine, factors, power, spans_n, False, LANES, True)
+        elif i < end:
+            d, v = load_n(dy, i, end - i), load_n(x, i, end - i)
+            dx_of(d, v, weight, dx, i, p, w, affine, factors, power, spans_n, False, end - i, False)
 
 
 @helper
