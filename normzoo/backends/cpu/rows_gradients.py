@@ -9,19 +9,20 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.access import at, clear, load_as, load_n, prefetch, put, workspace, zeros
+from normzoo.backends.cpu.access import at, clear, load, load_as, load_n, prefetch, put, workspace, zeros
 from normzoo.backends.cpu.arithmetic import fma, keep, lane, narrow, sign, splat, total, wide
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
 from normzoo.backends.cpu.moments import (
     factors_of,
     gradient,
+    held,
+    hold,
     of_offsets,
     offset,
     put_lanes,
     read,
     standardize,
-    write,
     write_out,
 )
 from normzoo.backends.cpu.rows import (
@@ -49,6 +50,18 @@ def slots_of(dims, parameter_dims):
 
 
 @helper
+def lines_of(pn):
+    """Vectors in a row of parameters."""
+    return (pn + LANES - 1) // LANES
+
+
+@helper
+def plane_of(parameter_dims):
+    """Values of a plane of a block: pm rows of whole vectors."""
+    return parameter_dims[1] * lines_of(parameter_dims[3]) * LANES
+
+
+@helper
 def terms_of(dy, x, i, affine, left, full):
     """dy and xhat on up to LANES values, zeros behind."""
     xhat = standardize(read(x, i, left, full, x), *affine)
@@ -58,8 +71,8 @@ def terms_of(dy, x, i, affine, left, full):
 @helper
 def add_gradients(d, xhat, weight, scale, blocks, p, q, plane, left, full, like):
     """Add dy * xhat and dy to the gradients at q; g = dy * weight, times the scale of x that keeps it in range."""
-    write(blocks, q, fma(d, xhat, read(blocks, q, left, full, like)), left, full, like)
-    write(blocks, q + plane, read(blocks, q + plane, left, full, like) + d, left, full, like)
+    hold(blocks, q, fma(d, xhat, held(blocks, q, full, like)), full, like)
+    hold(blocks, q + plane, held(blocks, q + plane, full, like) + d, full, like)
     return d * (read(weight, p, left, full, like) * scale)
 
 
@@ -73,10 +86,11 @@ def add_lanes(g, xhat, s, q, z, signs, power):
 def chunk_sums_n(dims, parameter_dims, dy, x, weight, affine, blocks, block, b, c, start, j, center, power):
     """sum(g), sum(g * xhat), sum(sign(x - mean)) over chunk j of the set at `start`; the parameters vary along n.
 
-    Adds dy * xhat and dy to the planes (2, pm, pn) of `blocks` at `block`.
+    Adds dy * xhat and dy to the planes of `blocks` at `block`.
     """
     _, m, columns, n = dims
     _, pm, _, pn = parameter_dims
+    plane = plane_of(parameter_dims)
     first, runs, skip, length = chunk_of(j, m, n)
     zero = zeros(weight)
     g0 = zero
@@ -87,17 +101,17 @@ def chunk_sums_n(dims, parameter_dims, dy, x, weight, affine, blocks, block, b, 
         i = start + run * columns * n + skip
         end = i + length
         p = parameter_at(parameter_dims, b, run, c) + skip
-        to = block + (run if pm > 1 else 0) * pn + skip
+        to = block + (run if pm > 1 else 0) * lines_of(pn) * LANES + skip
         while i + LANES <= end:
             d, xhat = terms_of(dy, x, i, affine, LANES, True)
-            g = add_gradients(d, xhat, weight, affine[0], blocks, p, to, pm * pn, LANES, True, x)
+            g = add_gradients(d, xhat, weight, affine[0], blocks, p, to, plane, LANES, True, x)
             s, q, z, signs = add_lanes(g - g0, xhat, s, q, z, signs, power)
             i += LANES
             p += LANES
             to += LANES
         if i < end:
             d, xhat = terms_of(dy, x, i, affine, end - i, False)
-            g = add_gradients(d, xhat, weight, affine[0], blocks, p, to, pm * pn, end - i, False, x)
+            g = add_gradients(d, xhat, weight, affine[0], blocks, p, to, plane, end - i, False, x)
             s, q, z, signs = add_lanes(keep(g - g0, end - i), xhat, s, q, z, signs, power)
     scale = np.float64(lane(affine[0], 0))
     g_sum = total(wide(s)) + np.float64(lane(g0, 0)) * float(runs * length)
@@ -216,23 +230,17 @@ def set_of_cell(dims, parameter_dims, cell, u):
 
 
 @helper
-def lines_of(pn):
-    """Vectors in a row of parameters."""
-    return (pn + LANES - 1) // LANES
-
-
-@helper
 def fold_blocks(o, parameter_dims, blocks, per_cell, dweight, dbias):
-    """Add up the blocks (cells, per_cell, 2, pm, pn) to LANES gradients, the vector o of (cells, pm, pn), in order."""
+    """Add up the blocks (cells, per_cell, 2 planes) to LANES gradients, the vector o of (cells, pm, pn), in order."""
     _, pm, pc, pn = parameter_dims
-    lines = lines_of(pn)
+    lines, plane = lines_of(pn), plane_of(parameter_dims)
     r, cell, first = o // lines % pm, o // lines // pm, o % lines * LANES
     left = min(pn - first, LANES)
     w, v = splat(0.0), splat(0.0)
     for t in range(per_cell):
-        i = ((cell * per_cell + t) * 2 * pm + r) * pn + first
-        w += wide(load_n(blocks, i, left))
-        v += wide(load_n(blocks, i + pm * pn, left))
+        i = (cell * per_cell + t) * 2 * plane + r * lines * LANES + first
+        w += wide(load(blocks, i))
+        v += wide(load(blocks, i + plane))
     to = ((cell // pc * pm + r) * pc + cell % pc) * pn + first
     put_lanes(dweight, to, narrow(w, dweight), left)
     put_lanes(dbias, to, narrow(v, dbias), left)
@@ -266,12 +274,12 @@ def backward(center, power, spans_n, streams):
         t, dims, parameter_dims, dy, x, weight, stats, dx, blocks, sums, sets, size, per_cell, divisor, limit
     ):
         _, m, _, n = dims
-        _, pm, _, pn = parameter_dims
         chunks = chunking(m, n)[2]
         ahead = next_set(dims, AHEAD)
-        block = t * 2 * pm * pn
+        plane = plane_of(parameter_dims)
+        block = t * 2 * plane
         if spans_n:
-            clear(blocks, block, 2 * pm * pn)
+            clear(blocks, block, 2 * plane)
         for u in range(t % per_cell * size, min((t % per_cell + 1) * size, sets)):
             s = set_of_cell(dims, parameter_dims, t // per_cell, u) if spans_n else t
             i, j, start = set_at(dims, s)
@@ -321,7 +329,7 @@ def backward(center, power, spans_n, streams):
         if spans_n:
             sets, size = sets_of_cell(dims, parameter_dims)
             per_cell = (sets + size - 1) // size
-            blocks = workspace(cells * per_cell * 2 * pm * pn, weight)
+            blocks = workspace(cells * per_cell * 2 * plane_of(parameter_dims), weight)
             sums = workspace(1, stats)
         else:
             sets, size, per_cell = 1, 1, 1

@@ -25,6 +25,7 @@ from normzoo.backends.cpu.rows_gradients import (
     fold_sums,
     lines_of,
     means_of,
+    plane_of,
     set_of_cell,
     sets_of_cell,
     slots_of,
@@ -142,11 +143,11 @@ def backward(center, power, spans_n, streams):
     @helper
     def sum_chunks_n(t, dims, parameter_dims, dy, x, weight, stats, dx, blocks, part):
         """One chunk of all sets that share their parameters; runs that do have blocks apart."""
-        _, pm, _, pn = parameter_dims
+        pm = parameter_dims[1]
         _, pieces, chunks = chunking(dims[1], dims[3])
         cell, h = t // chunks, t % chunks
         per_cell = chunks // pieces if pm == 1 else 1
-        block = (cell * per_cell + (h // pieces if pm == 1 else 0)) * 2 * pm * pn
+        block = (cell * per_cell + (h // pieces if pm == 1 else 0)) * 2 * plane_of(parameter_dims)
         for u in range(sets_of_cell(dims, parameter_dims)[0]):
             s = set_of_cell(dims, parameter_dims, cell, u)
             i, j, start = set_at(dims, s)
@@ -209,7 +210,7 @@ def backward(center, power, spans_n, streams):
         if spans_n:
             cells = pb * pc
             per_cell = chunks // pieces if pm == 1 else 1
-            blocks = workspace(cells * per_cell * 2 * pm * pn, weight)
+            blocks = workspace(cells * per_cell * 2 * plane_of(parameter_dims), weight)
             clear(blocks, 0, blocks.size)
             share(pool, cells * chunks, sum_chunks_n, (dims, parameter_dims, dy, x, weight, stats, dx, blocks, part))
             for o in range(cells * pm * lines_of(pn)):
