@@ -248,14 +248,28 @@ typed(store_n, lambda a, i, v, count: types.none)
 @lower_builtin(store_n, Flat, types.Integer, Vec, types.Integer)
 @lower_builtin(store_n, types.Array, types.Integer, Vec, types.Integer)
 def _store_n(context, builder, sig, args):
+    # In pieces of 16, 8, 4, 2 and 1 lanes, as `count` is made of them: a masked store of AVX2 takes tens of cycles.
     dtype = sig.args[0].dtype
-    place = _address(context, builder, sig.args[0], args[0], args[1])
+    lanes = _to_store(builder, dtype, args[2])
+    element = lanes.type.element
+    source = builder.bitcast(cgutils.alloca_once_value(builder, lanes), element.as_pointer())
+    target = builder.bitcast(_element_at(context, builder, sig.args[0], args[0], args[1]), element.as_pointer())
     count = context.cast(builder, args[3], sig.args[3], types.int64)
-    align = ir.Constant(ir.IntType(32), dtype.bitwidth // 8)
-    name = f"llvm.masked.store.{suffix(dtype)}.p0{suffix(dtype)}"
-    v = _to_store(builder, dtype, args[2])
-    intrinsic(builder, name, ir.VoidType(), [v, place, align, mask(builder, count)])
+    all_lanes = ir.Constant(count.type, LANES)
+    count = builder.select(builder.icmp_signed("<", count, all_lanes), count, all_lanes)
+    size = LANES
+    while size:
+        with builder.if_then(builder.icmp_signed("!=", _bits(builder, count, size), ir.Constant(count.type, 0))):
+            first = _bits(builder, count, 2 * LANES - 2 * size)
+            kind = (ir.VectorType(element, size) if size > 1 else element).as_pointer()
+            here, there = (builder.bitcast(builder.gep(a, [first]), kind) for a in (source, target))
+            builder.store(builder.load(here, align=dtype.bitwidth // 8), there, align=dtype.bitwidth // 8)
+        size //= 2
     return context.get_dummy_value()
+
+
+def _bits(builder, value, mask: int):
+    return builder.and_(value, ir.Constant(value.type, mask))
 
 
 def at(a, i):
