@@ -2,11 +2,15 @@
 
 import itertools
 
+import ml_dtypes  # noqa: F401 (NumPy knows "bfloat16" by it)
 import numpy as np
 import pytest
+from numba.core import types
 
 from normzoo.backends import cpu, reference
 from normzoo.backends.contract import CONSTANT, Moments
+from normzoo.backends.cpu.access import load_n, store_n
+from normzoo.backends.cpu.jit import kernel
 
 # Views of every schedule: rows and columns, one chunk and several, whole sets and split ones, ragged at the vector width.
 VIEWS = [
@@ -158,3 +162,23 @@ def test_running_statistics(dtype, sets, count, rng):
     np.testing.assert_allclose(mean, 0.75 + 0.25 * stats[0].mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(var, 0.75 + 0.25 * unbiased * stats[1].mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(made[2, 1], 1 / np.sqrt(var.astype(np.float64) + 0.5), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_part_of_a_vector_is_written_and_nothing_beside_it(dtype):
+    """0 to 16 lanes, and 17, which are 16; at any place."""
+
+    @kernel
+    def copy(source, target, place, count):
+        store_n(target, place, load_n(source, 0, count), count)
+
+    dtype = np.dtype(dtype)
+    flat = cpu._FLAT[dtype.name]
+    call = cpu._compiled(copy, (flat, flat, types.int64, types.int64))
+    source, before = np.arange(1, 17).astype(dtype), np.full(40, -1).astype(dtype)
+    for count in range(18):
+        for place in (0, 1, 5, 8):
+            target, expected, held = before.copy(), before.copy(), min(count, 16)
+            call(source, target, place, count)
+            expected[place : place + held] = source[:held]
+            np.testing.assert_array_equal(target, expected)
