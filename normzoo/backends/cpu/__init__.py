@@ -215,8 +215,8 @@ def _call(kernel: Any, size: int, arrays: tuple[np.dtype, ...], scalars: tuple[t
 
 
 def is_columns(dims: Dims) -> bool:
-    """Do the column kernels take this view? Runs too short for the lanes are columns too, where there are several and
-    they lie apart: of one neighbour of the other, rows.py makes one run."""
+    """Do the column kernels take this view? Runs too short for the lanes are columns too, where there are several that
+    lie apart. Those that lie side by side are summed as one run in rows.py."""
     _, m, c, n = dims
     return n == 1 or (n < SHORT and m >= columns.STRIP and c > 1 and c * n >= LANES)
 

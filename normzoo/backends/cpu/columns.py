@@ -31,7 +31,7 @@ from normzoo.backends.cpu.moments import (
 from normzoo.backends.cpu.sharing import share
 
 CHUNK = 64  # rows between two merges
-FIRST = 16  # rows whose mean the first chunk is summed around: its square is at most 3 times the chunk's variance away
+FIRST = 16  # rows whose mean the first chunk is summed around: at most sqrt(3) of its deviations from its own mean
 GROUP = 512  # rows that one task sums in a row
 STRIP = 4  # rows between two visits to a column's sums
 HEIGHT = 4  # rows of a tile that are normalized with what was loaded for a vector of columns
