@@ -125,22 +125,19 @@ def commit(
         ready: the backend takes `running` as they are.
     """
     where = backend(name)
-    if ready and values and (momentum or average) and where.updates_whole and (count is None or _is_ready(count)):
-        with lock():
-            if average:
-                momentum = 1.0 if count is None else 1.0 / (count.item() + 1)
-            where.update(*running, stats, values, momentum, count)
-        return
-    with replacing(*running) if count is None else replacing(*running, count):
+    whole = ready and where.updates_whole and (count is None or _is_ready(count))  # no copies to go back to
+    with lock() if whole else replacing(*running) if count is None else replacing(*running, count):
         batches = 0 if count is None else count.item()
         if average:
             momentum = 1.0 / (batches + 1)
         if momentum != 0 and values:
-            update = where.update
+            if whole:
+                where.update(*running, stats, values, momentum, count)
+                return
             if ready:
-                update(*running, stats, values, momentum)
+                where.update(*running, stats, values, momentum)
             else:
-                update_copies(update, running, stats, values, momentum)
+                update_copies(where.update, running, stats, values, momentum)
         if count is not None:
             count[()] = batches + 1  # a tenth of the time of +=
 
