@@ -2,8 +2,6 @@
 
 A call makes a key of its arrays' shapes, dtypes and flags and of its norm's declaration. The first call of a key checks
 what the key says, and keeps the plan; the next ones run it. A plan never changes, so that threads can share it.
-
-In a key, an array is a `Kind`: its shape, dtype, flags.num and, for x, strides, or None if it is C-contiguous.
 """
 
 from functools import lru_cache
@@ -15,9 +13,9 @@ import numpy as np
 from normzoo.arrays import compute_dtype, kernel_array, storage_dtype
 from normzoo.backends import backend
 from normzoo.backends.contract import CONSTANT, Array, Memory
-from normzoo.view import View, find_view, inverse
+from normzoo.view import Axes, View, find_view, inverse
 
-Kind = tuple[Any, ...]
+Kind = tuple[tuple[int, ...], np.dtype, int]  # shape, dtype and flags.num of an array
 
 # Bits of ndarray.flags.num. Its one attribute costs 0.1 us, and so does each of the flags by name.
 CONTIGUOUS, ALIGNED = 0x1, 0x100
@@ -107,25 +105,31 @@ class ForwardPlan(Plan):
 
     Attributes:
         copied: neither x's own order nor channels-last order fits the kernels.
+        axes: those of x.
+        expected: shape of the parameters.
         like: shape and dtype of x.
+        weight, bias: None, or their kinds.
         reads_x: the backward pass reads x's own memory.
         stats_shape: (3, b, c).
     """
 
-    __slots__ = ("copied", "layout", "like", "moments", "reads_x", "stats_shape")
+    __slots__ = ("axes", "bias", "copied", "expected", "layout", "like", "moments", "reads_x", "stats_shape", "weight")
 
     def __init__(
         self,
-        key: tuple,  # (axes, shape of the parameters or None for that of `axes`, moments, None or the dtypes of
-        # statistics that are given, whether x's own are known, name of the backend, Kind of x, None or Kind of weight,
-        # and of bias)
+        axes: Axes,
+        key: tuple,  # (moments, name of the backend, shape of the parameters or None for that of `axes`, None or the
+        # dtypes of statistics that are given, whether x's own are known; shape, dtype, flags.num and strides of x, None
+        # if it is C-contiguous; shape, dtype and flags.num of weight, and of bias, None where there is none)
     ) -> None:
-        self.key = key
-        axes, expected, moments, given, known, name, x, weight, bias = key
-        shape, dtype, flags, strides = x
+        self.axes, self.key = axes, key
+        moments, name, expected, given, known, shape, dtype, flags, strides, *parameters = key
         self.like = shape, dtype
+        weight, bias = (None if p[1] is None else p for p in (tuple(parameters[:3]), tuple(parameters[3:])))
+        self.weight, self.bias = weight, bias
         if expected is None:
             expected = axes.parameter_shape
+        self.expected = expected
         if weight is None and bias is None:
             axes = axes._replace(letters=axes.letters.lower())
         elif prod(expected) != prod(axes.parameter_shape):
@@ -157,7 +161,7 @@ class ForwardPlan(Plan):
         return self.memory.full(self.stats_shape, np.dtype(np.float64), 0.0)
 
     def __reduce__(self) -> tuple:
-        return ForwardPlan, (self.key,)
+        return ForwardPlan, (self.axes, self.key)
 
 
 class BackwardPlan(Plan):
@@ -172,15 +176,14 @@ class BackwardPlan(Plan):
     __slots__ = ("bias_given", "expected", "gradient_shape", "weight_given", "x_as_is")
 
     def __init__(self, plan: ForwardPlan, name: str, dtype: np.dtype, flags: int) -> None:
-        _, expected, *_, weight, bias = plan.key
-        view = plan.view
+        view, weight, bias = plan.view, plan.weight, plan.bias
         self.dtype = compute_dtype(plan.dtype, dtype)
         self.store = plan.store if dtype == plan.store and self.dtype == plan.dtype else self.dtype
         self.x_as_is = self.store == plan.store
         self.place(name, plan.shape, plan.result, plan.layout, view)
         self.parameters(weight, bias)
         self.as_is = view.straight and flags & READY == READY and dtype == self.store
-        self.expected = plan.key[0].parameter_shape if expected is None else expected
+        self.expected = plan.expected
         straight = view.pieces_straight and (weight is not None or bias is not None)
         self.gradient_shape = self.expected if straight else view.parameter_dims
         self.weight_given, self.bias_given = (straight and p is not None and p[1] == self.dtype for p in (weight, bias))

@@ -10,17 +10,24 @@ which are b, m, c and n. Along b the parameters may repeat, which is why kK fits
 """
 
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from normzoo.backends.contract import Array
 
 
-class Axes(NamedTuple):
-    """How a norm uses the axes of x, some of them cut in two."""
-
+class _Axes(NamedTuple):
     shape: tuple[int, ...]
     letters: str
     owner: tuple[int, ...] | None = None  # the axis of x that each piece belongs to; None: piece i is axis i
+
+
+class Axes(_Axes):
+    """How a norm uses the axes of x, some of them cut in two."""
+
+    recent: Any = None  # the plan of the last pass over these axes: see `passes.normalize`
+
+    def __reduce__(self) -> tuple:
+        return Axes, tuple(self)
 
     @property
     def values(self) -> int:

@@ -63,6 +63,5 @@ def on(where):
         with driver.use(device):
             yield device
     finally:  # plans hold arrays of this device's
-        passes._forward_plans.clear()
-        passes._backward_plans.clear()
+        passes.forget()
         plan._constant.cache_clear()

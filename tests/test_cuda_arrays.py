@@ -343,13 +343,12 @@ def test_the_driver_of_numba_cuda_allocates_launches_and_copies_on_the_callers_s
         assert all(bounds == driver.launch_bounds(bounds[0]) for _, bounds in cuda.compiled)
         before = len([c for c in api.calls if c[0] == "free"])
         del x, y, norm
-        nz.passes._forward_plans.clear()
+        nz.passes.forget()
         gc.collect()
         assert len([c for c in api.calls if c[0] == "free"]) > before
         api.fails = True
         with pytest.raises(RuntimeError, match="the CUDA driver answered CUDA_ERROR_OUT_OF_MEMORY"):
             nz.device_array(values)
-    nz.passes._backward_plans.clear()
     backend.on_stream.cache_clear()
 
 

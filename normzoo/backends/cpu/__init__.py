@@ -60,35 +60,33 @@ def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype,
     scalars = types.float64, types.float64, types.boolean
     makers = rows.forward, rows_split.forward, columns.forward, columns_split.forward
     whole = _is_whole(dims) and not _is_far_apart(dims, store)
-    call, which = _code(dims, makers, whole, flags, store, arrays, scalars)
+    call = _code(dims, makers, whole, flags, arrays, 3, scalars)
     divisor = 1.0 if moments.total else float(m * n)
-    shape = 3, b, c
+    shape, empty = (3, b, c), np.empty
     parameter_dims, spread = _spread(dims, parameter_dims)
 
     def run(x: Array, weight: Array, bias: Array, eps: float, y: Array) -> Array:
-        if spread is not None:
-            weight, bias = spread(weight), spread(bias)
-        stats = np.empty(shape)
-        chosen = call or which(y)
-        (chosen if LEAST * ONE else kept(chosen))(
+        stats = empty(shape)
+        (call if LEAST * ONE else kept(call))(
             ALONE, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp
         )
         return stats
 
-    return run
+    if spread is None:
+        return run
+    return lambda x, weight, bias, eps, y: run(x, spread(weight), spread(bias), eps, y)
 
 
 def apply(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) -> Apply:
     arrays = store, dtype, dtype, store, _DOUBLE
     makers = None, rows_split.apply, None, columns_split.apply
-    call, which = _code(dims, makers, False, (_varies(dims, parameter_dims),), store, arrays, ())
+    call = _code(dims, makers, False, (_varies(dims, parameter_dims),), arrays, 3, ())
     parameter_dims, spread = _spread(dims, parameter_dims)
 
     def run(x: Array, stats: Array, weight: Array, bias: Array, y: Array) -> None:
         if spread is not None:
             weight, bias = spread(weight), spread(bias)
-        chosen = call or which(y)
-        (chosen if LEAST * ONE else kept(chosen))(ALONE, dims, parameter_dims, x, weight, bias, y, stats)
+        (call if LEAST * ONE else kept(call))(ALONE, dims, parameter_dims, x, weight, bias, y, stats)
 
     return run
 
@@ -102,7 +100,7 @@ def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype
     arrays = store, store, dtype, _DOUBLE, store, dtype, dtype
     # where statistics are constants, threads that share sets read them once, in the order of memory
     whole = _is_whole(dims, few=math.inf if moments == CONSTANT else FEW_SETS)
-    call, which = _code(dims, makers, whole, flags, store, arrays, (types.float64, types.float64))
+    call = _code(dims, makers, whole, flags, arrays, 4, (types.float64, types.float64))
     divisor = 1.0 if moments.total else float(m * n)
     clamp = moments.clamp
     own_dims = parameter_dims
@@ -112,8 +110,7 @@ def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype
         dy: Array, x: Array, stats: Array, weight: Array, eps: float, dx: Array, dweight: Array, dbias: Array
     ) -> None:
         limit = 1.0 / eps if clamp and eps > 0 else np.inf
-        chosen = call or which(dx)
-        chosen = chosen if LEAST * ONE else kept(chosen)
+        chosen = call if LEAST * ONE else kept(call)
         if spread is None:
             chosen(ALONE, dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, limit)
             return
@@ -181,12 +178,12 @@ def _code(
     makers: tuple[Callable[..., Any] | None, ...],  # of rows, of rows that threads share, of columns, of those shared
     whole: bool,  # does a thread take whole sets?
     flags: tuple,
-    store: np.dtype,
     arrays: tuple[np.dtype, ...],
+    result: int,  # which of the arrays is of x's shape and written
     scalars: tuple[types.Type, ...],
-) -> tuple[Any, Any]:
-    """(call, None): the machine code for a view. Or (None, which) where the result is more than caches hold and is
-    written in order: which(result) is the code that writes it past them, if it begins where that can be, or the other.
+) -> Callable:
+    """The machine code for a view. Where the result is more than caches hold and is written in order, it is written
+    past them, if it begins where that can be.
     """
     size = math.prod(dims)
     make: Any = makers[2 * is_columns(dims) + (not whole)]
@@ -195,9 +192,10 @@ def _code(
     def code(past_caches: bool) -> Callable:  # each is compiled when it is first needed
         return _call(make(*flags, past_caches), size, arrays, scalars)
 
-    if size * store.itemsize < STREAMED or not _is_written_in_order(dims, whole):
-        return code(False), None
-    return None, lambda result: code(result.__array_interface__["data"][0] % WHOLE == 0)
+    if size * arrays[result].itemsize < STREAMED or not _is_written_in_order(dims, whole):
+        return code(False)
+    place = 3 + result  # behind the pool, dims and those of the parameters
+    return lambda *given: code(given[place].__array_interface__["data"][0] % WHOLE == 0)(*given)
 
 
 def _is_written_in_order(dims: Dims, whole: bool) -> bool:
