@@ -12,7 +12,20 @@ from numba.core.imputils import impl_ret_new_ref
 from numba.extending import lower_builtin
 from numba.np.arrayobj import populate_array
 
-from normzoo.backends.cpu.lanes import LANES, Flat, Values, Vec, intrinsic, is_short, llvm_type, mask, of, suffix, typed
+from normzoo.backends.cpu.lanes import (
+    LANES,
+    Flat,
+    Values,
+    Vec,
+    filled,
+    intrinsic,
+    is_short,
+    llvm_type,
+    mask,
+    of,
+    suffix,
+    typed,
+)
 
 
 def _element_at(context, builder, array_type, array, index):
@@ -58,10 +71,9 @@ def _upper(builder, v):
     """The upper halves of float32, which are bfloat16, rounded to nearest, ties to even."""
     bits = builder.bitcast(v, _WORDS)
     odd = builder.and_(builder.lshr(bits, _words(16)), _words(1))
-    rounded = builder.add(builder.add(bits, _words(0x7FFF)), odd)
-    # NaN has any payload, and rounding one up may carry over: all its bits are set instead.
-    rounded = builder.or_(rounded, builder.sext(builder.fcmp_unordered("uno", v, v), _WORDS))
-    return builder.lshr(rounded, _words(16))
+    # NaN is not rounded, which may carry over: what arithmetic gives, and what was bfloat16, is NaN in its upper half.
+    step = builder.select(builder.fcmp_ordered("ord", v, v), builder.add(odd, _words(0x7FFF)), _words(0))
+    return builder.lshr(builder.add(bits, step), _words(16))
 
 
 def _words(value: int) -> ir.Constant:
@@ -82,7 +94,7 @@ def _as_stored(a, v):
     if a.dtype != np.uint16:
         return v
     bits = v.view(np.uint32)
-    rounded = np.where(np.isnan(v), 0xFFFFFFFF, bits + 0x7FFF + (bits >> 16 & 1))
+    rounded = np.where(np.isnan(v), bits, bits + 0x7FFF + (bits >> 16 & 1))
     return (rounded >> 16).astype(np.uint16)
 
 
@@ -103,13 +115,14 @@ def _load(context, builder, sig, args):
 
 
 # Sixteen lanes of bfloat16, in the order that takes the fewest instructions: vectors of 32 bytes are unpacked and
-# packed in their halves. What meets such lanes comes in their order.
+# packed in their halves, and what meets such lanes comes in their order. Vectors of 64 bytes widen in the order of
+# memory.
 _ORDER = [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15]
 _QUARTER = 4
 
 
-def _reorders(like: Any) -> bool:
-    return is_short(like) and not like.signed
+def _reorders(context, like: Any) -> bool:
+    return is_short(like) and not like.signed and "+avx512bw" not in context.codegen().magic_tuple()[2]
 
 
 def load_as(a, i, like):
@@ -125,7 +138,7 @@ typed(load_as, lambda a, i, like: Vec(of(a.dtype)))
 @lower_builtin(load_as, types.Array, types.Integer, Flat)
 def _load_as(context, builder, sig, args):
     dtype = sig.args[0].dtype
-    if not _reorders(sig.args[2].dtype):
+    if not _reorders(context, sig.args[2].dtype):
         return _load(context, builder, sig, args)
     place = _element_at(context, builder, sig.args[0], args[0], args[1])
     if not is_short(dtype):
@@ -178,7 +191,7 @@ typed(store_as, lambda a, i, v, like: types.none)
 @lower_builtin(store_as, types.Array, types.Integer, Vec, Flat)
 def _store_as(context, builder, sig, args):
     dtype = sig.args[0].dtype
-    if not _reorders(sig.args[3].dtype):
+    if not _reorders(context, sig.args[3].dtype):
         return _store(context, builder, sig, args)
     if is_short(dtype):
         place = _address(context, builder, sig.args[0], args[0], args[1])
@@ -293,6 +306,21 @@ def _at(context, builder, sig, args):
     return builder.bitcast(word, ir.FloatType())
 
 
+def load_same(a, i):
+    """16 times a[i]. As a scalar, float16 would be put into a register that holds something else, and wait for it."""
+    return np.full(LANES, at(a, i)).view(Values)
+
+
+typed(load_same, lambda a, i: Vec(of(a.dtype)))
+
+
+@lower_builtin(load_same, Flat, types.Integer)
+@lower_builtin(load_same, types.Array, types.Integer)
+def _load_same(context, builder, sig, args):
+    value = builder.load(_element_at(context, builder, sig.args[0], args[0], args[1]))
+    return _loaded(builder, sig.args[0].dtype, filled(builder, value))
+
+
 def put(a, i, value):
     """a[i] = value, flat."""
     a.reshape(-1)[i] = value
@@ -360,7 +388,7 @@ typed(stream_as, lambda a, i, v, like: types.none)
 
 @lower_builtin(stream_as, Flat, types.Integer, Vec, Flat)
 def _stream_as(context, builder, sig, args):
-    if not _reorders(sig.args[3].dtype):
+    if not _reorders(context, sig.args[3].dtype):
         return _stream(context, builder, sig, args)
     return _written_past(context, builder, sig, args, _packed(builder, args[2]))
 

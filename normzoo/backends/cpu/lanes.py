@@ -2,8 +2,8 @@
 
 A `Vec` holds 16 float32 or 16 float64 numbers and compiles to LLVM's vector type, which the code generator
 splits into whatever registers the machine has. Because the lanes are fixed, the order of every sum is fixed:
-the bits depend neither on the auto-vectorizer nor on the instruction set, and whether a loop is vectorized is
-no longer a question. Masked loads and stores take care of tails.
+the bits depend neither on the auto-vectorizer nor (but for bfloat16, see `access.load_as`) on the instruction set,
+and whether a loop is vectorized is no longer a question. Masked loads and stores take care of tails.
 
 Arrays of float32 and float64 are computed in their own type. Sixteen-bit floats are storage, which Numba has no type
 for: an array of bfloat16 comes as its uint16 view and one of float16 as its int16 view, and loads and stores convert.

@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.access import at, load_as, load_n, prefetch, put, zeros
+from normzoo.backends.cpu.access import at, load_as, load_n, load_same, prefetch, put, zeros
 from normzoo.backends.cpu.arithmetic import fma, keep, lane, magnitude, narrow, splat, total, wide
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
@@ -27,6 +27,7 @@ from normzoo.backends.cpu.moments import (
 from normzoo.backends.cpu.sharing import share
 
 CHUNK = 2048  # values: two arrays of float32 fill half a level-1 cache; at most 64 additions a lane
+TOGETHER = 4  # sets of one chunk
 AHEAD = 1 << 16  # values of a set, up to which the next one is fetched while y is written: two fit a level-2 cache
 
 
@@ -99,7 +100,7 @@ def chunk_moments(dims, x, start, j, center):
     zero = zeros(x)
     shift = zero
     if center:
-        shift = splat(at(x, start))
+        shift = load_same(x, start)
         s, t = zero, zero
         for h in range(runs):
             i = start + h * c * n
@@ -226,29 +227,40 @@ def next_set(dims, most):
     return 0 if m * n > most else n if c > 1 else m * n
 
 
+@helper
+def together_of(dims):
+    """Sets whose moments are found before the first is normalized, so that what must wait for the sums of one is done
+    while another is read or written: of those of which a level-1 cache holds several."""
+    return TOGETHER if dims[1] * dims[3] <= CHUNK else 1
+
+
 @cache
 def forward(center, power, spans_n, streams):
     """Statistics and y, one set at a time; with `streams` past the caches, which asks for runs of whole vectors."""
 
     @helper
-    def one_set(s, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp):
-        _, m, _, n = dims
-        start = set_at(dims, s)[2]
+    def some_sets(t, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp):
+        b, m, c, n = dims
+        together = together_of(dims)
+        sets = range(t * together, min(t * together + together, b * c))
         chunks = chunking(m, n)[2]
         # 1 moments
-        count, mean, spread = chunk_moments(dims, x, start, 0, center)
-        for h in range(1, chunks):
-            count_h, mean_h, spread_h = chunk_moments(dims, x, start, h, center)
-            count, mean, spread = merge(count, mean, spread, count_h, mean_h, spread_h)
-        if power == 1:
-            spread = 0.0
-            for h in range(chunks):
-                spread += chunk_deviations(dims, x, start, h, mean)
-        finish(dims, x, start, mean, spread, stats, s, center, power, divisor, eps, clamp)
+        for s in sets:
+            start = set_at(dims, s)[2]
+            count, mean, spread = chunk_moments(dims, x, start, 0, center)
+            for h in range(1, chunks):
+                count_h, mean_h, spread_h = chunk_moments(dims, x, start, h, center)
+                count, mean, spread = merge(count, mean, spread, count_h, mean_h, spread_h)
+            if power == 1:
+                spread = 0.0
+                for h in range(chunks):
+                    spread += chunk_deviations(dims, x, start, h, mean)
+            finish(dims, x, start, mean, spread, stats, s, center, power, divisor, eps, clamp)
         # 2 normalize
-        ahead = next_set(dims, AHEAD)
-        for h in range(chunks):
-            chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, s, h, spans_n, streams, ahead)
+        ahead = next_set(dims, AHEAD) * together
+        for s in sets:
+            for h in range(chunks):
+                chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, s, h, spans_n, streams, ahead)
 
     @kernel
     def rows_forward(
@@ -264,7 +276,8 @@ def forward(center, power, spans_n, streams):
         eps,  # float
         clamp,  # bool
     ):
-        sets = dims[0] * dims[2]
-        share(pool, sets, one_set, (dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp))
+        together = together_of(dims)
+        turns = (dims[0] * dims[2] + together - 1) // together
+        share(pool, turns, some_sets, (dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp))
 
     return rows_forward
