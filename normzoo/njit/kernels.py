@@ -92,9 +92,9 @@ def _variants(kind: str, by_row: Any, by_column: Any, kinds: Kinds) -> list[Any]
 
 
 @inner
-def _choice(dims, parameter_dims):
+def _choice(dims, parameter_dims, gradients):
     """Which of the four."""
-    if is_columns(dims):
+    if is_columns(dims, gradients):
         return 3 if parameter_dims[1] > 1 else 2
     return 1 if parameter_dims[3] > 1 else 0
 
@@ -133,7 +133,7 @@ def forward(moments: Moments, kinds: Kinds) -> Callable:
             if known
             else (ALONE, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, False)
         )
-        which = _choice(dims, parameter_dims)
+        which = _choice(dims, parameter_dims, False)
         if has_first and which == 0:
             first(arguments)
         if has_second and which == 1:
@@ -162,7 +162,7 @@ def backward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
     def run(dims, parameter_dims, dy, x, weight, stats, eps, dx, dweight, dbias):
         divisor = float(dims[1] * dims[3])
         arguments = (ALONE, dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, np.inf)
-        which = _choice(dims, parameter_dims)
+        which = _choice(dims, parameter_dims, True)
         if has_first and which == 0:
             first(arguments)
         if has_second and which == 1:

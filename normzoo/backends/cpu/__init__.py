@@ -34,6 +34,8 @@ from normzoo.subnormals import LEAST, ONE, kept
 SERIAL = 32768  # values below which starting the threads costs more than they save
 FEW_SETS = 16  # fewer sets than this, each of several chunks, are worked on by all threads together
 SHORT = 256  # runs below this are folded columns, where there are several
+FEW = 4  # in a set of fewer runs than a run has values, by this factor, what is done once a column is shared by few
+WIDE = 1536  # columns of a tile from which on x and dy, of many runs, are too large for a level-2 cache
 BESIDE = 1 << 20  # values of high columns that a thread reads twice, one sample after the other; larger ones are shared
 STREAMED = 1 << 24  # bytes of a result, from which on it is written past the caches: they would not hold it
 FAR = 1 << 20  # bytes of a set whose runs lie apart
@@ -55,15 +57,16 @@ _DIMS = types.UniTuple(types.int64, 4)
 def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Forward:
     b, m, c, n = dims
     clamp = moments.clamp
-    flags = moments.center, moments.power, _varies(dims, parameter_dims)
+    by_column = is_columns(dims)
+    flags = moments.center, moments.power, _varies(by_column, parameter_dims)
     arrays = store, dtype, dtype, store, _DOUBLE
     scalars = types.float64, types.float64, types.boolean
     makers = rows.forward, rows_split.forward, columns.forward, columns_split.forward
-    whole = _is_whole(dims) and not _is_far_apart(dims, store)
-    call = _code(dims, makers, whole, flags, arrays, 3, scalars)
+    whole = _is_whole(dims, by_column) and not _is_far_apart(dims, by_column, store)
+    call = _code(dims, by_column, makers, whole, flags, arrays, 3, scalars)
     divisor = 1.0 if moments.total else float(m * n)
     shape, empty = (3, b, c), np.empty
-    parameter_dims, spread = _spread(dims, parameter_dims)
+    parameter_dims, spread = _spread(dims, by_column, parameter_dims)
 
     def run(x: Array, weight: Array, bias: Array, eps: float, y: Array) -> Array:
         stats = empty(shape)
@@ -80,8 +83,9 @@ def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype,
 def apply(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) -> Apply:
     arrays = store, dtype, dtype, store, _DOUBLE
     makers = None, rows_split.apply, None, columns_split.apply
-    call = _code(dims, makers, False, (_varies(dims, parameter_dims),), arrays, 3, ())
-    parameter_dims, spread = _spread(dims, parameter_dims)
+    by_column = is_columns(dims)
+    call = _code(dims, by_column, makers, False, (_varies(by_column, parameter_dims),), arrays, 3, ())
+    parameter_dims, spread = _spread(dims, by_column, parameter_dims)
 
     def run(x: Array, stats: Array, weight: Array, bias: Array, y: Array) -> None:
         if spread is not None:
@@ -95,16 +99,17 @@ def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype
     _, m, _, n = dims
     if m * n <= TINY and dtype != _DOUBLE:
         return _backward_in_double(dims, parameter_dims, moments)
-    flags = moments.center, moments.power, _varies(dims, parameter_dims)
+    by_column = is_columns(dims, True)
+    flags = moments.center, moments.power, _varies(by_column, parameter_dims)
     makers = rows_gradients.backward, rows_split.backward, columns_gradients.backward, columns_split.backward
     arrays = store, store, dtype, _DOUBLE, store, dtype, dtype
     # where statistics are constants, threads that share sets read them once, in the order of memory
-    whole = _is_whole(dims, few=math.inf if moments == CONSTANT else FEW_SETS)
-    call = _code(dims, makers, whole, flags, arrays, 4, (types.float64, types.float64))
+    whole = _is_whole(dims, by_column, few=math.inf if moments == CONSTANT else FEW_SETS)
+    call = _code(dims, by_column, makers, whole, flags, arrays, 4, (types.float64, types.float64))
     divisor = 1.0 if moments.total else float(m * n)
     clamp = moments.clamp
     own_dims = parameter_dims
-    parameter_dims, spread = _spread(dims, parameter_dims)
+    parameter_dims, spread = _spread(dims, by_column, parameter_dims)
 
     def run(
         dy: Array, x: Array, stats: Array, weight: Array, eps: float, dx: Array, dweight: Array, dbias: Array
@@ -175,6 +180,7 @@ def _gathering(make: Callable[[bool], Any], large: bool, streams: bool) -> Calla
 
 def _code(
     dims: Dims,
+    by_column: bool,
     makers: tuple[Callable[..., Any] | None, ...],  # of rows, of rows that threads share, of columns, of those shared
     whole: bool,  # does a thread take whole sets?
     flags: tuple,
@@ -186,22 +192,22 @@ def _code(
     past them, if it begins where that can be.
     """
     size = math.prod(dims)
-    make: Any = makers[2 * is_columns(dims) + (not whole)]
+    make: Any = makers[2 * by_column + (not whole)]
 
     @cache
     def code(past_caches: bool) -> Callable:  # each is compiled when it is first needed
         return _call(make(*flags, past_caches), size, arrays, scalars)
 
-    if size * arrays[result].itemsize < STREAMED or not _is_written_in_order(dims, whole):
+    if size * arrays[result].itemsize < STREAMED or not _is_written_in_order(dims, by_column, whole):
         return code(False)
     place = 3 + result  # behind the pool, dims and those of the parameters
     return lambda *given: code(given[place].__array_interface__["data"][0] % WHOLE == 0)(*given)
 
 
-def _is_written_in_order(dims: Dims, whole: bool) -> bool:
+def _is_written_in_order(dims: Dims, by_column: bool, whole: bool) -> bool:
     """Does a thread write whole vectors, one behind the other? What jumps between pages is slower past the caches."""
     _, m, c, n = dims
-    if is_columns(dims):
+    if by_column:
         return c * n % LANES == 0 and not (whole and c * n > plain(columns.width_of)(dims))
     return n % LANES == 0 and not (whole and m > 1 and c > 1)
 
@@ -212,43 +218,48 @@ def _call(kernel: Any, size: int, arrays: tuple[np.dtype, ...], scalars: tuple[t
     return compiled if size < SERIAL else threads.guarded(compiled)
 
 
-def is_columns(dims: Dims) -> bool:
+def is_columns(dims: Dims, gradients: bool = False) -> bool:
     """Do the column kernels take this view? Runs too short for the lanes are columns too, where there are several that
-    lie apart. Those that lie side by side are summed as one run in rows.py."""
+    lie apart: enough for what is done once a column and, of a backward pass, not so many that a tile of LANES sets is
+    too large. Those that lie side by side are summed as one run in rows.py."""
     _, m, c, n = dims
-    return n == 1 or (n < SHORT and m >= columns.STRIP and c > 1 and c * n >= LANES)
+    if n == 1:
+        return True
+    if gradients and min(c, LANES) * n > WIDE:
+        return False
+    return n < SHORT and n < FEW * m and m >= columns.STRIP and c > 1 and c * n >= LANES
 
 
-def _is_whole(dims: Dims, few: float = FEW_SETS) -> bool:
+def _is_whole(dims: Dims, by_column: bool, few: float = FEW_SETS) -> bool:
     """Does a thread take whole sets? Else all threads share every set, with the same bits: of fewer than `few` large
     ones."""
     b, m, c, n = dims
-    if not is_columns(dims):
+    if not by_column:
         return plain(rows.chunking)(m, n)[2] == 1 or b * c >= few
     width = plain(columns.width_of)(dims)
     tiles = -(-c * n // width)
     return m <= columns.GROUP or (b * tiles >= few and m * width <= BESIDE)
 
 
-def _is_far_apart(dims: Dims, store: np.dtype) -> bool:
+def _is_far_apart(dims: Dims, by_column: bool, store: np.dtype) -> bool:
     """Are sets too large for a level-2 cache, and of runs apart? Then a forward pass that reads x twice in the order of
     memory, and writes y past the caches, takes less than one set at a time. A backward pass reads two arrays twice."""
     _, m, c, n = dims
-    if is_columns(dims) or n % LANES or 1 in (m, c):
+    if by_column or n % LANES or 1 in (m, c):
         return False
     return m * n * store.itemsize > FAR and math.prod(dims) * store.itemsize >= STREAMED
 
 
-def _varies(dims: Dims, parameter_dims: Dims) -> bool:
+def _varies(by_column: bool, parameter_dims: Dims) -> bool:
     """Do the parameters vary along the axis that a kernel cannot take them out of: n of rows, m of columns?"""
-    return parameter_dims[1 if is_columns(dims) else 3] > 1
+    return parameter_dims[1 if by_column else 3] > 1
 
 
-def _spread(dims: Dims, parameter_dims: Dims) -> tuple[Dims, Callable[[Array], Array] | None]:
+def _spread(dims: Dims, by_column: bool, parameter_dims: Dims) -> tuple[Dims, Callable[[Array], Array] | None]:
     """Columns whose parameters vary along m take one value for each or one for all: else they are repeated."""
     pb, pm, pc, pn = parameter_dims
     _, _, c, n = dims
-    if not is_columns(dims) or pm == 1 or (pc, pn) in ((1, 1), (c, n)):
+    if not by_column or pm == 1 or (pc, pn) in ((1, 1), (c, n)):
         return parameter_dims, None
     full = pb, pm, c, n
     return full, lambda p: np.ascontiguousarray(np.broadcast_to(p.reshape(parameter_dims), full))
