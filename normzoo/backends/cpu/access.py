@@ -121,8 +121,12 @@ _ORDER = [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15]
 _QUARTER = 4
 
 
+def _is_wide(context) -> bool:
+    return "+avx512bw" in context.codegen().magic_tuple()[2]
+
+
 def _reorders(context, like: Any) -> bool:
-    return is_short(like) and not like.signed and "+avx512bw" not in context.codegen().magic_tuple()[2]
+    return is_short(like) and not like.signed and not _is_wide(context)
 
 
 def load_as(a, i, like):
@@ -405,6 +409,32 @@ typed(is_double, lambda a: types.boolean)
 @lower_builtin(is_double, types.Array)
 def _is_double(context, builder, sig, args):
     return ir.Constant(ir.IntType(1), int(sig.args[0].dtype == types.float64))
+
+
+def itemsize(a):
+    """Bytes of an element."""
+    return a.itemsize
+
+
+typed(itemsize, lambda a: types.int64)
+
+
+@lower_builtin(itemsize, Flat)
+def _itemsize(context, builder, sig, args):
+    return ir.Constant(ir.IntType(64), sig.args[0].dtype.bitwidth // 8)
+
+
+def is_wide():
+    """Has the processor vectors of 64 bytes? Those that have also have level-2 caches of a megabyte and more."""
+    return False
+
+
+typed(is_wide, lambda: types.boolean)
+
+
+@lower_builtin(is_wide)
+def _lower_is_wide(context, builder, sig, args):
+    return ir.Constant(ir.IntType(1), int(_is_wide(context)))
 
 
 def zeros(a):

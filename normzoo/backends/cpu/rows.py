@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.access import at, load_as, load_n, load_same, prefetch, put, zeros
+from normzoo.backends.cpu.access import at, itemsize, load_as, load_n, load_same, prefetch, put, zeros
 from normzoo.backends.cpu.arithmetic import fma, keep, lane, magnitude, narrow, splat, total, wide
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
@@ -28,7 +28,7 @@ from normzoo.backends.cpu.sharing import share
 
 CHUNK = 2048  # values: two arrays of float32 fill half a level-1 cache; at most 64 additions a lane
 TOGETHER = 4  # sets of one chunk
-AHEAD = 1 << 16  # values of a set, up to which the next one is fetched while y is written: two fit a level-2 cache
+AHEAD = 1 << 18  # bytes of a set, up to which the next ones are fetched while y is written: two fit a level-2 cache
 
 
 @helper
@@ -221,10 +221,10 @@ def chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, s, j, spans_n, 
 
 
 @helper
-def next_set(dims, most):
-    """How far ahead of a set the next one lies, where sets are of at most `most` values; else 0: it is not fetched."""
+def next_set(dims, x, most):
+    """How far ahead of a set the next one lies, where sets are of at most `most` bytes; else 0: it is not fetched."""
     _, m, c, n = dims
-    return 0 if m * n > most else n if c > 1 else m * n
+    return 0 if m * n * itemsize(x) > most else n if c > 1 else m * n
 
 
 @helper
@@ -257,7 +257,7 @@ def forward(center, power, spans_n, streams):
                     spread += chunk_deviations(dims, x, start, h, mean)
             finish(dims, x, start, mean, spread, stats, s, center, power, divisor, eps, clamp)
         # 2 normalize
-        ahead = next_set(dims, AHEAD) * together
+        ahead = next_set(dims, x, AHEAD) * together
         for s in sets:
             for h in range(chunks):
                 chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, s, h, spans_n, streams, ahead)

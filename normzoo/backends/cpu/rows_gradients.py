@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.access import at, clear, load, load_as, load_n, prefetch, put, workspace, zeros
+from normzoo.backends.cpu.access import at, clear, is_wide, load, load_as, load_n, prefetch, put, workspace, zeros
 from normzoo.backends.cpu.arithmetic import fma, keep, lane, narrow, sign, splat, total, wide
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
@@ -37,7 +37,8 @@ from normzoo.backends.cpu.rows import (
 )
 from normzoo.backends.cpu.sharing import share
 
-AHEAD = 8192  # as in rows.py: x and dy of more would fill the level-1 cache while they are read again
+AHEAD = 1 << 15  # as in rows.py: x and dy of more would fill the level-1 cache while they are read again,
+AHEAD_WIDE = 1 << 18  # but for processors with vectors of 64 bytes
 SETS_PER_BLOCK = 64  # whose parameter gradients are added up in the computing type, before they go on in float64
 
 
@@ -275,7 +276,7 @@ def backward(center, power, spans_n, streams):
     ):
         _, m, _, n = dims
         chunks = chunking(m, n)[2]
-        ahead = next_set(dims, AHEAD)
+        ahead = next_set(dims, x, AHEAD_WIDE if is_wide() else AHEAD)
         plane = plane_of(parameter_dims)
         block = t * 2 * plane
         if spans_n:
