@@ -7,9 +7,9 @@ A pass reads them, or replaces them by new ones: all of mean, variance and count
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+from numpy import ndarray
 
 from normzoo.arrays import (
-    Memo,
     backend_of,
     base_array,
     check_array,
@@ -32,15 +32,13 @@ from normzoo.view import Axes
 class Tracking(NamedTuple):
     """What is known of a pair of running statistics, and of x's sets."""
 
+    key: tuple  # shape, dtype and flags.num of mean and variance
     values: int  # in a set
     ready: bool  # backends take the arrays as they are
     writeable: bool
 
 
-_tracking = Memo()
-
-
-def check_running(owner: object, axes: Axes, mean: Array | None, var: Array | None) -> Tracking:
+def check_running(owner: object, axes: Axes, mean: Array | None, var: Array | None, key: tuple = ()) -> Tracking:
     """Both are there, of one value a channel, or neither."""
     lock()
     if (mean is None) != (var is None):
@@ -52,7 +50,7 @@ def check_running(owner: object, axes: Axes, mean: Array | None, var: Array | No
         check_parameter(owner, name, a, axes.sizes("K"))
     arrays = [a for a in (mean, var) if a is not None]
     ready = all(a.dtype in (np.float32, np.float64) and a.flags.c_contiguous and a.flags.aligned for a in arrays)
-    return Tracking(axes.values, ready, all(a.flags.writeable for a in arrays))
+    return Tracking(key, axes.values, ready, all(a.flags.writeable for a in arrays))
 
 
 def normalize_tracked(
@@ -86,9 +84,9 @@ def normalize_tracked(
         count: num_batches_tracked, which goes up with an update; or None.
         average: the momentum is 1 / (count + 1): all batches weigh the same.
     """
-    if running_mean is not None and type(running_mean) is not np.ndarray:
+    if running_mean is not None and type(running_mean) is not ndarray:
         running_mean = base_array(owner, "running_mean", running_mean)
-    if running_var is not None and type(running_var) is not np.ndarray:
+    if running_var is not None and type(running_var) is not ndarray:
         running_var = base_array(owner, "running_var", running_var)
     name = chosen()
     if type(x) is Selected:
@@ -96,17 +94,18 @@ def normalize_tracked(
             owner, x, axes, moments, running_mean, running_var, weight, bias, own, momentum, eps, out, messages,
             rules, count if update else None, average, update,
         )  # fmt: skip
-    if type(x) is not np.ndarray or (running_mean is not None and type(running_mean) is not np.ndarray):
+    if type(x) is not ndarray or (running_mean is not None and type(running_mean) is not ndarray):
         x = base_array(owner, "x", x)
         name = backend_of(owner, x=x, running_mean=running_mean, running_var=running_var)
-    key = (
-        axes,
-        None if running_mean is None else (running_mean.shape, running_mean.dtype, running_mean.flags.num),
-        None if running_var is None else (running_var.shape, running_var.dtype, running_var.flags.num),
-    )
-    found = _tracking.get(key)
-    if found is None:
-        found = _tracking.keep(key, check_running(owner, axes, running_mean, running_var))
+    m_shape = m_dtype = m_flags = v_shape = v_dtype = v_flags = None
+    if running_mean is not None:
+        m_shape, m_dtype, m_flags = running_mean.shape, running_mean.dtype, running_mean.flags.num
+    if running_var is not None:
+        v_shape, v_dtype, v_flags = running_var.shape, running_var.dtype, running_var.flags.num
+    key = m_shape, m_dtype, m_flags, v_shape, v_dtype, v_flags
+    found = axes.tracked
+    if found is None or found.key != key:
+        found = axes.tracked = check_running(owner, axes, running_mean, running_var, key)
     if own and found.values == 1:
         if rules.single_value == "raise":
             raise ValueError(f"{owner}: {messages[1].format(x.shape)}")

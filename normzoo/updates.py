@@ -77,6 +77,8 @@ class replacing:
 
 def check_rules(owner: object, on_nonfinite: Any, single_value: Any, tracked: bool) -> Rules:
     """Both are choices there are, and "running" has something to use."""
+    if on_nonfinite is USUAL.on_nonfinite and single_value is USUAL.single_value:  # the defaults of every norm
+        return USUAL
     rules = Rules(on_nonfinite, single_value)
     for name, value in rules._asdict().items():
         if not isinstance(value, str) or value not in CHOICES[name]:

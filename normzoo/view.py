@@ -25,6 +25,7 @@ class Axes(_Axes):
     """How a norm uses the axes of x, some of them cut in two."""
 
     recent: Any = None  # the plan of the last pass over these axes: see `passes.normalize`
+    tracked: Any = None  # of the last running statistics with these axes: see `running.normalize_tracked`
 
     def __reduce__(self) -> tuple:
         return Axes, tuple(self)
