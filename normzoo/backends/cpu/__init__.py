@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import cache, lru_cache, partial
 from typing import Any
 
+import numba
 import numpy as np
 from numba.core import types
 
@@ -32,7 +33,8 @@ from normzoo.backends.cpu.sharing import ALONE, POOL
 from normzoo.subnormals import LEAST, ONE, kept
 
 SERIAL = 32768  # values below which starting the threads costs more than they save
-FEW_SETS = 16  # fewer sets than this, each of several chunks, are worked on by all threads together
+FEW_SETS = 16  # fewer sets than this, each of several chunks, are worked on by all threads together; going forward,
+PER_THREAD = 2  # where there are fewer than this for each thread
 SHORT = 256  # runs below this are folded columns, where there are several
 FEW = 4  # in a set of fewer runs than a run has values, by this factor, what is done once a column is shared by few
 WIDE = 1536  # columns of a tile from which on x and dy, of many runs, are too large for a level-2 cache
@@ -62,7 +64,8 @@ def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype,
     arrays = store, dtype, dtype, store, _DOUBLE
     scalars = types.float64, types.float64, types.boolean
     makers = rows.forward, rows_split.forward, columns.forward, columns_split.forward
-    whole = _is_whole(dims, by_column) and not _is_far_apart(dims, by_column, store)
+    few = min(FEW_SETS, PER_THREAD * numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+    whole = _is_whole(dims, by_column, few) and not _is_far_apart(dims, by_column, store)
     call = _code(dims, by_column, makers, whole, flags, arrays, 3, scalars)
     divisor = 1.0 if moments.total else float(m * n)
     shape, empty = (3, b, c), np.empty
@@ -104,7 +107,7 @@ def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype
     makers = rows_gradients.backward, rows_split.backward, columns_gradients.backward, columns_split.backward
     arrays = store, store, dtype, _DOUBLE, store, dtype, dtype
     # where statistics are constants, threads that share sets read them once, in the order of memory
-    whole = _is_whole(dims, by_column, few=math.inf if moments == CONSTANT else FEW_SETS)
+    whole = _is_whole(dims, by_column, math.inf if moments == CONSTANT else FEW_SETS)
     call = _code(dims, by_column, makers, whole, flags, arrays, 4, (types.float64, types.float64))
     divisor = 1.0 if moments.total else float(m * n)
     clamp = moments.clamp
@@ -230,7 +233,7 @@ def is_columns(dims: Dims, gradients: bool = False) -> bool:
     return n < SHORT and n < FEW * m and m >= columns.STRIP and c > 1 and c * n >= LANES
 
 
-def _is_whole(dims: Dims, by_column: bool, few: float = FEW_SETS) -> bool:
+def _is_whole(dims: Dims, by_column: bool, few: float) -> bool:
     """Does a thread take whole sets? Else all threads share every set, with the same bits: of fewer than `few` large
     ones."""
     b, m, c, n = dims
