@@ -36,7 +36,7 @@ def torch_threads(values: int) -> Any:
 
     A pool whose loops ask for other numbers of threads in turn would start and end threads for each.
     """
-    if values < SERIAL:  # such kernels run alone
+    if values <= SERIAL:  # such kernels run alone
         return _NOTHING
     count = min(torch.get_num_threads(), _MOST)
     return _NOTHING if count == numba.get_num_threads() else _limited(count)

@@ -32,7 +32,7 @@ from normzoo.backends.cpu.lanes import LANES, Flat
 from normzoo.backends.cpu.sharing import ALONE, POOL
 from normzoo.subnormals import LEAST, ONE, kept
 
-SERIAL = 32768  # values below which starting the threads costs more than they save
+SERIAL = 65536  # values up to which starting the threads costs more than they save, or hardly less
 FEW_SETS = 16  # fewer sets than this, each of several chunks, are worked on by all threads together; going forward,
 PER_THREAD = 2  # where there are fewer than this for each thread
 SHORT = 256  # runs below this are folded columns, where there are several
@@ -218,7 +218,7 @@ def _is_written_in_order(dims: Dims, by_column: bool, whole: bool) -> bool:
 def _call(kernel: Any, size: int, arrays: tuple[np.dtype, ...], scalars: tuple[types.Type, ...]) -> Callable:
     """The machine code for a view of `size` values, on one thread or on all."""
     compiled = _compiled(kernel, (POOL, _DIMS, _DIMS, *(_FLAT[a.name] for a in arrays), *scalars))
-    return compiled if size < SERIAL else threads.guarded(compiled)
+    return compiled if size <= SERIAL else threads.guarded(compiled)
 
 
 def is_columns(dims: Dims, gradients: bool = False) -> bool:

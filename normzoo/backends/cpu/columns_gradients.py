@@ -38,7 +38,7 @@ from normzoo.backends.cpu.moments import (
     write,
     write_out,
 )
-from normzoo.backends.cpu.sharing import share
+from normzoo.backends.cpu.sharing import pool_for, share
 
 SUMS = 4  # planes of sums: g, g * xhat, xhat, sign(x - mean)
 TAKEN = 5  # planes of `weigh`: four factors, and the weight times the scale
@@ -286,19 +286,41 @@ def keep_sums(size, part, at_part, part_step, sums, to, step):
 
 
 @helper
+def folds_of(dims, parameter_dims):
+    """Turns of `fold_columns`: where each column has parameters of its own, a vector of them, else one."""
+    pb, _, pc, pn = parameter_dims
+    return pb * ((pc * pn + LANES - 1) // LANES if pc * pn == dims[2] * dims[3] else pc * pn)
+
+
+@helper
 def fold_columns(o, dims, parameter_dims, sums, dweight, dbias):
-    """Add up the sums (b, 2, columns) of all columns that share the parameter o, in order."""
+    """Add up the sums (b, 2, columns) of all columns that share the parameters o, in order."""
     b, _, c, n = dims
     pb, _, pc, pn = parameter_dims
+    columns = c * n
+    if pc * pn == columns:
+        lines = (columns + LANES - 1) // LANES
+        place, first = o // lines, o % lines * LANES
+        left = min(columns - first, LANES)
+        w, v = splat(0.0), splat(0.0)
+        for i in range(2 * place * columns + first, 2 * b * columns, 2 * pb * columns):
+            w += load_n(sums, i, left)
+            v += load_n(sums, i + columns, left)
+        put_lanes(dweight, place * columns + first, narrow(w, dweight), left)
+        put_lanes(dbias, place * columns + first, narrow(v, dbias), left)
+        return
     place, column, run = o // (pc * pn), o // pn % pc, o % pn
-    w, v = 0.0, 0.0
+    w, v = splat(0.0), splat(0.0)
     for i in range(place, b, pb):
         for j in range(column, column + 1 if pc > 1 else c):
-            for k in range(j * n + run, j * n + (run + 1 if pn > 1 else n)):
-                w += at(sums, 2 * i * c * n + k)
-                v += at(sums, (2 * i + 1) * c * n + k)
-    put(dweight, o, w)
-    put(dbias, o, v)
+            start = 2 * i * columns + j * n + run
+            stop = start + (1 if pn > 1 else n)
+            for k in range(start, stop, LANES):
+                left = min(stop - k, LANES)
+                w += load_n(sums, k, left)
+                v += load_n(sums, k + columns, left)
+    put(dweight, o, total(w))
+    put(dbias, o, total(v))
 
 
 @cache
@@ -352,7 +374,7 @@ def backward(center, power, spans_m, streams):
         limit,  # float: rstd of a clamped set, or inf
     ):
         b, _, c, n = dims
-        pb, pm, pc, pn = parameter_dims
+        pb, pm, _, _ = parameter_dims
         tiles = tiles_of(dims)
         repeats = repeats_of(dims, parameter_dims) if spans_m else 1
         per_place = (b // pb + repeats - 1) // repeats
@@ -361,9 +383,10 @@ def backward(center, power, spans_m, streams):
         kept = workspace(1 if spans_m else 2 * b * c * n, stats)
         given = dims, parameter_dims, dy, x, weight, stats, dx, blocks, kept, divisor, limit
         share(pool, per_place * tiles * pb, some_tiles, given)
+        pool = pool_for(blocks.size + kept.size, pool)
         if spans_m:
             share(pool, pb * pm, fold_blocks, (dims, parameter_dims, blocks, per_place * tiles, dweight, dbias))
         else:
-            share(pool, pb * pc * pn, fold_columns, (dims, parameter_dims, kept, dweight, dbias))
+            share(pool, folds_of(dims, parameter_dims), fold_columns, (dims, parameter_dims, kept, dweight, dbias))
 
     return columns_backward

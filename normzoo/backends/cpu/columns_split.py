@@ -25,6 +25,7 @@ from normzoo.backends.cpu.columns_gradients import (
     block_of,
     fold_blocks,
     fold_columns,
+    folds_of,
     group_sums,
     keep_sums,
     region_dx,
@@ -33,7 +34,7 @@ from normzoo.backends.cpu.columns_gradients import (
 )
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
-from normzoo.backends.cpu.sharing import share
+from normzoo.backends.cpu.sharing import pool_for, share
 
 
 @helper
@@ -137,7 +138,8 @@ def forward(center, power, spans_m, streams):
         # 1 moments
         share(pool, b * groups_of(m) * tiles_of(dims), sum_group, (dims, x, part))
         given = dims, parameter_dims, x, weight, bias, stats, part, forms, divisor, eps, clamp
-        share(pool, b * units_of(dims), finish_unit, given)
+        few = pool if power == 1 else pool_for(b * groups_of(m) * step, pool)
+        share(few, b * units_of(dims), finish_unit, given)
         # 2 normalize
         share(pool, b * heights_of(dims), normalize_block, (dims, parameter_dims, x, weight, bias, y, forms))
 
@@ -162,7 +164,8 @@ def apply(spans_m, streams):
     ):
         b = dims[0]
         forms = workspace(b * FORMS * padded(dims), x)
-        share(pool, b, prepare_sample, (dims, parameter_dims, x, weight, bias, stats, forms))
+        few = pool_for(forms.size, pool)
+        share(few, b, prepare_sample, (dims, parameter_dims, x, weight, bias, stats, forms))
         share(pool, b * heights_of(dims), normalize_block, (dims, parameter_dims, x, weight, bias, y, forms))
 
     return columns_apply
@@ -238,28 +241,29 @@ def backward(center, power, spans_m, streams):
         limit,
     ):
         b, m, c, n = dims
-        pb, pm, pc, pn = parameter_dims
+        pb, pm, _, _ = parameter_dims
         step, groups, tiles = padded(dims), groups_of(m), tiles_of(dims)
         part = workspace(b * groups * SUMS * step, stats)
         forms, taken = workspace(b * FORMS * step, x), workspace(b * TAKEN * step, x)
         blocks = workspace(tiles * pb * 2 * block_of(dims, parameter_dims) if spans_m else 1, weight)
         clear(blocks, 0, blocks.size)
         kept = workspace(1 if spans_m else 2 * b * c * n, stats)
-        share(pool, b, prepare_sample, (dims, parameter_dims, x, weight, weight, stats, forms))
+        few = pool_for(forms.size, pool)
+        share(few, b, prepare_sample, (dims, parameter_dims, x, weight, weight, stats, forms))
         to_weigh = dims, stats, x, part, forms, taken, divisor, limit
         if constant:
-            share(pool, b, weigh_sample, to_weigh)
+            share(few, b, weigh_sample, to_weigh)
         # 1 moments
         given = dims, parameter_dims, dy, x, weight, dx, blocks, part, forms, taken
         share(pool, pb * groups * tiles, sum_groups, given)
-        share(pool, b, add_sample, (dims, part, kept))
+        share(pool_for(part.size, pool), b, add_sample, (dims, part, kept))
         if not constant:
-            share(pool, b, weigh_sample, to_weigh)
+            share(few, b, weigh_sample, to_weigh)
         if spans_m:
             for o in range(pb * pm):
                 fold_blocks(o, dims, parameter_dims, blocks, tiles, dweight, dbias)
         else:
-            for o in range(pb * pc * pn):
+            for o in range(folds_of(dims, parameter_dims)):
                 fold_columns(o, dims, parameter_dims, kept, dweight, dbias)
         # 2 normalize
         if not constant:

@@ -35,7 +35,7 @@ from normzoo.backends.cpu.rows import (
     set_at,
     stats_of,
 )
-from normzoo.backends.cpu.sharing import share
+from normzoo.backends.cpu.sharing import pool_for, share
 
 AHEAD = 1 << 15  # as in rows.py: x and dy of more would fill the level-1 cache while they are read again,
 AHEAD_WIDE = 1 << 18  # but for processors with vectors of 64 bytes
@@ -339,6 +339,7 @@ def backward(center, power, spans_n, streams):
             sums = workspace(2 * b * c * slots_of(dims, parameter_dims), stats)
         given = dims, parameter_dims, dy, x, weight, stats, dx, blocks, sums, sets, size, per_cell, divisor, limit
         share(pool, cells * per_cell, some_sets, given)
+        pool = pool_for(blocks.size + sums.size, pool)
         if spans_n:
             share(pool, cells * pm * lines_of(pn), fold_blocks, (parameter_dims, blocks, per_cell, dweight, dbias))
         else:

@@ -12,8 +12,11 @@ from llvmlite import binding, ir
 from numba.core import cgutils, types
 from numba.extending import lower_builtin, type_callable
 
+from normzoo.backends.cpu.jit import helper
+
 ALONE = 0
 POOL = types.int64
+LEAST = 1 << 17  # values: of fewer, what is to be done to each takes less than to wake the threads, up to 50 us
 
 _INT = ir.IntType(64)
 _BYTES = ir.IntType(8).as_pointer()
@@ -32,8 +35,14 @@ def _addresses() -> ctypes.Array:
     return (ctypes.c_void_p * 2)(*map(binding.address_of_symbol, names))
 
 
+@helper
+def pool_for(values, pool):
+    """The pool where there are enough values to do something with, else ALONE."""
+    return pool if values >= LEAST else ALONE
+
+
 def share(pool, turns, work, arguments):
-    """work(t, *arguments) for each t of `turns`: each thread takes one run of neighbours.
+    """work(t, *arguments) for each t of `turns`: each thread takes one run of neighbours. One turn wakes no thread.
 
     Args:
         pool: the threads, or ALONE.
@@ -82,7 +91,7 @@ def _launch(context, builder, called, taken, pool, turns, arguments):
     kind = ir.LiteralStructType([_INT, _INT, _INT, arguments.type])
     shared = cgutils.alloca_once(builder, kind)
     run = _run_of_turns(context, builder.module, called, taken, kind)
-    alone = builder.icmp_signed("==", pool, _INT(ALONE))
+    alone = builder.or_(builder.icmp_signed("==", pool, _INT(ALONE)), builder.icmp_signed("<", turns, _INT(2)))
     addresses = builder.inttoptr(pool, _BYTES.as_pointer())
 
     def function(i, kind):
