@@ -11,10 +11,13 @@ from normzoo.backends.contract import CONSTANT, Moments
 from normzoo.backends.cpu.access import load_n, store_n
 from normzoo.backends.cpu.jit import kernel
 
-# Views of every schedule: rows and columns, one chunk and several, whole sets and split ones, ragged at the vector width.
+# Views of every schedule: rows and columns, one chunk and several, whole sets and split ones, ragged at the vector width;
+# columns that go back as rows.
 VIEWS = [
     (6, 1, 1, 37),
     (1, 9, 5, 49),
+    (1, 20, 5, 49),
+    (1, 33, 16, 97),
     (6, 4, 1, 20),
     (2, 3, 1, 10001),
     (2, 40, 3, 7),

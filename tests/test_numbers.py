@@ -196,6 +196,20 @@ def test_nan_and_inf_stay_in_their_set(poison, backend, dtype, rng):
         check.same_bits(y, expected)
 
 
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_all_numbers_of_sixteen_bits_come_and_go_as_they_are(name):
+    dtype = np.dtype(getattr(pytest.importorskip("ml_dtypes"), name) if name == "bfloat16" else name)
+    x = np.arange(65536, dtype=np.uint16).view(dtype)
+    mean, var = np.zeros(64, np.float32), np.ones(64, np.float32)
+    for columns in (64, 61):  # whole vectors, and parts of some
+        v = x[: 65536 // columns * columns].reshape(-1, columns)
+        y = nz.functional.batch_norm(v, mean[:columns], var[:columns], eps=0.0)
+        with np.errstate(invalid="ignore"):  # ml_dtypes warns of NaN that ask for it
+            number = ~np.isnan(v)
+            assert np.isnan(y[~number]).all()
+            check.same_bits(y[number], v[number] + np.zeros(1, dtype))  # of -0 fma makes 0
+
+
 def test_zero_divided_by_zero_is_defined():
     zero = np.zeros((2, 4), np.float32)
     y, saved = nz.functional.rms_norm(zero, 4, eps=0.0, return_saved=True)

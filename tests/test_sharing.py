@@ -6,7 +6,7 @@ import pytest
 
 from normzoo.backends.cpu import sharing
 from normzoo.backends.cpu.jit import helper, kernel, plain
-from normzoo.backends.cpu.sharing import ALONE, pool, share
+from normzoo.backends.cpu.sharing import ALONE, LEAST, pool, pool_for, share
 
 
 @helper
@@ -54,6 +54,11 @@ def test_every_turn_is_taken_once(turns, given):
     counting(given, turns, found, 0.5)
     np.testing.assert_array_equal(found[:-1], 0.5 * np.arange(1, turns + 1))
     assert found[-1] == 0
+
+
+def test_a_few_values_wake_no_threads():
+    assert plain(pool_for)(LEAST - 1, 7) == ALONE
+    assert plain(pool_for)(LEAST, 7) == 7
 
 
 @pytest.mark.parametrize("told", [1, 2])
