@@ -33,10 +33,10 @@ from normzoo.backends.cpu.sharing import ALONE, POOL
 from normzoo.subnormals import LEAST, ONE, kept
 
 SERIAL = 65536  # values up to which starting the threads costs more than they save, or hardly less
-FEW_SETS = 16  # fewer sets than this, each of several chunks, are worked on by all threads together; going forward,
-PER_THREAD = 2  # where there are fewer than this for each thread
+FEW_SETS = 16  # fewer sets than this, each of several chunks, are worked on by all threads together;
+PER_THREAD = 2  # going forward, fewer than this for each thread
 SHORT = 256  # runs below this are folded columns, where there are several
-FEW = 4  # in a set of fewer runs than a run has values, by this factor, what is done once a column is shared by few
+RUN = 4  # and a run for every so many values of one: else what is done once a column is too much
 WIDE = 1536  # columns of a tile from which on x and dy, of many runs, are too large for a level-2 cache
 BESIDE = 1 << 20  # values of high columns that a thread reads twice, one sample after the other; larger ones are shared
 STREAMED = 1 << 24  # bytes of a result, from which on it is written past the caches: they would not hold it
@@ -230,7 +230,7 @@ def is_columns(dims: Dims, gradients: bool = False) -> bool:
         return True
     if gradients and min(c, LANES) * n > WIDE:
         return False
-    return n < SHORT and n < FEW * m and m >= columns.STRIP and c > 1 and c * n >= LANES
+    return n < SHORT and n < RUN * m and m >= columns.STRIP and c > 1 and c * n >= LANES
 
 
 def _is_whole(dims: Dims, by_column: bool, few: float) -> bool:

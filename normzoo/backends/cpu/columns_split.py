@@ -138,8 +138,8 @@ def forward(center, power, spans_m, streams):
         # 1 moments
         share(pool, b * groups_of(m) * tiles_of(dims), sum_group, (dims, x, part))
         given = dims, parameter_dims, x, weight, bias, stats, part, forms, divisor, eps, clamp
-        few = pool if power == 1 else pool_for(b * groups_of(m) * step, pool)
-        share(few, b * units_of(dims), finish_unit, given)
+        threads = pool if power == 1 else pool_for(b * groups_of(m) * step, pool)
+        share(threads, b * units_of(dims), finish_unit, given)
         # 2 normalize
         share(pool, b * heights_of(dims), normalize_block, (dims, parameter_dims, x, weight, bias, y, forms))
 
@@ -164,8 +164,8 @@ def apply(spans_m, streams):
     ):
         b = dims[0]
         forms = workspace(b * FORMS * padded(dims), x)
-        few = pool_for(forms.size, pool)
-        share(few, b, prepare_sample, (dims, parameter_dims, x, weight, bias, stats, forms))
+        threads = pool_for(forms.size, pool)
+        share(threads, b, prepare_sample, (dims, parameter_dims, x, weight, bias, stats, forms))
         share(pool, b * heights_of(dims), normalize_block, (dims, parameter_dims, x, weight, bias, y, forms))
 
     return columns_apply
@@ -248,17 +248,17 @@ def backward(center, power, spans_m, streams):
         blocks = workspace(tiles * pb * 2 * block_of(dims, parameter_dims) if spans_m else 1, weight)
         clear(blocks, 0, blocks.size)
         kept = workspace(1 if spans_m else 2 * b * c * n, stats)
-        few = pool_for(forms.size, pool)
-        share(few, b, prepare_sample, (dims, parameter_dims, x, weight, weight, stats, forms))
+        threads = pool_for(forms.size, pool)
+        share(threads, b, prepare_sample, (dims, parameter_dims, x, weight, weight, stats, forms))
         to_weigh = dims, stats, x, part, forms, taken, divisor, limit
         if constant:
-            share(few, b, weigh_sample, to_weigh)
+            share(threads, b, weigh_sample, to_weigh)
         # 1 moments
         given = dims, parameter_dims, dy, x, weight, dx, blocks, part, forms, taken
         share(pool, pb * groups * tiles, sum_groups, given)
         share(pool_for(part.size, pool), b, add_sample, (dims, part, kept))
         if not constant:
-            share(few, b, weigh_sample, to_weigh)
+            share(threads, b, weigh_sample, to_weigh)
         if spans_m:
             for o in range(pb * pm):
                 fold_blocks(o, dims, parameter_dims, blocks, tiles, dweight, dbias)

@@ -27,7 +27,7 @@ from normzoo.backends.cpu.moments import (
 from normzoo.backends.cpu.sharing import share
 
 CHUNK = 2048  # values: two arrays of float32 fill half a level-1 cache; at most 64 additions a lane
-TOGETHER = 4  # sets of one chunk
+TOGETHER = 4  # sets of one chunk that are summed before the first is normalized
 AHEAD = 1 << 18  # bytes of a set, up to which the next ones are fetched while y is written: two fit a level-2 cache
 
 
@@ -236,7 +236,7 @@ def together_of(dims):
 
 @cache
 def forward(center, power, spans_n, streams):
-    """Statistics and y, one set at a time; with `streams` past the caches, which asks for runs of whole vectors."""
+    """Statistics and y, a few sets at a time; with `streams` past the caches, which asks for runs of whole vectors."""
 
     @helper
     def some_sets(t, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp):
