@@ -245,7 +245,7 @@ def floor_calls(cell: Cell) -> Callable | None:
     source = "for i in numba.prange(o.size):\n        o[i] = " + ("a[i] + 1" if read == 1 else "a[i] + b[i]")
     scope: dict = {"numba": numba}
     exec(f"def loop(a, b, o):\n    {source}", scope)
-    loop = numba.njit(parallel=size > 32768)(scope["loop"])
+    loop = numba.njit(parallel=size > 65536)(scope["loop"])
     return lambda: loop(inputs[0], inputs[-1], out)
 
 
