@@ -428,7 +428,7 @@ def test_threads_are_torchs(monkeypatch):
     used, right = [], function.resume
     monkeypatch.setattr(function, "resume", lambda *a: used.append(numba.get_num_threads()) or right(*a))
     before, numbas = torch.get_num_threads(), numba.get_num_threads()
-    x = torch.randn(64, 1024, requires_grad=True)
+    x = torch.randn(128, 1024, requires_grad=True)
     try:
         torch.set_num_threads(1)
         F.layer_norm(x, (1024,)).sum().backward()
