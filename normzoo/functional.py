@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 from normzoo.arrays import check_array, check_eps, check_number, check_shape, check_size
 from normzoo.backends.contract import Array
 from normzoo.norm import eps_for as _eps_for
+from normzoo.passes import Recent as _Recent
 from normzoo.passes import normalize as _normalize
+from normzoo.passes import recall as _recall
 from normzoo.updates import check_rules as _check_rules
 from normzoo.zoo import batch_norm as _batch_norm
 from normzoo.zoo import group_norm as _group_norm
@@ -21,6 +23,8 @@ from normzoo.zoo import lp_norm as _lp_norm
 from normzoo.zoo import rms_norm as _rms_norm
 
 _CENTERED, _UNCENTERED = _layer_norm.LayerNorm.moments, _rms_norm.RMSNorm.moments
+_LAYER, _GROUP, _RMS = _Recent(), _Recent(), _Recent()
+_FIRST = 1  # the usual axis of channels
 
 
 class State(NamedTuple):
@@ -143,11 +147,16 @@ def layer_norm(
     >>> nz.functional.layer_norm(np.float32([[0, 2]]), (2,)).round(2)
     array([[-1.,  1.]], dtype=float32)
     """
+    plain = axis is None and out is None and not return_saved
+    if plain and (y := _recall(_LAYER, normalized_shape, x, weight, bias, eps)) is not None:
+        return y
     shape = check_shape("layer_norm", "normalized_shape", normalized_shape)
     if axis is not None:
         axis = _layer_norm.check_axes("layer_norm", axis)
     axes = _layer_norm.axes("layer_norm", x, shape, axis)
     y, _, saved = _normalize("layer_norm", x, axes, weight, bias, _CENTERED, eps, out, keep=return_saved)
+    if plain:
+        _LAYER.keep(normalized_shape, axes, _CENTERED)
     return (y, saved) if return_saved else y
 
 
@@ -163,11 +172,16 @@ def group_norm(
     return_saved: bool = False,
 ) -> Any:
     """See `GroupNorm`."""
+    plain = channel_axis is _FIRST and out is None and not return_saved
+    if plain and (y := _recall(_GROUP, num_groups, x, weight, bias, eps)) is not None:
+        return y
     num_groups = check_size("group_norm", "num_groups", num_groups, least=1)
     if type(channel_axis) is not int:
         channel_axis = check_size("group_norm", "channel_axis", channel_axis, least=-(2**31))
     axes = _group_norm.axes("group_norm", x, num_groups, channel_axis)
     y, _, saved = _normalize("group_norm", x, axes, weight, bias, _CENTERED, eps, out, keep=return_saved)
+    if plain:
+        _GROUP.keep(num_groups, axes, _CENTERED)
     return (y, saved) if return_saved else y
 
 
@@ -182,13 +196,18 @@ def rms_norm(
     return_saved: bool = False,
 ) -> Any:
     """See `RMSNorm`."""
+    if eps is None:
+        eps = _eps_for(x)
+    plain = axis is None and out is None and not return_saved
+    if plain and (y := _recall(_RMS, normalized_shape, x, weight, None, eps)) is not None:
+        return y
     shape = check_shape("rms_norm", "normalized_shape", normalized_shape)
     if axis is not None:
         axis = _layer_norm.check_axes("rms_norm", axis)
     axes = _layer_norm.axes("rms_norm", x, shape, axis)
-    if eps is None:
-        eps = _eps_for(x)
     y, _, saved = _normalize("rms_norm", x, axes, weight, None, _UNCENTERED, eps, out, keep=return_saved)
+    if plain:
+        _RMS.keep(normalized_shape, axes, _UNCENTERED)
     return (y, saved) if return_saved else y
 
 

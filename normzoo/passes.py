@@ -259,6 +259,44 @@ def normalize(
     return y, stats, saved
 
 
+class Recent:
+    """What the last plain call of a function asked for beside its arrays, and its plan: see `recall`."""
+
+    __slots__ = ("last",)
+
+    def __init__(self) -> None:
+        self.last: tuple[object, ForwardPlan | None] = self, None
+
+    def keep(self, asked: object, axes: Axes, moments: Moments) -> None:
+        """Remember the plan of the call that was, if `asked`, an object that cannot change, and it will do again."""
+        plan = axes.recent  # of this call, unless another thread was faster
+        if type(asked) in (int, tuple) and plan is not None and plan.kinds is not None and plan.moments is moments:
+            self.last = asked, plan
+
+
+def recall(
+    recent: Recent, asked: object, x: Array, weight: Array | None, bias: Array | None, eps: float
+) -> Array | None:
+    """y, where the last call of a function asked for the same, the same object, with arrays of the same kinds; else
+    None. A small array is normalized in less time than it takes to find out again how."""
+    given, plan = recent.last
+    if (
+        plan is None
+        or asked is not given
+        or type(x) is not ndarray
+        or (weight is not None and type(weight) is not ndarray)
+        or (bias is not None and type(bias) is not ndarray)
+    ):
+        return None
+    w = None if weight is None else (weight.shape, weight.dtype, weight.flags.num)
+    a = None if bias is None else (bias.shape, bias.dtype, bias.flags.num)
+    if (x.shape, x.dtype, x.flags.num, chosen(), w, a) != plan.kinds or type(eps) is not float or not 0.0 <= eps < inf:
+        return None
+    y = plan.new(plan.shape, plan.result)
+    plan.run(x, plan.ones if weight is None else weight, plan.zeros if bias is None else bias, eps, y)
+    return y
+
+
 def resume(left: Left, x: Array, weight: Array | None, bias: Array | None) -> ViewSaved:
     """The `Saved` of a pass from what it left and the arrays that it read, which may lie elsewhere by now. Of bias
     nothing but its kind is used."""

@@ -109,11 +109,15 @@ class ForwardPlan(Plan):
         expected: shape of the parameters.
         like: shape and dtype of x.
         weight, bias: None, or their kinds.
+        kinds: shape, dtype and flags.num of x, name of the backend, kinds of weight and bias; None where statistics are
+            given, or where not all is read or written where it lies. See `passes.recall`.
         reads_x: the backward pass reads x's own memory.
         stats_shape: (3, b, c).
     """
 
-    __slots__ = ("axes", "bias", "copied", "expected", "layout", "like", "moments", "reads_x", "stats_shape", "weight")
+    __slots__ = (
+        "axes", "bias", "copied", "expected", "kinds", "layout", "like", "moments", "reads_x", "stats_shape", "weight",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -146,6 +150,9 @@ class ForwardPlan(Plan):
         self.parameters(weight, bias)
         shares = not self.copied and flags & ALIGNED != 0 and dtype == self.store
         self.as_is = shares and view.straight and strides is None
+        straight_in = self.as_is and (weight is None or self.weight_as_is) and (bias is None or self.bias_as_is)
+        usual = key[2:5] == (None, None, False)
+        self.kinds = (shape, dtype, flags, name, weight, bias) if straight_in and self.plain and usual else None
         self.moments = moments if given is None else CONSTANT
         self.reads_x = shares and (self.moments is not CONSTANT or weight is not None)
         dims, parameter_dims = view.dims, view.parameter_dims

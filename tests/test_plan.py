@@ -267,3 +267,71 @@ def test_threads_share_plans(rng):
     for thread in threads:
         thread.join()
     assert not failures, failures[0]
+
+
+CALLS = [
+    (F.layer_norm, (8,), 2),
+    (F.layer_norm, 8, 2),
+    (F.group_norm, 2, 2),
+    (F.rms_norm, (8,), 1),
+]
+
+
+@pytest.mark.parametrize(("function", "asked", "count"), CALLS, ids=str)
+def test_a_function_recalls_its_last_call_only_where_this_one_is_like_it(function, asked, count, rng):
+    x = rng.standard_normal((3, 8)).astype(np.float32)
+    given = [rng.standard_normal(8).astype(np.float32) for _ in range(count)]
+    function(x, asked, *given)
+    expected = function(x, asked, *given)
+    check.same_bits(function(x, asked, *given, return_saved=True)[0], expected)
+    wide = [a.astype(np.float64) for a in given]
+    strided = [np.repeat(a, 2)[::2] for a in given]
+    for others in (wide, strided, [None] * count, given):
+        for a in (x, x.astype(np.float64), np.asfortranarray(x), x[:2], x.view(np.memmap)):
+            exact = function(a.astype(np.float64), asked, *others, return_saved=True)[0]
+            for eps in (1e-5, 0.1):
+                with nz.use("reference"):
+                    plain = function(a, asked, *others, eps)
+                found = function(a, asked, *others, eps)
+                assert type(found) is np.ndarray and found.dtype == a.dtype
+                check.close(found, plain, 2e-6)
+            check.close(function(a, asked, *others), exact, 2e-6)
+        check.same_bits(function(x, asked, *given), expected)
+    for eps in (-1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match="eps"):
+            function(x, asked, *given, eps)
+    with pytest.raises(TypeError, match="x to be a NumPy array"):
+        function(x.tolist(), asked, *given)
+    with pytest.raises(ValueError, match="weight of shape"):
+        function(x, asked, given[0][:4])
+    check.same_bits(function(x, asked, *given), expected)
+
+
+def test_what_only_equals_what_was_asked_for_is_refused_as_before(rng):
+    x = rng.standard_normal((3, 1)).astype(np.float32)
+    F.layer_norm(x, (1,))
+    F.rms_norm(x, (1,))
+    for function in (F.layer_norm, F.rms_norm):
+        for shape in ((1.0,), (True,)):
+            with pytest.raises(TypeError, match="normalized_shape"):
+                function(x, shape)
+    pairs = x.reshape(1, 3)
+    F.group_norm(pairs, 1)
+    with pytest.raises(TypeError, match="num_groups"):
+        F.group_norm(pairs, True)
+    sizes = [3]
+    F.layer_norm(pairs, sizes)
+    sizes[0] = 4
+    with pytest.raises(ValueError, match="expected x of shape"):
+        F.layer_norm(pairs, sizes)
+
+
+def test_norms_of_the_same_axes_do_not_mix(rng):
+    x = rng.standard_normal((3, 8)).astype(np.float32)
+    layer, rms = nz.LayerNorm(8, elementwise_affine=False), nz.RMSNorm(8, elementwise_affine=False)
+    y, z = layer(x), rms(x)
+    for _ in range(3):
+        check.same_bits(F.rms_norm(x, (8,)), z)
+        check.same_bits(layer(x), y)
+        check.same_bits(F.layer_norm(x, (8,)), y)
+        check.same_bits(rms(x), z)

@@ -64,6 +64,13 @@ def parameter_at(parameter_dims, b, run, c):
 
 
 @helper
+def parameter_step(parameter_dims):
+    """How far the parameters of a run are from those of the run before."""
+    _, pm, pc, pn = parameter_dims
+    return pc * pn if pm > 1 else 0
+
+
+@helper
 def set_at(dims, s):
     """b, c and the flat position of set s."""
     _, m, c, n = dims
@@ -200,10 +207,11 @@ def chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, s, j, spans_n, 
     b, column, start = set_at(dims, s)
     affine = affine_at(dims, x, stats, s)
     first, runs, skip, length = chunk_of(j, m, n)
+    top, step = parameter_at(parameter_dims, b, 0, column), parameter_step(parameter_dims)
     for run in range(first, first + runs):
         i = start + run * c * n + skip
         end = i + length
-        p = parameter_at(parameter_dims, b, run, column)
+        p = top + run * step
         w, a = splat(at(weight, p)), splat(at(bias, p))
         p += skip
         last = last_of(x, i, end)

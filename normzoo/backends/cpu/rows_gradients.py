@@ -32,6 +32,7 @@ from normzoo.backends.cpu.rows import (
     last_of,
     next_set,
     parameter_at,
+    parameter_step,
     set_at,
     stats_of,
 )
@@ -180,10 +181,11 @@ def chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, b, c, start, j, po
     g_high, rest, taken, middle = factors_of(g_mean, gx_mean, sign_mean, scale, fine, r, power, x)
     factors = splat(g_high), splat(rest), splat(taken), splat(middle)
     first, runs, skip, length = chunk_of(j, m, n)
+    top, step = parameter_at(parameter_dims, b, 0, c), parameter_step(parameter_dims)
     for run in range(first, first + runs):
         i = start + run * columns * n + skip
         end = i + length
-        p = parameter_at(parameter_dims, b, run, c)
+        p = top + run * step
         w = splat(at(weight, p)) * affine[0]
         p += skip
         last_d, last_v = last_of(dy, i, end), last_of(x, i, end)
@@ -254,7 +256,9 @@ def fold_sums(o, dims, parameter_dims, sums, dweight, dbias):
     pb, pm, pc, _ = parameter_dims
     pieces = chunking(m, n)[1]
     slots = slots_of(dims, parameter_dims)
-    place, r, column = o // (pm * pc), o // pc % pm, o % pc
+    place, r, column = o, 0, 0
+    if pm > 1 or pc > 1:  # a division takes as long as the sums of a small set
+        place, r, column = (o // pm, o % pm, 0) if pc == 1 else (o // (pm * pc), o // pc % pm, o % pc)
     w, v = 0.0, 0.0
     for i in range(place, b, pb):
         for j in range(column, column + 1 if pc > 1 else c):
