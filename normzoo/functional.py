@@ -7,6 +7,8 @@ classes document formulas, shapes and errors.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from numpy import ndarray
+
 from normzoo.arrays import check_array, check_eps, check_number, check_shape, check_size
 from normzoo.backends.contract import Array
 from normzoo.norm import eps_for as _eps_for
@@ -196,15 +198,17 @@ def rms_norm(
     return_saved: bool = False,
 ) -> Any:
     """See `RMSNorm`."""
-    if eps is None:
-        eps = _eps_for(x)
     plain = axis is None and out is None and not return_saved
-    if plain and (y := _recall(_RMS, normalized_shape, x, weight, None, eps)) is not None:
-        return y
+    if plain and type(x) is ndarray:
+        y = _recall(_RMS, normalized_shape, x, weight, None, _eps_for(x) if eps is None else eps)
+        if y is not None:
+            return y
     shape = check_shape("rms_norm", "normalized_shape", normalized_shape)
     if axis is not None:
         axis = _layer_norm.check_axes("rms_norm", axis)
     axes = _layer_norm.axes("rms_norm", x, shape, axis)
+    if eps is None:
+        eps = _eps_for(x)
     y, _, saved = _normalize("rms_norm", x, axes, weight, None, _UNCENTERED, eps, out, keep=return_saved)
     if plain:
         _RMS.keep(normalized_shape, axes, _UNCENTERED)

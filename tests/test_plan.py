@@ -277,7 +277,7 @@ CALLS = [
 ]
 
 
-@pytest.mark.parametrize(("function", "asked", "count"), CALLS, ids=str)
+@pytest.mark.parametrize(("function", "asked", "count"), CALLS, ids=lambda v: getattr(v, "__name__", str(v)))
 def test_a_function_recalls_its_last_call_only_where_this_one_is_like_it(function, asked, count, rng):
     x = rng.standard_normal((3, 8)).astype(np.float32)
     given = [rng.standard_normal(8).astype(np.float32) for _ in range(count)]
@@ -300,7 +300,7 @@ def test_a_function_recalls_its_last_call_only_where_this_one_is_like_it(functio
     for eps in (-1.0, np.nan, np.inf):
         with pytest.raises(ValueError, match="eps"):
             function(x, asked, *given, eps)
-    with pytest.raises(TypeError, match="x to be a NumPy array"):
+    with pytest.raises(TypeError, match=f"{function.__name__}: expected x to be a NumPy array"):
         function(x.tolist(), asked, *given)
     with pytest.raises(ValueError, match="weight of shape"):
         function(x, asked, given[0][:4])

@@ -397,20 +397,6 @@ def _stream_as(context, builder, sig, args):
     return _written_past(context, builder, sig, args, _packed(builder, args[2]))
 
 
-def is_double(a):
-    """Are the elements float64?"""
-    return a.dtype == np.float64
-
-
-typed(is_double, lambda a: types.boolean)
-
-
-@lower_builtin(is_double, Flat)
-@lower_builtin(is_double, types.Array)
-def _is_double(context, builder, sig, args):
-    return ir.Constant(ir.IntType(1), int(sig.args[0].dtype == types.float64))
-
-
 def itemsize(a):
     """Bytes of an element."""
     return a.itemsize
@@ -420,6 +406,7 @@ typed(itemsize, lambda a: types.int64)
 
 
 @lower_builtin(itemsize, Flat)
+@lower_builtin(itemsize, types.Array)
 def _itemsize(context, builder, sig, args):
     return ir.Constant(ir.IntType(64), sig.args[0].dtype.bitwidth // 8)
 
@@ -439,7 +426,7 @@ def _lower_is_wide(context, builder, sig, args):
 
 def zeros(a):
     """Lanes of 0, of the type that the elements of `a` are computed in."""
-    return np.zeros(LANES, np.float64 if is_double(a) else np.float32).view(Values)
+    return np.zeros(LANES, np.float64 if a.itemsize == 8 else np.float32).view(Values)
 
 
 typed(zeros, lambda a: Vec(of(a.dtype)))
@@ -453,7 +440,7 @@ def _zeros(context, builder, sig, args):
 
 def workspace(count, a):
     """A new array of the type that the elements of `a` are computed in."""
-    return np.empty(count, np.float64 if is_double(a) else np.float32)
+    return np.empty(count, np.float64 if a.itemsize == 8 else np.float32)
 
 
 typed(workspace, lambda count, a: types.Array(of(a.dtype), 1, "C"))

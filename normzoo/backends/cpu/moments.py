@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from normzoo.backends.cpu.access import at, is_double, load, load_as, load_n, store, store_as, store_n, stream_as
+from normzoo.backends.cpu.access import at, itemsize, load, load_as, load_n, store, store_as, store_n, stream_as
 from normzoo.backends.cpu.arithmetic import fma, inverse, inverse_power, larger, minus, narrow, rescue, root, sign, wide
 from normzoo.backends.cpu.jit import helper
 from normzoo.backends.cpu.lanes import LANES
@@ -159,7 +159,7 @@ def is_extreme(spread, eps, power, clamp, like):
 
     Squares of float32 below 1e-38 lose bits; next to a sum or an eps of 1e-26 they do not count.
     """
-    least = 1e-280 if is_double(like) else 1e-26
+    least = 1e-280 if itemsize(like) == 8 else 1e-26
     added = eps * eps if clamp and power == 2 else eps
     return not (spread <= 1e300) or (spread < least and added < least)
 

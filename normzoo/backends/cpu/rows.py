@@ -56,10 +56,10 @@ def chunk_of(j, m, n):
 
 
 @helper
-def parameter_at(parameter_dims, b, run, c):
-    """Flat position in the parameter view of the value for (b, run, c, 0)."""
+def parameter_at(parameter_dims, b, c):
+    """Flat position in the parameter view of the value for (b, 0, c, 0); that of run 1 is `parameter_step` away."""
     pb, pm, pc, pn = parameter_dims
-    place = (0 if pb == 1 else b if pb > b else b % pb) * pm + (run if pm > 1 else 0)
+    place = (0 if pb == 1 else b if pb > b else b % pb) * pm
     return (place * pc + (c if pc > 1 else 0)) * pn
 
 
@@ -207,7 +207,7 @@ def chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, s, j, spans_n, 
     b, column, start = set_at(dims, s)
     affine = affine_at(dims, x, stats, s)
     first, runs, skip, length = chunk_of(j, m, n)
-    top, step = parameter_at(parameter_dims, b, 0, column), parameter_step(parameter_dims)
+    top, step = parameter_at(parameter_dims, b, column), parameter_step(parameter_dims)
     for run in range(first, first + runs):
         i = start + run * c * n + skip
         end = i + length

@@ -94,15 +94,16 @@ def chunk_sums_n(dims, parameter_dims, dy, x, weight, affine, blocks, block, b, 
     _, pm, _, pn = parameter_dims
     plane = plane_of(parameter_dims)
     first, runs, skip, length = chunk_of(j, m, n)
+    top, step = parameter_at(parameter_dims, b, c), parameter_step(parameter_dims)
     zero = zeros(weight)
     g0 = zero
     if center:  # sum(xhat) is 0, so that sum(g * xhat) is the sum of (g - g0) * xhat
-        g0 = splat(at(dy, start)) * (splat(at(weight, parameter_at(parameter_dims, b, 0, c))) * affine[0])
+        g0 = splat(at(dy, start)) * (splat(at(weight, top)) * affine[0])
     s, q, z, signs = zero, zero, zero, zero
     for run in range(first, first + runs):
         i = start + run * columns * n + skip
         end = i + length
-        p = parameter_at(parameter_dims, b, run, c) + skip
+        p = top + run * step + skip
         to = block + (run if pm > 1 else 0) * lines_of(pn) * LANES + skip
         while i + LANES <= end:
             d, xhat = terms_of(dy, x, i, affine, LANES, True)
@@ -130,10 +131,11 @@ def chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, st
     pm = parameter_dims[1]
     first, runs, skip, length = chunk_of(j, m, n)
     pieces = chunking(m, n)[1]
+    top, step = parameter_at(parameter_dims, b, c), parameter_step(parameter_dims)
     zero = zeros(weight)
     d0 = splat(at(dy, start)) if center else zero
     d_first = np.float64(lane(d0, 0))
-    w_first = np.float64(at(weight, parameter_at(parameter_dims, b, 0, c)))
+    w_first = np.float64(at(weight, top))
     fine, r = np.float64(lane(affine[2], 0)), np.float64(lane(affine[3], 0))
     s, q, z, signs = zero, zero, zero, zero
     g_sum, gx_sum = 0.0, 0.0
@@ -150,7 +152,7 @@ def chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, st
             s, q, z, signs = add_lanes(keep(d, end - i), v, s, q, z, signs, power)
         count += length
         if pm > 1 or run + 1 == first + runs:
-            w = np.float64(at(weight, parameter_at(parameter_dims, b, run, c)))
+            w = np.float64(at(weight, top + run * step))
             d_sum = total(wide(s))
             q_sum, z_sum = of_offsets(d_sum, total(wide(q)), total(wide(z)), float(count), fine, r, power)
             d_sum += d_first * float(count)
@@ -181,7 +183,7 @@ def chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, b, c, start, j, po
     g_high, rest, taken, middle = factors_of(g_mean, gx_mean, sign_mean, scale, fine, r, power, x)
     factors = splat(g_high), splat(rest), splat(taken), splat(middle)
     first, runs, skip, length = chunk_of(j, m, n)
-    top, step = parameter_at(parameter_dims, b, 0, c), parameter_step(parameter_dims)
+    top, step = parameter_at(parameter_dims, b, c), parameter_step(parameter_dims)
     for run in range(first, first + runs):
         i = start + run * columns * n + skip
         end = i + length
