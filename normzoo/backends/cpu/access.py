@@ -333,8 +333,8 @@ def put(a, i, value):
 typed(put, lambda a, i, value: types.none)
 
 
-@lower_builtin(put, Flat, types.Integer, types.Float)
-@lower_builtin(put, types.Array, types.Integer, types.Float)
+@lower_builtin(put, Flat, types.Integer, types.Number)
+@lower_builtin(put, types.Array, types.Integer, types.Number)
 def _put(context, builder, sig, args):
     value = context.cast(builder, args[2], sig.args[2], sig.args[0].dtype)
     builder.store(value, _element_at(context, builder, sig.args[0], args[0], args[1]))
@@ -438,8 +438,11 @@ def _zeros(context, builder, sig, args):
     return ir.Constant(llvm_type(sig.return_type.dtype), None)
 
 
+LOCAL = 4096  # bytes of a workspace that lies on the stack: to get and free memory takes 40 ns
+
+
 def workspace(count, a):
-    """A new array of the type that the elements of `a` are computed in."""
+    """A new array of the type that the elements of `a` are computed in, for as long as the kernel runs."""
     return np.empty(count, np.float64 if a.itemsize == 8 else np.float32)
 
 
@@ -449,12 +452,19 @@ typed(workspace, lambda count, a: types.Array(of(a.dtype), 1, "C"))
 @lower_builtin(workspace, types.Integer, Flat)
 @lower_builtin(workspace, types.Integer, types.Array)
 def _workspace(context, builder, sig, args):
-    # As np.empty, which is six functions to compile.
     size = ir.Constant(ir.IntType(64), sig.return_type.dtype.bitwidth // 8)
-    held = context.nrt.meminfo_alloc_aligned(builder, builder.mul(args[0], size), align=64)
     array = context.make_array(sig.return_type)(context, builder)
-    data = builder.bitcast(context.nrt.meminfo_data(builder, held), array.data.type)
-    populate_array(array, data, [args[0]], [size], size, held)
+    with builder.goto_entry_block():
+        local = builder.alloca(ir.ArrayType(ir.IntType(8), LOCAL))
+        local.align = 64
+    length = builder.mul(args[0], size)
+    held = cgutils.alloca_once(builder, array.meminfo.type, zfill=True)  # none
+    data = cgutils.alloca_once_value(builder, builder.bitcast(local, array.data.type))
+    with builder.if_then(builder.icmp_unsigned(">", length, ir.Constant(length.type, LOCAL))):
+        taken = context.nrt.meminfo_alloc_aligned(builder, length, align=64)
+        builder.store(taken, held)
+        builder.store(builder.bitcast(context.nrt.meminfo_data(builder, taken), array.data.type), data)
+    populate_array(array, builder.load(data), [args[0]], [size], size, builder.load(held))
     return impl_ret_new_ref(context, builder, sig.return_type, array._getvalue())
 
 

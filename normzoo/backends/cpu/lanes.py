@@ -57,8 +57,12 @@ def _int64(value: int) -> ir.Constant:
 def element_type(dtype: Any) -> ir.Type:
     """An element as it lies in memory."""
     if isinstance(dtype, types.Integer):
-        return ir.IntType(16)
+        return ir.IntType(bits_of(dtype))
     return ir.FloatType() if dtype.bitwidth == 32 else ir.DoubleType()
+
+
+def bits_of(dtype: Any) -> int:
+    return dtype.bitwidth
 
 
 class Vec(types.Type):
@@ -90,7 +94,7 @@ class Values(np.ndarray):
 
 def is_short(dtype: Any) -> bool:
     """Is this the integer type that stands for a sixteen-bit float?"""
-    return isinstance(dtype, types.Integer)
+    return isinstance(dtype, types.Integer) and bits_of(dtype) == 16
 
 
 def of(dtype: Any) -> Any:

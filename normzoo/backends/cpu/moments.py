@@ -5,7 +5,19 @@ import math
 import numpy as np
 
 from normzoo.backends.cpu.access import at, itemsize, load, load_as, load_n, store, store_as, store_n, stream_as
-from normzoo.backends.cpu.arithmetic import fma, inverse, inverse_power, larger, minus, narrow, rescue, root, sign, wide
+from normzoo.backends.cpu.arithmetic import (
+    fma,
+    inverse,
+    inverse_power,
+    larger,
+    minus,
+    narrow,
+    rescue,
+    root,
+    sign,
+    total,
+    wide,
+)
 from normzoo.backends.cpu.jit import helper
 from normzoo.backends.cpu.lanes import LANES
 
@@ -159,9 +171,25 @@ def is_extreme(spread, eps, power, clamp, like):
 
     Squares of float32 below 1e-38 lose bits; next to a sum or an eps of 1e-26 they do not count.
     """
-    least = 1e-280 if itemsize(like) == 8 else 1e-26
-    added = eps * eps if clamp and power == 2 else eps
-    return not (spread <= 1e300) or (spread < least and added < least)
+    least = least_of(like)
+    return not (spread <= 1e300) or (spread < least and added_of(eps, power, clamp) < least)
+
+
+@helper
+def may_be_extreme(spreads, eps, power, clamp, like):
+    """`is_extreme` of any of these lanes? To look at each takes a third of a pass over a few rows."""
+    return not (total(spreads) <= 1e300) or added_of(eps, power, clamp) < least_of(like)
+
+
+@helper
+def least_of(like):
+    return 1e-280 if itemsize(like) == 8 else 1e-26
+
+
+@helper
+def added_of(eps, power, clamp):
+    """What keeps a spread from being too small to divide by."""
+    return eps * eps if clamp and power == 2 else eps
 
 
 @helper

@@ -5,8 +5,17 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.access import at, put
-from normzoo.backends.cpu.jit import kernel
+from normzoo.backends.cpu.access import at, load_n, put
+from normzoo.backends.cpu.arithmetic import narrow, splat, wide
+from normzoo.backends.cpu.jit import helper, kernel
+from normzoo.backends.cpu.lanes import LANES
+from normzoo.backends.cpu.moments import put_lanes
+
+
+@helper
+def average(state, j, left, keep, new, weight):
+    """state = keep * state + weight * new, in float64."""
+    put_lanes(state, j, narrow(splat(keep) * wide(load_n(state, j, left)) + splat(weight) * new, state), left)
 
 
 @cache
@@ -24,14 +33,15 @@ def update():
     ):
         sets = values // channels
         keep, unbiased = 1.0 - momentum, momentum * count / max(count - 1, 1)
-        for j in range(channels):
-            mean, spread = 0.0, 0.0
+        for j in range(0, channels, LANES):
+            left = min(channels - j, LANES)
+            mean, spread = splat(0.0), splat(0.0)
             for s in range(sets):
-                mean += at(stats, s * channels + j)
-                spread += at(stats, values + s * channels + j)
-            put(running_mean, j, keep * at(running_mean, j) + momentum * (mean / sets))
-            put(running_var, j, keep * at(running_var, j) + unbiased * (spread / sets))
-        batches[()] = batches[()] + 1
+                mean += load_n(stats, s * channels + j, left)
+                spread += load_n(stats, values + s * channels + j, left)
+            average(running_mean, j, left, keep, mean / splat(float(sets)), momentum)
+            average(running_var, j, left, keep, spread / splat(float(sets)), unbiased)
+        put(batches, 0, at(batches, 0) + 1)
 
     return running_update
 
