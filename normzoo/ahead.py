@@ -115,6 +115,8 @@ def compile_cache(
     total = sum(1 for name, _, axis in work for _ in _examples(classes[name], axis))
     counter = _Counter()
     with use("cpu"), event.install_listener("numba:compile", counter), _bar(total, progress) as bar:
+        if work:
+            _compile_shortcuts(backward)
         for name, dtype, axis in work:
             if bar is not None:
                 bar.set_description(f"{name} {dtype} {'first' if axis == 1 else 'last'}")
@@ -131,6 +133,12 @@ def cache_directory() -> str | None:
     from normzoo.backends.cpu import jit  # noqa: PLC0415  not before it is needed, see `backends.backend`
 
     return jit.cache_directory()
+
+
+def _compile_shortcuts(backward: bool) -> None:
+    from normzoo.backends.cpu import compile_shortcuts  # noqa: PLC0415  as above
+
+    compile_shortcuts(backward)
 
 
 class _Counter(event.Listener):

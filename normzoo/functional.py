@@ -15,6 +15,8 @@ from normzoo.norm import eps_for as _eps_for
 from normzoo.passes import Recent as _Recent
 from normzoo.passes import normalize as _normalize
 from normzoo.passes import recall as _recall
+from normzoo.running import recall_tracked as _recall_tracked
+from normzoo.updates import USUAL as _USUAL
 from normzoo.updates import check_rules as _check_rules
 from normzoo.zoo import batch_norm as _batch_norm
 from normzoo.zoo import group_norm as _group_norm
@@ -25,7 +27,7 @@ from normzoo.zoo import lp_norm as _lp_norm
 from normzoo.zoo import rms_norm as _rms_norm
 
 _CENTERED, _UNCENTERED = _layer_norm.LayerNorm.moments, _rms_norm.RMSNorm.moments
-_LAYER, _GROUP, _RMS = _Recent(), _Recent(), _Recent()
+_BATCH, _INSTANCE, _LAYER, _GROUP, _RMS = (_Recent() for _ in range(5))
 _FIRST = 1  # the usual axis of channels
 
 
@@ -81,6 +83,12 @@ def batch_norm(
     array([[-1.],
            [ 1.]], dtype=float32)
     """
+    usual = on_nonfinite is _USUAL.on_nonfinite and single_value is _USUAL.single_value and update_stats is True
+    plain = usual and training is True and out is None and not return_saved and not return_state
+    if plain:
+        y = _recall_tracked(_BATCH, channel_axis, x, running_mean, running_var, weight, bias, momentum, eps)
+        if y is not None:
+            return y
     if type(channel_axis) is not int:
         channel_axis = check_size("batch_norm", "channel_axis", channel_axis, least=-(2**31))
     rules = _check_rules("batch_norm", on_nonfinite, single_value, running_mean is not None)
@@ -92,6 +100,8 @@ def batch_norm(
         "batch_norm", x, axes, mean, var, weight, bias, bool(training), momentum, eps, out, return_saved,
         rules=rules, update=update_stats,
     )  # fmt: skip
+    if plain:
+        _BATCH.keep(channel_axis, axes, _CENTERED, tracked=True)
     return _chosen(result, return_saved, state)
 
 
@@ -117,6 +127,12 @@ def instance_norm(
 
     The other arguments are those of `batch_norm`.
     """
+    usual = on_nonfinite is _USUAL.on_nonfinite and single_value is _USUAL.single_value and update_stats is True
+    plain = usual and use_input_stats is True and out is None and not return_saved and not return_state
+    if plain:
+        y = _recall_tracked(_INSTANCE, channel_axis, x, running_mean, running_var, weight, bias, momentum, eps)
+        if y is not None:
+            return y
     if type(channel_axis) is not int:
         channel_axis = check_size("instance_norm", "channel_axis", channel_axis, least=-(2**31))
     rules = _check_rules("instance_norm", on_nonfinite, single_value, running_mean is not None)
@@ -129,6 +145,8 @@ def instance_norm(
         "instance_norm", x, axes, mean, var, weight, bias, own, momentum, eps, out, return_saved,
         rules=rules, update=update_stats,
     )  # fmt: skip
+    if plain:
+        _INSTANCE.keep(channel_axis, axes, _CENTERED, tracked=True)
     return _chosen(result, return_saved, state)
 
 

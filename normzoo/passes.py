@@ -27,12 +27,15 @@ DOUBLE = np.dtype(np.float64)
 
 _forward_plans = Memo()
 _backward_plans = Memo()
+_recent: list["Recent"] = []  # of every function that has one
 
 
 def forget() -> None:
     """Forget all plans, and the arrays that they hold."""
     for axes, _ in _forward_plans:
         axes.recent = None
+    for recent in _recent:
+        recent.forget()
     _forward_plans.clear()
     _backward_plans.clear()
 
@@ -120,6 +123,22 @@ class ViewSaved(Saved):
     def _like(self) -> tuple[tuple[int, ...], np.dtype]:
         return self._plan.like
 
+    def _shortcut(self, dy: Array) -> Grads | None:
+        plan = self._plan.recent_back
+        if plan is None or not plan.shortcut or plan.name != chosen():
+            return None
+        weight, bias, empty = self._weight, self._bias, plan.new_small
+        dweight, dbias = empty(plan.gradient_shape, plan.dtype), empty(plan.gradient_shape, plan.dtype)
+        shortcut = plan.shortcut
+        dx = shortcut.call(shortcut.block, dy, self._v, self._stats, weight, self._eps, dweight, dbias)
+        if dx is None:
+            return None
+        return Grads(
+            dx,
+            dweight if plan.weight_given else plan.gradient(dweight, weight),
+            dbias if plan.bias_given else plan.gradient(dbias, bias),
+        )
+
     def _backward(self, dy: Array, out: Array | None) -> Grads:
         weight, bias = self._weight, self._bias
         name = chosen()
@@ -129,6 +148,9 @@ class ViewSaved(Saved):
         plan = _backward_plans.get(key)
         if plan is None:
             plan = _backward_plans.keep(key, BackwardPlan(*key))
+        if out is None:
+            plan.shorten()
+        self._plan.recent_back = plan
         v = self._v if plan.x_as_is else self._v.astype(plan.store)
         w = plan.ones if weight is None else weight if plan.weight_as_is else plan.parameter(weight)
         d = dy if plan.as_is else plan.take(dy)
@@ -183,7 +205,15 @@ def normalize(
         apart: more arrays that out may not overlap.
         run: False for the `Saved` of an earlier pass alone, see `resume`; what is given for y is x.
     """
-    plain, name, asked = True, chosen(), out
+    plan, name = axes.recent, chosen()  # most often the one
+    usual = out is None and stats is None and given is None
+    if usual and plan is not None and plan.shortcut and plan.asked == (moments, name, parameter_shape):
+        v: Any = x  # an array, or there is no y
+        found: Any = plan.new_small(plan.stats_shape, DOUBLE)
+        y = plan.shortcut.call(plan.shortcut.block, v, weight, bias, eps, found, None, None, None, 0.0)
+        if y is not None:
+            return y, found, ViewSaved(owner, plan, v, v, weight, bias, eps, found) if keep else None
+    plain, asked = True, out
     if type(x) is Selected:
         if stats is not None or parameter_shape not in (None, axes.parameter_shape):
             raise TypeError(f"{owner}: takes no masks, lengths, weights or segments")
@@ -213,8 +243,7 @@ def normalize(
         x.shape, x.dtype, flags, None if flags & CONTIGUOUS else x.strides,
         w_shape, w_dtype, w_flags, a_shape, a_dtype, a_flags,
     )  # fmt: skip
-    plan = axes.recent  # most often the one: to compare keys takes half the time of a look into the memo
-    if plan is None or plan.key != key:
+    if plan is None or plan.key != key:  # to compare takes half the time of a look into the memo
         plan = _forward_plans.get((axes, key))
         if plan is None:
             check_array(owner, "x", x)
@@ -223,6 +252,8 @@ def normalize(
             check_parameter(owner, "bias", bias, wanted)
             plan = _forward_plans.keep((axes, key), ForwardPlan(axes, key))
         axes.recent = plan
+    if usual:
+        plan.shorten()
     if not (type(eps) is float and 0.0 <= eps < inf):
         eps = check_eps(owner, eps)
     if out is not None:
@@ -265,13 +296,20 @@ class Recent:
     __slots__ = ("last",)
 
     def __init__(self) -> None:
-        self.last: tuple[object, ForwardPlan | None] = self, None
+        self.forget()
+        _recent.append(self)
 
-    def keep(self, asked: object, axes: Axes, moments: Moments) -> None:
-        """Remember the plan of the call that was, if `asked`, an object that cannot change, and it will do again."""
+    def forget(self) -> None:
+        self.last: tuple[object, Any, Any] = self, None, None
+
+    def keep(self, asked: object, axes: Axes, moments: Moments, tracked: bool = False) -> None:
+        """Remember the plan of the call that was and its shortcut, if `asked`, an object that cannot change, and it
+        will do again."""
         plan = axes.recent  # of this call, unless another thread was faster
-        if type(asked) in (int, tuple) and plan is not None and plan.kinds is not None and plan.moments is moments:
-            self.last = asked, plan
+        if type(asked) in (int, tuple) and plan is not None and plan.moments == moments:
+            shortcut = plan.tracked if tracked else plan.shortcut
+            if shortcut:
+                self.last = asked, plan, shortcut
 
 
 def recall(
@@ -279,22 +317,10 @@ def recall(
 ) -> Array | None:
     """y, where the last call of a function asked for the same, the same object, with arrays of the same kinds; else
     None. A small array is normalized in less time than it takes to find out again how."""
-    given, plan = recent.last
-    if (
-        plan is None
-        or asked is not given
-        or type(x) is not ndarray
-        or (weight is not None and type(weight) is not ndarray)
-        or (bias is not None and type(bias) is not ndarray)
-    ):
+    given, plan, shortcut = recent.last
+    if asked is not given or plan.name != chosen():
         return None
-    w = None if weight is None else (weight.shape, weight.dtype, weight.flags.num)
-    a = None if bias is None else (bias.shape, bias.dtype, bias.flags.num)
-    if (x.shape, x.dtype, x.flags.num, chosen(), w, a) != plan.kinds or type(eps) is not float or not 0.0 <= eps < inf:
-        return None
-    y = plan.new(plan.shape, plan.result)
-    plan.run(x, plan.ones if weight is None else weight, plan.zeros if bias is None else bias, eps, y)
-    return y
+    return shortcut.call(shortcut.block, x, weight, bias, eps, None, None, None, None, 0.0)
 
 
 def resume(left: Left, x: Array, weight: Array | None, bias: Array | None) -> ViewSaved:

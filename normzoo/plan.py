@@ -1,7 +1,8 @@
 """The plan of a pass: everything that depends on shapes, dtypes and places in memory alone, found once.
 
 A call makes a key of its arrays' shapes, dtypes and flags and of its norm's declaration. The first call of a key checks
-what the key says, and keeps the plan; the next ones run it. A plan never changes, so that threads can share it.
+what the key says, and keeps the plan; the next ones run it. A plan never changes but to get a shortcut, so that threads
+can share it.
 """
 
 from functools import lru_cache
@@ -12,10 +13,10 @@ import numpy as np
 
 from normzoo.arrays import compute_dtype, kernel_array, storage_dtype
 from normzoo.backends import backend
-from normzoo.backends.contract import CONSTANT, Array, Memory
+from normzoo.backends.contract import CONSTANT, Array, Kind, Memory
 from normzoo.view import Axes, View, find_view, inverse
 
-Kind = tuple[tuple[int, ...], np.dtype, int]  # shape, dtype and flags.num of an array
+ENOUGH = 1000  # passes of a plan, before its shortcut is made: to load the code takes some ms, to compile it 0.2 s
 
 # Bits of ndarray.flags.num. Its one attribute costs 0.1 us, and so does each of the flags by name.
 CONTIGUOUS, ALIGNED = 0x1, 0x100
@@ -36,15 +37,19 @@ class Plan:
         plain: its axes are in order; else see `target`.
         weight_as_is, ones, zeros: a weight is read where it lies; absent parameters.
         run: the backend's callable.
+        shortcut: see `Backend.forward_shortcut`; None before it is known, False where there is none.
+        uses: passes that went without.
     """
 
     __slots__ = (
         "as_is", "back", "bias_as_is", "direct", "dtype", "key", "memory", "memory_shape", "name", "new", "new_small",
-        "ones", "plain", "result", "run", "shape", "store", "view", "weight_as_is", "zeros",
+        "ones", "plain", "result", "run", "shape", "shortcut", "store", "uses", "view", "weight_as_is", "zeros",
     )  # fmt: skip
 
     key: tuple
     run: Any
+    shortcut: Any
+    tracked: Any
     dtype: np.dtype
     store: np.dtype
     memory: Memory
@@ -52,6 +57,7 @@ class Plan:
     def place(self, name: str, shape: tuple[int, ...], result: np.dtype, layout: tuple[int, ...], view: View) -> None:
         """Where results of this shape and dtype go, with their axes in memory in the order `layout`."""
         self.name, self.memory = name, backend(name).memory
+        self.shortcut, self.uses = None, 0
         self.shape, self.result, self.view = shape, result, view
         self.memory_shape = tuple(shape[i] for i in layout)
         self.back = None if list(layout) == sorted(layout) else inverse(layout)
@@ -109,14 +115,19 @@ class ForwardPlan(Plan):
         expected: shape of the parameters.
         like: shape and dtype of x.
         weight, bias: None, or their kinds.
-        kinds: shape, dtype and flags.num of x, name of the backend, kinds of weight and bias; None where statistics are
-            given, or where not all is read or written where it lies. See `passes.recall`.
+        kinds: those of x, weight and bias; None where statistics are given, or where not all is read or written where
+            it lies.
+        asked: moments, name of the backend, and shape of the parameters or None: what must be asked for, beside arrays
+            of these kinds, to take the shortcut.
+        tracked: the shortcut that updates running statistics.
+        recent_back: the plan of the last pass back.
         reads_x: the backward pass reads x's own memory.
         stats_shape: (3, b, c).
     """
 
     __slots__ = (
-        "axes", "bias", "copied", "expected", "kinds", "layout", "like", "moments", "reads_x", "stats_shape", "weight",
+        "asked", "axes", "bias", "copied", "expected", "kinds", "layout", "like", "moments", "reads_x", "recent_back",
+        "stats_shape", "tracked", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -151,8 +162,9 @@ class ForwardPlan(Plan):
         shares = not self.copied and flags & ALIGNED != 0 and dtype == self.store
         self.as_is = shares and view.straight and strides is None
         straight_in = self.as_is and (weight is None or self.weight_as_is) and (bias is None or self.bias_as_is)
-        usual = key[2:5] == (None, None, False)
-        self.kinds = (shape, dtype, flags, name, weight, bias) if straight_in and self.plain and usual else None
+        usual = straight_in and self.plain and given is None and not known and prod(shape) > 0
+        self.kinds = ((shape, dtype, flags), weight, bias) if usual else None
+        self.asked, self.tracked, self.recent_back = key[:3], None, None
         self.moments = moments if given is None else CONSTANT
         self.reads_x = shares and (self.moments is not CONSTANT or weight is not None)
         dims, parameter_dims = view.dims, view.parameter_dims
@@ -163,6 +175,24 @@ class ForwardPlan(Plan):
             self.run = backend(name).forward(dims, parameter_dims, moments, self.dtype, self.store)
         else:
             self.run = backend(name).apply(dims, parameter_dims, self.dtype, self.store)
+
+    def shorten(self, running: tuple[Kind, Kind] | None = None) -> None:
+        """Count a pass and, when it pays, find the shortcut for the next ones, that updates running statistics or does
+        not."""
+        self.uses += 1
+        if self.uses < ENOUGH or (self.shortcut if running is None else self.tracked) is not None:
+            return
+        make: Any = getattr(backend(self.name), "forward_shortcut", None)
+        found = None
+        if make is not None and self.kinds is not None:
+            view, kinds = self.view, (*self.kinds, *(running or (None, None)))
+            found = make(
+                view.dims, view.parameter_dims, self.moments, self.dtype, self.store, kinds, self.ones, self.zeros
+            )
+        if running is None:
+            self.shortcut = found or False
+        else:
+            self.tracked = found or False
 
     def _nothing(self, *arrays: Any) -> Array:
         return self.memory.full(self.stats_shape, np.dtype(np.float64), 0.0)
@@ -175,12 +205,13 @@ class BackwardPlan(Plan):
     """The plan of a backward pass.
 
     Attributes:
+        kind: that of dy.
         x_as_is: what the forward pass read is read again as it is; else it is converted to `store`.
         gradient_shape: dweight and dbias are new_small(gradient_shape, dtype),
         weight_given, bias_given: and these are the results; else see `gradient`.
     """
 
-    __slots__ = ("bias_given", "expected", "gradient_shape", "weight_given", "x_as_is")
+    __slots__ = ("bias_given", "expected", "gradient_shape", "kind", "moments", "weight_given", "x_as_is")
 
     def __init__(self, plan: ForwardPlan, name: str, dtype: np.dtype, flags: int) -> None:
         view, weight, bias = plan.view, plan.weight, plan.bias
@@ -190,6 +221,7 @@ class BackwardPlan(Plan):
         self.place(name, plan.shape, plan.result, plan.layout, view)
         self.parameters(weight, bias)
         self.as_is = view.straight and flags & READY == READY and dtype == self.store
+        self.kind, self.moments = (plan.shape, dtype, flags), plan.moments
         self.expected = plan.expected
         straight = view.pieces_straight and (weight is not None or bias is not None)
         self.gradient_shape = self.expected if straight else view.parameter_dims
@@ -198,6 +230,19 @@ class BackwardPlan(Plan):
             self.run = _zeros
         else:
             self.run = backend(name).backward(view.dims, view.parameter_dims, plan.moments, self.dtype, self.store)
+
+    def shorten(self) -> None:
+        """As that of a `ForwardPlan`."""
+        self.uses += 1
+        if self.uses < ENOUGH or self.shortcut is not None:
+            return
+        make: Any = getattr(backend(self.name), "backward_shortcut", None)
+        found = None
+        straight = self.as_is and self.x_as_is and self.plain and (self.ones is not None or self.weight_as_is)
+        view = self.view
+        if make is not None and straight and prod(view.dims) > 0:
+            found = make(view.dims, view.parameter_dims, self.moments, self.dtype, self.store, self.kind, self.ones)
+        self.shortcut = found or False
 
     def gradient(self, d: Array, parameter: Array | None) -> Array | None:
         """A parameter's gradient as the caller gets it."""

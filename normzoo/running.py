@@ -22,7 +22,7 @@ from normzoo.arrays import (
 from normzoo.backends import backend, chosen
 from normzoo.backends.contract import CONSTANT, Array, Moments
 from normzoo.norm import Norm, entry
-from normzoo.passes import normalize
+from normzoo.passes import DOUBLE, Recent, ViewSaved, normalize
 from normzoo.selection import Selected, average_of
 from normzoo.subnormals import in_any_mode
 from normzoo.updates import USUAL, Rules, check_rules, commit, is_finite, lock, nonfinite, replacing
@@ -66,8 +66,8 @@ def normalize_tracked(
     momentum: float,
     eps: float,
     out: Array | None,
-    messages: tuple[str, str],
-    keep: bool,
+    messages: tuple[str, ...],
+    keep: bool = True,
     *,
     rules: Rules = USUAL,
     update: bool = True,
@@ -77,18 +77,30 @@ def normalize_tracked(
     """Normalize by x's own statistics (`own`), which update the running ones in place if given, or by the running ones.
 
     Args:
-        messages: what is wrong where there are no running statistics, and where a set has one value.
+        messages: what is wrong where there are no running statistics, where a set has one value and, if it is, where
+            eps is 0 and x's own statistics are used.
         keep: see `normalize`.
         rules: see `Rules`.
         update: False leaves the running statistics and `count` as they are.
         count: num_batches_tracked, which goes up with an update; or None.
         average: the momentum is 1 / (count + 1): all batches weigh the same.
     """
+    name, plan = chosen(), axes.recent
+    usual = own and update and out is None and rules is USUAL and not average
+    if usual and plan is not None and plan.tracked and plan.asked == (moments, name, None):
+        made = plan.new_small(plan.stats_shape, DOUBLE) if keep else None
+        with lock():
+            y = plan.tracked.call(
+                plan.tracked.block, x, weight, bias, eps, made, running_mean, running_var, count, momentum
+            )
+        if y is not None:
+            return y, ViewSaved(owner, plan, x, x, weight, bias, eps, made) if made is not None else None
+    if own and eps == 0 and len(messages) > 2:
+        raise ValueError(f"{owner}: {messages[2]}")
     if running_mean is not None and type(running_mean) is not ndarray:
         running_mean = base_array(owner, "running_mean", running_mean)
     if running_var is not None and type(running_var) is not ndarray:
         running_var = base_array(owner, "running_var", running_var)
-    name = chosen()
     if type(x) is Selected:
         return _selected(
             owner, x, axes, moments, running_mean, running_var, weight, bias, own, momentum, eps, out, messages,
@@ -140,7 +152,28 @@ def normalize_tracked(
             saved.overwrite(late)
     if update and running is not None:
         commit(name, running, count, stats, found.values if x.size else 0, momentum, average, found.ready)
+        if usual and found.ready:
+            axes.recent.shorten((key[:3], key[3:]))
     return y, saved
+
+
+def recall_tracked(
+    recent: Recent,
+    asked: object,
+    x: Array,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: Array | None,
+    bias: Array | None,
+    momentum: float,
+    eps: float,
+) -> Array | None:
+    """As `passes.recall`, of a pass that updates running statistics."""
+    given, plan, shortcut = recent.last
+    if asked is not given or plan.name != chosen():
+        return None
+    with lock():
+        return shortcut.call(shortcut.block, x, weight, bias, eps, None, running_mean, running_var, None, momentum)
 
 
 def _selected(
@@ -156,7 +189,7 @@ def _selected(
     momentum: float,
     eps: float,
     out: Array | None,
-    messages: tuple[str, str],
+    messages: tuple[str, ...],
     rules: Rules,
     count: Array | None,
     average: bool,

@@ -8,6 +8,7 @@ from numba.core import types
 
 from normzoo.backends import cpu, reference
 from normzoo.backends.contract import CONSTANT, Moments
+from normzoo.backends.cpu import code
 from normzoo.backends.cpu.access import load_n, store_n
 from normzoo.backends.cpu.jit import kernel
 
@@ -176,8 +177,8 @@ def test_part_of_a_vector_is_written_and_nothing_beside_it(dtype):
         store_n(target, place, load_n(source, 0, count), count)
 
     dtype = np.dtype(dtype)
-    flat = cpu._FLAT[dtype.name]
-    call = cpu._compiled(copy, (flat, flat, types.int64, types.int64))
+    flat = code.FLAT[dtype.name]
+    call = code.compiled(copy, (flat, flat, types.int64, types.int64)).call
     source, before = np.arange(1, 17).astype(dtype), np.full(40, -1).astype(dtype)
     for count in range(18):
         for place in (0, 1, 5, 8):

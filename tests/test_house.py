@@ -82,7 +82,7 @@ ROOMS = {
     "fold.py": {"arrays", "distributed", "formulas", "norm", "zoo", "backends.contract"},
     "counterparts.py": {"arrays", "dialects", "norm", "zoo"},
     "onnx_nodes.py": {"arrays", "norm", "zoo", "backends.contract"},
-    "functional.py": {"arrays", "passes", "saved", "norm", "updates", "zoo", "backends.contract"},
+    "functional.py": {"arrays", "passes", "running", "saved", "norm", "updates", "zoo", "backends.contract"},
     "torch": {"backends", "device", "functional", "norm", "passes", "torch", "updates", "view", "zoo", ""},
     "registry.py": {"counterparts", "norm", ""},
     "njit": {"backends", "functional", "njit", "norm", "saved", "view", "zoo", ""},

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import normzoo as nz
-from normzoo import passes
+from normzoo import passes, plan
 from normzoo.arrays import Memo
 from normzoo.backends.contract import Moments
 from normzoo.view import Axes
@@ -17,6 +17,12 @@ from tests import check
 from tests.cases import CASES, channels_last_strides, draw, filled
 
 F = nz.functional
+
+
+@pytest.fixture(params=[1, plan.ENOUGH], ids=["shortcuts", "long way"], autouse=True)
+def enough(request, monkeypatch):
+    monkeypatch.setattr(plan, "ENOUGH", request.param)
+    passes.forget()
 
 
 def arrangements(x):

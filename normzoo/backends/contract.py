@@ -53,9 +53,20 @@ CONSTANT = Moments(center=False, power=0)  # statistics that do not depend on x
 
 
 Dims = tuple[int, int, int, int]
+Kind = tuple[tuple[int, ...], np.dtype, int]  # shape, dtype and flags.num of an array
 Forward = Callable[[Array, Array, Array, float, Array], Array]  # (x, weight, bias, eps, y, written) -> stats
 Apply = Callable[[Array, Array, Array, Array, Array], None]  # (x, stats, weight, bias, y, written)
 Backward = Callable[..., None]  # (dy, x, stats, weight, eps, dx, dweight, dbias), the last three written
+
+
+class Shortcut(Protocol):
+    """A pass over few values, which takes less time than it takes to look at its arrays. `call(block, *arguments)` does
+    that too: it makes the result and returns it or, where an argument is not what the pass was made for, returns None
+    and has done nothing.
+    """
+
+    call: Callable[..., Array | None]
+    block: Any
 
 
 class Memory(Protocol):
@@ -88,6 +99,38 @@ class Backend(Protocol):
         self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype
     ) -> Backward:
         """run(dy, x, stats, weight, eps, dx, dweight, dbias): the three gradients. Their old values are not read."""
+        ...
+
+    # A backend that has none leaves the next two out.
+
+    def forward_shortcut(
+        self,
+        dims: Dims,
+        parameter_dims: Dims,
+        moments: Moments,
+        dtype: np.dtype,
+        store: np.dtype,
+        kinds: tuple[Kind | None, ...],  # of x, weight, bias, running mean and variance; None where there is none
+        ones: Array | None,  # weight and bias where there are none
+        zeros: Array | None,
+    ) -> Shortcut | None:
+        """call(block, x, weight, bias, eps, stats, running_mean, running_var, batches, momentum) -> y, an array like x:
+        `forward` and `update` in one. stats is written, or None; so are the last four but momentum, or None. eps and
+        momentum must be Python's floats; where statistics are updated, not 0."""
+        ...
+
+    def backward_shortcut(
+        self,
+        dims: Dims,
+        parameter_dims: Dims,
+        moments: Moments,
+        dtype: np.dtype,
+        store: np.dtype,
+        dy: Kind,
+        ones: Array | None,
+    ) -> Shortcut | None:
+        """call(block, dy, x, stats, weight, eps, dweight, dbias) -> dx, an array like dy. Of the arguments, dy alone is
+        looked at: the others are as `backward` takes them, or weight is None."""
         ...
 
     def update(

@@ -14,7 +14,7 @@ from typing import Any
 import numba
 import torch
 
-from normzoo.backends.cpu import SERIAL
+from normzoo.backends.cpu.code import SERIAL
 
 _NOTHING = nullcontext()
 _TASKS = Path("/proc/self/task")

@@ -15,6 +15,7 @@ from normzoo.view import Axes
 MESSAGES = (
     "expected running_mean and running_var in evaluation; write training=True",
     "expected more than 1 value per channel in training, got x of shape {}; use a larger batch or norm.eval()",
+    "expected eps > 0 where batch statistics are used, got 0; write eps=1e-5",
 )
 
 
@@ -113,10 +114,11 @@ class BatchNorm(TrackedNorm):
         # Untracked, or training: the batch's statistics. The buffers are passed where they are read or written.
         read = tracked or not self.training
         mean, var = (buffers.get("running_mean"), buffers.get("running_var")) if read else (None, None)
-        return batch_norm(
+        return normalize_tracked(
             self,
             x,
             self.axes(x),
+            self.moments,
             mean,
             var,
             params.get("weight"),
@@ -125,6 +127,7 @@ class BatchNorm(TrackedNorm):
             self.momentum or 0.0,
             eps_for(x) if self.eps is None else self.eps,
             out,
+            MESSAGES,
             rules=self.rules,
             update=update_stats,
             count=count,
@@ -141,7 +144,7 @@ def axes(owner: object, x: Array, channel_axis: int, features: int | None = None
 def check_own(owner: object, x: Array, values: int, eps: float) -> None:
     """A batch that can be normalized by its own statistics, with `values` in a set."""
     if eps == 0:
-        raise ValueError(f"{owner}: expected eps > 0 where batch statistics are used, got {eps}; write eps=1e-5")
+        raise ValueError(f"{owner}: {MESSAGES[2]}")
     if values == 1:
         raise ValueError(f"{owner}: {MESSAGES[1].format(x.shape)}")
 
@@ -166,8 +169,6 @@ def batch_norm(
     average: bool = False,
 ) -> tuple[Array, Any]:
     """Batch normalization by the batch's statistics (`training`), which update the running ones, or by these."""
-    if training and eps == 0:
-        raise ValueError(f"{owner}: expected eps > 0 where batch statistics are used, got {eps}; write eps=1e-5")
     return normalize_tracked(
         owner,
         x,

@@ -12,6 +12,7 @@ import hashlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -196,17 +197,19 @@ def _flags(function: Callable) -> dict[str, Any]:
     return found
 
 
-def kernel(function: Callable) -> Any:
-    """A function that Python calls.
+def kernel(function: Callable | None = None, *, nogil: bool = True) -> Any:
+    """A function that Python calls, which lets other threads of Python run meanwhile.
 
     Its flags are part of its name: Numba names machine code by the function's name, its types and a number of the
     process. What two processes wrote to the disk cache may carry one number, and one name would be found for another
     in a third.
     """
+    if function is None:
+        return partial(kernel, nogil=nogil)
     flags = ", ".join(f"{name}={value}" for name, value in sorted(_flags(function).items()))
     function.__qualname__ += f"({flags})"
     options: Any = {
-        "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True, "pipeline_class": _Compiler,
+        "nogil": nogil, "error_model": "numpy", "no_cfunc_wrapper": True, "pipeline_class": _Compiler,
     }  # fmt: skip
     try:
         made: Any = numba.njit(cache=True, **options)(function)

@@ -1,0 +1,173 @@
+"""Which machine code works on a view: the kernel file, the schedule, one thread or all; and how it is had.
+
+Rows or columns are chosen by the shape of a set; whether a thread takes whole sets or shares them cannot be seen in
+the bits. So neither the number of threads nor the number of sets shows in the statistics.
+"""
+
+import math
+from collections.abc import Callable
+from functools import cache, lru_cache, partial
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from numba.core import types
+
+from normzoo.backends.contract import CONSTANT, Array, Dims, Moments
+from normzoo.backends.cpu import columns, columns_gradients, columns_split, rows, rows_gradients, rows_split, threads
+from normzoo.backends.cpu.access import WHOLE
+from normzoo.backends.cpu.jit import plain, uninterrupted
+from normzoo.backends.cpu.lanes import LANES, Flat
+from normzoo.backends.cpu.sharing import POOL
+
+SERIAL = 65536  # values up to which starting the threads costs more than they save, or hardly less
+FEW_SETS = 16  # fewer sets than this, each of several chunks, are worked on by all threads together;
+PER_THREAD = 2  # going forward, fewer than this for each thread
+SHORT = 256  # runs below this are folded columns, where there are several
+RUN = 4  # and a run for every so many values of one: else what is done once a column is too much
+WIDE = 1536  # columns of a tile from which on x and dy, of many runs, are too large for a level-2 cache
+BESIDE = 1 << 20  # values of high columns that a thread reads twice, one sample after the other; larger ones are shared
+STREAMED = 1 << 24  # bytes of a result, from which on it is written past the caches: they would not hold it
+FAR = 1 << 20  # bytes of a set whose runs lie apart
+
+FLAT = {
+    "float32": Flat(types.float32),
+    "float64": Flat(types.float64),
+    "float16": Flat(types.int16),  # Numba has no types for these: see lanes.py
+    "bfloat16": Flat(types.uint16),
+}
+DOUBLE = np.dtype(np.float64)
+_DIMS = types.UniTuple(types.int64, 4)
+
+
+class Compiled(NamedTuple):
+    """The machine code of a kernel for arguments of certain types."""
+
+    call: Callable  # without Numba's dispatcher, which would look at every argument again
+    address: int  # for other compiled code; 0 where there is no machine code
+    held: Any = None  # what lives as long as the code
+
+
+@lru_cache(maxsize=1024)
+def compiled(kernel: Any, signature: tuple[types.Type, ...]) -> Compiled:
+    """Loaded from the disk cache, or compiled."""
+    if plain(kernel) is kernel:  # Numba is switched off
+        return Compiled(partial(_interpreted, kernel), 0)
+    with uninterrupted():
+        kernel.compile(signature)
+    made = kernel.overloads[signature]
+    return Compiled(made.entry_point, made.library.get_pointer_to_function(made.fndesc.llvm_func_name), made)
+
+
+def _interpreted(kernel: Callable, *arguments: Any) -> None:
+    """A kernel as Python runs it, on flat views of its arrays."""
+    with np.errstate(all="ignore"):
+        kernel(*(a.reshape(-1) if isinstance(a, np.ndarray) else a for a in arguments))
+
+
+class Code(NamedTuple):
+    """Which machine code works on a view."""
+
+    dims: Dims
+    by_column: bool
+    makers: tuple[Callable[..., Any] | None, ...]  # of rows, of rows that threads share, of columns, of those shared
+    whole: bool  # does a thread take whole sets?
+    flags: tuple
+    arrays: tuple[np.dtype, ...]
+    result: int  # which of the arrays is of x's shape and written
+    scalars: tuple[types.Type, ...]
+
+    def call(self) -> Callable:
+        """The code, on one thread or on all. Where the result is more than caches hold and is written in order, it is
+        written past them, if it begins where that can be."""
+        size = math.prod(self.dims)
+
+        @cache
+        def code(past_caches: bool) -> Callable:  # each is compiled when it is first needed
+            call = self.compiled(past_caches).call
+            return call if size <= SERIAL else threads.guarded(call)
+
+        if size * self.arrays[self.result].itemsize < STREAMED or not self.is_written_in_order():
+            return code(False)
+        place = 3 + self.result  # behind the pool, dims and those of the parameters
+        return lambda *given: code(given[place].__array_interface__["data"][0] % WHOLE == 0)(*given)
+
+    def compiled(self, past_caches: bool) -> Compiled:
+        make: Any = self.makers[2 * self.by_column + (not self.whole)]
+        signature = POOL, _DIMS, _DIMS, *(FLAT[a.name] for a in self.arrays), *self.scalars
+        return compiled(make(*self.flags, past_caches), signature)
+
+    def is_written_in_order(self) -> bool:
+        """Does a thread write whole vectors, one behind the other? What jumps between pages is slower past the
+        caches."""
+        _, m, c, n = self.dims
+        if self.by_column:
+            return c * n % LANES == 0 and not (self.whole and c * n > plain(columns.width_of)(self.dims))
+        return n % LANES == 0 and not (self.whole and m > 1 and c > 1)
+
+
+def forward_code(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Code:
+    by_column = is_columns(dims)
+    makers = rows.forward, rows_split.forward, columns.forward, columns_split.forward
+    few = min(FEW_SETS, PER_THREAD * numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+    whole = _is_whole(dims, by_column, few) and not _is_far_apart(dims, by_column, store)
+    flags = moments.center, moments.power, varies(by_column, parameter_dims)
+    arrays = store, dtype, dtype, store, DOUBLE
+    return Code(dims, by_column, makers, whole, flags, arrays, 3, (types.float64, types.float64, types.boolean))
+
+
+def backward_code(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Code:
+    by_column = is_columns(dims, True)
+    makers = rows_gradients.backward, rows_split.backward, columns_gradients.backward, columns_split.backward
+    # where statistics are constants, threads that share sets read them once, in the order of memory
+    whole = _is_whole(dims, by_column, math.inf if moments == CONSTANT else FEW_SETS)
+    flags = moments.center, moments.power, varies(by_column, parameter_dims)
+    arrays = store, store, dtype, DOUBLE, store, dtype, dtype
+    return Code(dims, by_column, makers, whole, flags, arrays, 4, (types.float64, types.float64))
+
+
+def is_columns(dims: Dims, gradients: bool = False) -> bool:
+    """Do the column kernels take this view? Runs too short for the lanes are columns too, where there are several that
+    lie apart: enough for what is done once a column and, of a backward pass, not so many that a tile of LANES sets is
+    too large. Those that lie side by side are summed as one run in rows.py."""
+    _, m, c, n = dims
+    if n == 1:
+        return True
+    if gradients and min(c, LANES) * n > WIDE:
+        return False
+    return n < SHORT and n < RUN * m and m >= columns.STRIP and c > 1 and c * n >= LANES
+
+
+def _is_whole(dims: Dims, by_column: bool, few: float) -> bool:
+    """Does a thread take whole sets? Else all threads share every set, with the same bits: of fewer than `few` large
+    ones."""
+    b, m, c, n = dims
+    if not by_column:
+        return plain(rows.chunking)(m, n)[2] == 1 or b * c >= few
+    width = plain(columns.width_of)(dims)
+    tiles = -(-c * n // width)
+    return m <= columns.GROUP or (b * tiles >= few and m * width <= BESIDE)
+
+
+def _is_far_apart(dims: Dims, by_column: bool, store: np.dtype) -> bool:
+    """Are sets too large for a level-2 cache, and of runs apart? Then a forward pass that reads x twice in the order of
+    memory, and writes y past the caches, takes less than one set at a time. A backward pass reads two arrays twice."""
+    _, m, c, n = dims
+    if by_column or n % LANES or 1 in (m, c):
+        return False
+    return m * n * store.itemsize > FAR and math.prod(dims) * store.itemsize >= STREAMED
+
+
+def varies(by_column: bool, parameter_dims: Dims) -> bool:
+    """Do the parameters vary along the axis that a kernel cannot take them out of: n of rows, m of columns?"""
+    return parameter_dims[1 if by_column else 3] > 1
+
+
+def spread_of(dims: Dims, by_column: bool, parameter_dims: Dims) -> tuple[Dims, Callable[[Array], Array] | None]:
+    """Columns whose parameters vary along m take one value for each or one for all: else they are repeated."""
+    pb, pm, pc, pn = parameter_dims
+    _, _, c, n = dims
+    if not by_column or pm == 1 or (pc, pn) in ((1, 1), (c, n)):
+        return parameter_dims, None
+    full = pb, pm, c, n
+    return full, lambda p: np.ascontiguousarray(np.broadcast_to(p.reshape(parameter_dims), full))

@@ -1,0 +1,355 @@
+"""Small passes in one call: with the bits of the long way, for what they were made for, and for nothing else."""
+
+import copy
+import itertools
+import pickle
+import sys
+import threading
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import normzoo as nz
+from normzoo import passes, plan
+from normzoo.backends import cpu
+from normzoo.backends.cpu import shortcut
+from tests import check
+from tests.cases import CASES, draw, filled
+
+F = nz.functional
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    """From the second pass on, instead of the thousandth; and what was known is forgotten."""
+    monkeypatch.setattr(plan, "ENOUGH", 1)
+    passes.forget()
+    yield
+    passes.forget()
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """What came of each call of a shortcut: its result, or None where it was not for these arguments."""
+    seen = []
+
+    class Watched(shortcut.Shortcut):
+        __slots__ = ()
+
+        def __init__(self, call, *rest):
+            def watched(*arguments):
+                seen.append(call(*arguments))
+                return seen[-1]
+
+            super().__init__(watched, *rest)
+
+    monkeypatch.setattr(cpu, "Shortcut", Watched)
+    return seen
+
+
+def results(norm, x, dy):
+    y, saved = norm.forward(x)
+    found = saved.backward(dy)
+    return saved, [y, saved.mean, saved.spread, saved.rstd, *found, *(a.copy() for a in norm.buffers.values())]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_bits_of_the_long_way(case, dtype, rng, taken, monkeypatch):
+    """With running statistics that go on."""
+    x, dy = (a.astype(dtype) for a in draw(case, rng))
+    parameters = np.float32 if dtype == np.float16 else dtype
+    with monkeypatch.context() as patch:
+        patch.setattr(plan, "ENOUGH", 10**9)
+        norm = filled(case.norm(dtype=parameters), np.random.default_rng(0))
+        expected = [results(norm, x, dy)[1] for _ in range(4)]
+    assert not taken
+    passes.forget()
+    norm = filled(case.norm(dtype=parameters), np.random.default_rng(0))
+    for exact in expected:
+        saved, found = results(norm, x, dy)
+        for actual, wanted in zip(found, exact, strict=True):
+            if wanted is not None:
+                check.same_bits(actual, wanted)
+    made = saved._plan
+    assert (made.shortcut or made.tracked or made.kinds is None) and made.recent_back.shortcut is not None
+    if made.kinds is not None:
+        assert taken and all(result is not None for result in taken)
+
+
+CALLS = {
+    "layer_norm": lambda x, w, b, m, v, **o: F.layer_norm(x, (8,), w, b, **o),
+    "rms_norm": lambda x, w, b, m, v, **o: F.rms_norm(x, (8,), w, **o),
+    "group_norm": lambda x, w, b, m, v, **o: F.group_norm(x, 2, w, b, **o),
+    "batch_norm": lambda x, w, b, m, v, **o: F.batch_norm(x, m, v, w, b, True, **o),
+    "instance_norm": lambda x, w, b, m, v, **o: F.instance_norm(x, m, v, w, b, **o),
+}
+
+
+def arrays(rng, name):
+    x = rng.standard_normal((3, 8, 4) if name == "instance_norm" else (3, 8)).astype(np.float32)
+    w, b, m = rng.standard_normal((3, 8)).astype(np.float32)
+    return {"x": x, "w": w, "b": b, "m": m, "v": m**2}
+
+
+def others(a):
+    """The same values otherwise: what a shortcut for a plain array is not for, and that it may be for."""
+    frozen = a.copy()
+    frozen.flags.writeable = False
+    odd = np.frombuffer(bytearray(a.nbytes + 1), a.dtype, a.size, offset=1).reshape(a.shape)
+    odd[...] = a
+    return [a.astype(np.float64), a.astype(">f4"), a.astype(np.float16), np.repeat(a, 2, axis=-1)[..., ::2], odd,
+            a.view(np.memmap), frozen, a.copy()[:]]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_other_arrays_take_the_long_way(name, rng, taken):
+    """And what they give is what they gave before there was a shortcut: running statistics too."""
+    call, given = CALLS[name], arrays(rng, name)
+
+    def both(arguments, **options):
+        changed = {k: a if a is None or not a.flags.writeable else copy.deepcopy(a) for k, a in arguments.items()}
+        y = call(**changed, **options)
+        return [y, changed["m"], changed["v"]]
+
+    plain = [both(given) for _ in range(3)][-1]
+    assert taken and taken[-1] is not None
+    tracked = name in ("batch_norm", "instance_norm")
+    for key in given:
+        for other in [*others(given[key]), None]:
+            if (key == "x" and other is None) or (tracked and key in "mv" and other is None):
+                continue
+            if tracked and key in "mv" and not other.flags.writeable:
+                with pytest.raises(ValueError, match="can be written"):
+                    both(given | {key: other})
+                continue
+            changed = given | {key: other}
+            found = both(changed)
+            passes.forget()
+            with nz.use("reference"):
+                expected = both(changed)
+            with nz.use("cpu"):
+                for _ in range(3):
+                    both(given)  # the shortcut is there again
+            for actual, exact in zip(found, expected, strict=True):
+                if exact is not None:
+                    assert actual.dtype == exact.dtype
+                    check.close(actual, exact, 2e-3 if exact.dtype == np.float16 else 3e-6)
+    for actual, exact in zip(both(given), plain, strict=True):
+        check.same_bits(actual, exact)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_what_is_no_argument_is_refused_as_before(name, rng, taken):
+    call, given = CALLS[name], arrays(rng, name)
+    for _ in range(3):
+        call(**given)
+    state = given["m"].copy(), given["v"].copy()
+    assert taken.pop() is not None
+    wrong = [("x", given["x"].tolist(), TypeError), ("x", given["x"].astype(int), TypeError),
+             ("x", np.ma.masked_array(given["x"]), TypeError), ("w", given["w"][:4].copy(), ValueError),
+             ("w", "weight", TypeError), ("x", None, TypeError)]  # fmt: skip
+    if name in ("batch_norm", "instance_norm"):
+        wrong += [("m", None, ValueError), ("v", given["v"][:4].copy(), ValueError), ("m", 3, TypeError)]
+    for key, value, error in wrong:
+        with pytest.raises(error, match=f"^{name}: "):
+            call(**given | {key: value})
+    for eps in (-1.0, np.nan, np.inf, "eps", [1e-5]):
+        with pytest.raises((TypeError, ValueError), match="eps"):
+            call(**given, eps=eps)
+    if name == "batch_norm":
+        with pytest.raises(ValueError, match="eps > 0"):
+            call(**given, eps=0.0)
+        for momentum in ("0.1", np.nan):
+            with pytest.raises((TypeError, ValueError), match="momentum"):
+                call(**given, momentum=momentum)
+        before = state[0].copy()
+        call(**given, momentum=0.0)
+        check.same_bits(given["m"], before)
+    for actual, exact in zip((given["m"], given["v"]), state, strict=True):
+        check.same_bits(actual, exact)
+    call(**given)
+    assert taken[-1] is not None
+
+
+def test_eps_of_any_type_is_as_good_as_a_float(rng):
+    x = rng.standard_normal((3, 8)).astype(np.float32)
+    for eps in (1, np.float32(0.5), np.float64(0.25), 0.0, True):
+        expected = [F.layer_norm(x, 8, None, None, float(eps)) for _ in range(4)]
+        for y in (*expected[1:], F.layer_norm(x, 8, None, None, eps) if eps is not True else expected[0]):
+            check.same_bits(y, expected[0])
+
+
+def test_an_array_that_changes_in_place_is_looked_at_again(rng, taken):
+    w = rng.standard_normal(8).astype(np.float32)
+    x = rng.standard_normal((4, 8)).astype(np.float32)
+    norm = nz.BatchNorm(8)
+    for _ in range(4):
+        norm(x)
+        F.layer_norm(x, (8,), w)
+    assert taken[-1] is not None
+    w.flags.writeable = False
+    check.same_bits(F.layer_norm(x, (8,), w), F.layer_norm(x, (8,), w.copy()))
+    norm.running_mean.flags.writeable = False
+    before = norm.num_batches_tracked.item(), norm.running_var.copy()
+    with pytest.raises(ValueError, match="can be written"):
+        norm(x)
+    assert norm.num_batches_tracked == before[0]
+    check.same_bits(norm.running_var, before[1])
+
+
+def test_other_backends_and_blocks(rng, taken):
+    x = rng.standard_normal((4, 8)).astype(np.float32)
+    norm = nz.LayerNorm(8)
+    for _ in range(4):
+        norm(x)
+        norm.backward(x)
+        F.layer_norm(x, (8,))
+    count = len(taken)
+    assert count
+    for _ in range(4):
+        with nz.use("reference"):
+            norm(x)
+            norm.backward(x)
+            F.layer_norm(x, (8,))
+    assert len(taken) == count
+    norm(x)  # finds its plan again
+    norm(x)
+    assert len(taken) == count + 1
+
+
+def test_a_pass_that_was_overwritten_and_out(rng, taken):
+    x = rng.standard_normal((4, 8)).astype(np.float32)
+    norm = nz.LayerNorm(8)
+    for _ in range(4):
+        norm(x)
+        norm.backward(x)
+    count, expected = len(taken), norm(x)
+    y, saved = norm.forward(x, out=(own := x.copy()))
+    assert y is own
+    check.same_bits(y, expected)
+    kept = norm.forward(own)[1]
+    kept.backward(x, out=own)
+    with pytest.raises(RuntimeError, match="overwritten"):
+        kept.backward(x)
+    assert saved.backward(x, out=x.copy()) is not None
+    assert len(taken) == count + 2  # the two passes forward that had no out
+
+
+def test_gradients_by_shortcut(rng):
+    """Against differences, with values far from zero and an upstream of its own."""
+    for norm, shape in ((nz.LayerNorm(9), (4, 9)), (nz.BatchNorm(5), (6, 5, 3)), (nz.GroupNorm(2, 6), (3, 6, 5))):
+        x, dy = rng.standard_normal((2, *shape))
+        x += 1000
+        weight = rng.standard_normal(norm.weight.shape)
+        norm.params = {"weight": weight, "bias": np.zeros_like(weight)}
+        for _ in range(4):
+            _, saved = norm.forward(x)
+            dx = saved.backward(dy).x
+        assert saved._plan.recent_back.shortcut
+        check.gradient_near(lambda v: norm.forward(v)[0], x, dx, dy, rng, 1e-5)  # noqa: B023
+
+
+def test_threads_lose_no_batch(rng, taken):
+    """Some on the shortcut, some on the long way, that updates copies."""
+    norm, x = nz.BatchNorm(5), rng.standard_normal((7, 5)).astype(np.float32)
+    twin = nz.BatchNorm(5)
+    for _ in range(4):
+        norm(x)
+    count, workers = 300, 4
+
+    def work(i):
+        for j in range(count):
+            norm.forward(np.repeat(x, 2, axis=0)[::2] if (i + j) % 3 == 0 else x)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(workers)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    for _ in range(4 + count * workers):
+        twin(x)
+    assert norm.num_batches_tracked == twin.num_batches_tracked == 4 + count * workers
+    check.same_bits(norm.running_mean, twin.running_mean)
+    check.same_bits(norm.running_var, twin.running_var)
+    assert sum(y is not None for y in taken) > count
+
+
+def test_nothing_is_held_and_nothing_given_away(rng):
+    x, dy = rng.standard_normal((2, 4, 8)).astype(np.float32)
+    w, b, m, v = rng.standard_normal((4, 8)).astype(np.float32) ** 2
+    norm = nz.BatchNorm(8)
+
+    def once(eps=1e-5):
+        F.layer_norm(x, (8,), w, b, eps)
+        F.batch_norm(x, m, v, w, b, True)
+        F.layer_norm(x, (8,), None, w)  # which the shortcut is not for
+        y, saved = norm.forward(x)
+        saved.backward(dy)
+        return y
+
+    for _ in range(50):
+        once()
+    y = once()
+    assert sys.getrefcount(y) == 2
+    counted = [x, dy, w, b, m, v, norm.weight, norm.running_mean, norm.num_batches_tracked, x.dtype, np.empty, None]
+    before = [sys.getrefcount(a) for a in counted]
+    tracemalloc.start()
+    start = tracemalloc.get_traced_memory()[0]
+    for _ in range(500):
+        once()
+    grown = tracemalloc.get_traced_memory()[0] - start
+    tracemalloc.stop()
+    assert grown < 50_000  # 500 results are 100 KB
+    for a, count in zip(counted, before, strict=True):
+        assert abs(sys.getrefcount(a) - count) < 20, type(a)
+
+
+def test_plans_with_shortcuts_are_copied_and_pickled(rng):
+    x = rng.standard_normal((4, 8)).astype(np.float32)
+    norm = nz.LayerNorm(8)
+    for _ in range(4):
+        _, saved = norm.forward(x)
+        expected = saved.backward(x)
+    assert saved._plan.shortcut and saved._plan.recent_back.shortcut
+    for twin in (copy.deepcopy(saved), pickle.loads(pickle.dumps(saved))):
+        for actual, exact in zip(twin.backward(x), expected, strict=True):
+            check.same_bits(actual, exact)
+
+
+def test_sizes_that_are_large_have_none(rng, taken):
+    norm = nz.LayerNorm(64)
+    for rows, short in ((cpu.SMALL // 64, True), (cpu.SMALL // 64 + 1, False)):
+        x = rng.standard_normal((rows, 64)).astype(np.float32)
+        taken.clear()
+        for _ in range(4):
+            norm(x)
+            norm.backward(x)
+        assert bool(taken) == short
+
+
+@pytest.mark.parametrize("axes", [shortcut.AXES, shortcut.AXES + 1])
+def test_many_axes(axes, rng, taken):
+    x = rng.standard_normal((2,) * axes).astype(np.float32)
+    with nz.use("reference"):
+        expected = F.layer_norm(x, (2, 2))
+    for _ in range(4):
+        check.close(F.layer_norm(x, (2, 2)), expected, 1e-5)
+    assert bool(taken) == (axes <= shortcut.AXES)
+
+
+def test_where_objects_are_made_otherwise_there_are_none(rng, taken, monkeypatch):
+    monkeypatch.setattr(shortcut, "is_as_expected", lambda: False)
+    x = rng.standard_normal((4, 8)).astype(np.float32)
+    for _ in range(4):
+        F.layer_norm(x, (8,))
+    assert not taken
+
+
+def test_objects_are_looked_at_where_they_have_their_fields(monkeypatch):
+    assert shortcut.is_as_expected()
+    for name, offset in itertools.product(("RANK", "SIZES", "DTYPE", "FLAGS", "TYPE"), (-8,)):
+        with monkeypatch.context() as patch:
+            patch.setattr(shortcut, name, getattr(shortcut, name) + offset)
+            assert not shortcut.is_as_expected.__wrapped__(), name
