@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from normzoo import updates
 from normzoo.arrays import base_array, check_size, moved, on_device
 from normzoo.backends.contract import Array
 from normzoo.running import TrackedNorm
 from normzoo.stats import Stats
-from normzoo.updates import lock
 
 
 class Collected:
@@ -139,7 +139,7 @@ def recalibrate(
 
 def _put(collected: Sequence[Collected], new: Sequence[dict[str, Any]]) -> None:
     """All norms' new statistics, or none."""
-    with lock():
+    with updates.lock:
         before = [{name: a.copy() for name, a in each.norm.buffers.items()} for each in collected]
         try:
             with np.errstate(over="ignore"):

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy import ndarray
 
+from normzoo import updates
 from normzoo.arrays import (
     backend_of,
     base_array,
@@ -25,7 +26,7 @@ from normzoo.norm import Norm, entry
 from normzoo.passes import DOUBLE, Recent, ViewSaved, normalize
 from normzoo.selection import Selected, average_of
 from normzoo.subnormals import in_any_mode
-from normzoo.updates import USUAL, Rules, check_rules, commit, is_finite, lock, nonfinite, replacing
+from normzoo.updates import USUAL, Rules, check_rules, commit, is_finite, nonfinite, replacing
 from normzoo.view import Axes
 
 
@@ -40,7 +41,6 @@ class Tracking(NamedTuple):
 
 def check_running(owner: object, axes: Axes, mean: Array | None, var: Array | None, key: tuple = ()) -> Tracking:
     """Both are there, of one value a channel, or neither."""
-    lock()
     if (mean is None) != (var is None):
         raise ValueError(
             f"{owner}: expected running_mean and running_var, or neither, got only "
@@ -89,7 +89,7 @@ def normalize_tracked(
     usual = own and update and out is None and rules is USUAL and not average
     if usual and plan is not None and plan.tracked and plan.asked == (moments, name, None):
         made = plan.new_small(plan.stats_shape, DOUBLE) if keep else None
-        with lock():
+        with updates.lock:
             y = plan.tracked.call(
                 plan.tracked.block, x, weight, bias, eps, made, running_mean, running_var, count, momentum
             )
@@ -172,7 +172,7 @@ def recall_tracked(
     given, plan, shortcut = recent.last
     if asked is not given or plan.name != chosen():
         return None
-    with lock():
+    with updates.lock:
         return shortcut.call(shortcut.block, x, weight, bias, eps, None, running_mean, running_var, None, momentum)
 
 
@@ -310,7 +310,7 @@ class TrackedNorm(Norm):
 
     def reset_running_stats(self) -> None:
         """Forget all batches: mean 0, variance 1, count 0."""
-        with lock():
+        with updates.lock:
             for name, value in self.buffers.items():
                 value[...] = 1 if name == self.spread else 0
 

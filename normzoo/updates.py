@@ -31,23 +31,18 @@ USUAL = Rules()
 _INT64 = np.dtype(np.int64)
 CHOICES = {"on_nonfinite": ("propagate", "skip", "raise"), "single_value": ("raise", "bias", "running")}
 
-_lock = threading.Lock()
-_safe_to_fork = not hasattr(os, "register_at_fork")
-
-
-def lock() -> threading.Lock:
-    """What a thread holds while it replaces running statistics. The child of a fork, whose parent's threads may have
-    held it, gets one of its own."""
-    global _safe_to_fork  # noqa: PLW0603
-    if not _safe_to_fork:
-        os.register_at_fork(after_in_child=_renew)
-        _safe_to_fork = True
-    return _lock
+# What a thread holds while it replaces running statistics. It is `updates.lock`, looked up each time: the child of a
+# fork, whose parent's threads may have held it, gets one of its own.
+lock = threading.Lock()
 
 
 def _renew() -> None:
-    global _lock  # noqa: PLW0603
-    _lock = threading.Lock()
+    global lock  # noqa: PLW0603
+    lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
 
 
 class replacing:
@@ -61,7 +56,7 @@ class replacing:
         self._arrays = arrays
 
     def __enter__(self) -> None:
-        self._lock = lock()
+        self._lock = lock
         self._lock.acquire()
         self._before = [a.copy() if type(a) is np.ndarray else None for a in self._arrays]
 
@@ -128,7 +123,7 @@ def commit(
     """
     where = backend(name)
     whole = ready and where.updates_whole and (count is None or _is_ready(count))  # no copies to go back to
-    with lock() if whole else replacing(*running) if count is None else replacing(*running, count):
+    with lock if whole else replacing(*running) if count is None else replacing(*running, count):
         batches = 0 if count is None else count.item()
         if average:
             momentum = 1.0 / (batches + 1)

@@ -188,7 +188,7 @@ def test_an_exception_half_way_leaves_the_old_state(tracked, rng, monkeypatch):
             norm(batch(rng))
         unchanged(norm, state)
     assert norm.saved is saved
-    assert not updates.lock().locked()
+    assert not updates.lock.locked()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -252,7 +252,7 @@ def test_the_child_of_a_fork_does_not_wait_for_its_parents_threads(rng):
     with nz.use("reference"), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # that a process with threads was forked
         norm(batch(rng))
-        with updates.lock():
+        with updates.lock:
             child = os.fork()
             if child == 0:
                 signal.alarm(30)

@@ -11,7 +11,7 @@ from normzoo.norm import eps_for
 from normzoo.passes import Left
 from normzoo.torch.function import Spec, run, run_back
 from normzoo.torch.tensors import array_of, tensor_of
-from normzoo.updates import commit, lock
+from normzoo.updates import commit
 from normzoo.view import Axes, find_view
 from normzoo.zoo import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
 
@@ -124,5 +124,4 @@ def update_running(mean: Tensor, var: Tensor, stats: Tensor, values: int, moment
     running = array_of("batch_norm", "running_mean", mean), array_of("batch_norm", "running_var", var)
     ready = all(t.dtype in (torch.float32, torch.float64) and t.is_contiguous() for t in (mean, var))
     name = "cpu" if mean.device.type == "cpu" else f"cuda:{running[0].stream}"
-    lock()
     commit(name, running, None, array_of("batch_norm", "statistics", stats), values, momentum, False, ready)
