@@ -205,17 +205,41 @@ def _root(context, builder, sig, args):
 
 
 def larger(a, b):
-    """The larger of a and b, of lanes or scalars; NaN where a is NaN."""
+    """The larger of a and b, of lanes, numbers or integers; NaN where a is NaN."""
     return np.where(a < b, b, a)[()]
 
 
-typed(larger, lambda a, b: a if a == b else None)
+def _are_integers(a, b) -> bool:
+    return isinstance(a, types.Integer) and isinstance(b, types.Integer)
+
+
+typed(larger, lambda a, b: types.int64 if _are_integers(a, b) else a if a == b else None)
 
 
 @lower_builtin(larger, Vec, Vec)
 @lower_builtin(larger, types.Float, types.Float)
 def _larger(context, builder, sig, args):
     return builder.select(builder.fcmp_ordered("<", *args), args[1], args[0])
+
+
+@lower_builtin(larger, types.Integer, types.Integer)
+def _larger_integer(context, builder, sig, args):
+    a, b = (context.cast(builder, v, t, sig.return_type) for v, t in zip(args, sig.args, strict=True))
+    return builder.select(builder.icmp_signed("<", a, b), b, a)
+
+
+def smaller(a, b):
+    """The smaller of two integers. Numba compiles its `min` and `max` as functions of their own."""
+    return b if b < a else a
+
+
+typed(smaller, lambda a, b: types.int64 if _are_integers(a, b) else None)
+
+
+@lower_builtin(smaller, types.Integer, types.Integer)
+def _smaller(context, builder, sig, args):
+    a, b = (context.cast(builder, v, t, sig.return_type) for v, t in zip(args, sig.args, strict=True))
+    return builder.select(builder.icmp_signed("<", b, a), b, a)
 
 
 def below(v, limit, then):

@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 
 from normzoo.backends.cpu.access import at, load, load_n, prefetch, put, store, workspace, zeros
-from normzoo.backends.cpu.arithmetic import fma, keep, lane, larger, narrow, splat, total, wide
+from normzoo.backends.cpu.arithmetic import fma, keep, lane, larger, narrow, smaller, splat, total, wide
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
 from normzoo.backends.cpu.moments import (
@@ -47,8 +47,8 @@ def width_of(dims):
     """Columns of a tile that stays in the cache, or of a band of higher ones: whole vectors, and whole sets."""
     _, m, c, n = dims
     unit = LANES * n
-    widest = min(TILE // m, WIDEST) if m <= GROUP else WIDEST // 2
-    return min((c * n + unit - 1) // unit, max(1, widest // unit)) * unit
+    widest = smaller(TILE // m, WIDEST) if m <= GROUP else WIDEST // 2
+    return smaller((c * n + unit - 1) // unit, larger(1, widest // unit)) * unit
 
 
 @helper
@@ -85,7 +85,7 @@ def row_parameter(dims, parameter_dims, p, b, row, j, left, full, like):
 @helper
 def strip_of(height, left):
     """Rows of the next strip; a height of 1 is known when a kernel is compiled, and leaves no loop."""
-    return 1 if height == 1 else min(height, left)
+    return 1 if height == 1 else smaller(height, left)
 
 
 @helper
@@ -109,7 +109,7 @@ def add_rows(dims, x, b, top, end, first, last, sums, width):
     columns = dims[2] * dims[3]
     whole = first + (last - first) // LANES * LANES
     for row in range(top, end, STRIP):
-        i, rows = (b * dims[1] + row) * columns, min(STRIP, end - row)
+        i, rows = (b * dims[1] + row) * columns, smaller(STRIP, end - row)
         for j in range(first, whole, LANES):
             add_strip(dims, x, i + j, rows, sums, j - first, width, LANES, True)
         if whole < last:
@@ -121,23 +121,23 @@ def group_moments(dims, x, b, g, first, last, sums, width, part, to, step, cente
     """mean and m2 of group g of the columns [first, last), into the planes of `part`."""
     _, m, c, n = dims
     size = last - first
-    top, end = g * GROUP, min(g * GROUP + GROUP, m)
+    top, end = g * GROUP, smaller(g * GROUP + GROUP, m)
     for j in range(0, size, LANES):
         for plane in range(3):
             store(sums, plane * width + j, zeros(x))
         store(part, to + j, splat(0.0))
         store(part, to + step + j, splat(0.0))
     if center:  # the mean of the first rows, around the first of all
-        start, stop = (b * m + top) * c * n + first, min(top + FIRST, end)
+        start, stop = (b * m + top) * c * n + first, smaller(top + FIRST, end)
         for j in range(0, size, LANES):
-            store(sums, j, load_n(x, start + j, min(size - j, LANES)))
+            store(sums, j, load_n(x, start + j, smaller(size - j, LANES)))
         add_rows(dims, x, b, top, stop, first, last, sums, width)
         inverse = splat(1.0 / (stop - top))
         for j in range(0, size, LANES):
             store(sums, j, narrow(fma(wide(load(sums, width + j)), inverse, wide(load(sums, j))), x))
     count = 0.0
     for chunk in range(top, end, CHUNK):
-        stop = min(chunk + CHUNK, end)
+        stop = smaller(chunk + CHUNK, end)
         for j in range(0, size, LANES):
             store(sums, width + j, zeros(x))
             store(sums, 2 * width + j, zeros(x))
@@ -166,11 +166,11 @@ def group_moments(dims, x, b, g, first, last, sums, width, part, to, step, cente
 def merge_groups(m, part, to, step, apart, size):
     """Merge the groups' mean and m2, `apart` from one another, of `size` columns, in order, into the first."""
     for j in range(to, to + size, LANES):
-        count = splat(float(min(GROUP, m)))
+        count = splat(float(smaller(GROUP, m)))
         mean, m2 = load(part, j), load(part, j + step)
         for g in range(1, groups_of(m)):
             p = j + g * apart
-            count_g = splat(float(min(GROUP, m - g * GROUP)))
+            count_g = splat(float(smaller(GROUP, m - g * GROUP)))
             count, mean, m2 = merge(count, mean, m2, count_g, load(part, p), load(part, p + step))
         store(part, j, mean)
         store(part, j + step, m2)
@@ -182,7 +182,7 @@ def fold_sets(dims, stats, b, first, last, part, to, step):
     bs, m, c, n = dims
     if n == 1:
         for j in range(first, last, LANES):
-            left = min(last - j, LANES)
+            left = smaller(last - j, LANES)
             put_lanes(stats, b * c + j, load(part, to + j - first), left)
             put_lanes(stats, (bs + b) * c + j, load(part, to + step + j - first), left)
         return
@@ -191,7 +191,7 @@ def fold_sets(dims, stats, b, first, last, part, to, step):
         shift = splat(at(part, at_set))
         s1, s2, m2 = splat(0.0), splat(0.0), splat(0.0)
         for i in range(0, n, LANES):
-            left = min(n - i, LANES)
+            left = smaller(n - i, LANES)
             d = keep(load_n(part, at_set + i, left) - shift, left)
             s1 += d
             s2 = fma(d, d, s2)
@@ -222,7 +222,7 @@ def finish(dims, x, stats, b, first, last, center, power, divisor, eps, clamp):
     """From the sums in `stats`: spread and rstd of the sets among [first, last); anew where values are extreme."""
     bs, m, c, n = dims
     for j in range(first // n, last // n, LANES):
-        left = min(last // n - j, LANES)
+        left = smaller(last // n - j, LANES)
         at_spread, at_rstd = (bs + b) * c + j, (2 * bs + b) * c + j
         sums = load_n(stats, at_spread, left)
         spread = sums / splat(divisor) if power != 0 else splat(0.0)
@@ -252,7 +252,7 @@ def prepare(dims, parameter_dims, x, weight, bias, stats, b, first, last, forms,
     place = place_of(parameter_dims, b) * pc * pn
     run = LANES if n == 1 else n
     for j in range(first, last, run):
-        size = min(last - j, run)
+        size = smaller(last - j, run)
         s = j // n
         if n == 1:
             mean, rstd = load_n(stats, b * c + s, size), load_n(stats, (2 * bs + b) * c + s, size)
@@ -264,7 +264,7 @@ def prepare(dims, parameter_dims, x, weight, bias, stats, b, first, last, forms,
             p = place + (s if pc > 1 else 0) * pn
             w, v = splat(at(weight, p)), splat(at(bias, p))
         for i in range(0, size, LANES):
-            left = min(size - i, LANES)
+            left = smaller(size - i, LANES)
             if not spans_m and (pn > 1 or (pc > 1 and n == 1)):
                 p = place + (s if pc > 1 else 0) * pn + i
                 w, v = load_n(weight, p, left), load_n(bias, p, left)
@@ -311,7 +311,7 @@ def region_apply(dims, parameter_dims, x, weight, bias, y, b, top, end, first, l
     caches.
     """
     for band in range(first, last, BAND):
-        stop = min(band + BAND, last)
+        stop = smaller(band + BAND, last)
         whole = band + (stop - band) // LANES * LANES
         for row in range(top, end, height):
             k, rows = to - first, strip_of(height, end - row)
@@ -332,7 +332,7 @@ def forward(center, power, spans_m, streams):
         _, m, c, n = dims
         width, tiles = width_of(dims), tiles_of(dims)
         i, first = t // tiles, t % tiles * width
-        last = min(first + width, c * n)
+        last = smaller(first + width, c * n)
         sums, forms = workspace(3 * width, x), workspace(FORMS * width, x)
         part = workspace(groups_of(m) * 2 * width, stats)
         # 1 moments

@@ -9,7 +9,20 @@ from functools import cache
 import numpy as np
 
 from normzoo.backends.cpu.access import at, clear, load, load_n, prefetch, put, store, workspace, zeros
-from normzoo.backends.cpu.arithmetic import below, fma, inverse_power, keep, lane, narrow, sign, splat, total, wide
+from normzoo.backends.cpu.arithmetic import (
+    below,
+    fma,
+    inverse_power,
+    keep,
+    lane,
+    larger,
+    narrow,
+    sign,
+    smaller,
+    splat,
+    total,
+    wide,
+)
 from normzoo.backends.cpu.columns import (
     BAND,
     FORMS,
@@ -53,7 +66,7 @@ def fill_centers(dims, parameter_dims, dy, weight, b, first, last, sums, forms, 
     top = b * m * c * n
     run = LANES if n == 1 else n
     for j in range(first, last, run):
-        size = min(last - j, run)
+        size = smaller(last - j, run)
         value = zeros(weight)
         if center:
             value = load_n(dy, top + j, size) if n == 1 else splat(at(dy, top + j))
@@ -108,14 +121,14 @@ def group_sums(dims, parameter_dims, dy, x, weight, b, g, first, last, blocks, b
                part_step, forms, to, step, center, power, spans_m):  # fmt: skip
     """Sums over group g of the columns [first, last), into the planes of `part`."""
     m = dims[1]
-    top, end = g * GROUP, min(g * GROUP + GROUP, m)
+    top, end = g * GROUP, smaller(g * GROUP + GROUP, m)
     whole = first + (last - first) // LANES * LANES
     for j in range(first, last, LANES):
         for p in range(SUMS + 1):
             store(sums, j - first + p * width, zeros(x))
     fill_centers(dims, parameter_dims, dy, weight, b, first, last, sums, forms, to, spans_m, center)
     for row in range(top, end, STRIP):
-        rows = min(STRIP, end - row)
+        rows = smaller(STRIP, end - row)
         for j in range(first, whole, LANES):
             k = j - first
             add_sums(dims, parameter_dims, dy, x, weight, b, row, rows, j, blocks, block, plane, sums, k, width, forms,
@@ -164,12 +177,12 @@ def weigh(dims, stats, b, first, last, part, at_part, part_step, forms, to, step
     bs, _, c, n = dims
     run = LANES if n == 1 else n
     for j in range(first, last, run):
-        size = min(last - j, run)
+        size = smaller(last - j, run)
         g, gx, signs = splat(0.0), splat(0.0), splat(0.0)
         w_first = splat(1.0)
         # one vector of sets, or the columns of one set; constant statistics need no sums
         for i in range(0, size if center or power != 0 else 0, LANES):
-            left = min(size - i, LANES)
+            left = smaller(size - i, LANES)
             p, f = at_part + j - first + i, to + j - first + i
             w = splat(1.0)
             if not spans_m:
@@ -190,7 +203,7 @@ def weigh(dims, stats, b, first, last, part, at_part, part_step, forms, to, step
             s = (2 * bs + b) * c + j // n
             gx = below(load_n(stats, s, size) if n == 1 else splat(at(stats, s)), splat(limit), gx)
         for i in range(0, size, LANES):
-            left = min(size - i, LANES)
+            left = smaller(size - i, LANES)
             f, o, room = to + j - first + i, taken[1] + j - first + i, last - j - i
             scale = load_n(forms, f, left)
             fine, r = load_n(forms, f + 2 * step, left), load_n(forms, f + 3 * step, left)
@@ -226,7 +239,7 @@ def region_dx(dims, parameter_dims, dy, x, weight, dx, b, top, end, first, last,
               ahead, power, spans_m, streams):  # fmt: skip
     """dx on the rows [top, end) of the columns [first, last), as `region_apply` has y."""
     for band in range(first, last, BAND):
-        stop = min(band + BAND, last)
+        stop = smaller(band + BAND, last)
         whole = band + (stop - band) // LANES * LANES
         for row in range(top, end, height):
             k, o, rows = to - first, taken[1] - first, strip_of(height, end - row)
@@ -243,7 +256,7 @@ def repeats_of(dims, parameter_dims):
     """Samples of a task whose parameters vary along m, so that its block of gradients is small beside its dx."""
     b, _, c, n = dims
     pb, _, pc, pn = parameter_dims
-    return max(1, min(b // pb, 16 if pc * pn > 1 else SUMMED // (c * n)))
+    return larger(1, smaller(b // pb, 16 if pc * pn > 1 else SUMMED // (c * n)))
 
 
 @helper
@@ -261,7 +274,7 @@ def fold_blocks(o, dims, parameter_dims, blocks, count, dweight, dbias):
     size = plane // pm
     place, row = o // pm, o % pm
     for j in range(0, size, LANES):
-        left = min(size - j, LANES)
+        left = smaller(size - j, LANES)
         w, v = splat(0.0), splat(0.0)
         for t in range(count):
             i = (t * pb + place) * 2 * plane + row * size + j
@@ -279,7 +292,7 @@ def fold_blocks(o, dims, parameter_dims, blocks, count, dweight, dbias):
 def keep_sums(size, part, at_part, part_step, sums, to, step):
     """Keep a column's sums of dy * xhat and dy: they are gradients."""
     for j in range(0, size, LANES):
-        left = min(size - j, LANES)
+        left = smaller(size - j, LANES)
         i = at_part + j
         put_lanes(sums, to + j, load(part, i + part_step) + load(part, i + 2 * part_step), left)
         put_lanes(sums, to + step + j, load(part, i), left)
@@ -301,7 +314,7 @@ def fold_columns(o, dims, parameter_dims, sums, dweight, dbias):
     if pc * pn == columns:
         lines = (columns + LANES - 1) // LANES
         place, first = o // lines, o % lines * LANES
-        left = min(columns - first, LANES)
+        left = smaller(columns - first, LANES)
         w, v = splat(0.0), splat(0.0)
         for i in range(2 * place * columns + first, 2 * b * columns, 2 * pb * columns):
             w += load_n(sums, i, left)
@@ -316,7 +329,7 @@ def fold_columns(o, dims, parameter_dims, sums, dweight, dbias):
             start = 2 * i * columns + j * n + run
             stop = start + (1 if pn > 1 else n)
             for k in range(start, stop, LANES):
-                left = min(stop - k, LANES)
+                left = smaller(stop - k, LANES)
                 w += load_n(sums, k, left)
                 v += load_n(sums, k + columns, left)
     put(dweight, o, total(w))
@@ -335,14 +348,14 @@ def backward(center, power, spans_m, streams):
         repeats = repeats_of(dims, parameter_dims) if spans_m else 1
         plane = block_of(dims, parameter_dims)
         place, first = t % pb, t // pb % tiles * width
-        last = min(first + width, columns)
+        last = smaller(first + width, columns)
         start = t // pb // tiles * repeats
         block = t * 2 * plane
         if spans_m:
             clear(blocks, block, 2 * plane)
         sums, forms, taken = workspace(5 * width, x), workspace(FORMS * width, x), workspace(TAKEN * width, x)
         part = workspace(groups_of(m) * SUMS * width, stats)
-        for u in range(start, min(start + repeats, b // pb)):
+        for u in range(start, smaller(start + repeats, b // pb)):
             i = u * pb + place
             prepare(dims, parameter_dims, x, weight, weight, stats, i, first, last, forms, 0, width, spans_m)
             # 1 moments

@@ -3,6 +3,7 @@
 from functools import cache
 
 from normzoo.backends.cpu.access import clear, workspace
+from normzoo.backends.cpu.arithmetic import larger, smaller
 from normzoo.backends.cpu.columns import (
     FORMS,
     GROUP,
@@ -46,7 +47,7 @@ def padded(dims):
 @helper
 def height_of(dims):
     """Rows of a block of all columns, which a task normalizes."""
-    return max(1, TILE // (2 * dims[2] * dims[3]))
+    return larger(1, TILE // (2 * dims[2] * dims[3]))
 
 
 @helper
@@ -70,7 +71,7 @@ def normalizing(spans_m, streams):
         _, m, c, n = dims
         step, height = padded(dims), height_of(dims)
         i, top = t // heights_of(dims), t % heights_of(dims) * height
-        end, to = min(top + height, m), i * FORMS * step
+        end, to = smaller(top + height, m), i * FORMS * step
         region_apply(dims, parameter_dims, x, weight, bias, y, i, top, end, 0, c * n, forms, to, step, 1, NEXT, spans_m,
                      streams)  # fmt: skip
 
@@ -100,14 +101,14 @@ def forward(center, power, spans_m, streams):
         i, g, first = t // tiles // groups, t // tiles % groups, t % tiles * width
         sums = workspace(3 * width, x)
         to = (i * groups + g) * 2 * step + first
-        group_moments(dims, x, i, g, first, min(first + width, columns), sums, width, part, to, step, center)
+        group_moments(dims, x, i, g, first, smaller(first + width, columns), sums, width, part, to, step, center)
 
     @helper
     def finish_unit(t, dims, parameter_dims, x, weight, bias, stats, part, forms, divisor, eps, clamp):
         _, m, c, n = dims
         step, unit = padded(dims), LANES * n
         i, first = t // units_of(dims), t % units_of(dims) * unit
-        last = min(first + unit, c * n)
+        last = smaller(first + unit, c * n)
         to = i * groups_of(m) * 2 * step + first
         merge_groups(m, part, to, step, 2 * step, last - first)
         fold_sets(dims, stats, i, first, last, part, to, step)
@@ -188,7 +189,7 @@ def backward(center, power, spans_m, streams):
         plane = block_of(dims, parameter_dims)
         place, g, tile = t // tiles // groups, t // tiles % groups, t % tiles
         first, block = tile * width, (tile * pb + place) * 2 * plane
-        last = min(first + width, c * n)
+        last = smaller(first + width, c * n)
         sums = workspace(5 * width, x)
         for own in range(place, b, pb):
             at_part, to = (own * groups + g) * SUMS * step + first, own * FORMS * step + first
@@ -196,7 +197,8 @@ def backward(center, power, spans_m, streams):
                        part, at_part, step, forms, to, step, center, power, spans_m)  # fmt: skip
             if constant:
                 top = g * GROUP
-                region_dx(dims, parameter_dims, dy, x, weight, dx, own, top, min(top + GROUP, m), first, last, forms,
+                end = smaller(top + GROUP, m)
+                region_dx(dims, parameter_dims, dy, x, weight, dx, own, top, end, first, last, forms,
                           to, step, (taken, own * TAKEN * step + first), 1, NEXT, power, spans_m, streams)  # fmt: skip
 
     @helper
@@ -221,7 +223,7 @@ def backward(center, power, spans_m, streams):
         _, m, c, n = dims
         step, height = padded(dims), height_of(dims)
         i, top = t // heights_of(dims), t % heights_of(dims) * height
-        region_dx(dims, parameter_dims, dy, x, weight, dx, i, top, min(top + height, m), 0, c * n, forms,
+        region_dx(dims, parameter_dims, dy, x, weight, dx, i, top, smaller(top + height, m), 0, c * n, forms,
                   i * FORMS * step, step, (taken, i * TAKEN * step), 1, NEXT, power, spans_m,
                   streams)  # fmt: skip
 

@@ -7,6 +7,7 @@ cache would hold. Without, they are bytes.
 from functools import cache
 
 from normzoo.backends.cpu.access import load, stream, zeros
+from normzoo.backends.cpu.arithmetic import smaller
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
 from normzoo.backends.cpu.sharing import share
@@ -44,7 +45,7 @@ def take(streams):
 
     @helper
     def take_some(t, source, index, target):
-        for i in range(t * STEP, min((t + 1) * STEP, index.size)):
+        for i in range(t * STEP, smaller((t + 1) * STEP, index.size)):
             copy_row(source, index[i], target, i, streams)
 
     @kernel
@@ -65,7 +66,7 @@ def spread(streams):
 
     @helper
     def spread_some(t, source, place, target):
-        for i in range(t * STEP, min((t + 1) * STEP, place.size)):
+        for i in range(t * STEP, smaller((t + 1) * STEP, place.size)):
             if place[i] >= 0:
                 copy_row(source, place[i], target, i, streams)
             elif place[i] == -1:

@@ -14,14 +14,16 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numba
-from numba.core import types
+from llvmlite.binding import Linkage
+from numba.core import cgutils, types
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler, DefaultPassBuilder
 from numba.core.compiler_machinery import PassManager, register_pass
+from numba.core.lowering import Lower
 from numba.core.typed_passes import NativeLowering
 
 
@@ -35,16 +37,56 @@ SOURCE = _digest(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.g
 class _InlineLibrary(JITCodeLibrary):
     """LLVM code that is only ever linked into a kernel, where it is optimized: here it would be in vain."""
 
+    def _optimize_functions(self, ll_module: Any) -> None:
+        ll_module.data_layout = self._codegen._data_layout
+
     def _optimize_final_module(self) -> None:
         pass
+
+    def _get_module_for_linking(self) -> Any:
+        """Numba's makes a copy of its own for this."""
+        self._ensure_finalized()
+        for function in self._final_module.functions:
+            if not function.is_declaration and function.linkage == Linkage.external:
+                function.linkage = "linkonce_odr"
+        return self._final_module
 
     def _finalize_final_module(self) -> None:
         self._finalize_dynamic_globals()
         self._finalized = True
 
 
+class _Lower(Lower):
+    """Numba's, but for what it does with every variable: count references to it, and tell debuggers of it. Few have any
+    to count, and to find that out each time is a good part of a compilation."""
+
+    def alloca_lltype(self, name: str, lltype: Any, datamodel: Any = None) -> Any:
+        return cgutils.alloca_once(self.builder, lltype, name=name)
+
+    def delvar(self, name: str) -> None:
+        if self._is_counted(self.typeof(name)):
+            super().delvar(name)
+
+    def incref(self, typ: Any, val: Any) -> None:
+        if self._is_counted(typ):
+            super().incref(typ, val)
+
+    def decref(self, typ: Any, val: Any) -> None:
+        if self._is_counted(typ):
+            super().decref(typ, val)
+
+    def _is_counted(self, typ: Any) -> bool:
+        return self.context.data_model_manager[typ].contains_nrt_meminfo()
+
+
 @register_pass(mutates_CFG=True, analysis_only=False)
-class _InlineLowering(NativeLowering):
+class _Lowering(NativeLowering):
+    _name = "normzoo_lowering"
+    lowering_class = _Lower
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _InlineLowering(_Lowering):
     """Lowering to LLVM that stops short of machine code: a helper is only ever inlined."""
 
     _name = "normzoo_inline_lowering"
@@ -77,7 +119,8 @@ class _Compiler(Compiler):
     """Numba's, with another lowering, and without the passes that kernels and helpers have no use for: merely looking
     through dozens of functions costs time."""
 
-    lowering: type = NativeLowering
+    lowering: type = _Lowering
+    pipelines: ClassVar[dict[type, PassManager]] = {}
     needless = frozenset(
         [
             "WithLifting",
@@ -97,11 +140,16 @@ class _Compiler(Compiler):
     )
 
     def define_pipelines(self) -> list:
+        """One for all functions: to make one takes as long as some of its passes."""
+        known = self.pipelines.get(type(self))
+        if known is not None:
+            return [known]
         pipeline = _Lean("normzoo") if self.needless else PassManager("normzoo")
         for step, why in DefaultPassBuilder.define_nopython_pipeline(self.state).passes:
             if step.__name__ not in self.needless:
                 pipeline.add_pass(self.lowering if step is NativeLowering else step, why)
         pipeline.finalize()
+        self.pipelines[type(self)] = pipeline
         return [pipeline]
 
 

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba.core import types
-from numba.extending import NativeValue, models, register_model, type_callable, unbox
+from numba.core.typing.templates import AbstractTemplate, infer, infer_global, signature
+from numba.extending import NativeValue, models, register_model, unbox
 
 LANES = 16
 
@@ -131,8 +132,19 @@ def mask(builder, count):
 
 
 def typed(function: Callable, rule: Callable) -> None:
-    """Teach Numba's type inference `function`: its result type is `rule(*argument types)`."""
+    """Teach Numba's type inference `function`: its result type is `rule(*argument types)`, or None: not for these.
 
-    @type_callable(function)
-    def template(context):
-        return rule
+    What is of a target is asked before what is of any: else `+` of lanes would be looked for among dozens of kinds of
+    additions, each time.
+    """
+
+    class Template(AbstractTemplate):
+        key = function
+        metadata = {"target": "cpu"}  # noqa: RUF012  (as in Numba's own)
+
+        def generic(self, args, kws):
+            result = rule(*args)
+            return None if result is None else signature(result, *args)
+
+    infer(Template)
+    infer_global(function, types.Function(Template))

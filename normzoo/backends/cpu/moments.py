@@ -15,6 +15,7 @@ from normzoo.backends.cpu.arithmetic import (
     rescue,
     root,
     sign,
+    smaller,
     total,
     wide,
 )
@@ -171,25 +172,15 @@ def is_extreme(spread, eps, power, clamp, like):
 
     Squares of float32 below 1e-38 lose bits; next to a sum or an eps of 1e-26 they do not count.
     """
-    least = least_of(like)
-    return not (spread <= 1e300) or (spread < least and added_of(eps, power, clamp) < least)
+    least = 1e-280 if itemsize(like) == 8 else 1e-26
+    added = eps * eps if clamp and power == 2 else eps
+    return not (spread <= 1e300) or (spread < least and added < least)
 
 
 @helper
 def may_be_extreme(spreads, eps, power, clamp, like):
     """`is_extreme` of any of these lanes? To look at each takes a third of a pass over a few rows."""
-    return not (total(spreads) <= 1e300) or added_of(eps, power, clamp) < least_of(like)
-
-
-@helper
-def least_of(like):
-    return 1e-280 if itemsize(like) == 8 else 1e-26
-
-
-@helper
-def added_of(eps, power, clamp):
-    """What keeps a spread from being too small to divide by."""
-    return eps * eps if clamp and power == 2 else eps
+    return is_extreme(total(spreads), eps, power, clamp, like) or is_extreme(0.0, eps, power, clamp, like)
 
 
 @helper
@@ -210,7 +201,7 @@ def extreme_moments(x, start, count_m, step, n, center, power, divisor, eps, cla
     scale = 1.0
     mean = plain / k if center else 0.0
     if 0.0 < largest < math.inf:
-        scale = math.ldexp(1.0, min(-math.frexp(largest)[1], 1023))
+        scale = math.ldexp(1.0, smaller(-math.frexp(largest)[1], 1023))
         if center:  # around the first value: exact in a constant set
             first = np.float64(at(x, start)) * scale
             mean = 0.0

@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 
 from normzoo.backends.cpu.access import at, itemsize, load_as, load_n, load_same, prefetch, put, zeros
-from normzoo.backends.cpu.arithmetic import fma, keep, lane, magnitude, narrow, splat, total, wide
+from normzoo.backends.cpu.arithmetic import fma, keep, lane, magnitude, narrow, smaller, splat, total, wide
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
 from normzoo.backends.cpu.moments import (
@@ -40,7 +40,7 @@ def chunking(m, n):
     if n > CHUNK:
         pieces = (n + CHUNK - 1) // CHUNK
         return 1, pieces, m * pieces
-    group = min(m, CHUNK // n)
+    group = smaller(m, CHUNK // n)
     return group, 1, (m + group - 1) // group
 
 
@@ -52,7 +52,7 @@ def chunk_of(j, m, n):
         return 0, m, 0, n
     run = j // pieces * group
     i = j % pieces * CHUNK
-    return run, min(group, m - run), i, min(CHUNK, n - i) if pieces > 1 else n
+    return run, smaller(group, m - run), i, smaller(CHUNK, n - i) if pieces > 1 else n
 
 
 @helper
@@ -161,7 +161,7 @@ def chunk_deviations(dims, x, start, j, mean):
         i = start + h * c * n + skip
         end = i + length
         while i < end:
-            left = min(end - i, LANES)
+            left = smaller(end - i, LANES)
             s += keep(magnitude(wide(load_n(x, i, left)) - middle), left)
             i += LANES
     return total(s)
@@ -250,7 +250,7 @@ def forward(center, power, spans_n, streams):
     def some_sets(t, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp):
         b, m, c, n = dims
         together = together_of(dims)
-        sets = range(t * together, min(t * together + together, b * c))
+        sets = range(t * together, smaller(t * together + together, b * c))
         chunks = chunking(m, n)[2]
         # 1 moments
         for s in sets:

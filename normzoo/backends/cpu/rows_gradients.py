@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 
 from normzoo.backends.cpu.access import at, clear, is_wide, load, load_as, load_n, prefetch, put, workspace, zeros
-from normzoo.backends.cpu.arithmetic import fma, keep, lane, narrow, sign, splat, total, wide
+from normzoo.backends.cpu.arithmetic import fma, keep, lane, larger, narrow, sign, smaller, splat, total, wide
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
 from normzoo.backends.cpu.moments import (
@@ -219,7 +219,7 @@ def sets_of_cell(dims, parameter_dims):
     b, _, c, _ = dims
     pb, _, pc, _ = parameter_dims
     sets = b // pb * (c if pc == 1 else 1)
-    return sets, min(SETS_PER_BLOCK, max(8, sets // 16))
+    return sets, smaller(SETS_PER_BLOCK, larger(8, sets // 16))
 
 
 @helper
@@ -240,7 +240,7 @@ def fold_blocks(o, parameter_dims, blocks, per_cell, dweight, dbias):
     _, pm, pc, pn = parameter_dims
     lines, plane = lines_of(pn), plane_of(parameter_dims)
     r, cell, first = o // lines % pm, o // lines // pm, o % lines * LANES
-    left = min(pn - first, LANES)
+    left = smaller(pn - first, LANES)
     w, v = splat(0.0), splat(0.0)
     for t in range(per_cell):
         i = (cell * per_cell + t) * 2 * plane + r * lines * LANES + first
@@ -287,7 +287,7 @@ def backward(center, power, spans_n, streams):
         block = t * 2 * plane
         if spans_n:
             clear(blocks, block, 2 * plane)
-        for u in range(t % per_cell * size, min((t % per_cell + 1) * size, sets)):
+        for u in range(t % per_cell * size, smaller((t % per_cell + 1) * size, sets)):
             s = set_of_cell(dims, parameter_dims, t // per_cell, u) if spans_n else t
             i, j, start = set_at(dims, s)
             rstd = stats_of(dims, stats, s)[1]

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 
 from normzoo.backends.cpu.access import at, load_n, put
-from normzoo.backends.cpu.arithmetic import narrow, splat, wide
+from normzoo.backends.cpu.arithmetic import larger, narrow, smaller, splat, wide
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
 from normzoo.backends.cpu.moments import put_lanes
@@ -32,9 +32,9 @@ def update():
         momentum,
     ):
         sets = values // channels
-        keep, unbiased = 1.0 - momentum, momentum * count / max(count - 1, 1)
+        keep, unbiased = 1.0 - momentum, momentum * count / larger(count - 1, 1)
         for j in range(0, channels, LANES):
-            left = min(channels - j, LANES)
+            left = smaller(channels - j, LANES)
             mean, spread = splat(0.0), splat(0.0)
             for s in range(sets):
                 mean += load_n(stats, s * channels + j, left)
