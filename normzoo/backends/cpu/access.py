@@ -58,13 +58,44 @@ def _loaded(builder, dtype: Any, v):
     return builder.bitcast(builder.shl(builder.zext(v, _WORDS), _words(16)), llvm_type(types.float32))
 
 
-def _to_store(builder, dtype: Any, v):
+def _to_store(context, builder, dtype: Any, v):
     """What to write to memory, rounded to nearest, ties to even."""
     if not is_short(dtype):
         return v
     if dtype.signed:
         return builder.bitcast(builder.fptrunc(v, ir.VectorType(ir.HalfType(), LANES)), _SHORTS)
+    if "+avx512bf16" in context.codegen().magic_tuple()[2]:
+        return _converted(builder, v)
     return builder.trunc(_upper(builder, v), _SHORTS)
+
+
+class _Bfloat(ir.HalfType):
+    """LLVM's type of bfloat16, which llvmlite has not: what an instruction gives."""
+
+    intrinsic_name = "bf16"
+
+    def __str__(self) -> str:
+        return "bfloat"
+
+
+_Bfloat._create_instance()
+
+
+def _converted(builder, v):
+    """Lanes as bfloat16 by the processor's own instruction, but for subnormal ones, which it takes for zeros."""
+    kind = ir.FunctionType(ir.VectorType(_Bfloat(), LANES), [v.type])
+    convert = builder.module.globals.get(_CONVERT) or ir.Function(builder.module, kind, _CONVERT)
+    found = cgutils.alloca_once_value(builder, builder.bitcast(builder.call(convert, [v]), _SHORTS))
+    flags = ir.VectorType(ir.IntType(1), LANES)
+    test = ir.FunctionType(flags, [v.type, ir.IntType(32)])
+    is_kind = builder.module.globals.get(_IS_KIND) or ir.Function(builder.module, test, _IS_KIND)
+    subnormal = builder.bitcast(builder.call(is_kind, [v, _word(0x90)]), ir.IntType(LANES))
+    with builder.if_then(builder.icmp_unsigned("!=", subnormal, ir.Constant(subnormal.type, 0)), likely=False):
+        builder.store(builder.trunc(_upper(builder, v), _SHORTS), found)
+    return builder.load(found)
+
+
+_CONVERT, _IS_KIND = "llvm.x86.avx512bf16.cvtneps2bf16.512", f"llvm.is.fpclass.v{LANES}f32"
 
 
 def _upper(builder, v):
@@ -165,6 +196,31 @@ def _load_as(context, builder, sig, args):
     return _joined(builder, *halves)
 
 
+def load_two(a, i):
+    """a[i : i + 32], each in one of two, by lanes in any order that takes few instructions."""
+    floats = _as_floats(a)[i : i + 2 * LANES]
+    halves = (floats[::2], floats[1::2]) if a.dtype == np.uint16 else (floats[:LANES], floats[LANES:])
+    return tuple(half.copy().view(Values) for half in halves)
+
+
+typed(load_two, lambda a, i: types.UniTuple(Vec(of(a.dtype)), 2))
+
+
+@lower_builtin(load_two, Flat, types.Integer)
+@lower_builtin(load_two, types.Array, types.Integer)
+def _load_two(context, builder, sig, args):
+    dtype = sig.args[0].dtype
+    if is_short(dtype) and not dtype.signed:  # two bfloat16 are a word: one is its upper half, as float32 the word
+        place = builder.bitcast(_element_at(context, builder, sig.args[0], args[0], args[1]), _WORDS.as_pointer())
+        words = builder.load(place, align=dtype.bitwidth // 8)
+        both = builder.shl(words, _words(16)), builder.and_(words, _words(0xFFFF0000))
+        halves = [builder.bitcast(half, llvm_type(types.float32)) for half in both]
+    else:
+        step = ir.Constant(args[1].type, LANES)
+        halves = [_load(context, builder, sig, [args[0], i]) for i in (args[1], builder.add(args[1], step))]
+    return context.make_tuple(builder, sig.return_type, halves)
+
+
 def _word(value: int) -> ir.Constant:
     return ir.Constant(ir.IntType(32), value)
 
@@ -249,7 +305,7 @@ typed(store, lambda a, i, v: types.none)
 def _store(context, builder, sig, args):
     dtype = sig.args[0].dtype
     place = _address(context, builder, sig.args[0], args[0], args[1])
-    builder.store(_to_store(builder, dtype, args[2]), place, align=dtype.bitwidth // 8)
+    builder.store(_to_store(context, builder, dtype, args[2]), place, align=dtype.bitwidth // 8)
     return context.get_dummy_value()
 
 
@@ -267,7 +323,7 @@ typed(store_n, lambda a, i, v, count: types.none)
 def _store_n(context, builder, sig, args):
     # In pieces of 16, 8, 4, 2 and 1 lanes, as `count` is made of them: a masked store of AVX2 takes tens of cycles.
     dtype = sig.args[0].dtype
-    lanes = _to_store(builder, dtype, args[2])
+    lanes = _to_store(context, builder, dtype, args[2])
     element = lanes.type.element
     source = builder.bitcast(cgutils.alloca_once_value(builder, lanes), element.as_pointer())
     target = builder.bitcast(_element_at(context, builder, sig.args[0], args[0], args[1]), element.as_pointer())
@@ -372,7 +428,7 @@ typed(stream, lambda a, i, v: types.none)
 @lower_builtin(stream, Flat, types.Integer, Vec)
 @lower_builtin(stream, types.Array, types.Integer, Vec)
 def _stream(context, builder, sig, args):
-    return _written_past(context, builder, sig, args, _to_store(builder, sig.args[0].dtype, args[2]))
+    return _written_past(context, builder, sig, args, _to_store(context, builder, sig.args[0].dtype, args[2]))
 
 
 def _written_past(context, builder, sig, args, stored):

@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.access import at, itemsize, load_as, load_n, load_same, prefetch, put, zeros
+from normzoo.backends.cpu.access import at, itemsize, load_as, load_n, load_same, load_two, prefetch, put, zeros
 from normzoo.backends.cpu.arithmetic import fma, keep, lane, magnitude, narrow, smaller, splat, total, wide
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
@@ -113,8 +113,9 @@ def chunk_moments(dims, x, start, j, center):
             i = start + h * c * n
             end = i + length
             while i + 2 * LANES <= end:
-                s += load_as(x, i, x) - shift
-                t += load_as(x, i + LANES, x) - shift
+                a, b = load_two(x, i)
+                s += a - shift
+                t += b - shift
                 i += 2 * LANES
             while i + LANES <= end:
                 s += load_as(x, i, x) - shift
@@ -127,7 +128,8 @@ def chunk_moments(dims, x, start, j, center):
         i = start + h * c * n
         end = i + length
         while i + 2 * LANES <= end:
-            d, e = load_as(x, i, x) - shift, load_as(x, i + LANES, x) - shift
+            a, b = load_two(x, i)
+            d, e = a - shift, b - shift
             s1 += d
             t1 += e
             s2 = fma(d, d, s2)
