@@ -77,6 +77,24 @@ def test_an_outlier_does_no_harm_wherever_it_sits(norm, shape, axes, grouped, pl
     check.close(norm.backward(dy), dx, check.BACKWARD32, float(np.abs(dx).max()))
 
 
+@pytest.mark.parametrize("off", [0, 1, 1.3, 1.5, 3, 1e3, -1e6])
+@pytest.mark.parametrize("width", [64, 768, 1000, 2048, 9001])
+def test_accuracy_does_not_hang_on_the_values_that_a_sum_starts_from(width, off, rng):
+    """Rows are summed around the mean of four vectors spread over each chunk: here these lie `off` deviations away."""
+    x = 1e4 + 0.1 * rng.standard_normal((50, width))
+    chunk = min(width, -(-width // -(-width // 2048)))
+    for start in range(0, width, chunk):
+        for i in range(4):
+            x[:, start + i * chunk // 4 :][:, :16] += 0.1 * off
+    x = x.astype(np.float32)
+    dy = rng.standard_normal(x.shape).astype(np.float32)
+    norm = nz.LayerNorm(width)
+    y, size, dx = exact_pass(norm, x, dy, (1,), None)
+    found, saved = norm.forward(x)
+    assert (np.abs(found - y) / size).max() < 1e-6
+    assert np.abs(saved.backward(dy).x - dx).max() < 1e-5 * np.abs(dx).max()
+
+
 @large
 def test_bits_are_the_same_on_any_number_of_threads(norm, shape, axes, grouped, threads, rng):
     x, dy = (1e3 + rng.standard_normal((2, *shape))).astype(np.float32)

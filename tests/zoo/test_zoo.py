@@ -242,4 +242,4 @@ def test_a_batch_is_taken_in_whole_or_not_at_all(case, rng):
         call(case, norm, x, inputs)
     for name, value in state.items():
         np.testing.assert_array_equal(norm.buffers.get(name, value), value)
-    assert not updates.lock().locked()
+    assert not updates.lock.locked()

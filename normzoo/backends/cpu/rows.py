@@ -1,9 +1,9 @@
 """Kernels of the views whose last axis is reduced (n > 1): a set (b, c) is m runs of n neighbouring values.
 
 A set is cut into chunks of about CHUNK values, by its shape alone: several runs, or a piece of one. A chunk is summed
-twice while it is in the level-1 cache: for its own mean, then for the deviations from that. Chunks are merged in
-order, in float64. So neither the number of threads nor the number of sets can be seen in the bits. Here a thread takes
-whole sets; in `rows_split.py` all threads share each set.
+around the mean of some of its values and, where its own mean turns out to lie far from that, once more around this,
+while it is in the level-1 cache. Chunks are merged in order, in float64. So neither the number of threads nor the
+number of sets can be seen in the bits. Here a thread takes whole sets; in `rows_split.py` all threads share each set.
 """
 
 from functools import cache
@@ -28,6 +28,7 @@ from normzoo.backends.cpu.sharing import share
 
 CHUNK = 2048  # values: two arrays of float32 fill half a level-1 cache; at most 64 additions a lane
 TOGETHER = 4  # sets of one chunk that are summed before the first is normalized
+FAR = 2.0  # of a chunk's variance is the square by which its mean may lie from what it is summed around
 AHEAD = 1 << 18  # bytes of a set, up to which the next ones are fetched while y is written: two fit a level-2 cache
 
 
@@ -96,6 +97,19 @@ def affine_at(dims, x, stats, s):
 
 
 @helper
+def near_mean(x, start, runs, step, length):
+    """Lanes of a number near the mean of runs `step` apart: that of four vectors spread over them; of a constant chunk,
+    its value."""
+    first = load_same(x, start)
+    s = zeros(x)
+    if length >= LANES:
+        for h in range(4):
+            skip = smaller(h * length // 4, length - LANES) if runs == 1 else h * runs // 4 * step
+            s += load_as(x, start + skip, x) - first
+    return splat(narrow(np.float64(lane(first, 0)) + np.float64(total(s)) / (4 * LANES), x))
+
+
+@helper
 def chunk_moments(dims, x, start, j, center):
     """count, mean, m2 of chunk j of the set at `start`; exact in a constant chunk."""
     _, m, c, n = dims
@@ -105,51 +119,40 @@ def chunk_moments(dims, x, start, j, center):
     if c == 1:  # the runs are neighbours
         runs, length = 1, runs * length
     zero = zeros(x)
-    shift = zero
-    if center:
-        shift = load_same(x, start)
-        s, t = zero, zero
+    shift = near_mean(x, start, runs, c * n, length) if center else zero
+    sum1, by, m2 = 0.0, 0.0, 0.0
+    for _ in range(2):
+        s1, t1, s2, t2 = zero, zero, zero, zero
         for h in range(runs):
             i = start + h * c * n
             end = i + length
             while i + 2 * LANES <= end:
                 a, b = load_two(x, i)
-                s += a - shift
-                t += b - shift
+                d, e = a - shift, b - shift
+                s1 += d
+                t1 += e
+                s2 = fma(d, d, s2)
+                t2 = fma(e, e, t2)
                 i += 2 * LANES
             while i + LANES <= end:
-                s += load_as(x, i, x) - shift
+                d = load_as(x, i, x) - shift
+                s1 += d
+                s2 = fma(d, d, s2)
                 i += LANES
             if i < end:
-                s += keep(load_n(x, i, end - i) - shift, end - i)
-        shift = splat(narrow(np.float64(lane(shift, 0)) + np.float64(total(s + t)) / count, x))
-    s1, t1, s2, t2 = zero, zero, zero, zero
-    for h in range(runs):
-        i = start + h * c * n
-        end = i + length
-        while i + 2 * LANES <= end:
-            a, b = load_two(x, i)
-            d, e = a - shift, b - shift
-            s1 += d
-            t1 += e
-            s2 = fma(d, d, s2)
-            t2 = fma(e, e, t2)
-            i += 2 * LANES
-        while i + LANES <= end:
-            d = load_as(x, i, x) - shift
-            s1 += d
-            s2 = fma(d, d, s2)
-            i += LANES
-        if i < end:
-            d = keep(load_n(x, i, end - i) - shift, end - i)
-            s1 += d
-            s2 = fma(d, d, s2)
-    sum2 = total(wide(s2 + t2))
-    if not center:
-        return count, 0.0, sum2
-    sum1 = total(wide(s1 + t1))
-    m2 = sum2 - sum1 * (sum1 / count)
-    return count, np.float64(lane(shift, 0)) + sum1 / count, 0.0 if m2 < 0.0 else m2
+                d = keep(load_n(x, i, end - i) - shift, end - i)
+                s1 += d
+                s2 = fma(d, d, s2)
+        m2 = total(wide(s2 + t2))
+        if not center:
+            return count, 0.0, m2
+        sum1 = total(wide(s1 + t1))
+        by = sum1 / count
+        m2 -= sum1 * by
+        if not sum1 * by > FAR * m2:
+            break
+        shift = splat(narrow(np.float64(lane(shift, 0)) + by, x))
+    return count, np.float64(lane(shift, 0)) + by, 0.0 if m2 < 0.0 else m2
 
 
 @helper
