@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.access import at, load, load_n, prefetch, put, store, workspace, zeros
+from normzoo.backends.cpu.access import at, load, load_n, prefetch, put, store, zeros
 from normzoo.backends.cpu.arithmetic import fma, keep, lane, larger, narrow, smaller, splat, total, wide
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
@@ -30,6 +30,7 @@ from normzoo.backends.cpu.moments import (
     write_out,
 )
 from normzoo.backends.cpu.sharing import share
+from normzoo.backends.cpu.workspaces import workspace
 
 CHUNK = 64  # rows between two merges
 FIRST = 16  # rows whose mean the first chunk is summed around: at most sqrt(3) of its deviations from its own mean

@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.access import at, clear, load, load_n, prefetch, put, store, workspace, zeros
+from normzoo.backends.cpu.access import at, load, load_n, prefetch, put, store, zeros
 from normzoo.backends.cpu.arithmetic import (
     below,
     fma,
@@ -52,6 +52,7 @@ from normzoo.backends.cpu.moments import (
     write_out,
 )
 from normzoo.backends.cpu.sharing import pool_for, share
+from normzoo.backends.cpu.workspaces import clear, workspace
 
 SUMS = 4  # planes of sums: g, g * xhat, xhat, sign(x - mean)
 TAKEN = 5  # planes of `weigh`: four factors, and the weight times the scale

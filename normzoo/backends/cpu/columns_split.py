@@ -2,7 +2,6 @@
 
 from functools import cache
 
-from normzoo.backends.cpu.access import clear, workspace
 from normzoo.backends.cpu.arithmetic import larger, smaller
 from normzoo.backends.cpu.columns import (
     FORMS,
@@ -36,6 +35,7 @@ from normzoo.backends.cpu.columns_gradients import (
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
 from normzoo.backends.cpu.sharing import pool_for, share
+from normzoo.backends.cpu.workspaces import clear, workspace
 
 
 @helper

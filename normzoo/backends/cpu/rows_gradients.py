@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.access import at, clear, is_wide, load, load_as, load_n, prefetch, put, workspace, zeros
+from normzoo.backends.cpu.access import at, is_wide, load, load_as, load_n, prefetch, put, zeros
 from normzoo.backends.cpu.arithmetic import fma, keep, lane, larger, narrow, sign, smaller, splat, total, wide
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
@@ -37,6 +37,7 @@ from normzoo.backends.cpu.rows import (
     stats_of,
 )
 from normzoo.backends.cpu.sharing import pool_for, share
+from normzoo.backends.cpu.workspaces import clear, workspace
 
 AHEAD = 1 << 15  # as in rows.py: x and dy of more would fill the level-1 cache while they are read again,
 AHEAD_WIDE = 1 << 18  # but for processors with vectors of 64 bytes

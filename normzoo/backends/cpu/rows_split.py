@@ -4,7 +4,6 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.access import clear, workspace
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.moments import merge
 from normzoo.backends.cpu.rows import (
@@ -31,6 +30,7 @@ from normzoo.backends.cpu.rows_gradients import (
     slots_of,
 )
 from normzoo.backends.cpu.sharing import share
+from normzoo.backends.cpu.workspaces import clear, workspace
 
 
 @helper

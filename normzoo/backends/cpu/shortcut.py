@@ -20,10 +20,10 @@ from numba.core import cgutils, types
 from numba.extending import NativeValue, box, lower_builtin, models, register_model, unbox
 
 from normzoo.backends.contract import Kind
-from normzoo.backends.cpu.access import workspace
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import Flat, typed
 from normzoo.backends.cpu.sharing import ALONE
+from normzoo.backends.cpu.workspaces import workspace
 from normzoo.subnormals import LEAST
 
 HEAD = object.__basicsize__  # bytes before the fields of any object; its type is the last of them

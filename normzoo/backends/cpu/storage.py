@@ -1,0 +1,180 @@
+"""How values lie in memory and become lanes: float32 and float64 as they are, float16 and bfloat16 converted.
+
+Sixteen-bit floats are storage, which Numba has no type for: int16 stands for float16, uint16 for bfloat16.
+"""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+
+from normzoo.backends.cpu.lanes import LANES, is_short, llvm_type
+
+_SHORTS = ir.VectorType(ir.IntType(16), LANES)
+_WORDS = ir.VectorType(ir.IntType(32), LANES)
+_CONVERT, _IS_KIND = "llvm.x86.avx512bf16.cvtneps2bf16.512", f"llvm.is.fpclass.v{LANES}f32"
+_SUBNORMAL = 0x90  # of either sign, for _IS_KIND
+
+
+def is_bfloat16(dtype: Any) -> bool:
+    return is_short(dtype) and not dtype.signed
+
+
+def stored(dtype: Any) -> ir.VectorType:
+    """Sixteen elements as they lie in memory."""
+    return _SHORTS if is_short(dtype) else llvm_type(dtype)
+
+
+def loaded(builder, dtype: Any, v):
+    """Lanes from what lay in memory."""
+    if not is_short(dtype):
+        return v
+    if dtype.signed:
+        return builder.fpext(builder.bitcast(v, ir.VectorType(ir.HalfType(), LANES)), llvm_type(types.float32))
+    return builder.bitcast(builder.shl(builder.zext(v, _WORDS), _words(16)), llvm_type(types.float32))
+
+
+def to_store(context, builder, dtype: Any, v):
+    """What to write to memory, rounded to nearest, ties to even."""
+    if not is_short(dtype):
+        return v
+    if dtype.signed:
+        return builder.bitcast(builder.fptrunc(v, ir.VectorType(ir.HalfType(), LANES)), _SHORTS)
+    if has(context, "avx512bf16"):
+        return _converted(builder, v)
+    return builder.trunc(_upper(builder, v), _SHORTS)
+
+
+class _Bfloat(ir.HalfType):
+    """LLVM's type of bfloat16, which llvmlite has not: what an instruction gives."""
+
+    intrinsic_name = "bf16"
+
+    def __str__(self) -> str:
+        return "bfloat"
+
+
+_Bfloat._create_instance()
+
+
+def _converted(builder, v):
+    """Lanes as bfloat16 by the processor's own instruction, but for subnormal ones, which it takes for zeros."""
+    kind = ir.FunctionType(ir.VectorType(_Bfloat(), LANES), [v.type])
+    convert = builder.module.globals.get(_CONVERT) or ir.Function(builder.module, kind, _CONVERT)
+    found = cgutils.alloca_once_value(builder, builder.bitcast(builder.call(convert, [v]), _SHORTS))
+    flags = ir.VectorType(ir.IntType(1), LANES)
+    test = ir.FunctionType(flags, [v.type, ir.IntType(32)])
+    is_kind = builder.module.globals.get(_IS_KIND) or ir.Function(builder.module, test, _IS_KIND)
+    subnormal = builder.bitcast(builder.call(is_kind, [v, word(_SUBNORMAL)]), ir.IntType(LANES))
+    with builder.if_then(builder.icmp_unsigned("!=", subnormal, ir.Constant(subnormal.type, 0)), likely=False):
+        builder.store(builder.trunc(_upper(builder, v), _SHORTS), found)
+    return builder.load(found)
+
+
+def _upper(builder, v):
+    """The upper halves of float32, which are bfloat16, rounded to nearest, ties to even."""
+    bits = builder.bitcast(v, _WORDS)
+    odd = builder.and_(builder.lshr(bits, _words(16)), _words(1))
+    # NaN is not rounded, which may carry over: what arithmetic gives, and what was bfloat16, is NaN in its upper half.
+    step = builder.select(builder.fcmp_ordered("ord", v, v), builder.add(odd, _words(0x7FFF)), _words(0))
+    return builder.lshr(builder.add(bits, step), _words(16))
+
+
+def _words(value: int) -> ir.Constant:
+    return ir.Constant(_WORDS, [value] * LANES)
+
+
+def as_floats(a):
+    """The flat elements of an array as they are computed in, when Numba is switched off."""
+    if a.dtype == np.uint16:
+        return (a.reshape(-1).astype(np.uint32) << 16).view(np.float32)
+    return a.reshape(-1).view(np.float16).astype(np.float32) if a.dtype == np.int16 else a.reshape(-1)
+
+
+def as_stored(a, v):
+    """Lanes as the elements of an array, when Numba is switched off."""
+    if a.dtype == np.int16:
+        return v.astype(np.float16).view(np.int16)
+    if a.dtype != np.uint16:
+        return v
+    bits = v.view(np.uint32)
+    rounded = np.where(np.isnan(v), bits, bits + 0x7FFF + (bits >> 16 & 1))
+    return (rounded >> 16).astype(np.uint16)
+
+
+# Sixteen lanes of bfloat16, in the order that takes the fewest instructions: vectors of 32 bytes are unpacked and
+# packed in their halves, and what meets such lanes comes in their order. Vectors of 64 bytes widen in the order of
+# memory.
+_ORDER = [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15]
+_QUARTER = 4
+
+
+def has(context, feature: str) -> bool:
+    """Has the processor that is compiled for these instructions?"""
+    return f"+{feature}" in context.codegen().magic_tuple()[2]
+
+
+def reorders(context, like: Any) -> bool:
+    return is_bfloat16(like) and not has(context, "avx512bw")
+
+
+def loaded_in_order(builder, dtype: Any, place):
+    """Lanes of what lies there, in that order."""
+    if not is_short(dtype):
+        part = ir.VectorType(llvm_type(dtype).element, _QUARTER)
+        place = builder.bitcast(place, part.as_pointer())
+        quarters = [
+            builder.load(builder.gep(place, [word(first // _QUARTER)]), align=dtype.bitwidth // 8)
+            for first in _ORDER[::_QUARTER]
+        ]
+        halves = [_joined(builder, a, b) for a, b in (quarters[:2], quarters[2:])]
+        return _joined(builder, *halves)
+    v = builder.load(builder.bitcast(place, _SHORTS.as_pointer()), align=dtype.bitwidth // 8)
+    zeros = ir.Constant(_SHORTS, None)
+    half = ir.VectorType(ir.FloatType(), LANES // 2)
+    halves = []
+    for start in (0, LANES // 2):  # 0 below each value makes a float32 of it
+        places = [p for lane in _ORDER[start : start + LANES // 2] for p in (lane, LANES + lane)]
+        words = builder.shuffle_vector(zeros, v, ir.Constant(_WORDS, places))
+        halves.append(builder.bitcast(words, half))
+    return _joined(builder, *halves)
+
+
+def store_in_order(builder, dtype: Any, place, v) -> None:
+    """Write lanes that are in that order."""
+    if is_short(dtype):
+        place = builder.bitcast(place, _SHORTS.as_pointer())
+        builder.store(packed(builder, v), place, align=dtype.bitwidth // 8)
+        return
+    place = builder.bitcast(place, ir.VectorType(llvm_type(dtype).element, _QUARTER).as_pointer())
+    for start in range(0, LANES, _QUARTER):
+        lanes = ir.Constant(ir.VectorType(ir.IntType(32), _QUARTER), list(range(start, start + _QUARTER)))
+        part = builder.shuffle_vector(v, v, lanes)
+        at_part = builder.gep(place, [word(_ORDER[start] // _QUARTER)])
+        builder.store(part, at_part, align=dtype.bitwidth // 8)
+
+
+def two_of_words(builder, place) -> list:
+    """Lanes of 32 bfloat16: two of them are a word, and one of the two is its upper half, which is float32."""
+    words = builder.load(builder.bitcast(place, _WORDS.as_pointer()), align=2)
+    both = builder.shl(words, _words(16)), builder.and_(words, _words(0xFFFF0000))
+    return [builder.bitcast(half, llvm_type(types.float32)) for half in both]
+
+
+def word(value: int) -> ir.Constant:
+    return ir.Constant(ir.IntType(32), value)
+
+
+def _joined(builder, a, b):
+    """The lanes of a and then b."""
+    count = 2 * a.type.count
+    places = ir.Constant(ir.VectorType(ir.IntType(32), count), list(range(count)))
+    return builder.shuffle_vector(a, b, places)
+
+
+def packed(builder, v):
+    """Lanes that `load_as` loads from bfloat16, as they lie in memory."""
+    words = builder.bitcast(_upper(builder, v), ir.VectorType(ir.IntType(16), 2 * LANES))
+    places = [2 * _ORDER.index(lane) for lane in range(LANES)]
+    return builder.shuffle_vector(words, words, ir.Constant(_WORDS, places))
