@@ -2,6 +2,7 @@
 
 from math import inf
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import numpy as np
 from numpy import ndarray
@@ -27,7 +28,7 @@ DOUBLE = np.dtype(np.float64)
 
 _forward_plans = Memo()
 _backward_plans = Memo()
-_recent: list["Recent"] = []  # of every function that has one
+_recent: WeakSet["Recent"] = WeakSet()
 
 
 def forget() -> None:
@@ -291,19 +292,22 @@ def normalize(
 
 
 class Recent:
-    """What the last plain call of a function asked for beside its arrays, and its plan: see `recall`."""
+    """What the last plain call of a function or norm asked for beside its arrays, and its shortcut: see `recall`."""
 
-    __slots__ = ("last",)
+    __slots__ = ("__weakref__", "last")
 
     def __init__(self) -> None:
         self.forget()
-        _recent.append(self)
+        _recent.add(self)
+
+    def __reduce__(self) -> tuple:
+        return Recent, ()
 
     def forget(self) -> None:
         self.last: tuple[object, Any, Any] = self, None, None
 
     def keep(self, asked: object, axes: Axes, moments: Moments, tracked: bool = False) -> None:
-        """Remember the plan of the call that was and its shortcut, if `asked`, an object that cannot change, and it
+        """Remember the plan of the call that was and its shortcut, if `asked`, an object that cannot change, and they
         will do again."""
         plan = axes.recent  # of this call, unless another thread was faster
         if type(asked) in (int, tuple) and plan is not None and plan.moments == moments:

@@ -109,15 +109,21 @@ class BatchNorm(TrackedNorm):
             update_stats: False leaves running statistics and num_batches_tracked as they are, as the second pass over
                 a batch that is checkpointed must; y is the same.
         """
+        tracked = self.training and self.track_running_stats
+        usual = tracked and out is None and update_stats is True
+        if usual:
+            found = self._recall(x, self.channel_axis)
+            if found is not None:
+                return found
         params, buffers = self.params, self.buffers
-        tracked, count = self.training and self.track_running_stats, buffers.get("num_batches_tracked")
+        axes, count = self.axes(x), buffers.get("num_batches_tracked")
         # Untracked, or training: the batch's statistics. The buffers are passed where they are read or written.
         read = tracked or not self.training
         mean, var = (buffers.get("running_mean"), buffers.get("running_var")) if read else (None, None)
-        return normalize_tracked(
+        found = normalize_tracked(
             self,
             x,
-            self.axes(x),
+            axes,
             self.moments,
             mean,
             var,
@@ -133,6 +139,9 @@ class BatchNorm(TrackedNorm):
             count=count,
             average=self.momentum is None,
         )
+        if usual:
+            self._recent.keep((self.channel_axis, self.num_features), axes, self.moments, tracked=True)
+        return found
 
 
 @once

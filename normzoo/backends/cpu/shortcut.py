@@ -88,10 +88,6 @@ def number(address):
     """The float64 there."""
 
 
-def put_word(address, value):
-    """Write 64 bits there."""
-
-
 def doubles(address):
     """What lies there, as an array of float64."""
 
@@ -114,7 +110,6 @@ typed(shared, lambda address: OBJECT)
 typed(word, lambda address: types.int64)
 typed(half, lambda address: types.int64)
 typed(number, lambda address: types.float64)
-typed(put_word, lambda address, value: types.none)
 typed(doubles, lambda address: Flat(types.float64))
 typed(place_of, lambda a: types.int64)
 typed(result_of, lambda function, arguments: types.int64)
@@ -151,12 +146,6 @@ def _half(context, builder, sig, args):
 @lower_builtin(number, types.Integer)
 def _number(context, builder, sig, args):
     return _loaded(builder, args[0], ir.DoubleType())
-
-
-@lower_builtin(put_word, types.Integer, types.Integer)
-def _put_word(context, builder, sig, args):
-    builder.store(args[1], builder.inttoptr(args[0], _INT.as_pointer()))
-    return context.get_dummy_value()
 
 
 @lower_builtin(doubles, types.Integer)
@@ -324,10 +313,10 @@ def forward():
             return shared(none)
         if tracks and not (is_usual(block, step) and number(step + VALUE) != 0.0 and number(e + VALUE) != 0.0):
             return shared(none)
+        own = workspace(3 * field(block, SETS) if s == none else 0, doubles(block))
         y = result_of(field(block, NEW), field(block, GIVEN))
         if y == 0:
             return returned(y)
-        own = workspace(3 * field(block, SETS) if s == none else 0, doubles(block))
         s = place_of(own) if s == none else data_of(s)
         w = field(block, ONES) if w == none else data_of(w)
         b = field(block, ZEROS) if b == none else data_of(b)
