@@ -42,6 +42,8 @@ SIZES = (
     (2, 1024, 256),
     (8192, 1, 1024),  # so many that they are written past the caches
     (8, 4096, 256),
+    (16, 2048, 128),
+    (2, 65536, 32),
 )
 
 
