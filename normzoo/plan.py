@@ -16,7 +16,7 @@ from normzoo.backends import backend
 from normzoo.backends.contract import CONSTANT, Array, Kind, Memory
 from normzoo.view import Axes, View, find_view, inverse
 
-ENOUGH = 1000  # passes of a plan, before its shortcut is made: to load the code takes some ms, to compile it 0.2 s
+ENOUGH = 1000  # passes of a plan before its shortcut is made: its code is loaded in 3 ms, compiled in 0.2 to 0.4 s
 
 # Bits of ndarray.flags.num. Its one attribute costs 0.1 us, and so does each of the flags by name.
 CONTIGUOUS, ALIGNED = 0x1, 0x100
