@@ -260,10 +260,13 @@ def forward(center, power, spans_n, streams):
         # 1 moments
         for s in sets:
             start = set_at(dims, s)[2]
-            count, mean, spread = chunk_moments(dims, x, start, 0, center)
-            for h in range(1, chunks):
+            count, mean, spread = 0.0, 0.0, 0.0
+            for h in range(chunks):
                 count_h, mean_h, spread_h = chunk_moments(dims, x, start, h, center)
-                count, mean, spread = merge(count, mean, spread, count_h, mean_h, spread_h)
+                if h == 0:
+                    count, mean, spread = count_h, mean_h, spread_h
+                else:
+                    count, mean, spread = merge(count, mean, spread, count_h, mean_h, spread_h)
             if power == 1:
                 spread = 0.0
                 for h in range(chunks):
