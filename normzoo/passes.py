@@ -128,20 +128,14 @@ class ViewSaved(Saved):
         plan = self._plan.recent_back
         if plan is None or not plan.shortcut or plan.name != chosen():
             return None
-        weight, bias, empty = self._weight, self._bias, plan.new_small
+        weight, empty = self._weight, plan.new_small
         dweight, dbias = empty(plan.gradient_shape, plan.dtype), empty(plan.gradient_shape, plan.dtype)
         shortcut = plan.shortcut
         dx = shortcut.call(shortcut.block, dy, self._v, self._stats, weight, self._eps, dweight, dbias)
-        if dx is None:
-            return None
-        return Grads(
-            dx,
-            dweight if plan.weight_given else plan.gradient(dweight, weight),
-            dbias if plan.bias_given else plan.gradient(dbias, bias),
-        )
+        return None if dx is None else self._grads(plan, dx, dweight, dbias)
 
     def _backward(self, dy: Array, out: Array | None) -> Grads:
-        weight, bias = self._weight, self._bias
+        weight = self._weight
         name = chosen()
         if type(dy) is not ndarray or type(self._v) is not ndarray:
             name = backend_of(self._owner, dy=dy, x=self._v, out=out)
@@ -165,10 +159,14 @@ class ViewSaved(Saved):
             plan.run(d, v, self._stats, w, self._eps, target, dweight, dbias)
             if elsewhere:
                 plan.deliver(target, dx)
+        return self._grads(plan, dx, dweight, dbias)
+
+    def _grads(self, plan: BackwardPlan, dx: Array, dweight: Array, dbias: Array) -> Grads:
+        """The gradients as the caller gets them."""
         return Grads(
             dx,
-            dweight if plan.weight_given else plan.gradient(dweight, weight),
-            dbias if plan.bias_given else plan.gradient(dbias, bias),
+            dweight if plan.weight_given else plan.gradient(dweight, self._weight),
+            dbias if plan.bias_given else plan.gradient(dbias, self._bias),
         )
 
 

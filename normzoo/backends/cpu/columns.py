@@ -21,7 +21,6 @@ from normzoo.backends.cpu.moments import (
     held,
     hold,
     is_extreme,
-    may_be_extreme,
     merge,
     put_lanes,
     read,
@@ -229,8 +228,6 @@ def finish(dims, x, stats, b, first, last, center, power, divisor, eps, clamp):
         spread = sums / splat(divisor) if power != 0 else splat(0.0)
         put_lanes(stats, at_spread, spread, left)
         put_lanes(stats, at_rstd, rstd_of(spread, splat(eps), splat(1.0), power, clamp), left)
-        if not may_be_extreme(sums, eps, power, clamp, x):
-            continue
         for i in range(left):
             if is_extreme(lane(sums, i), eps, power, clamp, x):
                 start = b * m * c * n + (j + i) * n

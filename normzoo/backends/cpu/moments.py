@@ -16,7 +16,6 @@ from normzoo.backends.cpu.arithmetic import (
     root,
     sign,
     smaller,
-    total,
     wide,
 )
 from normzoo.backends.cpu.jit import helper
@@ -175,12 +174,6 @@ def is_extreme(spread, eps, power, clamp, like):
     least = 1e-280 if itemsize(like) == 8 else 1e-26
     added = eps * eps if clamp and power == 2 else eps
     return not (spread <= 1e300) or (spread < least and added < least)
-
-
-@helper
-def may_be_extreme(spreads, eps, power, clamp, like):
-    """`is_extreme` of any of these lanes? To look at each takes a third of a pass over a few rows."""
-    return is_extreme(total(spreads), eps, power, clamp, like) or is_extreme(0.0, eps, power, clamp, like)
 
 
 @helper

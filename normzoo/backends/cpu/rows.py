@@ -120,7 +120,7 @@ def chunk_moments(dims, x, start, j, center):
         runs, length = 1, runs * length
     zero = zeros(x)
     shift = near_mean(x, start, runs, c * n, length) if center else zero
-    sum1, by, m2 = 0.0, 0.0, 0.0
+    mean, m2 = 0.0, 0.0
     for _ in range(2):
         s1, t1, s2, t2 = zero, zero, zero, zero
         for h in range(runs):
@@ -148,11 +148,12 @@ def chunk_moments(dims, x, start, j, center):
             return count, 0.0, m2
         sum1 = total(wide(s1 + t1))
         by = sum1 / count
+        mean = np.float64(lane(shift, 0)) + by
         m2 -= sum1 * by
         if not sum1 * by > FAR * m2:
             break
-        shift = splat(narrow(np.float64(lane(shift, 0)) + by, x))
-    return count, np.float64(lane(shift, 0)) + by, 0.0 if m2 < 0.0 else m2
+        shift = splat(narrow(mean, x))
+    return count, mean, 0.0 if m2 < 0.0 else m2
 
 
 @helper
