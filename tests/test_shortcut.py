@@ -13,7 +13,7 @@ import pytest
 import normzoo as nz
 from normzoo import passes, plan
 from normzoo.backends import cpu
-from normzoo.backends.cpu import shortcut
+from normzoo.backends.cpu import objects, shortcut
 from tests import check
 from tests.cases import CASES, draw, filled
 
@@ -340,7 +340,7 @@ def test_many_axes(axes, rng, taken):
 
 
 def test_where_objects_are_made_otherwise_there_are_none(rng, taken, monkeypatch):
-    monkeypatch.setattr(shortcut, "is_as_expected", lambda: False)
+    monkeypatch.setattr(objects, "is_as_expected", lambda: False)
     x = rng.standard_normal((4, 8)).astype(np.float32)
     for _ in range(4):
         F.layer_norm(x, (8,))
@@ -348,8 +348,8 @@ def test_where_objects_are_made_otherwise_there_are_none(rng, taken, monkeypatch
 
 
 def test_objects_are_looked_at_where_they_have_their_fields(monkeypatch):
-    assert shortcut.is_as_expected()
+    assert objects.is_as_expected()
     for name, offset in itertools.product(("RANK", "SIZES", "DTYPE", "FLAGS", "TYPE"), (-8,)):
         with monkeypatch.context() as patch:
-            patch.setattr(shortcut, name, getattr(shortcut, name) + offset)
-            assert not shortcut.is_as_expected.__wrapped__(), name
+            patch.setattr(objects, name, getattr(objects, name) + offset)
+            assert not objects.is_as_expected.__wrapped__(), name

@@ -10,7 +10,7 @@ from numba.core import types
 
 from normzoo import memory  # noqa: F401 (a backend says where its arrays come from)
 from normzoo.backends.contract import CONSTANT, Apply, Array, Backward, Dims, Forward, Kind, Moments
-from normzoo.backends.cpu import columns_split, gathering, rows_split, running, shortcut, threads
+from normzoo.backends.cpu import columns_split, gathering, objects, rows_split, running, shortcut, threads
 from normzoo.backends.cpu.code import (
     DOUBLE,
     FLAT,
@@ -150,17 +150,17 @@ def compile_shortcuts(backward: bool) -> None:
 
 
 def _forward_call() -> Callable:
-    return compiled(shortcut.forward(), (shortcut.OBJECT,) * 10).call
+    return compiled(shortcut.forward(), (objects.OBJECT,) * 10).call
 
 
 def _backward_call() -> Callable:
-    return compiled(shortcut.backward(), (shortcut.OBJECT,) * 8).call
+    return compiled(shortcut.backward(), (objects.OBJECT,) * 8).call
 
 
 def _words(code: Code, moments: Moments, parameter_dims: Dims, like: Kind | None) -> dict[int, Any] | None:
     """What a block has of the kernel, where the pass is small and compiled code can make it of its arrays as they are;
     the result is an array like this."""
-    if like is None or math.prod(code.dims) > SMALL or len(like[0]) > shortcut.AXES or not shortcut.is_as_expected():
+    if like is None or math.prod(code.dims) > SMALL or len(like[0]) > shortcut.AXES or not objects.is_as_expected():
         return None
     parameter_dims, spread = spread_of(code.dims, code.by_column, parameter_dims)
     kernel = code.compiled(False)

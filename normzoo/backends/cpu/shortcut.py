@@ -2,184 +2,42 @@
 
 Of a pass over few values the kernel is the lesser part. It takes longer to ask each array for its shape, dtype and
 flags, which makes Python objects, and to make others to compare them with. Here compiled code reads what NumPy's arrays
-hold and compares it with a block of integers, that says what a plan is for. It keeps Python's lock meanwhile, so it is
-for what takes microseconds.
-
-Python's objects are addresses here. Where their fields lie is what NumPy's and Python's headers say; `is_as_expected`
-looks whether it is so.
+hold (`objects.py`) and compares it with a block of integers, that says what a plan is for. It keeps Python's lock
+meanwhile, so it is for what takes microseconds.
 """
 
-import ctypes
 from collections.abc import Callable, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import NativeValue, box, lower_builtin, models, register_model, unbox
 
 from normzoo.backends.contract import Kind
 from normzoo.backends.cpu.jit import helper, kernel
-from normzoo.backends.cpu.lanes import Flat, typed
+from normzoo.backends.cpu.objects import (
+    DATA,
+    DTYPE,
+    FLAGS,
+    RANK,
+    SIZES,
+    TYPE,
+    VALUE,
+    address_of,
+    doubles,
+    half,
+    number,
+    place_of,
+    result_of,
+    returned,
+    run,
+    shared,
+    word,
+)
 from normzoo.backends.cpu.sharing import ALONE
 from normzoo.backends.cpu.workspaces import workspace
 from normzoo.subnormals import LEAST
 
-HEAD = object.__basicsize__  # bytes before the fields of any object; its type is the last of them
-TYPE = HEAD - 8
-DATA, RANK, SIZES, DTYPE, FLAGS = (HEAD + offset for offset in (0, 8, 16, 40, 48))  # of an array
-VALUE = HEAD  # of a float
 READY, STATE = 0x101, 0x501  # flags: contiguous and aligned; of an array that may be written, too
-
-_INT = ir.IntType(64)
-
-
-class Object(types.Type):
-    """Numba type of any Python object: its address. One that is returned is a reference, or 0 and an exception."""
-
-    def __init__(self) -> None:
-        super().__init__(name="object_address")
-
-
-OBJECT = Object()
-
-
-@register_model(Object)
-class _ObjectModel(models.PrimitiveModel):
-    def __init__(self, dmm, fe_type: Object) -> None:
-        super().__init__(dmm, fe_type, _INT)
-
-
-@unbox(Object)
-def _unbox_object(typ, a, c):
-    return NativeValue(c.builder.ptrtoint(a, _INT))
-
-
-@box(Object)
-def _box_object(typ, address, c):
-    return c.builder.inttoptr(address, c.pyapi.pyobj)
-
-
-# -- primitives. They have no meaning without machine code: with Numba switched off, there are no shortcuts
-
-
-def address_of(a):
-    """Where an object lies."""
-
-
-def returned(address):
-    """A reference that is ours, for the caller."""
-
-
-def shared(address):
-    """A reference to what others hold, for the caller."""
-
-
-def word(address):
-    """The 64 bits there."""
-
-
-def half(address):
-    """The 32 bits there, with their sign."""
-
-
-def number(address):
-    """The float64 there."""
-
-
-def doubles(address):
-    """What lies there, as an array of float64."""
-
-
-def place_of(a):
-    """Where the values of an array of a kernel lie."""
-
-
-def result_of(function, arguments):
-    """The address of what a Python function returns; 0 where it raised."""
-
-
-def run(code, owned, ints, places, scalars):
-    """Machine code of a kernel: `places` are where its arrays begin. Where it raises, `owned` is given up."""
-
-
-typed(address_of, lambda a: types.int64)
-typed(returned, lambda address: OBJECT)
-typed(shared, lambda address: OBJECT)
-typed(word, lambda address: types.int64)
-typed(half, lambda address: types.int64)
-typed(number, lambda address: types.float64)
-typed(doubles, lambda address: Flat(types.float64))
-typed(place_of, lambda a: types.int64)
-typed(result_of, lambda function, arguments: types.int64)
-typed(run, lambda code, owned, ints, places, scalars: types.none)
-
-
-@lower_builtin(address_of, Object)
-@lower_builtin(returned, types.Integer)
-def _same(context, builder, sig, args):
-    return args[0]
-
-
-@lower_builtin(shared, types.Integer)
-def _shared(context, builder, sig, args):
-    api = context.get_python_api(builder)
-    api.incref(builder.inttoptr(args[0], api.pyobj))
-    return args[0]
-
-
-def _loaded(builder, address, kind):
-    return builder.load(builder.inttoptr(address, kind.as_pointer()))
-
-
-@lower_builtin(word, types.Integer)
-def _word(context, builder, sig, args):
-    return _loaded(builder, args[0], _INT)
-
-
-@lower_builtin(half, types.Integer)
-def _half(context, builder, sig, args):
-    return builder.sext(_loaded(builder, args[0], ir.IntType(32)), _INT)
-
-
-@lower_builtin(number, types.Integer)
-def _number(context, builder, sig, args):
-    return _loaded(builder, args[0], ir.DoubleType())
-
-
-@lower_builtin(doubles, types.Integer)
-def _doubles(context, builder, sig, args):
-    return builder.inttoptr(args[0], context.get_value_type(sig.return_type))
-
-
-@lower_builtin(place_of, types.Array)
-def _place_of(context, builder, sig, args):
-    return builder.ptrtoint(context.make_array(sig.args[0])(context, builder, args[0]).data, _INT)
-
-
-@lower_builtin(result_of, types.Integer, types.Integer)
-def _result_of(context, builder, sig, args):
-    api = context.get_python_api(builder)
-    return builder.ptrtoint(api.call(*(builder.inttoptr(a, api.pyobj) for a in args)), _INT)
-
-
-@lower_builtin(run, types.Integer, types.Integer, types.BaseTuple, types.BaseTuple, types.BaseTuple)
-def _run(context, builder, sig, args):
-    ints, places, scalars = (cgutils.unpack_tuple(builder, a) for a in args[2:])
-    flat = Flat(types.float32)  # of any dtype: a pointer is a pointer
-    pointer = context.get_value_type(flat)
-    taken = [*sig.args[2].types, *[flat] * len(places), *sig.args[4].types]
-    given = [*ints, *(builder.inttoptr(p, pointer) for p in places), *scalars]
-    kind = context.call_conv.get_function_type(types.none, taken)
-    code = builder.inttoptr(args[0], kind.as_pointer())
-    status, _ = context.call_conv.call_function(builder, code, types.none, taken, given)
-    with builder.if_then(status.is_error, likely=False):
-        api = context.get_python_api(builder)
-        api.decref(builder.inttoptr(args[1], api.pyobj))
-        context.call_conv.return_status_propagate(builder, status)
-    return context.get_dummy_value()
-
 
 # -- the block: words that say what a plan is for
 
@@ -225,28 +83,6 @@ def _address(value: Any) -> int:
     if isinstance(value, np.ndarray):
         return value.__array_interface__["data"][0]
     return getattr(value, "address", id(value))
-
-
-@lru_cache(maxsize=1)
-def is_as_expected() -> bool:
-    """Do the fields of objects lie where this file takes them to be?"""
-    if ctypes.sizeof(ctypes.c_void_p) != ctypes.sizeof(ctypes.c_int64):
-        return False
-    a, value = np.zeros((3, 5), np.float32)[:2], 0.1
-    sizes, strides = _field(a, SIZES), _field(a, SIZES + 8)
-    return (
-        (_field(a, TYPE), _field(value, TYPE)) == (id(np.ndarray), id(float))
-        and _field(a, DATA) == a.__array_interface__["data"][0]
-        and (_field(a, RANK, ctypes.c_int32), _field(a, DTYPE)) == (2, id(a.dtype))
-        and strides - sizes == 8 * a.ndim  # NumPy keeps them together
-        and tuple((ctypes.c_int64 * 2).from_address(sizes)) == a.shape
-        and _field(a, FLAGS, ctypes.c_int32) == a.flags.num
-        and _field(value, VALUE, ctypes.c_double) == value
-    )
-
-
-def _field(of: object, offset: int, kind: Any = ctypes.c_int64) -> Any:
-    return kind.from_address(id(of) + offset).value
 
 
 @helper
