@@ -176,6 +176,20 @@ def test_import_compiles_nothing_and_needs_only_numba_numpy_and_scipy():
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
+def test_kernels_load_no_more_of_numba_than_they_use():
+    """Its own target loads all that it can compile, linear algebra and strings among it: a quarter of a second."""
+    code = (
+        "import sys, numpy as np, normzoo as nz\n"
+        "x = np.ones((4, 32, 2), np.float32)\n"
+        "for norm in (nz.LayerNorm(2), nz.BatchNorm(32), nz.GroupNorm(4, 32)):\n"
+        "    y, saved = norm.forward(x)\n"
+        "    saved.backward(y)\n"
+        "found = sys.modules.keys() & {'numba.np.linalg', 'numba.np.arrayobj', 'numba.cpython.unicode', 'scipy.linalg'}\n"
+        "assert not found, found\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
 @pytest.mark.parametrize("name", nz.list_norms())
 def test_a_norm_is_declared_documented_and_tested(name):
     norm = registry._classes()[name]

@@ -3,27 +3,48 @@
 import numba
 import numpy as np
 import pytest
+from llvmlite import ir
+from numba.core import cgutils, types
 
 from normzoo.backends.cpu import sharing
+from normzoo.backends.cpu.access import at, put
+from normzoo.backends.cpu.code import compiled
 from normzoo.backends.cpu.jit import helper, kernel, plain
-from normzoo.backends.cpu.sharing import ALONE, LEAST, pool, pool_for, share
+from normzoo.backends.cpu.lanes import Flat
+from normzoo.backends.cpu.sharing import ALONE, LEAST, POOL, pool, pool_for, share
+from normzoo.backends.cpu.target import lower, typed
+
+FOUND = Flat(types.float64)
+
+
+def thread():
+    """The number of the thread."""
+
+
+typed(thread, lambda: types.int32)
+
+
+@lower(thread)
+def _thread(context, builder, sig, args):
+    kind = ir.FunctionType(ir.IntType(32), [])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, "get_thread_id"), [])
 
 
 @helper
 def count(t, found, step):
-    found[t] += step * (t + 1)
+    put(found, t, at(found, t) + step * (t + 1))
 
 
 @helper
 def fail(t, found, where):
     if t == where:
         raise MemoryError
-    found[t] += 1
+    put(found, t, at(found, t) + 1)
 
 
 @helper
 def name_thread(t, found):
-    found[t] = numba.get_thread_id()
+    put(found, t, thread())
 
 
 @kernel
@@ -39,7 +60,11 @@ def counting(pool, turns, found, step):
 @kernel
 def failing(pool, turns, found, where):
     share(pool, turns, fail, (found, where))
-    found[0] = 100
+    put(found, 0, 100)
+
+
+def run(kernel, *arguments):
+    compiled(kernel, (POOL, types.int64, FOUND, types.float64)[: len(arguments)]).call(*arguments)
 
 
 @pytest.fixture(params=["alone", "pool"])
@@ -51,7 +76,7 @@ def given(request):
 @pytest.mark.parametrize("turns", [-1, 0, 1, 2, 3, 1000])
 def test_every_turn_is_taken_once(turns, given):
     found = np.zeros(max(turns, 0) + 1)
-    counting(given, turns, found, 0.5)
+    run(counting, given, turns, found, 0.5)
     np.testing.assert_array_equal(found[:-1], 0.5 * np.arange(1, turns + 1))
     assert found[-1] == 0
 
@@ -64,8 +89,8 @@ def test_a_few_values_wake_no_threads():
 @pytest.mark.parametrize("told", [1, 2])
 def test_no_more_threads_than_numba_was_told(told, given, threads):
     threads(told)
-    found = np.full(1000, -1)
-    naming(given, len(found), found)
+    found = np.full(1000, -1.0)
+    run(naming, given, len(found), found)
     assert found.min() >= 0 and len(set(found)) <= (1 if given == ALONE else told)
     assert (np.diff(found) != 0).sum() < told, "each takes one run of neighbours"
 
@@ -74,7 +99,7 @@ def test_no_more_threads_than_numba_was_told(told, given, threads):
 def test_a_turn_without_memory_ends_the_kernel(where, given):
     found = np.zeros(10)
     with pytest.raises(MemoryError, match="working space"):
-        failing(given, 10, found, where)
+        run(failing, given, 10, found, where)
     assert found[0] < 100 and found[where] == 0
 
 

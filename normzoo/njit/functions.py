@@ -15,7 +15,7 @@ from normzoo import functional
 from normzoo.backends.contract import CONSTANT, Moments
 from normzoo.backends.cpu import running
 from normzoo.backends.cpu.jit import INNER
-from normzoo.njit.kernels import Kinds, fit_sizes, forward, inner
+from normzoo.njit.kernels import Kinds, by_address, fit_sizes, forward, inner
 from normzoo.njit.saved import SavedType
 from normzoo.norm import SPACING
 from normzoo.zoo.layer_norm import LayerNorm
@@ -220,8 +220,8 @@ def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5, channel_axis=1, 
     return call
 
 
-_take_in = running.update()
-_constants = running.constants()
+_take_in = by_address(running.update(), (True, True, True, True, False, False, False, False))
+_constants = by_address(running.constants(), (True, True, True, False, False, False))
 
 
 @lru_cache(maxsize=256)
@@ -256,11 +256,11 @@ def _tracked(
             if eps <= 0 and not of_positions:
                 raise ValueError(eps_message)
         else:
-            _constants(mean, var, stats, mean.size, sets, eps)
+            _constants((mean, var, stats, mean.size, sets, eps))
         found = run(x, weight, bias, sizes, x.shape[1], eps, stats)
         if updates:  # noqa: SIM102
             if x.size > 0:
-                _take_in(mean, var, np.zeros((), np.int64), stats, mean.size, sets, values, momentum)
+                _take_in((mean, var, np.zeros((), np.int64), stats, mean.size, sets, values, momentum))
         return found
 
     return numba.njit(**INNER)(call)

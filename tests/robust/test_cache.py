@@ -12,6 +12,9 @@ from numba.core import types
 from numba.core.bytecode import FunctionIdentity
 
 from normzoo.backends.cpu import jit
+from normzoo.backends.cpu.access import put
+from normzoo.backends.cpu.code import compiled
+from normzoo.backends.cpu.lanes import Flat
 from tests.robust.process import environment, script
 
 ONE_CALL = """
@@ -29,9 +32,16 @@ def variant(flag):
 
     @jit.kernel
     def write(a):
-        a[0] = flag
+        put(a, 0, flag)
 
     return write
+
+
+SIGNATURE = (Flat(types.float64),)
+
+
+def run(function, a):
+    compiled(function, SIGNATURE).call(a)
 
 
 NOISE = np.random.default_rng(0).bytes(1000)
@@ -45,14 +55,14 @@ def test_a_corrupt_cache_is_compiled_anew(broken, harm, tmp_path, monkeypatch):
     """None of it crashes, and results are right, at once and from what is written then."""
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     a = np.zeros(1)
-    variant(1.0)(a)
+    run(variant(1.0), a)
     files = [p for p in tmp_path.rglob("*") if p.suffix in broken]
     assert len(files) == len(broken)
     for path in files:
         path.write_bytes(harm(path.read_bytes()))
     for _ in range(2):
         a[:] = 0
-        variant(1.0)(a)
+        run(variant(1.0), a)
         assert a[0] == 1
 
 
@@ -117,23 +127,21 @@ def test_processes_that_compile_into_one_cache_at_once(tmp_path):
 def test_the_code_of_one_variant_is_never_loaded_as_another(tmp_path, monkeypatch):
     """Another process, which has seen no file yet, writes its variant while this one is about to write its own."""
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
-    signature = (types.float64[::1],)
-
     one, other = variant(1.0), variant(2.0)
     write = one._cache._cache_file._save_data
 
     def last(*what):
         with monkeypatch.context() as patch:
             patch.setattr(other._cache._cache_file, "_load_index", dict)
-            other.compile(signature)
+            other.compile(SIGNATURE)
         write(*what)
 
     monkeypatch.setattr(one._cache._cache_file, "_save_data", last)
-    one.compile(signature)
+    one.compile(SIGNATURE)
     assert list(tmp_path.rglob("*.nbc"))
     for flag in (1.0, 2.0, 1.0, 2.0):
         a = np.zeros(1)
-        variant(flag)(a)
+        run(variant(flag), a)
         assert a[0] == flag
 
 
@@ -144,7 +152,7 @@ def test_variants_of_two_processes_are_two_symbols(monkeypatch):
     for flag in (1.0, 2.0):
         monkeypatch.setattr(FunctionIdentity, "_unique_ids", itertools.count(1_000_000))
         function = variant(flag)
-        function.compile((types.float64[::1],))
+        function.compile(SIGNATURE)
         made += function.overloads.values()
     addresses = [m.library.get_pointer_to_function(m.fndesc.llvm_func_name) for m in made]
     assert addresses[0] != addresses[1]
@@ -152,12 +160,12 @@ def test_variants_of_two_processes_are_two_symbols(monkeypatch):
 
 def test_other_sources_compile_anew_and_old_files_are_removed(tmp_path, monkeypatch):
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
-    variant(1.0)(np.zeros(1))
+    run(variant(1.0), np.zeros(1))
     before = {p.name for p in tmp_path.rglob("*.nbc")}
     monkeypatch.setattr(jit, "SOURCE", jit.SOURCE + 1)
     for hits in (0, 1):
         again = variant(1.0)
-        again(np.zeros(1))
+        run(again, np.zeros(1))
         assert sum(again.stats.cache_hits.values()) == hits
     after = {p.name for p in tmp_path.rglob("*.nbc")}
     assert len(before) == len(after) == 1

@@ -26,7 +26,7 @@ from normzoo.backends.cpu.code import (
     varies,
 )
 from normzoo.backends.cpu.lanes import Flat
-from normzoo.backends.cpu.sharing import ALONE
+from normzoo.backends.cpu.sharing import ALONE, POOL
 from normzoo.backends.cpu.shortcut import Shortcut
 from normzoo.subnormals import LEAST, ONE, kept
 
@@ -204,27 +204,29 @@ def _constants(mean: np.dtype, variance: np.dtype) -> Callable:
 
 
 def take_rows(source: Array, index: Array, target: Array) -> None:
-    source, target, streams = _lines(source, target)
-    _gathering(gathering.take, target.nbytes >= SERIAL, streams)(ALONE, source, index, target)
+    _gather(gathering.take, source, index, target)
 
 
 def spread_rows(source: Array, place: Array, target: Array) -> None:
-    source, target, streams = _lines(source, target)
-    _gathering(gathering.spread, target.nbytes >= SERIAL, streams)(ALONE, source, place, target)
+    _gather(gathering.spread, source, place, target)
 
 
-def _lines(source: Array, target: Array) -> tuple[Array, Array, bool]:
-    """Rows of bytes as lines, which are written past the caches, where these would not hold them."""
+def _gather(make: Callable[[bool], Any], source: Array, index: Array, target: Array) -> None:
+    """Rows of bytes; as lines, which are written past the caches, where these would not hold them."""
     places = target.__array_interface__["data"][0] | target.shape[1]
-    if target.nbytes < STREAMED or places % LINE:
-        return source, target, False
-    return source.view(np.float32), target.view(np.float32), True
+    streams = target.nbytes >= STREAMED and places % LINE == 0
+    if streams:
+        source, target = source.view(np.float32), target.view(np.float32)
+    _gathering(make, target.nbytes >= SERIAL, streams)(
+        ALONE, source, np.ascontiguousarray(index, np.int64), target, *target.shape
+    )
 
 
 @cache
 def _gathering(make: Callable[[bool], Any], large: bool, streams: bool) -> Callable:
-    kernel = make(streams)
-    return threads.guarded(kernel) if large else kernel
+    rows = Flat(types.float32 if streams else types.uint8)
+    call = compiled(make(streams), (POOL, rows, Flat(types.int64), rows, types.int64, types.int64)).call
+    return threads.guarded(call) if large else call
 
 
 def _backward_in_double(dims: Dims, parameter_dims: Dims, moments: Moments) -> Backward:

@@ -6,7 +6,6 @@ Arrays are C-contiguous and indexed flat, whatever their rank.
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.extending import lower_builtin
 
 from normzoo.backends.cpu.lanes import (
     LANES,
@@ -19,8 +18,8 @@ from normzoo.backends.cpu.lanes import (
     llvm_type,
     mask,
     of,
+    pointer,
     suffix,
-    typed,
 )
 from normzoo.backends.cpu.storage import (
     as_floats,
@@ -37,11 +36,11 @@ from normzoo.backends.cpu.storage import (
     two_of_words,
     word,
 )
+from normzoo.backends.cpu.target import lower, typed
 
 
 def element_at(context, builder, array_type, array, index):
-    data = array if isinstance(array_type, Flat) else context.make_array(array_type)(context, builder, array).data
-    return builder.gep(data, [index])
+    return builder.gep(pointer(context, builder, array_type, array), [index])
 
 
 def _address(context, builder, array_type, array, index):
@@ -60,8 +59,7 @@ def load(a, i):
 typed(load, lambda a, i: Vec(of(a.dtype)))
 
 
-@lower_builtin(load, Flat, types.Integer)
-@lower_builtin(load, types.Array, types.Integer)
+@lower(load, Flat, types.Integer)
 def _load(context, builder, sig, args):
     dtype = sig.args[0].dtype
     place = _address(context, builder, sig.args[0], args[0], args[1])
@@ -77,8 +75,7 @@ def load_as(a, i, like):
 typed(load_as, lambda a, i, like: Vec(of(a.dtype)))
 
 
-@lower_builtin(load_as, Flat, types.Integer, Flat)
-@lower_builtin(load_as, types.Array, types.Integer, Flat)
+@lower(load_as, Flat, types.Integer, Flat)
 def _load_as(context, builder, sig, args):
     dtype = sig.args[0].dtype
     if not reorders(context, sig.args[2].dtype):
@@ -97,8 +94,7 @@ def load_two(a, i):
 typed(load_two, lambda a, i: types.UniTuple(Vec(of(a.dtype)), 2))
 
 
-@lower_builtin(load_two, Flat, types.Integer)
-@lower_builtin(load_two, types.Array, types.Integer)
+@lower(load_two, Flat, types.Integer)
 def _load_two(context, builder, sig, args):
     if is_bfloat16(sig.args[0].dtype):
         halves = two_of_words(builder, element_at(context, builder, sig.args[0], args[0], args[1]))
@@ -116,8 +112,7 @@ def store_as(a, i, v, like):
 typed(store_as, lambda a, i, v, like: types.none)
 
 
-@lower_builtin(store_as, Flat, types.Integer, Vec, Flat)
-@lower_builtin(store_as, types.Array, types.Integer, Vec, Flat)
+@lower(store_as, Flat, types.Integer, Vec, Flat)
 def _store_as(context, builder, sig, args):
     if not reorders(context, sig.args[3].dtype):
         return _store(context, builder, sig, args)
@@ -138,8 +133,7 @@ def load_n(a, i, count):
 typed(load_n, lambda a, i, count: Vec(of(a.dtype)))
 
 
-@lower_builtin(load_n, Flat, types.Integer, types.Integer)
-@lower_builtin(load_n, types.Array, types.Integer, types.Integer)
+@lower(load_n, Flat, types.Integer, types.Integer)
 def _load_n(context, builder, sig, args):
     dtype = sig.args[0].dtype
     place = _address(context, builder, sig.args[0], args[0], args[1])
@@ -159,8 +153,7 @@ def store(a, i, v):
 typed(store, lambda a, i, v: types.none)
 
 
-@lower_builtin(store, Flat, types.Integer, Vec)
-@lower_builtin(store, types.Array, types.Integer, Vec)
+@lower(store, Flat, types.Integer, Vec)
 def _store(context, builder, sig, args):
     dtype = sig.args[0].dtype
     place = _address(context, builder, sig.args[0], args[0], args[1])
@@ -177,8 +170,7 @@ def store_n(a, i, v, count):
 typed(store_n, lambda a, i, v, count: types.none)
 
 
-@lower_builtin(store_n, Flat, types.Integer, Vec, types.Integer)
-@lower_builtin(store_n, types.Array, types.Integer, Vec, types.Integer)
+@lower(store_n, Flat, types.Integer, Vec, types.Integer)
 def _store_n(context, builder, sig, args):
     # In pieces of 16, 8, 4, 2 and 1 lanes, as `count` is made of them: a masked store of AVX2 takes tens of cycles.
     dtype = sig.args[0].dtype
@@ -212,8 +204,7 @@ def at(a, i):
 typed(at, lambda a, i: of(a.dtype))
 
 
-@lower_builtin(at, Flat, types.Integer)
-@lower_builtin(at, types.Array, types.Integer)
+@lower(at, Flat, types.Integer)
 def _at(context, builder, sig, args):
     dtype = sig.args[0].dtype
     value = builder.load(element_at(context, builder, sig.args[0], args[0], args[1]))
@@ -233,8 +224,7 @@ def load_same(a, i):
 typed(load_same, lambda a, i: Vec(of(a.dtype)))
 
 
-@lower_builtin(load_same, Flat, types.Integer)
-@lower_builtin(load_same, types.Array, types.Integer)
+@lower(load_same, Flat, types.Integer)
 def _load_same(context, builder, sig, args):
     value = builder.load(element_at(context, builder, sig.args[0], args[0], args[1]))
     return loaded(builder, sig.args[0].dtype, filled(builder, value))
@@ -248,8 +238,7 @@ def put(a, i, value):
 typed(put, lambda a, i, value: types.none)
 
 
-@lower_builtin(put, Flat, types.Integer, types.Number)
-@lower_builtin(put, types.Array, types.Integer, types.Number)
+@lower(put, Flat, types.Integer, types.Number)
 def _put(context, builder, sig, args):
     value = context.cast(builder, args[2], sig.args[2], sig.args[0].dtype)
     builder.store(value, element_at(context, builder, sig.args[0], args[0], args[1]))
@@ -263,7 +252,7 @@ def prefetch(a, i):
 typed(prefetch, lambda a, i: types.none)
 
 
-@lower_builtin(prefetch, Flat, types.Integer)
+@lower(prefetch, Flat, types.Integer)
 def _prefetch(context, builder, sig, args):
     kind = ir.IntType(8).as_pointer()
     place = builder.bitcast(element_at(context, builder, sig.args[0], args[0], args[1]), kind)
@@ -284,8 +273,7 @@ def stream(a, i, v):
 typed(stream, lambda a, i, v: types.none)
 
 
-@lower_builtin(stream, Flat, types.Integer, Vec)
-@lower_builtin(stream, types.Array, types.Integer, Vec)
+@lower(stream, Flat, types.Integer, Vec)
 def _stream(context, builder, sig, args):
     return _written_past(context, builder, sig, args, to_store(context, builder, sig.args[0].dtype, args[2]))
 
@@ -305,7 +293,7 @@ def stream_as(a, i, v, like):
 typed(stream_as, lambda a, i, v, like: types.none)
 
 
-@lower_builtin(stream_as, Flat, types.Integer, Vec, Flat)
+@lower(stream_as, Flat, types.Integer, Vec, Flat)
 def _stream_as(context, builder, sig, args):
     if not reorders(context, sig.args[3].dtype):
         return _stream(context, builder, sig, args)
@@ -320,8 +308,7 @@ def itemsize(a):
 typed(itemsize, lambda a: types.int64)
 
 
-@lower_builtin(itemsize, Flat)
-@lower_builtin(itemsize, types.Array)
+@lower(itemsize, Flat)
 def _itemsize(context, builder, sig, args):
     return ir.Constant(ir.IntType(64), sig.args[0].dtype.bitwidth // 8)
 
@@ -334,7 +321,7 @@ def is_wide():
 typed(is_wide, lambda: types.boolean)
 
 
-@lower_builtin(is_wide)
+@lower(is_wide)
 def _lower_is_wide(context, builder, sig, args):
     return ir.Constant(ir.IntType(1), int(has(context, "avx512bw")))
 
@@ -347,7 +334,6 @@ def zeros(a):
 typed(zeros, lambda a: Vec(of(a.dtype)))
 
 
-@lower_builtin(zeros, Flat)
-@lower_builtin(zeros, types.Array)
+@lower(zeros, Flat)
 def _zeros(context, builder, sig, args):
     return ir.Constant(llvm_type(sig.return_type.dtype), None)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import numpy as np
 from llvmlite import ir
 from numba.core import types
-from numba.extending import lower_builtin
 
-from normzoo.backends.cpu.lanes import LANES, Flat, Values, Vec, filled, intrinsic, llvm_type, mask, of, suffix, typed
+from normzoo.backends.cpu.lanes import LANES, Flat, Values, Vec, filled, intrinsic, llvm_type, mask, of, suffix
+from normzoo.backends.cpu.target import lower, typed
 
 # -- lanes from and to scalars -----------------------------------------------------------------------------
 
@@ -21,7 +21,7 @@ def lane(v, i):
 typed(lane, lambda v, i: v.dtype)
 
 
-@lower_builtin(lane, Vec, types.Integer)
+@lower(lane, Vec, types.Integer)
 def _lane(context, builder, sig, args):
     return builder.extract_element(args[0], args[1])
 
@@ -34,7 +34,7 @@ def splat(value):
 typed(splat, lambda value: Vec(value))  # noqa: PLW0108 (Numba reads the signature)
 
 
-@lower_builtin(splat, types.Float)
+@lower(splat, types.Float)
 def _splat_lower(context, builder, sig, args):
     return filled(builder, args[0])
 
@@ -47,7 +47,7 @@ def keep(v, count):
 typed(keep, lambda v, count: v)
 
 
-@lower_builtin(keep, Vec, types.Integer)
+@lower(keep, Vec, types.Integer)
 def _keep(context, builder, sig, args):
     count = context.cast(builder, args[1], sig.args[1], types.int64)
     return builder.select(mask(builder, count), args[0], ir.Constant(args[0].type, None))
@@ -65,7 +65,7 @@ def total(v):
 typed(total, lambda v: v.dtype)
 
 
-@lower_builtin(total, Vec)
+@lower(total, Vec)
 def _total(context, builder, sig, args):
     v, half = args[0], LANES
     while half > 1:
@@ -90,8 +90,8 @@ def _like(v, dtype):
     return Vec(dtype) if isinstance(v, Vec) else dtype
 
 
-@lower_builtin(wide, Vec)
-@lower_builtin(wide, types.Float)
+@lower(wide, Vec)
+@lower(wide, types.Float)
 def _wide(context, builder, sig, args):
     kind = context.get_value_type(sig.return_type)
     return args[0] if args[0].type == kind else builder.fpext(args[0], kind)
@@ -105,9 +105,8 @@ def narrow(v, like):
 typed(narrow, lambda v, like: _like(v, of(like.dtype)))
 
 
-@lower_builtin(narrow, Vec, Flat)
-@lower_builtin(narrow, Vec, types.Array)
-@lower_builtin(narrow, types.Float, Flat)
+@lower(narrow, Vec, Flat)
+@lower(narrow, types.Float, Flat)
 def _narrow(context, builder, sig, args):
     kind = context.get_value_type(sig.return_type)
     return args[0] if args[0].type == kind else builder.fptrunc(args[0], kind)
@@ -132,8 +131,8 @@ def _arithmetic(op: Callable, instruction: str) -> None:
 
     typed(op, rule)
 
-    @lower_builtin(op, Vec, Vec)
-    def lower(context, builder, sig, args):
+    @lower(op, Vec, Vec)
+    def lowered(context, builder, sig, args):
         return getattr(builder, instruction)(*args)
 
 
@@ -154,7 +153,7 @@ def fma(a, b, c):
 typed(fma, lambda a, b, c: a)
 
 
-@lower_builtin(fma, Vec, Vec, Vec)
+@lower(fma, Vec, Vec, Vec)
 def _fma(context, builder, sig, args):
     dtype = sig.args[0].dtype
     return intrinsic(builder, f"llvm.fma.{suffix(dtype)}", llvm_type(dtype), list(args))
@@ -168,8 +167,8 @@ def minus(v):
 typed(minus, lambda v: v)
 
 
-@lower_builtin(minus, Vec)
-@lower_builtin(minus, types.Float)
+@lower(minus, Vec)
+@lower(minus, types.Float)
 def _minus(context, builder, sig, args):
     return builder.fneg(args[0])
 
@@ -182,7 +181,7 @@ def magnitude(v):
 typed(magnitude, lambda v: v)
 
 
-@lower_builtin(magnitude, Vec)
+@lower(magnitude, Vec)
 def _magnitude(context, builder, sig, args):
     dtype = sig.args[0].dtype
     return intrinsic(builder, f"llvm.fabs.{suffix(dtype)}", llvm_type(dtype), [args[0]])
@@ -196,8 +195,8 @@ def root(v):
 typed(root, lambda v: v)
 
 
-@lower_builtin(root, Vec)
-@lower_builtin(root, types.Float)
+@lower(root, Vec)
+@lower(root, types.Float)
 def _root(context, builder, sig, args):
     v = args[0]
     kind = suffix(sig.args[0].dtype) if isinstance(sig.args[0], Vec) else f"f{sig.args[0].bitwidth}"
@@ -216,13 +215,13 @@ def _are_integers(a, b) -> bool:
 typed(larger, lambda a, b: types.int64 if _are_integers(a, b) else a if a == b else None)
 
 
-@lower_builtin(larger, Vec, Vec)
-@lower_builtin(larger, types.Float, types.Float)
+@lower(larger, Vec, Vec)
+@lower(larger, types.Float, types.Float)
 def _larger(context, builder, sig, args):
     return builder.select(builder.fcmp_ordered("<", *args), args[1], args[0])
 
 
-@lower_builtin(larger, types.Integer, types.Integer)
+@lower(larger, types.Integer, types.Integer)
 def _larger_integer(context, builder, sig, args):
     a, b = (context.cast(builder, v, t, sig.return_type) for v, t in zip(args, sig.args, strict=True))
     return builder.select(builder.icmp_signed("<", a, b), b, a)
@@ -236,7 +235,7 @@ def smaller(a, b):
 typed(smaller, lambda a, b: types.int64 if _are_integers(a, b) else None)
 
 
-@lower_builtin(smaller, types.Integer, types.Integer)
+@lower(smaller, types.Integer, types.Integer)
 def _smaller(context, builder, sig, args):
     a, b = (context.cast(builder, v, t, sig.return_type) for v, t in zip(args, sig.args, strict=True))
     return builder.select(builder.icmp_signed("<", b, a), b, a)
@@ -250,7 +249,7 @@ def below(v, limit, then):
 typed(below, lambda v, limit, then: v)
 
 
-@lower_builtin(below, Vec, Vec, Vec)
+@lower(below, Vec, Vec, Vec)
 def _below(context, builder, sig, args):
     zeros = ir.Constant(args[2].type, None)
     return builder.select(builder.fcmp_ordered("<", args[0], args[1]), args[2], zeros)
@@ -264,8 +263,8 @@ def inverse(v):
 typed(inverse, lambda v: v)
 
 
-@lower_builtin(inverse, Vec)
-@lower_builtin(inverse, types.Float)
+@lower(inverse, Vec)
+@lower(inverse, types.Float)
 def _inverse(context, builder, sig, args):
     v = args[0]
     zero, one = _constant(v.type, 0.0), _constant(v.type, 1.0)
@@ -280,7 +279,7 @@ def sign(v):
 typed(sign, lambda v: v)
 
 
-@lower_builtin(sign, Vec)
+@lower(sign, Vec)
 def _sign(context, builder, sig, args):
     v = args[0]
     zero, one, minus = (ir.Constant(v.type, [c] * LANES) for c in (0.0, 1.0, -1.0))
@@ -303,9 +302,8 @@ def _scale_range(itemsize: int) -> tuple[float, float]:
 typed(rescue, lambda rstd, like: rstd)
 
 
-@lower_builtin(rescue, Vec, Flat)
-@lower_builtin(rescue, Vec, types.Array)
-@lower_builtin(rescue, types.Float, Flat)
+@lower(rescue, Vec, Flat)
+@lower(rescue, types.Float, Flat)
 def _rescue(context, builder, sig, args):
     v, kind, bits = args[0], args[0].type, _bits_of(args[0])
     exponent = builder.and_(builder.bitcast(v, bits), _constant(bits, 0x7FF0000000000000))
@@ -326,8 +324,8 @@ def inverse_power(scale):
 typed(inverse_power, lambda scale: scale)
 
 
-@lower_builtin(inverse_power, Vec)
-@lower_builtin(inverse_power, types.Float)
+@lower(inverse_power, Vec)
+@lower(inverse_power, types.Float)
 def _inverse_power(context, builder, sig, args):
     bits = _bits_of(args[0])
     twice = _constant(bits, 2 * 1023 << 52)  # exponents are kept with 1023 added

@@ -6,7 +6,7 @@ cache would hold. Without, they are bytes.
 
 from functools import cache
 
-from normzoo.backends.cpu.access import load, stream, zeros
+from normzoo.backends.cpu.access import at, load, put, stream, zeros
 from normzoo.backends.cpu.arithmetic import smaller
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
@@ -16,69 +16,72 @@ STEP = 64  # rows a task
 
 
 @helper
-def copy_row(source, j, target, i, streams):
-    """target[i] = source[j]."""
-    width = target.shape[1]
+def copy_row(source, j, target, i, width, streams):
+    """Row i of target = row j of source."""
     if streams:
         for k in range(0, width, LANES):
             stream(target, i * width + k, load(source, j * width + k))
     else:
         for k in range(width):
-            target[i, k] = source[j, k]
+            put(target, i * width + k, at(source, j * width + k))
 
 
 @helper
-def clear_row(target, i, streams):
-    """target[i] = 0."""
-    width = target.shape[1]
+def clear_row(target, i, width, streams):
+    """Row i of target = 0."""
     if streams:
         for k in range(0, width, LANES):
             stream(target, i * width + k, zeros(target))
     else:
         for k in range(width):
-            target[i, k] = 0
+            put(target, i * width + k, 0)
 
 
 @cache
 def take(streams):
-    """target[i] = source[index[i]]."""
+    """Row i of target = row index[i] of source."""
 
     @helper
-    def take_some(t, source, index, target):
-        for i in range(t * STEP, smaller((t + 1) * STEP, index.size)):
-            copy_row(source, index[i], target, i, streams)
+    def take_some(t, source, index, target, rows, width):
+        for i in range(t * STEP, smaller((t + 1) * STEP, rows)):
+            copy_row(source, at(index, i), target, i, width, streams)
 
     @kernel
     def rows_take(
         pool,  # see sharing.py
-        source,  # (rows, width)
-        index,  # (kept,) int64
-        target,  # (kept, width), written
+        source,  # (any, width)
+        index,  # (rows,) int64
+        target,  # (rows, width), written
+        rows,
+        width,
     ):
-        share(pool, (index.size + STEP - 1) // STEP, take_some, (source, index, target))
+        share(pool, (rows + STEP - 1) // STEP, take_some, (source, index, target, rows, width))
 
     return rows_take
 
 
 @cache
 def spread(streams):
-    """target[i] = source[place[i]], 0 where that is -1; where it is -2 target stays."""
+    """Row i of target = row place[i] of source, 0 where that is -1; where it is -2 the row stays."""
 
     @helper
-    def spread_some(t, source, place, target):
-        for i in range(t * STEP, smaller((t + 1) * STEP, place.size)):
-            if place[i] >= 0:
-                copy_row(source, place[i], target, i, streams)
-            elif place[i] == -1:
-                clear_row(target, i, streams)
+    def spread_some(t, source, place, target, rows, width):
+        for i in range(t * STEP, smaller((t + 1) * STEP, rows)):
+            j = at(place, i)
+            if j >= 0:
+                copy_row(source, j, target, i, width, streams)
+            elif j == -1:
+                clear_row(target, i, width, streams)
 
     @kernel
     def rows_spread(
         pool,  # see sharing.py
-        source,  # (kept, width)
+        source,  # (any, width)
         place,  # (rows,) int64
         target,  # (rows, width), written
+        rows,
+        width,
     ):
-        share(pool, (place.size + STEP - 1) // STEP, spread_some, (source, place, target))
+        share(pool, (rows + STEP - 1) // STEP, spread_some, (source, place, target, rows, width))
 
     return rows_spread

@@ -16,15 +16,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numba
 from llvmlite.binding import Linkage
-from numba.core import cgutils, types
+from numba.core import cgutils
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler, DefaultPassBuilder
 from numba.core.compiler_machinery import PassManager, register_pass
 from numba.core.lowering import Lower
 from numba.core.typed_passes import NativeLowering
+
+from normzoo.backends.cpu.target import jit
 
 
 def _digest(data: bytes) -> int:
@@ -164,23 +165,13 @@ class _InlineCompiler(_HelperCompiler):
 
 
 # How Numba compiles what only compiled code calls: with no way in from Python or C, and no machine code of its own.
-INNER: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": _InlineCompiler}
+NO_WAY_IN: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+INNER = NO_WAY_IN | {"pipeline_class": _InlineCompiler}
 
 
 def helper(function: Callable) -> Any:
-    """A function that is inlined into every kernel that calls it.
-
-    Numba would compile it for each value of a flag that a caller writes or closes over. Here it does so once for the
-    types: LLVM, which takes the code into each kernel, finds the same dead branches.
-    """
-    options = INNER | {"pipeline_class": _HelperCompiler}
-    made: Any = numba.njit(forceinline=True, error_model="numpy", **options)(function)
-    if made is not function:  # Numba is not switched off
-        template = made.get_call_template
-        made.get_call_template = lambda given, named: template(
-            tuple(map(types.unliteral, given)), {name: types.unliteral(t) for name, t in named.items()}
-        )
-    return made
+    """A function that is inlined into every kernel that calls it."""
+    return jit(function, _HelperCompiler, forceinline=True, **NO_WAY_IN)
 
 
 class _Files(IndexDataCacheFile):
@@ -256,16 +247,11 @@ def kernel(function: Callable | None = None, *, nogil: bool = True) -> Any:
         return partial(kernel, nogil=nogil)
     flags = ", ".join(f"{name}={value}" for name, value in sorted(_flags(function).items()))
     function.__qualname__ += f"({flags})"
-    options: Any = {
-        "nogil": nogil, "error_model": "numpy", "no_cfunc_wrapper": True, "pipeline_class": _Compiler,
-    }  # fmt: skip
-    try:
-        made: Any = numba.njit(cache=True, **options)(function)
-        if made is not function:  # Numba is not switched off
+    made = jit(function, _Compiler, nogil=nogil, no_cfunc_wrapper=True)
+    if made is not function:  # Numba is not switched off
+        with contextlib.suppress(RuntimeError):  # no directory can be written: compile anew in each process
             made._cache = _Cache(function)
-        return made
-    except RuntimeError:  # no directory can be written: compile anew in each process
-        return numba.njit(**options)(function)
+    return made
 
 
 def cache_directory() -> str | None:

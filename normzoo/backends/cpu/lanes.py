@@ -13,14 +13,12 @@ that read and write arrays, `arithmetic.py` those that compute. Every primitive 
 NumPy meaning as the body (which is what runs when Numba is switched off) followed by its LLVM lowering.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba.core import types
-from numba.core.typing.templates import AbstractTemplate, infer, infer_global, signature
-from numba.extending import NativeValue, models, register_model, unbox
+from numba.core import cgutils, types
+from numba.extending import NativeValue, make_attribute_wrapper, models, register_model, unbox
 
 LANES = 16
 
@@ -32,15 +30,40 @@ class Flat(types.Type):
     unpacking shapes and strides. The caller vouches that the array is C-contiguous, aligned and of this dtype.
     """
 
+    kind = "flat"
+
     def __init__(self, dtype: Any) -> None:
         self.dtype = dtype
-        super().__init__(name=f"flat_{dtype}")
+        super().__init__(name=f"{self.kind}_{dtype}")
+
+
+class Space(Flat):
+    """Numba type of a workspace: as `Flat`, with the memory that it lies in, and how many values have room there."""
+
+    kind = "space"
 
 
 @register_model(Flat)
 class _FlatModel(models.PrimitiveModel):
     def __init__(self, dmm, fe_type: Flat) -> None:
         super().__init__(dmm, fe_type, element_type(fe_type.dtype).as_pointer())
+
+
+@register_model(Space)
+class _SpaceModel(models.StructModel):
+    def __init__(self, dmm, fe_type: Space) -> None:
+        held = types.MemInfoPointer(types.voidptr)
+        super().__init__(dmm, fe_type, [("data", Flat(fe_type.dtype)), ("size", types.int64), ("held", held)])
+
+
+make_attribute_wrapper(Space, "size", "size")
+
+
+def pointer(context, builder, kind: Flat, array):
+    """To the first value."""
+    if isinstance(kind, Space):
+        return cgutils.create_struct_proxy(kind)(context, builder, value=array).data
+    return array
 
 
 @unbox(Flat)
@@ -129,22 +152,3 @@ def mask(builder, count):
     kind = ir.VectorType(ir.IntType(32), LANES)
     count = builder.trunc(count, ir.IntType(32))
     return builder.icmp_signed("<", ir.Constant(kind, list(range(LANES))), filled(builder, count))
-
-
-def typed(function: Callable, rule: Callable) -> None:
-    """Teach Numba's type inference `function`: its result type is `rule(*argument types)`, or None: not for these.
-
-    What is of a target is asked before what is of any: else `+` of lanes would be looked for among dozens of kinds of
-    additions, each time.
-    """
-
-    class Template(AbstractTemplate):
-        key = function
-        metadata = {"target": "cpu"}  # noqa: RUF012  (as in Numba's own)
-
-        def generic(self, args, kws):
-            result = rule(*args)
-            return None if result is None else signature(result, *args)
-
-    infer(Template)
-    infer_global(function, types.Function(Template))

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.extending import NativeValue, box, lower_builtin, models, register_model, unbox
+from numba.extending import NativeValue, box, models, register_model, unbox
 
-from normzoo.backends.cpu.lanes import Flat, typed
+from normzoo.backends.cpu.lanes import Flat, pointer
+from normzoo.backends.cpu.target import lower, typed
 
 HEAD = object.__basicsize__  # bytes before the fields of any object; its type is the last of them
 TYPE = HEAD - 8
@@ -103,13 +104,13 @@ typed(result_of, lambda function, arguments: types.int64)
 typed(run, lambda code, owned, ints, places, scalars: types.none)
 
 
-@lower_builtin(address_of, Object)
-@lower_builtin(returned, types.Integer)
+@lower(address_of, Object)
+@lower(returned, types.Integer)
 def _same(context, builder, sig, args):
     return args[0]
 
 
-@lower_builtin(shared, types.Integer)
+@lower(shared, types.Integer)
 def _shared(context, builder, sig, args):
     api = context.get_python_api(builder)
     api.incref(builder.inttoptr(args[0], api.pyobj))
@@ -120,44 +121,44 @@ def _loaded(builder, address, kind):
     return builder.load(builder.inttoptr(address, kind.as_pointer()))
 
 
-@lower_builtin(word, types.Integer)
+@lower(word, types.Integer)
 def _word(context, builder, sig, args):
     return _loaded(builder, args[0], _INT)
 
 
-@lower_builtin(half, types.Integer)
+@lower(half, types.Integer)
 def _half(context, builder, sig, args):
     return builder.sext(_loaded(builder, args[0], ir.IntType(32)), _INT)
 
 
-@lower_builtin(number, types.Integer)
+@lower(number, types.Integer)
 def _number(context, builder, sig, args):
     return _loaded(builder, args[0], ir.DoubleType())
 
 
-@lower_builtin(doubles, types.Integer)
+@lower(doubles, types.Integer)
 def _doubles(context, builder, sig, args):
     return builder.inttoptr(args[0], context.get_value_type(sig.return_type))
 
 
-@lower_builtin(place_of, types.Array)
+@lower(place_of, Flat)
 def _place_of(context, builder, sig, args):
-    return builder.ptrtoint(context.make_array(sig.args[0])(context, builder, args[0]).data, _INT)
+    return builder.ptrtoint(pointer(context, builder, sig.args[0], args[0]), _INT)
 
 
-@lower_builtin(result_of, types.Integer, types.Integer)
+@lower(result_of, types.Integer, types.Integer)
 def _result_of(context, builder, sig, args):
     api = context.get_python_api(builder)
     return builder.ptrtoint(api.call(*(builder.inttoptr(a, api.pyobj) for a in args)), _INT)
 
 
-@lower_builtin(run, types.Integer, types.Integer, types.BaseTuple, types.BaseTuple, types.BaseTuple)
+@lower(run, types.Integer, types.Integer, types.BaseTuple, types.BaseTuple, types.BaseTuple)
 def _run(context, builder, sig, args):
     ints, places, scalars = (cgutils.unpack_tuple(builder, a) for a in args[2:])
     flat = Flat(types.float32)  # of any dtype: a pointer is a pointer
-    pointer = context.get_value_type(flat)
+    place = context.get_value_type(flat)
     taken = [*sig.args[2].types, *[flat] * len(places), *sig.args[4].types]
-    given = [*ints, *(builder.inttoptr(p, pointer) for p in places), *scalars]
+    given = [*ints, *(builder.inttoptr(p, place) for p in places), *scalars]
     kind = context.call_conv.get_function_type(types.none, taken)
     code = builder.inttoptr(args[0], kind.as_pointer())
     status, _ = context.call_conv.call_function(builder, code, types.none, taken, given)

@@ -267,8 +267,8 @@ def fold_sums(o, dims, parameter_dims, sums, dweight, dbias):
         for j in range(column, column + 1 if pc > 1 else c):
             first = (i * c + j) * slots + (r * pieces if pm > 1 else 0)
             for h in range(first, first + (pieces if pm > 1 else slots)):
-                w += sums[2 * h]
-                v += sums[2 * h + 1]
+                w += at(sums, 2 * h)
+                v += at(sums, 2 * h + 1)
     put(dweight, o, w)
     put(dbias, o, v)
 

@@ -2,8 +2,7 @@
 
 from functools import cache
 
-import numpy as np
-
+from normzoo.backends.cpu.access import at, put
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.moments import merge
 from normzoo.backends.cpu.rows import (
@@ -43,6 +42,19 @@ def in_order(dims, t):
     return place // groups * c + column, place % groups * pieces + piece
 
 
+@helper
+def three(part, t):
+    """What was put for chunk t, of all sets' one behind the other."""
+    return at(part, 3 * t), at(part, 3 * t + 1), at(part, 3 * t + 2)
+
+
+@helper
+def put_three(part, t, first, second, third):
+    put(part, 3 * t, first)
+    put(part, 3 * t + 1, second)
+    put(part, 3 * t + 2, third)
+
+
 @cache
 def normalizing(spans_n, streams):
     @helper
@@ -62,14 +74,13 @@ def forward(center, power, spans_n, streams):
     def sum_chunk(t, dims, x, part):
         s, h = in_order(dims, t)
         count, mean, spread = chunk_moments(dims, x, set_at(dims, s)[2], h, center)
-        part[s, h, 0] = count
-        part[s, h, 1] = mean
-        part[s, h, 2] = spread
+        put_three(part, s * chunking(dims[1], dims[3])[2] + h, count, mean, spread)
 
     @helper
     def sum_deviations(t, dims, x, part):
         s, h = in_order(dims, t)
-        part[s, h, 0] = chunk_deviations(dims, x, set_at(dims, s)[2], h, part[s, 0, 1])
+        first = s * chunking(dims[1], dims[3])[2]
+        put(part, 3 * (first + h), chunk_deviations(dims, x, set_at(dims, s)[2], h, at(part, 3 * first + 1)))
 
     @kernel
     def rows_forward_split(
@@ -87,23 +98,25 @@ def forward(center, power, spans_n, streams):
     ):
         b, m, c, n = dims
         chunks = chunking(m, n)[2]
-        part = np.empty((b * c, chunks, 3))  # count, mean, m2
+        part = workspace(3 * b * c * chunks, stats)  # count, mean, m2
         # 1 moments
         share(pool, b * c * chunks, sum_chunk, (dims, x, part))
         for s in range(b * c):
-            count, mean, spread = part[s, 0, 0], part[s, 0, 1], part[s, 0, 2]
+            first = s * chunks
+            count, mean, spread = three(part, first)
             for h in range(1, chunks):
-                count, mean, spread = merge(count, mean, spread, part[s, h, 0], part[s, h, 1], part[s, h, 2])
-            part[s, 0, 1] = mean
-            part[s, 0, 2] = spread
+                count_h, mean_h, spread_h = three(part, first + h)
+                count, mean, spread = merge(count, mean, spread, count_h, mean_h, spread_h)
+            put_three(part, first, count, mean, spread)
         if power == 1:
             share(pool, b * c * chunks, sum_deviations, (dims, x, part))
             for s in range(b * c):
-                part[s, 0, 2] = 0.0
+                first, spread = s * chunks, 0.0
                 for h in range(chunks):
-                    part[s, 0, 2] += part[s, h, 0]
+                    spread += at(part, 3 * (first + h))
+                put(part, 3 * first + 2, spread)
         for s in range(b * c):
-            mean, spread = part[s, 0, 1], part[s, 0, 2]
+            _, mean, spread = three(part, s * chunks)
             finish(dims, x, set_at(dims, s)[2], mean, spread, stats, s, center, power, divisor, eps, clamp)
         # 2 normalize
         share(pool, b * c * chunks, normalize_chunk, (dims, parameter_dims, x, weight, bias, y, stats))
@@ -155,9 +168,7 @@ def backward(center, power, spans_n, streams):
             g, gx, signs = chunk_sums_n(
                 dims, parameter_dims, dy, x, weight, affine, blocks, block, i, j, start, h, center, power
             )
-            part[s, h, 0] = g
-            part[s, h, 1] = gx
-            part[s, h, 2] = signs
+            put_three(part, s * chunks + h, g, gx, signs)
             if constant:
                 chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, i, j, start, h, power, spans_n, none, streams,
                          0)  # fmt: skip
@@ -171,9 +182,7 @@ def backward(center, power, spans_n, streams):
         g, gx, signs = chunk_sums(
             dims, parameter_dims, dy, x, weight, affine, sums, slot, i, j, start, h, center, power
         )
-        part[s, h, 0] = g
-        part[s, h, 1] = gx
-        part[s, h, 2] = signs
+        put_three(part, s * chunking(dims[1], dims[3])[2] + h, g, gx, signs)
         if constant:
             chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, i, j, start, h, power, spans_n, none, streams,
                      0)  # fmt: skip
@@ -183,7 +192,7 @@ def backward(center, power, spans_n, streams):
         s, h = in_order(dims, t)
         i, j, start = set_at(dims, s)
         affine = affine_at(dims, x, stats, s)
-        means = part[s, 0, 0], part[s, 0, 1], part[s, 0, 2]
+        means = three(part, s * chunking(dims[1], dims[3])[2])
         chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, i, j, start, h, power, spans_n, means, streams, 0)
 
     @kernel
@@ -205,7 +214,7 @@ def backward(center, power, spans_n, streams):
         pb, pm, pc, pn = parameter_dims
         _, pieces, chunks = chunking(m, n)
         k = float(m * n)
-        part = np.empty((b * c, chunks, 3))  # sums of g, g * xhat, sign(x - mean)
+        part = workspace(3 * b * c * chunks, stats)  # sums of g, g * xhat, sign(x - mean)
         # 1 moments
         if spans_n:
             cells = pb * pc
@@ -224,13 +233,12 @@ def backward(center, power, spans_n, streams):
             for s in range(b * c):
                 g, gx, signs = 0.0, 0.0, 0.0
                 for h in range(chunks):
-                    g += part[s, h, 0]
-                    gx += part[s, h, 1]
-                    signs += part[s, h, 2]
+                    g_h, gx_h, signs_h = three(part, s * chunks + h)
+                    g += g_h
+                    gx += gx_h
+                    signs += signs_h
                 g, gx, signs = means_of(g, gx, signs, stats_of(dims, stats, s)[1], k, center, divisor, limit)
-                part[s, 0, 0] = g
-                part[s, 0, 1] = gx
-                part[s, 0, 2] = signs
+                put_three(part, s * chunks, g, gx, signs)
             share(pool, b * c * chunks, derive_chunk, (dims, parameter_dims, dy, x, weight, stats, dx, part))
 
     return rows_backward_split

@@ -10,9 +10,9 @@ from functools import lru_cache
 
 from llvmlite import binding, ir
 from numba.core import cgutils, types
-from numba.extending import lower_builtin, type_callable
 
 from normzoo.backends.cpu.jit import helper
+from normzoo.backends.cpu.target import lower, typed
 
 ALONE = 0
 POOL = types.int64
@@ -55,16 +55,15 @@ def share(pool, turns, work, arguments):
         work(t, *arguments)
 
 
-@type_callable(share)
-def _type_of_share(context):
-    def rule(pool, turns, work, arguments):
-        work.get_call_type(context, (types.int64, *arguments.types), {})  # compiles it
-        return types.none
-
-    return rule
+def _type_of_share(pool, turns, work, arguments):
+    work.get_call_type(work.dispatcher.typingctx, (types.int64, *arguments.types), {})  # compiles it
+    return types.none
 
 
-@lower_builtin(share, POOL, types.Integer, types.Dispatcher, types.BaseTuple)
+typed(share, _type_of_share)
+
+
+@lower(share, POOL, types.Integer, types.Dispatcher, types.BaseTuple)
 def _lower_share(context, builder, signature, given):
     _, _, work, arguments = signature.args
     taken = types.int64, *arguments.types

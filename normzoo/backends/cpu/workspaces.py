@@ -4,11 +4,10 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.imputils import impl_ret_new_ref
-from numba.extending import lower_builtin
-from numba.np.arrayobj import populate_array
 
 from normzoo.backends.cpu.access import element_at
-from normzoo.backends.cpu.lanes import Flat, of, typed
+from normzoo.backends.cpu.lanes import Flat, Space, of
+from normzoo.backends.cpu.target import lower, typed
 
 LOCAL = 4096  # bytes of a workspace that lies on the stack: to get and free memory takes 40 ns
 
@@ -18,26 +17,25 @@ def workspace(count, a):
     return np.empty(count, np.float64 if a.itemsize == 8 else np.float32)
 
 
-typed(workspace, lambda count, a: types.Array(of(a.dtype), 1, "C"))
+typed(workspace, lambda count, a: Space(of(a.dtype)))
 
 
-@lower_builtin(workspace, types.Integer, Flat)
-@lower_builtin(workspace, types.Integer, types.Array)
+@lower(workspace, types.Integer, Flat)
 def _workspace(context, builder, sig, args):
     size = ir.Constant(ir.IntType(64), sig.return_type.dtype.bitwidth // 8)
-    array = context.make_array(sig.return_type)(context, builder)
+    space = cgutils.create_struct_proxy(sig.return_type)(context, builder)
     with builder.goto_entry_block():
         local = builder.alloca(ir.ArrayType(ir.IntType(8), LOCAL))
         local.align = 64
     length = builder.mul(args[0], size)
-    held = cgutils.alloca_once(builder, array.meminfo.type, zfill=True)  # none
-    data = cgutils.alloca_once_value(builder, builder.bitcast(local, array.data.type))
+    held = cgutils.alloca_once(builder, space.held.type, zfill=True)  # none
+    data = cgutils.alloca_once_value(builder, builder.bitcast(local, space.data.type))
     with builder.if_then(builder.icmp_unsigned(">", length, ir.Constant(length.type, LOCAL))):
         taken = context.nrt.meminfo_alloc_aligned(builder, length, align=64)
         builder.store(taken, held)
-        builder.store(builder.bitcast(context.nrt.meminfo_data(builder, taken), array.data.type), data)
-    populate_array(array, builder.load(data), [args[0]], [size], size, builder.load(held))
-    return impl_ret_new_ref(context, builder, sig.return_type, array._getvalue())
+        builder.store(builder.bitcast(context.nrt.meminfo_data(builder, taken), space.data.type), data)
+    space.data, space.size, space.held = builder.load(data), args[0], builder.load(held)
+    return impl_ret_new_ref(context, builder, sig.return_type, space._getvalue())
 
 
 def clear(a, i, count):
@@ -48,7 +46,7 @@ def clear(a, i, count):
 typed(clear, lambda a, i, count: types.none)
 
 
-@lower_builtin(clear, types.Array, types.Integer, types.Integer)
+@lower(clear, Flat, types.Integer, types.Integer)
 def _clear(context, builder, sig, args):
     size = ir.Constant(ir.IntType(64), sig.args[0].dtype.bitwidth // 8)
     cgutils.memset(builder, element_at(context, builder, sig.args[0], args[0], args[1]), builder.mul(args[2], size), 0)
