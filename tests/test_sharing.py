@@ -6,7 +6,7 @@ import pytest
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from normzoo.backends.cpu import sharing
+from normzoo.backends.cpu import sharing, threads
 from normzoo.backends.cpu.access import at, put
 from normzoo.backends.cpu.code import compiled
 from normzoo.backends.cpu.jit import helper, kernel, plain
@@ -101,6 +101,21 @@ def test_a_turn_without_memory_ends_the_kernel(where, given):
     with pytest.raises(MemoryError, match="working space"):
         run(failing, given, 10, found, where)
     assert found[0] < 100 and found[where] == 0
+
+
+@pytest.mark.parametrize(("seconds", "values", "wakes"), [
+    (50e-6, 1 << 17, False), (50e-6, 1 << 19, True), (1e-6, 1 << 17, True), (1, threads.MOST - 1, False),
+    (1, threads.MOST, True),
+])  # fmt: skip
+def test_threads_are_woken_where_that_takes_less_than_they_save(seconds, values, wakes, monkeypatch):
+    numba.get_num_threads()
+    assert 0 < sharing.waking(2) < 1
+    monkeypatch.setattr(threads, "waking", lambda count: seconds)
+    monkeypatch.setattr(threads, "_worth_waking", threads._worth_waking.__wrapped__)
+    monkeypatch.setattr(threads.numba, "get_num_threads", lambda: 2)
+    given = []
+    threads.guarded(given.append, values)(ALONE)
+    assert given == [pool() if wakes else ALONE]
 
 
 def test_without_compilation_it_is_a_loop():

@@ -85,7 +85,7 @@ class Code(NamedTuple):
         @cache
         def code(past_caches: bool) -> Callable:  # each is compiled when it is first needed
             call = self.compiled(past_caches).call
-            return call if size <= SERIAL else threads.guarded(call)
+            return call if size <= SERIAL else threads.guarded(call, size)
 
         if size * self.arrays[self.result].itemsize < STREAMED or not self.is_written_in_order():
             return code(False)

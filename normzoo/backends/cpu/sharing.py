@@ -7,6 +7,8 @@ a run of turns.
 
 import ctypes
 from functools import lru_cache
+from itertools import pairwise
+from time import perf_counter
 
 from llvmlite import binding, ir
 from numba.core import cgutils, types
@@ -33,6 +35,23 @@ def pool() -> int:
 def _addresses() -> ctypes.Array:
     names = "numba_parallel_for", "get_num_threads"
     return (ctypes.c_void_p * 2)(*map(binding.address_of_symbol, names))
+
+
+def waking(count: int, loops: int = 12) -> float:
+    """Seconds in which so many threads begin and end a loop of nothing, at best: one or two microseconds where idle
+    threads spin, fifty and more where they sleep."""
+    start, _ = _addresses()
+    if not start:
+        return 0.0
+    size, nothing = ctypes.c_size_t, ctypes.pythonapi.Py_IsInitialized  # takes no arguments, nor Python's lock
+    loop = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 5, size, size, ctypes.c_int)(start)
+    first, parts, step = (size * 1)(0), (size * 1)(count), (size * 1)(1)
+    given = ctypes.cast(nothing, ctypes.c_void_p), first, parts, step, None, 0, 1, count
+    times = [perf_counter()]
+    for _ in range(loops):
+        loop(*given)
+        times.append(perf_counter())
+    return min(b - a for a, b in pairwise(times))
 
 
 @helper

@@ -5,19 +5,23 @@ which Numba takes where there is neither TBB nor OpenMP, ends the process where 
 where a loop is started from within another.
 """
 
+import math
 import os
 import sys
 import threading
 from collections.abc import Callable
+from functools import lru_cache
 from multiprocessing import parent_process
 from typing import Any
 
 import numba
 from numba.np.ufunc import parallel
 
-from normzoo.backends.cpu.sharing import ALONE, pool
+from normzoo.backends.cpu.sharing import ALONE, pool, waking
 from normzoo.subnormals import mode
 
+SPEED = 5e9  # values a second that a thread normalizes in its caches
+MOST = 1 << 20  # values from which on threads are woken however long it takes
 _one_at_a_time = threading.Lock()  # loops on a workqueue
 
 
@@ -32,12 +36,22 @@ def _owner() -> int:
 _process = _owner()
 
 
-def guarded(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """A kernel that runs on Numba's threads where it may, else on the caller's alone, whatever pool it is given."""
+@lru_cache(maxsize=64)
+def _worth_waking(count: int) -> float:
+    """Values from which so many threads save more time than it takes to wake them."""
+    with _one_at_a_time:
+        return min(waking(count) * SPEED * count / max(count - 1, 1), MOST)
+
+
+def guarded(kernel: Callable[..., Any], values: float = math.inf) -> Callable[..., Any]:
+    """A kernel that runs on Numba's threads where it may, else on the caller's alone, whatever pool it is given; alone,
+    too, where it works on fewer values than are worth to wake threads."""
     if os.getpid() != _process:
         return kernel
-    numba.get_num_threads()  # lets Numba choose its layer, for as long as the process lives
+    count = numba.get_num_threads()  # lets Numba choose its layer, for as long as the process lives
     threads = pool()
+    if values < MOST and not _in_a_loop() and values < _worth_waking(count):
+        return kernel
 
     def call(_: int, *arguments: Any) -> None:
         kernel(threads if os.getpid() == _process and not mode.alone else ALONE, *arguments)
