@@ -255,6 +255,27 @@ def _below(context, builder, sig, args):
     return builder.select(builder.fcmp_ordered("<", args[0], args[1]), args[2], zeros)
 
 
+def is_outside(v, least, most):
+    """Is a scalar, or any of the lanes, not a number from `least` to `most`, two scalars?"""
+    return not np.all((least <= v) & (v <= most))
+
+
+typed(is_outside, lambda v, least, most: types.boolean)
+
+
+@lower(is_outside, Vec, types.Float, types.Float)
+@lower(is_outside, types.Float, types.Float, types.Float)
+def _is_outside(context, builder, sig, args):
+    v, least, most = args
+    if isinstance(sig.args[0], Vec):
+        least, most = filled(builder, least), filled(builder, most)
+    inside = builder.and_(builder.fcmp_ordered("<=", least, v), builder.fcmp_ordered("<=", v, most))
+    if isinstance(sig.args[0], Vec):
+        bits = ir.IntType(LANES)
+        return builder.icmp_unsigned("!=", builder.bitcast(inside, bits), ir.Constant(bits, -1))
+    return builder.not_(inside)
+
+
 def inverse(v):
     """1 / v, of lanes or a scalar; 0 where v is 0."""
     return np.where(v == 0, v, 1 / np.where(v == 0, 1, v))[()]

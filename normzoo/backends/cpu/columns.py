@@ -228,7 +228,7 @@ def finish(dims, x, stats, b, first, last, center, power, divisor, eps, clamp):
         spread = sums / splat(divisor) if power != 0 else splat(0.0)
         put_lanes(stats, at_spread, spread, left)
         put_lanes(stats, at_rstd, rstd_of(spread, splat(eps), splat(1.0), power, clamp), left)
-        for i in range(left):
+        for i in range(left if is_extreme(sums, eps, power, clamp, x) else 0):
             if is_extreme(lane(sums, i), eps, power, clamp, x):
                 start = b * m * c * n + (j + i) * n
                 mean, spread_i, rstd = extreme_moments(x, start, m, c * n, n, center, power, divisor, eps, clamp)

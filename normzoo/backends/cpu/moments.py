@@ -9,6 +9,7 @@ from normzoo.backends.cpu.arithmetic import (
     fma,
     inverse,
     inverse_power,
+    is_outside,
     larger,
     minus,
     narrow,
@@ -167,13 +168,13 @@ def gradient(d, v, w, affine, factors, power):
 
 @helper
 def is_extreme(spread, eps, power, clamp, like):
-    """Did the fast sums meet a non-finite value, or squares that overflow or underflow?
+    """Did the fast sums, lanes or a scalar, meet a non-finite value, or squares that overflow or underflow?
 
     Squares of float32 below 1e-38 lose bits; next to a sum or an eps of 1e-26 they do not count.
     """
     least = 1e-280 if itemsize(like) == 8 else 1e-26
     added = eps * eps if clamp and power == 2 else eps
-    return not (spread <= 1e300) or (spread < least and added < least)
+    return is_outside(spread, least if added < least else -math.inf, 1e300)
 
 
 @helper
