@@ -27,6 +27,7 @@ from normzoo.zoo import lp_norm as _lp_norm
 from normzoo.zoo import rms_norm as _rms_norm
 
 _CENTERED, _UNCENTERED = _layer_norm.LayerNorm.moments, _rms_norm.RMSNorm.moments
+_PASSED, _REFUSED = _USUAL.on_nonfinite, _USUAL.single_value
 _BATCH, _INSTANCE, _LAYER, _GROUP, _RMS = (_Recent() for _ in range(5))
 _FIRST = 1  # the usual axis of channels
 
@@ -83,7 +84,7 @@ def batch_norm(
     array([[-1.],
            [ 1.]], dtype=float32)
     """
-    usual = on_nonfinite is _USUAL.on_nonfinite and single_value is _USUAL.single_value and update_stats is True
+    usual = on_nonfinite is _PASSED and single_value is _REFUSED and update_stats is True
     plain = usual and training is True and out is None and not return_saved and not return_state
     if plain:
         y = _recall_tracked(_BATCH, channel_axis, x, running_mean, running_var, weight, bias, momentum, eps)
@@ -127,7 +128,7 @@ def instance_norm(
 
     The other arguments are those of `batch_norm`.
     """
-    usual = on_nonfinite is _USUAL.on_nonfinite and single_value is _USUAL.single_value and update_stats is True
+    usual = on_nonfinite is _PASSED and single_value is _REFUSED and update_stats is True
     plain = usual and use_input_stats is True and out is None and not return_saved and not return_state
     if plain:
         y = _recall_tracked(_INSTANCE, channel_axis, x, running_mean, running_var, weight, bias, momentum, eps)

@@ -1,7 +1,6 @@
 """The layer: parameters, buffers, modes, state, and the last forward pass."""
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -30,13 +29,9 @@ SPACING = {np.dtype(dtype): float(np.finfo(dtype).eps) for dtype in (np.float32,
 
 def eps_for(x: Array) -> float:
     """The eps of a norm that has None: the spacing at 1 of the floats x is computed in."""
-    return _spacing((x if type(x) is np.ndarray else base_array("eps", "x", x)).dtype)
-
-
-@lru_cache(maxsize=16)
-def _spacing(dtype: np.dtype) -> float:
-    """Found once for a dtype: it takes as long as a quarter of a small call."""
-    return SPACING[compute_dtype(dtype)]
+    dtype = (x if type(x) is np.ndarray else base_array("eps", "x", x)).dtype
+    found = SPACING.get(dtype)
+    return SPACING[compute_dtype(dtype)] if found is None else found
 
 
 def entry(kind: str, name: str) -> property:
