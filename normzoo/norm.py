@@ -1,6 +1,7 @@
 """The layer: parameters, buffers, modes, state, and the last forward pass."""
 
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -19,7 +20,7 @@ from normzoo.arrays import (
 )
 from normzoo.backends.contract import Array, Moments
 from normzoo.dialects import TORCH, read, written
-from normzoo.passes import normalize
+from normzoo.passes import Recent, normalize, recall_saved
 from normzoo.saved import Label, Saved
 from normzoo.selection import SELECTS, select
 from normzoo.view import Axes
@@ -65,15 +66,23 @@ class Norm:
         saved: the `Saved` of the last call, or None.
         devices: where it runs. A norm with a `forward` of its own runs on the host alone, unless it says that it
             computes nothing but passes: then on "cuda" too.
+        asks: names of the attributes that `axes` reads, of values that cannot change; () where it reads others. Small
+            arrays are then normalized by the last plan without asking it again.
         label: what messages call the norm.
     """
 
     moments: ClassVar[Moments] = Moments()
     eps: float | None  # None, where a norm allows it: see `eps_for`
     devices: tuple[str, ...] = DEVICES
+    asks: ClassVar[tuple[str, ...]] = ()
+    _asked: ClassVar[Any]  # their values, of a norm
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if "axes" in vars(cls) and "asks" not in vars(cls):
+            cls.asks = ()
+        if cls.asks:
+            cls._asked = attrgetter(*cls.asks)
         if "forward" in vars(cls) and "devices" not in vars(cls):
             cls.devices = ("cpu",)
 
@@ -103,6 +112,7 @@ class Norm:
         if bias:
             self.params["bias"] = np.zeros(shape, dtype)
         self._shape = shape
+        self._recent = Recent()
 
     def axes(self, x: Array) -> Axes:
         """Check x's shape and say how its axes are used."""
@@ -119,12 +129,21 @@ class Norm:
             TypeError: x or out is not a float array (or out's dtype not x's).
             ValueError: a shape or value does not fit, or out overlaps an input in part.
         """
-        if type(x) is not np.ndarray:
+        plain = type(x) is np.ndarray
+        if not plain:
             x = base_array(self, "x", x)
+        weight, bias, eps = self.params.get("weight"), self.params.get("bias"), self.eps
+        asked = self._asked(self) if plain and out is None and self.asks else None
+        if asked is not None:
+            spacing = SPACING.get(x.dtype) if eps is None else eps  # of what is no float, None, which is no eps
+            found = recall_saved(self, self._recent, asked, x, weight, bias, spacing)
+            if found is not None:
+                return found
         axes = self.axes(x)
-        weight, bias = self.params.get("weight"), self.params.get("bias")
         eps = eps_for(x) if self.eps is None else self.eps
         y, _, saved = normalize(self, x, axes, weight, bias, self.moments, eps, out, parameter_shape=self._shape)
+        if asked is not None:
+            self._recent.keep(asked, axes, self.moments)
         return y, saved
 
     def __call__(self, x: Array, *arguments: Any, **options: Any) -> Array:

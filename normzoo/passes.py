@@ -26,15 +26,23 @@ from normzoo.view import Axes, inverse
 
 DOUBLE = np.dtype(np.float64)
 
-_forward_plans = Memo()
+
+class _ForwardPlans(Memo):
+    """By axes and a key; the last of its axes is `axes.recent`, too."""
+
+    def clear(self) -> None:
+        for axes, _ in list(self):
+            axes.recent = None
+        super().clear()
+
+
+_forward_plans = _ForwardPlans()
 _backward_plans = Memo()
 _recent: WeakSet["Recent"] = WeakSet()
 
 
 def forget() -> None:
     """Forget all plans, and the arrays that they hold."""
-    for axes, _ in _forward_plans:
-        axes.recent = None
     for recent in _recent:
         recent.forget()
     _forward_plans.clear()
@@ -68,9 +76,16 @@ class ViewSaved(Saved):
         eps: float,
         stats: Array,
     ) -> None:
-        self._owner = getattr(owner, "label", owner)
-        self._plan, self._v, self._weight, self._bias = plan, v, weight, bias
-        self._eps, self._stats = eps, stats
+        try:  # a layer's label, which does not hold the layer; one by one: it is a tenth of a small call
+            self._owner = owner.label  # type: ignore[attr-defined]
+        except AttributeError:
+            self._owner = owner
+        self._plan = plan
+        self._v = v
+        self._weight = weight
+        self._bias = bias
+        self._eps = eps
+        self._stats = stats
         self._source = x if plan.reads_x else None
         self._overwritten = False
 
@@ -312,6 +327,29 @@ class Recent:
             shortcut = plan.tracked if tracked else plan.shortcut
             if shortcut:
                 self.last = asked, plan, shortcut
+
+
+def recall_saved(
+    owner: object,
+    recent: Recent,
+    asked: object,
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    eps: Any,
+    running: tuple[Array | None, Array | None, Array | None, Any] = (None, None, None, 0.0),
+) -> tuple[Array, ViewSaved] | None:
+    """As `recall`, where what is asked may be equal, with the `Saved` of the pass. The running statistics are mean,
+    variance, number of batches and momentum."""
+    given, plan, shortcut = recent.last
+    if plan is None or asked != given or plan.name != chosen():
+        return None
+    stats = plan.new_small(plan.stats_shape, DOUBLE)
+    y = shortcut.call(shortcut.block, x, weight, bias, eps, stats, *running)
+    if y is None:
+        recent.forget()
+        return None
+    return y, ViewSaved(owner, plan, x, x, weight, bias, eps, stats)
 
 
 def recall(

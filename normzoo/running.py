@@ -298,7 +298,6 @@ class TrackedNorm(Norm):
         self.momentum = None if momentum is None else check_number(self, "momentum", momentum)
         self.track_running_stats = bool(track_running_stats)
         self.rules = check_rules(self, on_nonfinite, single_value, self.track_running_stats)
-        self._recent = Recent()
         if track_running_stats:
             self.buffers["running_mean"] = np.zeros(num_features, dtype)
             self.buffers[self.spread] = np.ones(num_features, dtype)
@@ -321,21 +320,6 @@ class TrackedNorm(Norm):
         if not all(a.flags.writeable for a in running):
             raise ValueError(f"{self}: expected running statistics that can be written, got a read-only array")
         return running
-
-    def _recall(self, x: Array, axis: int) -> tuple[Array, Any] | None:
-        """The pass in training, where the last one was of arrays of the same kinds; else None. See `passes.recall`."""
-        asked, plan, shortcut = self._recent.last
-        if plan is None or asked != (axis, self.num_features) or plan.name != chosen() or self.rules is not USUAL:
-            return None
-        params, buffers = self.params, self.buffers
-        weight, bias, eps = params.get("weight"), params.get("bias"), self.eps
-        stats = plan.new_small(plan.stats_shape, DOUBLE)
-        with updates.lock:
-            y = shortcut.call(
-                shortcut.block, x, weight, bias, eps, stats, buffers.get("running_mean"), buffers.get("running_var"),
-                buffers["num_batches_tracked"], self.momentum,
-            )  # fmt: skip
-        return None if y is None else (y, ViewSaved(self, plan, x, x, weight, bias, eps, stats))
 
     def _next_momentum(self) -> float:
         """The weight of the next batch in the running statistics."""

@@ -4,9 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from normzoo import updates
 from normzoo.arrays import DEVICES, check_size, once
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import eps_for
+from normzoo.passes import recall_saved
 from normzoo.running import TrackedNorm, check_channels, normalize_tracked
 from normzoo.saved import Saved
 from normzoo.updates import USUAL, Rules
@@ -99,6 +101,8 @@ class BatchNorm(TrackedNorm):
         )
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
 
+    asks = "channel_axis", "num_features"
+
     def axes(self, x: Array) -> Axes:
         return axes(self, x, self.channel_axis, self.num_features)
 
@@ -109,17 +113,22 @@ class BatchNorm(TrackedNorm):
             update_stats: False leaves running statistics and num_batches_tracked as they are, as the second pass over
                 a batch that is checkpointed must; y is the same.
         """
-        tracked = self.training and self.track_running_stats
-        usual = tracked and out is None and update_stats is True
-        if usual:
-            found = self._recall(x, self.channel_axis)
-            if found is not None:
-                return found
         params, buffers = self.params, self.buffers
-        axes, count = self.axes(x), buffers.get("num_batches_tracked")
+        weight, bias, count = params.get("weight"), params.get("bias"), buffers.get("num_batches_tracked")
+        mean, var = buffers.get("running_mean"), buffers.get("running_var")
+        tracked = self.training and self.track_running_stats
+        usual = tracked and out is None and update_stats is True and self.rules is USUAL
+        asked = self._asked(self) if usual else None
+        if usual:
+            with updates.lock:
+                running = mean, var, count, self.momentum
+                known = recall_saved(self, self._recent, asked, x, weight, bias, self.eps, running)
+            if known is not None:
+                return known
+        axes = self.axes(x)
         # Untracked, or training: the batch's statistics. The buffers are passed where they are read or written.
-        read = tracked or not self.training
-        mean, var = (buffers.get("running_mean"), buffers.get("running_var")) if read else (None, None)
+        if self.training and not tracked:
+            mean = var = None
         found = normalize_tracked(
             self,
             x,
@@ -127,8 +136,8 @@ class BatchNorm(TrackedNorm):
             self.moments,
             mean,
             var,
-            params.get("weight"),
-            params.get("bias"),
+            weight,
+            bias,
             tracked or mean is None,
             self.momentum or 0.0,
             eps_for(x) if self.eps is None else self.eps,
@@ -140,7 +149,7 @@ class BatchNorm(TrackedNorm):
             average=self.momentum is None,
         )
         if usual:
-            self._recent.keep((self.channel_axis, self.num_features), axes, self.moments, tracked=True)
+            self._recent.keep(asked, axes, self.moments, tracked=True)
         return found
 
 

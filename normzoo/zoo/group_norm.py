@@ -62,6 +62,8 @@ class GroupNorm(Norm):
         check_groups(self, num_groups, num_channels)
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
 
+    asks = "num_groups", "channel_axis", "num_channels"
+
     def axes(self, x: Array) -> Axes:
         return axes(self, x, self.num_groups, self.channel_axis, self.num_channels)
 

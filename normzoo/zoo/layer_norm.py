@@ -78,6 +78,8 @@ class LayerNorm(Norm):
             dtype=dtype,
         )
 
+    asks = "normalized_shape", "axis", "parameter_axis"
+
     def axes(self, x: Array) -> Axes:
         if self.parameter_axis is None:
             return axes(self, x, self.normalized_shape, self.axis)

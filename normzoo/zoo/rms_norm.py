@@ -80,6 +80,8 @@ class RMSNorm(Norm):
         if not self._plain:
             self.devices = ("cpu",)
 
+    asks = "normalized_shape", "axis"
+
     def axes(self, x: Array) -> Axes:
         return layer_norm.axes(self, x, self.normalized_shape, self.axis)
 
