@@ -54,6 +54,10 @@ def entry(kind: str, name: str) -> property:
     return property(get, put)
 
 
+def _no_values(norm: object) -> None:
+    """Of a norm that does not say what its axes depend on."""
+
+
 class Norm:
     """A normalization layer: parameters, buffers, and the last forward pass.
 
@@ -75,14 +79,14 @@ class Norm:
     eps: float | None  # None, where a norm allows it: see `eps_for`
     devices: tuple[str, ...] = DEVICES
     asks: ClassVar[tuple[str, ...]] = ()
-    _asked: ClassVar[Any]  # their values, of a norm
+    _asked: ClassVar[Any] = staticmethod(_no_values)  # of `asks`, of a norm
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "axes" in vars(cls) and "asks" not in vars(cls):
-            cls.asks = ()
-        if cls.asks:
+        if "asks" in vars(cls):
             cls._asked = attrgetter(*cls.asks)
+        elif "axes" in vars(cls):
+            cls.asks, cls._asked = (), staticmethod(_no_values)
         if "forward" in vars(cls) and "devices" not in vars(cls):
             cls.devices = ("cpu",)
 
@@ -133,7 +137,7 @@ class Norm:
         if not plain:
             x = base_array(self, "x", x)
         weight, bias, eps = self.params.get("weight"), self.params.get("bias"), self.eps
-        asked = self._asked(self) if plain and out is None and self.asks else None
+        asked = self._asked(self) if plain and out is None else None
         if asked is not None:
             spacing = SPACING.get(x.dtype) if eps is None else eps  # of what is no float, None, which is no eps
             found = recall_saved(self, self._recent, asked, x, weight, bias, spacing)

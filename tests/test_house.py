@@ -8,8 +8,10 @@ import io
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import normzoo as nz
@@ -188,6 +190,25 @@ def test_kernels_load_no_more_of_numba_than_they_use():
         "assert not found, found\n"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+MAKE = [(c, c.norm) for c in CASES] + [(c, partial(c.norm, np.float32)) for c in ZOO]
+
+
+@pytest.mark.parametrize(("case", "make"), MAKE, ids=[case.id for case, _ in MAKE])
+def test_a_norm_asks_for_all_that_its_axes_read(case, make):
+    """Those that ask: a layer whose attributes are as they were is not asked for its axes again."""
+    norm, seen = make(), set()
+
+    class Watched(type(norm)):
+        def __getattribute__(self, name):
+            seen.add(name)
+            return super().__getattribute__(name)
+
+    if norm.asks:
+        norm.__class__ = Watched
+        norm.axes(np.ones(case.shape, np.float32))
+        assert seen - {"axes", "_shape"} <= set(norm.asks)  # the shape of its parameters never changes
 
 
 @pytest.mark.parametrize("name", nz.list_norms())

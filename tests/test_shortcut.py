@@ -208,17 +208,25 @@ class Mirrored(nz.LayerNorm):
     def axes(self, x):
         return self.known[self.behind]
 
-    known = Axes((8, 8), "Rk"), Axes((8, 8), "kR")
+    known = Axes((12, 12), "Rk"), Axes((12, 12), "kR")
+
+
+class Straight(nz.BatchNorm):
+    """The same of a norm with running statistics."""
+
+    behind = True
+    known = Axes((12, 12), "Kr"), Axes((12, 12), "rK")
+    axes = Mirrored.axes
 
 
 @pytest.mark.parametrize(("norm", "name", "value"), [
-    (lambda: nz.GroupNorm(2, 8), "num_groups", 4), (lambda: nz.LayerNorm(8), "eps", 0.5),
-    (lambda: nz.LayerNorm(8, elementwise_affine=False), "axis", 0), (lambda: nz.RMSNorm(8), "eps", 0.25),
-    (lambda: nz.BatchNorm(8), "channel_axis", 0), (lambda: nz.BatchNorm(8), "momentum", 0.5),
-    (lambda: Mirrored(8), "behind", False),
+    (lambda: nz.GroupNorm(2, 12), "num_groups", 4), (lambda: nz.LayerNorm(12), "eps", 0.5),
+    (lambda: nz.LayerNorm(12, elementwise_affine=False), "axis", 0), (lambda: nz.RMSNorm(12), "eps", 0.25),
+    (lambda: nz.BatchNorm(12), "channel_axis", 0), (lambda: nz.BatchNorm(12), "momentum", 0.5),
+    (lambda: Mirrored(12), "behind", False), (lambda: Straight(12), "behind", False),
 ])  # fmt: skip
 def test_a_layer_whose_attributes_are_set_is_asked_again(norm, name, value, rng, taken):
-    x = rng.standard_normal((8, 8)).astype(np.float32)
+    x = rng.standard_normal((12, 12)).astype(np.float32)
     changed, fresh = norm(), norm()
     for _ in range(3):
         before = changed(x)
@@ -235,10 +243,10 @@ def test_a_layer_whose_attributes_are_set_is_asked_again(norm, name, value, rng,
     assert name == "momentum" or (y != before).any()
 
 
-@pytest.mark.parametrize("make", [lambda: nz.LayerNorm(8), lambda: nz.RMSNorm(8), lambda: nz.GroupNorm(2, 8)])
+@pytest.mark.parametrize("make", [lambda: nz.LayerNorm(12), lambda: nz.RMSNorm(12), lambda: nz.GroupNorm(2, 12)])
 def test_layers_refuse_as_before(make, rng, taken):
     """What is no array of the layer's is told so with a shortcut as without."""
-    x = rng.standard_normal((3, 8)).astype(np.float32)
+    x = rng.standard_normal((3, 12)).astype(np.float32)
     norm, other = make(), make()
     for _ in range(3):
         norm(x)
@@ -250,7 +258,7 @@ def test_layers_refuse_as_before(make, rng, taken):
                 one(wrong)
             messages.append(str(raised.value))
         assert messages[0] == messages[1]
-    masked = np.arange(8) < 6
+    masked = np.arange(12) < 6
     check.same_bits(norm(x, mask=masked), other(x, mask=masked))
     check.same_bits(norm(x.astype(np.float16)), other(x.astype(np.float16)))
 

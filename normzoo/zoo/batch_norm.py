@@ -72,6 +72,7 @@ class BatchNorm(TrackedNorm):
 
     devices = DEVICES
     moments = Moments(center=True, power=2)
+    asks = "channel_axis", "num_features"
 
     def __init__(
         self,
@@ -101,8 +102,6 @@ class BatchNorm(TrackedNorm):
         )
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
 
-    asks = "channel_axis", "num_features"
-
     def axes(self, x: Array) -> Axes:
         return axes(self, x, self.channel_axis, self.num_features)
 
@@ -119,7 +118,7 @@ class BatchNorm(TrackedNorm):
         tracked = self.training and self.track_running_stats
         usual = tracked and out is None and update_stats is True and self.rules is USUAL
         asked = self._asked(self) if usual else None
-        if usual:
+        if asked is not None:
             with updates.lock:
                 running = mean, var, count, self.momentum
                 known = recall_saved(self, self._recent, asked, x, weight, bias, self.eps, running)
@@ -148,7 +147,7 @@ class BatchNorm(TrackedNorm):
             count=count,
             average=self.momentum is None,
         )
-        if usual:
+        if asked is not None:
             self._recent.keep(asked, axes, self.moments, tracked=True)
         return found
 

@@ -42,6 +42,7 @@ class GroupNorm(Norm):
     """
 
     moments = Moments(center=True, power=2)
+    asks = "num_groups", "channel_axis", "num_channels"
 
     def __init__(
         self,
@@ -61,8 +62,6 @@ class GroupNorm(Norm):
         )
         check_groups(self, num_groups, num_channels)
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
-
-    asks = "num_groups", "channel_axis", "num_channels"
 
     def axes(self, x: Array) -> Axes:
         return axes(self, x, self.num_groups, self.channel_axis, self.num_channels)

@@ -47,6 +47,7 @@ class GroupRMSNorm(Norm):
     """
 
     moments = Moments(center=False, power=2)
+    asks = "num_groups", "channel_axis", "num_channels", "per_position"
 
     def __init__(
         self,

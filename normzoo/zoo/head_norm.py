@@ -44,6 +44,7 @@ class HeadRMSNorm(Norm):
     """
 
     moments = Moments(center=False, power=2)
+    asks = "num_heads", "head_dim", "head_axis", "shared"
 
     def __init__(
         self,

@@ -45,6 +45,7 @@ class L2Norm(Norm):
     """
 
     moments = Moments(center=False, power=2, total=True, clamp=True)
+    asks = "normalized_shape", "axis"
 
     def __init__(
         self,

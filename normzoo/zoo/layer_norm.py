@@ -46,6 +46,7 @@ class LayerNorm(Norm):
     """
 
     moments = Moments(center=True, power=2)
+    asks = "normalized_shape", "axis", "parameter_axis"
 
     def __init__(
         self,
@@ -77,8 +78,6 @@ class LayerNorm(Norm):
             bias=elementwise_affine and bias,
             dtype=dtype,
         )
-
-    asks = "normalized_shape", "axis", "parameter_axis"
 
     def axes(self, x: Array) -> Axes:
         if self.parameter_axis is None:

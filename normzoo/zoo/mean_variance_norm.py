@@ -36,6 +36,7 @@ class MeanVarianceNorm(Norm):
     """
 
     moments = Moments(center=True, power=2)
+    asks = ("axis",)
 
     def __init__(self, axis: int | tuple[int, ...] = (0, 2, 3), eps: float = 0.0) -> None:
         super().__init__(axis, eps=eps, weight=False, bias=False)

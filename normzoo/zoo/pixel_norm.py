@@ -36,6 +36,7 @@ class PixelNorm(Norm):
     """
 
     moments = Moments(center=False, power=2)
+    asks = ("channel_axis",)
 
     def __init__(self, eps: float = 1e-8, *, channel_axis: int = 1) -> None:
         super().__init__(eps, eps=eps, weight=False, bias=False)

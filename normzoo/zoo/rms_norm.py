@@ -47,6 +47,7 @@ class RMSNorm(Norm):
 
     devices = DEVICES
     moments = Moments(center=False, power=2)
+    asks = "normalized_shape", "axis"
 
     def __init__(
         self,
@@ -79,8 +80,6 @@ class RMSNorm(Norm):
         self._plain = not self.params or (self.offset == 0 and casting != "llama")
         if not self._plain:
             self.devices = ("cpu",)
-
-    asks = "normalized_shape", "axis"
 
     def axes(self, x: Array) -> Axes:
         return layer_norm.axes(self, x, self.normalized_shape, self.axis)

@@ -42,6 +42,7 @@ class ScaleNorm(Norm):
     """
 
     moments = Moments(center=False, power=2, total=True, clamp=True)
+    asks = ("axis",)
 
     def __init__(
         self, scale: float, eps: float = 1e-5, *, axis: int | tuple[int, ...] = -1, dtype: Any = np.float32

@@ -45,7 +45,7 @@ def _worth_waking(count: int) -> float:
 
 def guarded(kernel: Callable[..., Any], values: float = math.inf) -> Callable[..., Any]:
     """A kernel that runs on Numba's threads where it may, else on the caller's alone, whatever pool it is given; alone,
-    too, where it works on fewer values than are worth to wake threads."""
+    too, where it works on fewer values than threads are worth waking for."""
     if os.getpid() != _process:
         return kernel
     count = numba.get_num_threads()  # lets Numba choose its layer, for as long as the process lives
