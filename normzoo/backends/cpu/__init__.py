@@ -204,28 +204,23 @@ def _constants(mean: np.dtype, variance: np.dtype) -> Callable:
 
 
 def take_rows(source: Array, index: Array, target: Array) -> None:
-    _gather(gathering.take, source, index, target)
+    spread_rows(source, index, target)  # of which none is -1 or -2
 
 
 def spread_rows(source: Array, place: Array, target: Array) -> None:
-    _gather(gathering.spread, source, place, target)
-
-
-def _gather(make: Callable[[bool], Any], source: Array, index: Array, target: Array) -> None:
     """Rows of bytes; as lines, which are written past the caches, where these would not hold them."""
     places = target.__array_interface__["data"][0] | target.shape[1]
     streams = target.nbytes >= STREAMED and places % LINE == 0
     if streams:
         source, target = source.view(np.float32), target.view(np.float32)
-    _gathering(make, target.nbytes >= SERIAL, streams)(
-        ALONE, source, np.ascontiguousarray(index, np.int64), target, *target.shape
-    )
+    call = _gathering(target.nbytes >= SERIAL, streams)
+    call(ALONE, source, np.ascontiguousarray(place, np.int64), target, *target.shape)
 
 
 @cache
-def _gathering(make: Callable[[bool], Any], large: bool, streams: bool) -> Callable:
+def _gathering(large: bool, streams: bool) -> Callable:
     rows = Flat(types.float32 if streams else types.uint8)
-    call = compiled(make(streams), (POOL, rows, Flat(types.int64), rows, types.int64, types.int64)).call
+    call = compiled(gathering.spread(streams), (POOL, rows, Flat(types.int64), rows, types.int64, types.int64)).call
     return threads.guarded(call) if large else call
 
 

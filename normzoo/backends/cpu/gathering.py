@@ -1,4 +1,4 @@
-"""Rows of an array picked out and put back, on all threads: what masks leave out is never read.
+"""Rows of an array picked out and put back, on all threads: what masks leave out is never read. Both are one kernel.
 
 With `streams` rows are whole lines of sixteen float32 (whatever they hold), and written past the caches: for what no
 cache would hold. Without, they are bytes.
@@ -38,31 +38,9 @@ def clear_row(target, i, width, streams):
 
 
 @cache
-def take(streams):
-    """Row i of target = row index[i] of source."""
-
-    @helper
-    def take_some(t, source, index, target, rows, width):
-        for i in range(t * STEP, smaller((t + 1) * STEP, rows)):
-            copy_row(source, at(index, i), target, i, width, streams)
-
-    @kernel
-    def rows_take(
-        pool,  # see sharing.py
-        source,  # (any, width)
-        index,  # (rows,) int64
-        target,  # (rows, width), written
-        rows,
-        width,
-    ):
-        share(pool, (rows + STEP - 1) // STEP, take_some, (source, index, target, rows, width))
-
-    return rows_take
-
-
-@cache
 def spread(streams):
-    """Row i of target = row place[i] of source, 0 where that is -1; where it is -2 the row stays."""
+    """Row i of target = row place[i] of source, 0 where that is -1; where it is -2 the row stays. To pick rows
+    out, no place is either."""
 
     @helper
     def spread_some(t, source, place, target, rows, width):
