@@ -43,16 +43,21 @@ def in_order(dims, t):
 
 
 @helper
-def three(part, t):
-    """What was put for chunk t, of all sets' one behind the other."""
-    return at(part, 3 * t), at(part, 3 * t + 1), at(part, 3 * t + 2)
+def place_of(dims, s, h):
+    """Where the three numbers of chunk h of set s lie, among those of all."""
+    return 3 * (s * chunking(dims[1], dims[3])[2] + h)
 
 
 @helper
-def put_three(part, t, first, second, third):
-    put(part, 3 * t, first)
-    put(part, 3 * t + 1, second)
-    put(part, 3 * t + 2, third)
+def three(part, place):
+    return at(part, place), at(part, place + 1), at(part, place + 2)
+
+
+@helper
+def put_three(part, place, first, second, third):
+    put(part, place, first)
+    put(part, place + 1, second)
+    put(part, place + 2, third)
 
 
 @cache
@@ -74,13 +79,13 @@ def forward(center, power, spans_n, streams):
     def sum_chunk(t, dims, x, part):
         s, h = in_order(dims, t)
         count, mean, spread = chunk_moments(dims, x, set_at(dims, s)[2], h, center)
-        put_three(part, s * chunking(dims[1], dims[3])[2] + h, count, mean, spread)
+        put_three(part, place_of(dims, s, h), count, mean, spread)
 
     @helper
     def sum_deviations(t, dims, x, part):
         s, h = in_order(dims, t)
-        first = s * chunking(dims[1], dims[3])[2]
-        put(part, 3 * (first + h), chunk_deviations(dims, x, set_at(dims, s)[2], h, at(part, 3 * first + 1)))
+        mean = at(part, place_of(dims, s, 0) + 1)
+        put(part, place_of(dims, s, h), chunk_deviations(dims, x, set_at(dims, s)[2], h, mean))
 
     @kernel
     def rows_forward_split(
@@ -102,21 +107,20 @@ def forward(center, power, spans_n, streams):
         # 1 moments
         share(pool, b * c * chunks, sum_chunk, (dims, x, part))
         for s in range(b * c):
-            first = s * chunks
-            count, mean, spread = three(part, first)
+            count, mean, spread = three(part, place_of(dims, s, 0))
             for h in range(1, chunks):
-                count_h, mean_h, spread_h = three(part, first + h)
+                count_h, mean_h, spread_h = three(part, place_of(dims, s, h))
                 count, mean, spread = merge(count, mean, spread, count_h, mean_h, spread_h)
-            put_three(part, first, count, mean, spread)
+            put_three(part, place_of(dims, s, 0), count, mean, spread)
         if power == 1:
             share(pool, b * c * chunks, sum_deviations, (dims, x, part))
             for s in range(b * c):
-                first, spread = s * chunks, 0.0
+                spread = 0.0
                 for h in range(chunks):
-                    spread += at(part, 3 * (first + h))
-                put(part, 3 * first + 2, spread)
+                    spread += at(part, place_of(dims, s, h))
+                put(part, place_of(dims, s, 0) + 2, spread)
         for s in range(b * c):
-            _, mean, spread = three(part, s * chunks)
+            _, mean, spread = three(part, place_of(dims, s, 0))
             finish(dims, x, set_at(dims, s)[2], mean, spread, stats, s, center, power, divisor, eps, clamp)
         # 2 normalize
         share(pool, b * c * chunks, normalize_chunk, (dims, parameter_dims, x, weight, bias, y, stats))
@@ -168,7 +172,7 @@ def backward(center, power, spans_n, streams):
             g, gx, signs = chunk_sums_n(
                 dims, parameter_dims, dy, x, weight, affine, blocks, block, i, j, start, h, center, power
             )
-            put_three(part, s * chunks + h, g, gx, signs)
+            put_three(part, place_of(dims, s, h), g, gx, signs)
             if constant:
                 chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, i, j, start, h, power, spans_n, none, streams,
                          0)  # fmt: skip
@@ -182,7 +186,7 @@ def backward(center, power, spans_n, streams):
         g, gx, signs = chunk_sums(
             dims, parameter_dims, dy, x, weight, affine, sums, slot, i, j, start, h, center, power
         )
-        put_three(part, s * chunking(dims[1], dims[3])[2] + h, g, gx, signs)
+        put_three(part, place_of(dims, s, h), g, gx, signs)
         if constant:
             chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, i, j, start, h, power, spans_n, none, streams,
                      0)  # fmt: skip
@@ -192,7 +196,7 @@ def backward(center, power, spans_n, streams):
         s, h = in_order(dims, t)
         i, j, start = set_at(dims, s)
         affine = affine_at(dims, x, stats, s)
-        means = three(part, s * chunking(dims[1], dims[3])[2])
+        means = three(part, place_of(dims, s, 0))
         chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, i, j, start, h, power, spans_n, means, streams, 0)
 
     @kernel
@@ -233,12 +237,12 @@ def backward(center, power, spans_n, streams):
             for s in range(b * c):
                 g, gx, signs = 0.0, 0.0, 0.0
                 for h in range(chunks):
-                    g_h, gx_h, signs_h = three(part, s * chunks + h)
+                    g_h, gx_h, signs_h = three(part, place_of(dims, s, h))
                     g += g_h
                     gx += gx_h
                     signs += signs_h
                 g, gx, signs = means_of(g, gx, signs, stats_of(dims, stats, s)[1], k, center, divisor, limit)
-                put_three(part, s * chunks, g, gx, signs)
+                put_three(part, place_of(dims, s, 0), g, gx, signs)
             share(pool, b * c * chunks, derive_chunk, (dims, parameter_dims, dy, x, weight, stats, dx, part))
 
     return rows_backward_split
