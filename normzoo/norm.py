@@ -144,7 +144,8 @@ class Norm:
             if found is not None:
                 return found
         axes = self.axes(x)
-        eps = eps_for(x) if self.eps is None else self.eps
+        if eps is None:
+            eps = eps_for(x)
         y, _, saved = normalize(self, x, axes, weight, bias, self.moments, eps, out, parameter_shape=self._shape)
         if asked is not None:
             self._recent.keep(asked, axes, self.moments)

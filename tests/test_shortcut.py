@@ -238,8 +238,9 @@ def test_a_layer_whose_attributes_are_set_is_asked_again(norm, name, value, rng,
     for _ in range(2):
         y, expected = changed(x), fresh(x)
         check.same_bits(y, expected)
+    if name == "momentum":
         for a, b in zip(changed.buffers.values(), fresh.buffers.values(), strict=True):
-            check.same_bits(a, b) if a.ndim and name == "momentum" else None
+            check.same_bits(a, b)
     assert name == "momentum" or (y != before).any()
 
 
@@ -383,14 +384,14 @@ def test_plans_with_shortcuts_are_copied_and_pickled(rng):
 
 
 def test_sizes_that_are_large_have_none(rng, taken):
-    norm = nz.LayerNorm(64)
     for rows, short in ((cpu.SMALL // 64, True), (cpu.SMALL // 64 + 1, False)):
+        norm = nz.LayerNorm(64)
         x = rng.standard_normal((rows, 64)).astype(np.float32)
         taken.clear()
         for _ in range(4):
             norm(x)
             norm.backward(x)
-        assert any(y is not None for y in taken) == short
+        assert bool(taken) == short
 
 
 @pytest.mark.parametrize("axes", [shortcut.AXES, shortcut.AXES + 1])
