@@ -67,13 +67,18 @@ typed(total, lambda v: v.dtype)
 
 @lower(total, Vec)
 def _total(context, builder, sig, args):
-    v, half = args[0], LANES
+    return _folded(builder, args[0], lambda builder, low, high: builder.fadd(low, high))
+
+
+def _folded(builder, v, join):
+    """All lanes joined, by a tree of halves."""
+    half = LANES
     while half > 1:
         half //= 2
         kind = ir.VectorType(ir.IntType(32), half)
         low = builder.shuffle_vector(v, v, ir.Constant(kind, list(range(half))))
         high = builder.shuffle_vector(v, v, ir.Constant(kind, list(range(half, 2 * half))))
-        v = builder.fadd(low, high)
+        v = join(builder, low, high)
     return builder.extract_element(v, ir.Constant(ir.IntType(32), 0))
 
 
@@ -228,17 +233,82 @@ def _larger_integer(context, builder, sig, args):
 
 
 def smaller(a, b):
-    """The smaller of two integers. Numba compiles its `min` and `max` as functions of their own."""
-    return b if b < a else a
+    """The smaller of two integers, or of lanes. Numba compiles its `min` and `max` as functions of their own."""
+    return np.where(b < a, b, a) if isinstance(a, np.ndarray) else b if b < a else a
 
 
-typed(smaller, lambda a, b: types.int64 if _are_integers(a, b) else None)
+typed(smaller, lambda a, b: types.int64 if _are_integers(a, b) else a if a == b and isinstance(a, Vec) else None)
+
+
+@lower(smaller, Vec, Vec)
+def _smaller_lanes(context, builder, sig, args):
+    return _lesser(builder, *args)
+
+
+def _lesser(builder, a, b):
+    return builder.select(builder.fcmp_ordered("<", b, a), b, a)
 
 
 @lower(smaller, types.Integer, types.Integer)
 def _smaller(context, builder, sig, args):
     a, b = (context.cast(builder, v, t, sig.return_type) for v, t in zip(args, sig.args, strict=True))
     return builder.select(builder.icmp_signed("<", b, a), b, a)
+
+
+def have_one_sign(low, high):
+    """Are all of `low` above 0, or all of `high` below it?"""
+    return bool((low > 0).all() or (high < 0).all())
+
+
+typed(have_one_sign, lambda low, high: types.boolean)
+
+
+@lower(have_one_sign, Vec, Vec)
+def _have_one_sign(context, builder, sig, args):
+    zero, bits = ir.Constant(args[0].type, None), ir.IntType(LANES)
+    all_of = ir.Constant(bits, -1)
+    found = [
+        builder.icmp_unsigned("==", builder.bitcast(builder.fcmp_ordered(sense, v, zero), bits), all_of)
+        for sense, v in zip("><", args, strict=True)
+    ]
+    return builder.or_(*found)
+
+
+def nearer(a, b):
+    """Which of two scalars is nearer to 0; 0 where their signs differ."""
+    return max(min(a, b), a.dtype.type(0)) + min(max(a, b), a.dtype.type(0))
+
+
+typed(nearer, lambda a, b: a if a == b else None)
+
+
+@lower(nearer, types.Float, types.Float)
+def _nearer(context, builder, sig, args):
+    a, b = args
+    zero, is_less = ir.Constant(a.type, 0.0), builder.fcmp_ordered("<", a, b)
+    low, high = builder.select(is_less, a, b), builder.select(is_less, b, a)
+    above = builder.select(builder.fcmp_ordered(">", low, zero), low, zero)
+    return builder.fadd(above, builder.select(builder.fcmp_ordered("<", high, zero), high, zero))
+
+
+def nearest(v):
+    """The lane that is nearest to 0, of lanes of one sign."""
+    return v.min() if v[0] > 0 else v.max()
+
+
+typed(nearest, lambda v: v.dtype)
+
+
+@lower(nearest, Vec)
+def _nearest(context, builder, sig, args):
+    zero = ir.Constant(args[0].type.element, 0.0)
+
+    def the_nearer(builder, a, b):
+        least, most = _lesser(builder, a, b), builder.select(builder.fcmp_ordered("<", a, b), b, a)
+        positive = builder.fcmp_ordered(">", builder.extract_element(args[0], ir.Constant(ir.IntType(32), 0)), zero)
+        return builder.select(positive, least, most)
+
+    return _folded(builder, args[0], the_nearer)
 
 
 def below(v, limit, then):

@@ -119,9 +119,10 @@ def forward_code(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.d
 def backward_code(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Code:
     by_column = is_columns(dims, True)
     makers = rows_gradients.backward, rows_split.backward, columns_gradients.backward, columns_split.backward
+    spans = varies(by_column, parameter_dims)
     # where statistics are constants, threads that share sets read them once, in the order of memory
-    whole = _is_whole(dims, by_column, math.inf if moments == CONSTANT else FEW_SETS)
-    flags = moments.center, moments.power, varies(by_column, parameter_dims)
+    whole = _is_whole(dims, by_column, math.inf if moments == CONSTANT and not spans else FEW_SETS)
+    flags = moments.center, moments.power, spans
     arrays = store, store, dtype, DOUBLE, store, dtype, dtype
     return Code(dims, by_column, makers, whole, flags, arrays, 4, (types.float64, types.float64))
 

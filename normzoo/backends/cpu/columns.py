@@ -243,12 +243,22 @@ FORMS = 6  # planes of `prepare`
 
 
 @helper
+def clear_behind(planes, to, count, step, size):
+    """Write 0 where the last vector of each of `count` planes goes beyond `size` values. Lanes there are read with the
+    others and count nowhere; but what memory held before may be subnormal numbers, which take a hundred cycles each."""
+    if size % LANES != 0:
+        for p in range(count):
+            store(planes, to + p * step + size // LANES * LANES, zeros(planes))
+
+
+@helper
 def prepare(dims, parameter_dims, x, weight, bias, stats, b, first, last, forms, to, step, spans_m):
     """The four planes of `affine_of` for the columns [first, last); and weight and bias, if a column has but one."""
     bs, _, c, n = dims
     _, _, pc, pn = parameter_dims
     place = place_of(parameter_dims, b) * pc * pn
     run = LANES if n == 1 else n
+    clear_behind(forms, to, FORMS, step, last - first)
     for j in range(first, last, run):
         size = smaller(last - j, run)
         s = j // n

@@ -1,21 +1,24 @@
 """The backward pass of `columns.py`: dx, column sums and the parameters' gradients, a tile at a time.
 
-As in rows.py, sums are around a first value of a set, here of g = dy * weight where the weights vary along m
-(`spans_m`; blocks then collect the gradients of the parameters), else of dy, whose sums are the gradients.
+As in rows_gradients.py, sums are around what some values that are spread over a column have in common, here of
+g = dy * weight where the weights vary along m (`spans_m`; blocks then collect the gradients of the parameters), else
+of dy, whose sums are the gradients.
 """
 
 from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.access import at, load, load_n, prefetch, put, store, zeros
+from normzoo.backends.cpu.access import at, load, load_n, load_same, prefetch, put, store, zeros
 from normzoo.backends.cpu.arithmetic import (
     below,
     fma,
     inverse_power,
+    is_outside,
     keep,
     lane,
     larger,
+    magnitude,
     narrow,
     sign,
     smaller,
@@ -28,6 +31,7 @@ from normzoo.backends.cpu.columns import (
     FORMS,
     GROUP,
     STRIP,
+    clear_behind,
     four,
     groups_of,
     prepare,
@@ -55,27 +59,44 @@ from normzoo.backends.cpu.sharing import pool_for, share
 from normzoo.backends.cpu.workspaces import clear, workspace
 
 SUMS = 4  # planes of sums: g, g * xhat, xhat, sign(x - mean)
+SAMPLES = 16  # rows of a column that say what its sums are around: of a mean near 0 they hardly have one sign
+ROWS = 256  # that are summed in the computing type, STRIP at a time, before they go on in float64: half a group
+SPANNED = 4  # SAMPLES where the weights vary along m: the sums are no gradients, and need not be around 0 if dy is
 TAKEN = 5  # planes of `weigh`: four factors, and the weight times the scale
 HEIGHT = 2  # as in columns.py; of more rows the registers would not hold what was loaded
-SUMMED = 1024  # columns, of one sample or several, whose gradients a task adds up in the computing type
+SUMMED = 512  # columns, of one sample or several, whose gradients a task adds up in the computing type
 
 
 @helper
-def fill_centers(dims, parameter_dims, dy, weight, b, first, last, sums, forms, to, spans_m, center):
-    """What the sums of a column are around: the value in row 0 of its set's first column; 0 without a centre."""
+def fill_centers(dims, parameter_dims, dy, weight, b, top, end, first, last, sums, forms, to, spans_m):
+    """What the sums of a column are around: of some values between the rows `top` and `end` what is nearest to 0, or 0
+    where their signs differ. The columns of a set have that of the first, if the weights vary along m."""
     _, m, c, n = dims
-    top = b * m * c * n
-    run = LANES if n == 1 else n
+    rows = end - top
+    rows = smaller(SPANNED, rows) if spans_m else smaller(SAMPLES, smaller(rows, larger(SAMPLES // 2, rows // 2)))
+    apart = (end - top) // rows
+    one = spans_m and n > 1
+    run = n if one else LANES
+    zero = zeros(weight)
     for j in range(first, last, run):
-        size = smaller(last - j, run)
-        value = zeros(weight)
-        if center:
-            value = load_n(dy, top + j, size) if n == 1 else splat(at(dy, top + j))
+        left = smaller(last - j, run)
+        low, high, scale = zero, zero, zero
+        if spans_m:
+            scale = load_n(forms, to + j - first, smaller(left, LANES))
+        for h in range(rows):
+            row = top + h * apart
+            i = (b * m + row) * c * n + j
+            g = load_same(dy, i) if one else load(dy, i) if left >= LANES else load_n(dy, i, left)
             if spans_m:
-                w = row_parameter(dims, parameter_dims, weight, b, 0, j, size if n == 1 else 1, False, weight)
-                value = value * ((w if n == 1 else splat(lane(w, 0))) * load_n(forms, to + j - first, size))
-        for i in range(0, size, LANES):
-            put_lanes(sums, j - first + i, value, last - j - i)
+                w = row_parameter(dims, parameter_dims, weight, b, row, j, 1 if one else left, False, weight)
+                g = g * (splat(lane(w, 0) * lane(scale, 0)) if one else w * scale)
+            low, high = (g, g) if h == 0 else (smaller(low, g), larger(high, g))
+        middle = larger(low, zero) + smaller(high, zero)
+        if one:
+            for i in range(0, n, LANES):
+                put_lanes(sums, j - first + i, middle, last - j - i)
+        else:
+            store(sums, j - first, middle)
 
 
 @helper
@@ -118,16 +139,13 @@ def add_sums(dims, parameter_dims, dy, x, weight, b, row, rows, j, blocks, block
 
 
 @helper
-def group_sums(dims, parameter_dims, dy, x, weight, b, g, first, last, blocks, block, plane, sums, width, part, at_part,
-               part_step, forms, to, step, center, power, spans_m):  # fmt: skip
-    """Sums over group g of the columns [first, last), into the planes of `part`."""
-    m = dims[1]
-    top, end = g * GROUP, smaller(g * GROUP + GROUP, m)
+def rows_sums(dims, parameter_dims, dy, x, weight, b, top, end, first, last, blocks, block, plane, sums, width, forms, to,
+              step, power, spans_m):  # fmt: skip
+    """Sums over the rows [top, end) of the columns [first, last)."""
     whole = first + (last - first) // LANES * LANES
-    for j in range(first, last, LANES):
-        for p in range(SUMS + 1):
-            store(sums, j - first + p * width, zeros(x))
-    fill_centers(dims, parameter_dims, dy, weight, b, first, last, sums, forms, to, spans_m, center)
+    for j in range(0, last - first, LANES):
+        for p in range(1, SUMS + 1):
+            store(sums, j + p * width, zeros(x))
     for row in range(top, end, STRIP):
         rows = smaller(STRIP, end - row)
         for j in range(first, whole, LANES):
@@ -138,30 +156,68 @@ def group_sums(dims, parameter_dims, dy, x, weight, b, g, first, last, blocks, b
             k = whole - first
             add_sums(dims, parameter_dims, dy, x, weight, b, row, rows, whole, blocks, block, plane, sums, k, width,
                      forms, to + k, step, last - whole, False, power, spans_m)  # fmt: skip
-    rows_here = splat(float(end - top))
-    for j in range(0, last - first, LANES):
-        middle = wide(load(sums, j))
-        s, q, z = wide(load(sums, j + width)), wide(load(sums, j + 2 * width)), zeros(part)
-        if spans_m:
-            s = fma(middle, rows_here, s)  # the sums were scaled as x is, which kept them in range
-            unscale = inverse_power(wide(load(forms, to + j)))
-            s, q = s * unscale, q * unscale
-        else:
-            fine, r = wide(load(forms, to + j + 2 * step)), wide(load(forms, to + j + 3 * step))
-            q, z = of_offsets(s, q, wide(load(sums, j + 3 * width)), rows_here, fine, r, power)
-            s, z = fma(middle, rows_here, s), z * middle
-        store(part, at_part + j, s)  # sum(g)
-        store(part, at_part + part_step + j, q)  # sum((g - middle) * xhat)
-        store(part, at_part + 2 * part_step + j, z)  # what that leaves out
-        if power == 1:
-            store(part, at_part + 3 * part_step + j, wide(load(sums, j + 4 * width)))
 
 
 @helper
-def add_groups(m, part, to, step, apart, size, power):
+def group_sums(dims, parameter_dims, dy, x, weight, b, g, first, last, blocks, block, plane, sums, width, part, at_part,
+               part_step, forms, to, step, center, power, spans_m):  # fmt: skip
+    """Sums over group g of the columns [first, last), into the planes of `part`."""
+    m = dims[1]
+    top, end = g * GROUP, smaller(g * GROUP + GROUP, m)
+    half = smaller(top + ROWS, end)
+    size = last - first
+    if spans_m:
+        for j in range(0, size, LANES):
+            store(sums, j, zeros(x))
+        if center:  # the same in all groups
+            fill_centers(dims, parameter_dims, dy, weight, b, 0, m, first, last, sums, forms, to, spans_m)
+    else:
+        fill_centers(dims, parameter_dims, dy, weight, b, top, end, first, last, sums, forms, to, spans_m)
+    rows_here = splat(float(end - top))
+    again = True
+    while again:
+        again = False
+        start = top
+        if half < end:
+            rows_sums(dims, parameter_dims, dy, x, weight, b, top, half, first, last, blocks, block, plane, sums, width,
+                      forms, to, step, power, spans_m)  # fmt: skip
+            for j in range(0, size, LANES):
+                for p in range(SUMS):
+                    store(part, at_part + p * part_step + j, wide(load(sums, j + (p + 1) * width)))
+            start = half
+        rows_sums(dims, parameter_dims, dy, x, weight, b, start, end, first, last, blocks, block, plane, sums, width,
+                  forms, to, step, power, spans_m)  # fmt: skip
+        for j in range(0, size, LANES):
+            i, middle = at_part + j, wide(load(sums, j))
+            s, q = wide(load(sums, j + width)), wide(load(sums, j + 2 * width))
+            z, signs = wide(load(sums, j + 3 * width)), wide(load(sums, j + 4 * width))
+            if half < end:
+                s, q = s + load(part, i), q + load(part, i + part_step)
+                z, signs = z + load(part, i + 2 * part_step), signs + load(part, i + 3 * part_step)
+            if spans_m:
+                s = fma(middle, rows_here, s)  # the sums were scaled as x is, which kept them in range
+                unscale = inverse_power(wide(load(forms, to + j)))
+                s, q = s * unscale, q * unscale
+            else:
+                fine, r = wide(load(forms, to + j + 2 * step)), wide(load(forms, to + j + 3 * step))
+                q, z = of_offsets(s, q, z, rows_here, fine, r, power)
+                s, q = fma(middle, rows_here, s), fma(middle, z, q)
+                # where most of dy is far nearer to 0 than what the sums are around, it would leave them few digits
+                near = below(splat(0.5) * magnitude(middle) * rows_here, magnitude(s), middle)
+                if is_outside(near - middle, 0.0, 0.0):
+                    store(sums, j, narrow(near, sums))
+                    again = True
+            store(part, i, s)
+            store(part, i + part_step, q)
+            store(part, i + 2 * part_step, z)
+            store(part, i + 3 * part_step, signs)
+
+
+@helper
+def add_groups(m, part, to, step, apart, size):
     """Add up the groups' sums, `apart` from one another, of `size` columns, in order, in the first."""
     for j in range(to, to + size, LANES):
-        for p in range(SUMS if power == 1 else SUMS - 1):
+        for p in range(SUMS):
             s = load(part, j + p * step)
             for g in range(1, groups_of(m)):
                 s += load(part, j + p * step + g * apart)
@@ -177,28 +233,26 @@ def weigh(dims, stats, b, first, last, part, at_part, part_step, forms, to, step
     """
     bs, _, c, n = dims
     run = LANES if n == 1 else n
+    clear_behind(taken[0], taken[1], TAKEN, step, last - first)
     for j in range(first, last, run):
         size = smaller(last - j, run)
-        g, gx, signs = splat(0.0), splat(0.0), splat(0.0)
-        w_first = splat(1.0)
+        g, gx, z, signs = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
         # one vector of sets, or the columns of one set; constant statistics need no sums
         for i in range(0, size if center or power != 0 else 0, LANES):
             left = smaller(size - i, LANES)
-            p, f = at_part + j - first + i, to + j - first + i
+            p = at_part + j - first + i
             w = splat(1.0)
             if not spans_m:
-                w = wide(load_n(forms, f + 4 * step, left))
-                w_first = w if n == 1 else splat(np.float64(at(forms, to + j - first + 4 * step)))
+                w = wide(load_n(forms, to + j - first + i + 4 * step, left))
             g = fma(w, load_n(part, p, left), g)
-            # the sum of xhat over the set is 0: what its columns leave out matters as far as their weights differ
-            left_out = keep((w - w_first) * load_n(part, p + 2 * part_step, left), left)
-            gx = fma(w, load_n(part, p + part_step, left), gx) + left_out
+            gx = fma(w, load_n(part, p + part_step, left), gx)
+            z += load_n(part, p + 2 * part_step, left)
             if power == 1:
                 signs += load_n(part, p + 3 * part_step, left)
         if n > 1:
-            g, gx, signs = splat(total(g)), splat(total(gx)), splat(total(signs))
+            g, gx, z, signs = splat(total(g)), splat(total(gx)), splat(total(z)), splat(total(signs))
         g = g / splat(k) if center else splat(0.0)
-        gx = gx / splat(divisor)
+        gx = (gx - g * z) / splat(divisor)  # of (g - mean(g)) * xhat: it keeps digits where mean(g) is far from 0
         signs = signs / splat(k) if center else splat(0.0)
         if limit < np.inf:
             s = (2 * bs + b) * c + j // n
@@ -295,7 +349,7 @@ def keep_sums(size, part, at_part, part_step, sums, to, step):
     for j in range(0, size, LANES):
         left = smaller(size - j, LANES)
         i = at_part + j
-        put_lanes(sums, to + j, load(part, i + part_step) + load(part, i + 2 * part_step), left)
+        put_lanes(sums, to + j, load(part, i + part_step), left)
         put_lanes(sums, to + step + j, load(part, i), left)
 
 
@@ -363,7 +417,7 @@ def backward(center, power, spans_m, streams):
             for g in range(groups_of(m)):
                 group_sums(dims, parameter_dims, dy, x, weight, i, g, first, last, blocks, block, plane, sums, width,
                            part, g * SUMS * width, width, forms, 0, width, center, power, spans_m)  # fmt: skip
-            add_groups(m, part, 0, width, SUMS * width, last - first, power)
+            add_groups(m, part, 0, width, SUMS * width, last - first)
             if not spans_m:
                 keep_sums(last - first, part, 0, width, kept, 2 * i * columns + first, columns)
             # 2 normalize

@@ -206,7 +206,7 @@ def backward(center, power, spans_m, streams):
         _, m, c, n = dims
         columns, step = c * n, padded(dims)
         at_part = i * groups_of(m) * SUMS * step
-        add_groups(m, part, at_part, step, SUMS * step, columns, power)
+        add_groups(m, part, at_part, step, SUMS * step, columns)
         if not spans_m:
             keep_sums(columns, part, at_part, step, kept, 2 * i * columns, columns)
 

@@ -1,6 +1,7 @@
 """The backward pass of `rows.py`: dx and the parameters' gradients, one set at a time.
 
-Sums of dy are around a first value of dy, which leaves its digits to the deviations: mean(dy) may be far from 0.
+Where some values spread over dy have one sign, sums are around the nearest to 0 of them, which leaves its digits to the
+deviations: mean(dy) may be far from 0. Else they are around 0: dy may be 0 but for few values, whose digits they keep.
 Where the parameters vary along n, tasks add their gradients to blocks (pm, pn); else every set keeps its sums of dy
 and dy * xhat, one pair a chunk, or a run where the parameters vary along m. Both are added up in order at the end.
 """
@@ -9,8 +10,22 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.access import at, is_wide, load, load_as, load_n, prefetch, put, zeros
-from normzoo.backends.cpu.arithmetic import fma, keep, lane, larger, narrow, sign, smaller, splat, total, wide
+from normzoo.backends.cpu.access import at, is_wide, load, load_as, load_n, load_same, prefetch, put, zeros
+from normzoo.backends.cpu.arithmetic import (
+    fma,
+    have_one_sign,
+    keep,
+    lane,
+    larger,
+    narrow,
+    nearer,
+    nearest,
+    sign,
+    smaller,
+    splat,
+    total,
+    wide,
+)
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
 from normzoo.backends.cpu.moments import (
@@ -41,7 +56,9 @@ from normzoo.backends.cpu.workspaces import clear, workspace
 
 AHEAD = 1 << 15  # as in rows.py: x and dy of more would fill the level-1 cache while they are read again,
 AHEAD_WIDE = 1 << 18  # but for processors with vectors of 64 bytes
-SETS_PER_BLOCK = 64  # whose parameter gradients are added up in the computing type, before they go on in float64
+SETS_PER_BLOCK = 48  # whose parameter gradients are added up in the computing type, before they go on in float64:
+# a sum of so many equal float32 is right to 8e-7, of 64 to 1e-6
+SUMMED = 64  # vectors, likewise
 
 
 @helper
@@ -86,10 +103,47 @@ def add_lanes(g, xhat, s, q, z, signs, power):
 
 
 @helper
-def chunk_sums_n(dims, parameter_dims, dy, x, weight, affine, blocks, block, b, c, start, j, center, power):
-    """sum(g), sum(g * xhat), sum(sign(x - mean)) over chunk j of the set at `start`; the parameters vary along n.
+def middle_of(low, high):
+    """Lanes of what sums are best around: of values between `low` and `high`, lane by lane, what is nearest to 0, or 0
+    where their signs differ."""
+    zero = low - low
+    return splat(nearest(larger(low, zero) + smaller(high, zero))) if have_one_sign(low, high) else zero
 
-    Adds dy * xhat and dy to the planes of `blocks` at `block`.
+
+@helper
+def middle_of_g(dims, parameter_dims, dy, weight, scale, start, top):
+    """What sums of dy * (weight * scale) over the set at `start`, whose parameters begin at `top`, are around: of two
+    values amid it, the one nearer to 0, or 0 where their signs differ."""
+    _, m, columns, n = dims
+    i = start + m // 2 * columns * n + n // 2
+    p = top + m // 2 * parameter_step(parameter_dims) + n // 2
+    back = smaller(n // 2, LANES)
+    a, b = at(dy, i) * (at(weight, p) * scale), at(dy, i - back) * (at(weight, p - back) * scale)
+    return splat(nearer(a, b))
+
+
+@helper
+def middle_of_dy(dy, start, runs, step, length, like):
+    """What sums of dy over runs from `start` on are around: `middle_of` some values that are spread over them."""
+    low, high = zeros(like), zeros(like)
+    if length >= LANES:
+        samples = 4 if runs * length > SUMMED * LANES else 1
+        for h in range(samples):
+            d = load_as(dy, start + (2 * h + 1) * runs // (2 * samples) * step + h * (length - LANES) // samples, like)
+            low, high = (d, d) if h == 0 else (smaller(low, d), larger(high, d))
+    else:
+        for h in range(LANES):
+            d = load_same(dy, start + h * runs // LANES * step + h * length // LANES)
+            low, high = (d, d) if h == 0 else (smaller(low, d), larger(high, d))
+    return middle_of(low, high)
+
+
+@helper
+def chunk_sums_n(dims, parameter_dims, dy, x, weight, affine, blocks, block, b, c, start, j, center, power):
+    """sum(g), sum(g * xhat), 0, sum(sign(x - mean)) over chunk j of the set at `start`; the parameters vary along n.
+
+    With `center` the second is short of what vanishes in the sum over the set, where sum(xhat) is 0. Adds dy * xhat and
+    dy to the planes of `blocks` at `block`.
     """
     _, m, columns, n = dims
     _, pm, _, pn = parameter_dims
@@ -98,8 +152,8 @@ def chunk_sums_n(dims, parameter_dims, dy, x, weight, affine, blocks, block, b, 
     top, step = parameter_at(parameter_dims, b, c), parameter_step(parameter_dims)
     zero = zeros(weight)
     g0 = zero
-    if center:  # sum(xhat) is 0, so that sum(g * xhat) is the sum of (g - g0) * xhat
-        g0 = splat(at(dy, start)) * (splat(at(weight, top)) * affine[0])
+    if center:  # the same in all chunks. What it is costs dx no digits, wherever dy sits
+        g0 = middle_of_g(dims, parameter_dims, dy, weight, lane(affine[0], 0), start, top)
     s, q, z, signs = zero, zero, zero, zero
     for run in range(first, first + runs):
         i = start + run * columns * n + skip
@@ -119,12 +173,12 @@ def chunk_sums_n(dims, parameter_dims, dy, x, weight, affine, blocks, block, b, 
             s, q, z, signs = add_lanes(keep(g - g0, end - i), xhat, s, q, z, signs, power)
     scale = np.float64(lane(affine[0], 0))
     g_sum = total(wide(s)) + np.float64(lane(g0, 0)) * float(runs * length)
-    return g_sum / scale, total(wide(q)) / scale, total(wide(signs))
+    return g_sum / scale, total(wide(q)) / scale, 0.0, total(wide(signs))
 
 
 @helper
-def chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, start, j, center, power):
-    """sum(g), sum(g * xhat), sum(sign(x - mean)) over chunk j of the set at `start`; a run has one weight.
+def chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, start, j, power):
+    """sum(g), sum(g * xhat), sum(xhat), sum(sign(x - mean)) over chunk j of the set at `start`; a run has one weight.
 
     Writes the sums of dy * xhat and dy to the pairs of `sums` from `slot`, the set's first, on.
     """
@@ -133,38 +187,55 @@ def chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, st
     first, runs, skip, length = chunk_of(j, m, n)
     pieces = chunking(m, n)[1]
     top, step = parameter_at(parameter_dims, b, c), parameter_step(parameter_dims)
+    start += first * columns * n + skip
+    if columns == 1 and pm == 1:  # the runs are neighbours
+        runs, length = 1, runs * length
     zero = zeros(weight)
-    d0 = splat(at(dy, start)) if center else zero
-    d_first = np.float64(lane(d0, 0))
-    w_first = np.float64(at(weight, top))
     fine, r = np.float64(lane(affine[2], 0)), np.float64(lane(affine[3], 0))
-    s, q, z, signs = zero, zero, zero, zero
-    g_sum, gx_sum = 0.0, 0.0
-    count = 0
-    for run in range(first, first + runs):
-        i = start + run * columns * n + skip
-        end = i + length
-        while i + LANES <= end:
-            d, v = load_as(dy, i, x) - d0, offset(load_as(x, i, x), affine, power)
-            s, q, z, signs = add_lanes(d, v, s, q, z, signs, power)
-            i += LANES
-        if i < end:
-            d, v = load_n(dy, i, end - i) - d0, keep(offset(load_n(x, i, end - i), affine, power), end - i)
-            s, q, z, signs = add_lanes(keep(d, end - i), v, s, q, z, signs, power)
-        count += length
-        if pm > 1 or run + 1 == first + runs:
-            w = np.float64(at(weight, top + run * step))
-            d_sum = total(wide(s))
-            q_sum, z_sum = of_offsets(d_sum, total(wide(q)), total(wide(z)), float(count), fine, r, power)
-            d_sum += d_first * float(count)
-            to = 2 * (slot + (run * pieces + j % pieces if pm > 1 else j))
-            put(sums, to, q_sum + d_first * z_sum)
-            put(sums, to + 1, d_sum)
-            g_sum += w * d_sum
-            # sum(xhat) over the set is 0 with `center`, else d0 is
-            gx_sum += w * q_sum + (w - w_first) * d_first * z_sum
-            s, q, z, count = zero, zero, zero, 0
-    return g_sum, gx_sum, total(wide(signs))
+    middle = middle_of_dy(dy, start, runs, columns * n, length, x)
+    g_sum, gx_sum, x_sum, sign_sum = 0.0, 0.0, 0.0, 0.0
+    for _ in range(2):
+        g_sum, gx_sum, x_sum = 0.0, 0.0, 0.0
+        s, q, z, signs = zero, zero, zero, zero
+        d_sum, q_sum, z_sum = 0.0, 0.0, 0.0
+        around = np.float64(lane(middle, 0))
+        count, is_near = 0, True
+        for run in range(runs):
+            i = start + run * columns * n
+            end = i + length
+            is_last, ends = pm > 1 or run + 1 == runs, False
+            while not ends:
+                stop = smaller(end, i + SUMMED * LANES)
+                while i + LANES <= stop:
+                    d, v = load_as(dy, i, x) - middle, offset(load_as(x, i, x), affine, power)
+                    s, q, z, signs = add_lanes(d, v, s, q, z, signs, power)
+                    i += LANES
+                ends = i + LANES > end
+                if ends and i < end:
+                    d, v = load_n(dy, i, end - i) - middle, keep(offset(load_n(x, i, end - i), affine, power), end - i)
+                    s, q, z, signs = add_lanes(keep(d, end - i), v, s, q, z, signs, power)
+                if is_last or not ends:
+                    d_sum, q_sum, z_sum = d_sum + total(wide(s)), q_sum + total(wide(q)), z_sum + total(wide(z))
+                    s, q, z = zero, zero, zero
+            count += length
+            if is_last:
+                w = np.float64(at(weight, top + (first + run) * step))
+                q_sum, z_sum = of_offsets(d_sum, q_sum, z_sum, float(count), fine, r, power)
+                d_sum += around * float(count)
+                q_sum += around * z_sum
+                is_near = is_near and abs(d_sum) >= 0.5 * abs(around) * float(count)
+                to = 2 * (slot + ((first + run) * pieces + j % pieces if pm > 1 else j))
+                put(sums, to, q_sum)
+                put(sums, to + 1, d_sum)
+                g_sum += w * d_sum
+                gx_sum += w * q_sum
+                x_sum += z_sum
+                d_sum, q_sum, z_sum, count = 0.0, 0.0, 0.0, 0
+        sign_sum = total(wide(signs))
+        if is_near:
+            break
+        middle = zero  # most of dy is far nearer to 0 than it: of what the sums are made it would leave few digits
+    return g_sum, gx_sum, x_sum, sign_sum
 
 
 @helper
@@ -209,9 +280,19 @@ def chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, b, c, start, j, po
 
 
 @helper
-def means_of(g, gx, signs, rstd, k, center, divisor, limit):
-    """The factors that `chunk_dx` takes; the rstd of a clamped set stands at `limit` and is a constant."""
-    return g / k if center else 0.0, 0.0 if rstd >= limit else gx / divisor, signs / k if center else 0.0
+def means_of(sums, rstd, k, center, divisor, limit):
+    """The factors that `chunk_dx` takes, of the sums over a set of k values; the rstd of a clamped set stands at
+    `limit` and is a constant."""
+    g, gx, x_sum, signs = sums
+    if not center:
+        return 0.0, 0.0 if rstd >= limit else gx / divisor, 0.0
+    gx -= g / k * x_sum  # the sum of (g - mean(g)) * xhat, which keeps its digits where mean(g) is far from 0
+    return g / k, 0.0 if rstd >= limit else gx / divisor, signs / k
+
+
+@helper
+def add_four(a, b):
+    return a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]
 
 
 @helper
@@ -294,22 +375,18 @@ def backward(center, power, spans_n, streams):
             rstd = stats_of(dims, stats, s)[1]
             affine = affine_at(dims, x, stats, s)
             # 1 moments
-            g, gx, signs = 0.0, 0.0, 0.0
+            found = 0.0, 0.0, 0.0, 0.0
             for h in range(chunks):
                 if spans_n:
-                    g_h, gx_h, signs_h = chunk_sums_n(
+                    found_h = chunk_sums_n(
                         dims, parameter_dims, dy, x, weight, affine, blocks, block, i, j, start, h, center, power
                     )
                 else:
                     slot = s * slots_of(dims, parameter_dims)
-                    g_h, gx_h, signs_h = chunk_sums(
-                        dims, parameter_dims, dy, x, weight, affine, sums, slot, i, j, start, h, center, power
-                    )
-                g += g_h
-                gx += gx_h
-                signs += signs_h
+                    found_h = chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, i, j, start, h, power)
+                found = add_four(found, found_h)
             # 2 normalize
-            means = means_of(g, gx, signs, rstd, float(m * n), center, divisor, limit)
+            means = means_of(found, rstd, float(m * n), center, divisor, limit)
             for h in range(chunks):
                 chunk_dx(
                     dims, parameter_dims, dy, x, weight, affine, dx, i, j, start, h, power, spans_n, means, streams,

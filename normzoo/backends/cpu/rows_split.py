@@ -16,6 +16,7 @@ from normzoo.backends.cpu.rows import (
     stats_of,
 )
 from normzoo.backends.cpu.rows_gradients import (
+    add_four,
     chunk_dx,
     chunk_sums,
     chunk_sums_n,
@@ -42,10 +43,13 @@ def in_order(dims, t):
     return place // groups * c + column, place % groups * pieces + piece
 
 
+PART = 4  # numbers of a chunk: count, mean, m2; or the sums of `chunk_sums`
+
+
 @helper
 def place_of(dims, s, h):
-    """Where the three numbers of chunk h of set s lie, among those of all."""
-    return 3 * (s * chunking(dims[1], dims[3])[2] + h)
+    """Where the numbers of chunk h of set s lie, among those of all."""
+    return PART * (s * chunking(dims[1], dims[3])[2] + h)
 
 
 @helper
@@ -58,6 +62,17 @@ def put_three(part, place, first, second, third):
     put(part, place, first)
     put(part, place + 1, second)
     put(part, place + 2, third)
+
+
+@helper
+def four_sums(part, place):
+    return at(part, place), at(part, place + 1), at(part, place + 2), at(part, place + 3)
+
+
+@helper
+def put_sums(part, place, sums):
+    put_three(part, place, sums[0], sums[1], sums[2])
+    put(part, place + 3, sums[3])
 
 
 @cache
@@ -103,7 +118,7 @@ def forward(center, power, spans_n, streams):
     ):
         b, m, c, n = dims
         chunks = chunking(m, n)[2]
-        part = workspace(3 * b * c * chunks, stats)  # count, mean, m2
+        part = workspace(PART * b * c * chunks, stats)
         # 1 moments
         share(pool, b * c * chunks, sum_chunk, (dims, x, part))
         for s in range(b * c):
@@ -169,10 +184,10 @@ def backward(center, power, spans_n, streams):
             s = set_of_cell(dims, parameter_dims, cell, u)
             i, j, start = set_at(dims, s)
             affine = affine_at(dims, x, stats, s)
-            g, gx, signs = chunk_sums_n(
+            found = chunk_sums_n(
                 dims, parameter_dims, dy, x, weight, affine, blocks, block, i, j, start, h, center, power
             )
-            put_three(part, place_of(dims, s, h), g, gx, signs)
+            put_sums(part, place_of(dims, s, h), found)
             if constant:
                 chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, i, j, start, h, power, spans_n, none, streams,
                          0)  # fmt: skip
@@ -183,10 +198,8 @@ def backward(center, power, spans_n, streams):
         i, j, start = set_at(dims, s)
         affine = affine_at(dims, x, stats, s)
         slot = s * slots_of(dims, parameter_dims)
-        g, gx, signs = chunk_sums(
-            dims, parameter_dims, dy, x, weight, affine, sums, slot, i, j, start, h, center, power
-        )
-        put_three(part, place_of(dims, s, h), g, gx, signs)
+        found = chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, i, j, start, h, power)
+        put_sums(part, place_of(dims, s, h), found)
         if constant:
             chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, i, j, start, h, power, spans_n, none, streams,
                      0)  # fmt: skip
@@ -218,7 +231,7 @@ def backward(center, power, spans_n, streams):
         pb, pm, pc, pn = parameter_dims
         _, pieces, chunks = chunking(m, n)
         k = float(m * n)
-        part = workspace(3 * b * c * chunks, stats)  # sums of g, g * xhat, sign(x - mean)
+        part = workspace(PART * b * c * chunks, stats)
         # 1 moments
         if spans_n:
             cells = pb * pc
@@ -235,13 +248,10 @@ def backward(center, power, spans_n, streams):
                 fold_sums(o, dims, parameter_dims, sums, dweight, dbias)
         if not constant:
             for s in range(b * c):
-                g, gx, signs = 0.0, 0.0, 0.0
+                found = 0.0, 0.0, 0.0, 0.0
                 for h in range(chunks):
-                    g_h, gx_h, signs_h = three(part, place_of(dims, s, h))
-                    g += g_h
-                    gx += gx_h
-                    signs += signs_h
-                g, gx, signs = means_of(g, gx, signs, stats_of(dims, stats, s)[1], k, center, divisor, limit)
+                    found = add_four(found, four_sums(part, place_of(dims, s, h)))
+                g, gx, signs = means_of(found, stats_of(dims, stats, s)[1], k, center, divisor, limit)
                 put_three(part, place_of(dims, s, 0), g, gx, signs)
             share(pool, b * c * chunks, derive_chunk, (dims, parameter_dims, dy, x, weight, stats, dx, part))
 
