@@ -9,21 +9,19 @@ import numpy as np
 from numba.core import types
 
 from normzoo import memory  # noqa: F401 (a backend says where its arrays come from)
-from normzoo.backends.contract import CONSTANT, Apply, Array, Backward, Dims, Forward, Kind, Moments
-from normzoo.backends.cpu import columns_split, gathering, objects, rows_split, running, shortcut, threads
+from normzoo.backends.contract import Apply, Array, Backward, Dims, Forward, Kind, Moments
+from normzoo.backends.cpu import gathering, objects, running, shortcut, threads
 from normzoo.backends.cpu.code import (
-    DOUBLE,
     FLAT,
     SERIAL,
     STREAMED,
     Code,
     Compiled,
+    apply_code,
     backward_code,
     compiled,
     forward_code,
-    is_columns,
     spread_of,
-    varies,
 )
 from normzoo.backends.cpu.lanes import Flat
 from normzoo.backends.cpu.sharing import ALONE, POOL
@@ -32,17 +30,17 @@ from normzoo.subnormals import LEAST, ONE, kept
 
 SMALL = 16384  # values up to which a pass keeps Python's lock, for some microseconds
 LINE = 64  # bytes
-TINY = 2  # values of a set whose gradient is a difference of almost equal terms
 _UNCOUNTED = np.array(0)  # the number of batches of who does not count them
 updates_whole = True
 
 
 def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Forward:
     clamp = moments.clamp
-    call = forward_code(dims, parameter_dims, moments, dtype, store).call()
+    code = forward_code(dims, parameter_dims, moments, dtype, store)
+    call = code.call()
     divisor = _divisor(dims, moments)
     shape, empty = (3, dims[0], dims[2]), np.empty
-    parameter_dims, spread = spread_of(dims, is_columns(dims), parameter_dims)
+    parameter_dims, spread = spread_of(dims, code.by_column, parameter_dims)
 
     def run(x: Array, weight: Array, bias: Array, eps: float, y: Array) -> Array:
         stats = empty(shape)
@@ -61,11 +59,9 @@ def _divisor(dims: Dims, moments: Moments) -> float:
 
 
 def apply(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) -> Apply:
-    by_column = is_columns(dims)
-    makers = None, rows_split.apply, None, columns_split.apply
-    arrays = store, dtype, dtype, store, DOUBLE
-    call = Code(dims, by_column, makers, False, (varies(by_column, parameter_dims),), arrays, 3, ()).call()
-    parameter_dims, spread = spread_of(dims, by_column, parameter_dims)
+    code = apply_code(dims, parameter_dims, dtype, store)
+    call = code.call()
+    parameter_dims, spread = spread_of(dims, code.by_column, parameter_dims)
 
     def run(x: Array, stats: Array, weight: Array, bias: Array, y: Array) -> None:
         if spread is not None:
@@ -76,13 +72,12 @@ def apply(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) ->
 
 
 def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Backward:
-    if _is_tiny(dims, dtype):
-        return _backward_in_double(dims, parameter_dims, moments)
-    call = backward_code(dims, parameter_dims, moments, dtype, store).call()
+    code = backward_code(dims, parameter_dims, moments, dtype, store)
+    call = code.call()
     divisor = _divisor(dims, moments)
     clamp = moments.clamp
     own_dims = parameter_dims
-    parameter_dims, spread = spread_of(dims, is_columns(dims, True), parameter_dims)
+    parameter_dims, spread = spread_of(dims, code.by_column, parameter_dims)
 
     def run(
         dy: Array, x: Array, stats: Array, weight: Array, eps: float, dx: Array, dweight: Array, dbias: Array
@@ -98,10 +93,6 @@ def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype
         dweight[...], dbias[...] = d.sum(axis=tuple(a + 1 for a in axes)).reshape(2, *dweight.shape)
 
     return run
-
-
-def _is_tiny(dims: Dims, dtype: np.dtype) -> bool:
-    return dims[1] * dims[3] <= TINY and dtype != DOUBLE
 
 
 def forward_shortcut(
@@ -136,7 +127,7 @@ def backward_shortcut(
     dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype, dy: Kind, ones: Array | None
 ) -> Shortcut | None:
     code = backward_code(dims, parameter_dims, moments, dtype, store)
-    words = None if _is_tiny(dims, dtype) else _words(code, moments, parameter_dims, dy)
+    words = _words(code, moments, parameter_dims, dy)
     if words is None:
         return None
     return Shortcut(_backward_call(), words | {shortcut.ONES: ones}, ((dy, shortcut.READY),))
@@ -222,23 +213,3 @@ def _gathering(large: bool, streams: bool) -> Callable:
     rows = Flat(types.float32 if streams else types.uint8)
     call = compiled(gathering.spread(streams), (POOL, rows, Flat(types.int64), rows, types.int64, types.int64)).call
     return threads.guarded(call) if large else call
-
-
-def _backward_in_double(dims: Dims, parameter_dims: Dims, moments: Moments) -> Backward:
-    """1 - xhat^2 is almost 0: nothing of float32 would be left of dx, nor of statistics summed in float32."""
-    exact = backward(dims, parameter_dims, moments, DOUBLE, DOUBLE)
-    moments_of = None if moments == CONSTANT else forward(dims, parameter_dims, moments, DOUBLE, DOUBLE)
-
-    def run(
-        dy: Array, x: Array, stats: Array, weight: Array, eps: float, dx: Array, dweight: Array, dbias: Array
-    ) -> None:
-        found = [np.empty(a.shape) for a in (dx, dweight, dbias)]
-        x, w = x.astype(DOUBLE), weight.astype(DOUBLE)
-        if moments_of is not None:
-            stats = moments_of(x, w, w, eps, found[0])
-        exact(dy.astype(DOUBLE), x, stats, w, eps, *found)
-        with np.errstate(over="ignore"):
-            for a, b in zip((dx, dweight, dbias), found, strict=True):
-                a[...] = b
-
-    return run

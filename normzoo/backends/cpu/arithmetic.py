@@ -179,7 +179,7 @@ def _minus(context, builder, sig, args):
 
 
 def magnitude(v):
-    """|v|."""
+    """|v|, of lanes or a scalar."""
     return np.abs(v)
 
 
@@ -187,9 +187,14 @@ typed(magnitude, lambda v: v)
 
 
 @lower(magnitude, Vec)
+@lower(magnitude, types.Float)
 def _magnitude(context, builder, sig, args):
-    dtype = sig.args[0].dtype
-    return intrinsic(builder, f"llvm.fabs.{suffix(dtype)}", llvm_type(dtype), [args[0]])
+    return intrinsic(builder, f"llvm.fabs.{_suffix(sig.args[0])}", args[0].type, [args[0]])
+
+
+def _suffix(kind) -> str:
+    """How LLVM names a function of lanes, or of a scalar."""
+    return suffix(kind.dtype) if isinstance(kind, Vec) else f"f{kind.bitwidth}"
 
 
 def root(v):
@@ -203,9 +208,7 @@ typed(root, lambda v: v)
 @lower(root, Vec)
 @lower(root, types.Float)
 def _root(context, builder, sig, args):
-    v = args[0]
-    kind = suffix(sig.args[0].dtype) if isinstance(sig.args[0], Vec) else f"f{sig.args[0].bitwidth}"
-    return intrinsic(builder, f"llvm.sqrt.{kind}", v.type, [v])
+    return intrinsic(builder, f"llvm.sqrt.{_suffix(sig.args[0])}", args[0].type, [args[0]])
 
 
 def larger(a, b):
@@ -405,6 +408,27 @@ def _rescue(context, builder, sig, args):
     small = builder.fcmp_ordered("<", v, _constant(kind, 2.0**-20))
     large = builder.fcmp_ordered(">", v, _constant(kind, 2.0**20))
     return builder.select(builder.or_(small, large), binade, _constant(kind, 1.0))
+
+
+def scale_for(mean, scale, like):
+    """`scale`, a power of two, or a quarter of it where x - mean, times it, might leave the range of `like`."""
+    return np.where(np.abs(mean) > _far(like.dtype.itemsize), scale / 4, scale)[()]
+
+
+def _far(itemsize: int) -> float:
+    return 2.0**900 if itemsize == 8 else 2.0**100
+
+
+typed(scale_for, lambda mean, scale, like: scale if mean == scale else None)
+
+
+@lower(scale_for, Vec, Vec, Flat)
+@lower(scale_for, types.Float, types.Float, Flat)
+def _scale_for(context, builder, sig, args):
+    mean, scale, _ = args
+    far = _constant(mean.type, _far(sig.args[2].dtype.bitwidth // 8))
+    is_far = builder.or_(builder.fcmp_ordered(">", mean, far), builder.fcmp_ordered(">", builder.fneg(mean), far))
+    return builder.select(is_far, builder.fmul(scale, _constant(scale.type, 0.25)), scale)
 
 
 def inverse_power(scale):

@@ -14,7 +14,16 @@ import numpy as np
 from numba.core import types
 
 from normzoo.backends.contract import CONSTANT, Array, Dims, Moments
-from normzoo.backends.cpu import columns, columns_gradients, columns_split, rows, rows_gradients, rows_split, threads
+from normzoo.backends.cpu import (
+    columns,
+    columns_gradients,
+    columns_split,
+    few,
+    rows,
+    rows_gradients,
+    rows_split,
+    threads,
+)
 from normzoo.backends.cpu.access import WHOLE
 from normzoo.backends.cpu.jit import plain, uninterrupted
 from normzoo.backends.cpu.lanes import LANES, Flat
@@ -29,6 +38,9 @@ WIDE = 1536  # columns of a tile from which on x and dy, of many runs, are too l
 BESIDE = 1 << 20  # values of high columns that a thread reads twice, one sample after the other; larger ones are shared
 STREAMED = 1 << 24  # bytes of a result, from which on it is written past the caches: they would not hold it
 FAR = 1 << 20  # bytes of a set whose runs lie apart
+FEW = 32  # values of a set that `few.py` takes, in runs that are no columns,
+FEW_BACK = 24  # going back;
+PAIR = 2  # and of columns, which lanes run over anyway
 
 FLAT = {
     "float32": Flat(types.float32),
@@ -70,8 +82,8 @@ class Code(NamedTuple):
 
     dims: Dims
     by_column: bool
-    makers: tuple[Callable[..., Any] | None, ...]  # of rows, of rows that threads share, of columns, of those shared
-    whole: bool  # does a thread take whole sets?
+    make: Callable[..., Any]  # the kernel, by flags and whether it writes past the caches
+    in_order: bool  # does a thread write whole vectors, one behind the other?
     flags: tuple
     arrays: tuple[np.dtype, ...]
     result: int  # which of the arrays is of x's shape and written
@@ -87,44 +99,79 @@ class Code(NamedTuple):
             call = self.compiled(past_caches).call
             return call if size <= SERIAL else threads.guarded(call, size)
 
-        if size * self.arrays[self.result].itemsize < STREAMED or not self.is_written_in_order():
+        if size * self.arrays[self.result].itemsize < STREAMED or not self.in_order:
             return code(False)
         place = 3 + self.result  # behind the pool, dims and those of the parameters
         return lambda *given: code(given[place].__array_interface__["data"][0] % WHOLE == 0)(*given)
 
     def compiled(self, past_caches: bool) -> Compiled:
-        make: Any = self.makers[2 * self.by_column + (not self.whole)]
         signature = POOL, _DIMS, _DIMS, *(FLAT[a.name] for a in self.arrays), *self.scalars
-        return compiled(make(*self.flags, past_caches), signature)
-
-    def is_written_in_order(self) -> bool:
-        """Does a thread write whole vectors, one behind the other? What jumps between pages is slower past the
-        caches."""
-        _, m, c, n = self.dims
-        if self.by_column:
-            return c * n % LANES == 0 and not (self.whole and c * n > plain(columns.width_of)(self.dims))
-        return n % LANES == 0 and not (self.whole and m > 1 and c > 1)
+        return compiled(self.make(*self.flags, past_caches), signature)
 
 
 def forward_code(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Code:
     by_column = is_columns(dims)
+    arrays, scalars = (store, dtype, dtype, store, DOUBLE), (types.float64, types.float64, types.boolean)
+    if is_few(dims, dtype, FEW):
+        return Code(dims, False, few.forward, False, few_flags(dims, moments), arrays, 3, scalars)
     makers = rows.forward, rows_split.forward, columns.forward, columns_split.forward
-    few = min(FEW_SETS, PER_THREAD * numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-    whole = _is_whole(dims, by_column, few) and not _is_far_apart(dims, by_column, store)
+    least = min(FEW_SETS, PER_THREAD * numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+    whole = _is_whole(dims, by_column, least) and not _is_far_apart(dims, by_column, store)
     flags = moments.center, moments.power, varies(by_column, parameter_dims)
+    return _code(dims, by_column, makers, whole, flags, arrays, 3, scalars)
+
+
+def apply_code(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) -> Code:
+    by_column = is_columns(dims)
+    makers = rows_split.apply, columns_split.apply
     arrays = store, dtype, dtype, store, DOUBLE
-    return Code(dims, by_column, makers, whole, flags, arrays, 3, (types.float64, types.float64, types.boolean))
+    in_order = _is_written_in_order(dims, by_column, False)
+    return Code(dims, by_column, makers[by_column], in_order, (varies(by_column, parameter_dims),), arrays, 3, ())
 
 
 def backward_code(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Code:
     by_column = is_columns(dims, True)
+    arrays, scalars = (store, store, dtype, DOUBLE, store, dtype, dtype), (types.float64, types.float64)
+    # where statistics are constants, the bits of an item must not depend on how many there are
+    if moments != CONSTANT and is_few(dims, dtype, FEW_BACK):
+        return Code(dims, False, few.backward, False, few_flags(dims, moments), arrays, 4, scalars)
     makers = rows_gradients.backward, rows_split.backward, columns_gradients.backward, columns_split.backward
     spans = varies(by_column, parameter_dims)
     # where statistics are constants, threads that share sets read them once, in the order of memory
     whole = _is_whole(dims, by_column, math.inf if moments == CONSTANT and not spans else FEW_SETS)
-    flags = moments.center, moments.power, spans
-    arrays = store, store, dtype, DOUBLE, store, dtype, dtype
-    return Code(dims, by_column, makers, whole, flags, arrays, 4, (types.float64, types.float64))
+    return _code(dims, by_column, makers, whole, (moments.center, moments.power, spans), arrays, 4, scalars)
+
+
+def _code(
+    dims: Dims,
+    by_column: bool,
+    makers: tuple[Callable[..., Any], ...],  # of rows, of rows that threads share, of columns, of those shared
+    whole: bool,  # does a thread take whole sets?
+    flags: tuple,
+    arrays: tuple[np.dtype, ...],
+    result: int,
+    scalars: tuple[types.Type, ...],
+) -> Code:
+    make, in_order = makers[2 * by_column + (not whole)], _is_written_in_order(dims, by_column, whole)
+    return Code(dims, by_column, make, in_order, flags, arrays, result, scalars)
+
+
+def _is_written_in_order(dims: Dims, by_column: bool, whole: bool) -> bool:
+    """Does a thread write whole vectors, one behind the other? What jumps between pages is slower past the caches."""
+    _, m, c, n = dims
+    if by_column:
+        return c * n % LANES == 0 and not (whole and c * n > plain(columns.width_of)(dims))
+    return n % LANES == 0 and not (whole and m > 1 and c > 1)
+
+
+def is_few(dims: Dims, dtype: np.dtype, most: int) -> bool:
+    """Do the kernels of few values, of `most` in a set, take this view, whose parameters are of this dtype?"""
+    _, m, c, n = dims
+    return dtype == np.float32 and m * n <= (PAIR if n == 1 and m > 1 and c > 1 else most)
+
+
+def few_flags(dims: Dims, moments: Moments) -> tuple:
+    return moments.center, moments.power, plain(few.step_of)(dims) != 1
 
 
 def is_columns(dims: Dims, gradients: bool = False) -> bool:
@@ -136,7 +183,7 @@ def is_columns(dims: Dims, gradients: bool = False) -> bool:
         return True
     if gradients and min(c, LANES) * n > WIDE:
         return False
-    return n < SHORT and n < RUN * m and m >= columns.STRIP and c > 1 and c * n >= LANES
+    return n < SHORT and n < RUN * m and m >= columns.STRIP and c > 1
 
 
 def _is_whole(dims: Dims, by_column: bool, few: float) -> bool:

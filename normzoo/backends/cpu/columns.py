@@ -16,6 +16,7 @@ from normzoo.backends.cpu.arithmetic import fma, keep, lane, larger, narrow, sma
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
 from normzoo.backends.cpu.moments import (
+    affine_by,
     affine_of,
     extreme_moments,
     held,
@@ -252,8 +253,9 @@ def clear_behind(planes, to, count, step, size):
 
 
 @helper
-def prepare(dims, parameter_dims, x, weight, bias, stats, b, first, last, forms, to, step, spans_m):
-    """The four planes of `affine_of` for the columns [first, last); and weight and bias, if a column has but one."""
+def prepare(dims, parameter_dims, x, weight, bias, stats, b, first, last, forms, to, step, spans_m, folds):
+    """The four planes of `affine_of` for the columns [first, last); and weight and bias, if a column has but one. With
+    `folds` the four of `affine_by`."""
     bs, _, c, n = dims
     _, _, pc, pn = parameter_dims
     place = place_of(parameter_dims, b) * pc * pn
@@ -276,12 +278,14 @@ def prepare(dims, parameter_dims, x, weight, bias, stats, b, first, last, forms,
             if not spans_m and (pn > 1 or (pc > 1 and n == 1)):
                 p = place + (s if pc > 1 else 0) * pn + i
                 w, v = load_n(weight, p, left), load_n(bias, p, left)
+            if folds:
+                scale, shift, fine, r = affine_by(mean, rstd, wide(w), wide(v), x)
             k, room = to + j - first + i, last - j - i  # what is written too far is written again
             put_lanes(forms, k, scale, room)
             put_lanes(forms, k + step, shift, room)
             put_lanes(forms, k + 2 * step, fine, room)
             put_lanes(forms, k + 3 * step, r, room)
-            if not spans_m:
+            if not (spans_m or folds):
                 put_lanes(forms, k + 4 * step, w, room)
                 put_lanes(forms, k + 5 * step, v, room)
 
@@ -295,24 +299,25 @@ def four(planes, k, step, full, like):
 
 @helper
 def y_strip(dims, parameter_dims, x, weight, bias, y, b, row, rows, j, forms, k, step, ahead, left, full, spans_m,
-            streams):  # fmt: skip
+            folds, streams):  # fmt: skip
     """y in `rows` rows from `row` on of the columns at j."""
     i = (b * dims[1] + row) * dims[2] * dims[3] + j
     affine = four(forms, k, step, full, x)
-    if not spans_m:
+    if not (spans_m or folds):
         w, v = held(forms, k + 4 * step, full, x), held(forms, k + 5 * step, full, x)
     for r in range(row, row + rows):
         prefetch(x, i + ahead)
         if spans_m:
             w = row_parameter(dims, parameter_dims, weight, b, r, j, left, full, x)
             v = row_parameter(dims, parameter_dims, bias, b, r, j, left, full, x)
-        write_out(y, i, fma(standardize(read(x, i, left, full, x), *affine), w, v), left, full, streams)
+        z = standardize(read(x, i, left, full, x), *affine)
+        write_out(y, i, z if folds else fma(z, w, v), left, full, streams)
         i += dims[2] * dims[3]
 
 
 @helper
 def region_apply(dims, parameter_dims, x, weight, bias, y, b, top, end, first, last, forms, to, step, height, ahead,
-                 spans_m, streams):  # fmt: skip
+                 spans_m, folds, streams):  # fmt: skip
     """y on the rows [top, end) of the columns [first, last): BAND columns at a time, `height` rows at a time.
 
     `ahead`: where the values lie, from those of the work, that are fetched meanwhile; `streams`: y goes past the
@@ -325,10 +330,10 @@ def region_apply(dims, parameter_dims, x, weight, bias, y, b, top, end, first, l
             k, rows = to - first, strip_of(height, end - row)
             for j in range(band, whole, LANES):
                 y_strip(dims, parameter_dims, x, weight, bias, y, b, row, rows, j, forms, k + j, step, ahead, LANES,
-                        True, spans_m, streams)  # fmt: skip
+                        True, spans_m, folds, streams)  # fmt: skip
             if whole < stop:
                 y_strip(dims, parameter_dims, x, weight, bias, y, b, row, rows, whole, forms, k + whole, step, ahead,
-                        stop - whole, False, spans_m, False)  # fmt: skip
+                        stop - whole, False, spans_m, folds, False)  # fmt: skip
 
 
 @cache
@@ -352,9 +357,9 @@ def forward(center, power, spans_m, streams):
             deviations(dims, x, stats, i, first, last)
         finish(dims, x, stats, i, first, last, center, power, divisor, eps, clamp)
         # 2 normalize
-        prepare(dims, parameter_dims, x, weight, bias, stats, i, first, last, forms, 0, width, spans_m)
+        prepare(dims, parameter_dims, x, weight, bias, stats, i, first, last, forms, 0, width, spans_m, False)
         region_apply(dims, parameter_dims, x, weight, bias, y, i, 0, m, first, last, forms, 0, width, HEIGHT, width,
-                     spans_m, streams)  # fmt: skip
+                     spans_m, False, streams)  # fmt: skip
 
     @kernel
     def columns_forward(

@@ -139,8 +139,8 @@ def add_sums(dims, parameter_dims, dy, x, weight, b, row, rows, j, blocks, block
 
 
 @helper
-def rows_sums(dims, parameter_dims, dy, x, weight, b, top, end, first, last, blocks, block, plane, sums, width, forms, to,
-              step, power, spans_m):  # fmt: skip
+def rows_sums(dims, parameter_dims, dy, x, weight, b, top, end, first, last, blocks, block, plane, sums, width, forms,
+              to, step, power, spans_m):  # fmt: skip
     """Sums over the rows [top, end) of the columns [first, last)."""
     whole = first + (last - first) // LANES * LANES
     for j in range(0, last - first, LANES):
@@ -412,7 +412,7 @@ def backward(center, power, spans_m, streams):
         part = workspace(groups_of(m) * SUMS * width, stats)
         for u in range(start, smaller(start + repeats, b // pb)):
             i = u * pb + place
-            prepare(dims, parameter_dims, x, weight, weight, stats, i, first, last, forms, 0, width, spans_m)
+            prepare(dims, parameter_dims, x, weight, weight, stats, i, first, last, forms, 0, width, spans_m, False)
             # 1 moments
             for g in range(groups_of(m)):
                 group_sums(dims, parameter_dims, dy, x, weight, i, g, first, last, blocks, block, plane, sums, width,

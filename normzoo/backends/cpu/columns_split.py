@@ -65,7 +65,7 @@ def units_of(dims):
 
 
 @cache
-def normalizing(spans_m, streams):
+def normalizing(spans_m, folds, streams):
     @helper
     def normalize_block(t, dims, parameter_dims, x, weight, bias, y, forms):
         _, m, c, n = dims
@@ -73,18 +73,18 @@ def normalizing(spans_m, streams):
         i, top = t // heights_of(dims), t % heights_of(dims) * height
         end, to = smaller(top + height, m), i * FORMS * step
         region_apply(dims, parameter_dims, x, weight, bias, y, i, top, end, 0, c * n, forms, to, step, 1, NEXT, spans_m,
-                     streams)  # fmt: skip
+                     folds, streams)  # fmt: skip
 
     return normalize_block
 
 
 @cache
-def preparing(spans_m):
+def preparing(spans_m, folds):
     @helper
     def prepare_sample(i, dims, parameter_dims, x, weight, bias, stats, forms):
         step = padded(dims)
         to, columns = i * FORMS * step, dims[2] * dims[3]
-        prepare(dims, parameter_dims, x, weight, bias, stats, i, 0, columns, forms, to, step, spans_m)
+        prepare(dims, parameter_dims, x, weight, bias, stats, i, 0, columns, forms, to, step, spans_m, folds)
 
     return prepare_sample
 
@@ -92,7 +92,7 @@ def preparing(spans_m):
 @cache
 def forward(center, power, spans_m, streams):
     """Statistics and y."""
-    normalize_block = normalizing(spans_m, streams)
+    normalize_block = normalizing(spans_m, False, streams)
 
     @helper
     def sum_group(t, dims, x, part):
@@ -116,7 +116,7 @@ def forward(center, power, spans_m, streams):
             deviations(dims, x, stats, i, first, last)
         finish(dims, x, stats, i, first, last, center, power, divisor, eps, clamp)
         to = i * FORMS * step + first
-        prepare(dims, parameter_dims, x, weight, bias, stats, i, first, last, forms, to, step, spans_m)
+        prepare(dims, parameter_dims, x, weight, bias, stats, i, first, last, forms, to, step, spans_m, False)
 
     @kernel
     def columns_forward_split(
@@ -150,7 +150,8 @@ def forward(center, power, spans_m, streams):
 @cache
 def apply(spans_m, streams):
     """y from given statistics."""
-    prepare_sample, normalize_block = preparing(spans_m), normalizing(spans_m, streams)
+    folds = not spans_m
+    prepare_sample, normalize_block = preparing(spans_m, folds), normalizing(spans_m, folds, streams)
 
     @kernel
     def columns_apply(
@@ -176,7 +177,7 @@ def apply(spans_m, streams):
 def backward(center, power, spans_m, streams):
     """dx, column sums and the parameters' gradients. Of constant statistics dx needs no sums: it is written with
     them."""
-    prepare_sample = preparing(spans_m)
+    prepare_sample = preparing(spans_m, False)
     constant = power == 0 and not center
 
     @helper

@@ -11,10 +11,12 @@ from normzoo.backends.cpu.arithmetic import (
     inverse_power,
     is_outside,
     larger,
+    magnitude,
     minus,
     narrow,
     rescue,
     root,
+    scale_for,
     sign,
     smaller,
     wide,
@@ -110,6 +112,17 @@ def affine_of(mean, rstd, like):
     high = narrow(scaled, like)
     r = rstd * inverse_power(scale)
     return narrow(scale, like), minus(high), narrow((wide(high) - scaled) * r, like), narrow(r, like)
+
+
+@helper
+def affine_by(mean, rstd, weight, bias, like):
+    """As `affine_of`, of y = xhat * weight + bias instead of xhat, for statistics that are not x's own: xhat may be out
+    of range where y is not, and so may x - mean."""
+    scale = scale_for(mean, rescue(magnitude(rstd * weight), like), like)
+    scaled = mean * scale
+    high = narrow(scaled, like)
+    r = rstd * weight * inverse_power(scale)
+    return narrow(scale, like), minus(high), narrow((wide(high) - scaled) * r + bias, like), narrow(r, like)
 
 
 @helper

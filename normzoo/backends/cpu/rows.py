@@ -15,6 +15,7 @@ from normzoo.backends.cpu.arithmetic import fma, keep, lane, magnitude, narrow, 
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
 from normzoo.backends.cpu.moments import (
+    affine_by,
     affine_of,
     extreme_moments,
     is_extreme,
@@ -93,6 +94,14 @@ def affine_at(dims, x, stats, s):
     """`affine_of` set s, in lanes."""
     mean, rstd = stats_of(dims, stats, s)
     scale, shift, fine, r = affine_of(mean, rstd, x)
+    return splat(scale), splat(shift), splat(fine), splat(r)
+
+
+@helper
+def folded_at(dims, x, stats, s, weight, bias):
+    """`affine_by` the statistics of set s and parameters, in lanes."""
+    mean, rstd = stats_of(dims, stats, s)
+    scale, shift, fine, r = affine_by(mean, rstd, np.float64(weight), np.float64(bias), x)
     return splat(scale), splat(shift), splat(fine), splat(r)
 
 
@@ -189,11 +198,12 @@ def finish(dims, x, start, mean, spread, stats, s, center, power, divisor, eps, 
 
 
 @helper
-def y_of(v, weight, bias, y, i, p, w, a, affine, spans_n, streams, left, full):
-    """y = xhat * weight + bias, of up to LANES values v."""
+def y_of(v, weight, bias, y, i, p, w, a, affine, spans_n, folds, streams, left, full):
+    """y = xhat * weight + bias, of up to LANES values v; with `folds` weight and bias are in `affine`."""
     if spans_n:
         w, a = read(weight, p, left, full, y), read(bias, p, left, full, y)
-    write_out(y, i, fma(standardize(v, *affine), w, a), left, full, streams)
+    v = standardize(v, *affine)
+    write_out(y, i, v if folds else fma(v, w, a), left, full, streams)
 
 
 @helper
@@ -204,10 +214,11 @@ def last_of(x, i, end):
 
 
 @helper
-def chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, s, j, spans_n, streams, ahead):
+def chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, s, j, spans_n, folds, streams, ahead):
     """y on chunk j of set s.
 
-    `spans_n`: the parameters vary along n; `streams`: y goes past the caches; `ahead`: of what is fetched meanwhile.
+    `spans_n`: the parameters vary along n; `folds`: see `affine_by`; `streams`: y goes past the caches; `ahead`: of
+    what is fetched meanwhile.
     """
     _, m, c, n = dims
     b, column, start = set_at(dims, s)
@@ -219,19 +230,21 @@ def chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, s, j, spans_n, 
         end = i + length
         p = top + run * step
         w, a = splat(at(weight, p)), splat(at(bias, p))
+        if folds:
+            affine = folded_at(dims, x, stats, s, at(weight, p), at(bias, p))
         p += skip
         last = last_of(x, i, end)
         while i + LANES <= end:
             if ahead > 0:
                 prefetch(x, i + ahead)
-            y_of(load_as(x, i, x), weight, bias, y, i, p, w, a, affine, spans_n, streams, LANES, True)
+            y_of(load_as(x, i, x), weight, bias, y, i, p, w, a, affine, spans_n, folds, streams, LANES, True)
             i += LANES
             p += LANES
         if i < end and length > LANES:
             p -= LANES - (end - i)
-            y_of(last, weight, bias, y, end - LANES, p, w, a, affine, spans_n, False, LANES, True)
+            y_of(last, weight, bias, y, end - LANES, p, w, a, affine, spans_n, folds, False, LANES, True)
         elif i < end:
-            y_of(load_n(x, i, end - i), weight, bias, y, i, p, w, a, affine, spans_n, False, end - i, False)
+            y_of(load_n(x, i, end - i), weight, bias, y, i, p, w, a, affine, spans_n, folds, False, end - i, False)
 
 
 @helper
@@ -277,7 +290,7 @@ def forward(center, power, spans_n, streams):
         ahead = next_set(dims, x, AHEAD) * together
         for s in sets:
             for h in range(chunks):
-                chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, s, h, spans_n, streams, ahead)
+                chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, s, h, spans_n, False, streams, ahead)
 
     @kernel
     def rows_forward(

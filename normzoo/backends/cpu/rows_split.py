@@ -76,11 +76,11 @@ def put_sums(part, place, sums):
 
 
 @cache
-def normalizing(spans_n, streams):
+def normalizing(spans_n, folds, streams):
     @helper
     def normalize_chunk(t, dims, parameter_dims, x, weight, bias, y, stats):
         s, h = in_order(dims, t)
-        chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, s, h, spans_n, streams, 0)
+        chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, s, h, spans_n, folds, streams, 0)
 
     return normalize_chunk
 
@@ -88,7 +88,7 @@ def normalizing(spans_n, streams):
 @cache
 def forward(center, power, spans_n, streams):
     """Statistics and y."""
-    normalize_chunk = normalizing(spans_n, streams)
+    normalize_chunk = normalizing(spans_n, False, streams)
 
     @helper
     def sum_chunk(t, dims, x, part):
@@ -146,7 +146,7 @@ def forward(center, power, spans_n, streams):
 @cache
 def apply(spans_n, streams):
     """y from given statistics."""
-    normalize_chunk = normalizing(spans_n, streams)
+    normalize_chunk = normalizing(spans_n, not spans_n, streams)
 
     @kernel
     def rows_apply(
