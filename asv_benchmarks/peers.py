@@ -19,24 +19,37 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from datetime import date
+from pathlib import Path
 
 import numpy as np
 
 THREADS = 2
 SLICE = 0.02  # seconds
+WARM, WARM_SECONDS = 1100, 0.25  # calls before the first slice: normzoo makes its shortcut after 1,000; at most so long
 
 
+@dataclass(frozen=True)
 class Cell:
-    """One row of the table."""
+    """One row of the table: what is timed. `last` is the memory's layout; the shape has its channels second."""
 
-    def __init__(self, norm, shape, direction, dtype="float32", last=False, evaluate=False, groups=None):
-        self.norm, self.shape, self.direction, self.dtype = norm, shape, direction, dtype
-        self.last, self.evaluate, self.groups = last, evaluate, groups
+    norm: str
+    shape: tuple[int, ...]
+    direction: str
+    dtype: str = "float32"
+    last: bool = False
+    evaluate: bool = False
+    groups: int | None = None
+
+    @property
+    def id(self):
         detail = [
-            *(["eval"] if evaluate else []), *(["channels-last"] if last else []), *([dtype] if dtype != "float32" else [])
-        ]  # fmt: skip
-        self.id = " ".join([norm, "x".join(map(str, shape)), *detail, direction])
+            *(["eval"] if self.evaluate else []),
+            *(["channels-last"] if self.last else []),
+            *([self.dtype] if self.dtype != "float32" else []),
+        ]
+        return " ".join([self.norm, "x".join(map(str, self.shape)), *detail, self.direction])
 
     @property
     def features(self):
@@ -104,7 +117,9 @@ def normzoo_calls(cell: Cell, out: bool) -> Callable | None:
         "LayerNorm": lambda **o: f.layer_norm(x, (cell.features,), w, b, **o),
         "RMSNorm": lambda **o: f.rms_norm(x, (cell.features,), w, 1e-6, **o),
         "GroupNorm": lambda **o: f.group_norm(x, cell.groups, w, b, **axis, **o),
-        "InstanceNorm": lambda **o: f.instance_norm(x, None, None, w, b, **axis, **o),
+        "InstanceNorm": lambda **o: f.instance_norm(
+            x, *((mean, var) if cell.evaluate else (None, None)), w, b, not cell.evaluate, **axis, **o
+        ),
     }[cell.norm]
     options = {"out": np.empty_like(x)} if out else {}
     if cell.direction == "forward":
@@ -132,7 +147,9 @@ def torch_calls(cell: Cell) -> Callable | None:
         "LayerNorm": lambda: f.layer_norm(x, (cell.features,), w, b),
         "RMSNorm": lambda: f.rms_norm(x, (cell.features,), w, 1e-6),
         "GroupNorm": lambda: f.group_norm(x, cell.groups, w, b),
-        "InstanceNorm": lambda: f.instance_norm(x, None, None, w, b),
+        "InstanceNorm": lambda: f.instance_norm(
+            x, *((mean, var) if cell.evaluate else (None, None)), w, b, not cell.evaluate
+        ),
     }[cell.norm]
     if cell.direction == "forward":
 
@@ -261,25 +278,41 @@ PEERS = ("torch", "jax", "onnxruntime")
 
 
 def worker(name: str) -> None:
-    """Time slices of the cell named on each line of standard input; answer with seconds a call, or null."""
-    by_id = {cell.id: cell for cell in cells()}
+    """Time slices of the cell that is JSON on each line of standard input. Answers are JSON too: seconds a call; null
+    of an implementation that has none; or the text of an error."""
     current, call = None, None
     for line in sys.stdin:
-        wanted = line.strip()
-        if wanted != current:
-            call = None  # free the old arrays first
-            call, current = IMPLEMENTATIONS[name](by_id[wanted]), wanted
-            if call:
-                call()
-        if call is None:
-            print("null", flush=True)
-            continue
-        call()  # the other processes' data are in the caches
-        count, start = 0, time.perf_counter()
-        while (spent := time.perf_counter() - start) < SLICE or count < 2:
-            call()
-            count += 1
-        print(spent / count if spent else 0.0, flush=True)
+        try:
+            if line != current:
+                call = None  # free the old arrays first
+                fields = json.loads(line)
+                call, current = IMPLEMENTATIONS[name](Cell(**fields | {"shape": tuple(fields["shape"])})), line
+                if call:
+                    warm(call)
+            answer = None if call is None else timed(call)
+        except Exception as error:
+            current, answer = None, f"{type(error).__name__}: {error}"
+        print(json.dumps(answer), flush=True)
+
+
+def warm(call: Callable) -> None:
+    """A loop over the same small arrays has its shortcut."""
+    call()  # which compiles
+    start = time.perf_counter()
+    for _ in range(WARM):
+        call()
+        if time.perf_counter() - start > WARM_SECONDS:
+            break
+
+
+def timed(call: Callable) -> float:
+    """Seconds of a call, by a slice of calls."""
+    call()  # the other processes' data are in the caches
+    count, start = 0, time.perf_counter()
+    while (spent := time.perf_counter() - start) < SLICE or count < 2:
+        call()
+        count += 1
+    return spent / count
 
 
 def environment() -> dict[str, str]:
@@ -297,35 +330,58 @@ def environment() -> dict[str, str]:
     }
 
 
-def start(name: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, __file__, "--worker", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env=environment(),
-    )  # fmt: skip
+class Workers:
+    """A process for each implementation, which measure in turn: two pools of threads in one would wait for each other."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+
+    def __enter__(self) -> "Workers":
+        self.processes = {
+            name: subprocess.Popen(
+                [sys.executable, os.path.abspath(__file__), "--worker", name], stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, text=True, env=environment(),
+            )
+            for name in self.names
+        }  # fmt: skip
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for process in self.processes.values():
+            process.communicate()  # closes the pipes and waits
+
+    def slice(self, name: str, cell: Cell) -> float | None:
+        """Seconds of a call, None where this implementation has none; an error there is one here."""
+        process = self.processes[name]
+        try:
+            print(json.dumps(asdict(cell)), file=process.stdin, flush=True)
+            answer = json.loads(process.stdout.readline())
+        except (BrokenPipeError, json.JSONDecodeError):
+            raise RuntimeError(f"{name}: {cell} ended its process, with status {process.wait()}") from None
+        if isinstance(answer, str):
+            raise ValueError(f"{name}: {cell}: {answer}")
+        return answer
+
+    def medians(self, cell: Cell, rounds: int) -> dict[str, float]:
+        """Implementation -> median seconds over rounds in which each has its turn."""
+        times: dict[str, list[float]] = {}
+        for name in self.names:
+            if self.slice(name, cell) is not None:  # thrown away
+                times[name] = []
+        for _ in range(rounds):
+            for name, found in times.items():
+                found.append(self.slice(name, cell))
+        return {name: statistics.median(found) for name, found in times.items()}
 
 
 def measure(chosen: list[Cell], names: list[str], rounds: int) -> dict[str, dict[str, float]]:
     """Cell -> implementation -> median seconds."""
-    workers = {name: start(name) for name in names}
     table = {}
-    try:
+    with Workers(names) as workers:
         for number, cell in enumerate(chosen):
-            times: dict[str, list[float]] = {name: [] for name in names}
-            for turn in range(rounds + 1):
-                for name, process in workers.items():
-                    if turn and not times[name] and turn > 1:
-                        continue
-                    print(cell.id, file=process.stdin, flush=True)
-                    answer = json.loads(process.stdout.readline())
-                    if answer is not None and turn:
-                        times[name].append(answer)
-            table[cell.id] = {name: statistics.median(t) for name, t in times.items() if t}
+            table[cell.id] = workers.medians(cell, rounds)
             shown = "  ".join(f"{name} {1e3 * t:.3f}" for name, t in table[cell.id].items())
             print(f"[{number + 1}/{len(chosen)}] {cell.id}: {shown}", file=sys.stderr)
-    finally:
-        for process in workers.values():
-            process.stdin.close()
-            process.wait()
     return table
 
 
@@ -394,7 +450,7 @@ def picture(table: dict[str, dict[str, float]], path: str, title: str) -> None:
 
 def describe(names: list[str]) -> dict[str, str]:
     """Machine, date, commit and versions."""
-    model = re.search(r"model name\s*:\s*(.*)", open("/proc/cpuinfo").read())
+    model = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
     found = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--exclude=*"], capture_output=True, text=True, cwd=os.path.dirname(os.path.abspath(__file__))
     )  # fmt: skip
