@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import base_array, moved
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm, eps_for
+from normzoo.stats import LARGE, SMALL, data_array, power_above
 
 COLUMNS = ("count", "nonfinite", "mean", "var", "min", "max", "condition", "eps_share")
 SHOWN = 16  # sets in a table
@@ -84,7 +84,7 @@ def diagnose(norm: Norm, x: Array) -> Diagnosis:
     """
     if not isinstance(norm, Norm):
         raise TypeError(f"diagnose: expected a norm, got {type(norm).__name__}; write nz.diagnose(norm, x)")
-    x = moved(base_array(norm, "x", x), "cpu")
+    x = data_array(norm, "x", x)
     if type(norm).axes is Norm.axes:
         raise TypeError(f"{norm}: expected a norm whose statistics are means over axes, got {type(norm).__name__}")
     axes = norm.axes(x)
@@ -107,6 +107,9 @@ def diagnose(norm: Norm, x: Array) -> Diagnosis:
 
 def _moments(v: Array, finite: Array, over: tuple[int, ...], moments: Moments, eps: float) -> dict[str, Any]:
     """mean, var, condition and eps_share of the finite values; the others are 0 in v."""
+    largest = np.abs(v).max(axis=over, keepdims=True, initial=0.0)
+    scale = np.where((largest > SMALL) & (largest < LARGE), 1.0, power_above(largest))  # squares stay in range
+    v = v / scale
     n = finite.sum(axis=over, keepdims=True)
     start = v.sum(axis=over, keepdims=True) / n
     rounding = np.where(finite, v - start, 0.0).sum(axis=over, keepdims=True) / n
@@ -121,8 +124,10 @@ def _moments(v: Array, finite: Array, over: tuple[int, ...], moments: Moments, e
     if not moments.total:
         spread = spread / n
     if moments.clamp:
-        root = spread ** (1 / power) if power else spread
+        root = (spread ** (1 / power) if power else spread) * scale
         share = np.where(root < eps, 1.0, 0.0 * root)
     else:
+        for _ in range(power):  # scale^power alone may leave the range
+            spread = spread * scale
         share = np.where(spread + eps > 0, eps / (spread + eps), 0.0 * spread)
-    return {"mean": mean, "var": var, "condition": condition, "eps_share": share}
+    return {"mean": mean * scale, "var": var * scale * scale, "condition": condition, "eps_share": share}

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from normzoo import updates
-from normzoo.arrays import base_array, check_size, moved, on_device
+from normzoo.arrays import check_size, on_device
 from normzoo.backends.contract import Array
 from normzoo.running import TrackedNorm
-from normzoo.stats import Stats
+from normzoo.stats import Stats, data_array
 
 
 class Collected:
@@ -28,7 +28,7 @@ class Collected:
     def see(self, x: Array) -> None:
         """Take a batch in."""
         norm = self.norm
-        x = moved(base_array(norm, "x", x), "cpu")
+        x = data_array(norm, "x", x)
         axes = norm.axes(x)
         self.batches += 1
         if x.size == 0:

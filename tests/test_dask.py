@@ -39,7 +39,7 @@ def test_empty_chunks_and_wrong_types(rng):
     x = rng.standard_normal((6, 3))
     lazy = da.concatenate([da.from_array(x[:0]), da.from_array(x[:4]), da.from_array(x[4:])])
     check.close(nz.stats_of(lazy, 0).mean, x.mean(axis=0), check.EXACT)
-    with pytest.raises(TypeError, match="expected x of a float dtype, got int64"):
+    with pytest.raises(TypeError, match="expected x of dtype .* got int64"):
         nz.stats_of(da.arange(5), 0)
     with pytest.raises(ValueError, match="different axes"):
         nz.stats_of(lazy, 2)

@@ -43,3 +43,18 @@ def test_diagnose_has_the_norms_own_sets(norm, rng):
     assert found.count.sum() == x.size and str(found)
     with pytest.raises(TypeError, match="statistics are means over axes, got DyT"):
         nz.diagnose(nz.DyT(6), x)
+
+
+@pytest.mark.parametrize("size", [1e200, 1e-200, 1e306])
+def test_diagnose_of_values_whose_squares_leave_the_range(size):
+    x = np.array([[1.0, 2.0, 4.0]])
+    found, usual = nz.diagnose(nz.LayerNorm(3), x * size), nz.diagnose(nz.LayerNorm(3), x)
+    check.close(found.condition, usual.condition, check.EXACT)
+    check.close(found.mean / size, usual.mean, check.EXACT)
+    assert found.eps_share == (0.0 if size > 1 else 1.0)
+    unit = nz.diagnose(nz.L2Norm(3, eps=1e-250), x * size)
+    assert unit.eps_share == 0.0
+
+
+def test_diagnose_says_inf_of_a_constant():
+    assert nz.diagnose(nz.LayerNorm(70), np.full((1, 70), 0.1)).condition == np.inf

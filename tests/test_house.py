@@ -45,11 +45,11 @@ ROOMS = {
     "formulas.py": {"backends.contract"},
     "exact.py": {"arrays", "norm", "passes", "saved", "subnormals", "updates", "backends.contract"},
     "device.py": {"arrays", "backends"},
-    "stats.py": {"formulas", "backends.contract"},
+    "stats.py": {"arrays", "formulas", "backends.contract"},
     "affine.py": {"arrays", "passes", "saved", "view", "backends.contract"},
     "updates.py": {"arrays", "backends", "subnormals"},
     "running.py": {"arrays", "norm", "passes", "saved", "selection", "subnormals", "updates", "view", "backends"},
-    "diagnose.py": {"arrays", "norm", "backends.contract"},
+    "diagnose.py": {"arrays", "norm", "backends.contract", "stats"},
     "recalibrate.py": {"arrays", "running", "stats", "updates", "backends.contract"},
     "distributed": {
         "arrays",

@@ -190,3 +190,79 @@ def test_stats_of_a_memory_map(tmp_path, rng):
     check.close(found.var(), x.var(axis=0, dtype=np.float64), check.EXACT)
     with pytest.raises(TypeError, match="stats_of: expected x of dtype float16"):
         nz.stats_of(np.arange(3))
+
+
+# what comes in at the doors of numbers about data
+
+NO_DATA = {
+    "masked": (np.ma.masked_array(np.ones((4, 3)), np.eye(4, 3)), r"got a masked array; write \w+\.compressed\(\)"),
+    "selection": (nz.select(np.ones((4, 3)), mask=np.ones((4, 1), bool)), "got a selection"),
+    "strings": (np.array([["1", "2", "3"]] * 4), "got <U1"),
+    "complex": (np.ones((4, 3), complex), "got complex128"),
+    "dates": (np.zeros((4, 3), "M8[D]"), "got datetime64"),
+    "durations": (np.zeros((4, 3), "m8[s]"), "got timedelta64"),
+    "objects": (np.ones((4, 3), object), "got object"),
+    "integers": (np.ones((4, 3), int), "got int64"),
+    "booleans": (np.ones((4, 3), bool), "got bool"),
+    "a list": ([[1.0, 2.0, 3.0]] * 4, "got list"),
+    "None": (None, "got NoneType"),
+}
+DOORS = {
+    "Stats.of": lambda a: nz.Stats.of(a, 0),
+    "Stats.update": lambda a: nz.Stats.empty((3,)).update(a, 0),
+    "stats_of": lambda a: nz.stats_of(a, 0),
+    "adapt": lambda a: nz.Standardize(3).adapt([a]),
+    "update": lambda a: nz.Standardize(3).update(a),
+    "diagnose": lambda a: nz.diagnose(nz.BatchNorm(3), a),
+    "recalibrate": lambda a: nz.recalibrate(nz.BatchNorm(3), [a]),
+}
+
+
+@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
+@pytest.mark.parametrize(("data", "message"), NO_DATA.values(), ids=NO_DATA)
+def test_what_is_no_float_array_is_refused(door, data, message):
+    with pytest.raises(TypeError, match=message):
+        door(data)
+
+
+def test_parts_of_stats_are_refused_with_a_mask():
+    masked = np.ma.masked_array(np.ones(3), [0, 1, 0])
+    for make in (
+        lambda: nz.Stats(np.array(3), masked, np.ones(3)),
+        lambda: nz.Stats.from_dict({"count": np.array(3), "mean": np.ones(3), "m2": masked}),
+    ):
+        with pytest.raises(TypeError, match="without a mask"):
+            make()
+    with pytest.raises(TypeError, match="axis to be an integer"):
+        nz.Stats.of(np.ones((3, 2)), 1.0)
+    with pytest.raises(TypeError, match="expected an array or arrays to adapt to, got int"):
+        nz.Standardize(3).adapt(5)
+
+
+# squares that leave the range of float64
+
+
+def test_std_where_squares_leave_the_range(rng):
+    x = rng.standard_normal((50, 4)) + 1
+    size = np.array([1e200, 1e-200, 1.0, 1e306])
+    stats = nz.Stats.of(x * size, 0)
+    check.close(stats.std() / size, x.std(axis=0), check.EXACT)
+    check.close(stats.mean / size, x.mean(axis=0), check.EXACT)
+    assert stats.var()[0] == np.inf and stats.var()[1] == 0 and stats.unit[2] == 1
+    parts = merged((nz.Stats.of(part, 0) for part in np.split(x * size, [1, 2, 2, 30])), (4,))
+    check.close(parts.std() / size, x.std(axis=0), check.EXACT)
+    check.close(parts.subtract(nz.Stats.of(x[:20] * size, 0)).std() / size, x[20:].std(axis=0), 1e-11)
+    again = nz.Stats.from_dict(stats.to_dict())
+    check.same_bits(again.std(), stats.std())
+    assert set(nz.Stats.of(x, 0).to_dict()) == {"count", "mean", "m2"}
+    apart = nz.Stats.of(np.full(3, 1e300), 0).merge(nz.Stats.of(np.full(3, -1e300), 0))
+    check.close(apart.std() / 1e300, 1.0, check.EXACT)
+    tiny = nz.Stats.of(np.full(3, 1e-300), 0).merge(nz.Stats.of(np.full(3, -1e-300), 0))
+    check.close(tiny.std() / 1e-300, 1.0, check.EXACT)
+
+
+def test_blocks_are_read_by_stats_of_any_kind():
+    x = np.ones((3, 2**20), np.float32)
+    x[1] = 4
+    for axis, expected in ((None, 2.0), (0, 2.0), (1, [1.0, 4.0, 1.0])):
+        assert (nz.Stats.of(x, axis).mean == expected).all()

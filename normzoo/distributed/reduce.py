@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import base_array, moved
+from normzoo.arrays import check_array
 from normzoo.backends.contract import Array
 from normzoo.formulas import Axis
-from normzoo.stats import NAMES, Stats, in_blocks, reduced
+from normzoo.stats import ALL_NAMES, Stats, data_array, reduced
 
-RECORD = np.dtype([("count", np.int64), ("mean", np.float64), ("m2", np.float64)])
+RECORD = np.dtype([("count", np.int64), ("mean", np.float64), ("m2", np.float64), ("unit", np.float64)])
 
 
 def stats_of(x: Any, axis: Axis | None = None, *, split_every: int = 8) -> Stats:
@@ -34,15 +34,13 @@ def stats_of(x: Any, axis: Axis | None = None, *, split_every: int = 8) -> Stats
     """
     if hasattr(x, "dask") and hasattr(x, "chunks"):
         return _of_dask(x, axis, split_every)
-    x = moved(base_array("stats_of", "x", x), "cpu")
-    return in_blocks(x, reduced(x.ndim, axis))
+    return Stats.of(data_array("stats_of", "x", x), axis)
 
 
 def _of_dask(x: Any, axis: Axis | None, split_every: int) -> Stats:
     from dask.array import reduction  # noqa: PLC0415 (optional)
 
-    if x.dtype.kind != "f":
-        raise TypeError(f"stats_of: expected x of a float dtype, got {x.dtype}; write x.astype(np.float32)")
+    check_array("stats_of", "x", x._meta)
     found = reduction(
         x,
         chunk=_chunk,
@@ -53,12 +51,12 @@ def _of_dask(x: Any, axis: Axis | None, split_every: int) -> Stats:
         split_every=split_every,
         meta=np.empty((0,) * x.ndim, RECORD),
     ).compute()
-    return Stats(*(np.array(found[name]) for name in NAMES))
+    return Stats(*(np.array(found[name]) for name in ALL_NAMES))
 
 
 def _chunk(x: Array, axis: tuple[int, ...], keepdims: bool, **_: Any) -> Array:
     """Records of a chunk's sets, with axes of one where it was reduced."""
-    return _recorded(in_blocks(np.asarray(x), axis), axis)
+    return _recorded(Stats.of(x, axis), axis)
 
 
 def _combine(records: Array, axis: tuple[int, ...], keepdims: bool = True, **_: Any) -> Array:
@@ -75,12 +73,12 @@ def _merged(records: Array, axis: tuple[int, ...]) -> Stats:
     parts = first.reshape(-1, *first.shape[len(axis) :])
     found = Stats.empty(parts.shape[1:])
     for part in parts:
-        found = found.merge(Stats(*(part[name] for name in NAMES)))
+        found = found.merge(Stats(*(part[name] for name in ALL_NAMES)))
     return found
 
 
 def _recorded(stats: Stats, axis: tuple[int, ...]) -> Array:
     records = np.empty(stats.shape, RECORD)
-    for name in NAMES:
+    for name in ALL_NAMES:
         records[name] = getattr(stats, name)
     return np.expand_dims(records, axis)

@@ -1,17 +1,18 @@
 """Standardization of a data set: mean 0 and variance 1 for every feature, by statistics of the whole set."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import base_array, check_number, check_size, once
+from normzoo.arrays import base_array, check_number, check_size, on_device, once
 from normzoo.backends.contract import CONSTANT, Array
-from normzoo.norm import SPACING, Norm, entry
+from normzoo.formulas import reciprocal
+from normzoo.norm import Norm, entry
 from normzoo.passes import normalize
-from normzoo.running import check_channels
+from normzoo.running import check_channels, normalize_by
 from normzoo.saved import Chained, Grads, Saved
-from normzoo.stats import Stats
+from normzoo.stats import ALL_NAMES, Stats, data_array
 from normzoo.view import Axes
 
 
@@ -21,11 +22,12 @@ class Standardize(Norm):
     Formula:
         norm(x): y = (x - mean) / sqrt(var + eps);  norm.inverse(y): x = y * sqrt(var + eps) + mean, with mean and
         var = m2 / (count - correction) of all batches that `adapt` saw, over all axes but the features'; they are
-        constants of the gradient. A feature that was constant gives 0 (with eps 0), and comes back as its mean.
+        constants of the gradient. A feature all of whose values were equal gives 0 (with eps 0), and comes back as its
+        mean. m2 is in units of unit^2, see `Stats`.
 
     Shapes:
         x, y: (N, C), (N, T, C), ...; with channel_axis=1, (N, C, ...).
-        mean, var, m2: (C,) float64. count: () int64.
+        mean, var, m2, unit: (C,) float64. count: () int64.
 
     Args:
         num_features: C.
@@ -78,7 +80,7 @@ class Standardize(Norm):
     @property
     def stats(self) -> Stats:
         """Statistics of the batches so far."""
-        return Stats(self.buffers["count"], self.buffers["mean"], self.buffers["m2"])
+        return Stats(*(self.buffers[name] for name in ALL_NAMES))
 
     @property
     def count(self) -> Array:
@@ -91,11 +93,22 @@ class Standardize(Norm):
         return self.stats.var(self.correction)
 
     def _keep(self, stats: Stats) -> None:
-        self.buffers |= {"count": stats.count, "mean": stats.mean, "m2": stats.m2}
+        unit = np.array(np.broadcast_to(stats.unit, stats.shape))
+        self.buffers |= {"count": stats.count, "mean": stats.mean, "m2": stats.m2, "unit": unit}
+
+    def checked_state(self, state: Any, *arguments: Any, **options: Any) -> dict[str, Array]:
+        if isinstance(state, Mapping) and "m2" in state and "unit" not in state:  # as it was once written
+            state = {**state, "unit": np.ones(self.num_features)}
+        return super().checked_state(state, *arguments, **options)
 
     def adapt(self, batches: Array | Iterable[Array]) -> None:
-        """Take the statistics of all batches, an array or arrays, and forget those before."""
-        self._merge(Stats.empty((self.num_features,)), [batches] if isinstance(batches, np.ndarray) else batches)
+        """Take the statistics of all batches, an array or arrays, and forget those before. An array may be a memory map
+        of any size: it is read in blocks."""
+        if isinstance(batches, np.ndarray) or on_device(batches):
+            batches = [batches]  # type: ignore[list-item]
+        elif not isinstance(batches, Iterable):
+            raise TypeError(f"{self}: expected an array or arrays to adapt to, got {type(batches).__name__}")
+        self._merge(Stats.empty((self.num_features,)), batches)
 
     def update(self, batch: Array) -> None:
         """Add a batch to the statistics: scikit-learn's partial_fit."""
@@ -103,7 +116,7 @@ class Standardize(Norm):
 
     def _merge(self, stats: Stats, batches: Iterable[Array]) -> None:
         for given in batches:
-            batch = base_array(self, "batch", given)
+            batch = data_array(self, "batch", given)
             channel = check_channels(self, batch, self.channel_axis, 1, self.num_features)
             stats = stats.update(batch, tuple(i for i in range(batch.ndim) if i != channel))
         self._keep(stats)
@@ -112,26 +125,23 @@ class Standardize(Norm):
         return letters(self, x, self.channel_axis, self.num_features)
 
     def _scale(self) -> tuple[Array, Array]:
-        """(mean, variance) to normalize by."""
+        """(mean, root of the variance and eps) to normalize by."""
         least = max(0, self.correction if self.with_std else 0)
         if (self.with_mean or self.with_std) and self.count <= least:
             raise RuntimeError(
                 f"{self}: expected more than {least} values of a feature before it is used, got {self.count}; "
                 "write norm.adapt(batches) first"
             )
-        mean, var = self.buffers["mean"], self.var
-        with np.errstate(over="ignore"):
-            rounding = (self.count * mean * SPACING[np.dtype(np.float64)]) ** 2  # what is left of a constant feature
-        var[var <= rounding] = 0
-        return (mean if self.with_mean else np.zeros_like(mean)), (var if self.with_std else np.ones_like(var))
+        mean = self.buffers["mean"]
+        root = np.hypot(self.stats.std(self.correction), np.sqrt(self.eps)) if self.with_std else np.ones_like(mean)
+        return (mean if self.with_mean else np.zeros_like(mean)), root
 
     def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
         x, axes = base_array(self, "x", x), self.axes(x)
-        mean, var = self._scale()
-        eps = self.eps if self.with_std else 0.0
-        var[var + eps == 0] = np.inf  # these give 0
-        y, _, saved = normalize(self, x, axes, None, None, CONSTANT, eps, out, given=(mean, var))
-        return y, saved
+        mean, root = self._scale()
+        with np.errstate(over="ignore"):
+            rstd = reciprocal(root)
+        return normalize_by(self, x, axes, mean, rstd, None, None, out)
 
     transform = Norm.__call__
 
@@ -143,8 +153,7 @@ class Standardize(Norm):
     def inverse_forward(self, y: Array, out: Array | None = None) -> tuple[Array, Saved]:
         """x of y and what the backward pass needs, without keeping it: see `forward`."""
         y, axes = base_array(self, "y", y), self.axes(y)
-        mean, var = self._scale()
-        std = np.sqrt(var + (self.eps if self.with_std else 0.0))
+        mean, std = self._scale()
         x, _, inner = normalize(self, y, axes, std, mean, CONSTANT, 0.0, out)
 
         def pull(dx: Array, out: Array | None) -> Grads:

@@ -217,7 +217,7 @@ def rezero(x, branch, alpha):
 
 
 def standardize(axis=-1, correction=0, with_mean=True, with_std=True):
-    def oracle(x, count, mean, m2):
+    def oracle(x, count, mean, m2, unit):  # of 1
         y = x - across(mean, x, axis) if with_mean else x
         return y / np.sqrt(across(m2 / (count - correction), x, axis)) if with_std else y
 

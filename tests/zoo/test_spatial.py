@@ -1,5 +1,7 @@
 """What is special about the spatial norms, those without statistics, and the standardization of a data set."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -382,6 +384,92 @@ def test_standardize_of_constant_features_and_without_data(rng):
     assert not y[:, 0].any()
     check.close(norm.inverse(y), x, check.EXACT)
     assert norm.saved is not None
+
+
+def by_long_double(x):
+    v = x.astype(np.longdouble)
+    v = v - v.mean(axis=0)
+    return v / np.sqrt((v * v).mean(axis=0))
+
+
+@pytest.mark.parametrize(
+    ("count", "mean", "std"), [(10**10, 1000, 1e-3), (10**10, 101325, 0.5), (3 * 10**10, 101325, 0.5), (7, 1e9, 1e-2)]
+)
+def test_standardize_by_a_spread_however_small_beside_the_mean(count, mean, std):
+    """scikit-learn#19726: whether a feature is constant is no matter of how many values there were."""
+    norm = nz.Standardize(1)
+    m2 = np.array([count * std**2])
+    norm.load_state_dict({"count": np.array(count), "mean": np.array([float(mean)]), "m2": m2})  # as once written
+    x = np.array([[mean + std], [mean], [mean - std]])
+    check.close(norm(x), [[1.0], [0.0], [-1.0]], 1e-4)
+    check.close(norm.inverse(norm(x)), x, check.EXACT)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "count", "tolerance"),
+    [(1.7e9, 3, 200_000, 1e-6), (1e9, 0.01, 100_000, 1e-5), (101325, 0.5, 1000, 1e-9)],  # of x's own rounding
+)
+def test_standardize_of_readings_far_from_0(mean, std, count, tolerance, rng):
+    x = mean + std * rng.standard_normal((count, 1))
+    norm = nz.Standardize(1)
+    norm.adapt(np.split(x, [10, count // 3]))
+    check.close(norm(x), by_long_double(x), tolerance)
+
+
+@pytest.mark.slow
+def test_standardize_of_ten_million_time_stamps(rng):
+    x = 1.7e9 + 3 * rng.standard_normal((10_000_000, 1))
+    norm = nz.Standardize(1)
+    norm.adapt(x)
+    check.close(norm(x), by_long_double(x), 1e-6)
+
+
+@pytest.mark.parametrize("size", [1e200, 1e-200, 1e307, 1e-306, 1.0])
+@pytest.mark.parametrize("cuts", [[], [1], [2], [1, 2]])
+def test_standardize_of_values_whose_squares_leave_the_range(size, cuts):
+    x = np.array([[1.0, -3.0], [2.0, 0.5], [4.0, 0.25]]) * [size, 1]
+    norm = nz.Standardize(2)
+    norm.adapt(np.split(x, cuts))
+    y = norm(x)
+    check.close(y, by_long_double(np.array([[1.0, -3.0], [2.0, 0.5], [4.0, 0.25]])), check.EXACT)
+    check.close(norm.inverse(y) / [size, 1], x / [size, 1], check.EXACT)
+    again = nz.Standardize(2)
+    again.load_state_dict(norm.state_dict())
+    check.same_bits(again(x), y)
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, -7.7, 123456.7, 1e9 + 0.1, 1e200, 1e-200])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(1000, 2), (2**21 + 7, 1), (3, 70_001, 2)])
+def test_standardize_of_a_constant_is_exactly_0(value, dtype, shape):
+    """Without any threshold: the mean of equal values is that value."""
+    with np.errstate(over="ignore", under="ignore"):
+        x = np.full(shape, value, dtype)
+    if not np.isfinite(x).all():
+        pytest.skip("is no float32")
+    norm = nz.Standardize(shape[-1])
+    norm.adapt(np.array_split(x, [len(x) // 3, len(x) // 2]))
+    assert not norm(x).any()
+    check.same_bits(norm.inverse(norm(x)), x)
+    assert not norm.m2.any()
+
+
+def test_standardize_adapts_to_a_memory_map_in_blocks(tmp_path):
+    """scikit-learn#5651: in 16 MB, of 48, and to the same numbers."""
+    x = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (12, 2**18, 4))
+    x[:] = np.random.default_rng(0).standard_normal((2**18, 4), np.float32)
+    x[5] += 3
+    norm = nz.Standardize(4)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    tracemalloc.start()
+    try:
+        norm.adapt(mapped)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 50e6, f"{peak / 1e6:.0f} MB"
+    check.close(norm.mean, x.mean(axis=(0, 1), dtype=np.float64), check.EXACT)
+    check.close(norm.var, x.var(axis=(0, 1), dtype=np.float64), check.EXACT)
 
 
 def test_merged_stats_are_those_of_all_and_empty_parts_change_no_bit(rng):
