@@ -1,6 +1,6 @@
 """One pass: `normalize` finds the plan and runs it, from x to y; the `Saved` it leaves goes back to dx."""
 
-from math import inf
+from math import inf, prod
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
@@ -105,8 +105,22 @@ class ViewSaved(Saved):
         return self._stats[2]
 
     def again(self, weight: Array, bias: Array) -> Array:
-        """xhat * weight + bias with other parameters, a new array; of a pass whose statistics were known."""
+        """xhat * weight + bias with other parameters, a new array; of a pass whose statistics were known.
+
+        Raises:
+            TypeError: weight or bias is not a float array. ValueError: one has another shape than those of the pass.
+            RuntimeError: the pass found its statistics itself, or x was overwritten by an in-place pass.
+        """
         plan = self._plan
+        for name, a in (("weight", weight), ("bias", bias)):
+            check_array(self._owner, name, a)
+            check_parameter(self._owner, name, a, plan.expected)
+        if not plan.known:
+            raise RuntimeError(
+                f"{self._owner}: expected a pass whose statistics were known, got one that found its own"
+            )
+        if self._overwritten:
+            raise RuntimeError(f"{self._owner}: expected the x of the forward pass, but it was overwritten in place")
         y, target, elsewhere = plan.target(None)
         plan.run(self._v, self._stats, plan.parameter(weight), plan.parameter(bias), target)
         if elsewhere:
@@ -275,6 +289,13 @@ def normalize(
     v = x if plan.as_is else plan.take(x)
     w = plan.ones if weight is None else weight if plan.weight_as_is else plan.parameter(weight)
     a = plan.zeros if bias is None else bias if plan.bias_as_is else plan.parameter(bias)
+    if stats is not None and (
+        stats.size != prod(plan.stats_shape) or stats.dtype != DOUBLE or not stats.flags.num & CONTIGUOUS
+    ):
+        raise ValueError(
+            f"{owner}: expected statistics in a C-contiguous float64 array of shape {plan.stats_shape}, got "
+            f"{stats.dtype} of shape {stats.shape}"
+        )
     if not run and stats is not None:
         return x, stats, ViewSaved(owner, plan, x, v, weight, bias, eps, stats)
     if out is None and plan.plain:

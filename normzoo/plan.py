@@ -117,6 +117,7 @@ class ForwardPlan(Plan):
         weight, bias: None, or their kinds.
         kinds: those of x, weight and bias; None where statistics are given, or where not all is read or written where
             it lies.
+        known: the statistics are given, or those that an earlier pass found.
         asked: moments, name of the backend, and shape of the parameters or None: what must be asked for, beside arrays
             of these kinds, to take the shortcut.
         tracked: the shortcut that updates running statistics.
@@ -126,8 +127,8 @@ class ForwardPlan(Plan):
     """
 
     __slots__ = (
-        "asked", "axes", "bias", "copied", "expected", "kinds", "layout", "like", "moments", "reads_x", "recent_back",
-        "stats_shape", "tracked", "weight",
+        "asked", "axes", "bias", "copied", "expected", "kinds", "known", "layout", "like", "moments", "reads_x",
+        "recent_back", "stats_shape", "tracked", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -166,12 +167,13 @@ class ForwardPlan(Plan):
         self.kinds = ((shape, dtype, flags), weight, bias) if usual else None
         self.asked, self.tracked, self.recent_back = key[:3], None, None
         self.moments = moments if given is None else CONSTANT
+        self.known = known or given is not None
         self.reads_x = shares and (self.moments is not CONSTANT or weight is not None)
         dims, parameter_dims = view.dims, view.parameter_dims
         self.stats_shape = (3, dims[0], dims[2])
         if prod(dims) == 0:
-            self.run = self._nothing if given is None and not known else _nothing
-        elif given is None and not known:
+            self.run = _nothing if self.known else self._nothing
+        elif not self.known:
             self.run = backend(name).forward(dims, parameter_dims, moments, self.dtype, self.store)
         else:
             self.run = backend(name).apply(dims, parameter_dims, self.dtype, self.store)

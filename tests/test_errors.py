@@ -144,3 +144,31 @@ def test_a_bad_parameter_leaves_the_running_statistics_alone():
     with pytest.raises(ValueError, match="out of shape"):
         norm(x, out=np.ones((4, 4), np.float32))
     assert norm.num_batches_tracked == 0
+
+
+def test_a_pass_with_other_parameters_takes_those_of_its_own_sizes(rng):
+    x, (w, b) = rng.standard_normal((4, 3)), np.ones((2, 3))
+    norm = nz.BatchNorm(3, dtype=np.float64).eval()
+    saved = norm.forward(x)[1]
+    check.close(saved.again(2 * w, 3 * b), 2 * x / np.sqrt(1 + 1e-5) + 3, check.EXACT)
+    for one, other, error, message in (
+        (w[:2], b, ValueError, r"BatchNorm\(3\): expected weight of shape \(3,\), got \(2,\)"),
+        (w, np.ones(300), ValueError, r"expected bias of shape \(3,\), got \(300,\)"),
+        (None, b, TypeError, "expected weight to be a NumPy array, got NoneType"),
+        (w, b.astype(int), TypeError, "expected bias of dtype"),
+    ):
+        with pytest.raises(error, match=message):
+            saved.again(one, other)
+    with pytest.raises(RuntimeError, match="expected a pass whose statistics were known"):
+        nz.LayerNorm(3).forward(x)[1].again(w, b)
+    saved = norm.forward(x, out=x)[1]
+    with pytest.raises(RuntimeError, match="overwritten in place"):
+        saved.again(w, b)
+
+
+def test_statistics_of_another_size_do_not_reach_a_kernel(rng):
+    norm = nz.Standardize(3)
+    norm.adapt(rng.standard_normal((5, 3)))
+    norm.buffers |= {name: np.ones(2) for name in ("mean", "m2", "unit")}
+    with pytest.raises(ValueError, match=r"expected statistics in a C-contiguous float64 array of shape \(3, 1, 3\)"):
+        norm(rng.standard_normal((5, 3)))

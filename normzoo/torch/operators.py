@@ -121,6 +121,13 @@ normalize.register_autograd(_back, setup_context=_keep)
 @custom_op("normzoo::update_running", mutates_args=("mean", "var"))
 def update_running(mean: Tensor, var: Tensor, stats: Tensor, values: int, momentum: float) -> None:
     """Take the statistics of sets of `values` values into the running ones."""
+    sets = stats.shape[1] if stats.dim() == 2 else 0
+    fits = mean.dim() == 1 and mean.shape == var.shape and stats.shape[:1] == (3,) and stats.dtype == torch.float64
+    if not fits or not stats.is_contiguous() or not mean.numel() or sets % mean.numel():
+        raise ValueError(
+            "normzoo::update_running: expected mean and var (channels,) and contiguous float64 stats (3, sets), sets a "
+            f"multiple of channels, got {tuple(mean.shape)}, {tuple(var.shape)} and {stats.dtype} {tuple(stats.shape)}"
+        )
     running = array_of("batch_norm", "running_mean", mean), array_of("batch_norm", "running_var", var)
     ready = all(t.dtype in (torch.float32, torch.float64) and t.is_contiguous() for t in (mean, var))
     name = "cpu" if mean.device.type == "cpu" else f"cuda:{running[0].stream}"
