@@ -547,6 +547,23 @@ COMPILED = {
 }
 
 
+@pytest.mark.parametrize("place", HARD)
+def test_of_values_behind_a_mask(place, rng):
+    shape = (20, 5, 50)
+    mask = np.arange(50) < rng.integers(30, 50, (20, 1, 1))
+    mask[7] = False
+    x = (3 + 2 * rng.standard_normal(shape)).astype(np.float32)
+    kept, channels = np.broadcast_to(mask, shape), numbers(shape, 1).reshape(shape)
+    dy = PLACES[place](Place(rng, shape, 1, Groups(channels.ravel())))
+    norm = nz.BatchNorm(5)
+    norm.weight[...] = rng.standard_normal(5)
+    norm(x, mask=mask)
+    dx = norm.backward(dy)
+    left = Groups(channels[kept])
+    expected = right(Kind(), x[kept], dy[kept], norm.weight, left, left)
+    check_gradients((dx[kept], norm.grads["weight"], norm.grads["bias"]), expected)
+
+
 @pytest.mark.slow  # compiling takes seconds, and `test_njit.py` finds the bits of a call from Python
 @pytest.mark.parametrize("name", COMPILED)
 def test_in_compiled_code(name):
