@@ -124,7 +124,7 @@ def timed(cells: Iterator[Cell], peer: str, rounds: int, until: float, failed: d
 
 
 def again(found: dict[Cell, Timed], peer: str, limit: float, rounds: int, failed: dict[Cell, str]) -> dict[Cell, Timed]:
-    """Those below the limit, timed anew: one slice in ten is slow by chance, one shape in a hundred so twice."""
+    """Those below the limit, timed anew: a few slices are slow by chance, and the lowest ratios are picked here."""
     low = [cell for cell, times in found.items() if times[peer] / times["normzoo"] < limit]
     if not low:
         return {}

@@ -455,7 +455,7 @@ def test_standardize_of_a_constant_is_exactly_0(value, dtype, shape):
 
 
 def test_standardize_adapts_to_a_memory_map_in_blocks(tmp_path):
-    """scikit-learn#5651: in 16 MB, of 48, and to the same numbers."""
+    """scikit-learn#5651: in less memory than the map's 50 MB, and to the same numbers."""
     x = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (12, 2**18, 4))
     x[:] = np.random.default_rng(0).standard_normal((2**18, 4), np.float32)
     x[5] += 3
