@@ -2,7 +2,8 @@
 
     pip install asv && python asv_benchmarks/dashboard.py [--port N] [--no-browser | --publish-only] [--screenshot FILE]
 
-Needs git, asv and nothing else: no network, no build, no installed normzoo. The site goes to asv_benchmarks/html/.
+Needs git, asv and nothing else: no network, no build, no installed normzoo. The site goes to asv_benchmarks/html/, or
+to the folder of --html, which must be empty, new, or hold such a site: only that is written over.
 """
 
 import argparse
@@ -21,6 +22,8 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 CONFIG = FOLDER / "asv.conf.json"
+PEERS = FOLDER / "peers.json"
+OURS = "index.html", "asv.html", "status.json", "index.json"  # by these a site is known as one
 BROWSERS = ("/usr/bin/chromium", "chromium", "chromium-browser", "google-chrome")
 
 
@@ -34,7 +37,7 @@ def git(*arguments: str) -> str:
     except FileNotFoundError:
         raise Refusal("git is not installed: the order of the commits comes from it") from None
     except subprocess.CalledProcessError as error:
-        raise Refusal(f"this folder is no git clone, which the history needs: {error.stderr.strip()}") from None
+        raise Refusal(f"the order of the commits comes from git, which says of {FOLDER}: {error.stderr.strip()}") from None
     return done.stdout.strip()
 
 
@@ -47,6 +50,27 @@ def check_before(results: Path) -> None:
     recorded = [path for path in results.glob("*/*.json") if path.name != "machine.json"]
     if not recorded or not (results / "benchmarks.json").exists():
         raise Refusal(f"no results in {results}: fetch them, or record some with python asv_benchmarks/record.py")
+    broken = [*filter(None, map(fault_of, [*sorted(results.glob("**/*.json")), PEERS]))]
+    if broken:
+        raise Refusal(f"broken files, which asv would leave out: {'; '.join(broken)}. Restore them: git checkout HEAD -- FILE")
+
+
+def fault_of(path: Path) -> str | None:
+    """What is wrong with a file of results: a conflict of a merge, or one cut short. asv warns, and goes on without."""
+    from asv.results import Results
+    from asv.util import UserError
+
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            return f"{path} (not a table)"
+        if path.name not in ("machine.json", "benchmarks.json", PEERS.name):
+            Results.load(str(path), machine_name=path.parent.name)
+    except FileNotFoundError:
+        return None  # the page does without peers.json
+    except (OSError, ValueError, UserError) as error:  # json's, and those of characters, are ValueErrors
+        return f"{path} ({error})"
+    return None
 
 
 def check_after(site: Path) -> None:
@@ -61,11 +85,38 @@ def check_after(site: Path) -> None:
         raise Refusal(f"the plugin offline.py did not run: {CONFIG.name} must name it under plugins")
 
 
+def check_place(site: Path) -> None:
+    """The site goes where nothing else is: into a folder that is new, empty, or has a site of ours."""
+    if site.exists() and not site.is_dir():
+        raise Refusal(f"{site} is a file: name a folder with --html")
+    if site.is_dir() and any(site.iterdir()) and not all((site / name).is_file() for name in OURS):
+        raise Refusal(f"{site} holds other things than a dashboard: name a new or an empty folder with --html")
+
+
+def put(new: Path, site: Path) -> None:
+    """The new site in place of the old; what else is in the folder, such as a .git, stays."""
+    try:
+        site.mkdir(parents=True, exist_ok=True)
+        for path in new.iterdir():
+            old = site / path.name
+            if old.is_dir() and not old.is_symlink():
+                shutil.rmtree(old)
+            else:
+                old.unlink(missing_ok=True)
+        shutil.copytree(new, site, dirs_exist_ok=True)
+    except (OSError, shutil.Error) as error:
+        raise Refusal(f"{site} cannot be written ({error}): name another folder with --html") from None
+
+
 def publish(site: Path, results: Path | None = None) -> Path:
-    """Write the site; raise Refusal where it would be empty."""
+    """Write the site; raise Refusal where it would be empty, or written over what is no site of ours.
+
+    asv removes the folder that it is told to write to, so that is one of our own.
+    """
+    check_place(site)
     check_before(results or FOLDER / "results")
     with tempfile.TemporaryDirectory() as folder:
-        config = CONFIG
+        new, config = Path(folder) / "html", CONFIG
         if results is not None:  # asv takes this from its configuration alone
             from asv.util import load_json
 
@@ -82,12 +133,13 @@ def publish(site: Path, results: Path | None = None) -> Path:
             "PYTHONPATH": os.pathsep.join(filter(None, [str(FOLDER), os.environ.get("PYTHONPATH")]))
         }
         done = subprocess.run(
-            [sys.executable, "-m", "asv", "publish", "--no-pull", "--config", str(config), "--html-dir", str(site.resolve())],
-            env=environment, capture_output=True, text=True,
+            [sys.executable, "-m", "asv", "publish", "--no-pull", "--config", str(config), "--html-dir", str(new)],
+            env=environment, cwd=FOLDER, capture_output=True, text=True,
         )  # fmt: skip
-    if done.returncode:
-        raise Refusal(f"asv publish failed:\n{done.stdout}{done.stderr}")
-    check_after(site)
+        if done.returncode:
+            raise Refusal(f"asv publish failed:\n{done.stdout}{done.stderr}")
+        check_after(new)
+        put(new, site)
     return site
 
 
@@ -107,7 +159,7 @@ def serve(site: Path, port: int = 0) -> Server:
     """On this machine alone, and not yet running; port 0 takes a free one."""
     try:
         return Server(("127.0.0.1", port), functools.partial(Quiet, directory=str(site)))
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise Refusal(f"port {port} of 127.0.0.1 is not free ({error}): choose another with --port") from None
 
 
@@ -131,17 +183,35 @@ def screenshot(url: str, file: Path, width: int = 1100, height: int = 1120) -> N
         raise Refusal(f"Chromium made no picture: {done.stderr[-500:]}")
 
 
+def port(word: str) -> int:
+    """Of --port."""
+    number = int(word)
+    if not 0 <= number <= 65535:
+        raise argparse.ArgumentTypeError(f"expected 0 to 65535, got {word}")
+    return number
+
+
+def place(word: str) -> Path:
+    """A path that means the same wherever a program runs."""
+    try:
+        return Path(word).resolve()
+    except FileNotFoundError:
+        raise argparse.ArgumentTypeError(f"{word} is of a working directory that is gone; write the whole path") from None
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--port", type=int, default=0, help="of 127.0.0.1; a free one if not given")
+    parser = argparse.ArgumentParser(description="Publish the recorded results as a site, and serve it on this machine.")
+    parser.add_argument("--port", type=port, default=0, help="of 127.0.0.1; a free one if not given")
     parser.add_argument("--no-browser", action="store_true", help="serve, but open no browser")
     parser.add_argument("--publish-only", action="store_true", help="write the site and stop")
     parser.add_argument(
-        "--screenshot", type=Path, metavar="FILE", help="write a picture of the first page there and stop"
+        "--screenshot", type=place, metavar="FILE", help="write a picture of the first page there and stop"
     )
-    parser.add_argument("--results", type=Path, metavar="DIR", help="other results than asv_benchmarks/results")
-    parser.add_argument("--html", type=Path, metavar="DIR", default=FOLDER / "html", help="where the site goes")
+    parser.add_argument("--results", type=place, metavar="DIR", help="other results than asv_benchmarks/results")
+    parser.add_argument("--html", type=place, metavar="DIR", default=FOLDER / "html", help="where the site goes")
     options = parser.parse_args()
+    if options.screenshot and not options.screenshot.parent.is_dir():
+        parser.error(f"--screenshot: there is no folder {options.screenshot.parent}")
     try:
         site = publish(options.html, options.results)
         if options.publish_only:

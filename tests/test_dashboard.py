@@ -225,6 +225,9 @@ def test_a_plugin_that_is_off_is_seen(dashboard, driver, published, tmp_path, mo
     monkeypatch.setattr(dashboard, "CONFIG", config)
     with pytest.raises(dashboard.Refusal, match="the plugin offline.py did not run"):
         dashboard.publish(tmp_path / "site", published.parent / "results")
+    assert not (tmp_path / "site").exists()
+    monkeypatch.setattr(dashboard, "check_after", lambda site: None)
+    dashboard.publish(tmp_path / "site", published.parent / "results")
     found = found_in(tmp_path / "site", driver, "values", "front page", "graphs")
     assert "ERR_NAME_NOT_RESOLVED" in found and "no figure" in found
 
@@ -318,10 +321,79 @@ def test_nothing_to_show_is_refused(dashboard, tmp_path):
         dashboard.publish(tmp_path / "site", tmp_path)
 
 
+@pytest.mark.parametrize("named", ["", "src", "notes.txt"], ids=["a clone", "a folder of it", "a file"])
+def test_what_is_no_site_is_not_written_over(dashboard, tmp_path, named):
+    """asv removes the folder that it writes to, whatever is in it."""
+    for folder in (".git", "src"):
+        (tmp_path / "clone" / folder).mkdir(parents=True)
+        (tmp_path / "clone" / folder / "work").write_text("of weeks")
+    (tmp_path / "clone" / "notes.txt").write_text("")
+    (tmp_path / "clone" / "index.html").write_text("a page of somebody else")
+    with pytest.raises(dashboard.Refusal, match="name a .*folder with --html"):
+        dashboard.publish(tmp_path / "clone" / named)
+    assert (tmp_path / "clone" / ".git" / "work").read_text() == "of weeks"
+    assert (tmp_path / "clone" / "index.html").read_text() == "a page of somebody else"
+
+
+def test_a_site_is_written_anew_and_what_is_beside_it_stays(dashboard, site, published):
+    (site / ".git").mkdir()
+    (site / "CNAME").write_text("norms.example")
+    (site / "graphs" / "old.json").write_text("[]")
+    (site / "index.html").write_text("of last year")
+    dashboard.publish(site, published.parent / "results")
+    assert (site / ".git").is_dir() and (site / "CNAME").exists() and not (site / "graphs" / "old.json").exists()
+    assert (site / "index.html").read_bytes() == (published / "index.html").read_bytes()
+
+
+def test_a_folder_that_cannot_be_written_is_named(dashboard, published, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(dashboard.Refusal, match=r"site cannot be written .*name another folder with --html"):
+        dashboard.put(published, tmp_path / "file" / "site")
+
+
+@pytest.mark.parametrize("name", ["a commit", "machine.json", "benchmarks.json"])
+@pytest.mark.parametrize(
+    "harm", [lambda text: "<<<<<<< HEAD\n" + text, lambda text: text[: len(text) // 2], lambda text: "[]"],
+    ids=["conflict", "half", "list"],
+)  # fmt: skip
+def test_a_broken_file_of_results_is_named(dashboard, published, tmp_path, name, harm):
+    """asv leaves a commit out whose results it cannot read, and its graphs look as if it had never been measured."""
+    results = Path(shutil.copytree(published.parent / "results", tmp_path / "results"))
+    path = next(p for p in sorted(results.rglob("*.json")) if p.name == name or (name == "a commit" and "-" in p.name))
+    path.write_text(harm(path.read_text()))
+    with pytest.raises(dashboard.Refusal, match=rf"broken files.*{path.name} .*git checkout HEAD -- FILE"):
+        dashboard.publish(tmp_path / "site", results)
+
+
 def test_a_missing_asv_is_named(dashboard, tmp_path, monkeypatch):
     monkeypatch.setattr(dashboard.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(dashboard.Refusal, match="pip install asv"):
         dashboard.publish(tmp_path / "site")
+
+
+@pytest.mark.parametrize("port", ["99999", "-1", "http"])
+def test_a_port_that_cannot_be_is_refused_at_once(port, capsys, monkeypatch, dashboard):
+    monkeypatch.setattr(sys, "argv", ["dashboard.py", f"--port={port}"])
+    monkeypatch.setattr(dashboard, "publish", None)
+    with pytest.raises(SystemExit):
+        dashboard.main()
+    assert "argument --port" in capsys.readouterr().err
+
+
+def test_a_working_directory_that_is_gone(published, tmp_path):
+    """It publishes to a place that is named in full, and says so of others."""
+    code = "import os, runpy, sys; os.rmdir(os.getcwd()); runpy.run_path(sys.argv[0], run_name='__main__')"
+    wanted = ["--publish-only", "--results", str(published.parent / "results"), "--html"]
+    for html in (str(tmp_path / "site"), "site"):
+        gone = tmp_path / "gone"
+        gone.mkdir()
+        start = f"import sys; sys.argv = {[str(FOLDER / 'dashboard.py'), *wanted, html]!r}; {code}"
+        done = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, cwd=gone, check=False)
+        if html == "site":
+            assert done.returncode == 2 and "write the whole path" in done.stderr
+        else:
+            assert done.returncode == 0, done.stderr
+            assert (tmp_path / "site" / "index.html").exists()
 
 
 def test_a_shallow_clone_is_refused(tmp_path):
