@@ -37,7 +37,9 @@ def git(*arguments: str) -> str:
     except FileNotFoundError:
         raise Refusal("git is not installed: the order of the commits comes from it") from None
     except subprocess.CalledProcessError as error:
-        raise Refusal(f"the order of the commits comes from git, which says of {FOLDER}: {error.stderr.strip()}") from None
+        raise Refusal(
+            f"the order of the commits comes from git, which says of {FOLDER}: {error.stderr.strip()}"
+        ) from None
     return done.stdout.strip()
 
 
@@ -52,7 +54,9 @@ def check_before(results: Path) -> None:
         raise Refusal(f"no results in {results}: fetch them, or record some with python asv_benchmarks/record.py")
     broken = [*filter(None, map(fault_of, [*sorted(results.glob("**/*.json")), PEERS]))]
     if broken:
-        raise Refusal(f"broken files, which asv would leave out: {'; '.join(broken)}. Restore them: git checkout HEAD -- FILE")
+        raise Refusal(
+            f"broken files, which asv would leave out: {'; '.join(broken)}. Restore them: git checkout HEAD -- FILE"
+        )
 
 
 def fault_of(path: Path) -> str | None:
@@ -196,11 +200,15 @@ def place(word: str) -> Path:
     try:
         return Path(word).resolve()
     except FileNotFoundError:
-        raise argparse.ArgumentTypeError(f"{word} is of a working directory that is gone; write the whole path") from None
+        raise argparse.ArgumentTypeError(
+            f"{word} is of a working directory that is gone; write the whole path"
+        ) from None
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Publish the recorded results as a site, and serve it on this machine.")
+    parser = argparse.ArgumentParser(
+        description="Publish the recorded results as a site, and serve it on this machine."
+    )
     parser.add_argument("--port", type=port, default=0, help="of 127.0.0.1; a free one if not given")
     parser.add_argument("--no-browser", action="store_true", help="serve, but open no browser")
     parser.add_argument("--publish-only", action="store_true", help="write the site and stop")

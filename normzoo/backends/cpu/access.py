@@ -14,7 +14,6 @@ from normzoo.backends.cpu.lanes import (
     Vec,
     filled,
     intrinsic,
-    is_short,
     llvm_type,
     mask,
     of,
@@ -63,7 +62,7 @@ typed(load, lambda a, i: Vec(of(a.dtype)))
 def _load(context, builder, sig, args):
     dtype = sig.args[0].dtype
     place = _address(context, builder, sig.args[0], args[0], args[1])
-    return loaded(builder, dtype, builder.load(place, align=dtype.bitwidth // 8))
+    return loaded(context, builder, dtype, builder.load(place, align=dtype.bitwidth // 8))
 
 
 def load_as(a, i, like):
@@ -142,7 +141,7 @@ def _load_n(context, builder, sig, args):
     name = f"llvm.masked.load.{suffix(dtype)}.p0{suffix(dtype)}"
     zeros = ir.Constant(stored(dtype), None)
     v = intrinsic(builder, name, stored(dtype), [place, align, mask(builder, count), zeros])
-    return loaded(builder, dtype, v)
+    return loaded(context, builder, dtype, v)
 
 
 def store(a, i, v):
@@ -207,13 +206,7 @@ typed(at, lambda a, i: of(a.dtype))
 @lower(at, Flat, types.Integer)
 def _at(context, builder, sig, args):
     dtype = sig.args[0].dtype
-    value = builder.load(element_at(context, builder, sig.args[0], args[0], args[1]))
-    if not is_short(dtype):
-        return value
-    if dtype.signed:
-        return builder.fpext(builder.bitcast(value, ir.HalfType()), ir.FloatType())
-    word = builder.shl(builder.zext(value, ir.IntType(32)), ir.Constant(ir.IntType(32), 16))
-    return builder.bitcast(word, ir.FloatType())
+    return loaded(context, builder, dtype, builder.load(element_at(context, builder, sig.args[0], args[0], args[1])))
 
 
 def load_same(a, i):
@@ -227,7 +220,7 @@ typed(load_same, lambda a, i: Vec(of(a.dtype)))
 @lower(load_same, Flat, types.Integer)
 def _load_same(context, builder, sig, args):
     value = builder.load(element_at(context, builder, sig.args[0], args[0], args[1]))
-    return loaded(builder, sig.args[0].dtype, filled(builder, value))
+    return loaded(context, builder, sig.args[0].dtype, filled(builder, value))
 
 
 def load_apart(a, i, step, count):

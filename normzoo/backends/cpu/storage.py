@@ -26,13 +26,16 @@ def stored(dtype: Any) -> ir.VectorType:
     return _SHORTS if is_short(dtype) else llvm_type(dtype)
 
 
-def loaded(builder, dtype: Any, v):
-    """Lanes from what lay in memory."""
+def loaded(context, builder, dtype: Any, v):
+    """What lay in memory, lanes or one element, as it is computed in."""
     if not is_short(dtype):
         return v
     if dtype.signed:
-        return builder.fpext(builder.bitcast(v, ir.VectorType(ir.HalfType(), LANES)), llvm_type(types.float32))
-    return builder.bitcast(builder.shl(builder.zext(v, _WORDS), _words(16)), llvm_type(types.float32))
+        if converts_halves(context):
+            return builder.fpext(builder.bitcast(v, _like(v, ir.HalfType())), _like(v, ir.FloatType()))
+        return _floats_of_halves(builder, v)
+    words = builder.zext(v, _like(v, ir.IntType(32)))
+    return builder.bitcast(builder.shl(words, ir.Constant(words.type, _each(words, 16))), _like(v, ir.FloatType()))
 
 
 def to_store(context, builder, dtype: Any, v):
@@ -40,10 +43,75 @@ def to_store(context, builder, dtype: Any, v):
     if not is_short(dtype):
         return v
     if dtype.signed:
-        return builder.bitcast(builder.fptrunc(v, ir.VectorType(ir.HalfType(), LANES)), _SHORTS)
-    if has(context, "avx512bf16"):
+        if converts_halves(context):
+            return builder.bitcast(builder.fptrunc(v, ir.VectorType(ir.HalfType(), LANES)), _SHORTS)
+        return _halves_of_floats(builder, v)
+    if all(has(context, feature) for feature in ("avx512f", "avx512bw", "avx512bf16")):
         return _converted(builder, v)
     return builder.trunc(_upper(builder, v), _SHORTS)
+
+
+# -- float16 without instructions for it
+
+
+def converts_halves(context) -> bool:
+    """Has the processor that is compiled for instructions between float16 and float32? LLVM calls a function where it
+    has none, and finds no such function in a process."""
+    triple = context.codegen().magic_tuple()[0]
+    return has(context, "f16c") or triple.startswith(("aarch64", "arm64"))
+
+
+def _like(v, element: ir.Type) -> ir.Type:
+    """The type of as many elements."""
+    return ir.VectorType(element, v.type.count) if isinstance(v.type, ir.VectorType) else element
+
+
+def _each(v, value: int) -> Any:
+    return [value] * v.type.count if isinstance(v.type, ir.VectorType) else value
+
+
+def _floats_of_halves(builder, v):
+    """The exponent has another bias: 127 for 15. What is below 2^-14, the least normal float16, is taken as 2^-14 and a
+    fraction, of which 2^-14 is taken off: no subnormal float32 is met, which a thread may flush."""
+    bits = builder.zext(v, _like(v, ir.IntType(32)))
+
+    def words(value):
+        return ir.Constant(bits.type, _each(bits, value))
+
+    sign = builder.shl(builder.and_(bits, words(0x8000)), words(16))
+    size = builder.shl(builder.and_(bits, words(0x7FFF)), words(13))
+    normal = builder.add(size, words(112 << 23))
+    special = builder.add(size, words(224 << 23))  # infinity and NaN: the largest exponent in both
+    least = words(113 << 23)
+    kind = _like(v, ir.FloatType())
+    small = builder.bitcast(
+        builder.fsub(builder.bitcast(builder.add(size, least), kind), builder.bitcast(least, kind)), bits.type
+    )
+    found = builder.select(builder.icmp_unsigned("<", size, words(1 << 23)), small, normal)
+    found = builder.select(builder.icmp_unsigned(">=", size, words(31 << 23)), special, found)
+    return builder.bitcast(builder.or_(found, sign), kind)
+
+
+def _halves_of_floats(builder, v):
+    """Rounded to nearest, ties to even. What is below 2^-14 is rounded by adding 0.5, whose last place is the least
+    float16."""
+    bits = builder.bitcast(v, _WORDS)
+    sign = builder.and_(builder.lshr(bits, _words(16)), _words(0x8000))
+    size = builder.and_(bits, _words(0x7FFFFFFF))
+    odd = builder.and_(builder.lshr(size, _words(13)), _words(1))
+    rebased = builder.sub(builder.add(size, builder.add(odd, _words(0xFFF))), _words(112 << 23))
+    infinity = _words(0x7C00)
+    normal = builder.lshr(rebased, _words(13))
+    normal = builder.select(builder.icmp_unsigned("<", normal, infinity), normal, infinity)
+    half = builder.bitcast(_words(0x3F000000), v.type)
+    small = builder.sub(builder.bitcast(builder.fadd(builder.bitcast(size, v.type), half), _WORDS), _words(0x3F000000))
+    found = builder.select(builder.icmp_unsigned("<", size, _words(113 << 23)), small, normal)
+    nan = builder.or_(builder.and_(builder.lshr(size, _words(13)), _words(0x3FF)), _words(0x7E00))
+    found = builder.select(builder.icmp_unsigned(">", size, _words(0x7F800000)), nan, found)
+    return builder.trunc(builder.or_(found, sign), _SHORTS)
+
+
+# -- bfloat16
 
 
 class _Bfloat(ir.HalfType):
