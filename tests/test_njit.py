@@ -10,7 +10,10 @@ from numba.core.errors import TypingError
 
 import normzoo as nz
 import normzoo.njit
-from normzoo.njit.kernels import fit_sizes
+from normzoo.backends.cpu.access import put
+from normzoo.backends.cpu.jit import kernel
+from normzoo.backends.cpu.workspaces import workspace
+from normzoo.njit.kernels import by_address, fit_sizes
 from normzoo.view import KINDS, Axes, fit
 from tests import check
 
@@ -233,3 +236,23 @@ def test_sizes_fit_as_the_view_does(rng):
 def test_it_is_imported_on_demand():
     code = "import sys, normzoo; assert 'normzoo.njit' not in sys.modules"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_a_kernel_that_finds_no_memory_raises_in_compiled_code():
+    """y would be what was in memory before, and the running statistics would take in a batch that was never seen."""
+
+    @kernel
+    def greedy(a):
+        put(a, 0, workspace(1 << 50, a).size)
+
+    call = by_address(greedy, (True,))
+
+    @numba.njit
+    def run(a):
+        call((a,))
+        a[1] = 1
+
+    a = np.zeros(2)
+    with pytest.raises(MemoryError):
+        run(a)
+    assert not a.any()

@@ -15,7 +15,9 @@ the bits that a call from Python gives; inside prange every iteration may call t
 Arrays are C-contiguous, float32 or float64, x, weight, bias and dy of one dtype. What else there is to the functions,
 out=, channel_axis= and axis= among it, is for Python alone: Numba says so when it compiles. `return_saved` and, of
 batch_norm and instance_norm, `training` and `use_input_stats` are written as True or False, for they decide what is
-compiled. Wrong shapes raise ValueError. A mean of a set, its spread and its rstd are in `saved.stats`, (3, b, c).
+compiled. Wrong shapes raise ValueError, and MemoryError is raised where a kernel finds no working space; inside prange
+Numba drops what is raised, and an iteration that raises ends there, whatever it called. A mean of a set, its spread and
+its rstd are in `saved.stats`, (3, b, c).
 
 The first compilation of a norm takes seconds, for its kernels; Numba's disk cache keeps them.
 `import normzoo` does not import this.

@@ -47,6 +47,9 @@ def by_address(kernel: Any, arrays: tuple[bool, ...]) -> Callable:
 
     Args:
         arrays: for each argument, whether the kernel takes it as `Flat`; else as it is.
+
+    Raises:
+        MemoryError: in compiled code: the kernel found none for its working space.
     """
 
     @intrinsic
@@ -67,7 +70,9 @@ def by_address(kernel: Any, arrays: tuple[bool, ...]) -> Callable:
                 context.make_array(t)(context, builder, part).data if flat else part
                 for t, part, flat in zip(given, parts, arrays, strict=True)
             ]
-            convention.call_function(builder, function, types.none, taken, flattened)
+            status, _ = convention.call_function(builder, function, types.none, taken, flattened)
+            with builder.if_then(status.is_error, likely=False):
+                convention.return_status_propagate(builder, status)
             return context.get_dummy_value()
 
         return types.none(arguments), generate
