@@ -1,9 +1,12 @@
 """The disk cache of kernels: broken, full, forbidden, or written by several processes at once, it costs compiling anew."""
 
+import compileall
 import itertools
 import os
+import shutil
 import subprocess
 import sys
+import zipfile
 
 import numba
 import numpy as np
@@ -15,7 +18,7 @@ from normzoo.backends.cpu import jit
 from normzoo.backends.cpu.access import put
 from normzoo.backends.cpu.code import compiled
 from normzoo.backends.cpu.lanes import Flat
-from tests.robust.process import environment, script
+from tests.robust.process import ROOT, environment, script
 
 ONE_CALL = """
 import numpy as np
@@ -47,23 +50,21 @@ def run(function, a):
 NOISE = np.random.default_rng(0).bytes(1000)
 
 
-@pytest.mark.parametrize("broken", [(".nbi",), (".nbc",), (".nbi", ".nbc")], ids=" ".join)
 @pytest.mark.parametrize(
     "harm", [lambda b: b"", lambda b: b[: len(b) // 2], lambda b: NOISE], ids=["empty", "half", "noise"]
 )
-def test_a_corrupt_cache_is_compiled_anew(broken, harm, tmp_path, monkeypatch):
+def test_a_corrupt_cache_is_compiled_anew(harm, tmp_path, monkeypatch):
     """None of it crashes, and results are right, at once and from what is written then."""
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     a = np.zeros(1)
     run(variant(1.0), a)
-    files = [p for p in tmp_path.rglob("*") if p.suffix in broken]
-    assert len(files) == len(broken)
-    for path in files:
-        path.write_bytes(harm(path.read_bytes()))
-    for _ in range(2):
+    (path,) = tmp_path.rglob("*.nbc")
+    path.write_bytes(harm(path.read_bytes()))
+    for hits in (0, 1):
         a[:] = 0
-        run(variant(1.0), a)
-        assert a[0] == 1
+        again = variant(1.0)
+        run(again, a)
+        assert a[0] == 1 and sum(again.stats.cache_hits.values()) == hits
 
 
 def test_norms_compile_anew_where_the_cache_is_noise(tmp_path):
@@ -88,28 +89,20 @@ def test_a_cache_directory_that_cannot_be_written(tmp_path, place):
     script(ONE_CALL, NUMBA_CACHE_DIR=folder)
 
 
+# A file of more than so many bytes is an error, as on a full disk.
 FULL = """
-import errno, builtins, os
-from numba.core import caching
-opened = caching.open if hasattr(caching, "open") else builtins.open
-
-class Full:
-    def __init__(self, file): self.file = file
-    def __enter__(self): return self
-    def __exit__(self, *_): self.file.close()
-    def write(self, data):
-        self.file.write(data[: len(data) // 2])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-caching.open = lambda path, mode="r", *rest: Full(opened(path, mode, *rest)) if "w" in mode else opened(path, mode, *rest)
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 """
 
 
 def test_a_full_disk(tmp_path):
-    """What could not be written whole is not read later either."""
-    script(FULL + ONE_CALL, NUMBA_CACHE_DIR=tmp_path)
-    assert not list(tmp_path.rglob("*.nbi"))
-    script(ONE_CALL, NUMBA_CACHE_DIR=tmp_path)
+    """Said once, with the reason; and what could not be written whole is not read later either."""
+    other = "nz.RMSNorm(20)(x)\n"
+    said = script(FULL + ONE_CALL + other, NUMBA_CACHE_DIR=tmp_path).stderr
+    assert said.count("\n") == 1 and "compiled kernels are not kept on disk: " in said and "File too large" in said
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert not script(ONE_CALL, NUMBA_CACHE_DIR=tmp_path).stderr
 
 
 def test_processes_that_compile_into_one_cache_at_once(tmp_path):
@@ -125,24 +118,13 @@ def test_processes_that_compile_into_one_cache_at_once(tmp_path):
 
 
 def test_the_code_of_one_variant_is_never_loaded_as_another(tmp_path, monkeypatch):
-    """Another process, which has seen no file yet, writes its variant while this one is about to write its own."""
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
-    one, other = variant(1.0), variant(2.0)
-    write = one._cache._cache_file._save_data
-
-    def last(*what):
-        with monkeypatch.context() as patch:
-            patch.setattr(other._cache._cache_file, "_load_index", dict)
-            other.compile(SIGNATURE)
-        write(*what)
-
-    monkeypatch.setattr(one._cache._cache_file, "_save_data", last)
-    one.compile(SIGNATURE)
-    assert list(tmp_path.rglob("*.nbc"))
-    for flag in (1.0, 2.0, 1.0, 2.0):
-        a = np.zeros(1)
-        run(variant(flag), a)
-        assert a[0] == flag
+    for hits in (0, 1):
+        for flag in (1.0, 2.0):
+            a, one = np.zeros(1), variant(flag)
+            run(one, a)
+            assert a[0] == flag and sum(one.stats.cache_hits.values()) == hits
+    assert len(list(tmp_path.rglob("*.nbc"))) == 2
 
 
 def test_variants_of_two_processes_are_two_symbols(monkeypatch):
@@ -170,3 +152,108 @@ def test_other_sources_compile_anew_and_old_files_are_removed(tmp_path, monkeypa
     after = {p.name for p in tmp_path.rglob("*.nbc")}
     assert len(before) == len(after) == 1
     assert before.isdisjoint(after)
+
+
+def test_names_of_files_are_short(tmp_path, monkeypatch):
+    """Encrypted file systems take names of 143 bytes, of which a file that is being written needs some more."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+
+    def made(a, b, c, d, e, f, g):
+        @jit.kernel
+        def a_kernel_of_a_rather_long_name_that_says_it_all_and_more(x):
+            put(x, 0, a + b + c + d + e + f + g)
+
+        return a_kernel_of_a_rather_long_name_that_says_it_all_and_more
+
+    run(made(*[1.2345678901234567] * 7), np.zeros(1))
+    (path,) = tmp_path.rglob("*.nbc")
+    assert len(path.name) <= 100 and len(path.parent.name) <= 100
+
+
+def site_of(folder):
+    """A copy of the package, to be changed."""
+    shutil.copytree(ROOT / "normzoo", folder / "site" / "normzoo", ignore=shutil.ignore_patterns("__pycache__"))
+    return folder / "site"
+
+
+def test_dates_of_sources_do_not_matter(tmp_path):
+    """An image registry cuts them to seconds, git sets them anew: kernels compiled ahead are loaded all the same."""
+    place = {"PYTHONPATH": site_of(tmp_path), "NUMBA_CACHE_DIR": tmp_path / "cache", "cwd": tmp_path}
+    assert script(TINY, **place).stdout == "0\n"
+    for number, path in enumerate((tmp_path / "site").rglob("*.py")):
+        os.utime(path, (number, number))
+    assert script(TINY, **place).stdout == "1\n"
+    with open(tmp_path / "site/normzoo/backends/cpu/arithmetic.py", "a") as file:
+        file.write("\n# edited\n")
+    assert script(TINY, **place).stdout == "0\n"
+
+
+TINY = """
+import numpy as np
+from numba.core import types
+from normzoo.backends.cpu.access import put
+from normzoo.backends.cpu.code import compiled
+from normzoo.backends.cpu.jit import kernel
+from normzoo.backends.cpu.lanes import Flat
+
+@kernel
+def write(a):
+    put(a, 0, 7.0)
+
+a = np.zeros(1)
+compiled(write, (Flat(types.float64),)).call(a)
+assert a[0] == 7
+print(sum(write.stats.cache_hits.values()))
+"""
+
+
+@pytest.mark.parametrize("kept", ["sources", "bytecode"])
+def test_a_package_in_a_zip_keeps_its_kernels_until_the_next_release(tmp_path, kept):
+    """numba#9630. With the bytecode alone too, as in a frozen program."""
+    site = site_of(tmp_path)
+
+    def pack():
+        compileall.compile_dir(site, quiet=1, legacy=True, ddir="")
+        with zipfile.ZipFile(tmp_path / "packed.zip", "w") as packed:
+            for path in site.rglob("*.pyc" if kept == "bytecode" else "*.py"):
+                packed.write(path, path.relative_to(site))
+
+    place = {"PYTHONPATH": tmp_path / "packed.zip", "NUMBA_CACHE_DIR": tmp_path / "cache", "cwd": tmp_path}
+    pack()
+    assert [script(TINY, **place).stdout for _ in range(2)] == ["0\n", "1\n"]
+    assert len(list((tmp_path / "cache").rglob("*.nbc"))) == 1
+    path = site / "normzoo/backends/cpu/arithmetic.py"
+    path.write_text(path.read_text() + "\n_RELEASE = 2\n")
+    pack()
+    assert script(TINY, **place).stdout == "0\n"
+
+
+def test_kernels_are_loaded_from_a_directory_that_cannot_be_written(tmp_path, monkeypatch):
+    """An image is built by root, and run by somebody else."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    run(variant(1.0), np.zeros(1))
+    monkeypatch.setattr(jit, "_can_be_written", lambda place: False)
+    monkeypatch.setattr(jit, "lost", [])
+    again, other = variant(1.0), variant(2.0)
+    run(again, np.zeros(1))
+    assert sum(again.stats.cache_hits.values()) == 1
+    run(other, np.zeros(1))
+    assert len(jit.lost) == 1 and "set NUMBA_CACHE_DIR" in jit.lost[0]
+
+
+def test_a_user_without_a_home_and_a_working_directory_that_is_gone(tmp_path):
+    """Nothing is written to a directory named "~", and norms are computed."""
+    (tmp_path / "gone").mkdir()
+    begin = "import os, pwd\nos.rmdir(os.getcwd())\npwd.getpwuid = lambda uid: {}[uid]\ndel os.environ['HOME']\n"
+    more = "from normzoo.backends.cpu import jit\nassert '~' not in str(jit._places('')), jit._places('')\n"
+    homeless = {"HOME": tmp_path / "home", "XDG_CACHE_HOME": "", "PYTHONPATH": site_of(tmp_path)}
+    script(begin + TINY + more, NUMBA_CACHE_DIR="kernels", cwd=tmp_path / "gone", **homeless)
+    assert not (tmp_path / "gone").exists()
+
+
+def test_numba_says_nothing_to_a_root_logger_of_level_debug(tmp_path):
+    """Its own logger, if given a level, does."""
+    begin = "import logging\nlogging.basicConfig(level=logging.DEBUG)\n"
+    loud = "logging.getLogger('numba').setLevel(logging.DEBUG)\n"
+    assert script(begin + TINY, NUMBA_CACHE_DIR=tmp_path / "a").stderr == ""
+    assert script(begin + loud + TINY, NUMBA_CACHE_DIR=tmp_path / "b").stderr.count("\n") > 10

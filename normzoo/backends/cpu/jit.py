@@ -1,26 +1,35 @@
 """How kernels are compiled: the flags every kernel shares, and a disk cache that notices every edit.
 
-Numba's cache looks at one source file, so an edit to a helper in another file would silently keep the old machine
-code: here a digest of all kernel sources, `SOURCE`, is what a cache is fresh by. The flags a kernel closes over prune
-dead branches, and are part of its name.
+Numba's cache looks at one source file and its date, so an edit to a helper in another file would silently keep the old
+machine code, and a copy with other dates would be compiled anew: here a digest of all kernel sources, `SOURCE`, is what
+a cache is fresh by. The flags a kernel closes over prune dead branches, and are part of its name.
 """
 
 import contextlib
 import copy
 import glob
 import hashlib
+import logging
+import os
+import pkgutil
 import signal
+import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
+from importlib.util import find_spec
 from pathlib import Path
+from types import CodeType
 from typing import Any, ClassVar
 
+import llvmlite
+import numba
 from llvmlite.binding import Linkage
 from numba.core import cgutils
-from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.caching import IndexDataCacheFile
 from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler import Compiler, DefaultPassBuilder
+from numba.core.compiler import Compiler, CompileResult, DefaultPassBuilder
 from numba.core.compiler_machinery import PassManager, register_pass
 from numba.core.lowering import Lower
 from numba.core.typed_passes import NativeLowering
@@ -32,7 +41,34 @@ def _digest(data: bytes) -> int:
     return int(hashlib.sha256(data).hexdigest()[:15], 16)
 
 
-SOURCE = _digest(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py"))))
+def _source(name: str) -> str | None:
+    """A module's source or, where a program was frozen without sources, its bytecode; None where there is neither."""
+    loader: Any = getattr(find_spec(name), "loader", None)
+    try:
+        return loader.get_source(name) or _text(loader.get_code(name))
+    except (AttributeError, ImportError, OSError):  # such as an extension module
+        return None
+
+
+def _text(constant: Any) -> str:
+    """Code, and the constants in it, as text that is the same in every process."""
+    if isinstance(constant, CodeType):
+        constant = constant.co_code, constant.co_names, constant.co_consts
+    if isinstance(constant, tuple):
+        return f"({', '.join(map(_text, constant))})"
+    return f"{{{sorted(map(_text, constant))}}}" if isinstance(constant, frozenset) else repr(constant)
+
+
+def _digest_of_sources() -> int | None:
+    """Of all kernel files and of the compilers; None where a file cannot be read: an edit of it would not be seen."""
+    names = [m.name for m in pkgutil.iter_modules(sys.modules[__package__].__path__, f"{__package__}.")]
+    found = [_source(name) for name in sorted(names)]
+    if __name__ not in names or None in found:
+        return None
+    return _digest(repr((found, numba.__version__, llvmlite.__version__)).encode())
+
+
+SOURCE = _digest_of_sources()
 
 
 class _InlineLibrary(JITCodeLibrary):
@@ -174,57 +210,128 @@ def helper(function: Callable) -> Any:
     return jit(function, _HelperCompiler, forceinline=True, **NO_WAY_IN)
 
 
-class _Files(IndexDataCacheFile):
-    """An index of a kernel's signatures, and a file for each, whose name is its signature's and source's alone. Numba
-    numbers them: two processes that compile at once may take one number, and the code of one is loaded as another's."""
-
-    def save(self, key: Any, data: Any) -> None:
-        if not self._load_index():
-            self._remove()
-        name = self._data_name(_digest(repr((SOURCE, key)).encode()))
-        self._save_data(name, data)
-        self._save_index(self._load_index() | {key: name})
-
-    def _remove(self) -> None:
-        """Other versions' files: elsewhere in a source file, or of other sources. A process that needs one compiles."""
-        name, _, rest = self._index_name.rpartition("-")  # of the function, then its line, Python's version and "nbi"
-        _, python, _ = rest.split(".")
-        for path in Path(self._cache_path).glob(f"{glob.escape(name)}-*.{python}.*nb[ci]"):
-            path.unlink(missing_ok=True)
+lost: list[str] = []  # why kernels that this process compiled were not kept
 
 
-class _Cache(FunctionCache):
-    """Numba's disk cache, whose failures cost no more than compiling: files cut short by a crash, a full disk."""
+def _lose(why: str) -> None:
+    """Said once: each process compiles again, which takes seconds, but its results are right."""
+    if not lost:
+        logging.getLogger("normzoo").warning("compiled kernels are not kept on disk: %s", why)
+    lost.append(why)
+
+
+class _Cache:
+    """A kernel's files on disk, one for each signature. A name says all that the code depends on, so there is no index,
+    which processes that compile at once would write over; and it is short, as some file systems want it."""
 
     def __init__(self, function: Callable) -> None:
-        super().__init__(function)
         self._name = function.__qualname__
-        numbered = self._cache_file
-        self._cache_file = _Files(self._cache_path, self._impl.filename_base, (SOURCE, numbered._source_stamp))
+        self._prefix = f"{function.__name__[:40]}-"
+        self._python = f".py{sys.version_info[0]}{sys.version_info[1]}{sys.abiflags}.nbc"
 
-    def _index_key(self, sig: Any, codegen: Any) -> tuple:
-        """Numba's has a hash of what the function closes over. Helpers among it have no hash that lasts: flags do."""
-        return sig, codegen.magic_tuple(), self._name
+    @property
+    def cache_path(self) -> str | None:
+        return cache_directory()
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        try:
-            return super().load_overload(sig, target_context)
-        except Exception:  # what is in a broken file may raise anything
-            self._forget()
-            return None
+        target_context.refresh()
+        name = self._file(sig, target_context.codegen())
+        for place in _readable() if SOURCE is not None else ():
+            path = os.path.join(place, name)
+            try:
+                return CompileResult._rebuild(target_context, *_files(place)._load_data(name))
+            except FileNotFoundError:
+                continue
+            except Exception:  # what is in a broken file may raise anything
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+        return None
 
-    def save_overload(self, sig: Any, data: Any) -> None:
-        try:
-            super().save_overload(sig, data)
-        except Exception:
-            self._forget()
+    def save_overload(self, sig: Any, compiled: Any) -> None:
+        place = cache_directory()
+        if SOURCE is None:
+            _lose("the sources of the kernels cannot be read, so an edit of them would not be seen")
+        elif place is None:
+            _lose("no directory can be written; set NUMBA_CACHE_DIR to one before Python starts")
+        else:
+            try:
+                _files(place)._save_data(self._file(sig, compiled.codegen), compiled._reduce())
+                self._remove_others(place)
+            except Exception as error:  # a full disk, or another Numba
+                _lose(f"{place}: {error or type(error).__name__}")
 
-    def _forget(self) -> None:
-        """Begin anew, for this process where nothing can be written."""
-        try:
-            self.flush()
-        except Exception:
-            self.disable()
+    def flush(self) -> None:
+        """Numba calls this where a function is to be compiled anew: what is on disk is as good."""
+
+    def _file(self, sig: Any, codegen: Any) -> str:
+        key = repr((self._name, sig, codegen.magic_tuple()))
+        return f"{self._prefix}{SOURCE or 0:x}-{_digest(key.encode()):x}{self._python}"
+
+    def _remove_others(self, place: str) -> None:
+        """Files of other sources."""
+        own = f"{self._prefix}{SOURCE:x}-"
+        for path in Path(place).glob(f"{glob.escape(self._prefix)}*{self._python}"):
+            if not path.name.startswith(own):
+                path.unlink(missing_ok=True)
+
+
+def _files(place: str) -> IndexDataCacheFile:
+    """Numba's reader and writer of files in a directory, which are there whole or not at all."""
+    return IndexDataCacheFile(place, "", None)
+
+
+def _given() -> str:
+    return numba.config.CACHE_DIR  # type: ignore[attr-defined]
+
+
+@lru_cache(maxsize=16)
+def _places(given: str) -> list[str]:
+    """Directories that kernels may lie in, of which the first that can be written to gets new ones, as Numba's do: that
+    of NUMBA_CACHE_DIR, beside the sources, and the user's. Of an archive or a frozen program, which may be unpacked to
+    another place each time, there is nothing beside the sources."""
+    package, frozen = os.path.dirname(__file__), getattr(sys, "frozen", False)
+    own = f"normzoo_{_digest((sys.executable if frozen else package).encode()):x}"
+    beside = os.path.join(package, "__pycache__") if os.path.isdir(package) and not frozen else ""
+    user = _of_user()
+    found = [os.path.join(given, own) if given else "", beside, os.path.join(user, own) if user else ""]
+    try:
+        return [os.path.abspath(place) for place in found if place]
+    except OSError:  # the working directory is gone
+        return [place for place in found if os.path.isabs(place)]
+
+
+def _of_user() -> str:
+    """The user's cache of Numba; "" where there is none."""
+    try:
+        from numba.misc.appdirs import AppDirs  # noqa: PLC0415  (an inner name of Numba's)
+
+        place = AppDirs(appname="numba", appauthor=False).user_cache_dir
+    except ImportError:
+        return ""
+    return place if os.path.isabs(place) else ""  # ~/.cache, of a user who has no home
+
+
+def cache_directory() -> str | None:
+    """Where kernels are kept on disk; None where no directory can be written to."""
+    return next(filter(_can_be_written, _places(_given())), None)
+
+
+def _readable() -> Iterator[str]:
+    """That directory and those before it, which somebody else may have filled: they are found, but not written to."""
+    for place in _places(_given()):
+        yield place
+        if _can_be_written(place):
+            return
+
+
+@lru_cache(maxsize=64)
+def _can_be_written(place: str) -> bool:
+    try:
+        os.makedirs(place, exist_ok=True)
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError:
+        return False
+    return True
 
 
 def _flags(function: Callable) -> dict[str, Any]:
@@ -249,18 +356,8 @@ def kernel(function: Callable | None = None, *, nogil: bool = True) -> Any:
     function.__qualname__ += f"({flags})"
     made = jit(function, _Compiler, nogil=nogil, no_cfunc_wrapper=True)
     if made is not function:  # Numba is not switched off
-        with contextlib.suppress(RuntimeError):  # no directory can be written: compile anew in each process
-            made._cache = _Cache(function)
+        made._cache = _Cache(function)
     return made
-
-
-def cache_directory() -> str | None:
-    """Where Numba keeps kernels on disk; None where it finds no directory that it can write to."""
-
-    @kernel
-    def beside_this_source() -> None: ...
-
-    return beside_this_source.stats.cache_path
 
 
 @contextlib.contextmanager

@@ -6,7 +6,9 @@ the operators of all of these are looked through whenever a kernel adds two numb
 a few functions of `math` are known, and the primitives of this package.
 """
 
+import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numba
@@ -83,10 +85,29 @@ class _Target(TargetDescriptor):
     target_context = _Code(typing_context)
 
 
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Numba tells a root logger of level DEBUG of every step it takes: a hundred thousand lines for the first kernel.
+    Here it does so only if its own logger was given a level."""
+    logger = logging.getLogger("numba")
+    if logger.level != logging.NOTSET or logger.getEffectiveLevel() >= logging.WARNING:
+        yield
+        return
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(logging.NOTSET)
+
+
 class _Function(Dispatcher):
     """A function that is compiled for each combination of the types that it is called with."""
 
     targetdescr = _Target("cpu")
+
+    def compile(self, sig: Any) -> Any:
+        with _quietly():
+            return super().compile(sig)
 
     def get_call_template(self, given: Any, named: Any) -> Any:
         """Numba would compile it for each value of a flag that a caller writes or closes over. Here it does so once for

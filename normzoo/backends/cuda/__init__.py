@@ -9,7 +9,6 @@ forward_kernels.py, backward_kernels.py, merging.py    the kernels
 """
 
 from functools import cache
-from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,7 +24,9 @@ updates_whole = False
 
 def _launcher() -> Any:
     driver.numba_cuda()
-    return import_module("normzoo.backends.cuda.launcher")
+    from normzoo.backends.cuda import launcher  # noqa: PLC0415
+
+    return launcher
 
 
 def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Forward:
@@ -67,4 +68,6 @@ def on_stream(stream: int) -> Any:
 def variants() -> Any:
     """(name, kernel, signature, threads of a block) of every kind of kernel, for checks of their machine code."""
     _launcher()
-    return import_module("normzoo.backends.cuda.variants").variants()
+    from normzoo.backends.cuda.variants import variants as found  # noqa: PLC0415
+
+    return found()

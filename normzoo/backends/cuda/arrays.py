@@ -210,7 +210,9 @@ def copy_into(target: DeviceArray, source: Any) -> None:
         else:
             source = to_device(np.asarray(source, None if hasattr(source, "dtype") else target.dtype), stream)
     if target.size:
-        import_module("normzoo.backends.cuda.launcher").copy(source, target, stream)
+        from normzoo.backends.cuda import launcher  # noqa: PLC0415
+
+        launcher.copy(source, target, stream)
 
 
 def is_device_array(a: Any) -> bool:
