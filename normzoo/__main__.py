@@ -13,6 +13,7 @@ from normzoo.reference.pages import build
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m normzoo", description=nz.__doc__)
+    parser.add_argument("--version", action="version", version=f"normzoo {nz.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     ahead = commands.add_parser("compile", help="compile kernels into Numba's disk cache, so that programs load them")
     ahead.add_argument("--norms", nargs="+", metavar="NORM", help=f"of {', '.join(nz.list_norms())}; all by default")

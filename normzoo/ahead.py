@@ -2,10 +2,10 @@
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from math import gcd, prod
 from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 from numba.core import event
 
@@ -13,6 +13,7 @@ from normzoo.arrays import FLOATS
 from normzoo.backends import use
 from normzoo.backends.contract import Array
 from normzoo.norm import Norm
+from normzoo.progress import bar
 from normzoo.registry import _classes
 
 # Sizes (N, S, C) of the examples: samples, positions, channels. A kernel is picked by the shape of a set and by the
@@ -48,7 +49,7 @@ SIZES = (
 
 
 class Compiled(NamedTuple):
-    """What `compile_cache` did: how many kernels it compiled, and the directory that keeps them."""
+    """What `compile_cache` did: how many kernels it compiled, and the directory that keeps all of them."""
 
     kernels: int
     directory: str
@@ -84,11 +85,12 @@ def compile_cache(
 
     Raises:
         ValueError: a name, dtype or axis is none of these. TypeError: they are not in a sequence.
-        RuntimeError: Numba finds no directory to write to; set NUMBA_CACHE_DIR to one.
+        RuntimeError: no directory can be written to (set NUMBA_CACHE_DIR to one), not all kernels could be kept there
+            (the message says why, such as a full disk), or NUMBA_DISABLE_JIT switches Numba off.
 
     >>> import normzoo as nz
     >>> nz.compile_cache(["layer_norm"], ["float32", "float16"])  # doctest: +SKIP
-    Compiled(kernels=36, directory='/opt/kernels/cpu_1353bfde')
+    Compiled(kernels=36, directory='/opt/kernels/normzoo_d8116b683cf5b3f')
     >>> nz.compile_cache([]).kernels
     0
     """
@@ -107,6 +109,8 @@ def compile_cache(
     for axis in ends:
         if isinstance(axis, bool) or axis not in (1, -1):
             raise ValueError(f"compile_cache: expected channel_axes of 1 and -1, got {axis!r}")
+    if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+        raise RuntimeError("compile_cache: expected Numba to compile, found it switched off; unset NUMBA_DISABLE_JIT")
     directory = cache_directory()
     if directory is None:
         raise RuntimeError(
@@ -115,26 +119,38 @@ def compile_cache(
         )
     work = [(name, dtype, axis) for name in names for dtype in kinds for axis in ends]
     total = sum(1 for name, _, axis in work for _ in _examples(classes[name], axis))
-    counter = _Counter()
-    with use("cpu"), event.install_listener("numba:compile", counter), _bar(total, progress) as bar:
+    counter, lost = _Counter(), _lost()
+    before = len(lost)
+    with use("cpu"), event.install_listener("numba:compile", counter), bar(total, progress and total > 0) as shown:
         if work:
             _compile_shortcuts(backward)
         for name, dtype, axis in work:
-            if bar is not None:
-                bar.set_description(f"{name} {dtype} {'first' if axis == 1 else 'last'}")
+            if shown is not None:
+                shown.set_description(f"{name} {dtype} {'first' if axis == 1 else 'last'}")
             for norm, shape in _examples(classes[name], axis):
                 _run(norm, _example(shape, dtype), backward)
-                if bar is not None:
-                    bar.set_postfix_str(f"{counter.kernels} compiled", refresh=False)
-                    bar.update()
+                if shown is not None:
+                    shown.set_postfix_str(f"{counter.kernels} compiled", refresh=False)
+                    shown.update()
+    if len(lost) > before:
+        raise RuntimeError(
+            f"compile_cache: expected to keep {counter.kernels} kernels, lost {len(lost) - before} of them: {lost[-1]}"
+        )
     return Compiled(counter.kernels, directory)
 
 
 def cache_directory() -> str | None:
-    """Where Numba keeps compiled kernels on disk; None where it finds no directory that it can write to."""
+    """Where compiled kernels are kept on disk; None where no directory can be written to."""
     from normzoo.backends.cpu import jit  # noqa: PLC0415  not before it is needed, see `backends.backend`
 
     return jit.cache_directory()
+
+
+def _lost() -> list[str]:
+    """Why kernels were not kept; it grows."""
+    from normzoo.backends.cpu import jit  # noqa: PLC0415  as above
+
+    return jit.lost
 
 
 def _compile_shortcuts(backward: bool) -> None:
@@ -155,21 +171,6 @@ class _Counter(event.Listener):
 
     def on_end(self, event: Any) -> None:
         self._depth -= 1
-
-
-@contextmanager
-def _bar(total: int, progress: bool) -> Iterator[Any]:
-    """A tqdm bar, or None where none is wanted or tqdm is not installed."""
-    if progress and total:
-        try:
-            from tqdm import tqdm  # noqa: PLC0415 (optional)
-        except ImportError:
-            pass
-        else:
-            with tqdm(total=total) as bar:
-                yield bar
-            return
-    yield None
 
 
 def _each(name: str, values: Any) -> list:

@@ -10,6 +10,7 @@ import numpy as np
 from normzoo import updates
 from normzoo.arrays import check_size, on_device
 from normzoo.backends.contract import Array
+from normzoo.progress import bar
 from normzoo.running import TrackedNorm
 from normzoo.stats import Stats, data_array
 
@@ -121,14 +122,15 @@ def recalibrate(
             raise TypeError(f'recalibrate: expected norms on the host, got {norm} on the device; write norm.to("cpu")')
     collected = [Collected(norm) for norm in dict.fromkeys(found)]
     cut, total = _cut(batches, batch_size)
-    with _collecting(collected if forward else []), _bar(total, progress) as step:
+    with _collecting(collected if forward else []), bar(total, progress, unit="batch", desc="recalibrate") as shown:
         for batch in cut:
             if forward is not None:
                 forward(batch)
             else:
                 for each in collected:
                     each.see(batch)
-            step()
+            if shown is not None:
+                shown.update()
     results = [each.result() for each in collected]
     new = [
         {"running_mean": mean, "running_var": var, "num_batches_tracked": each.batches}
@@ -206,18 +208,3 @@ def _cut(batches: Iterable[Any], batch_size: int | None) -> tuple[Iterable[Any],
         )
     starts = range(0, len(batches), size)
     return (batches[i : i + size] for i in starts), len(starts)
-
-
-@contextmanager
-def _bar(total: int | None, progress: bool) -> Iterator[Callable[[], Any]]:
-    """A function that moves a tqdm bar on, if one is wanted and tqdm is installed."""
-    if progress:
-        try:
-            from tqdm import tqdm  # noqa: PLC0415 (optional)
-        except ImportError:
-            pass
-        else:
-            with tqdm(total=total, unit="batch", desc="recalibrate") as bar:
-                yield bar.update
-            return
-    yield lambda: None

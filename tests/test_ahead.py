@@ -13,6 +13,7 @@ import pytest
 import normzoo as nz
 from normzoo import __main__, ahead
 from normzoo.backends import chosen
+from tests.robust import process
 
 # Counts what a process compiles itself.
 COUNTING = """
@@ -101,6 +102,30 @@ def test_a_later_process_loads_what_was_compiled(tmp_path):
     assert "kernels=0" in run(ahead_of, tmp_path, **cache)
 
 
+# A file of more than so many bytes is an error, as on a full disk.
+ON_A_FULL_DISK = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+from normzoo import __main__, ahead
+ahead.SIZES = ((1, 4, 64),)
+__main__.main(["compile", "--norms", "rms_norm", "--channel-axes", "-1", "--no-backward", "--quiet"])
+"""
+
+
+def test_a_full_disk_is_no_success(tmp_path):
+    """A container image built so would compile at every start."""
+    done = process.run("-c", ON_A_FULL_DISK, check=False, NUMBA_CACHE_DIR=tmp_path)
+    assert done.returncode == 2 and not done.stdout
+    assert (
+        "compile_cache: expected to keep 3 kernels, lost 3 of them: " in done.stderr and "File too large" in done.stderr
+    )
+
+
+def test_numba_switched_off_compiles_nothing_and_says_so(tmp_path):
+    done = process.run("-m", "normzoo", "compile", check=False, NUMBA_CACHE_DIR=tmp_path, NUMBA_DISABLE_JIT=1)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "unset NUMBA_DISABLE_JIT" in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ORDINARY)
 def test_nothing_is_left_to_compile(name, tmp_path):
@@ -179,6 +204,22 @@ def test_no_tqdm_no_bar(monkeypatch, capfd):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("stderr", [None, "closed"])
+def test_no_stderr_no_bar(stderr, monkeypatch, tmp_path, rng):
+    """A frozen program with windows alone has none."""
+    pytest.importorskip("tqdm")
+    if stderr == "closed":
+        stderr = open(tmp_path / "log", "w")  # noqa: SIM115
+        stderr.close()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    monkeypatch.setattr(sys, "stdout", stderr)
+    monkeypatch.setattr(ahead, "_run", lambda norm, x, backward: None)
+    assert nz.compile_cache(["layer_norm"]).kernels == 0
+    norm = nz.BatchNorm(3)
+    nz.recalibrate(norm, [rng.standard_normal((4, 3)).astype(np.float32)], progress=True)
+    assert norm.num_batches_tracked == 1
+
+
 def test_the_reference_backend_is_not_what_is_compiled(monkeypatch):
     seen = []
     monkeypatch.setattr(ahead, "_run", lambda norm, x, backward: seen.append(chosen()))
@@ -207,3 +248,9 @@ def test_the_command_line(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         __main__.main(["compile", "--norms", "layernorm"])
     assert stop.value.code == 2 and "got 'layernorm'" in capsys.readouterr().err
+
+
+def test_the_command_line_tells_the_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        __main__.main(["--version"])
+    assert stop.value.code == 0 and capsys.readouterr().out == f"normzoo {nz.__version__}\n"

@@ -50,7 +50,7 @@ ROOMS = {
     "updates.py": {"arrays", "backends", "subnormals"},
     "running.py": {"arrays", "norm", "passes", "saved", "selection", "subnormals", "updates", "view", "backends"},
     "diagnose.py": {"arrays", "norm", "backends.contract", "stats"},
-    "recalibrate.py": {"arrays", "running", "stats", "updates", "backends.contract"},
+    "recalibrate.py": {"arrays", "progress", "running", "stats", "updates", "backends.contract"},
     "distributed": {
         "arrays",
         "backends",
@@ -88,7 +88,8 @@ ROOMS = {
     "torch": {"backends", "device", "functional", "norm", "passes", "torch", "updates", "view", "zoo", ""},
     "registry.py": {"counterparts", "norm", ""},
     "njit": {"backends", "functional", "njit", "norm", "saved", "view", "zoo", ""},
-    "ahead.py": {"arrays", "backends", "norm", "registry"},
+    "progress.py": set(),
+    "ahead.py": {"arrays", "backends", "norm", "progress", "registry"},
     "reference": {"reference"},
     "__main__.py": {"", "reference"},
     "__init__.py": {
@@ -117,8 +118,8 @@ ROOMS = {
 
 # What a room imports inside a function, where it is installed.
 OPTIONAL = {
-    "ahead.py": {"ml_dtypes", "tqdm"},
-    "recalibrate.py": {"tqdm"},
+    "ahead.py": {"ml_dtypes"},
+    "progress.py": {"tqdm"},
     "distributed": {"mpi4py", "dask"},
     "files.py": {"ml_dtypes", "safetensors"},
     "onnx_nodes.py": {"onnx"},
