@@ -151,7 +151,7 @@ def as_table(rows: dict[str, dict[str, float]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=30, help="steps of each model")
     parser.add_argument("--models", default="", help="only those whose name contains this")
     options = parser.parse_args()

@@ -61,7 +61,10 @@ def worker() -> None:
 
 def commit_of(revision: str) -> str:
     command = ["git", "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"]
-    found = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=HERE, check=False)
+    try:
+        found = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=HERE, check=False)
+    except FileNotFoundError:
+        raise SystemExit("guard: git is not installed, which the commits come from") from None
     if found.returncode:
         raise SystemExit(f"guard: git knows no commit {revision!r} here; is this clone shallow?")
     return found.stdout.strip()
@@ -177,7 +180,7 @@ def report(executed: dict[str, float | None], costs: dict[str, list[float]]) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("base", nargs="?", help="the commit to compare with")
     parser.add_argument("head", nargs="?", help="the commit that may be slower")
     parser.add_argument("--only", default="", help="regular expression: cases to measure")

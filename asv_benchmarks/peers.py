@@ -445,7 +445,7 @@ def picture(table: dict[str, dict[str, float]], path: str, title: str) -> None:
     axis.tick_params(axis="y", labelsize=7)
     axis.margins(y=0.01)
     axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, format="png", dpi=120)
 
 
 def describe(names: list[str]) -> dict[str, str]:
@@ -468,13 +468,21 @@ def describe(names: list[str]) -> dict[str, str]:
     }
 
 
+def writable(word: str) -> str:
+    """The file of an option, which is looked at before minutes of measuring."""
+    folder = os.path.dirname(word) or "."
+    if os.path.isdir(word) or not os.access(word if os.path.exists(word) else folder, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{word} cannot be written: name a file in a folder that is there")
+    return word
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=15, help="slices per implementation and cell")
     parser.add_argument("--only", default="", help="regular expression: cells to measure")
     parser.add_argument("--without", default="", help="regular expression: implementations to leave out")
-    parser.add_argument("--json", help="write the figures here")
-    parser.add_argument("--png", help="draw the bar chart here")
+    parser.add_argument("--json", type=writable, help="write the figures here")
+    parser.add_argument("--png", type=writable, help="draw the bar chart here")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:

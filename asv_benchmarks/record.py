@@ -33,7 +33,13 @@ def git(*arguments: str) -> str:
 
 def commits(wanted: str) -> list[str]:
     """First-parent commits that touch the library and can run, oldest first."""
-    if git("rev-parse", "--is-shallow-repository") == "true":
+    try:
+        shallow = git("rev-parse", "--is-shallow-repository") == "true"
+    except FileNotFoundError:
+        raise SystemExit("record: git is not installed, which the history comes from") from None
+    except subprocess.CalledProcessError:  # git has said why
+        raise SystemExit(f"record: {HERE} is in no git clone, whose history is recorded") from None
+    if shallow:
         raise SystemExit("record: this clone is shallow and lacks the commits to record; run `git fetch --unshallow`")
     try:
         found = git("log", "--first-parent", "--reverse", "--format=%H", wanted, "--", ":/normzoo")
@@ -44,7 +50,7 @@ def commits(wanted: str) -> list[str]:
 
 def this_machine() -> dict[str, str]:
     """What asv is told of this machine: only what may change figures, as every other value starts another series."""
-    about = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    about = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
     found = {key: re.search(rf"^{key}\s*:\s*(.*)$", about, re.M) for key in ("model name", "cpu family", "model")}
     name, family, model = (match.group(1) if match else "unknown" for match in found.values())
     return {
@@ -62,7 +68,10 @@ def introduce(name: str) -> None:
 
     here, recorded = this_machine(), HERE / "results" / name / "machine.json"
     if recorded.exists():
-        there = json.loads(recorded.read_text())
+        try:
+            there = json.loads(recorded.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise SystemExit(f"record: {recorded} is broken ({error}); git checkout HEAD -- {recorded}") from None
         differ = [f"{key} {there.get(key)!r}, here {value!r}" for key, value in here.items() if there.get(key) != value]
         if differ:
             raise SystemExit(
@@ -73,7 +82,7 @@ def introduce(name: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("range", nargs="?", default="HEAD", help="commits, as git names them")
     parser.add_argument("--bench", default=".", help="regular expression: benchmarks to run")
     parser.add_argument("--machine", default=REFERENCE, help="the name that results are kept under")

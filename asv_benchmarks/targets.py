@@ -209,7 +209,7 @@ def cached_call(rounds: int) -> Iterator[Row]:
     spread wider than the figure. Subtracting one process's time from another's gave anything from -89 to 35 ms.
     """
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "trivial.py").write_text(TRIVIAL)
+        Path(folder, "trivial.py").write_text(TRIVIAL, encoding="utf-8")
         for name, shape in STARTS.items():
             times = [fresh(TRIVIAL_CALL + FIRST_CALL, *shape, folder=folder, cache=folder) for _ in range(rounds + 1)]
             measured = 1e3 * statistics.median(times[1:])  # the first compiled
@@ -230,14 +230,16 @@ PEAKS = {  # layer, its arguments, shape of 256 MB, smaller first axis that runs
 
 def status(name: str) -> int:
     """Bytes of memory that /proc says this process has (VmRSS) or had at most (VmHWM)."""
-    return 1024 * int(re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M).group(1))
+    return 1024 * int(
+        re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"), re.M).group(1)
+    )
 
 
 def peak_of(call: Callable) -> tuple[int, object]:
     """Bytes that the process had at most while it made a call, beyond those before; and the result."""
     before = status("VmRSS")
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark is what there is now
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the high-water mark is what there is now
     except OSError:  # it may include what came before, which is no less
         result = call()
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before, result
@@ -274,7 +276,9 @@ def size(rounds: int) -> Iterator[Row]:
     """The time of a value does not grow with the array."""
     import normzoo as nz
 
-    available = 1024 * int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text()).group(1))
+    available = 1024 * int(
+        re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text(encoding="utf-8")).group(1)
+    )
     sizes = [s for s in (64, 256, 1024, 2048) if 2.5 * s * MB < available]
     if sizes[-1] < 2048:
         print(f"size: memory for {sizes[-1]} MB only", file=sys.stderr)
@@ -333,7 +337,7 @@ def threads(rounds: int) -> Iterator[Row]:
 def level_2() -> int:
     """Bytes of the level-2 cache of a core; 1 MB where the system does not tell."""
     try:
-        found = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text()
+        found = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text(encoding="utf-8")
     except OSError:
         return MB
     return int(found.strip().rstrip("K")) * 1024
@@ -397,10 +401,10 @@ def as_table(rows: list[Row]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", default="", help=f"regular expression: sections to measure, of {', '.join(SECTIONS)}")
     parser.add_argument("--rounds", type=int, default=9, help="slices, or fresh processes, per figure")
-    parser.add_argument("--json", help="write the figures here")
+    parser.add_argument("--json", type=peers.writable, help="write the figures here")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -421,7 +425,7 @@ def main() -> None:
     print(f"\n{sum(row.met for row in rows)} of {len(rows)} met.")
     if options.json:
         figures = {section: [row._asdict() | {"met": row.met} for row in rows] for section, rows in found.items()}
-        Path(options.json).write_text(json.dumps({"about": about, "figures": figures}, indent=1))
+        Path(options.json).write_text(json.dumps({"about": about, "figures": figures}, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -13,19 +13,20 @@ import numba
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from pictures import picture
 from PIL import Image
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 
-def options(doc: str, file: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
+def options(doc: str | None, file: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """quick, full and out, as every example takes them; `doc` is its docstring and `file` its name."""
-    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     amount = parser.add_mutually_exclusive_group()
     amount.add_argument("--quick", action="store_true", help="seconds: less of everything")
     amount.add_argument("--full", action="store_true", help="minutes: more runs")
-    picture = Path(file).with_suffix(".png").name
-    parser.add_argument("--out", type=Path, default=Path(picture), help=f"the picture ({picture})")
+    name = Path(file).with_suffix(".png").name
+    parser.add_argument("--out", type=picture, default=name, help=f"the picture ({name})")
     return parser.parse_args(argv)
 
 
@@ -77,9 +78,8 @@ def new_figure(width: float, height: float, title: str) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write the picture in 256 colours, which is a third of the bytes, in a folder that need not exist."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write the picture in 256 colours, which is a third of the bytes."""
     figure.set_dpi(100)
     figure.canvas.draw()
-    picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
-    picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    drawn = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
+    drawn.quantize(256, dither=Image.Dither.NONE).save(path, format="png", optimize=True)

@@ -20,6 +20,7 @@ from pathlib import Path
 import numba
 import numpy as np
 from layers import SGD, AvgPool2d, Conv2d, Flatten, Linear, ReLU, Sequential, softmax_cross_entropy
+from pictures import picture
 from sklearn.datasets import load_digits
 from threadpoolctl import threadpool_limits
 
@@ -121,14 +122,13 @@ def draw(runs: dict[str, list[float]], path: Path) -> None:
     above.set(yscale="log", ylabel="training loss of the step", title="Digits, one process and two")
     below.set(yscale="log", ylabel="distance from 1 rank, relative", xlabel="step")
     above.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, format="png", dpi=150)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--epochs", type=int, default=3, help="passes over the images")
-    parser.add_argument("--out", type=Path, default=Path("data_parallel.png"), help="the picture")
+    parser.add_argument("--out", type=picture, default="data_parallel.png", help="the picture")
     parser.add_argument("--local", action="store_true", help="each rank's norms see its own samples only")
     parser.add_argument("--rank", action="store_true", help="be a rank of mpiexec")
     options = parser.parse_args(argv)

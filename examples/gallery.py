@@ -8,7 +8,6 @@ drawn by hand: a norm's `axes` says of every axis of x whether it is kept or red
 """
 
 import argparse
-from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -18,6 +17,7 @@ import normzoo as nz
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+from pictures import picture
 
 N, C, S = 4, 6, 5  # samples, channels, positions
 BLUE, PALE, EDGE = "#2f6fb2", "#e8edf3", "#8793a1"
@@ -92,8 +92,8 @@ def draw(axes, title, numbers):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("gallery.png"), help="the picture")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=picture, default="gallery.png", help="the picture")
     out = parser.parse_args().out
     drawn = list(examples())
     columns = 7
@@ -105,7 +105,7 @@ def main():
     figure.tight_layout(rect=(0, 0, 1, 0.97))
     figure.canvas.draw()
     drawn_in = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
-    drawn_in.quantize(64).save(out, optimize=True)  # few colors: a quarter of the size
+    drawn_in.quantize(64).save(out, format="png", optimize=True)  # few colors: a quarter of the size
     print(f"{len(drawn)} norms drawn from their declarations; see {out}")
 
 

@@ -18,6 +18,7 @@ import numba
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from pictures import picture
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
@@ -116,13 +117,12 @@ def draw(found: dict[bool, list[np.ndarray]], steps: dict[bool, int], path: Path
     title = f"{DEPTH} layers of {WIDTH}, trained in one compiled function"
     axes.set(yscale="log", ylim=(None, 6), xlabel="step", ylabel="training loss", title=title)
     axes.legend(loc="lower left")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, format="png", dpi=150)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[bool, int]:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("numba_loop.png"), help="the picture")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=picture, default="numba_loop.png", help="the picture")
     parser.add_argument("--quick", action="store_true", help="one run of 600 steps instead of three of 1500")
     options = parser.parse_args(argv)
     steps, seeds = (600, 1) if options.quick else (1500, 3)

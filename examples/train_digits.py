@@ -22,6 +22,7 @@ from layers import SGD, Conv2d, ReLU, Sequential
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from pictures import picture
 from tqdm import tqdm
 
 import normzoo as nz
@@ -176,10 +177,10 @@ def draw_accuracies(axes: Axes, histories: Sequence[History]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> list[History]:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--epochs", type=int, help="passes over the training images (10, or 4 with --quick)")
     parser.add_argument("--seed", type=int, default=0, help="of the first run at each learning rate")
-    parser.add_argument("--out", type=Path, default=Path("train_digits.png"), help="the picture")
+    parser.add_argument("--out", type=picture, default="train_digits.png", help="the picture")
     parser.add_argument("--quick", action="store_true", help="two learning rates, one run each")
     options = parser.parse_args(argv)
     rates, runs, epochs = ((0.03, 0.3), 1, 4) if options.quick else ((0.01, 0.03, 0.1, 0.3, 1, 3), 3, 10)

@@ -1,5 +1,6 @@
 """The layers that the examples train with have right gradients; the examples run and find what they say."""
 
+import argparse
 import importlib
 import os
 import re
@@ -306,3 +307,25 @@ def test_detector_block(run_example):
     boxes, moved, before, after, score = figures(pattern, printed)
     # After so few steps digits are guessed, but boxes are found: 0.1 if all are. Times are too noisy to compare here.
     assert boxes > 100 and moved < 1e-3 and min(before, after) > 0 and score > 0.05
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda p: p.stem)
+def test_where_the_picture_goes_is_looked_at_before_the_work(path):
+    text = path.read_text()
+    for option in re.findall(r"add_argument\(\"--out\".*", text):
+        assert "type=picture, default=" in option and "default=Path" not in option
+    for call in re.findall(r"\.save(?:fig)?\((?!figure).*", text):
+        assert 'format="png"' in call
+
+
+def test_a_picture_without_an_extension_is_a_png(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    common, pictures = importlib.import_module("common"), importlib.import_module("pictures")
+    for name in ("curves", "new folder/curves.png"):
+        path = pictures.picture(str(tmp_path / name))
+        common.save(common.new_figure(1, 1, "a title"), path)
+        assert path.read_bytes().startswith(b"\x89PNG")
+    for name, said in (("a.pdf", "write .*a.png"), ("", "is a folder"), ("curves/a.png", "cannot be written")):
+        with pytest.raises(argparse.ArgumentTypeError, match=said):
+            pictures.picture(str(tmp_path / name))

@@ -5,6 +5,7 @@ import contextlib
 import importlib.util
 import inspect
 import io
+import os
 import re
 import subprocess
 import sys
@@ -271,3 +272,34 @@ def test_signatures_are_torchs():
         found = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.KEYWORD_ONLY]
         shown = [p.name if p.default is p.empty else f"{p.name}={p.default}" for p in found]
         assert " ".join(shown) == (arguments if name[0].isupper() else f"x {arguments}")
+
+
+SCRIPTS = [*FILES, *(p for folder in ("examples", "asv_benchmarks") for p in sorted((ROOT / folder).rglob("*.py")))]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_nothing_needs_its_docstring_or_the_encoding_of_the_system(path):
+    """python -OO takes docstrings away; a file that is written where the locale says ASCII is UTF-8 all the same."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute):
+            assert getattr(node.value, "id", None) != "__doc__", f"line {node.lineno}"
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", None) in ("read_text", "write_text"):
+            assert any(keyword.arg == "encoding" for keyword in node.keywords), f"line {node.lineno}"
+
+
+def test_the_package_runs_without_docstrings(tmp_path):
+    code = (
+        "import numpy as np, normzoo as nz\n"
+        "norm = nz.LayerNorm(20)\n"
+        "norm(np.ones((6, 20), np.float32))\n"
+        "assert nz.list_norms()[0].summary == '', 'docstrings are there'\n"
+        "from normzoo import __main__\n"
+        "from normzoo.reference.pages import build\n"
+        "try: build(None)\n"
+        "except (RuntimeError, ImportError): __main__.main(['--version'])"
+    )
+    for arguments in (["-c", code], [str(ROOT / "examples/gallery.py"), "--help"]):
+        command = [sys.executable, "-OO", "-W", "error", *arguments]
+        subprocess.run(
+            command, check=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True
+        )

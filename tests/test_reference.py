@@ -135,3 +135,13 @@ def test_without_pdoc_it_says_what_to_install(monkeypatch, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["reference", "--out", str(tmp_path)])
     assert 'pip install "normzoo[reference]"' in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_page_of_somebody_else_is_not_written_over(tmp_path):
+    pytest.importorskip("pdoc")
+    from normzoo.reference.pages import build  # noqa: PLC0415
+
+    (tmp_path / "index.html").write_text("mine")
+    with pytest.raises(ValueError, match="index.html; choose another --out"):
+        build(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["index.html"] and (tmp_path / "index.html").read_text() == "mine"

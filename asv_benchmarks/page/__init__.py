@@ -57,7 +57,7 @@ SHOWN = {"accuracy.track_error": {"p-mean / std": "1000000.0"}}  # of a benchmar
 def write(conf, site: Path, peers: Path = PEERS) -> None:
     """index.html, and status.json: what is measured since when."""
     history = recorded.load(conf)
-    against = json.loads(peers.read_text()) if peers.exists() else None
+    against = json.loads(peers.read_text(encoding="utf-8")) if peers.exists() else None
     (site / "index.html").write_text(render(history, against, conf), encoding="utf-8")
     status = {
         "commits": [commit.hash for commit in history.commits],

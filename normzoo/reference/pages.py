@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ MODULES = (
     "normzoo.view",
     "normzoo.backends.contract",
 )
+INDEX, SEARCH = "index.html", "search.js"
 CSS = """
 .formula { margin: 0.6em 0; padding: 0.5em 1em; border-left: 3px solid #4a7fb5; }
 .formula { background: rgba(74, 127, 181, 0.08); overflow-x: auto; }
@@ -49,8 +51,16 @@ def build(out: Path) -> list[Path]:
     """Write the pages into the folder `out`, which is made; `index.html` leads to them. No page needs a network.
 
     Raises:
-        ImportError: pdoc is not installed.
+        ImportError: pdoc is not installed. ValueError: `out` has files of these names that are no such pages.
+        RuntimeError: Python runs without docstrings.
     """
+    if sys.flags.optimize > 1:
+        raise RuntimeError("reference: expected docstrings, which python -OO takes away; write python without -OO")
+    others = [out / name for name in (INDEX, SEARCH, "normzoo.html") if (out / name).exists()]
+    if others and not all((out / f"{name.replace('.', '/')}.html").exists() for name in MODULES):
+        raise ValueError(
+            f"reference: expected a new or an empty folder, or one of these pages, found {others[0]}; choose another --out"
+        )
     try:
         import pdoc.doc  # noqa: PLC0415
         import pdoc.render  # noqa: PLC0415
@@ -60,7 +70,7 @@ def build(out: Path) -> list[Path]:
     for module in modules.values():
         _rewrite(module)
     with tempfile.TemporaryDirectory() as templates:
-        Path(templates, "custom.css").write_text(CSS)
+        Path(templates, "custom.css").write_text(CSS, encoding="utf-8")
         pdoc.render.configure(
             docformat="markdown",
             template_directory=Path(templates),
@@ -71,12 +81,12 @@ def build(out: Path) -> list[Path]:
         pages = {
             f"{name.replace('.', '/')}.html": _page(pdoc.render.html_module(m, modules)) for name, m in modules.items()
         }
-        pages["search.js"] = _page(pdoc.render.search_index(modules), quote=r'\\"')
-        pages["index.html"] = pdoc.render.html_index(modules)
+        pages[SEARCH] = _page(pdoc.render.search_index(modules), quote=r'\\"')
+        pages[INDEX] = pdoc.render.html_index(modules)
     for name, text in pages.items():
         path = out / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     return [out / name for name in pages]
 
 
