@@ -292,7 +292,7 @@ def test_the_package_runs_without_docstrings(tmp_path):
         "import numpy as np, normzoo as nz\n"
         "norm = nz.LayerNorm(20)\n"
         "norm(np.ones((6, 20), np.float32))\n"
-        "assert nz.list_norms()[0].summary == '', 'docstrings are there'\n"
+        "if nz.list_norms()[0].summary: raise SystemExit('docstrings are there')\n"
         "from normzoo import __main__\n"
         "from normzoo.reference.pages import build\n"
         "try: build(None)\n"

@@ -59,7 +59,8 @@ def build(out: Path) -> list[Path]:
     others = [out / name for name in (INDEX, SEARCH, "normzoo.html") if (out / name).exists()]
     if others and not all((out / f"{name.replace('.', '/')}.html").exists() for name in MODULES):
         raise ValueError(
-            f"reference: expected a new or an empty folder, or one of these pages, found {others[0]}; choose another --out"
+            "reference: expected a new or an empty folder, or one of these pages, found "
+            f"{others[0]}; choose another --out"
         )
     try:
         import pdoc.doc  # noqa: PLC0415
