@@ -357,7 +357,8 @@ def test_nothing_is_held_and_nothing_given_away(rng):
     for _ in range(50):
         once()
     y = once()
-    assert sys.getrefcount(y) == 2
+    other = np.empty_like(y)
+    assert sys.getrefcount(y) == sys.getrefcount(other)  # which is 2, or 1 from Python 3.14 on
     counted = [x, dy, w, b, m, v, norm.weight, norm.running_mean, norm.num_batches_tracked, x.dtype, np.empty, None]
     before = [sys.getrefcount(a) for a in counted]
     tracemalloc.start()
