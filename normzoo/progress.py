@@ -10,7 +10,7 @@ from typing import Any
 def bar(total: int | None, wanted: bool, **options: Any) -> Iterator[Any]:
     """A tqdm bar; or None where none is wanted, tqdm is not installed, or there is no stderr to show it on, as in a
     program with windows alone, whose sys.stderr is None."""
-    if wanted and sys.stderr is not None and not sys.stderr.closed:
+    if wanted and sys.stderr is not None and not getattr(sys.stderr, "closed", False):
         try:
             from tqdm import tqdm  # noqa: PLC0415 (optional)
         except ImportError:

@@ -65,7 +65,7 @@ def _digest_of_sources() -> int | None:
     found = [_source(name) for name in sorted(names)]
     if __name__ not in names or None in found:
         return None
-    return _digest(repr((found, numba.__version__, llvmlite.__version__)).encode())
+    return _digest("\0".join([*filter(None, found), numba.__version__, llvmlite.__version__]).encode())
 
 
 SOURCE = _digest_of_sources()
@@ -225,7 +225,7 @@ class _Cache:
     which processes that compile at once would write over; and it is short, as some file systems want it."""
 
     def __init__(self, function: Callable) -> None:
-        self._name = function.__qualname__
+        self._name = f"{function.__module__}.{function.__qualname__}"
         self._prefix = f"{function.__name__[:40]}-"
         self._python = f".py{sys.version_info[0]}{sys.version_info[1]}{sys.abiflags}.nbc"
 
@@ -251,6 +251,8 @@ class _Cache:
         place = cache_directory()
         if SOURCE is None:
             _lose("the sources of the kernels cannot be read, so an edit of them would not be seen")
+        elif compiled.library.has_dynamic_globals:
+            _lose(f"{self._name} has addresses of this process in it")
         elif place is None:
             _lose("no directory can be written; set NUMBA_CACHE_DIR to one before Python starts")
         else:
@@ -289,7 +291,7 @@ def _places(given: str) -> list[str]:
     """Directories that kernels may lie in, of which the first that can be written to gets new ones, as Numba's do: that
     of NUMBA_CACHE_DIR, beside the sources, and the user's. Of an archive or a frozen program, which may be unpacked to
     another place each time, there is nothing beside the sources."""
-    package, frozen = os.path.dirname(__file__), getattr(sys, "frozen", False)
+    package, frozen = sys.modules[__package__].__path__[0], getattr(sys, "frozen", False)
     own = f"normzoo_{_digest((sys.executable if frozen else package).encode()):x}"
     beside = os.path.join(package, "__pycache__") if os.path.isdir(package) and not frozen else ""
     user = _of_user()
