@@ -287,6 +287,19 @@ def test_nothing_needs_its_docstring_or_the_encoding_of_the_system(path):
             assert any(keyword.arg == "encoding" for keyword in node.keywords), f"line {node.lineno}"
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_the_package_imports_its_own_by_statements(path):
+    """By these a program is frozen: what is imported by a name made at run time is left out of it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and "import_module" in (
+            getattr(node.func, "id", ""),
+            getattr(node.func, "attr", ""),
+        ):
+            name = node.args[0]
+            assert not isinstance(name, ast.JoinedStr), f"line {node.lineno}"
+            assert not str(getattr(name, "value", "")).startswith("normzoo"), f"line {node.lineno}"
+
+
 def test_the_package_runs_without_docstrings(tmp_path):
     code = (
         "import numpy as np, normzoo as nz\n"

@@ -257,3 +257,14 @@ def test_numba_says_nothing_to_a_root_logger_of_level_debug(tmp_path):
     loud = "logging.getLogger('numba').setLevel(logging.DEBUG)\n"
     assert script(begin + TINY, NUMBA_CACHE_DIR=tmp_path / "a").stderr == ""
     assert script(begin + loud + TINY, NUMBA_CACHE_DIR=tmp_path / "b").stderr.count("\n") > 10
+
+
+def test_a_frozen_program_loads_its_kernels_wherever_it_is_unpacked(tmp_path):
+    """As one file it is unpacked to another folder at each start, which is gone at the end."""
+    begin = "import sys\nsys.frozen = True\n"
+    for number, hits in enumerate("01"):
+        folder = tmp_path / f"unpacked{number}"
+        place = {"PYTHONPATH": site_of(folder), "NUMBA_CACHE_DIR": tmp_path / "cache", "cwd": tmp_path}
+        assert script(begin + TINY, **place).stdout == f"{hits}\n"
+        assert not list(folder.rglob("*.nbc"))
+        shutil.rmtree(folder)

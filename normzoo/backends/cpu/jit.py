@@ -289,10 +289,11 @@ def _given() -> str:
 @lru_cache(maxsize=16)
 def _places(given: str) -> list[str]:
     """Directories that kernels may lie in, of which the first that can be written to gets new ones, as Numba's do: that
-    of NUMBA_CACHE_DIR, beside the sources, and the user's. Of an archive or a frozen program, which may be unpacked to
-    another place each time, there is nothing beside the sources."""
+    of NUMBA_CACHE_DIR, beside the sources, and the user's. Of an archive or a frozen program there is nothing beside
+    the sources. Each installation has a folder of its own, whose old kernels it removes; a frozen program, which may be
+    unpacked to another place each time, one for its sources."""
     package, frozen = sys.modules[__package__].__path__[0], getattr(sys, "frozen", False)
-    own = f"normzoo_{_digest((sys.executable if frozen else package).encode()):x}"
+    own = f"normzoo_{(SOURCE or 0) if frozen else _digest(os.fsencode(package)):x}"
     beside = os.path.join(package, "__pycache__") if os.path.isdir(package) and not frozen else ""
     user = _of_user()
     found = [os.path.join(given, own) if given else "", beside, os.path.join(user, own) if user else ""]
