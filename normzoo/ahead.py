@@ -114,7 +114,7 @@ def compile_cache(
     directory = cache_directory()
     if directory is None:
         raise RuntimeError(
-            "compile_cache: expected a directory where Numba can keep compiled kernels, found none that can be "
+            "compile_cache: expected a directory where compiled kernels can be kept, found none that can be "
             "written; set NUMBA_CACHE_DIR to one before Python starts"
         )
     work = [(name, dtype, axis) for name in names for dtype in kinds for axis in ends]

@@ -216,7 +216,7 @@ lost: list[str] = []  # why kernels that this process compiled were not kept
 def _lose(why: str) -> None:
     """Said once: each process compiles again, which takes seconds, but its results are right."""
     if not lost:
-        logging.getLogger("normzoo").warning("compiled kernels are not kept on disk: %s", why)
+        logging.getLogger("normzoo").warning("normzoo: compiled kernels are not kept on disk: %s", why)
     lost.append(why)
 
 
