@@ -98,16 +98,20 @@ def check_place(site: Path) -> None:
 
 
 def put(new: Path, site: Path) -> None:
-    """The new site in place of the old; what else is in the folder, such as a .git, stays."""
+    """The new site in place of the old; what else is in the folder, such as a .git, stays. The files by which a site is
+    known come first, so that one whose writing was interrupted can be written over."""
     try:
         site.mkdir(parents=True, exist_ok=True)
-        for path in new.iterdir():
+        for path in sorted(new.iterdir(), key=lambda path: path.name not in OURS):
             old = site / path.name
             if old.is_dir() and not old.is_symlink():
                 shutil.rmtree(old)
             else:
                 old.unlink(missing_ok=True)
-        shutil.copytree(new, site, dirs_exist_ok=True)
+            if path.is_dir():
+                shutil.copytree(path, old)
+            else:
+                shutil.copy(path, old)
     except (OSError, shutil.Error) as error:
         raise Refusal(f"{site} cannot be written ({error}): name another folder with --html") from None
 
