@@ -11,13 +11,13 @@ import argparse
 
 import matplotlib as mpl
 import numpy as np
+from pictures import picture
 from PIL import Image
 
 import normzoo as nz
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
-from pictures import picture
 
 N, C, S = 4, 6, 5  # samples, channels, positions
 BLUE, PALE, EDGE = "#2f6fb2", "#e8edf3", "#8793a1"

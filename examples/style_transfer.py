@@ -24,14 +24,14 @@ import numpy as np
 import onnxruntime
 from onnx_graph import Graph
 from packages import package_file
+from pictures import picture
+from PIL import Image
 from skimage import data
-from skimage.transform import resize
 
 import normzoo as nz
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
-from pictures import picture
 
 ALLOWED = 1e-4
 
@@ -40,8 +40,9 @@ def photo(image: np.ndarray, size: int) -> np.ndarray:
     """An image as (1, 3, size, size) float32 from 0 to 1: its middle square."""
     side = min(image.shape[:2])
     top, left = ((n - side) // 2 for n in image.shape[:2])
-    square = resize(image[top : top + side, left : left + side, :3], (size, size), anti_aliasing=True)
-    return np.ascontiguousarray(square.transpose(2, 0, 1)[None], np.float32)
+    square = Image.fromarray(np.ascontiguousarray(image[top : top + side, left : left + side, :3]))
+    resized = np.asarray(square.resize((size, size), Image.Resampling.BICUBIC), np.float32) / 255
+    return np.ascontiguousarray(resized.transpose(2, 0, 1)[None])
 
 
 class StyleNetwork(Graph):

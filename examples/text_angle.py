@@ -19,15 +19,15 @@ import numpy as np
 import onnxruntime
 from onnx_graph import Graph
 from packages import package_file
+from pictures import picture
+from PIL import Image
 from skimage import data
 from skimage.filters import threshold_local
-from skimage.transform import resize
 
 import normzoo as nz
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
-from pictures import picture
 
 HEIGHT, WIDTH = 48, 192  # of what the network reads
 ALLOWED = 1e-5
@@ -50,7 +50,9 @@ def text_lines(page: np.ndarray) -> list[np.ndarray]:
 
 def as_input(lines: Sequence[np.ndarray]) -> np.ndarray:
     """(N, 3, 48, 192) float32 from -1 to 1."""
-    resized = np.stack([resize(line / 255, (HEIGHT, WIDTH), anti_aliasing=True) for line in lines])
+    images = [Image.fromarray(np.ascontiguousarray(line)) for line in lines]
+    sized = [image.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC) for image in images]
+    resized = np.stack([np.asarray(one, np.float32) / 255 for one in sized])
     return np.ascontiguousarray(np.repeat(resized[:, None] * 2 - 1, 3, 1), np.float32)
 
 
