@@ -207,7 +207,7 @@ print(sum(write.stats.cache_hits.values()))
 """
 
 
-@pytest.mark.parametrize("kept", ["sources", "bytecode"])
+@pytest.mark.parametrize("kept", ["sources", pytest.param("bytecode", marks=pytest.mark.slow)])
 def test_a_package_in_a_zip_keeps_its_kernels_until_the_next_release(tmp_path, kept):
     """numba#9630. With the bytecode alone too, as in a frozen program."""
     site = site_of(tmp_path)

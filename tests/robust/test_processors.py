@@ -88,7 +88,7 @@ with nz.use("reference"):
 """
 
 
-@pytest.mark.parametrize("name", ["generic", "sandybridge"])
+@pytest.mark.parametrize("name", ["generic", pytest.param("sandybridge", marks=pytest.mark.slow)])
 def test_float16_without_instructions_for_it(name, tmp_path):
     """LLVM calls a function to convert where a processor cannot, and the process died at its address."""
     script(EVERY_VALUE, NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES="", NUMBA_CACHE_DIR=tmp_path)
@@ -98,6 +98,7 @@ def test_float16_with_the_instructions_of_this_processor(tmp_path):
     script(EVERY_VALUE, NUMBA_CACHE_DIR=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_float16_norm_on_a_processor_of_2008(tmp_path):
     script(A_NORM, NUMBA_CPU_NAME="nehalem", NUMBA_CPU_FEATURES="", NUMBA_CACHE_DIR=tmp_path)
 

@@ -227,7 +227,7 @@ class _Cache:
     def __init__(self, function: Callable) -> None:
         self._name = f"{function.__module__}.{function.__qualname__}"
         self._prefix = f"{function.__name__[:40]}-"
-        self._python = f".py{sys.version_info[0]}{sys.version_info[1]}{sys.abiflags}.nbc"
+        self._python = f".py{sys.version_info[0]}{sys.version_info[1]}{getattr(sys, 'abiflags', '')}.nbc"
 
     @property
     def cache_path(self) -> str | None:
@@ -240,7 +240,7 @@ class _Cache:
             path = os.path.join(place, name)
             try:
                 return CompileResult._rebuild(target_context, *_files(place)._load_data(name))
-            except FileNotFoundError:
+            except (OSError, MemoryError):  # there is no such file, most often
                 continue
             except Exception:  # what is in a broken file may raise anything
                 with contextlib.suppress(OSError):
@@ -292,15 +292,20 @@ def _places(given: str) -> list[str]:
     of NUMBA_CACHE_DIR, beside the sources, and the user's. Of an archive or a frozen program there is nothing beside
     the sources. Each installation has a folder of its own, whose old kernels it removes; a frozen program, which may be
     unpacked to another place each time, one for its sources."""
-    package, frozen = sys.modules[__package__].__path__[0], getattr(sys, "frozen", False)
+    package, frozen = _absolute(sys.modules[__package__].__path__[0]), getattr(sys, "frozen", False)
     own = f"normzoo_{(SOURCE or 0) if frozen else _digest(os.fsencode(package)):x}"
     beside = os.path.join(package, "__pycache__") if os.path.isdir(package) and not frozen else ""
-    user = _of_user()
-    found = [os.path.join(given, own) if given else "", beside, os.path.join(user, own) if user else ""]
+    folders = (_absolute(folder) if folder else "" for folder in (given, _of_user()))
+    of_given, of_user = (os.path.join(folder, own) if folder else "" for folder in folders)
+    return [place for place in (of_given, beside, of_user) if place]
+
+
+def _absolute(path: str) -> str:
+    """Wherever the program goes from here; "" where the path is of a working directory that is gone."""
     try:
-        return [os.path.abspath(place) for place in found if place]
-    except OSError:  # the working directory is gone
-        return [place for place in found if os.path.isabs(place)]
+        return os.path.abspath(path)
+    except OSError:
+        return ""
 
 
 def _of_user() -> str:
