@@ -107,6 +107,9 @@ def right(kind: Kind, x, dy, weight, sets: Groups, parameters: Groups, given=Non
     )  # fmt: skip
 
 
+SUBNORMAL = 2.0**-24  # the spacing of float16 near 0
+
+
 def check_gradients(found, expected: Right, narrow=0.0):
     """found: dx, dweight, dbias, the latter two None where there are none. narrow: dx is stored with such a rounding."""
     dx, dweight, dbias = (None if a is None else np.asarray(a).ravel().astype(WIDE) for a in found)
@@ -123,7 +126,7 @@ def check_gradients(found, expected: Right, narrow=0.0):
 
     size = expected.x.size
     most = np.full(size, np.abs(expected.x).max())
-    rounding = narrow * np.abs(expected.x)
+    rounding = np.maximum(narrow * np.abs(expected.x), SUBNORMAL if narrow else 0)
     compare("dx", dx, expected.x, LARGEST * most + rounding, most)
     compare("a value of dx", dx, expected.x, TERMS * expected.terms + rounding, expected.terms)
     if dweight is not None:

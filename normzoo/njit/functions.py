@@ -86,7 +86,7 @@ def _pass(
     has_weight, has_bias = not _none(weight), not _none(bias)
     letters = full if has_weight or has_bias else plain
     affine = has_weight or has_bias
-    run = forward(moments, kinds)
+    run = forward(moments, kinds, x.dtype)
     shaped = next((p.ndim for p in (weight, bias) if not _none(p)), 1)
     saved_type = SavedType(x, shaped, SIZES, owner, moments, kinds, has_weight, has_bias)
     weight_of, bias_of = _parameter(has_weight, has_bias, 1.0), _parameter(has_bias, has_weight, 0.0)

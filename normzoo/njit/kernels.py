@@ -1,8 +1,8 @@
 """The passes of the contract as functions that compiled code calls: the CPU backend's choice of a kernel, at run time.
 
 A norm says which of the four kinds of kernels its views may need, rows or columns, with parameters that vary along the
-axis a kernel cannot take them out of or not: only these are compiled. All run alone. Those that share large
-sets among threads are not needed: they have the bits of these.
+axis a kernel cannot take them out of or not: only these are compiled, and those of few values. All run alone. Those
+that share large sets among threads are not needed: they have the bits of these.
 
 Kernels are called by their address. Numba would else take the code of every kernel into each function around it and
 optimize it there again, which took minutes. The price is that Numba does not cache the functions that call norms; the
@@ -19,9 +19,8 @@ from numba.core import types
 from numba.extending import intrinsic, register_jitable
 
 from normzoo import view
-from normzoo.backends import cpu
 from normzoo.backends.contract import CONSTANT, Moments
-from normzoo.backends.cpu import columns, columns_gradients, columns_split, rows, rows_gradients, rows_split
+from normzoo.backends.cpu import code, columns, columns_gradients, columns_split, few, rows, rows_gradients, rows_split
 from normzoo.backends.cpu.jit import INNER
 from normzoo.backends.cpu.lanes import Flat
 from normzoo.backends.cpu.sharing import ALONE
@@ -29,8 +28,8 @@ from normzoo.backends.cpu.sharing import ALONE
 inner = register_jitable(**INNER)
 inner(view.take_run)
 fit_sizes = inner(view.fit_sizes)
-is_columns = inner(cpu.is_columns)
-TINY = cpu.TINY
+is_columns, is_few = inner(code.is_columns), inner(code.is_few)
+FEW, FEW_BACK = code.FEW, code.FEW_BACK
 
 
 class Kinds(NamedTuple):
@@ -104,16 +103,15 @@ def _choice(dims, parameter_dims, gradients):
     return 1 if parameter_dims[3] > 1 else 0
 
 
-@inner
-def copy_into(target, source):
-    """target[...] = source, of one size. Numba would compile a message about shapes that differ, for a second."""
-    t, s = target.ravel(), source.ravel()
-    for i in range(t.size):
-        t[i] = s[i]
+def _of_few(kind: str, make: Any, moments: Moments, dtype: types.Float) -> Any:
+    """The kernel of few values, wherever these lie: of float32 alone, and not with CONSTANT, see `code.py`."""
+    if moments == CONSTANT or dtype != types.float32:
+        return None
+    return by_address(make(moments.center, moments.power, True, False), _ARRAYS[kind])
 
 
 @lru_cache(maxsize=256)
-def forward(moments: Moments, kinds: Kinds) -> Callable:
+def forward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
     """run(dims, parameter_dims, x, weight, bias, y, stats, eps): the statistics of x, and y by them; with CONSTANT y by
     the statistics that are there."""
     center, power = moments.center, moments.power
@@ -129,6 +127,8 @@ def forward(moments: Moments, kinds: Kinds) -> Callable:
         )
     first, second, third, fourth = calls
     has_first, has_second, has_third, has_fourth = kinds
+    of_few = _of_few("forward", few.forward, moments, dtype)
+    has_few = of_few is not None
 
     @numba.njit(error_model="numpy", **INNER)
     def run(dims, parameter_dims, x, weight, bias, y, stats, eps):
@@ -138,6 +138,9 @@ def forward(moments: Moments, kinds: Kinds) -> Callable:
             if known
             else (ALONE, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, False)
         )
+        if has_few and is_few(dims, FEW):
+            of_few(arguments)
+            return
         which = _choice(dims, parameter_dims, False)
         if has_first and which == 0:
             first(arguments)
@@ -162,11 +165,16 @@ def backward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
         kinds,
     )
     has_first, has_second, has_third, has_fourth = kinds
+    of_few = _of_few("backward", few.backward, moments, dtype)
+    has_few = of_few is not None
 
     @numba.njit(error_model="numpy", **INNER)
     def run(dims, parameter_dims, dy, x, weight, stats, eps, dx, dweight, dbias):
         divisor = float(dims[1] * dims[3])
         arguments = (ALONE, dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, np.inf)
+        if has_few and is_few(dims, FEW_BACK):
+            of_few(arguments)
+            return
         which = _choice(dims, parameter_dims, True)
         if has_first and which == 0:
             first(arguments)
@@ -177,27 +185,4 @@ def backward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
         if has_fourth and which == 3:
             fourth(arguments)
 
-    if dtype == types.float64:
-        return run
-    known = moments == CONSTANT
-    exact_forward, exact = forward(moments, kinds), backward(moments, kinds, types.float64)
-
-    @numba.njit(error_model="numpy", **INNER)
-    def run_single(dims, parameter_dims, dy, x, weight, stats, eps, dx, dweight, dbias):
-        if dims[1] * dims[3] > TINY:
-            run(dims, parameter_dims, dy, x, weight, stats, eps, dx, dweight, dbias)
-            return
-        # as the CPU backend: dx of such a set is a difference of almost equal terms
-        v, w, d = x.astype(np.float64), weight.astype(np.float64), dy.astype(np.float64)
-        found, dw, db = np.empty(dx.shape), np.empty(dweight.shape), np.empty(dbias.shape)
-        s = np.empty(stats.shape)
-        if known:
-            copy_into(s, stats)
-        else:
-            exact_forward(dims, parameter_dims, v, w, w, found, s, eps)
-        exact(dims, parameter_dims, d, v, w, s, eps, found, dw, db)
-        copy_into(dx, found)
-        copy_into(dweight, dw)
-        copy_into(dbias, db)
-
-    return run_single
+    return run

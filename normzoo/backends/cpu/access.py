@@ -240,7 +240,7 @@ def _load_apart(context, builder, sig, args):
         for lane, place in enumerate(places):
             v = builder.insert_element(v, builder.load(place), word(lane))
         builder.store(v, found)
-    return loaded(builder, dtype, builder.load(found))
+    return loaded(context, builder, dtype, builder.load(found))
 
 
 def _places_apart(context, builder, sig, args):

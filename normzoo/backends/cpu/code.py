@@ -112,7 +112,7 @@ class Code(NamedTuple):
 def forward_code(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Code:
     by_column = is_columns(dims)
     arrays, scalars = (store, dtype, dtype, store, DOUBLE), (types.float64, types.float64, types.boolean)
-    if is_few(dims, dtype, FEW):
+    if dtype == np.float32 and is_few(dims, FEW):
         return Code(dims, False, few.forward, False, few_flags(dims, moments), arrays, 3, scalars)
     makers = rows.forward, rows_split.forward, columns.forward, columns_split.forward
     least = min(FEW_SETS, PER_THREAD * numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
@@ -133,7 +133,7 @@ def backward_code(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.
     by_column = is_columns(dims, True)
     arrays, scalars = (store, store, dtype, DOUBLE, store, dtype, dtype), (types.float64, types.float64)
     # where statistics are constants, the bits of an item must not depend on how many there are
-    if moments != CONSTANT and is_few(dims, dtype, FEW_BACK):
+    if moments != CONSTANT and dtype == np.float32 and is_few(dims, FEW_BACK):
         return Code(dims, False, few.backward, False, few_flags(dims, moments), arrays, 4, scalars)
     makers = rows_gradients.backward, rows_split.backward, columns_gradients.backward, columns_split.backward
     spans = varies(by_column, parameter_dims)
@@ -164,10 +164,10 @@ def _is_written_in_order(dims: Dims, by_column: bool, whole: bool) -> bool:
     return n % LANES == 0 and not (whole and m > 1 and c > 1)
 
 
-def is_few(dims: Dims, dtype: np.dtype, most: int) -> bool:
-    """Do the kernels of few values, of `most` in a set, take this view, whose parameters are of this dtype?"""
+def is_few(dims: Dims, most: int) -> bool:
+    """Do the kernels of few values, of `most` in a set, take this view? They compute float32."""
     _, m, c, n = dims
-    return dtype == np.float32 and m * n <= (PAIR if n == 1 and m > 1 and c > 1 else most)
+    return m * n <= (PAIR if n == 1 and m > 1 and c > 1 else most)
 
 
 def few_flags(dims: Dims, moments: Moments) -> tuple:
