@@ -55,7 +55,7 @@ def check_array(owner: object, name: str, a: Any) -> None:
     if type(a) is np.ndarray and a.dtype.char in CHARS:  # what most arrays are
         return
     if not isinstance(a, np.ndarray) and not on_device(a):
-        if getattr(type(a), "is_selection", False):  # its array has been checked
+        if check_masks(owner, name, a, getattr(owner, "masks", True)):  # its array has been checked
             return
         raise TypeError(
             f"{owner}: expected {name} to be a NumPy array, got {type(a).__name__}; "
@@ -93,6 +93,20 @@ def check_device(owner: object, device: str, expected: str, instead: str) -> Non
     """The owner has kernels for this device, or is nothing that lacks any."""
     if device not in getattr(owner, "devices", DEVICES):
         raise TypeError(f"{owner}: expected {expected}; this norm has no CUDA kernels, write {instead}")
+
+
+def check_masks(owner: object, name: str, a: Any, takes: bool) -> bool:
+    """Is a an array of which not all values count? It is x then, and the norm declares that it takes such."""
+    if not getattr(type(a), "is_selection", False):
+        return False
+    if name != "x":
+        raise TypeError(f"{owner}: expected {name} to be a NumPy array, got one that `select` made; write {name}.x")
+    if not takes:
+        raise TypeError(
+            f"{owner}: takes no mask, lengths, sample_weight or segments, got x with some (the class does not declare "
+            "masks = True); write norm(x) with an x all of whose values count, as x[keep] of samples is"
+        )
+    return True
 
 
 def on_device(a: Any) -> bool:

@@ -195,7 +195,7 @@ class Arrangement:
         # (A, the rest of the kept axes)
         arranged = [*self.a, *(i for i in [*self.before, *self.behind] if i in self.kept)]
         for plane, found in zip(planes, (None, saved.mean, saved.spread), strict=True):
-            at = plane[group.segment].transpose([self.kept.index(i) for i in arranged])
+            at = plane[group.segment, ...].transpose([self.kept.index(i) for i in arranged])
             new = values if found is None else found.reshape(sizes).transpose(back)
             if self.a:
                 merged = at.reshape(-1, *at.shape[len(self.a) :])

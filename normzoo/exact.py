@@ -45,8 +45,11 @@ class ExactNorm(Norm):
         return self.exactly(x, out)
 
     @in_any_mode
-    def exactly(self, x: Array, out: Array | None = None, **inputs: Array) -> tuple[Array, Saved]:
-        """Check, compute in float64 and place y: see `Norm.forward`."""
+    def exactly(
+        self, x: Array, out: Array | None = None, *, update_stats: bool = True, **inputs: Array
+    ) -> tuple[Array, Saved]:
+        """Check, compute in float64 and place y: see `Norm.forward`. Without `update_stats` the buffers stay as they
+        are."""
         x = base_array(self, "x", x)
         inputs = {name: base_array(self, name, a) for name, a in inputs.items()}
         self.check(x, **inputs)
@@ -63,7 +66,7 @@ class ExactNorm(Norm):
                 seen = {"num_batches_tracked": lambda count: count + 1} if counted else {}
                 result = x, lambda dy: {"x": dy} | zeros, seen
             found, pull = result[0], result[1]
-            state = result[2] if len(result) == 3 else {}
+            state = result[2] if len(result) == 3 and update_stats else {}
             for name in state:
                 if not self.buffers[name].flags.writeable:
                     raise ValueError(f"{self}: expected {name} that can be written, got a read-only array")

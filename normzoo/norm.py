@@ -54,6 +54,10 @@ def entry(kind: str, name: str) -> property:
     return property(get, put)
 
 
+# What a class supports that does not say so, if its forward is not that of `Norm`: see `Norm.masks`.
+UNDECLARED: dict[str, Any] = {"devices": ("cpu",), "masks": False, "recalibrates": None}
+
+
 def _no_values(norm: object) -> None:
     """Of a norm that does not say what its axes depend on."""
 
@@ -68,8 +72,14 @@ class Norm:
             norm.params["weight"], or None where the norm has none.
         training: whether statistics that are tracked are taken from x and updated.
         saved: the `Saved` of the last call, or None.
-        devices: where it runs. A norm with a `forward` of its own runs on the host alone, unless it says that it
-            computes nothing but passes: then on "cuda" too.
+        devices: where it runs: on "cuda" too, if it computes nothing but passes.
+        masks: whether x may be what `normzoo.select` makes, in which not all values count.
+        recalibrates: which variance of a data set its running one is, "unbiased" or "biased": what `recalibrate`
+            finds; None where the running statistics are others. Such a norm's forward takes update_stats=False.
+
+            These three are declared. A class that comes from `Norm` and takes its `forward` has what `Norm` says. With
+            another forward a declaration counts on the class alone that writes it: nothing that was written for
+            BatchNorm holds unasked for a class that is made of it.
         asks: names of the attributes that `axes` reads, of values that cannot change; () where it reads others. Small
             arrays are then normalized by the last plan without asking it again.
         label: what messages call the norm.
@@ -78,6 +88,8 @@ class Norm:
     moments: ClassVar[Moments] = Moments()
     eps: float | None  # None, where a norm allows it: see `eps_for`
     devices: tuple[str, ...] = DEVICES
+    masks: bool = True
+    recalibrates: ClassVar[str | None] = None
     asks: ClassVar[tuple[str, ...]] = ()
     _asked: ClassVar[Any] = staticmethod(_no_values)  # of `asks`, of a norm
 
@@ -87,8 +99,10 @@ class Norm:
             cls._asked = attrgetter(*cls.asks)
         elif "axes" in vars(cls):
             cls.asks, cls._asked = (), staticmethod(_no_values)
-        if "forward" in vars(cls) and "devices" not in vars(cls):
-            cls.devices = ("cpu",)
+        if cls.forward is not Norm.forward:
+            for name, nothing in UNDECLARED.items():
+                if name not in vars(cls):
+                    setattr(cls, name, nothing)
 
     weight = entry("params", "weight")
     bias = entry("params", "bias")

@@ -243,10 +243,14 @@ def normalize(
             return y, found, ViewSaved(owner, plan, v, v, weight, bias, eps, found) if keep else None
     plain, asked = True, out
     if type(x) is Selected:
-        if stats is not None or parameter_shape not in (None, axes.parameter_shape):
-            raise TypeError(f"{owner}: takes no masks, lengths, weights or segments")
+        if stats is not None:
+            raise TypeError(f"{owner}: expected masks without known statistics; write masks = False in its class")
+        spanned, wanted = axes.parameter_shape, axes.parameter_shape if parameter_shape is None else parameter_shape
+        check_parameter(owner, "weight", weight, wanted)
+        check_parameter(owner, "bias", bias, wanted)
+        spans = (None if p is None else p.reshape(spanned) for p in (weight, bias))
         y, found, back = normalize_selected(
-            (normalize, resume), owner, x, axes, weight, bias, moments, eps, out, given, apart
+            (normalize, resume), owner, x, axes, *spans, moments, eps, out, given, apart
         )
         return y, found, SelectedSaved(owner, x.x, back, weight, bias) if keep else None
     if type(x) is not ndarray:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
-from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -18,13 +17,14 @@ from normzoo.stats import Stats, data_array
 class Collected:
     """What the norms' running statistics are taken from: the inputs of one norm.
 
-    BatchNorm: count, mean and m2 of every channel. InstanceNorm: the means and unbiased variances of all instances,
-    which weigh the same.
+    Where the norm's sets are those of its running statistics, as BatchNorm's and SplitBatchNorm's are: count, mean and
+    m2 of every set. InstanceNorm and GhostBatchNorm, which have more sets: the means and unbiased variances of all of
+    them, which weigh the same.
     """
 
     def __init__(self, norm: TrackedNorm) -> None:
         self.norm, self.batches = norm, 0
-        self.first, self.second = (Stats.empty((norm.num_features,)) for _ in range(2))
+        self.first, self.second = (Stats.empty(norm.buffers["running_mean"].shape) for _ in range(2))
 
     def see(self, x: Array) -> None:
         """Take a batch in."""
@@ -50,7 +50,7 @@ class Collected:
             return
         if int(found.count) < 2:
             raise ValueError(
-                f"{norm}: expected more than 1 position a channel in batch {self.batches - 1}, got x of shape {x.shape}"
+                f"{norm}: expected more than 1 value in a set of batch {self.batches - 1}, got x of shape {x.shape}"
             )
         self.first = self.first.update(found.mean, samples)
         self.second = self.second.update(found.var(correction=1), samples)
@@ -68,7 +68,8 @@ class Collected:
                 f"{self.norm}: expected 2 values a channel or more in the batches, got {values} in {self.batches} "
                 "batches; pass data, and a generator that was not used up before"
             )
-        return self.first.mean, self.second.mean if instances else self.first.var(correction=1)
+        biased = self.norm.recalibrates == "biased"
+        return self.first.mean, self.second.mean if instances else self.first.var(correction=0 if biased else 1)
 
 
 def recalibrate(
@@ -82,9 +83,10 @@ def recalibrate(
     """Compute the running statistics of `norms` anew over a data set: after training, or after weights were averaged.
 
     Formula:
-        BatchNorm: mean and unbiased variance of all values of a channel, in whatever batches they came: a last batch
-        that is smaller weighs less. InstanceNorm: the averages over all samples of the instances' means and unbiased
-        variances.
+        BatchNorm, and norms whose running statistics are the same: mean and unbiased variance of all values of a
+        channel, in whatever batches they came: a last batch that is smaller weighs less. EMABatchNorm: mean and biased
+        variance. InstanceNorm (GhostBatchNorm): the averages over all samples (ghosts) of the instances' means and
+        unbiased variances.
 
     The network runs in training mode: each norm normalizes by the batch's statistics, so that the inputs of the norms
     behind it do not depend on running statistics. These, num_batches_tracked and the mode stay as they are until all
@@ -92,7 +94,8 @@ def recalibrate(
     norm counts them. If anything raises before, nothing has changed.
 
     Args:
-        norms: one norm or several, with track_running_stats. Each collects its own inputs, in one pass for all.
+        norms: one norm or several, with running statistics, that declare `recalibrates`. Each collects its own inputs,
+            in one pass for all.
         batches: anything that gives batches: a list, a generator, an array (see `batch_size`), memory-mapped or not.
         forward: runs the network on a batch, whatever that is, and with it every norm: network, or
             lambda batch: network(batch[0]). None: the batches are the inputs of the norms themselves, and nothing is
@@ -101,7 +104,8 @@ def recalibrate(
         progress: show a bar, if tqdm is installed.
 
     Raises:
-        TypeError: a norm tracks no statistics, or `batches` gives none.
+        TypeError: a norm tracks no statistics, or others than the mean and variance of its inputs (it does not declare
+            `recalibrates`); `batches` gives none.
         ValueError: fewer than two values a channel came by. FloatingPointError: see `on_nonfinite` of `BatchNorm`; with
             "skip" a poisoned batch is left out. Whatever `batches` and `forward` raise.
 
@@ -111,18 +115,17 @@ def recalibrate(
     >>> norm.running_mean, norm.running_var
     (array([3.], dtype=float32), array([16.666666], dtype=float32))
     """
-    found = [norms] if isinstance(norms, TrackedNorm) else list(norms)
+    found = list(norms) if isinstance(norms, Iterable) else [norms]
     for norm in found:
-        kept = norm.buffers if isinstance(norm, TrackedNorm) else {}
-        if not {"running_mean", "running_var"} <= kept.keys():
-            raise TypeError(
-                f"recalibrate: expected norms with running statistics, got {norm}; write track_running_stats=True"
-            )
-        if on_device(kept["running_mean"]):
+        _check(norm)
+        if on_device(norm.buffers["running_mean"]):
             raise TypeError(f'recalibrate: expected norms on the host, got {norm} on the device; write norm.to("cpu")')
     collected = [Collected(norm) for norm in dict.fromkeys(found)]
     cut, total = _cut(batches, batch_size)
-    with _collecting(collected if forward else []), bar(total, progress, unit="batch", desc="recalibrate") as shown:
+    with (
+        _collecting(collected, forward is not None),
+        bar(total, progress, unit="batch", desc="recalibrate") as shown,
+    ):
         for batch in cut:
             if forward is not None:
                 forward(batch)
@@ -137,6 +140,26 @@ def recalibrate(
         for each, (mean, var) in zip(collected, results, strict=True)
     ]
     _put(collected, new)
+
+
+def _check(norm: Any) -> None:
+    """The norm has running statistics, of the kind that are found here."""
+    buffers = getattr(norm, "buffers", {})
+    if getattr(norm, "recalibrates", None) is not None:
+        if {"running_mean", "running_var"} <= buffers.keys():
+            return
+        raise TypeError(
+            f"recalibrate: expected norms with running statistics, got {norm}; write track_running_stats=True"
+        )
+    if "num_batches_tracked" in buffers and hasattr(norm, "momentum"):
+        raise TypeError(
+            f"recalibrate: expected norms whose running statistics are mean and variance of their inputs, got {norm}, "
+            "which declares no `recalibrates`; write norm.num_batches_tracked[...] = 0 and norm.momentum = None, and "
+            "train it on the batches"
+        )
+    raise TypeError(
+        f"recalibrate: expected norms with running statistics that declare `recalibrates`, got {norm}; leave it out"
+    )
 
 
 def _put(collected: Sequence[Collected], new: Sequence[dict[str, Any]]) -> None:
@@ -158,32 +181,25 @@ def _put(collected: Sequence[Collected], new: Sequence[dict[str, Any]]) -> None:
 
 
 @contextmanager
-def _collecting(collected: Sequence[Collected]) -> Iterator[None]:
-    """In the block, every norm is in training mode, shows what it is called with, and updates nothing."""
+def _collecting(collected: Sequence[Collected], called: bool) -> Iterator[None]:
+    """In the block, every norm is in training mode and, if it is `called` there, shows with what, and updates
+    nothing."""
     modes = [each.norm.training for each in collected]
 
     def showing(each: Collected) -> Callable[..., Any]:
         norm = each.norm
 
-        controlled = "update_stats" in signature(type(norm).forward).parameters
-
         def forward(x: Array, *arguments: Any, **options: Any) -> Any:
             each.see(x)
-            if controlled:
-                return type(norm).forward(norm, x, *arguments, **options | {"update_stats": False})
-            before = {name: a.copy() for name, a in norm.buffers.items()}
-            try:
-                return type(norm).forward(norm, x, *arguments, **options)
-            finally:
-                for name, a in before.items():
-                    norm.buffers[name][...] = a
+            return type(norm).forward(norm, x, *arguments, **options | {"update_stats": False})
 
         return forward
 
     try:
         for each in collected:
             each.norm.train()
-            vars(each.norm)["forward"] = showing(each)
+            if called:
+                vars(each.norm)["forward"] = showing(each)
         yield
     finally:
         for each, mode in zip(collected, modes, strict=True):

@@ -257,7 +257,8 @@ class SelectedSaved(FunctionSaved):
 
     def _backward(self, dy: Array, out: Array | None) -> Grads:
         dx = empty_in_layout(*self._x_like, self._layout) if out is None else out
-        return Grads(dx, *self._back(dy, dx))
+        found = zip(self._back(dy, dx), (self._weight, self._bias), strict=True)
+        return Grads(dx, *(d if p is None else d.reshape(p.shape) for d, p in found))
 
 
 def native(a: Any, like: Any) -> Any:

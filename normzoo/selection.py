@@ -66,6 +66,11 @@ class Selected:
     def size(self) -> int:
         return self.x.size
 
+    @property
+    def shown(self) -> Array | None:
+        """Where y is computed, elsewhere it is 0 or x; None: everywhere."""
+        return None if self.masked == "normalize" else self.mask
+
 
 def select(
     x: Array,
@@ -336,7 +341,7 @@ def _by_given(
     given: tuple[Array, Array],
 ) -> tuple[Array, None, Back]:
     """Statistics that are given: a value that does not count has no part in the gradients, whatever it is."""
-    mask = chosen.mask if chosen.masked != "normalize" else None
+    mask = chosen.shown
     shown = x if mask is None else np.where(mask, x, np.zeros((), x.dtype))
     made, _, saved = run(owner, shown, axes, weight, bias, moments, eps, given=given)
     y[...] = made

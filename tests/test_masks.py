@@ -10,6 +10,8 @@ import pytest
 
 import normzoo as nz
 from tests import check
+from tests.cases import CASES, Case, draw
+from tests.zoo import ZOO
 
 EPS = 1e-5
 each_backend = pytest.mark.parametrize("backend", ["cpu", "reference"])
@@ -357,3 +359,143 @@ def test_bad_selections_change_nothing(options, error, match, rng):
         norm(rng.standard_normal((4, 5, 9)).astype(np.float32), **options)
     for key, value in norm.state_dict().items():
         check.same_bits(value, before[key])
+
+
+def row(case, rng):
+    """(norm, x, arguments beside x, dy) of a row of any norm."""
+    if isinstance(case, Case):
+        x, dy = draw(case, rng)
+        return filled(case.norm(dtype=np.float64), rng), x, {}, dy
+    norm, x, inputs, dy = case.draw(rng)
+    return norm, x, inputs | case.fixed, dy
+
+
+def cut(norm, arguments, size, axis, keep):
+    """A copy of the norm for x with `keep` of `size` places along an axis, and what it takes beside x."""
+    twin = copy.deepcopy(norm)
+    if hasattr(norm, "shape"):  # weights have a shape of their own
+        twin.shape = (*norm.shape[:axis], int(keep.sum()), *norm.shape[axis + 1 :])
+    if getattr(norm, "dim", None) == axis == 0:
+        twin.params = {name: p[keep] if p.shape[:1] == (size,) else p for name, p in twin.params.items()}
+        twin._shape = (int(keep.sum()), *norm._shape[1:])
+        if hasattr(norm, "num_features"):
+            twin.num_features = int(keep.sum())
+    if axis == 0 and (getattr(norm, "parameter_axis", None) is not None or norm.label.arguments == ((3, 5),)):
+        pytest.skip("its parameters span the samples")
+    return twin, {name: kept_of(a, size, axis, keep) for name, a in arguments.items()}
+
+
+def kept_of(a, size, axis, keep):
+    whole = isinstance(a, np.ndarray) and a.ndim > axis and a.shape[axis] == size
+    return np.compress(keep, a, axis) if whole else a
+
+
+ROWS = [pytest.param(case, id=str(case)) for case in [*CASES, *ZOO]]
+
+
+def test_every_norm_has_a_row_here():
+    assert {str(case.values[0]).split("-")[0] for case in ROWS} == set(nz.list_norms())
+
+
+@pytest.mark.parametrize("places", [False, True], ids=["samples", "places"])
+@pytest.mark.parametrize("case", ROWS)
+def test_every_norm_is_right_with_masks_or_refuses_by_name(case, places, rng):
+    """Right is what the norm gives where x has the values that count alone."""
+    norm, x, arguments, dy = row(case, rng)
+    axis = 0
+    if places:
+        if getattr(norm, "channel_axis", None) not in (1, -1) or x.ndim < 3:
+            pytest.skip("has no channels and places")
+        axis = 2 if norm.channel_axis == 1 else 1
+    size = x.shape[axis]
+    keep = rng.random(size) < 0.6
+    keep[:2] = True
+    if size > 2:
+        keep[2] = False
+    mask = keep.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+    if not norm.masks:
+        before, out = norm.state_dict(), np.full_like(x, 7)
+        for options in ({"mask": mask}, {"sample_weight": mask * 1.0}, {"skip_nan": True}, {"out": out, "mask": mask}):
+            with pytest.raises(TypeError, match=rf"^{type(norm).__name__}\(.*takes no mask.*; write"):
+                norm(x, **arguments, **options)
+        with pytest.raises(TypeError, match="takes no mask"):
+            norm.forward(nz.select(x, mask), **arguments)
+        for name, value in norm.state_dict().items():
+            check.same_bits(value, before[name])
+        assert norm.saved is None and (out == 7).all()
+        assert norm(x, **arguments) is not None, "what the message says to write"
+        return
+    twin, cut_arguments = cut(norm, arguments, size, axis, keep)
+    expected = twin(np.compress(keep, x, axis), **cut_arguments)
+    y = norm(np.where(mask, x, np.nan), **arguments, mask=mask)
+    check.close(np.compress(keep, y, axis), expected, check.EXACT)
+    assert not np.compress(~keep, y, axis).any()
+    dx, dx_expected = norm.backward(dy), twin.backward(np.compress(keep, dy, axis))
+    check.close(np.compress(keep, dx, axis), dx_expected, check.EXACT)
+    assert not np.compress(~keep, dx, axis).any()
+    for name, d in twin.grads.items():
+        found = norm.grads[name]
+        if found.shape != d.shape:
+            assert not np.compress(~keep, found, axis).any()
+            found = np.compress(keep, found, axis)
+        check.close(found, d, 1e-11)
+    for name, a in twin.buffers.items():
+        check.close(norm.buffers[name], a, check.EXACT)
+
+
+def test_a_class_takes_masks_where_it_says_so_itself(rng):
+    """What was written for BatchNorm does not hold unasked for a class that is made of it."""
+
+    class Doubled(nz.BatchNorm):
+        def forward(self, x, out=None, **options):
+            y, saved = super().forward(x, out, **options)
+            return np.multiply(y, 2, out=y), saved
+
+    class Said(Doubled):
+        masks = True
+
+    class OfTheView(nz.LayerNorm):
+        pass
+
+    assert [kind.masks for kind in (nz.BatchNorm, Doubled, Said, OfTheView)] == [True, False, True, True]
+    x, mask = rng.standard_normal((4, 3, 5)), np.array([True, True, False, True]).reshape(4, 1, 1)
+    with pytest.raises(TypeError, match=r"^Doubled\(3\): takes no mask"):
+        Doubled(3)(x, mask=mask)
+    check.close(Said(3)(x, mask=mask), 2 * nz.BatchNorm(3)(x, mask=mask), check.EXACT)
+
+
+def test_only_x_may_be_selected_from(rng):
+    x = rng.standard_normal((4, 3, 5))
+    some = nz.select(x, np.ones(5, bool))
+    norm = nz.AdaptiveInstanceNorm()
+    with pytest.raises(TypeError, match=r"AdaptiveInstanceNorm\(\).* style .*write style.x"):
+        norm(x, some)
+    norm(some, x)
+    with pytest.raises(TypeError, match=r"AdaptiveInstanceNorm\(\).* dy .*write dy.x"):
+        norm.backward(some)
+    with pytest.raises(TypeError, match="normalize: takes no mask"):
+        nz.functional.normalize(some, 3)
+    with pytest.raises(TypeError, match="local_response_norm: takes no mask"):
+        nz.functional.local_response_norm(some, 3)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_threshold_takes_no_part_where_values_do_not_count(policy, rng):
+    norm = filled(nz.FilterResponseNorm(3, learn_eps=True, dtype=np.float64), rng)
+    x, dy = rng.standard_normal((2, 2, 3, 8))
+    mask = np.arange(8) < 5
+    y = norm(x, mask=mask, masked=policy)
+    norm.backward(dy)
+    tau, grads = norm.grads["tau"], dict(norm.grads)
+    inner = filled(nz.FilterResponseNorm(3, dtype=np.float64), rng)
+    inner.params |= {name: norm.params[name] for name in ("weight", "bias", "tau")}
+    inner.eps = norm.eps + abs(norm.eps_l.item())
+    expected = inner(x[..., :5])
+    check.close(y[..., :5], expected, check.EXACT)
+    if policy != "normalize":
+        np.testing.assert_array_equal(y[..., 5:], x[..., 5:] if policy == "keep" else 0)
+        inner.backward(dy[..., :5])
+        for name in ("weight", "bias", "tau"):
+            check.close(grads[name], inner.grads[name], 1e-12)
+    else:
+        assert (y >= norm.tau.reshape(-1, 1)).all() and tau.any()

@@ -7,6 +7,8 @@ import pytest
 
 import normzoo as nz
 from tests import check
+from tests.cases import CASES, Case
+from tests.zoo import ZOO
 
 C = 3
 
@@ -113,13 +115,105 @@ def test_recalibrate_from_a_memory_map(tmp_path, rng, capsys):
         nz.recalibrate(norm, [mapped], batch_size=64)
 
 
-def test_recalibrate_a_norm_that_always_updates(rng):
-    class Always(nz.BatchNorm):
-        def forward(self, x, out=None):
-            return super().forward(x, out)
+def pooled(x, ddof=1):
+    return x.mean(axis=(0, 2)), x.var(axis=(0, 2), ddof=ddof)
 
-    x, held = batch(rng), []
-    norm = Always(C, dtype=np.float64)
+
+def of_halves(find):
+    """The mean and variance of every half of a batch."""
+    return lambda batches: [find(np.concatenate([np.split(x, 2)[i] for x in batches])) for i in range(2)]
+
+
+def of_ghosts(batches):
+    ghosts = [part for x in batches for part in np.split(x, 2)]
+    return [np.mean([pooled(part)[i] for part in ghosts], axis=0) for i in range(2)]
+
+
+def of_instances(batches):
+    x = np.concatenate(batches)
+    return x.mean(axis=2).mean(axis=0), x.var(axis=2, ddof=1).mean(axis=0)
+
+
+LABELS = {"labels": np.array([0, 1, 1, 0, 1, 0])}
+MODULATED = {name: np.ones((6, C, 4)) for name in ("gamma", "beta")}
+# the norms whose running statistics can be found anew: how they are made, what they take beside x, and the statistics
+FOUND = {
+    "batch_norm": (lambda **o: nz.BatchNorm(C, **o), {}, lambda batches: pooled(np.concatenate(batches))),
+    "instance_norm": (lambda **o: nz.InstanceNorm(C, track_running_stats=True, **o), {}, of_instances),
+    "alpha_batch_norm": (lambda **o: nz.AlphaBatchNorm(C, **o), {}, lambda batches: pooled(np.concatenate(batches))),
+    "ema_batch_norm": (lambda **o: nz.EMABatchNorm(C, **o), {}, lambda batches: pooled(np.concatenate(batches), 0)),
+    "ghost_batch_norm": (lambda **o: nz.GhostBatchNorm(C, 2, **o), {}, of_ghosts),
+    "split_batch_norm": (
+        lambda **o: nz.SplitBatchNorm(C, **o), {},
+        lambda batches: np.array(of_halves(pooled)(batches)).transpose(1, 0, 2),
+    ),
+    "conditional_batch_norm": (
+        lambda **o: nz.ConditionalBatchNorm(C, 2, **o), LABELS, lambda batches: pooled(np.concatenate(batches)),
+    ),
+    "spade": (lambda **o: nz.SPADE(C, **o), MODULATED, lambda batches: pooled(np.concatenate(batches))),
+}  # fmt: skip
+
+
+def everything():
+    rows = {str(case).split("-")[0]: case for case in [*ZOO, *CASES]}
+    return [pytest.param(name, rows[name], id=name) for name in nz.list_norms()]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("name", "case"), everything())
+def test_every_norm_is_recalibrated_right_or_refuses_by_name(name, case, training, rng):
+    if name not in FOUND:
+        norm = case.norm(dtype=np.float64) if isinstance(case, Case) else case.draw(rng)[0]
+        before = norm.state_dict()
+        with pytest.raises(TypeError, match=rf"^recalibrate: .* got {type(norm).__name__}\(.*; (write|leave)"):
+            nz.recalibrate(norm, [np.ones(case.shape)])
+        unchanged(norm, before)
+        return
+    make, arguments, find = FOUND[name]
+    batches = [batch(rng), 5 * batch(rng), batch(rng)]
+    mean, var = find(batches)
+    for called in (False, True):
+        norm = make(dtype=np.float64).train(training)
+        nz.recalibrate(norm, batches, (lambda x, norm=norm: norm(x, **arguments)) if called else None)
+        check.close(norm.running_mean, mean, check.EXACT)
+        check.close(norm.running_var, var, check.EXACT)
+        assert norm.num_batches_tracked == (0 if name == "instance_norm" else 3)
+        assert norm.training == training and "forward" not in vars(norm)
+
+
+@pytest.mark.parametrize("make", [
+    lambda: nz.DomainBatchNorm(C, 2), lambda: nz.SwitchableNorm(C), lambda: nz.BatchInstanceNorm(C),
+    lambda: nz.BatchRenorm(C), lambda: nz.L1BatchNorm(C), lambda: nz.LInfBatchNorm(C), lambda: nz.IterNorm(C),
+    lambda: nz.DecorrelatedBatchNorm(C), lambda: nz.EvoNormB0(C),
+])  # fmt: skip
+def test_what_recalibrate_says_to_write_instead_forgets_and_averages(make, rng):
+    norm, fresh, batches = make(), make(), [batch(rng) for _ in range(3)]
+    more = {"domain": 1} if isinstance(norm, nz.DomainBatchNorm) else {}
+    norm(100 + batches[0], **more)
+    with pytest.raises(TypeError) as refused:
+        nz.recalibrate(norm, batches)
+    for line in str(refused.value).split("write ")[1].split(", and train")[0].split(" and "):
+        exec(line, {"norm": norm})
+    fresh.momentum = None
+    for x in batches:
+        norm(x, **more)
+        fresh(x, **more)
+    for name, value in fresh.state_dict().items():
+        check.close(norm.state_dict()[name], value, 1e-6)
+
+
+def test_a_class_that_is_made_of_another_says_itself_that_it_is_recalibrated(rng):
+    class Own(nz.BatchNorm):
+        def forward(self, x, out=None, **options):
+            return super().forward(x, out, **options)
+
+    class Said(Own):
+        recalibrates = "biased"
+
+    x = batch(rng)
+    with pytest.raises(TypeError, match="got Own"):
+        nz.recalibrate(Own(C), [x])
+    norm, held = Said(C, dtype=np.float64), []
 
     def forward(v):
         norm(v)
@@ -127,5 +221,5 @@ def test_recalibrate_a_norm_that_always_updates(rng):
 
     nz.recalibrate(norm, [x[:2], x[2:]], forward)
     assert [int(state["num_batches_tracked"]) for state in held] == [0, 0]
-    check.close(norm.running_mean, x.mean(axis=(0, 2)), check.EXACT)
+    check.close(norm.running_var, x.var(axis=(0, 2)), check.EXACT)
     assert norm.num_batches_tracked == 2

@@ -43,6 +43,7 @@ class AdaptiveInstanceNorm(Norm):
     array([[[10., 30.]]], dtype=float32)
     """
 
+    masks = True
     moments = Moments(center=True, power=2)
 
     def __init__(self, eps: float = 1e-5, *, channel_axis: int = 1) -> None:

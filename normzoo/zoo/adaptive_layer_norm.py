@@ -47,6 +47,7 @@ class AdaptiveLayerNorm(Norm):
     array([[-2.,  7.]], dtype=float32)
     """
 
+    masks = True
     moments = Moments(center=True, power=2)
 
     def __init__(self, normalized_shape: int | tuple[int, ...], eps: float = 1e-6) -> None:
@@ -101,6 +102,7 @@ class AdaLNZero(Norm):
     array([[0., 0.]], dtype=float32)
     """
 
+    masks = True
     moments = Moments(center=True, power=2)
 
     def __init__(

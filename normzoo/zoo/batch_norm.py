@@ -71,6 +71,8 @@ class BatchNorm(TrackedNorm):
     """
 
     devices = DEVICES
+    masks = True
+    recalibrates = "unbiased"
     moments = Moments(center=True, power=2)
     asks = "channel_axis", "num_features"
 

@@ -50,6 +50,8 @@ class ConditionalBatchNorm(TrackedNorm):
            [ 6.]], dtype=float32)
     """
 
+    masks = True
+    recalibrates = "unbiased"
     moments = Moments(center=True, power=2)
 
     def __init__(
@@ -81,12 +83,14 @@ class ConditionalBatchNorm(TrackedNorm):
     def axes(self, x: Array) -> Axes:
         return batch_axes(self, x, self.channel_axis, self.num_features)
 
-    def forward(self, x: Array, labels: Array, out: Array | None = None) -> tuple[Array, Saved]:  # type: ignore[override]
-        """y for x and the class of every sample; see `Norm.forward`."""
+    def forward(  # type: ignore[override]
+        self, x: Array, labels: Array, out: Array | None = None, *, update_stats: bool = True
+    ) -> tuple[Array, Saved]:
+        """y for x and the class of every sample; see `BatchNorm.forward`."""
         axes = self.axes(x)
-        labels = check_labels(self, labels, len(x), self.num_classes)
+        labels = check_labels(self, labels, x.shape[0], self.num_classes)
         weight, bias = (table[labels] for table in self.params.values())
-        y, last = batch_statistics(self, x, axes, weight, bias, out)
+        y, last = batch_statistics(self, x, axes, weight, bias, out, update_stats)
         return y, back_to_tables(self, x, last, labels)
 
     def _options(self) -> dict[str, Any]:
@@ -131,6 +135,7 @@ class ConditionalInstanceNorm(Norm):
            [[ 4.,  6.]]], dtype=float32)
     """
 
+    masks = True
     moments = Moments(center=True, power=2)
 
     def __init__(
@@ -148,7 +153,7 @@ class ConditionalInstanceNorm(Norm):
     def forward(self, x: Array, labels: Array, out: Array | None = None) -> tuple[Array, Saved]:  # type: ignore[override]
         """y for x and the class of every sample; see `Norm.forward`."""
         axes, eps = self.axes(x), self.eps or 0.0
-        labels = check_labels(self, labels, len(x), self.num_classes)
+        labels = check_labels(self, labels, x.shape[0], self.num_classes)
         weight, bias = (table[labels] for table in self.params.values())
         y, last = instance_norm.instance_norm(self, x, axes, None, None, weight, bias, True, 0.0, eps, out)
         return y, back_to_tables(self, x, last, labels)
@@ -214,7 +219,13 @@ def back_to_tables(
 
 
 def batch_statistics(
-    norm: TrackedNorm, x: Array, axes: Axes, weight: Array | None, bias: Array | None, out: Array | None
+    norm: TrackedNorm,
+    x: Array,
+    axes: Axes,
+    weight: Array | None,
+    bias: Array | None,
+    out: Array | None,
+    update_stats: bool,
 ) -> tuple[Array, Saved]:
     """BatchNorm's forward pass, in its modes and with its buffers, with parameters that span what `axes` say."""
     buffers = norm.buffers
@@ -225,5 +236,5 @@ def batch_statistics(
     own, eps = tracked or mean is None, norm.eps or 0.0
     return batch_norm.batch_norm(
         norm, x, axes, mean, var, weight, bias, own, momentum, eps, out,
-        count=count if tracked else None, average=average,
+        update=update_stats, count=count if tracked else None, average=average,
     )  # fmt: skip

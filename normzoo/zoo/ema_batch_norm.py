@@ -52,6 +52,8 @@ class EMABatchNorm(BatchNorm):
     array([0., 2.], dtype=float32)
     """
 
+    recalibrates = "biased"
+
     def __init__(
         self,
         num_features: int,
@@ -121,6 +123,8 @@ class AlphaBatchNorm(BatchNorm):
     >>> norm(np.array([[0], [2]], np.float32)).round(2).ravel()  # mean (0 + 1) / 2, var (1 + 1) / 2
     array([-0.5,  1.5], dtype=float32)
     """
+
+    recalibrates = "unbiased"
 
     def __init__(
         self,

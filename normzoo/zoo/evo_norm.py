@@ -85,9 +85,10 @@ class EvoNormB0(ExactNorm):
                 "use a larger batch or norm.eval()"
             )
 
-    def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
+    def forward(self, x: Array, out: Array | None = None, *, update_stats: bool = True) -> tuple[Array, Saved]:
+        """See `BatchNorm.forward`."""
         y, saved = self.exactly(x, out)
-        if self.training:
+        if self.training and update_stats:
             running, count = self.buffers["running_var"], self.buffers["num_batches_tracked"]
             with replacing(running, count), np.errstate(all="ignore"):
                 if y.size:

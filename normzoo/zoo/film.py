@@ -43,6 +43,8 @@ class FiLM(Norm):
     array([[3., 7.]], dtype=float32)
     """
 
+    masks = True
+
     def __init__(self, *, channel_axis: int = 1) -> None:
         super().__init__(weight=False, bias=False)
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))

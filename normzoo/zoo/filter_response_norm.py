@@ -6,6 +6,7 @@ import numpy as np
 
 from normzoo.arrays import base_array, check_size
 from normzoo.backends.contract import Array, Moments
+from normzoo.formulas import reciprocal
 from normzoo.norm import Norm, entry
 from normzoo.passes import normalize
 from normzoo.running import check_channels
@@ -48,6 +49,7 @@ class FilterResponseNorm(Norm):
     array([[[0.85, 0.  ]]], dtype=float32)
     """
 
+    masks = True
     moments = Moments(center=False, power=2)
     eps: float
 
@@ -82,13 +84,17 @@ class FilterResponseNorm(Norm):
         if "eps_l" in params:  # its gradient is made of those of a weight for each sample
             eps = self.eps + abs(float(params["eps_l"][0]))
             letters = Axes(x.shape, "K" + letters.letters[1:])
-            weight, bias = (np.repeat(p[None], len(x), axis=0) for p in (weight, bias))
+            weight, bias = (np.repeat(p[None], x.shape[0], axis=0) for p in (weight, bias))
         z, stats, inner = normalize(self, x, letters, weight, bias, self.moments, eps, out)
+        # what a set was multiplied by, squared
+        square = reciprocal(stats.var + eps) if isinstance(stats, tuple) else stats[2] ** 2
         passed = None
         if "tau" in params:
             channel = check_channels(self, x, self.channel_axis, 2, self.num_features)
             tau = params["tau"].reshape(-1, *[1] * (x.ndim - channel - 1))
             passed = ~(z <= tau)  # NaN passes
+            if (shown := getattr(x, "shown", None)) is not None:
+                passed |= ~shown  # what does not count is no response
             with np.errstate(over="ignore"):
                 z[...] = np.where(passed, z, tau)
 
@@ -98,7 +104,7 @@ class FilterResponseNorm(Norm):
             found = {"x": dx, "weight": dweight, "bias": dbias}
             if "eps_l" in params:
                 sign = np.sign(params["eps_l"].astype(np.float64))
-                along = (dweight * weight).astype(np.float64) * stats[2].reshape(weight.shape) ** 2  # (N, C)
+                along = (dweight * weight).astype(np.float64) * square.reshape(weight.shape)  # (N, C)
                 found |= {"weight": dweight.sum(axis=0), "bias": dbias.sum(axis=0)}
                 found["eps_l"] = (-0.5 * sign * along.sum()).astype(params["eps_l"].dtype)
             if passed is not None:

@@ -49,6 +49,7 @@ class FrozenBatchNorm(Norm):
     """
 
     devices = DEVICES
+    masks = True
     moments = Moments(center=True, power=2)
     eps: float
     weight = entry("buffers", "weight")

@@ -52,6 +52,7 @@ class GhostBatchNorm(BatchNorm):
     """
 
     devices = DEVICES
+    recalibrates = "unbiased"
 
     def __init__(
         self,

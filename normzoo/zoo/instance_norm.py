@@ -56,6 +56,8 @@ class InstanceNorm(TrackedNorm):
     """
 
     devices = DEVICES
+    masks = True
+    recalibrates = "unbiased"
     moments = Moments(center=True, power=2)
     counts_batches = False
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_array, check_number, check_out, check_size
+from normzoo.arrays import check_array, check_masks, check_number, check_out, check_size
 from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm
 from normzoo.running import check_channels
@@ -82,6 +82,7 @@ def local_response_norm(
     x: Array, size: int, alpha: float, beta: float, k: float, channel_axis: int, out: Array | None
 ) -> tuple[Array, Saved]:
     channel_axis = check_size(OWNER, "channel_axis", channel_axis, least=-(2**31))
+    check_masks(OWNER, "x", x, takes=False)
     axis = check_channels(OWNER, x, channel_axis, 3, None)
     size = check_size(OWNER, "size", size, least=1)
     alpha, beta, k = (check_number(OWNER, n, v) for n, v in (("alpha", alpha), ("beta", beta), ("k", k)))

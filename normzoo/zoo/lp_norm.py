@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_axis, check_number, check_out, once
+from normzoo.arrays import check_axis, check_masks, check_number, check_out, once
 from normzoo.backends.contract import Array, Moments
 from normzoo.passes import normalize
 from normzoo.saved import PulledBack, empty_in_layout, layout_of
@@ -32,6 +32,7 @@ def lp_normalize(
     if p in (1, 2):
         y, _, saved = normalize(OWNER, x, letters(OWNER, x, axes), None, None, MOMENTS[int(p)], eps, out, keep=keep)
         return y, saved
+    check_masks(OWNER, "x", x, takes=False)
     if out is not None:
         check_out(OWNER, out, x.shape, x.dtype, (x,))
     y = empty_in_layout(x.shape, x.dtype, layout_of(x)) if out is None else out

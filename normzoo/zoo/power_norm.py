@@ -100,7 +100,12 @@ class PowerNorm(Norm):
     def axes(self, x: Array) -> Axes:
         return batch_norm.axes(self, x, self.channel_axis, self.num_features)
 
-    def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
+    def forward(self, x: Array, out: Array | None = None, *, update_stats: bool = True) -> tuple[Array, Saved]:
+        """See `Norm.forward`.
+
+        Args:
+            update_stats: False leaves running_phi, num_batches_tracked and, in the backward pass, nu as they are.
+        """
         axes, held = self.axes(x), (self.buffers["running_phi"], self.buffers["nu"])
         phi, nu = (a.astype(np.float64) for a in held)
         if not self.training:
@@ -111,7 +116,7 @@ class PowerNorm(Norm):
         weight = np.ones(()) if self.weight is None else self.weight.astype(np.float64)
         bias = np.zeros(()) if self.bias is None else self.bias.astype(np.float64)
         count, warm = max(axes.values, 1), self.num_batches_tracked.item() < self.warmup_iters
-        keep, pending = self.alpha_bkw, [x.size > 0]
+        keep, pending = self.alpha_bkw, [update_stats and x.size > 0]
 
         def find(_: Array, square: Array) -> tuple[Array, Array, Any]:
             rstd = _reciprocal(np.sqrt((square if warm else phi) + self.eps))
@@ -130,6 +135,8 @@ class PowerNorm(Norm):
             return weight * rstd, bias, back
 
         y, stats, saved = affine(self, x, axes, self.params, self.moments, self.eps, out, find, held)
+        if not update_stats:
+            return y, saved
         with replacing(held[0], self.num_batches_tracked):
             if x.size:
                 keep_phi, now = self.alpha_fwd, held[0].astype(np.float64)

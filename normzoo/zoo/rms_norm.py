@@ -46,6 +46,7 @@ class RMSNorm(Norm):
     """
 
     devices = DEVICES
+    masks = True
     moments = Moments(center=False, power=2)
     asks = "normalized_shape", "axis"
 
@@ -80,6 +81,8 @@ class RMSNorm(Norm):
         self._plain = not self.params or (self.offset == 0 and casting != "llama")
         if not self._plain:
             self.devices = ("cpu",)
+        if casting == "llama":  # of values that do not count, the second pass would take some for what does
+            self.masks = False
 
     def axes(self, x: Array) -> Axes:
         return layer_norm.axes(self, x, self.normalized_shape, self.axis)

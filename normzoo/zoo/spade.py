@@ -52,6 +52,8 @@ class SPADE(TrackedNorm):
     array([[[4., 2.]]], dtype=float32)
     """
 
+    masks = True
+    recalibrates = "unbiased"
     moments = Moments(center=True, power=2)
 
     def __init__(
@@ -87,15 +89,17 @@ class SPADE(TrackedNorm):
             raise ValueError(f"{self}: expected x with an axis of positions, got {x.shape}; write x[..., None]")
         return found._replace(letters=found.letters.upper())
 
-    def forward(self, x: Array, gamma: Array, beta: Array, out: Array | None = None) -> tuple[Array, Saved]:  # type: ignore[override]
-        """y for x, gamma and beta; see `Norm.forward`."""
+    def forward(  # type: ignore[override]
+        self, x: Array, gamma: Array, beta: Array, out: Array | None = None, *, update_stats: bool = True
+    ) -> tuple[Array, Saved]:
+        """y for x, gamma and beta; see `BatchNorm.forward`."""
         axes = self.axes(x)
         gamma, beta = base_array(self, "gamma", gamma), base_array(self, "beta", beta)
         for name, a in (("gamma", gamma), ("beta", beta)):
             check_parameter(self, name, a, x.shape)
         weight = shifted(gamma, 1.0, x.dtype)
         if self.param_free_norm == "batch":
-            y, last = batch_statistics(self, x, axes, weight, beta, out)
+            y, last = batch_statistics(self, x, axes, weight, beta, out, update_stats)
         else:
             eps = self.eps or 0.0
             y, last = instance_norm.instance_norm(self, x, axes, None, None, weight, beta, True, 0.0, eps, out)

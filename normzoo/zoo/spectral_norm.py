@@ -10,7 +10,7 @@ from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm
 from normzoo.formulas import reciprocal
 from normzoo.norm import entry
-from normzoo.saved import Pull
+from normzoo.saved import Pull, Saved
 
 
 class SpectralNorm(ExactNorm):
@@ -86,6 +86,14 @@ class SpectralNorm(ExactNorm):
             with np.errstate(all="ignore"):
                 u, v = self._iterated(self._matrix(x.astype(np.float64)), n_power_iterations)
                 self.buffers["u"][...], self.buffers["v"][...] = u, v
+
+    def forward(self, x: Array, out: Array | None = None, *, update_stats: bool = True) -> tuple[Array, Saved]:
+        """See `Norm.forward`.
+
+        Args:
+            update_stats: False leaves u and v as they are; y is the same.
+        """
+        return self.exactly(x, out, update_stats=update_stats)
 
     def check(self, x: Array, **inputs: Array) -> None:
         check_parameter(self, "x", x, self.shape)

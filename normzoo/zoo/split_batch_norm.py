@@ -50,6 +50,8 @@ class SplitBatchNorm(BatchNorm):
     array([-1.,  1.,  4.,  6.], dtype=float32)
     """
 
+    recalibrates = "unbiased"
+
     def __init__(
         self,
         num_features: int,
@@ -130,6 +132,8 @@ class DomainBatchNorm(BatchNorm):
     (array([0., 2.], dtype=float32), array([0, 1]))
     """
 
+    masks = True
+
     def __init__(
         self,
         num_features: int,
@@ -154,7 +158,7 @@ class DomainBatchNorm(BatchNorm):
             self.buffers["num_batches_tracked"] = np.zeros(num_domains, np.int64)
 
     def forward(  # type: ignore[override]
-        self, x: Array, domain: int, out: Array | None = None
+        self, x: Array, domain: int, out: Array | None = None, *, update_stats: bool = True
     ) -> tuple[Array, Saved]:
         """y and what backward needs: see `Norm.forward`.
 
@@ -162,13 +166,14 @@ class DomainBatchNorm(BatchNorm):
             x: a batch of one domain.
             domain: which one.
             out: takes y; an array like x, which may be x itself.
+            update_stats: see `BatchNorm.forward`.
         """
         if isinstance(domain, np.ndarray) and domain.shape == ():
             domain = domain[()]
         if check_size(self, "domain", domain) >= self.num_domains:
             raise ValueError(f"{self}: expected a domain below {self.num_domains}, got {domain}")
         tracked = self.training and self.track_running_stats
-        y, part = by_row(self, x, domain, tracked or not self.track_running_stats, out)
+        y, part = by_row(self, x, domain, tracked or not self.track_running_stats, out, update_stats)
         return y, row_of(self, x, part, domain, self.num_domains)
 
 
@@ -179,7 +184,9 @@ def repeat(arrays: dict[str, Array], rows: int) -> None:
             arrays[name] = np.repeat(a[None], rows, axis=0)
 
 
-def by_row(norm: BatchNorm, x: Array, row: int, own: bool, out: Array | None) -> tuple[Array, Saved]:
+def by_row(
+    norm: BatchNorm, x: Array, row: int, own: bool, out: Array | None, update_stats: bool = True
+) -> tuple[Array, Saved]:
     """Batch normalization with one row of the parameters and running statistics."""
     names = "running_mean", "running_var", "weight", "bias"
     held = norm.buffers | norm.params
@@ -189,8 +196,9 @@ def by_row(norm: BatchNorm, x: Array, row: int, own: bool, out: Array | None) ->
         count = counts[row : row + 1].reshape(())  # its own memory
     momentum, average = norm.momentum or 0.0, norm.momentum is None
     return batch_norm(
-        norm, x, norm.axes(x), mean, var, weight, bias, own, momentum, norm.eps, out, count=count, average=average
-    )
+        norm, x, norm.axes(x), mean, var, weight, bias, own, momentum, norm.eps, out,
+        update=update_stats, count=count, average=average,
+    )  # fmt: skip
 
 
 def row_of(owner: object, x: Array, part: Saved, row: int, rows: int) -> Saved:

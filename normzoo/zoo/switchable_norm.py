@@ -42,7 +42,8 @@ class MixedNorm(TrackedNorm):
         )
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
 
-    def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
+    def forward(self, x: Array, out: Array | None = None, *, update_stats: bool = True) -> tuple[Array, Saved]:
+        """See `BatchNorm.forward`."""
         axes = sample_axes(self, x, self.channel_axis, self.num_features, 2)
         tracked = self.training and self.track_running_stats
         past = None
@@ -56,7 +57,7 @@ class MixedNorm(TrackedNorm):
             return self.mix(mean, var, past, params)
 
         y, stats, saved = affine(self, x, axes, self.params, self.moments, self.eps, out, find, running)
-        if running and self.training:
+        if running and self.training and update_stats:
             count = self.buffers["num_batches_tracked"]
             with replacing(*running, count):
                 if x.size:

@@ -40,6 +40,7 @@ class UnitNorm(Norm):
     """
 
     devices = DEVICES
+    masks = True
     moments = Moments(center=False, power=2, total=True, clamp=True)
 
     def __init__(self, axis: int | tuple[int, ...] = -1, eps: float = 1e-12, *, order: int = 2) -> None:

@@ -86,6 +86,7 @@ class ScaledWeightStandardization(Norm):
     array([[-0.5,  0.5, -0.5,  0.5]], dtype=float32)
     """
 
+    masks = True
     moments = Moments(center=True, power=2, total=True, clamp=True)
 
     def __init__(

@@ -12,7 +12,7 @@ from normzoo.exact import ExactNorm
 from normzoo.formulas import centered, summed
 from normzoo.norm import entry
 from normzoo.running import check_channels
-from normzoo.saved import Pull
+from normzoo.saved import Pull, Saved
 
 Back = Callable[[Array], Array]
 
@@ -71,6 +71,10 @@ class BatchWhitening(ExactNorm):
                 f"{self}: expected more than 1 value per channel in training, got x of shape {x.shape}; use a larger "
                 "batch or norm.eval()"
             )
+
+    def forward(self, x: Array, out: Array | None = None, *, update_stats: bool = True) -> tuple[Array, Saved]:
+        """See `BatchNorm.forward`."""
+        return self.exactly(x, out, update_stats=update_stats)
 
     def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull, Mapping[str, Any]]:
         axis = self.channel_axis % x.ndim
