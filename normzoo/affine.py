@@ -52,13 +52,12 @@ def affine(
     y, stats, _ = normalize(owner, v, axes, None, None, moments, eps, keep=False)
     shape, count = axes.parameter_shape, max(axes.values, 1)
     mean, var = stats[0].reshape(shape), stats[1].reshape(shape)
-    with np.errstate(all="ignore"):
-        slope, shift, back = find(mean, var)
-        # deviations are brought to about 1, so that their sums stay in the range of x's floats
-        unit = np.where(stats[2] > 0, stats[2], 1.0)
-        numbers, unit = np.stack([stats[0], stats[1], unit]), unit.reshape(shape)
-        dtype = compute_dtype(v.dtype, *(p.dtype for p in params.values()))
-        weight, bias = (np.broadcast_to(a, shape).astype(dtype) for a in (slope / unit, shift))
+    slope, shift, back = find(mean, var)
+    # deviations are brought to about 1, so that their sums stay in the range of x's floats
+    unit = np.where(stats[2] > 0, stats[2], 1.0)
+    numbers, unit = np.stack([stats[0], stats[1], unit]), unit.reshape(shape)
+    dtype = compute_dtype(v.dtype, *(p.dtype for p in params.values()))
+    weight, bias = (np.broadcast_to(a, shape).astype(dtype) for a in (slope / unit, shift))
     # 2 normalize
     target = y if out is None or narrow else out
     y, _, part = normalize(owner, v, axes, weight, bias, CONSTANT, eps, target, stats=numbers)
@@ -68,14 +67,13 @@ def affine(
 
     def pull(dy: Array, out: Array | None) -> Grads:
         found = part.backward(dy.astype(wide) if dy.dtype.itemsize < v.dtype.itemsize else dy)
-        with np.errstate(all="ignore"):
-            dslope, dshift = found.weight.astype(np.float64) / unit, found.bias.astype(np.float64)
-            dmean, dvar, grads = back(dslope, dshift)
-            if moments.center:
-                dmean = dmean - slope * dshift
-            weight, bias = (np.broadcast_to(a / count, shape).astype(dtype) for a in (2 * dvar / unit, dmean))
-            dx = np.add(found.x, part.again(weight, bias), out=found.x)
-            grads = {name: grads[name].reshape(p.shape).astype(p.dtype) for name, p in params.items()}
+        dslope, dshift = found.weight.astype(np.float64) / unit, found.bias.astype(np.float64)
+        dmean, dvar, grads = back(dslope, dshift)
+        if moments.center:
+            dmean = dmean - slope * dshift
+        weight, bias = (np.broadcast_to(a / count, shape).astype(dtype) for a in (2 * dvar / unit, dmean))
+        dx = np.add(found.x, part.again(weight, bias), out=found.x)
+        grads = {name: grads[name].reshape(p.shape).astype(p.dtype) for name, p in params.items()}
         if narrow or out is not None:
             dx = placed(dx, empty_in_layout(*like) if out is None else out)
         return grads_by_name(grads | {"x": dx})
@@ -108,6 +106,5 @@ def standardized(
 
 def placed(a: Array, out: Array) -> Array:
     """out, with the values of a."""
-    with np.errstate(all="ignore"):
-        out[...] = a
+    out[...] = a
     return out

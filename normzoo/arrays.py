@@ -15,6 +15,10 @@ import numpy as np
 from normzoo.backends import chosen, device_array, to_device
 from normzoo.backends.contract import Array
 
+# Decorator of what computes in NumPy: a program that has floating-point errors raised or printed (np.seterr) gets the
+# numbers, infinities and NaN among them, as everyone does. Layers get it in `Norm.__init_subclass__`.
+quiet = np.errstate(all="ignore")
+
 
 class Memo(dict):
     """What was found for a key; all is forgotten when there is too much of it."""
@@ -307,8 +311,7 @@ def storage_dtype(held: np.dtype, dtype: np.dtype) -> np.dtype:
 def kernel_array(a: Array, dtype: np.dtype) -> Array:
     """a in the machine's own `dtype`, C-contiguous, aligned, of the base class; copied only where it is not so yet."""
     if a.dtype != dtype or not a.flags.aligned:
-        with np.errstate(over="ignore", invalid="ignore"):
-            a = a.astype(dtype, order="C")
+        a = rounded(a, dtype)
     return np.ascontiguousarray(a) if isinstance(a, np.ndarray) else a.contiguous()
 
 
@@ -319,5 +322,10 @@ def shifted(a: Array, by: float, like: np.dtype) -> Array:
 
 def cast_like(d: Any, a: Array) -> Array:
     """A gradient of a in a's own dtype."""
-    with np.errstate(over="ignore"):
-        return d.astype(a.dtype, copy=False)
+    return rounded(d, a.dtype, copy=False)
+
+
+@quiet
+def rounded(a: Any, dtype: np.dtype, copy: bool = True) -> Any:
+    """a in `dtype`, C-contiguous if it is copied."""
+    return a.astype(dtype, order="C" if copy else "K", copy=copy) if isinstance(a, np.ndarray) else a.astype(dtype)

@@ -292,7 +292,7 @@ def _summed(w: Array, axes: Axes) -> Array:
 def _rounded(owner: str, weight: Array, bias: Array | None, w: Array, b: Array, axes: Axes, size: Array) -> Folded:
     """The folded arrays in the dtypes of the old ones, and the bound; `size` is what float64 rounded for the bias."""
     dtype = weight.dtype if bias is None else bias.dtype
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         new = np.ascontiguousarray(w.astype(weight.dtype)), b.astype(dtype)
     if not all(np.isfinite(a).all() for a in new) and np.isfinite(w).all() and np.isfinite(b).all():
         raise ValueError(

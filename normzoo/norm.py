@@ -17,6 +17,7 @@ from normzoo.arrays import (
     check_size,
     compute_dtype,
     moved,
+    quiet,
 )
 from normzoo.backends.contract import Array, Moments
 from normzoo.dialects import TORCH, read, written
@@ -103,6 +104,9 @@ class Norm:
             for name, nothing in UNDECLARED.items():
                 if name not in vars(cls):
                     setattr(cls, name, nothing)
+        for name in ("__init__", "forward"):
+            if name in vars(cls) and (name == "__init__" or "cuda" not in cls.devices):  # it may compute in NumPy
+                setattr(cls, name, quiet(vars(cls)[name]))
 
     weight = entry("params", "weight")
     bias = entry("params", "bias")
@@ -269,7 +273,7 @@ class Norm:
             else:
                 check_array(self, name, value)
                 check_parameter(self, name, value, held[name].shape)
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             return {name: np.array(moved(value, "cpu"), held[name].dtype) for name, value in state.items()}
 
     def put_state(self, new: Mapping[str, Array]) -> None:

@@ -248,10 +248,8 @@ def normalize(
         spanned, wanted = axes.parameter_shape, axes.parameter_shape if parameter_shape is None else parameter_shape
         check_parameter(owner, "weight", weight, wanted)
         check_parameter(owner, "bias", bias, wanted)
-        spans = (None if p is None else p.reshape(spanned) for p in (weight, bias))
-        y, found, back = normalize_selected(
-            (normalize, resume), owner, x, axes, *spans, moments, eps, out, given, apart
-        )
+        w, a = (None if p is None else p.reshape(spanned) for p in (weight, bias))
+        y, found, back = normalize_selected((normalize, resume), owner, x, axes, w, a, moments, eps, out, given, apart)
         return y, found, SelectedSaved(owner, x.x, back, weight, bias) if keep else None
     if type(x) is not ndarray:
         plain, x = False, base_array(owner, "x", x)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import compute_dtype, kernel_array, storage_dtype
+from normzoo.arrays import compute_dtype, kernel_array, quiet, rounded, storage_dtype
 from normzoo.backends import backend
 from normzoo.backends.contract import CONSTANT, Array, Kind, Memory
 from normzoo.view import Axes, View, find_view, inverse
@@ -100,10 +100,10 @@ class Plan:
                 return y, np.asarray(placed) if isinstance(placed, np.ndarray) else placed, False
         return y, self.memory.empty(self.view.dims, self.store), True
 
+    @quiet
     def deliver(self, target: Array, y: Array) -> None:
         """Copy to the result what the backend wrote elsewhere."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            y.transpose(self.view.order)[...] = target.reshape([self.shape[i] for i in self.view.order])
+        y.transpose(self.view.order)[...] = target.reshape([self.shape[i] for i in self.view.order])
 
 
 class ForwardPlan(Plan):
@@ -250,8 +250,7 @@ class BackwardPlan(Plan):
         """A parameter's gradient as the caller gets it."""
         if parameter is None:
             return None
-        with np.errstate(over="ignore"):
-            return self.view.gradient(d, self.expected).astype(parameter.dtype)
+        return rounded(self.view.gradient(d, self.expected), parameter.dtype)
 
 
 @lru_cache(maxsize=64)

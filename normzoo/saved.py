@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy import ndarray
 
-from normzoo.arrays import CHARS, base_array, check_out, on_device, same_place
+from normzoo.arrays import CHARS, base_array, check_out, on_device, quiet, same_place
 from normzoo.backends.contract import Array
 from normzoo.memory import empty
 from normzoo.subnormals import in_any_mode
@@ -161,6 +161,10 @@ class FunctionSaved(Saved):
 
     __slots__ = ()
 
+    @quiet
+    def backward(self, dy: Array, out: Array | None = None) -> Grads:
+        return super().backward(dy, out)
+
     def __deepcopy__(self, memo: dict) -> Self:
         return self
 
@@ -188,13 +192,12 @@ class PulledBack(FunctionSaved):
     @in_any_mode
     def _backward(self, dy: Array, out: Array | None) -> Grads:
         dx = empty_in_layout(*self._x_like, self._layout) if out is None else out
-        with np.errstate(all="ignore"):
-            found = self._pull(dy.astype(np.float64, order="C"))
-            dx[...] = found["x"]
-            others = {
-                name: np.asarray(found[name], np.float64).reshape(shape).astype(dtype)
-                for name, (shape, dtype) in self._arguments.items()
-            }
+        found = self._pull(dy.astype(np.float64, order="C"))
+        dx[...] = found["x"]
+        others = {
+            name: np.asarray(found[name], np.float64).reshape(shape).astype(dtype)
+            for name, (shape, dtype) in self._arguments.items()
+        }
         return grads_by_name(others | {"x": dx})
 
 

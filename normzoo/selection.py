@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from normzoo.arrays import check_array, check_axis, check_out
+from normzoo.arrays import check_array, check_axis, check_out, quiet
 from normzoo.backends.contract import Array, Moments
 from normzoo.compaction import Arrangement, arrange
 from normzoo.memory import empty
@@ -175,6 +175,7 @@ def _lengths(x: Array, lengths: Any, length_axis: int) -> Array:
     return places.reshape(shape)
 
 
+@quiet
 def normalize_selected(
     passes: tuple[Callable[..., Any], Callable[..., Any]],
     owner: object,
@@ -360,6 +361,7 @@ def _by_given(
     return y, None, back
 
 
+@quiet
 def average_of(found: SetMoments, channel: int) -> tuple[Array, Array, Array]:
     """Mean and unbiased variance over the sets of every channel, and which channels have any: for running statistics.
 
@@ -369,8 +371,7 @@ def average_of(found: SetMoments, channel: int) -> tuple[Array, Array, Array]:
     axes = tuple(i for i in range(found.size.ndim) if i != channel + 1)
     filled = found.size > 0
     sets = filled.sum(axis=axes)
-    with np.errstate(all="ignore"):
-        unbiased = found.var * found.size / np.maximum(found.size - 1, 1)
-        mean = np.where(filled, found.mean, 0).sum(axis=axes) / sets
-        var = np.where(filled, unbiased, 0).sum(axis=axes) / sets
+    unbiased = found.var * found.size / np.maximum(found.size - 1, 1)
+    mean = np.where(filled, found.mean, 0).sum(axis=axes) / sets
+    var = np.where(filled, unbiased, 0).sum(axis=axes) / sets
     return mean, var, sets > 0

@@ -45,32 +45,30 @@ def normalize_weighted(
         parts = [(*before, np.flatnonzero(chosen.segments == s)) for s in np.unique(chosen.segments)]
     found = np.zeros((3, len(parts), *kept))
     made, steps = np.zeros(axes.shape), []
-    with np.errstate(all="ignore"):
-        for s, part in enumerate(parts):
-            xhat, step, statistics = _one(v[part], counted[part], reduced, moments, eps)
-            made[part] = xhat
-            steps.append((part, step))
-            for plane, value in zip(found, statistics, strict=True):
-                plane[s] = value.reshape(kept)
-        result = made if w is None else made * w
-        _place(y, (result if a is None else result + a).reshape(x.shape), x, shown, chosen.masked)
+    for s, part in enumerate(parts):
+        xhat, step, statistics = _one(v[part], counted[part], reduced, moments, eps)
+        made[part] = xhat
+        steps.append((part, step))
+        for plane, value in zip(found, statistics, strict=True):
+            plane[s] = value.reshape(kept)
+    result = made if w is None else made * w
+    _place(y, (result if a is None else result + a).reshape(x.shape), x, shown, chosen.masked)
 
     def back(dy: Array, dx: Array) -> tuple[Array | None, Array | None]:
         d = dy.astype(np.float64)
         if shown is not None and chosen.masked != "normalize":
             d = np.where(shown, d, 0.0)
         d = d.reshape(axes.shape)
-        with np.errstate(all="ignore"):
-            g = d if w is None else d * w
-            result = np.zeros(axes.shape)
-            for part, step in steps:
-                result[part] = step(g[part])
-            along = np.where(d == 0, 0.0, d * made)  # what is left out may be NaN
-            _place(dx, result.reshape(x.shape), dy.copy() if dy is dx else dy, shown, chosen.masked)
-            found = [
-                None if p is None else summed(values, tuple(span)).reshape(p.shape).astype(p.dtype)
-                for p, values in ((weight, along), (bias, d))
-            ]
+        g = d if w is None else d * w
+        result = np.zeros(axes.shape)
+        for part, step in steps:
+            result[part] = step(g[part])
+        along = np.where(d == 0, 0.0, d * made)  # what is left out may be NaN
+        _place(dx, result.reshape(x.shape), dy.copy() if dy is dx else dy, shown, chosen.masked)
+        found = [
+            None if p is None else summed(values, tuple(span)).reshape(p.shape).astype(p.dtype)
+            for p, values in ((weight, along), (bias, d))
+        ]
         return found[0], found[1]
 
     return (found[0], found[1], found[2]), back

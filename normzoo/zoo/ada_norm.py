@@ -69,9 +69,8 @@ class AdaNorm(Norm):
             check_out(self, out, x.shape, x.dtype, (x,))
         wide = x.astype(np.float32) if x.itemsize == 2 else x  # so that xhat is not rounded twice
         xhat, stats, _ = normalize(self, wide, axes, None, None, self.moments, eps, keep=False)
-        with np.errstate(all="ignore"):
-            xhat *= -self.k * self.scale
-            xhat += self.scale
+        xhat *= -self.k * self.scale
+        xhat += self.scale
         # The brackets are a weight with a value for every value of x: its own gradient is what the paper leaves out.
         y, _, last = normalize(
             self, x, axes._replace(letters=axes.letters.upper()), xhat, None, self.moments, eps, out, stats=stats

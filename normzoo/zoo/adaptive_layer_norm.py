@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import base_array, cast_like, check_parameter, check_shape, check_size, compute_dtype
+from normzoo.arrays import base_array, cast_like, check_parameter, check_shape, check_size, compute_dtype, quiet
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
 from normzoo.passes import normalize
@@ -119,11 +119,10 @@ class AdaLNZero(Norm):
         if c.ndim == 0 or c.shape[-1] != self.cond_size:
             raise ValueError(f"{self}: expected c of shape (N, {self.cond_size}), got {c.shape}")
         weight, bias = self.params["weight"].astype(np.float64), self.params["bias"].astype(np.float64)
-        with np.errstate(all="ignore"):
-            wide = c.astype(np.float64)
-            sigmoid = 1 / (1 + np.exp(-wide))
-            made = np.einsum("...d,ed->...e", wide * sigmoid, weight) + bias
-            slope = sigmoid * (1 + wide * (1 - sigmoid))
+        wide = c.astype(np.float64)
+        sigmoid = 1 / (1 + np.exp(-wide))
+        made = np.einsum("...d,ed->...e", wide * sigmoid, weight) + bias
+        slope = sigmoid * (1 + wide * (1 - sigmoid))
         dtype = compute_dtype(c.dtype, *(p.dtype for p in self.params.values()), base_array(self, "x", x).dtype)
         shift, scale, gate = (part.astype(dtype) for part in np.split(made, 3, axis=-1))
         read = c, *self.params.values()
@@ -132,13 +131,12 @@ class AdaLNZero(Norm):
 
         def back(found: Grads, dgate: Array | None) -> Mapping[str, Array]:
             parts = found.others["shift"], found.others["scale"], np.zeros_like(gate) if dgate is None else dgate
-            with np.errstate(all="ignore"):
-                d = np.concatenate([p.astype(np.float64) for p in parts], axis=-1)
-                d = d.reshape(-1, len(bias))
-                rows = (wide * sigmoid).reshape(-1, cond_size)
-                dc = np.einsum("ne,ed->nd", d, weight).reshape(c.shape) * slope
-                grads = {"weight": np.einsum("ne,nd->ed", d, rows), "bias": d.sum(axis=0)}
-                return {name: cast_like(g, params[name]) for name, g in grads.items()} | {"c": cast_like(dc, c)}
+            d = np.concatenate([p.astype(np.float64) for p in parts], axis=-1)
+            d = d.reshape(-1, len(bias))
+            rows = (wide * sigmoid).reshape(-1, cond_size)
+            dc = np.einsum("ne,ed->nd", d, weight).reshape(c.shape) * slope
+            grads = {"weight": np.einsum("ne,nd->ed", d, rows), "bias": d.sum(axis=0)}
+            return {name: cast_like(g, params[name]) for name, g in grads.items()} | {"c": cast_like(dc, c)}
 
         return y, GatedSaved(self, x, last, back, gate)
 
@@ -169,6 +167,7 @@ class GatedSaved(Chained):
         super().__init__(owner, x, last.backward, (last,))
         self._back, self.gate = back, gate
 
+    @quiet
     def backward(self, dy: Array, out: Array | None = None, dgate: Array | None = None) -> Grads:
         """As `Saved.backward`, with the gradient of the gate, if given."""
         check_parameter(self._owner, "dgate", dgate, self.gate.shape)

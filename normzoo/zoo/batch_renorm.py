@@ -95,18 +95,16 @@ class BatchRenorm(BatchNorm):
         running = self.buffers["running_mean"], self.buffers["running_std"]
         means, stds = (a.astype(np.float64) for a in running)
         if not self.training:
-            with np.errstate(all="ignore"):
-                rstd = 1 / stds
+            rstd = 1 / stds
             return normalize_by(self, x, axes, means, rstd, weight, bias, out, running)
         check_own(self, x, axes.values, eps)
         running, (rmax, dmax) = self._running(), self.bounds()
         # 1 moments
         y, stats, _ = normalize(self, x, axes, None, None, self.moments, eps, keep=False)
         mean, std = stats[0].reshape(-1), np.sqrt(stats[1].reshape(-1) + eps)
-        with np.errstate(all="ignore"):
-            r = np.clip(std / stds, 1 / rmax, rmax)
-            d = np.clip((mean - means) / stds, -dmax, dmax)
-            corrected = r if weight is None else r * weight, (d if weight is None else d * weight)
+        r = np.clip(std / stds, 1 / rmax, rmax)
+        d = np.clip((mean - means) / stds, -dmax, dmax)
+        corrected = r if weight is None else r * weight, (d if weight is None else d * weight)
         dtype = compute_dtype(y.dtype, *(p.dtype for p in self.params.values()))
         w, b = (a.astype(dtype) for a in (corrected[0], corrected[1] if bias is None else corrected[1] + bias))
         # 2 normalize
@@ -119,9 +117,8 @@ class BatchRenorm(BatchNorm):
 
         def pull(dy: Array, out: Array | None) -> Grads:
             found = part.backward(dy, out)
-            with np.errstate(all="ignore"):
-                dweight = None if weight is None else (r * found.weight + d * found.bias).astype(weight.dtype)
-                return Grads(found.x, dweight, None if bias is None else found.bias.astype(bias.dtype))
+            dweight = None if weight is None else (r * found.weight + d * found.bias).astype(weight.dtype)
+            return Grads(found.x, dweight, None if bias is None else found.bias.astype(bias.dtype))
 
         return y, Chained(self, x, pull, (part,))
 

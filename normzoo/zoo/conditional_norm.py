@@ -207,9 +207,8 @@ def back_to_tables(
 
     def of_table(d: Any) -> Array:
         total = np.zeros(shape)
-        with np.errstate(all="ignore"):
-            np.add.at(total, labels, d)
-            return total.astype(dtype)
+        np.add.at(total, labels, d)
+        return total.astype(dtype)
 
     def pull(dy: Array, out: Array | None) -> Grads:
         found = last.backward(dy, out)

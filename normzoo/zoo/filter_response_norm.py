@@ -86,8 +86,8 @@ class FilterResponseNorm(Norm):
             letters = Axes(x.shape, "K" + letters.letters[1:])
             weight, bias = (np.repeat(p[None], x.shape[0], axis=0) for p in (weight, bias))
         z, stats, inner = normalize(self, x, letters, weight, bias, self.moments, eps, out)
-        # what a set was multiplied by, squared
-        square = reciprocal(stats.var + eps) if isinstance(stats, tuple) else stats[2] ** 2
+        # what a set was multiplied by, squared; of a selection, the moments are by name
+        square = stats[2] ** 2 if isinstance(stats, np.ndarray) else reciprocal(stats.var + eps)
         passed = None
         if "tau" in params:
             channel = check_channels(self, x, self.channel_axis, 2, self.num_features)
@@ -95,8 +95,7 @@ class FilterResponseNorm(Norm):
             passed = ~(z <= tau)  # NaN passes
             if (shown := getattr(x, "shown", None)) is not None:
                 passed |= ~shown  # what does not count is no response
-            with np.errstate(over="ignore"):
-                z[...] = np.where(passed, z, tau)
+            z[...] = np.where(passed, z, tau)
 
         def pull(dy: Array, out: Array | None) -> Grads:
             d = dy if passed is None else np.where(passed, dy, np.zeros((), dy.dtype))

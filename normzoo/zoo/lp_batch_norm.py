@@ -25,8 +25,7 @@ class ScaledBatchNorm(BatchNorm):
     def evaluate(self, x: Array, out: Array | None) -> tuple[Array, Saved]:
         """y by the running statistics."""
         running = self.buffers["running_mean"], self.buffers["running_scale"]
-        with np.errstate(all="ignore"):
-            rstd = 1 / (running[1].astype(np.float64) + self.eps)
+        rstd = 1 / (running[1].astype(np.float64) + self.eps)
         return normalize_by(self, x, self.axes(x), running[0], rstd, self.weight, self.bias, out, running)
 
     def track(self, x: Array, running: tuple[Array, ...], mean: Array, scale: Array) -> None:
@@ -199,12 +198,11 @@ class LInfBatchNorm(ScaledBatchNorm):
         y, stats, _ = normalize(self, v, axes, None, None, self.moments, self.eps, keep=False)
         mean = stats[0].reshape(-1)
         constant = (1 + (np.pi * np.log(4)) ** 0.5) / (2 * (2 * np.log(max(n, 2))) ** 0.5) / k
-        with np.errstate(all="ignore"):
-            deviation = (np.moveaxis(v, channel, 0) - mean.reshape(-1, *[1] * (x.ndim - 1))).reshape(len(mean), n)
-            sizes = np.abs(deviation)
-            largest = _largest(sizes, k) if x.size else np.zeros(sizes.shape, bool)
-            scale = constant * np.where(largest, sizes, 0).sum(axis=1) + 0 * mean  # NaN where the mean is
-            rstd = np.divide(1.0, scale + self.eps)
+        deviation = (np.moveaxis(v, channel, 0) - mean.reshape(-1, *[1] * (x.ndim - 1))).reshape(len(mean), n)
+        sizes = np.abs(deviation)
+        largest = _largest(sizes, k) if x.size else np.zeros(sizes.shape, bool)
+        scale = constant * np.where(largest, sizes, 0).sum(axis=1) + 0 * mean  # NaN where the mean is
+        rstd = np.divide(1.0, scale + self.eps)
         chosen, places = np.nonzero(largest)
         signs = np.sign(deviation[chosen, places])
         # 2 normalize
@@ -216,19 +214,18 @@ class LInfBatchNorm(ScaledBatchNorm):
 
         def pull(dy: Array, out: Array | None) -> Grads:
             found = part.backward(dy.astype(np.float32) if narrow and dy.dtype.itemsize == 2 else dy)
-            with np.errstate(all="ignore"):
-                gamma = 1.0 if weight is None else weight.astype(np.float64)
-                dmean = -rstd * gamma * found.bias
-                dscale = -rstd * gamma * found.weight * constant  # of the sum of the k deviations
-                dmean -= dscale * np.bincount(chosen, signs, len(mean))
-                dx = found.x
-                dx += (dmean / max(n, 1)).astype(dx.dtype).reshape([-1 if i == channel else 1 for i in range(dx.ndim)])
-                if places.size:
-                    rows = np.moveaxis(dx, channel, 0)
-                    rows[(chosen, *np.unravel_index(places, rows.shape[1:]))] += dscale[chosen] * signs
-                if narrow or out is not None:
-                    dx = placed(dx, empty_in_layout(*like) if out is None else out)
-                grads = {name: getattr(found, name).astype(p.dtype) for name, p in params.items()}
+            gamma = 1.0 if weight is None else weight.astype(np.float64)
+            dmean = -rstd * gamma * found.bias
+            dscale = -rstd * gamma * found.weight * constant  # of the sum of the k deviations
+            dmean -= dscale * np.bincount(chosen, signs, len(mean))
+            dx = found.x
+            dx += (dmean / max(n, 1)).astype(dx.dtype).reshape([-1 if i == channel else 1 for i in range(dx.ndim)])
+            if places.size:
+                rows = np.moveaxis(dx, channel, 0)
+                rows[(chosen, *np.unravel_index(places, rows.shape[1:]))] += dscale[chosen] * signs
+            if narrow or out is not None:
+                dx = placed(dx, empty_in_layout(*like) if out is None else out)
+            grads = {name: getattr(found, name).astype(p.dtype) for name, p in params.items()}
             return Grads(dx, **grads)
 
         return y, Chained(self, x, pull, (part,))

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import base_array, check_parameter, check_size, compute_dtype, once
+from normzoo.arrays import base_array, check_parameter, check_size, compute_dtype, once, quiet
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
 from normzoo.passes import ViewSaved, normalize
@@ -86,6 +86,7 @@ class PositionalSaved(Chained):
         self._x, self._axes, self._inner, self._eps = x, axes, saved, eps
         self.mean, self.std = moments(saved, compute_dtype(x.dtype), eps)
 
+    @quiet
     def backward(
         self, dy: Array, out: Array | None = None, dmean: Array | None = None, dstd: Array | None = None
     ) -> Grads:
@@ -99,8 +100,7 @@ class PositionalSaved(Chained):
         # before dx, whose memory may be x's
         more = moments_back(self._owner, self._x, self._axes, self._inner, self._eps, dmean, dstd)
         found = super().backward(dy, out)
-        with np.errstate(all="ignore"):
-            np.add(found.x, more, out=found.x)
+        np.add(found.x, more, out=found.x)
         return found
 
 
@@ -112,9 +112,8 @@ def axes(owner: object, x: Array, channel_axis: int) -> Axes:
 
 def moments(saved: ViewSaved, dtype: np.dtype, eps: float) -> tuple[Array, Array]:
     """mean and sqrt(var + eps) of every set, in x's rank."""
-    with np.errstate(all="ignore"):
-        mean, std = saved.mean, np.sqrt(saved.spread + eps)
-        return saved.along_x(mean.astype(dtype)), saved.along_x(std.astype(dtype))
+    mean, std = saved.mean, np.sqrt(saved.spread + eps)
+    return saved.along_x(mean.astype(dtype)), saved.along_x(std.astype(dtype))
 
 
 def moments_back(owner: object, x: Array, axes: Axes, saved: ViewSaved, eps: float, dmean: Array, dstd: Array) -> Array:

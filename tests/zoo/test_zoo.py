@@ -10,8 +10,9 @@ import pytest
 import normzoo as nz
 from normzoo import updates
 from tests import check
-from tests.cases import channels_last_strides
+from tests.cases import CASES, Case, channels_last_strides
 from tests.zoo import ZOO
+from tests.zoo.case import ZooCase
 
 each_case = pytest.mark.parametrize("case", ZOO, ids=str)
 each_backend = pytest.mark.parametrize("backend", ["cpu", "reference"])
@@ -243,3 +244,56 @@ def test_a_batch_is_taken_in_whole_or_not_at_all(case, rng):
     for name, value in state.items():
         np.testing.assert_array_equal(norm.buffers.get(name, value), value)
     assert not updates.lock.locked()
+
+
+MIXED = [  # of x and of parameters, and the size of values
+    (np.float16, np.float16, 1e-7), (np.float16, np.float64, 3e4), (np.float64, np.float16, 1e-7),
+    (ml_dtypes.bfloat16, ml_dtypes.bfloat16, 1e-38),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", [*ZOO, *CASES], ids=str)
+def test_a_program_that_has_floating_point_errors_raised_gets_the_same_numbers(case, rng):
+    """librosa#1484: np.seterr(all="raise") somewhere in a program. Nothing that is rounded or underflows here raises."""
+    made = (lambda dtype: case.norm(dtype=dtype)) if isinstance(case, Case) else case.norm
+    drawn = made(np.float64) if isinstance(case, Case) else case.draw(rng)[0]
+    x, dy = rng.standard_normal((2, *case.shape))
+    inputs, fixed = ({}, {}) if isinstance(case, Case) else (case.draw(rng)[2], case.fixed)
+    state = drawn.state_dict()
+
+    def run(dtype, own, size):
+        norm = made(own)
+        norm.load_state_dict(state)
+        norm.train(drawn.training)
+        with np.errstate(all="ignore"):
+            arguments = {name: (size * a).astype(dtype) for name, a in inputs.items()}
+            narrow, d = (size * x).astype(dtype), (size * dy).astype(dtype)
+        y = norm(narrow, **arguments, **fixed)
+        return {"y": y, "dx": norm.backward(d)} | norm.grads | norm.state_dict()
+
+    for kinds in MIXED if isinstance(case, ZooCase) else MIXED[-1:]:
+        with nz.use("reference" if isinstance(case, ZooCase) else "cpu"):
+            with np.errstate(all="ignore"):
+                expected = run(*kinds)
+            with np.errstate(all="raise"):
+                found = run(*kinds)
+        for name, a in expected.items():
+            check.same_bits(found[name].astype(np.float64), a.astype(np.float64))
+
+
+def test_rounding_of_the_five_raises_nothing(rng):
+    x, dy = 1e-7 * rng.standard_normal((2, 4, 6, 5))
+    with np.errstate(all="raise"):
+        for norm in (
+            nz.BatchNorm(6, dtype=np.float16),
+            nz.GroupNorm(2, 6, dtype=np.float16),
+            nz.LayerNorm((6, 5), dtype=np.float16),
+        ):
+            norm.load_state_dict({name: 1e-7 * a if a.ndim else a for name, a in norm.state_dict().items()})
+            norm(x)
+            norm.backward(dy)
+            norm(x, mask=np.arange(5) < 3)
+            norm.backward(dy)
+        nz.functional.normalize(x, 3)
+        nz.functional.local_response_norm(x, 3)
+        nz.ScaleNorm(1e-8, dtype=np.float16)
