@@ -12,6 +12,8 @@ from normzoo.formulas import reciprocal
 from normzoo.norm import entry
 from normzoo.saved import Pull, Saved
 
+SET_UP = 15  # iterations from random vectors, as in PyTorch
+
 
 class SpectralNorm(ExactNorm):
     """Spectral normalization: a weight matrix by its largest singular value.
@@ -39,8 +41,9 @@ class SpectralNorm(ExactNorm):
         ValueError: x has another shape. TypeError: x is not a float array. Nothing has changed then.
 
     PyTorch keeps u and v as _u and _v (weight_u and weight_v in its older form), and iterates 15 times when the norm is
-    set up: `iterate(x)` does that. There, as in the paper, an x of zeros gives NaN; here it gives zeros. Keras and Flax
-    keep u alone and iterate from it.
+    set up with a weight. Here the first x is that weight: u and v that are still the random ones are iterated 15 times
+    more, in evaluation too, which does not keep them. `iterate(x)` sets them up, or brings them nearer. In PyTorch, as
+    in the paper, an x of zeros gives NaN; here it gives zeros. Keras and Flax keep u alone and iterate from it.
 
     Source:
         T. Miyato, T. Kataoka, M. Koyama and Y. Yoshida, "Spectral Normalization for Generative Adversarial Networks",
@@ -76,8 +79,9 @@ class SpectralNorm(ExactNorm):
             rng = np.random.default_rng(self.seed)
             for name, size in (("u", rows), ("v", columns)):
                 self.buffers[name] = self._unit(rng.standard_normal(size)).astype(dtype)
+        self._random = {name: a.copy() for name, a in self.buffers.items()}
 
-    def iterate(self, x: Array, n_power_iterations: int = 15) -> None:
+    def iterate(self, x: Array, n_power_iterations: int = SET_UP) -> None:
         """Bring u and v nearer to the singular vectors of x."""
         check_array(self, "x", x)
         check_parameter(self, "x", x, self.shape)
@@ -109,11 +113,12 @@ class SpectralNorm(ExactNorm):
         state = {}
         if self.exact:
             u, v = leading(w)
-        elif self.training:
-            u, v = self._iterated(w, self.n_power_iterations)
-            state = {"u": u, "v": v}
         else:
-            u, v = (self.buffers[name].astype(np.float64) for name in ("u", "v"))
+            times = self.n_power_iterations if self.training else 0
+            if all(np.array_equal(self.buffers[name], a) for name, a in self._random.items()):
+                times += SET_UP
+            u, v = self._iterated(w, times)
+            state = {"u": u, "v": v} if self.training else {}
         inverse = reciprocal((u * np.einsum("ij,j->i", w, v)).sum())
         y = x * inverse
         moved = [x.shape[self.dim], *(n for i, n in enumerate(x.shape) if i != self.dim)]

@@ -96,9 +96,27 @@ class TestSpectralNorm:
         norm.train()(x)
         assert not np.array_equal(norm.u, first["u"]) and not np.array_equal(norm.v, first["v"])
         once = nz.SpectralNorm((6, 7))
-        once.iterate(x, 1)
+        once.iterate(x, 16)
         check.same_bits(norm.u, once.u)
+        norm(x)
+        once.iterate(x, 1)
+        check.close(norm.u, once.u, 1e-6)
         assert nz.SpectralNorm((6, 7), exact=True).buffers == {}
+
+    def test_before_any_training_it_is_set_up_as_in_torch(self, rng):
+        """pytorch#48181: u and v of a norm that was never trained are no singular vectors."""
+        x = rng.standard_normal((6, 4)) * np.array([5, 2, 1, 1])
+        norm = nz.SpectralNorm((6, 4)).eval()
+        first = norm.state_dict()
+        y = norm(x)
+        assert abs(np.linalg.svd(y, compute_uv=False)[0] - 1) < 1e-6
+        check.same_bits(norm(x), y)
+        for name, value in norm.state_dict().items():
+            check.same_bits(value, first[name])
+        set_up = nz.SpectralNorm((6, 4), dtype=np.float64).eval()
+        set_up.iterate(x)
+        check.close(y, set_up(x), 1e-6)
+        check.close(2 * y, norm.train()(2 * x) * 2, 1e-4)  # a first pass in training begins there too
 
     def test_the_seed_sets_the_first_vectors(self):
         check.same_bits(nz.SpectralNorm((6, 7)).u, nz.SpectralNorm((6, 7)).u)
