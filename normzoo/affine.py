@@ -17,6 +17,7 @@ import numpy as np
 
 from normzoo.arrays import base_array, check_out, compute_dtype
 from normzoo.backends.contract import CONSTANT, Array, Moments
+from normzoo.formulas import FAR, reciprocal
 from normzoo.passes import normalize
 from normzoo.saved import Chained, Grads, Saved, empty_in_layout, grads_by_name, layout_of
 from normzoo.view import Axes
@@ -52,6 +53,7 @@ def affine(
     y, stats, _ = normalize(owner, v, axes, None, None, moments, eps, keep=False)
     shape, count = axes.parameter_shape, max(axes.values, 1)
     mean, var = stats[0].reshape(shape), stats[1].reshape(shape)
+    check_spread(owner, stats, eps)
     slope, shift, back = find(mean, var)
     # deviations are brought to about 1, so that their sums stay in the range of x's floats
     unit = np.where(stats[2] > 0, stats[2], 1.0)
@@ -79,6 +81,20 @@ def affine(
         return grads_by_name(grads | {"x": dx})
 
     return y, stats, Chained(owner, x, pull, (part,))
+
+
+def check_spread(owner: object, stats: Array, eps: float) -> None:
+    """The variances of the sets (3, b, c) are numbers of float64. Those of finite values are not where the values are
+    beyond 1e150 or, with an eps of 0, below its inverse: what a pass does with them in its own unit, `find` cannot."""
+    mean, var, rstd = stats
+    finite = np.isfinite(mean) & np.isfinite(rstd)
+    lost = finite & ((np.abs(mean) > FAR) | ((rstd > 0) & ((var > FAR * FAR) | (var + eps < 1 / FAR / FAR))))
+    if lost.any():
+        size = max(float(reciprocal(rstd[lost])[0]), abs(float(mean[lost][0])))
+        raise ValueError(
+            f"{owner}: expected x whose variances are numbers from 1e-301 to 1e301, got values of the size of "
+            f"{size:.3g}; write x * 2.0**{-np.frexp(size)[1]}, with running statistics in that unit"
+        )
 
 
 def standardized(

@@ -9,6 +9,37 @@ from normzoo.backends.contract import Array
 Axis = int | tuple[int, ...]
 
 
+FAR = 2.0**500  # beyond this and below its inverse, the squares of values are near the ends of float64
+
+
+def unit(v: Array, axis: Axis, least: float = 0.0, power: int = 1) -> Array:
+    """A power of two for every set over `axis`, kept: v times it can be squared and summed. It is 1 unless the largest
+    of a set's values and `least` is far from 1; no product by it rounds.
+
+    Args:
+        least: what is added to the values, in their units: the root of eps.
+        power: of the values whose squares are summed.
+    """
+    largest = np.maximum(np.abs(v).max(axis=axis, keepdims=True, initial=0.0), least)
+    bound = FAR ** (1 / power)
+    far = np.isfinite(largest) & (largest > 0) & ((largest > bound) | (largest < 1 / bound))
+    return np.where(far, np.ldexp(1.0, np.minimum(-np.frexp(largest)[1], 1023)), 1.0)
+
+
+def check_range(owner: object, v: Array, axis: Axis, each: Axis) -> None:
+    """Sets that overlap are computed in one unit, see `unit`, which is that of all values over `axis`: there, no part
+    of them, over `each`, may be so small that its squares vanish."""
+    largest = np.abs(v).max(axis=each, keepdims=True, initial=0.0)
+    most = largest.max(axis=axis, keepdims=True, initial=0.0)
+    lost = np.isfinite(most) & (most > FAR) & (largest > 0) & (largest < most / FAR)
+    if lost.any():
+        small, large = float(largest[lost].min()), float(most.max())
+        raise ValueError(
+            f"{owner}: expected values within a factor of 2^500 of each other where one is beyond it, got {small:.3g} "
+            f"and {large:.3g}; write np.clip(x, -1e150, 1e150)"
+        )
+
+
 def centered(v: Array, axis: Axis) -> tuple[Array, Array]:
     """(mean, v - mean) over `axis`, kept; the mean's own rounding is seen in the deviations and taken back."""
     mean = v.mean(axis=axis, keepdims=True)
@@ -18,17 +49,28 @@ def centered(v: Array, axis: Axis) -> tuple[Array, Array]:
 
 
 def standardized(v: Array, axis: Axis, eps: float) -> tuple[Array, Array, Array, Array]:
-    """(xhat, mean, var, rstd) over `axis`, kept: rstd = 1 / sqrt(var + eps), 0 where that divides by 0."""
-    mean, deviation = centered(v, axis)
+    """(xhat, mean, var, rstd) over `axis`, kept: rstd = 1 / sqrt(var + eps), 0 where that divides by 0. It is right
+    where a variance is beyond float64, and infinite."""
+    one = unit(v, axis, eps**0.5)
+    mean, deviation = centered(v * one, axis)
     var = (deviation * deviation).mean(axis=axis, keepdims=True)
-    rstd = reciprocal(np.sqrt(var + eps))
-    return deviation * rstd, mean, var, rstd
+    rstd = reciprocal(np.sqrt(var + eps * one * one))
+    return deviation * rstd, mean / one, var / one / one, rstd * one
 
 
 def standardized_back(g: Array, xhat: Array, rstd: Array, axis: Axis, center: bool = True) -> Array:
     """dx for the gradient `g` of xhat: rstd * (g - [center] mean(g) - xhat * mean(g * xhat))."""
     along = (g * xhat).mean(axis=axis, keepdims=True)
     return rstd * (g - (g.mean(axis=axis, keepdims=True) if center else 0.0) - xhat * along)
+
+
+def root(stats: Array, eps: float) -> Array:
+    """sqrt(spread + eps) of the sets (3, b, c) of a pass; from what they were multiplied by where their spread is not a
+    number of float64."""
+    _, spread, rstd = stats
+    found = np.sqrt(spread + eps)
+    beyond = (rstd > 0) & np.isfinite(rstd) & ~((found > 1 / FAR) & (found < FAR))
+    return np.where(beyond, reciprocal(rstd), found)
 
 
 def reciprocal(v: Array) -> Array:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array, Moments
-from normzoo.formulas import reciprocal, summed
+from normzoo.formulas import reciprocal, summed, unit
 from normzoo.view import Axes
 
 
@@ -86,6 +86,9 @@ def _one(v: Array, weights: Array, reduced: tuple[int, ...], moments: Moments, e
     def total(values: Array) -> Array:
         return np.where(weights > 0, values, 0.0).sum(axis=reduced, keepdims=True)
 
+    least = eps if moments.clamp or moments.power == 1 else eps**0.5
+    one = unit(np.where(weights > 0, v, 0.0), reduced, least)
+    v, added = v * one, eps * one * (one if moments.power == 2 and not moments.clamp else 1.0)
     count = total(weights)
     share = reciprocal(count)
     mean = np.zeros_like(count)
@@ -95,13 +98,13 @@ def _one(v: Array, weights: Array, reduced: tuple[int, ...], moments: Moments, e
     deviation = v - mean
     per_value = np.ones_like(share) if moments.total else share
     spread = total(weights * np.abs(deviation) ** moments.power) * per_value if moments.power else np.zeros_like(count)
-    base = spread if moments.clamp else spread + eps
+    base = spread if moments.clamp else spread + added
     root = base ** (1 / moments.power) if moments.power else np.ones_like(base)
     if moments.clamp:
-        root = np.where(root < eps, eps, root)
+        root = np.where(root < added, added, root)
     rstd = np.where(count > 0, reciprocal(root), 0.0)
     xhat = np.where(count > 0, deviation * rstd, 0.0)
-    held = rstd >= 1 / eps if moments.clamp and eps > 0 else np.zeros(rstd.shape, bool)
+    held = (root <= added) & (added > 0) if moments.clamp else np.zeros(rstd.shape, bool)
 
     def step(g: Array) -> Array:
         along = np.where(g == 0, 0.0, g * xhat).sum(axis=reduced, keepdims=True)
@@ -114,6 +117,6 @@ def _one(v: Array, weights: Array, reduced: tuple[int, ...], moments: Moments, e
                 q = q - total(weights * q) * share
         elif moments.power == 0:
             q = np.zeros_like(xhat)
-        return rstd * (g - weights * sums - np.where(weights > 0, weights * q, 0.0) * along)
+        return rstd * (g - weights * sums - np.where(weights > 0, weights * q, 0.0) * along) * one
 
-    return xhat, step, (count, mean, spread)
+    return xhat, step, (count, mean / one, spread / one ** (1 if moments.power == 1 else 2))

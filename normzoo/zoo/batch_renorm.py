@@ -7,6 +7,7 @@ import numpy as np
 
 from normzoo.arrays import check_number, compute_dtype
 from normzoo.backends.contract import Array
+from normzoo.formulas import root
 from normzoo.norm import entry
 from normzoo.passes import normalize
 from normzoo.running import normalize_by
@@ -101,7 +102,7 @@ class BatchRenorm(BatchNorm):
         running, (rmax, dmax) = self._running(), self.bounds()
         # 1 moments
         y, stats, _ = normalize(self, x, axes, None, None, self.moments, eps, keep=False)
-        mean, std = stats[0].reshape(-1), np.sqrt(stats[1].reshape(-1) + eps)
+        mean, std = stats[0].reshape(-1), root(stats, eps).reshape(-1)
         r = np.clip(std / stds, 1 / rmax, rmax)
         d = np.clip((mean - means) / stds, -dmax, dmax)
         corrected = r if weight is None else r * weight, (d if weight is None else d * weight)

@@ -9,7 +9,7 @@ import numpy as np
 from normzoo.arrays import check_shape
 from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm
-from normzoo.formulas import reciprocal, summed
+from normzoo.formulas import reciprocal, summed, unit
 from normzoo.saved import Pull
 from normzoo.zoo import layer_norm
 
@@ -69,8 +69,10 @@ class CRMSNorm(ExactNorm):
         v = x.reshape(-1, n)
         weight = params["weight"].reshape(n) if params else np.ones(n)
         # 1 moments, with the missing value
+        one = unit(v, 1, eps**0.5)
+        v = v * one
         last = -v.sum(axis=1, keepdims=True)
-        rstd = reciprocal(np.sqrt(((v * v).sum(axis=1, keepdims=True) + last * last) / (n + 1) + eps))
+        rstd = reciprocal(np.sqrt(((v * v).sum(axis=1, keepdims=True) + last * last) / (n + 1) + eps * one * one))
         # 2 normalize
         xhat = v * rstd
 
@@ -78,7 +80,7 @@ class CRMSNorm(ExactNorm):
             d = dy.reshape(v.shape)
             g = d * weight
             along = (g * xhat).sum(axis=1, keepdims=True) / (n + 1)
-            dx = rstd * (g - (xhat - last * rstd) * along)
+            dx = rstd * (g - (xhat - last * rstd) * along) * one
             return {"x": dx.reshape(x.shape), "weight": summed(d * xhat, (n,))}
 
         return (xhat * weight).reshape(x.shape), pull

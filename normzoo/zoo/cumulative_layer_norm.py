@@ -8,7 +8,7 @@ import numpy as np
 from normzoo.arrays import base_array, check_size
 from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm
-from normzoo.formulas import centered, reciprocal, summed
+from normzoo.formulas import FAR, centered, check_range, reciprocal, summed, unit
 from normzoo.running import check_channels
 from normzoo.saved import Pull
 
@@ -17,6 +17,7 @@ class Past(NamedTuple):
     """What `CumulativeLayerNorm.step` remembers of the time steps before; arrays are (N, 1) float64."""
 
     steps: int
+    unit: Array  # a power of two that all is multiplied by: 1, unless the largest value so far is far from it
     shift: Array  # the mean of the first step, which all is relative to: the mean of a past that holds it is near
     total: Array  # sum of the means of the steps
     m2: Array  # sum of squares of the deviations of all values
@@ -83,7 +84,9 @@ class CumulativeLayerNorm(ExactNorm):
         channel_axis = self.channel_axis
         v = by_time(x, channel_axis)
         shape, rows = v.shape, (*v.shape[:2], -1)
-        deviation, mean, rstd, _ = moments(v.reshape(rows), None, self.eps)
+        check_range(self, v.reshape(rows), 1, 2)
+        one = unit(v.reshape(rows), (1, 2), self.eps**0.5)[:, :, 0]
+        deviation, mean, rstd, _ = moments(v.reshape(rows), None, self.eps, one)
         xhat = (deviation - mean) * rstd
         y = xhat.reshape(shape) * weight + bias
 
@@ -93,7 +96,7 @@ class CumulativeLayerNorm(ExactNorm):
             count = np.arange(1, shape[1] + 1).reshape(-1, 1) * deviation.shape[2]
             dmean = -g.sum(axis=2, keepdims=True) / count
             dsquare = -(g * xhat).sum(axis=2, keepdims=True) * rstd / count
-            dx = g + later(dmean - dsquare * mean) + deviation * later(dsquare)
+            dx = (g + later(dmean - dsquare * mean) + deviation * later(dsquare)) * one[:, :, None]
             return {
                 "x": by_channel(dx.reshape(shape), channel_axis),
                 "weight": summed(d * xhat.reshape(shape), weight.shape),
@@ -122,10 +125,26 @@ class CumulativeLayerNorm(ExactNorm):
         v = np.array(np.moveaxis(x, self.channel_axis, -1), np.float64, order="C")
         params = {name: p.astype(np.float64) for name, p in self.params.items()}
         with np.errstate(all="ignore"):
-            deviation, mean, rstd, past = moments(v.reshape(len(v), 1, v[:1].size), past, self.eps)
+            rows = v.reshape(len(v), 1, v[:1].size)
+            one = unit(rows, (1, 2), self.eps**0.5)[:, :, 0]
+            if past is not None:
+                one, past = self._in_one_unit(rows, one, past)
+            deviation, mean, rstd, past = moments(rows, past, self.eps, one)
             y = ((deviation - mean) * rstd).reshape(v.shape)
             y = (y * params.get("weight", 1.0) + params.get("bias", 0.0)).astype(x.dtype)
         return np.ascontiguousarray(np.moveaxis(y, -1, self.channel_axis)), past
+
+    def _in_one_unit(self, v: Array, one: Array, past: Past) -> tuple[Array, Past]:
+        """The unit of the largest value, of a step v or before, and the past in it."""
+        joint = np.minimum(one, past.unit) if past.steps else one
+        ratio = joint / past.unit
+        far = np.isfinite(v).all(axis=2) & (np.abs(v).max(axis=2) > 0)
+        if (far & ((ratio < 1 / FAR) | (joint / one < 1 / FAR)) & (past.m2 > 0)).any():
+            raise ValueError(
+                f"{self}: expected values within a factor of 2^500 of each other where one is beyond it, got a step of "
+                f"{np.abs(v).max():.3g}; write np.clip(x, -1e150, 1e150)"
+            )
+        return joint, Past(past.steps, joint, past.shift * ratio, past.total * ratio, past.m2 * ratio * ratio)
 
     def _options(self) -> dict[str, Any]:
         affine = {"affine": "weight" in self.params, "bias": "bias" in self.params}
@@ -142,11 +161,12 @@ def by_channel(v: Array, channel_axis: int) -> Array:
     return v if channel_axis == -1 else np.moveaxis(np.moveaxis(v, -1, 2), 1, -1)
 
 
-def moments(v: Array, past: Past | None, eps: float) -> tuple[Array, Array, Array, Past]:
-    """(v - shift, mean_t - shift, rstd_t, the past of what follows) for v (N, T, values of a step)."""
+def moments(v: Array, past: Past | None, eps: float, one: Array) -> tuple[Array, Array, Array, Past]:
+    """(v - shift, mean_t - shift, rstd_t, the past of what follows) for v (N, T, values of a step), in units (N, 1)."""
+    v = v * one[:, :, None]
     if past is None:
         zero = np.zeros((len(v), 1))
-        past = Past(0, v[:, 0].mean(axis=1, keepdims=True), zero, zero)
+        past = Past(0, one, v[:, 0].mean(axis=1, keepdims=True), zero, zero)
     values, steps = v.shape[2], past.steps + np.arange(1, v.shape[1] + 1)
     v = v - past.shift[:, :, None]
     own_mean, deviation = centered(v, 2)
@@ -155,8 +175,8 @@ def moments(v: Array, past: Past | None, eps: float) -> tuple[Array, Array, Arra
     before = np.concatenate([past.total, total[:, :-1]], axis=1) / np.maximum(steps - 1, 1)
     apart = (own_mean - before) ** 2 * (values * (steps - 1) / steps)
     m2 = running_sum(past.m2, own_m2 + apart)
-    mean, rstd = total / steps, reciprocal(np.sqrt(m2 / (steps * values) + eps))
-    new = Past(past.steps + v.shape[1], past.shift, total[:, -1:], m2[:, -1:])
+    mean, rstd = total / steps, reciprocal(np.sqrt(m2 / (steps * values) + eps * one * one))
+    new = Past(past.steps + v.shape[1], one, past.shift, total[:, -1:], m2[:, -1:])
     return v, mean[:, :, None], rstd[:, :, None], new
 
 

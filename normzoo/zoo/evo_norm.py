@@ -105,12 +105,13 @@ class EvoNormB0(ExactNorm):
         weight, bias, v = (params[name].reshape(shape) for name in ("weight", "bias", "v"))
         training, values = self.training, x.size // self.num_features
         if training:
-            hat, _, var, _ = standardized(x, batch, self.eps)
+            hat, _, var, rstd = standardized(x, batch, self.eps)
+            deviation = reciprocal(rstd)
             self._new_var = var.ravel() * (values / (values - 1))
         else:
-            var = self.buffers["running_var"].astype(np.float64).reshape(shape)
-        own_hat, _, own_var, _ = standardized(x, positions, self.eps)
-        deviation, line = np.sqrt(var + self.eps), v * x + np.sqrt(own_var + self.eps)
+            deviation = np.sqrt(self.buffers["running_var"].astype(np.float64).reshape(shape) + self.eps)
+        own_hat, _, _, own_rstd = standardized(x, positions, self.eps)
+        line = v * x + reciprocal(own_rstd)
         factor = reciprocal(np.maximum(deviation, line))
         z = x * factor
         channel_axis = self.channel_axis

@@ -8,7 +8,7 @@ import numpy as np
 from normzoo.arrays import check_size
 from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm
-from normzoo.formulas import reciprocal, summed
+from normzoo.formulas import reciprocal, summed, unit
 from normzoo.saved import Pull
 from normzoo.zoo import instance_norm
 
@@ -60,16 +60,20 @@ class GlobalResponseNorm(ExactNorm):
         positions = tuple(range(2, x.ndim))
         shape = self.dim, *[1] * len(positions)  # of a parameter
         weight, bias = params["weight"].reshape(shape), params["bias"].reshape(shape)
-        strength = np.sqrt((x * x).sum(axis=positions, keepdims=True))
-        share = reciprocal(strength.mean(axis=1, keepdims=True) + self.eps)
+        # each channel has a unit of its own, and its sample one in which the channels' strengths are compared
+        own, whole = unit(x, positions), unit(x, (1, *positions), self.eps)
+        v, ratio = x * own, whole / own
+        root = np.sqrt((v * v).sum(axis=positions, keepdims=True))
+        direction, strength = v * reciprocal(root), root * ratio
+        share = reciprocal(strength.mean(axis=1, keepdims=True) + self.eps * whole)
         n = strength * share
         channel_axis = self.channel_axis
 
         def pull(dy: Array) -> dict[str, Array]:
             d = np.moveaxis(dy, channel_axis, 1)
-            dn = (d * weight * x).sum(axis=positions, keepdims=True)
+            dn = (d * weight * v).sum(axis=positions, keepdims=True) * ratio
             dstrength = share * (dn - share * (dn * strength).mean(axis=1, keepdims=True))
-            dx = d * (n * weight + 1) + x * (dstrength * reciprocal(strength))
+            dx = d * (n * weight + 1) + direction * dstrength
             return {
                 "x": np.moveaxis(dx, 1, channel_axis),
                 "weight": summed(d * x * n, shape),

@@ -9,7 +9,7 @@ import numpy as np
 from normzoo.arrays import check_number, check_shape, check_size
 from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm
-from normzoo.formulas import reciprocal, summed
+from normzoo.formulas import check_range, reciprocal, summed, unit
 from normzoo.running import check_channels
 from normzoo.saved import Pull
 from normzoo.zoo.local_response_norm import window_sum
@@ -64,6 +64,8 @@ class LocalContrastNorm(ExactNorm):
     def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
         v = np.moveaxis(x, self.channel_axis, 1)
         positions = tuple(range(2, v.ndim))
+        one = unit(v, (1, *positions))
+        v = v * one
         taps = [np.exp(-0.5 * (np.arange(-(n // 2), n // 2 + 1) / self.sigma) ** 2) for n in self.kernel_size]
         smooth, back = windows(v.shape[2:], taps)
         # the rounding of a mean is no contrast
@@ -83,7 +85,7 @@ class LocalContrastNorm(ExactNorm):
             dsigma = np.where(above, dlargest, 0.0)
             dsigma += np.where(above, 0.0, dlargest).sum(axis=positions, keepdims=True) / np.prod(d.shape[2:])
             dv = d * factor + v * back(dsigma * reciprocal(sigma)) / channels
-            dx = np.where(flat, 0.0, dv - back(dv.mean(axis=1, keepdims=True)))
+            dx = np.where(flat, 0.0, dv - back(dv.mean(axis=1, keepdims=True))) * one
             return {"x": np.moveaxis(dx, 1, channel_axis)}
 
         return np.moveaxis(y, 1, self.channel_axis), pull
@@ -164,8 +166,12 @@ class DivisiveNorm(ExactNorm):
         bias = params.get("bias", np.zeros(1)).reshape(span)
         mean, mean_back = windows(v.shape[2:], [np.ones(n) for n in self.sum_window])
         square, square_back = windows(v.shape[2:], [np.ones(n) for n in self.sup_window])
+        positions = tuple(range(1, v.ndim))
+        check_range(self, v, positions, 1)
+        one = unit(v, positions, self.eps**0.5)
+        v = v * one
         v = v - mean(v.mean(axis=1, keepdims=True))
-        factor = reciprocal(np.sqrt(square((v * v).mean(axis=1, keepdims=True)) + self.eps))
+        factor = reciprocal(np.sqrt(square((v * v).mean(axis=1, keepdims=True)) + self.eps * one * one))
         xhat = v * factor
         channel_axis, num_features = self.channel_axis, self.num_features
 
@@ -174,7 +180,7 @@ class DivisiveNorm(ExactNorm):
             g = d * weight
             dsquare = -(g * xhat).mean(axis=1, keepdims=True) * factor * factor  # twice, what v * v takes
             dv = g * factor + v * square_back(dsquare)
-            dx = dv - mean_back(dv.mean(axis=1, keepdims=True))
+            dx = (dv - mean_back(dv.mean(axis=1, keepdims=True))) * one
             found = {"x": np.moveaxis(dx, 1, channel_axis)}
             shape = (num_features, *span[1:])
             return found | {"weight": summed(d * xhat, shape), "bias": summed(d, shape)}

@@ -9,6 +9,7 @@ import numpy as np
 from normzoo.arrays import check_array, check_masks, check_number, check_out, check_size
 from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm
+from normzoo.formulas import FAR
 from normzoo.running import check_channels
 from normzoo.saved import Pull, PulledBack, Saved, empty_in_layout, layout_of
 
@@ -72,7 +73,7 @@ class LocalResponseNorm(ExactNorm):
         window = self.size // 2, (self.size - 1) // 2
         if self.even == "after":
             window = window[::-1]
-        return respond(x, self.channel_axis, window, self.size, self.alpha, self.beta, self.k)
+        return respond(self, x, self.channel_axis, window, self.size, self.alpha, self.beta, self.k)
 
     def _options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("alpha", "beta", "k", "even", "channel_axis")}
@@ -90,18 +91,23 @@ def local_response_norm(
     if out is not None:
         check_out(OWNER, out, x.shape, x.dtype, (x,))
     with np.errstate(all="ignore"):
-        found, pull = respond(x, axis, (size // 2, (size - 1) // 2), size, alpha, beta, k)
+        found, pull = respond(OWNER, x, axis, (size // 2, (size - 1) // 2), size, alpha, beta, k)
         y = empty_in_layout(x.shape, x.dtype, layout_of(x)) if out is None else out
         y[...] = found
     return y, PulledBack(OWNER, x, pull)
 
 
 def respond(
-    x: Array, axis: int, window: tuple[int, int], size: int, alpha: float, beta: float, k: float
+    owner: object, x: Array, axis: int, window: tuple[int, int], size: int, alpha: float, beta: float, k: float
 ) -> tuple[Array, Pull]:
     """The response in float64, with window = (channels before, channels after), and its gradient."""
     before, after = window
     v = np.array(np.moveaxis(x, axis, -1), np.float64, order="C")  # a copy: the caller may change x
+    if (np.isfinite(v) & (np.abs(v) > FAR)).any():
+        raise ValueError(
+            f"{owner}: expected values below 2^500, whose squares can be added, got "
+            f"{np.abs(v[np.isfinite(v)]).max():.3g}; write np.clip(x, -1e150, 1e150)"
+        )
     base = k + alpha / size * window_sum(v * v, before, after)
     factor = base**-beta
 

@@ -8,6 +8,7 @@ import numpy as np
 from normzoo.arrays import check_array
 from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm
+from normzoo.formulas import FAR
 from normzoo.saved import Pull
 from normzoo.zoo.whitening import product
 
@@ -66,6 +67,11 @@ class OrthogonalWeight(ExactNorm):
     def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
         if x.size == 0:
             return x, lambda dy: {"x": dy}
+        if self.orthogonal_map == "cayley" and (np.isfinite(x).all() and np.abs(x).max() > FAR):
+            raise ValueError(
+                f"{self}: expected values below 2^500, beside which I is something, got {np.abs(x).max():.3g}; "
+                "write nz.OrthogonalWeight('qr')"
+            )
         w = x.reshape(len(x), -1)
         wide = w.shape[0] < w.shape[1]
         q, back = (qr if self.orthogonal_map == "qr" else cayley)(w.T if wide else w)

@@ -9,7 +9,7 @@ import numpy as np
 from normzoo.arrays import check_number, check_shape
 from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm
-from normzoo.formulas import reciprocal, summed
+from normzoo.formulas import reciprocal, summed, unit
 from normzoo.saved import Pull
 from normzoo.zoo import layer_norm
 
@@ -74,7 +74,9 @@ class PartialRMSNorm(ExactNorm):
         v = x.reshape(-1, n)
         weight = params["weight"].reshape(n) if params else np.ones(n)
         # 1 moments
-        rstd = reciprocal(np.sqrt((v[:, :k] * v[:, :k]).sum(axis=1, keepdims=True) / max(k, 1) + eps))
+        one = unit(v[:, :k], 1, eps**0.5)
+        v = v * one
+        rstd = reciprocal(np.sqrt((v[:, :k] * v[:, :k]).sum(axis=1, keepdims=True) / max(k, 1) + eps * one * one))
         # 2 normalize
         xhat = v * rstd
 
@@ -84,7 +86,7 @@ class PartialRMSNorm(ExactNorm):
             along = (g * xhat).sum(axis=1, keepdims=True) / max(k, 1)
             dx = rstd * g
             dx[:, :k] -= rstd * xhat[:, :k] * along
-            return {"x": dx.reshape(x.shape), "weight": summed(d * xhat, (n,))}
+            return {"x": (dx * one).reshape(x.shape), "weight": summed(d * xhat, (n,))}
 
         return (xhat * weight).reshape(x.shape), pull
 

@@ -8,7 +8,7 @@ import numpy as np
 from normzoo.arrays import check_array
 from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm
-from normzoo.formulas import reciprocal
+from normzoo.formulas import reciprocal, unit
 from normzoo.saved import Pull
 
 POWERS = (3, 2, 1)  # as the weights have them
@@ -57,18 +57,21 @@ class PolyNorm(ExactNorm):
         parts = []
         y = np.zeros_like(x)
         for w, power in zip(weight, POWERS, strict=True):
-            u = x**power
-            rstd = reciprocal(np.sqrt((u * u).sum(axis=-1, keepdims=True) / n + eps))
+            one = unit(x, -1, eps ** (0.5 / power), power)
+            v = x * one
+            u = v**power
+            added = eps * one**power * one**power if eps else 0.0  # of an eps of 0, whatever the unit is
+            rstd = reciprocal(np.sqrt((u * u).sum(axis=-1, keepdims=True) / n + added))
             uhat = u * rstd
             y += w * uhat
-            parts.append((w, power, rstd, uhat))
+            parts.append((w, power, one, v, rstd, uhat))
 
         def pull(dy: Array) -> dict[str, Array]:
             dx, dweight = np.zeros_like(x), []
-            for w, power, rstd, uhat in parts:
+            for w, power, one, v, rstd, uhat in parts:
                 along = (dy * uhat).sum(axis=-1, keepdims=True)
                 du = w * rstd * (dy - uhat * (along / n))
-                dx += du * (power * x ** (power - 1))
+                dx += du * (power * v ** (power - 1)) * one
                 dweight.append(along.sum())
             return {"x": dx, "weight": np.array(dweight), "bias": dy.sum()}
 

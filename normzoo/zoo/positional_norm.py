@@ -6,6 +6,7 @@ import numpy as np
 
 from normzoo.arrays import base_array, check_parameter, check_size, compute_dtype, once, quiet
 from normzoo.backends.contract import Array, Moments
+from normzoo.formulas import root
 from normzoo.norm import Norm
 from normzoo.passes import ViewSaved, normalize
 from normzoo.running import check_channels
@@ -112,7 +113,7 @@ def axes(owner: object, x: Array, channel_axis: int) -> Axes:
 
 def moments(saved: ViewSaved, dtype: np.dtype, eps: float) -> tuple[Array, Array]:
     """mean and sqrt(var + eps) of every set, in x's rank."""
-    mean, std = saved.mean, np.sqrt(saved.spread + eps)
+    mean, std = saved.mean, root(saved._stats, eps)
     return saved.along_x(mean.astype(dtype)), saved.along_x(std.astype(dtype))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from normzoo.arrays import base_array, check_out, check_size
 from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm
-from normzoo.formulas import centered, reciprocal, summed
+from normzoo.formulas import centered, reciprocal, summed, unit
 from normzoo.running import check_channels
 from normzoo.saved import Pull, PulledBack, Saved, empty_in_layout, layout_of
 
@@ -88,18 +88,21 @@ class RevIN(ExactNorm):
     def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
         v = np.moveaxis(x, self.channel_axis, 2)  # (N, T, C)
         weight, bias = params.get("weight", np.ones(1)), params.get("bias", np.zeros(1))
+        one = unit(v, 1, self.eps**0.5)
+        v = v * one
         mean, deviation = centered(v, 1)
-        std = np.sqrt((deviation * deviation).mean(axis=1, keepdims=True) + self.eps)
+        std = np.sqrt((deviation * deviation).mean(axis=1, keepdims=True) + self.eps * one * one)
         center = v[:, -1:].copy() if self.subtract_last else mean
-        taken = Taken(self, center, std, deviation)
-        xhat = (v - center if self.subtract_last else deviation) * reciprocal(std)
+        rstd = reciprocal(std)
+        taken = Taken(self, center / one, std / one, deviation * rstd)
+        xhat = (v - center if self.subtract_last else deviation) * rstd
         channel_axis = self.channel_axis
 
         def pull(dy: Array) -> dict[str, Array]:
             d = np.moveaxis(dy, channel_axis, 2)
-            g = d * weight * reciprocal(std)
+            g = d * weight * rstd
             dx = g + taken.back(-g.sum(axis=1, keepdims=True), -(g * xhat).sum(axis=1, keepdims=True))
-            found = {"x": np.moveaxis(dx, 2, channel_axis)}
+            found = {"x": np.moveaxis(dx * one, 2, channel_axis)}
             return found | {"weight": summed(d * xhat, weight.shape), "bias": summed(d, bias.shape)}
 
         taken.pull = pull
@@ -175,14 +178,14 @@ class Taken:
     """What norm(x) took away from x; to call it is the backward pass of norm(x).
 
     Attributes:
-        center, std: (N, 1, C). deviation: x - mean, (N, T, C).
+        center, std: (N, 1, C). direction: (x - mean) / std, (N, T, C).
     """
 
     pull: Pull
 
-    def __init__(self, norm: RevIN, center: Array, std: Array, deviation: Array) -> None:
+    def __init__(self, norm: RevIN, center: Array, std: Array, direction: Array) -> None:
         self.last, self.detach = norm.subtract_last, norm.detach
-        self.center, self.std, self.deviation = center, std, deviation
+        self.center, self.std, self.direction = center, std, direction
 
     def __call__(self, dy: Array) -> Mapping[str, Array]:
         return self.pull(dy)
@@ -190,9 +193,9 @@ class Taken:
     def back(self, dcenter: Array, dstd: Array) -> Array:
         """The gradient of x (N, T, C) for those of center and std."""
         if self.detach:
-            return np.zeros_like(self.deviation)
-        values = self.deviation.shape[1]
-        dx = self.deviation * (dstd * reciprocal(self.std) / values)
+            return np.zeros_like(self.direction)
+        values = self.direction.shape[1]
+        dx = self.direction * (dstd / values)
         if self.last:
             dx[:, -1:] += dcenter
         else:

@@ -8,7 +8,7 @@ import numpy as np
 from normzoo.arrays import check_array, check_axis, check_parameter, check_shape, check_size
 from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm
-from normzoo.formulas import reciprocal
+from normzoo.formulas import reciprocal, unit
 from normzoo.norm import entry
 from normzoo.saved import Pull, Saved
 
@@ -78,7 +78,7 @@ class SpectralNorm(ExactNorm):
             rows, columns = self._matrix(np.empty(self.shape)).shape
             rng = np.random.default_rng(self.seed)
             for name, size in (("u", rows), ("v", columns)):
-                self.buffers[name] = self._unit(rng.standard_normal(size)).astype(dtype)
+                self.buffers[name] = self._unit(rng.standard_normal(size), self.eps).astype(dtype)
         self._random = {name: a.copy() for name, a in self.buffers.items()}
 
     def iterate(self, x: Array, n_power_iterations: int = SET_UP) -> None:
@@ -88,7 +88,9 @@ class SpectralNorm(ExactNorm):
         n_power_iterations = check_size(self, "n_power_iterations", n_power_iterations)
         if "u" in self.buffers:
             with np.errstate(all="ignore"):
-                u, v = self._iterated(self._matrix(x.astype(np.float64)), n_power_iterations)
+                wide = x.astype(np.float64)
+                one = float(unit(wide, tuple(range(x.ndim)), self.eps).ravel()[0])
+                u, v = self._iterated(self._matrix(wide * one), n_power_iterations, self.eps * one)
                 self.buffers["u"][...], self.buffers["v"][...] = u, v
 
     def forward(self, x: Array, out: Array | None = None, *, update_stats: bool = True) -> tuple[Array, Saved]:
@@ -109,7 +111,9 @@ class SpectralNorm(ExactNorm):
             return x, lambda dy: {"x": dy}
         if x.ndim == 1:
             return self._vector(x)
-        w = self._matrix(x)
+        one = float(unit(x, tuple(range(x.ndim)), self.eps or 0.0).ravel()[0])
+        x = x * one
+        w, least = self._matrix(x), self.eps * one
         state = {}
         if self.exact:
             u, v = leading(w)
@@ -117,31 +121,33 @@ class SpectralNorm(ExactNorm):
             times = self.n_power_iterations if self.training else 0
             if all(np.array_equal(self.buffers[name], a) for name, a in self._random.items()):
                 times += SET_UP
-            u, v = self._iterated(w, times)
+            u, v = self._iterated(w, times, least)
             state = {"u": u, "v": v} if self.training else {}
         inverse = reciprocal((u * np.einsum("ij,j->i", w, v)).sum())
         y = x * inverse
         moved = [x.shape[self.dim], *(n for i, n in enumerate(x.shape) if i != self.dim)]
         slope = np.moveaxis(np.multiply.outer(u, v).reshape(moved), 0, self.dim)
-        return y, lambda dy: {"x": inverse * (dy - (dy * y).sum() * slope)}, state
+        return y, lambda dy: {"x": inverse * (dy - (dy * y).sum() * slope) * one}, state
 
     def _vector(self, x: Array) -> tuple[Array, Pull]:
-        length, least = np.sqrt((x * x).sum()), self.eps or 0.0
+        one = unit(x, 0, self.eps or 0.0)
+        x = x * one
+        length, least = np.sqrt((x * x).sum()), self.eps * float(one[0])
         inverse = reciprocal(np.maximum(length, least))
         y = x * inverse
-        return y, lambda dy: {"x": inverse * (dy - (0.0 if length < least else (dy * y).sum()) * y)}
+        return y, lambda dy: {"x": inverse * (dy - (0.0 if length < least else (dy * y).sum()) * y) * one}
 
     def _matrix(self, x: Array) -> Array:
         return np.moveaxis(x, self.dim, 0).reshape(x.shape[self.dim], -1)
 
-    def _unit(self, a: Array) -> Array:
-        return a * reciprocal(np.maximum(np.sqrt((a * a).sum()), self.eps or 0.0))
+    def _unit(self, a: Array, least: float = 0.0) -> Array:
+        return a * reciprocal(np.maximum(np.sqrt((a * a).sum()), least))
 
-    def _iterated(self, w: Array, times: int) -> tuple[Array, Array]:
+    def _iterated(self, w: Array, times: int, least: float) -> tuple[Array, Array]:
         u, v = (self.buffers[name].astype(np.float64) for name in ("u", "v"))
         for _ in range(times):
-            u = self._unit(np.einsum("ij,j->i", w, v))
-            v = self._unit(np.einsum("ij,i->j", w, u))
+            u = self._unit(np.einsum("ij,j->i", w, v), least)
+            v = self._unit(np.einsum("ij,i->j", w, u), least)
         return u, v
 
     def _options(self) -> dict[str, Any]:

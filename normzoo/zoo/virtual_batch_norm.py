@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.affine import affine, standardized
-from normzoo.arrays import base_array, check_size, once
+from normzoo.affine import affine, check_spread, placed, standardized
+from normzoo.arrays import base_array, check_out, check_size, once
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm, entry
 from normzoo.passes import normalize
@@ -97,9 +97,12 @@ class VirtualBatchNorm(Norm):
         held = self.buffers["reference_mean"], self.buffers["reference_var"], self.buffers["reference_size"]
         if not all(a.flags.writeable for a in held):
             raise ValueError(f"{self}: expected reference statistics that can be written, got a read-only array")
-        y, stats, _ = normalize(
-            self, reference, axes, self.weight, self.bias, self.moments, self.eps, out, keep=False, apart=held
-        )
+        if out is not None:
+            check_out(self, out, reference.shape, reference.dtype, (reference,), (self.weight, self.bias, *held))
+        y, stats, _ = normalize(self, reference, axes, self.weight, self.bias, self.moments, self.eps, keep=False)
+        check_spread(self, stats, self.eps)
+        if out is not None:
+            y = placed(y, out)
         with replacing(*held):
             put_running(held, (stats[0], stats[1], np.array(float(reference.shape[0]))))
         return y

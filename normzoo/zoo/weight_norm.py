@@ -6,6 +6,7 @@ import numpy as np
 
 from normzoo.arrays import check_array, check_axis, check_parameter, check_shape
 from normzoo.backends.contract import Array, Moments
+from normzoo.formulas import root
 from normzoo.norm import Norm
 from normzoo.passes import normalize
 from normzoo.view import Axes
@@ -63,4 +64,4 @@ class WeightNorm(Norm):
         """Make the lengths those of x, so that norm(x) is x."""
         check_array(self, "x", x)
         _, stats, _ = normalize(self, x, self.axes(x), None, None, self.moments, self.eps or 0.0, keep=False)
-        self.params["weight"][...] = np.sqrt(stats[1] + self.eps).reshape(self._shape)
+        self.params["weight"][...] = root(stats, self.eps or 0.0).reshape(self._shape)

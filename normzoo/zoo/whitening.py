@@ -9,7 +9,7 @@ import numpy as np
 from normzoo.arrays import check_number, check_size
 from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm
-from normzoo.formulas import centered, summed
+from normzoo.formulas import centered, reciprocal, summed, unit
 from normzoo.norm import entry
 from normzoo.running import check_channels
 from normzoo.saved import Pull, Saved
@@ -149,47 +149,51 @@ def whitened(
     from the gradient of xhat to that of v."""
     if v.size == 0:
         return v, np.zeros(v.shape[:2]), np.broadcast_to(np.eye(v.shape[1]), (len(v), v.shape[1], v.shape[1])), np.copy
-    mean, deviation = centered(v, -1)
-    m = v.shape[2]
+    one = unit(v, (1, 2), eps**0.5)
+    mean, deviation = centered(v * one, -1)
+    m, added = v.shape[2], eps * one * one
     covariance = transposed_product(deviation, deviation) / m
     matrix, back_matrix = (
-        by_eigenvectors(covariance, eps) if iterations is None else by_newton(covariance, eps, iterations)
+        by_eigenvectors(covariance, added) if iterations is None else by_newton(covariance, added, iterations)
     )
 
     def back(g: Array) -> Array:
         d_covariance = back_matrix(transposed_product(g, deviation))
         both = (d_covariance + d_covariance.swapaxes(1, 2)) / m
         d = product(matrix.swapaxes(1, 2), g) + product(both, deviation)
-        return d - d.mean(axis=2, keepdims=True)
+        return (d - d.mean(axis=2, keepdims=True)) * one
 
-    return product(matrix, deviation), mean[..., 0], matrix, back
+    return product(matrix, deviation), (mean / one)[..., 0], matrix * one, back
 
 
-def by_eigenvectors(covariance: Array, eps: float) -> tuple[Array, Back]:
+def by_eigenvectors(covariance: Array, eps: Array) -> tuple[Array, Back]:
     """(covariance + eps I)^(-1/2) by eigenvectors, and the function from its gradient to that of the covariance.
 
     With r the roots of the eigenvalues, the derivative divides by r_i r_j (r_i + r_j), where that of eigenvectors
     divides by differences of eigenvalues: equal ones do no harm."""
     finite = np.isfinite(covariance.sum(axis=2)).all(axis=1, keepdims=True)
     values, vectors = np.linalg.eigh(np.where(finite[..., None], covariance, np.eye(covariance.shape[1])))
-    root = np.where(finite, np.sqrt(np.maximum(values, 0.0) + eps), np.nan)
+    root = np.where(finite, np.sqrt(np.maximum(values, 0.0) + eps[:, 0]), np.nan)
     i, j = root[:, :, None], root[:, None, :]
 
     def back(g: Array) -> Array:
-        inner = product(product(vectors.swapaxes(1, 2), g), vectors) / -(i * j * (i + j))
+        along = product(product(vectors.swapaxes(1, 2), g), vectors)
+        inner = np.divide(along, -(i * j * (i + j)), out=np.zeros_like(along), where=i * j != 0)
         return product(product(vectors, inner), vectors.swapaxes(1, 2))
 
-    return transposed_product(vectors / j, vectors), back
+    # a root of 0 is that of a direction without values, beside values so far from 1 that eps is nothing
+    scaled = np.divide(vectors, j, out=np.zeros_like(vectors), where=np.broadcast_to(j != 0, vectors.shape))
+    return transposed_product(scaled, vectors), back
 
 
-def by_newton(covariance: Array, eps: float, iterations: int) -> tuple[Array, Back]:
+def by_newton(covariance: Array, eps: Array, iterations: int) -> tuple[Array, Back]:
     """The same by Newton's iterations p = (3 p - p^3 s) / 2 from the identity, with s the matrix by its trace.
 
     They are run as p = f p, q = q f with f = (3 - p q) / 2 and q = p s. In exact arithmetic that is the same, but p
     alone loses all digits after it has converged: its rounding errors do not commute with s, and grow."""
     one = np.eye(covariance.shape[1])
     sigma = covariance + eps * one
-    inverse = 1 / np.trace(sigma, axis1=1, axis2=2)[:, None, None]
+    inverse = reciprocal(np.trace(sigma, axis1=1, axis2=2)[:, None, None])
     scaled = sigma * inverse
     p, q = np.broadcast_to(one, sigma.shape), scaled
     steps = []
