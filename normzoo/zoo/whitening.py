@@ -84,11 +84,15 @@ class BatchWhitening(ExactNorm):
         if self.training:
             state["num_batches_tracked"] = lambda count: count + 1
             xhat, mean, matrix, back = whitened(v, self.eps or 0.0, self.iterations)
-            batches = self.buffers["num_batches_tracked"].item() + 1
-            new = 1.0 / batches if self.momentum is None else self.momentum
-            if new:
-                state["running_mean"] = lambda held: (1 - new) * held.astype(np.float64) + new * mean.reshape(-1)
-                state[self.matrix] = lambda held: (1 - new) * held.astype(np.float64) + new * matrix
+
+            def joined(held: Array, new: Array) -> Array:
+                """Called where state is written, when this batch has been counted and no other can come between."""
+                share = 1.0 / self.buffers["num_batches_tracked"].item() if self.momentum is None else self.momentum
+                return (1 - share) * held.astype(np.float64) + share * new
+
+            if self.momentum != 0:
+                state["running_mean"] = lambda held: joined(held, mean.reshape(-1))
+                state[self.matrix] = lambda held: joined(held, matrix)
         else:
             mean, matrix = (self.buffers[name].astype(np.float64) for name in ("running_mean", self.matrix))
             xhat = product(matrix, v - mean.reshape(*v.shape[:2], 1))

@@ -299,6 +299,20 @@ def test_revins_gradient_through_model_and_inverse(subtract_last, detach, rng):
     check.gradient_matches(lambda b: function(x, bias=b), norm.bias, dbias, dz, rng, 1e-10)
 
 
+@pytest.mark.parametrize("weight", [0.0, 1e-3, -0.7])
+@pytest.mark.parametrize("eps", [1e-2, 0.5])
+def test_revins_inverse_divides_by_the_weight_and_the_square_of_eps(eps, weight, rng):
+    """The authors' code has eps * eps beside the weight, and eps beside the variance."""
+    norm = nz.RevIN(3, eps, dtype=np.float64)
+    norm.weight[:], norm.bias[:] = weight, random(rng, 3)
+    x, f, dz = 5 + random(rng, 2, 9, 3), random(rng, 2, 4, 3), random(rng, 2, 4, 3)
+    norm(x)
+    std = np.sqrt(x.var(axis=1, keepdims=True) + eps)
+    expected = (f - norm.bias) / (weight + eps * eps) * std + x.mean(axis=1, keepdims=True)
+    check.close(norm.inverse(f), expected, 1e-12)
+    check.close(norm.saved_inverse.backward(dz).x, dz * std / (weight + eps * eps), 1e-12)
+
+
 def test_revin_inverse_says_what_is_missing(rng):
     norm, x = nz.RevIN(3), random(rng, 2, 9, 3)
     with pytest.raises(RuntimeError, match="y = norm"):

@@ -2,6 +2,9 @@
 
 import copy
 import pickle
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import ml_dtypes
 import numpy as np
@@ -297,3 +300,116 @@ def test_rounding_of_the_five_raises_nothing(rng):
         nz.functional.normalize(x, 3)
         nz.functional.local_response_norm(x, 3)
         nz.ScaleNorm(1e-8, dtype=np.float16)
+
+
+def tracks(case):
+    norm = case.draw(np.random.default_rng(0))[0]
+    return norm.training and ("num_batches_tracked" in norm.buffers or "u" in norm.buffers)
+
+
+TRACKED = [case for case in ZOO if tracks(case)]
+
+
+def test_norms_that_track():
+    """Each of these has update_stats, and its tests below."""
+    assert {type(case.norm(np.float32)).__name__ for case in TRACKED} == {
+        "AlphaBatchNorm", "BatchInstanceNorm", "BatchRenorm", "ConditionalBatchNorm", "DecorrelatedBatchNorm",
+        "DomainBatchNorm", "EMABatchNorm", "EvoNormB0", "GhostBatchNorm", "IterNorm", "L1BatchNorm", "LInfBatchNorm",
+        "PowerNorm", "SPADE", "SpectralNorm", "SplitBatchNorm", "SwitchableNorm",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TRACKED, ids=str)
+def test_a_pass_that_updates_nothing_gives_the_same(case, rng):
+    """What the second pass of a checkpoint writes: pytorch#96136."""
+    norm, x, inputs, dy = case.draw(rng)
+    twin, state = copy.deepcopy(norm), norm.state_dict()
+    out = np.empty_like(x)
+    check.same_bits(call(case, norm, x, inputs, update_stats=False, out=out), call(case, twin, x, inputs))
+    check.same_bits(norm.backward(dy), twin.backward(dy))
+    for name, value in state.items():
+        check.same_bits(norm.state_dict()[name], value)
+    assert any(not np.array_equal(value, state[name]) for name, value in twin.state_dict().items())
+    read = copy.deepcopy(norm).eval()
+    check.same_bits(call(case, read, x, inputs, update_stats=False), call(case, read, x, inputs))
+
+
+@pytest.mark.parametrize("case", {str(case).split("-")[0]: case for case in reversed(ZOO)}.values(), ids=str)
+def test_threads_that_share_a_norm_lose_no_batch(case, rng):
+    """The same batch on every thread: whatever their order, the state is that of one thread."""
+    norm, x, inputs, dy = case.draw(rng)
+    alone, results = copy.deepcopy(norm), []
+    for _ in range(16):
+        y, saved = alone.forward(x, **inputs, **case.fixed)
+    stateless = not tracks(case)
+    own = (y, saved.backward(dy)) if stateless else None
+
+    def work():
+        for _ in range(4):
+            y, saved = norm.forward(x, **inputs, **case.fixed)
+            if stateless:
+                results.append((y, saved.backward(dy)))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            for done in [pool.submit(work) for _ in range(4)]:
+                done.result()
+    finally:
+        sys.setswitchinterval(interval)
+    for y, grads in results:
+        check.same_bits(y, own[0])
+        for d, expected in zip((*grads, *grads.others.values()), (*own[1], *own[1].others.values()), strict=True):
+            assert (d is None) is (expected is None)
+            if d is not None:
+                check.same_bits(d, expected)
+    if isinstance(norm, nz.SpectralNorm):  # its vectors come nearer, by each thread's step or two
+        return
+    for name, value in alone.state_dict().items():
+        check.same_bits(norm.state_dict()[name], value)
+
+
+class Slow(np.ndarray):
+    """Takes its time to be written."""
+
+    def __setitem__(self, index, value):
+        time.sleep(2e-3)
+        super().__setitem__(index, value)
+
+
+class Broken(np.ndarray):
+    """Where it is written, the program is interrupted."""
+
+    def __setitem__(self, index, value):
+        raise KeyboardInterrupt
+
+
+WHITENING = {"IterNorm": "running_wm", "DecorrelatedBatchNorm": "running_projection"}
+
+
+@pytest.mark.parametrize("name", WHITENING)
+def test_a_norm_in_numpy_takes_batches_in_one_by_one(name, rng):
+    norm, batches = getattr(nz, name)(4, momentum=None, dtype=np.float64), rng.standard_normal((6, 9, 4))
+    norm.buffers = {key: a.view(Slow) for key, a in norm.buffers.items()}
+    with ThreadPoolExecutor(6) as pool:
+        for done in [pool.submit(norm.forward, x) for x in batches]:
+            done.result()
+    assert norm.num_batches_tracked == 6
+    check.close(np.asarray(norm.running_mean), batches.mean(axis=(0, 1)), check.EXACT)  # all of them weigh the same
+
+
+@pytest.mark.parametrize("name", WHITENING)
+def test_a_norm_in_numpy_that_is_interrupted_is_as_before(name, rng):
+    norm, x = getattr(nz, name)(4, dtype=np.float64), rng.standard_normal((9, 4))
+    norm(x)
+    before, matrix = norm.state_dict(), norm.buffers[WHITENING[name]]
+    norm.buffers[WHITENING[name]] = matrix.view(Broken)
+    with pytest.raises(KeyboardInterrupt):
+        norm(x)
+    norm.buffers[WHITENING[name]] = matrix
+    for key, value in before.items():
+        check.same_bits(norm.state_dict()[key], value)
+    with ThreadPoolExecutor(1) as pool:  # nothing is held
+        pool.submit(norm, x).result(timeout=60)
+    assert norm.num_batches_tracked == 2
