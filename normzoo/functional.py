@@ -258,7 +258,8 @@ def local_response_norm(
         alpha, beta, k: scale of the squares, exponent, and offset.
 
     Raises:
-        ValueError: x has rank below 3, or size is below 1. TypeError: x is not a float array.
+        ValueError: x has rank below 3 or values of float64 beyond 2^500, or size is below 1. TypeError: x is not a
+            float array.
 
     Source:
         A. Krizhevsky, I. Sutskever and G. E. Hinton, "ImageNet Classification with Deep Convolutional Neural

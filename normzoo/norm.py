@@ -172,7 +172,8 @@ class Norm:
     def __call__(self, x: Array, *arguments: Any, **options: Any) -> Array:
         """y = norm(x) or norm(x, out=y); keeps what `backward` needs in `saved`. See `forward`.
 
-        mask=, lengths=, sample_weight=, segments= and the other options of `normzoo.select` say which values count.
+        mask=, lengths=, sample_weight=, segments= and the other options of `normzoo.select` say which values count; a
+        norm whose `masks` is False raises TypeError.
         Lengths run along the first axis behind the items that is not that of the channels.
         """
         if not (options or arguments):  # nothing to unpack

@@ -167,7 +167,7 @@ def _put(collected: Sequence[Collected], new: Sequence[dict[str, Any]]) -> None:
     with updates.lock:
         before = [{name: a.copy() for name, a in each.norm.buffers.items()} for each in collected]
         try:
-            with np.errstate(over="ignore"):
+            with np.errstate(all="ignore"):
                 for each, values in zip(collected, new, strict=True):
                     for name, value in values.items():
                         if name != "num_batches_tracked" or each.norm.counts_batches:

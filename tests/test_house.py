@@ -47,7 +47,7 @@ ROOMS = {
     "exact.py": {"arrays", "norm", "passes", "saved", "subnormals", "updates", "backends.contract"},
     "device.py": {"arrays", "backends"},
     "stats.py": {"arrays", "formulas", "backends.contract"},
-    "affine.py": {"arrays", "passes", "saved", "view", "backends.contract"},
+    "affine.py": {"arrays", "formulas", "passes", "saved", "view", "backends.contract"},
     "updates.py": {"arrays", "backends", "subnormals"},
     "running.py": {"arrays", "norm", "passes", "saved", "selection", "subnormals", "updates", "view", "backends"},
     "diagnose.py": {"arrays", "norm", "backends.contract", "stats"},

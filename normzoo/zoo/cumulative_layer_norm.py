@@ -42,7 +42,8 @@ class CumulativeLayerNorm(ExactNorm):
         dtype: of the parameters: float32, float64, float16 or bfloat16.
 
     Raises:
-        ValueError: x has another number of channels, or rank below 3. TypeError: x is not a float array.
+        ValueError: x has another number of channels, or rank below 3; or a value of float64 beyond 2^500 beside a time
+            step that is smaller by more than this factor. TypeError: x is not a float array.
 
     `step` takes one time step after the other, and gives the bits of the whole sequence.
 
@@ -114,7 +115,7 @@ class CumulativeLayerNorm(ExactNorm):
 
         Raises:
             TypeError: x is not a float array, or past is not a `Past`.
-            ValueError: x has another number of channels, or another N than past.
+            ValueError: x has another number of channels, or another N than past; or as above.
         """
         x = base_array(self, "x", x)
         check_channels(self, x, self.channel_axis, 2, self.channel_size)

@@ -33,7 +33,8 @@ class EMABatchNorm(BatchNorm):
         affine, bias, channel_axis, dtype: see `BatchNorm`.
 
     Raises:
-        ValueError: as `BatchNorm`. TypeError: x is not a float array. Nothing has changed then.
+        ValueError: as `BatchNorm`, or values of float64 so large (2^500) that a variance is none. TypeError: x is not a
+            float array. Nothing has changed then.
 
     Training and evaluation see one formula, so that running_var is biased here, as what normalizes. Other answers to
     "train by running statistics" have other gradients: MABN (Yan et al. 2020) averages those of the statistics too,
@@ -110,7 +111,8 @@ class AlphaBatchNorm(BatchNorm):
         bias, channel_axis, dtype: see `BatchNorm`.
 
     Raises:
-        ValueError: alpha is not in [0, 1]; otherwise as `BatchNorm`. TypeError: x is not a float array.
+        ValueError: alpha is not in [0, 1], or values of float64 so large (2^500) that a variance is none; otherwise as
+            `BatchNorm`. TypeError: x is not a float array.
 
     Schneider et al. (2020, arXiv:2006.16971) take alpha = N / (N + n) for a batch of n, with N = 16 or so.
 

@@ -113,8 +113,9 @@ class DivisiveNorm(ExactNorm):
         affine, bias, channel_axis, dtype: see `BatchNorm`.
 
     Raises:
-        ValueError: x has another number of channels, no axis of positions, or not as many as the windows.
-            TypeError: x is not a float array.
+        ValueError: x has another number of channels, no axis of positions, or not as many as the windows; or a value of
+            float64 beyond 2^500 beside a position that is smaller by more than this factor. TypeError: x is not a float
+            array.
 
     Source:
         M. Ren, R. Liao, R. Urtasun, F. H. Sinz and R. S. Zemel, "Normalizing the Normalizers: Comparing and Extending

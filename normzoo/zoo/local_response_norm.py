@@ -33,7 +33,8 @@ class LocalResponseNorm(ExactNorm):
         channel_axis: see `BatchNorm`.
 
     Raises:
-        ValueError: x has rank below 3, size is below 1, or even is neither. TypeError: x is not a float array.
+        ValueError: x has rank below 3 or values of float64 beyond 2^500, size is below 1, or even is neither.
+            TypeError: x is not a float array.
 
     Source:
         A. Krizhevsky, I. Sutskever and G. E. Hinton, "ImageNet Classification with Deep Convolutional Neural

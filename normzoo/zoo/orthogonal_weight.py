@@ -33,7 +33,8 @@ class OrthogonalWeight(ExactNorm):
             everywhere, and solves equations with as many unknowns as the longer side of W.
 
     Raises:
-        ValueError: there is no such map; x has rank below 2. TypeError: x is not a float array.
+        ValueError: there is no such map; x has rank below 2 or, for "cayley", values beyond 2^500. TypeError: x is not
+            a float array.
 
     The gradient of "qr" where columns of W depend on each other does not exist: NaN. PyTorch has "cayley" (on the
     parameter that it keeps without a base, use_trivialization=False) and takes x of higher rank for a batch of

@@ -104,8 +104,8 @@ class SwitchableNorm(MixedNorm):
         affine, bias, channel_axis, dtype: see `BatchNorm`.
 
     Raises:
-        ValueError: x has another number of channels, or one position a channel. TypeError: x is not a float array.
-            Nothing has changed then.
+        ValueError: x has another number of channels, or one position a channel, or values of float64 so large (2^500)
+            that a variance is none. TypeError: x is not a float array. Nothing has changed then.
 
     The authors' code takes the unbiased variance of an instance (the paper: biased), and from it those of layer and
     batch, and its running variance is that of the batch; here it is unbiased, as BatchNorm's.
@@ -195,8 +195,8 @@ class BatchInstanceNorm(MixedNorm):
         eps, momentum, affine, bias, channel_axis, dtype: see `BatchNorm`. Without affine there is rho alone.
 
     Raises:
-        ValueError: x has another number of channels, or one position a channel. TypeError: x is not a float array.
-            Nothing has changed then.
+        ValueError: x has another number of channels, or one position a channel, or values of float64 so large (2^500)
+            that a variance is none. TypeError: x is not a float array. Nothing has changed then.
 
     The paper clips rho in the step of the optimizer (`np.clip(norm.rho, 0, 1, out=norm.rho)` after it); a rho that is
     kept so is the same here. The authors' code calls it bin_gate; both start at 1.

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from normzoo.affine import affine, check_spread, placed, standardized
-from normzoo.arrays import base_array, check_out, check_size, once
+from normzoo.arrays import base_array, check_out, check_size, once, quiet
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm, entry
 from normzoo.passes import normalize
@@ -39,8 +39,8 @@ class VirtualBatchNorm(Norm):
     reference of the next layer.
 
     Raises:
-        ValueError: x has another number of channels or rank below 2. RuntimeError: no reference was given.
-            TypeError: x is not a float array.
+        ValueError: x has another number of channels or rank below 2, or values of float64 so large (2^500) that a
+            variance is none. RuntimeError: no reference was given. TypeError: x is not a float array.
 
     No sample depends on the others of its batch, and training and evaluation are one. Reference and x may have
     different positions. In the authors' code the reference runs through the network in every step, and the gradient
@@ -81,6 +81,7 @@ class VirtualBatchNorm(Norm):
         self.buffers["reference_var"] = np.ones(num_features, dtype)
         self.buffers["reference_size"] = np.zeros((), np.float64)
 
+    @quiet
     def refer(self, reference: Array, out: Array | None = None) -> Array:
         """Take the reference batch, of x's shape in all but the number of samples and positions.
 
@@ -88,7 +89,8 @@ class VirtualBatchNorm(Norm):
             The batch normalized by its own statistics, with weight and bias.
 
         Raises:
-            ValueError: it has no values, or not the channels of x. TypeError: it is not a float array.
+            ValueError: it has no values, or too large ones, or not the channels of x. TypeError: it is not a float
+                array.
         """
         reference = base_array(self, "reference", reference)
         axes = batch_norm.axes(self, reference, self.channel_axis, self.num_features)

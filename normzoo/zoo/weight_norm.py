@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_array, check_axis, check_parameter, check_shape
+from normzoo.arrays import check_array, check_axis, check_parameter, check_shape, quiet
 from normzoo.backends.contract import Array, Moments
 from normzoo.formulas import root
 from normzoo.norm import Norm
@@ -60,6 +60,7 @@ class WeightNorm(Norm):
         check_parameter(self, "x", x, self.shape)
         return Axes(x.shape, "".join("K" if i == self.dim else "r" for i in range(x.ndim)))
 
+    @quiet
     def match(self, x: Array) -> None:
         """Make the lengths those of x, so that norm(x) is x."""
         check_array(self, "x", x)

@@ -116,6 +116,9 @@ def test_what_has_no_variance_in_float64_is_refused_by_name(name, rng):
     for key, value in norm.state_dict().items():
         check.same_bits(value, before[key])
     assert norm.saved is None and (out == 7).all()
+    if name == "local_response_norm":
+        with pytest.raises(ValueError, match="^local_response_norm: expected .*; write"):
+            nz.functional.local_response_norm(np.ldexp(x, 600), 3)
     x[(0,) * x.ndim] = np.inf  # what is not finite goes through, as ever
     assert not np.isfinite(norm(x, **inputs)).all()
 

@@ -302,6 +302,29 @@ def test_rounding_of_the_five_raises_nothing(rng):
         nz.ScaleNorm(1e-8, dtype=np.float16)
 
 
+def test_what_else_norms_do_raises_nothing(rng):
+    x = 1e-7 * rng.standard_normal((4, 6, 5))
+    with np.errstate(all="raise"):
+        norm = nz.RevIN(5, dtype=np.float16)
+        norm.inverse(norm(x))
+        norm.saved_inverse.backward(x)
+        norm = nz.CumulativeLayerNorm(6, dtype=np.float16)
+        norm.step(x[..., 0], norm.step(x[..., 1])[1])
+        norm = nz.SpectralNorm((4, 6, 5), dtype=np.float16)
+        norm.iterate(x)
+        norm = nz.WeightNorm((4, 6, 5), dtype=np.float16)
+        norm.match(x)
+        norm = nz.VirtualBatchNorm(6, dtype=np.float16)
+        norm.refer(x, out=np.empty_like(x))
+        norm = nz.PositionalNorm()
+        norm(x)
+        norm.backward(x, dmean=norm.saved.mean, dstd=norm.saved.std)
+        norm = nz.BatchNorm(6, dtype=np.float16)
+        nz.recalibrate(norm, [x, 2 * x], norm)
+        norm.reset_running_stats()
+        nz.diagnose(norm, x)
+
+
 def tracks(case):
     norm = case.draw(np.random.default_rng(0))[0]
     return norm.training and ("num_batches_tracked" in norm.buffers or "u" in norm.buffers)
