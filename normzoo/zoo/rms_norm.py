@@ -81,8 +81,7 @@ class RMSNorm(Norm):
         self._plain = not self.params or (self.offset == 0 and casting != "llama")
         if not self._plain:
             self.devices = ("cpu",)
-        if casting == "llama":  # of values that do not count, the second pass would take some for what does
-            self.masks = False
+            self.masks = self.masks and casting != "llama"  # whose second pass would scale what does not count
 
     def axes(self, x: Array) -> Axes:
         return layer_norm.axes(self, x, self.normalized_shape, self.axis)
