@@ -22,16 +22,16 @@ class Spec(NamedTuple):
     momentum: float = 0.0
     eps: float | None = 1e-5
 
-    def run(self, x: Any, weight: Any, bias: Any, mean: Any, var: Any, *, keep: bool) -> Any:
-        """y or, with `keep`, (y, saved), of arrays."""
-        function = getattr(functional, self.name)
+    def run(self, of: Any, x: Any, weight: Any, bias: Any, mean: Any, var: Any, **options: Any) -> Any:
+        """What the function of this name gives: of `normzoo.functional` for arrays, or of PyTorch's for tensors."""
+        function = getattr(of, self.name)
         if self.name == "layer_norm":
-            return function(x, self.sizes, weight, bias, self.eps, return_saved=keep)
+            return function(x, self.sizes, weight, bias, self.eps, **options)
         if self.name == "rms_norm":
-            return function(x, self.sizes, weight, self.eps, return_saved=keep)
+            return function(x, self.sizes, weight, self.eps, **options)
         if self.name == "group_norm":
-            return function(x, self.sizes[0], weight, bias, self.eps, return_saved=keep)
-        return function(x, mean, var, weight, bias, self.own, self.momentum, self.eps, return_saved=keep)
+            return function(x, self.sizes[0], weight, bias, self.eps, **options)
+        return function(x, mean, var, weight, bias, self.own, self.momentum, self.eps, **options)
 
 
 _NAMES = "input", "weight", "bias", "running_mean", "running_var"
@@ -41,9 +41,11 @@ def run(
     spec: Spec, x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Any, var: Any, keep: bool
 ) -> tuple[Tensor, Any, Any]:
     """y, and with `keep` what the pass left and the bias as an array. Running statistics are written to."""
+    if x is None:
+        raise TypeError(f"{spec.name}: expected input to be a tensor, got None")
     arrays = [array_of(spec.name, name, t) for name, t in zip(_NAMES, (x, weight, bias, mean, var), strict=True)]
     with torch_threads(arrays[0].size):
-        found = spec.run(*arrays, keep=keep)
+        found = spec.run(functional, *arrays, return_saved=keep)
     if mean is not None and spec.own:
         torch.autograd.graph.increment_version([mean, var])
     return (tensor_of(found[0]), found[1].left, arrays[2]) if keep else (tensor_of(found), None, None)
@@ -59,6 +61,12 @@ def run_back(
     return tensor_of(dx), tensor_of(dweight), tensor_of(dbias)
 
 
+_transformed = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
+_is_batched = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda t: False)  # by is_grads_batched=True
+_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
+_PLAIN = frozenset((Tensor, torch.nn.Parameter, type(None)))  # classes whose memory is there to be read
+
+
 class Normalize(torch.autograd.Function):
     """A pass whose backward pass is this library's; with create_graph, PyTorch's of the same formula."""
 
@@ -71,15 +79,19 @@ class Normalize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *dys: Any) -> Any:
         x, weight = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or _transformed() or _is_batched(dys[0]):  # many dy at once: PyTorch's take them
             grads = differentiable_backward(ctx.left, dys[0], x, weight, ctx.bias is not None)
         else:
             grads = run_back(ctx.left, dys[0], x, weight, ctx.bias)
         needed = zip(grads, ctx.needs_input_grad, strict=False)
         return *(d if need else None for d, need in needed), None, None, None
 
-
-_transformed = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise NotImplementedError(
+            "normzoo.torch: expected no forward-mode differentiation, as there is no jvp of a pass; write "
+            "torch.autograd.functional.jvp(function, inputs), which goes back twice, or normzoo.torch.revert(model)"
+        )
 
 
 def normalize(
@@ -91,25 +103,43 @@ def normalize(
     var: Tensor | None = None,
 ) -> Tensor:
     """y of a pass, with its place in the graph where one is kept."""
+    tensors = x, weight, bias, mean, var
     if torch.compiler.is_compiling():
-        return _compiled(spec, x, weight, bias, mean, var)
+        return _recorded(spec, *tensors)
     if _transformed():
         raise RuntimeError(
             f"normzoo.torch.functional.{spec.name}: expected to run outside torch.func transforms (vmap, grad, jvp), "
             f"which cannot see into it; use torch.nn.functional.{spec.name} there, or normzoo.torch.revert(model)"
         )
+    # Whoever records what PyTorch does sees nothing of a pass over memory: its y would be a constant to them.
+    odd = not _PLAIN.issuperset(map(type, tensors)) or getattr(x, "is_meta", False)
+    if torch.jit.is_tracing() or _modes() or (odd and any(map(_elsewhere, tensors))):
+        return _recorded(spec, *tensors)
     kept = torch.is_grad_enabled() and any(getattr(t, "requires_grad", False) for t in (x, weight, bias))
     if kept or forward_ad._current_level >= 0:  # where apply raises if a tensor has a tangent
-        return Normalize.apply(x, weight, bias, mean, var, spec)
-    return run(spec, x, weight, bias, mean, var, False)[0]
+        return Normalize.apply(*tensors, spec)
+    return run(spec, *tensors, False)[0]
 
 
-def _compiled(spec: Spec, x: Tensor, weight: Any, bias: Any, mean: Any, var: Any) -> Tensor:
-    """`normalize` by the operators of `operators.py`, of which only one writes."""
+def _elsewhere(t: Any) -> bool:
+    """Is t a tensor without memory, or of a class that says itself what an operator does to it?"""
+    return isinstance(t, Tensor) and (t.is_meta or type(t).__torch_dispatch__ is not Tensor.__torch_dispatch__)
+
+
+def _recorded(spec: Spec, x: Tensor, weight: Any, bias: Any, mean: Any, var: Any) -> Tensor:
+    """`normalize` by the operators of `operators.py`, of which only one writes; in an export to ONNX, which knows
+    PyTorch's operators alone, by these."""
+    if torch.onnx.is_in_onnx_export():
+        return spec.run(torch.nn.functional, x, weight, bias, mean, var)
     update = spec.own and mean is not None and var is not None
     given = (None, None) if update else (mean, var)
-    y, stats = torch.ops.normzoo.normalize(x, weight, bias, *given, *spec)
+    try:
+        y, stats = torch.ops.normzoo.normalize(x, weight, bias, *given, *spec)
+    except NotImplementedError as error:
+        raise NotImplementedError(
+            f"normzoo.torch.functional.{spec.name}: expected a tensor whose class takes operators of other libraries, "
+            f"got {type(x).__name__}; use torch.nn.functional.{spec.name} there, or normzoo.torch.revert(model)"
+        ) from error
     if update:
-        sets = stats.shape[1]
-        torch.ops.normzoo.update_running(mean, var, stats, x.numel() // sets if sets else 0, spec.momentum)
+        torch.ops.normzoo.update_running(mean, var, stats, x, spec.momentum)
     return y

@@ -3,7 +3,8 @@
 Every function takes tensors of float16, bfloat16, float32 or float64, in any mix, and gives one of the input's dtype
 and memory format. Shapes and values that do not fit raise ValueError where PyTorch's raise, tensors of other kinds
 TypeError; nothing has changed then. Under autocast they do as PyTorch's: layer_norm, group_norm and rms_norm compute
-and answer in float32 on CUDA; on the CPU, and for the others, the input's dtype stays.
+and answer in float32 on CUDA; on the CPU, and for the others, the input's dtype stays. A class of tensors with a
+__torch_function__ of its own is asked first, as by PyTorch's.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 from normzoo.torch.function import Spec, normalize
 
@@ -46,6 +48,9 @@ def batch_norm(
     tensor([[-1.0000],
             [ 1.0000]])
     """
+    tensors = input, running_mean, running_var, weight, bias
+    if has_torch_function(tensors):
+        return handle_torch_function(batch_norm, tensors, *tensors, training, momentum, eps)
     spec = Spec("batch_norm", (), bool(training), momentum, eps)
     return normalize(spec, input, weight, bias, running_mean, running_var)
 
@@ -61,6 +66,9 @@ def instance_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """See `torch.nn.functional.instance_norm` and `normzoo.InstanceNorm`."""
+    tensors = input, running_mean, running_var, weight, bias
+    if has_torch_function(tensors):
+        return handle_torch_function(instance_norm, tensors, *tensors, use_input_stats, momentum, eps)
     spec = Spec("instance_norm", (), bool(use_input_stats), momentum, eps)
     return normalize(spec, input, weight, bias, running_mean, running_var)
 
@@ -73,6 +81,9 @@ def layer_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """See `torch.nn.functional.layer_norm` and `normzoo.LayerNorm`."""
+    tensors = input, weight, bias
+    if has_torch_function(tensors):
+        return handle_torch_function(layer_norm, tensors, input, normalized_shape, weight, bias, eps)
     input, weight, bias = _float32("layer_norm", input, weight, bias)
     return normalize(Spec("layer_norm", _sizes(normalized_shape), eps=eps), input, weight, bias)
 
@@ -81,6 +92,9 @@ def group_norm(
     input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
     """See `torch.nn.functional.group_norm` and `normzoo.GroupNorm`."""
+    tensors = input, weight, bias
+    if has_torch_function(tensors):
+        return handle_torch_function(group_norm, tensors, input, num_groups, weight, bias, eps)
     input, weight, bias = _float32("group_norm", input, weight, bias)
     return normalize(Spec("group_norm", (num_groups,), eps=eps), input, weight, bias)
 
@@ -89,5 +103,8 @@ def rms_norm(
     input: Tensor, normalized_shape: int | Sequence[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Tensor:
     """See `torch.nn.functional.rms_norm` and `normzoo.RMSNorm`."""
+    tensors = input, weight
+    if has_torch_function(tensors):
+        return handle_torch_function(rms_norm, tensors, input, normalized_shape, weight, eps)
     input, weight = _float32("rms_norm", input, weight)
     return normalize(Spec("rms_norm", _sizes(normalized_shape), eps=eps), input, weight)

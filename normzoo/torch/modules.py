@@ -1,9 +1,12 @@
 """torch.nn's norms, computed by this library: subclasses that change nothing but the pass."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 from normzoo.torch import functional
 
@@ -14,9 +17,35 @@ else:
     _BatchNorm = _InstanceNorm = object
 
 
-class _Batch(_BatchNorm):
+def leaf(forward: Callable[..., Any]) -> Any:
+    """`forward` of a module that torch.fx keeps whole, as it does all of torch.nn's."""
+
+    @wraps(forward)
+    def found(self: Any, *inputs: Any, **named: Any) -> Any:
+        for x in (*inputs, *named.values()):
+            if isinstance(x, Proxy):
+                path = getattr(x.tracer, "path_of_module", lambda module: "")(self)
+                if path:  # a norm that is itself what is traced has none
+                    return x.tracer.create_proxy("call_module", path, inputs, named)
+        return forward(self, *inputs, **named)
+
+    return found
+
+
+class _Ours:
+    """What all of them answer to PyTorch's tools."""
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        raise RuntimeError(
+            f"torch.jit.script: expected modules that TorchScript can compile, got normzoo.torch.{type(self).__name__}"
+            "; write torch.jit.trace(model, x), or normzoo.torch.revert(model) first"
+        )
+
+
+class _Batch(_Ours, _BatchNorm):
     """BatchNorm's pass."""
 
+    @leaf
     def forward(self, input: Tensor) -> Tensor:
         """See `normzoo.BatchNorm`. A call that raises leaves all buffers as they were."""
         self._check_input_dim(input)
@@ -35,8 +64,13 @@ class _Batch(_BatchNorm):
         return y
 
 
-class _Instance(_InstanceNorm):
+class _Instance(_Ours, _InstanceNorm):
     """InstanceNorm's pass."""
+
+    @leaf
+    def forward(self, input: Tensor) -> Tensor:
+        """See `normzoo.InstanceNorm`."""
+        return super().forward(input)
 
     def _apply_instance_norm(self, input: Tensor) -> Tensor:
         return functional.instance_norm(
@@ -84,25 +118,28 @@ class InstanceNorm3d(_Instance, torch.nn.InstanceNorm3d):
     """`torch.nn.InstanceNorm3d`, for (N, C, D, H, W) and (C, D, H, W)."""
 
 
-class LayerNorm(torch.nn.LayerNorm):
+class LayerNorm(_Ours, torch.nn.LayerNorm):
     """`torch.nn.LayerNorm`, for (..., *normalized_shape)."""
 
+    @leaf
     def forward(self, input: Tensor) -> Tensor:
         """See `normzoo.LayerNorm`."""
         return functional.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
 
 
-class GroupNorm(torch.nn.GroupNorm):
+class GroupNorm(_Ours, torch.nn.GroupNorm):
     """`torch.nn.GroupNorm`, for (N, C, ...)."""
 
+    @leaf
     def forward(self, input: Tensor) -> Tensor:
         """See `normzoo.GroupNorm`."""
         return functional.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
 
-class RMSNorm(torch.nn.RMSNorm):
+class RMSNorm(_Ours, torch.nn.RMSNorm):
     """`torch.nn.RMSNorm`, for (..., *normalized_shape)."""
 
+    @leaf
     def forward(self, x: Tensor) -> Tensor:
         """See `normzoo.RMSNorm`."""
         return functional.rms_norm(x, self.normalized_shape, self.weight, self.eps)

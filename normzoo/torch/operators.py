@@ -66,6 +66,8 @@ def normalize(
 def _(
     x: Tensor, weight: Any, bias: Any, mean: Any, var: Any, name: str, sizes: Any, own: Any, momentum: Any, eps: Any
 ) -> tuple[Tensor, Tensor]:
+    if name in ("layer_norm", "rms_norm") and tuple(x.shape[-len(sizes) :]) != tuple(sizes):
+        raise ValueError(f"{name}: expected x of shape (..., {', '.join(map(str, sizes))}), got {tuple(x.shape)}")
     return torch.empty_like(x), x.new_empty((3, _sets(Spec(name, sizes), x)), dtype=torch.float64)
 
 
@@ -88,8 +90,8 @@ def normalize_backward(
     kept = array_of(name, "statistics", stats.reshape(3, b, c))
     left = Left(name, _axes(spec, a), None, moments, eps_for(a) if eps is None else eps, kept)
     dx, dweight, dbias = run_back(left, dy, x, weight, array_of(name, "bias", bias))
-    none = x.new_empty(0)
-    return _placed(dx, x), none if dweight is None else dweight, none if dbias is None else dbias
+    # no two results of an operator may be one tensor
+    return _placed(dx, x), *(x.new_empty(0) if d is None else d for d in (dweight, dbias))
 
 
 @normalize_backward.register_fake
@@ -119,8 +121,9 @@ normalize.register_autograd(_back, setup_context=_keep)
 
 
 @custom_op("normzoo::update_running", mutates_args=("mean", "var"))
-def update_running(mean: Tensor, var: Tensor, stats: Tensor, values: int, momentum: float) -> None:
-    """Take the statistics of sets of `values` values into the running ones."""
+def update_running(mean: Tensor, var: Tensor, stats: Tensor, x: Tensor, momentum: float) -> None:
+    """Take the statistics of x's sets into the running ones. x says how many values these have: a number would be a
+    constant of a traced graph."""
     sets = stats.shape[1] if stats.dim() == 2 else 0
     fits = mean.dim() == 1 and mean.shape == var.shape and stats.shape[:1] == (3,) and stats.dtype == torch.float64
     if not fits or not stats.is_contiguous() or not mean.numel() or sets % mean.numel():
@@ -128,6 +131,7 @@ def update_running(mean: Tensor, var: Tensor, stats: Tensor, values: int, moment
             "normzoo::update_running: expected mean and var (channels,) and contiguous float64 stats (3, sets), sets a "
             f"multiple of channels, got {tuple(mean.shape)}, {tuple(var.shape)} and {stats.dtype} {tuple(stats.shape)}"
         )
+    values = x.numel() // sets if sets else 0
     running = array_of("batch_norm", "running_mean", mean), array_of("batch_norm", "running_var", var)
     ready = all(t.dtype in (torch.float32, torch.float64) and t.is_contiguous() for t in (mean, var))
     name = "cpu" if mean.device.type == "cpu" else f"cuda:{running[0].stream}"

@@ -30,14 +30,25 @@ def array_of(owner: str, name: str, t: Any) -> Any:
     """
     if t is None:
         return None
-    if type(t) in _PLAIN and t.dtype in _NUMPYS and t.is_cpu and t.layout is torch.strided and not t.is_neg():
+    plain = type(t) in _PLAIN and t.dtype in _NUMPYS and t.is_cpu and t.layout is torch.strided
+    if plain and not (t.is_neg() or t.is_nested):
         return t.detach().numpy()  # what most tensors are
     if not isinstance(t, torch.Tensor):
         raise TypeError(f"{owner}: expected {name} to be a tensor, got {type(t).__name__}; write torch.as_tensor(...)")
-    if t.dtype not in FLOATS:
+    if t.is_nested:
         raise TypeError(
-            f"{owner}: expected {name} of dtype float16, bfloat16, float32 or float64, got {t.dtype}; "
-            f"write {name}.float()"
+            f"{owner}: expected one tensor as {name}, got a nested one; use torch.nn's norms there, or "
+            "normzoo.torch.revert(model)"
+        )
+    if t.is_quantized:
+        raise TypeError(
+            f"{owner}: expected {name} of dtype float16, bfloat16, float32 or float64, got {t.dtype}; write "
+            f"{name}.dequantize(), or normzoo.torch.revert(model) before the model is quantized"
+        )
+    if t.dtype not in FLOATS:
+        instead = f"{name}.real and {name}.imag" if t.is_complex() else f"{name}.float()"
+        raise TypeError(
+            f"{owner}: expected {name} of dtype float16, bfloat16, float32 or float64, got {t.dtype}; write {instead}"
         )
     if t.layout is not torch.strided:
         raise TypeError(f"{owner}: expected a dense {name}, got layout {t.layout}; write {name}.to_dense()")
