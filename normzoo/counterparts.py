@@ -19,6 +19,8 @@ from normzoo.zoo.batch_norm import BatchNorm
 from normzoo.zoo.group_norm import GroupNorm
 from normzoo.zoo.instance_norm import InstanceNorm
 from normzoo.zoo.layer_norm import LayerNorm
+from normzoo.zoo.local_response_norm import LocalResponseNorm
+from normzoo.zoo.mean_variance_norm import MeanVarianceNorm
 from normzoo.zoo.rms_norm import RMSNorm
 from normzoo.zoo.unit_norm import UnitNorm
 
@@ -72,6 +74,8 @@ def describe(norm: Norm, dialect: str) -> Described:
     0.9
     """
     found, _ = counterpart(norm, dialect)
+    if isinstance(norm, UnitNorm | LocalResponseNorm | MeanVarianceNorm):
+        return Described(found, _plain(norm, dialect))
     arguments: dict[str, Any] = {"epsilon": 2.0**-23 if norm.eps is None else norm.eps}
     if dialect == "onnx":
         return Described(found, arguments | _attributes(norm))
@@ -122,8 +126,10 @@ def _attributes(norm: Any) -> dict[str, Any]:
     if getattr(norm, "channel_axis", 1) != 1:
         raise ValueError(f"{norm}: expected channel_axis=1, as ONNX has, got {norm.channel_axis}")
     if isinstance(norm, BatchNorm):
-        # Not trained, a node has no use for a momentum.
-        return {"momentum": 1 - _momentum(norm, "onnx"), "training_mode": 1} if norm.training else {"training_mode": 0}
+        # Without running statistics, those of the batch are used in evaluation too; nothing is left to weigh then.
+        tracked = "running_mean" in norm.buffers
+        momentum = {"momentum": 1 - _momentum(norm, "onnx")} if norm.training and tracked else {}
+        return momentum | {"training_mode": int(norm.training or not tracked)}
     if isinstance(norm, GroupNorm):
         return {"num_groups": norm.num_groups}
     if isinstance(norm, LayerNorm | RMSNorm):
@@ -131,6 +137,27 @@ def _attributes(norm: Any) -> dict[str, Any]:
             raise ValueError(f"{norm}: expected the last axes, as ONNX's {type(norm).__name__} has, got {norm.axis=}")
         return {"axis": -len(norm.normalized_shape)}
     return {}
+
+
+def _plain(norm: Any, dialect: str) -> dict[str, Any]:
+    """Arguments of norms without parameters, whose counterparts have no epsilon."""
+    if isinstance(norm, LocalResponseNorm):
+        if norm.channel_axis != 1:
+            raise ValueError(f"{norm}: expected channel_axis=1, as ONNX has, got {norm.channel_axis}")
+        if norm.size % 2 == 0 and norm.even != "after":
+            raise ValueError(f"{norm}: expected even='after' of an even size, as ONNX has, got {norm.even!r}")
+        return {"size": norm.size, "alpha": norm.alpha, "beta": norm.beta, "bias": norm.k}
+    # Vectors shorter than 1e-12 are what an eps of 1e-12 is for.
+    most = 1e-12 if isinstance(norm, UnitNorm) else 0.0
+    if norm.eps > most:
+        raise ValueError(f"{norm}: expected eps={most:g}, as {dialect} has none, got {norm.eps}")
+    if isinstance(norm, MeanVarianceNorm):
+        return {"axes": list(norm.axis)}
+    if dialect == "keras":
+        return {"axis": norm.axis[0] if len(norm.axis) == 1 else list(norm.axis), "order": norm.order}
+    if len(norm.axis) != 1:
+        raise ValueError(f"{norm}: expected one axis, as ONNX's LpNormalization has, got {norm.axis}")
+    return {"axis": norm.axis[0], "p": norm.order}
 
 
 def _old(momentum: Any) -> float:

@@ -27,12 +27,13 @@ _FLAX = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var
 _KERAS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 _BATCH = {"weight": "scale", "bias": "B", "running_mean": "input_mean", "running_var": "input_var"}
 
-# The layer or operator of a norm, and the names that its state has there. A norm of another class has those of the
-# nearest class that it comes from.
+# The layer or operator of a norm, and the names that its state has there. A norm has one by its exact class: what a
+# subclass changes, the other framework's layer does not know.
 COUNTERPARTS: dict[str, dict[str, tuple[str, dict[str, str]]]] = {
     "flax": {
         "BatchNorm": ("BatchNorm", _FLAX),
         "FrozenBatchNorm": ("BatchNorm", _FLAX),
+        "SyncBatchNorm": ("BatchNorm", _FLAX),
         "InstanceNorm": ("InstanceNorm", {"weight": "scale", "bias": "bias"}),
         "LayerNorm": ("LayerNorm", {"weight": "scale", "bias": "bias"}),
         "GroupNorm": ("GroupNorm", {"weight": "scale", "bias": "bias"}),
@@ -41,23 +42,35 @@ COUNTERPARTS: dict[str, dict[str, tuple[str, dict[str, str]]]] = {
     "keras": {
         "BatchNorm": ("BatchNormalization", _KERAS),
         "FrozenBatchNorm": ("BatchNormalization", _KERAS),
+        "SyncBatchNorm": ("BatchNormalization", _KERAS),
         "InstanceNorm": ("GroupNormalization", {"weight": "gamma", "bias": "beta"}),
         "LayerNorm": ("LayerNormalization", {"weight": "gamma", "bias": "beta"}),
         "GroupNorm": ("GroupNormalization", {"weight": "gamma", "bias": "beta"}),
         "RMSNorm": ("RMSNormalization", {"weight": "scale"}),
+        "UnitNorm": ("UnitNormalization", {}),
     },
     "onnx": {
         "BatchNorm": ("BatchNormalization", _BATCH),
         "FrozenBatchNorm": ("BatchNormalization", _BATCH),
+        "SyncBatchNorm": ("BatchNormalization", _BATCH),
         "InstanceNorm": ("InstanceNormalization", {"weight": "scale", "bias": "B"}),
         "LayerNorm": ("LayerNormalization", {"weight": "Scale", "bias": "B"}),
         "GroupNorm": ("GroupNormalization", {"weight": "scale", "bias": "bias"}),
         "RMSNorm": ("RMSNormalization", {"weight": "scale"}),
+        "LocalResponseNorm": ("LRN", {}),
+        "MeanVarianceNorm": ("MeanVarianceNormalization", {}),
+        "UnitNorm": ("LpNormalization", {}),
     },
 }
 # Operators of ONNX that must have these inputs, which are neutral where the norm has none.
-_NEEDED = {"LayerNormalization": ("weight",), "RMSNormalization": ("weight",)}
-_NEUTRAL = {"weight": 1.0, "bias": 0.0}
+_NEEDED = {
+    "BatchNormalization": ("weight", "bias", "running_mean", "running_var"),
+    "InstanceNormalization": ("weight", "bias"),
+    "GroupNormalization": ("weight", "bias"),
+    "LayerNormalization": ("weight",),
+    "RMSNormalization": ("weight",),
+}
+_NEUTRAL = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
 
 
 def counterpart(norm: Any, dialect: str) -> tuple[str, dict[str, str]]:
@@ -70,8 +83,8 @@ def counterpart(norm: Any, dialect: str) -> tuple[str, dict[str, str]]:
         known = ", ".join(map(repr, (TORCH, *COUNTERPARTS)))
         raise ValueError(f"{norm}: expected dialect to be one of {known}, got {dialect!r}")
     known_norms = COUNTERPARTS[dialect]
-    kind = next((c.__name__ for c in type(norm).__mro__ if c.__name__ in known_norms), None)
-    if kind is None:
+    kind = type(norm).__name__
+    if kind not in known_norms or not type(norm).__module__.startswith("normzoo."):
         raise ValueError(
             f"{norm}: expected a norm that {dialect} has ({', '.join(known_norms)}), got {type(norm).__name__}; "
             "write state_dict()"
@@ -123,6 +136,9 @@ def read(norm: Any, state: Any, dialect: str, values: int | None) -> dict[str, A
     if dialect == "onnx" and found == "GroupNormalization":
         each = norm.num_channels // norm.num_groups
         given = {name: np.repeat(a, each) if a.shape == (norm.num_groups,) else a for name, a in given.items()}
+    if dialect == "onnx" and found in ("LayerNormalization", "RMSNormalization"):
+        wide = _broadcast_shape(norm, found)
+        given = {name: a.reshape(norm._shape) if a.shape == wide else a for name, a in given.items()}
     if "weight" in given and hasattr(norm, "offset"):
         given["weight"] = given["weight"].astype(np.float64) - norm.offset
     return given | count
@@ -143,18 +159,32 @@ def _corrected(norm: Any, var: Array, values: int | None, count: Any, to_biased:
 def _for_onnx(norm: Any, found: str, state: dict[str, Array], opset: int) -> dict[str, Array]:
     """With all inputs that the operator must have, per group where it is GroupNormalization of opset 18."""
     like = next(iter(state.values()), np.zeros((), np.float32)).dtype
-    for name in _NEEDED.get(found, ("weight", "bias")):
+    for name in _NEEDED.get(found, ()):
+        # ... in training too, where it does not read the running statistics that it must have
         state.setdefault(name, np.full(norm._shape, _NEUTRAL[name], like))
-    if found == "BatchNormalization" and "running_mean" not in state:
-        raise ValueError(
-            f"{norm}: expected running statistics, which ONNX's BatchNormalization reads, got none; "
-            "write track_running_stats=True"
-        )
-    if found == "LayerNormalization" and (norm.axis is not None or norm.parameter_axis is not None):
-        raise ValueError(f"{norm}: expected the last axes, as ONNX's LayerNormalization, got axis={norm.axis}")
+    if found in ("LayerNormalization", "RMSNormalization"):
+        shape = _broadcast_shape(norm, found)
+        state = {name: a.reshape(shape) for name, a in state.items()}
     if found == "GroupNormalization" and check_size(norm, "opset", opset, least=18) < 21:
         return {name: _per_group(norm, name, a, opset) for name, a in state.items()}
     return {name: state[name] for name in ("weight", "bias", "running_mean", "running_var") if name in state}
+
+
+def _broadcast_shape(norm: Any, found: str) -> tuple[int, ...]:
+    """The shape in which parameters of some of the last axes broadcast to x."""
+    if norm.axis is not None:
+        raise ValueError(f"{norm}: expected the last axes, as ONNX's {found}, got axis={norm.axis}")
+    spans = norm.parameter_axis
+    if spans is None:
+        return norm._shape
+    spans = spans if isinstance(spans, tuple) else (spans,)
+    if max(spans) >= 0:
+        raise ValueError(
+            f"{norm}: expected parameters of axes that are counted from the last, as ONNX's {found} has, got "
+            f"parameter_axis={norm.parameter_axis}; write them as negative numbers"
+        )
+    sizes = dict(zip(spans, norm._shape, strict=True))
+    return tuple(sizes.get(i, 1) for i in range(min(spans), 0))
 
 
 def _per_group(norm: Any, name: str, a: Array, opset: int) -> Array:

@@ -170,7 +170,7 @@ def affine_into(
     array([[2., 3.]], dtype=float32)
     """
     owner = "fold.affine_into"
-    if not isinstance(norm, SCALED):
+    if type(norm) not in SCALED:
         raise TypeError(f"{owner}: expected one of {', '.join(c.__name__ for c in SCALED)}, got {type(norm).__name__}")
     axes = _axes(owner, weight, layout, groups, None)
     if axes.grouped_inputs:

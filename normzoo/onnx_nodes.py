@@ -30,6 +30,7 @@ class Node(NamedTuple):
     owner: str  # what messages call it
     attributes: dict[str, Any]
     inputs: list[str]  # their names, x first
+    outputs: list[str]  # those that are there
     initializers: Mapping[str, Any]
     shape: tuple[int | None, ...] | None  # of x, as far as it is known
 
@@ -82,7 +83,7 @@ def from_onnx(
 
     | node | norm |
     |---|---|
-    | BatchNormalization | BatchNorm, in evaluation, or in training where training_mode is 1 |
+    | BatchNormalization | BatchNorm, in the mode that training_mode, is_test or, from opset 7 to 13, its outputs tell |
     | InstanceNormalization | InstanceNorm |
     | LayerNormalization | LayerNorm |
     | GroupNormalization, opset 18 and 21 | GroupNorm |
@@ -95,9 +96,11 @@ def from_onnx(
         node: a NodeProto, or anything with op_type, input and attribute (and name, output and domain).
         initializers: what the node's other inputs are: a dict name -> array, or the graph's initializers.
         opset: of the model. GroupNormalization has parameters of the groups before 21 and of the channels from then
-            on; None tells by their number.
+            on; None tells by their number. BatchNormalization of opset 6 and before is in training unless is_test says
+            otherwise; None takes a node without is_test for one of a later opset.
         shape: of x, None for a size that is not known; wanted where the node alone does not say how many channels
-            (GroupNormalization of opset 18) or which axes (a scale that repeats) there are.
+            (GroupNormalization of opset 18) or which axes (an axis counted from the front, a scale that repeats) there
+            are.
 
     In training mode ONNX tracks the biased variance of a batch, as `state_dict(dialect=...)` says; BatchNorm, as
     PyTorch, the unbiased one.
@@ -125,12 +128,16 @@ def from_onnx(
         raise ValueError(f"{owner}: expected one of {', '.join(_KINDS)}, got {kind} of domain {domain}")
     make, known, inputs = _KINDS[kind]
     named_arrays = initializers if isinstance(initializers, Mapping) else {a.name: a for a in initializers}
-    found = Node(owner, {}, list(node.input), named_arrays, None if shape is None else tuple(shape))
+    outputs = [name for name in getattr(node, "output", ()) if name]
+    found = Node(owner, {}, list(node.input), outputs, named_arrays, None if shape is None else tuple(shape))
     for attribute in node.attribute:
         if attribute.name in known:
-            found.attributes[attribute.name] = _value(found, attribute, known[attribute.name])
+            default = known[attribute.name]
+            found.attributes[attribute.name] = _value(found, attribute, int if default is None else default)
         elif attribute.name not in _IGNORED:
             raise found.error(f"attributes {sorted(known)}", repr(attribute.name))
+    if opset is None and any(a.name == "consumed_inputs" for a in node.attribute):
+        opset = 1  # which had it until 5
     for name, default in known.items():
         if name not in found.attributes:
             if isinstance(default, type):
@@ -175,7 +182,19 @@ def _batch(node: Node, opset: int | None) -> Norm:
     scale, mean, var = (node.vector(i, what) for i, what in ((1, "scale"), (3, "input_mean"), (4, "input_var")))
     norm = BatchNorm(len(scale), options["epsilon"], 1 - options["momentum"], dtype=_widest(scale, mean, var))
     node.filled(norm, weight=scale, bias=node.vector(2, "B"), running_mean=mean, running_var=var)
-    return norm.train(options["training_mode"] == 1)
+    return norm.train(_trains(node, opset))
+
+
+def _trains(node: Node, opset: int | None) -> bool:
+    """Is this BatchNormalization in training? Each age of the operator says it in another way."""
+    mode, tested, more = node.attributes["training_mode"], node.attributes["is_test"], len(node.outputs) > 1
+    if mode is None and (tested is not None or (opset is not None and opset < 7)):
+        return not tested  # of opset 1 to 6, where it is 0 unless it is there
+    if mode is None and (opset is None or opset < 14):
+        return more  # from 7 to 13 only a node in training gives statistics
+    if more and not mode:
+        raise node.error("one output where training_mode is 0", node.outputs, "write training_mode=1")
+    return mode == 1
 
 
 def _instance(node: Node, opset: int | None) -> Norm:
@@ -188,46 +207,58 @@ def _layer(node: Node, opset: int | None) -> Norm:
     scale, bias = node.constant(1, "Scale"), node.constant(2, "B")
     if scale is None:
         raise node.error("an input Scale", f"inputs {node.inputs}")
-    sizes = _normalized(node, scale, "Scale")
-    norm = LayerNorm(sizes, node.attributes["epsilon"], bias=bias is not None, dtype=scale.dtype)
-    return node.filled(norm, weight=_spread(node, scale, sizes, "Scale"), bias=_spread(node, bias, sizes, "B"))
+    sizes, spans, arrays = _spread(node, {"Scale": scale} | ({} if bias is None else {"B": bias}))
+    norm = LayerNorm(sizes, node.attributes["epsilon"], bias=bias is not None, dtype=scale.dtype, **spans)
+    return node.filled(norm, weight=arrays["Scale"], bias=arrays.get("B"))
 
 
 def _rms(node: Node, opset: int | None) -> Norm:
     scale = node.constant(1, "scale")
     if scale is None:
         raise node.error("an input scale", f"inputs {node.inputs}")
-    sizes = _normalized(node, scale, "scale")
-    norm = RMSNorm(sizes, node.attributes["epsilon"], dtype=scale.dtype)
-    return node.filled(norm, weight=_spread(node, scale, sizes, "scale"))
+    sizes, spans, arrays = _spread(node, {"scale": scale})
+    norm = RMSNorm(sizes, node.attributes["epsilon"], dtype=scale.dtype, **spans)
+    return node.filled(norm, weight=arrays["scale"])
 
 
-def _normalized(node: Node, scale: Array, what: str) -> tuple[int, ...]:
-    """Sizes of the axes from `axis` on: those of x, or of a scale that spans all of them."""
-    axis = node.attributes["axis"]
-    if node.shape is not None:
-        rank = len(node.shape)
-        if not -rank <= axis < rank:
-            raise node.error(f"axis in [-{rank}, {rank})", axis)
-        sizes = node.shape[axis % rank :]
-        if all(isinstance(size, int) for size in sizes):
-            node.repeated(math.prod(sizes), scale, what)  # type: ignore[arg-type]
-            return tuple(sizes)  # type: ignore[arg-type]
-    if scale.ndim == 0 or (axis < 0 and scale.ndim != -axis):
-        raise node.error(f"{what} of the {max(1, -axis)} axes from axis={axis} on", scale.shape, "write shape=x.shape")
-    return scale.shape
-
-
-def _spread(node: Node, a: Array | None, sizes: tuple[int, ...], what: str) -> Array | None:
-    """A parameter that may repeat along the normalized axes."""
-    if a is None or a.shape == sizes:
-        return a
-    while a.ndim > len(sizes) and a.shape[0] == 1:
-        a = a[0]
-    try:
-        return np.broadcast_to(a, sizes)
-    except ValueError:
-        raise node.error(f"{what} that fits the normalized axes {sizes}", a.shape) from None
+def _spread(node: Node, arrays: dict[str, Array]) -> tuple[tuple[int, ...], dict[str, Any], dict[str, Array]]:
+    """Sizes of the normalized axes, which are those from `axis` on, what the parameters span if that is more, and the
+    parameters written out over it. The standard has them broadcast to x."""
+    axis, known = node.attributes["axis"], node.shape
+    what, most = max(arrays.items(), key=lambda item: item[1].ndim)
+    if known is None:
+        if axis >= 0:  # a parameter may repeat along leading axes: its rank need not be that of x
+            raise node.error(
+                f"the rank of x, of which axis={axis} counts from the front", "none", "write shape=x.shape"
+            )
+        if most.ndim < -axis:
+            raise node.error(f"{what} of the {-axis} axes from axis={axis} on", most.shape, "write shape=x.shape")
+    rank = most.ndim if known is None else len(known)
+    if not -rank <= axis < rank:
+        raise node.error(f"axis in [-{rank}, {rank})", axis)
+    sizes: list[int | None] = [None] * rank if known is None else list(known)
+    padded = {}
+    for name, a in arrays.items():
+        shape = (1,) * (rank - a.ndim) + a.shape
+        while len(shape) > rank and shape[0] == 1:
+            shape = shape[1:]
+        fits = len(shape) == rank and all(n in (1, size) or size is None for n, size in zip(shape, sizes, strict=True))
+        if not fits:
+            raise node.error(f"{name} that fits x of shape {known or tuple(sizes)}", a.shape)
+        sizes = [n if size is None and n != 1 else size for n, size in zip(shape, sizes, strict=True)]
+        padded[name] = a.reshape(shape)
+    normalized = list(range(axis % rank, rank))
+    if known is None:  # an axis of one value in all of them; x of more is refused by the norm
+        sizes = [1 if size is None else size for size in sizes]
+    if any(sizes[i] is None for i in normalized):
+        raise node.error(f"sizes of the axes from axis={axis} on", known, "write shape=x.shape")
+    spanned = [i for i in range(rank) if i in normalized or any(a.shape[i] != 1 for a in padded.values())]
+    full = [sizes[i] if i in spanned else 1 for i in range(rank)]
+    node.repeated(math.prod(full), most, what)  # type: ignore[arg-type]
+    shape = tuple(full[i] for i in spanned)
+    spans = {"parameter_axis": tuple(i - rank for i in spanned), "parameter_shape": shape}
+    written = {name: np.broadcast_to(a, full).reshape(shape) for name, a in padded.items()}  # type: ignore[arg-type]
+    return tuple(full[i] for i in normalized), {} if spanned == normalized else spans, written  # type: ignore[misc]
 
 
 def _group(node: Node, opset: int | None) -> Norm:
@@ -275,9 +306,10 @@ def _widest(*arrays: Array) -> np.dtype:
     return max((a.dtype for a in arrays), key=lambda dtype: dtype.itemsize)
 
 
+_MODES = {"training_mode": None, "is_test": None}  # integers, which say something by their absence too
 # How a node is read, its attributes and their defaults (a type where there is none), and how many inputs it has.
 _KINDS: dict[str, tuple[Callable[[Node, int | None], Norm], dict[str, Any], tuple[int, int]]] = {
-    "BatchNormalization": (_batch, {"epsilon": 1e-5, "momentum": 0.9, "training_mode": 0, "spatial": 1}, (5, 5)),
+    "BatchNormalization": (_batch, _MODES | {"epsilon": 1e-5, "momentum": 0.9, "spatial": 1}, (5, 5)),
     "InstanceNormalization": (_instance, {"epsilon": 1e-5}, (3, 3)),
     "LayerNormalization": (_layer, {"epsilon": 1e-5, "axis": -1}, (2, 3)),
     "GroupNormalization": (_group, {"epsilon": 1e-5, "num_groups": int}, (3, 3)),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import normzoo as nz
+from normzoo.dialects import COUNTERPARTS
 from tests import check
 from tests.cases import filled
 
@@ -151,9 +152,15 @@ def test_inputs_that_onnx_must_have_are_neutral(rng):
         (lambda n: n.load_state_dict(n.state_dict("flax") | {"mean": np.ones(4)}, "flax"), r"running_mean of shape \(3,\), got \(4,\)"),
         (lambda n: n.load_state_dict(n.state_dict("flax"), "flax", values=1), "expected values >= 2, got 1"),
         (lambda n: nz.DyT(3).state_dict("flax"), "expected a norm that flax has .*got DyT; write state_dict()"),
-        (lambda n: nz.BatchRenorm(3).state_dict("keras"), "expected a state that keras's BatchNormalization has"),
+        (lambda n: nz.BatchRenorm(3).state_dict("keras"), "expected a norm that keras has .*got BatchRenorm; write state_dict"),
         (lambda n: nz.InstanceNorm(3, track_running_stats=True).state_dict("keras"), "expected a state that keras's GroupNorm"),
-        (lambda n: nz.BatchNorm(3, track_running_stats=False).state_dict("onnx"), "expected running statistics.*write track"),
+        (lambda n: nz.RMSNorm(3, axis=1).state_dict("onnx"), "expected the last axes"),
+        (lambda n: nz.LayerNorm(4, parameter_axis=1, parameter_shape=3).state_dict("onnx"), "counted from the last.*negative"),
+        (lambda n: nz.describe(nz.LocalResponseNorm(4), "onnx"), "expected even='after' of an even size.*got 'before'"),
+        (lambda n: nz.describe(nz.LocalResponseNorm(3, channel_axis=-1), "onnx"), "expected channel_axis=1"),
+        (lambda n: nz.describe(nz.UnitNorm((1, 2)), "onnx"), "expected one axis, as ONNX's LpNormalization has"),
+        (lambda n: nz.describe(nz.UnitNorm(eps=1e-3), "onnx"), "expected eps=1e-12, as onnx has none, got 0.001"),
+        (lambda n: nz.describe(nz.MeanVarianceNorm(eps=1e-5), "onnx"), "expected eps=0, as onnx has none, got 1e-05"),
         (lambda n: nz.LayerNorm(3, axis=1).state_dict("onnx"), "expected the last axes"),
         (lambda n: nz.create("Dense", 3, dialect="keras"), "expected a layer of keras, one of BatchNormalization.*got 'Dense'"),
         (lambda n: nz.create("BatchNorm", 3, dialect="onnx"), "expected dialect to be 'flax' or 'keras', got 'onnx'; write nz.from_onnx"),
@@ -214,10 +221,9 @@ CREATED = [
 def test_layers_by_their_names_there(dialect, name, arguments, options, expected):
     norm = nz.create(name, *arguments, dialect=dialect, **options)
     assert repr(norm) == repr(expected) and getattr(norm, "channel_axis", 1) == getattr(expected, "channel_axis", 1)
-    if name != "UnitNormalization":  # and back
-        found, told = nz.describe(norm, dialect)
-        assert found == name
-        assert repr(nz.create(found, *arguments, dialect=dialect, **told)) == repr(norm)
+    found, told = nz.describe(norm, dialect)  # and back
+    assert found == name
+    assert repr(nz.create(found, *arguments, dialect=dialect, **told)) == repr(norm)
 
 
 def test_a_shift_without_a_scale(rng):
@@ -241,16 +247,100 @@ def test_attributes_for_onnx():
     assert nz.describe(nz.RMSNorm(3), "onnx").arguments == {"epsilon": 2**-23, "axis": -1}
 
 
-@pytest.mark.parametrize("norm", [nz.BatchNorm(6).eval(), nz.InstanceNorm(6, affine=True), nz.GroupNorm(2, 6), nz.LayerNorm((6, 4)), nz.RMSNorm(4, 1e-3)], ids=str)  # fmt: skip
+def test_a_batch_norm_without_running_statistics_trains_in_evaluation_too():
+    found = nz.describe(nz.BatchNorm(3, track_running_stats=False).eval(), "onnx")
+    assert found == ("BatchNormalization", {"epsilon": 1e-5, "training_mode": 1})
+
+
+WRITTEN = [
+    nz.BatchNorm(6).eval(), nz.BatchNorm(6), nz.BatchNorm(6, track_running_stats=False).eval(), nz.FrozenBatchNorm(6),
+    nz.InstanceNorm(6, affine=True), nz.GroupNorm(2, 6), nz.LayerNorm((6, 4)), nz.LayerNorm(4, bias=False), nz.RMSNorm(4, 1e-3),
+    nz.LayerNorm(4, parameter_axis=(-2, -1), parameter_shape=(6, 4)), nz.LayerNorm((6, 4), parameter_axis=-2, parameter_shape=6),
+    nz.RMSNorm(4, 1e-3, parameter_axis=(-3, -1), parameter_shape=(3, 4)), nz.LocalResponseNorm(3, 0.5, 0.6, 2.0),
+    nz.LocalResponseNorm(4, 0.5, even="after"), nz.UnitNorm(1), nz.UnitNorm(order=1), nz.MeanVarianceNorm((0, 2)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("norm", WRITTEN, ids=str)
 def test_a_norm_becomes_a_node_and_a_norm_again(norm, rng):
-    onnx = pytest.importorskip("onnx")
+    """... and ONNX Runtime, where it has the operator, gives the same."""
+    onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     filled(norm, rng)
     name, attributes = nz.describe(norm, "onnx")
     state = norm.state_dict("onnx")
-    node = onnx.helper.make_node(name, ["x", *state], ["y"], **attributes)
-    again = nz.from_onnx(node, state)
+    outputs = ["y", "mean", "var"] if attributes.get("training_mode") else ["y"]
+    node = onnx.helper.make_node(name, ["x", *state], outputs, **attributes)
     x = rng.standard_normal((3, 6, 4)).astype(np.float32)
-    check.close(again(x), norm(x), 1e-6)
+    again = nz.from_onnx(node, state, opset=23, shape=x.shape)
+    y = norm(x)
+    check.close(again(x), y, 1e-6)
+    norm.load_state_dict(state, "onnx")
+    check.close(norm(x), y, 1e-6)
+    told = [onnx.helper.make_tensor_value_info("x", 1, x.shape)], [onnx.helper.make_tensor_value_info("y", 1, None)]
+    initial = [onnx.numpy_helper.from_array(a, n) for n, a in state.items()]
+    version = 23 if name == "RMSNormalization" else 21 if name == "GroupNormalization" else 17
+    made = onnx.helper.make_model(
+        onnx.helper.make_graph([node], "g", *told, initial),
+        opset_imports=[onnx.helper.make_opsetid("", version)],
+        ir_version=10,
+    )
+    try:
+        session = runtime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+        answer = session.run(["y"], {"x": x})[0]
+    except Exception as error:  # onnxruntime's errors are no classes that can be named
+        known = "NOT_IMPLEMENTED", "training_mode", "size_ % 2 == 1", "LRN<T>"  # of an even size, or of rank 3
+        assert any(text in str(error) for text in known), error
+    else:
+        check.close(answer, y, 3e-6)
+
+
+class Shifted(nz.BatchNorm):
+    """A norm that somebody made of another."""
+
+    def forward(self, x, out=None, **options):
+        return super().forward(x + 1, out, **options)
+
+
+SUBCLASSES = [
+    nz.AlphaBatchNorm(4, alpha=0.5).eval(), nz.BatchRenorm(4).eval(), nz.DomainBatchNorm(4, 2).eval(), nz.EMABatchNorm(4).eval(),
+    nz.GhostBatchNorm(4, 2), nz.L1BatchNorm(4).eval(), nz.LInfBatchNorm(4).eval(), nz.SplitBatchNorm(4, 2).eval(), Shifted(4),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("norm", SUBCLASSES, ids=str)
+@pytest.mark.parametrize("dialect", ["flax", "keras", "onnx"])
+def test_what_comes_of_a_norm_is_not_taken_for_it(norm, dialect):
+    """An AlphaBatchNorm is no BatchNormalization, nor is EMABatchNorm's variance, biased already, to be made so again."""
+    name = type(norm).__name__
+    for ask in (
+        lambda: nz.describe(norm, dialect),
+        lambda: norm.state_dict(dialect),
+        lambda: norm.state_dict(dialect, values=8),
+    ):
+        with pytest.raises(
+            ValueError, match=rf"expected a norm that {dialect} has .*, got {name}; write state_dict\(\)"
+        ):
+            ask()
+    with pytest.raises(ValueError, match=f"got {name}"):
+        norm.load_state_dict(nz.BatchNorm(4).state_dict(dialect), dialect)
+
+
+def test_of_all_norms_the_ones_that_others_have_say_so():
+    """Every class is one of the table's, or refused by name."""
+    for dialect, known in COUNTERPARTS.items():
+        for name in known:
+            assert isinstance(getattr(nz, name), type)
+        for kind in {getattr(nz, name) for name in nz.__all__ if isinstance(getattr(nz, name), type)}:
+            if issubclass(kind, nz.Norm) and kind is not nz.Norm and kind.__name__ not in known:
+                norm = kind.__new__(kind)
+                norm.label, norm.params, norm.buffers = kind.__name__, {}, {}
+                with pytest.raises(ValueError, match=f"expected a norm that {dialect} has"):
+                    nz.describe(norm, dialect)
+
+
+def test_a_sync_batch_norm_is_a_batch_norm_elsewhere():
+    found = nz.describe(nz.SyncBatchNorm(4), "keras")
+    assert found == nz.describe(nz.BatchNorm(4), "keras")
 
 
 def test_torch_reads_what_was_written_and_the_other_way_round(rng):

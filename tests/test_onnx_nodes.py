@@ -1,5 +1,6 @@
 """Norms of ONNX nodes against ONNX Runtime, ONNX's own definition, and formulas; malformed nodes are named."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -38,6 +39,11 @@ CASES = [
     ("LayerNormalization", (3, 5, 17), {"axis": 1}, {"scale": (5, 17), "B": (5, 17)}, 17),
     ("LayerNormalization", (3, 5, 17), {"axis": -1, "epsilon": 1e-2}, {"scale": (17,)}, 17),
     ("LayerNormalization", (3, 5, 17), {"axis": -2}, {"scale": (17,), "B": (5, 1)}, 17),
+    ("LayerNormalization", (3, 5, 17), {"axis": 2}, {"scale": (1, 5, 17), "B": (3, 1, 17)}, 17),
+    ("LayerNormalization", (3, 5, 17), {"axis": 1}, {"scale": (3, 1, 17)}, 17),
+    ("LayerNormalization", (1, 3, 2), {"axis": 1}, {"scale": (2,)}, 17),
+    ("LayerNormalization", (2, 3, 4), {"axis": 1}, {"scale": (), "B": (4,)}, 17),
+    ("RMSNormalization", (3, 5, 17), {"axis": -1}, {"scale": (5, 1)}, 23),
     ("GroupNormalization", (3, 6, 4, 5), {"num_groups": 2}, {"scale": (6,), "B": (6,)}, 21),
     ("GroupNormalization", (3, 6, 4, 5), {"num_groups": 2, "epsilon": 1e-2}, {"scale": (2,), "B": (2,)}, 18),
     ("RMSNormalization", (3, 5, 17), {}, {"scale": (17,)}, 23),
@@ -186,6 +192,7 @@ S4, MISSING = {"scale": np.ones(4, np.float32), "B": np.zeros(4, np.float32)}, [
         (node("LayerNormalization", ("x",)), S4, ValueError, r"node 'y': expected 2 or 3 inputs, got \['x'\]"),
         (node("LayerNormalization", ("x", "", "B")), S4, ValueError, "expected 2 or 3 inputs"),
         (node("LayerNormalization", ("x", "scale", "gone")), S4, ValueError, "expected B 'gone' among the initializers"),
+        (node("LayerNormalization", MISSING, axis=1), S4, ValueError, "rank of x, of which axis=1 counts.*write shape=x.shape"),
         (node("LayerNormalization", MISSING, axis=-2), S4, ValueError, r"expected Scale of the 2 axes.*write shape=x.shape"),
         (node("LayerNormalization", MISSING, eps=1.0), S4, ValueError, "expected attributes .*axis.*epsilon.*got 'eps'"),
         (node("LayerNormalization", MISSING, epsilon=1), S4, ValueError, "epsilon of type float, got an attribute of type 2"),
@@ -208,6 +215,82 @@ S4, MISSING = {"scale": np.ones(4, np.float32), "B": np.zeros(4, np.float32)}, [
 def test_malformed_nodes_are_named(found, arrays, error, message):
     with pytest.raises(error, match=message):
         nz.from_onnx(found, arrays)
+
+
+@pytest.mark.parametrize(
+    ("axis", "size", "shape", "message"),
+    [
+        (1, (2,), (1, 3, 2), None),
+        (1, (4,), (2, 3, 4), None),
+        (3, (4,), (2, 3, 4), r"axis in \[-3, 3\), got 3"),
+        (2, (2, 3, 5), (2, 3, 4), r"scale that fits x of shape \(2, 3, 4\), got \(2, 3, 5\)"),
+        (2, (1, 1, 2, 4), (2, 3, 4), r"scale that fits x of shape \(2, 3, 4\), got \(1, 1, 2, 4\)"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["LayerNormalization", "RMSNormalization"])
+def test_an_axis_counted_from_the_front_asks_for_the_shape(kind, axis, size, shape, message, rng):
+    """A scale that repeats does not say of how many axes x is, and which are normalized."""
+    x, arrays = rng.standard_normal(shape).astype(np.float32), {"scale": rng.uniform(0.5, 2, size).astype(np.float32)}
+    found = node(kind, ("x", "scale"), axis=axis)
+    with pytest.raises(ValueError, match=r"write shape=x\.shape"):
+        nz.from_onnx(found, arrays)
+    if message:
+        with pytest.raises(ValueError, match=message.replace("scale", "[Ss]cale")):
+            nz.from_onnx(found, arrays, shape=shape)
+    else:
+        y = nz.from_onnx(found, arrays, shape=x.shape)(x)
+        check.close(y, formula((kind, shape, {"axis": axis}, None, 23), x, arrays), 2e-6)
+
+
+def training(opset, outputs=1, **attributes):
+    """Is a BatchNormalization of an opset in training?"""
+    found = node("BatchNormalization", ("x", *INITIALIZERS), **attributes)
+    found.output = ["y", "m", "v", "sm", "sv"][:outputs]
+    return nz.from_onnx(found, dict.fromkeys(INITIALIZERS, np.ones(3, np.float32)), opset=opset).training
+
+
+def test_each_age_of_batch_normalization_says_its_mode_in_its_own_way():
+    for opset in (1, 5, 6, None):
+        assert not training(opset, is_test=1) and training(opset, is_test=0) and training(opset, 5, is_test=0)
+    assert training(6) and training(1) and training(6, 5)
+    assert training(None, consumed_inputs=(0, 0, 0, 1, 1)), "what opset 1 to 5 had"
+    for opset in (7, 8, 9, 13, None):
+        assert training(opset, 5) and training(opset, 3) and not training(opset)
+    for opset in (14, 15, None):
+        assert training(opset, 3, training_mode=1) and training(opset, training_mode=1)
+        assert not training(opset, training_mode=0)
+        with pytest.raises(ValueError, match=r"one output where training_mode is 0, got \['y', 'm', 'v'\]; write"):
+            training(opset, 3, training_mode=0)
+    found = node("BatchNormalization", ("x", *INITIALIZERS))
+    found.output = ["y", "", "", "", ""]  # not there
+    assert not nz.from_onnx(found, dict.fromkeys(INITIALIZERS, np.ones(3, np.float32)), opset=9).training
+
+
+def test_training_of_old_opsets_is_by_the_batch(rng):
+    x, arrays = rng.standard_normal((4, 3, 5)).astype(np.float32), vectors(rng, 3, INITIALIZERS)
+    w, b = (arrays[n].reshape(-1, 1) for n in ("scale", "B"))
+    expected = (x - x.mean((0, 2), keepdims=True)) / np.sqrt(x.var((0, 2), keepdims=True) + 1e-5) * w + b
+    for opset, outputs in ((6, 1), (7, 5), (9, 3)):
+        found = node("BatchNormalization", ("x", *INITIALIZERS))
+        found.output = ["y", "m", "v", "sm", "sv"][:outputs]
+        check.close(nz.from_onnx(found, arrays, opset=opset)(x), expected, 2e-6)
+
+
+def test_the_batch_norm_models_among_onnxs_own_data():
+    """Of opset 6, with is_test."""
+    onnx = pytest.importorskip("onnx")
+    folder = Path(onnx.__file__).parent / "backend" / "test" / "data" / "pytorch-converted"
+    models = sorted(folder.glob("test_BatchNorm*/model.onnx"))
+    if not models:
+        pytest.skip("onnx was installed without its data")
+    for path in models:
+        model = onnx.load(path)
+        norm = nz.from_onnx(model.graph.node[0], model.graph.initializer, opset=model.opset_import[0].version)
+        x, y = (
+            onnx.numpy_helper.to_array(onnx.load_tensor(path.parent / "test_data_set_0" / f"{name}_0.pb"))
+            for name in ("input", "output")
+        )
+        check.close(norm(x), y, 3e-6)
 
 
 def test_nodes_of_other_domains_are_refused():

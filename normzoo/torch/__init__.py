@@ -12,7 +12,9 @@ current stream; channels_last stays; the running statistics are the module's own
 
 What is not supported raises: torch.func transforms (vmap, grad, jvp) and forward-mode differentiation, tensors on other
 devices, sparse, quantized, integer and complex tensors. Second and higher derivatives are right: a backward pass with
-create_graph=True is written in PyTorch's operations. torch.compile keeps the norms in its graph as opaque operators.
+create_graph=True is written in PyTorch's operations. torch.compile, torch.export, torch.jit.trace and make_fx keep the
+norms in their graphs as opaque operators, torch.fx as modules, and torch.onnx.export writes those of ONNX;
+torch.jit.script asks for revert(model).
 `import normzoo` does not import this, nor PyTorch.
 """
 

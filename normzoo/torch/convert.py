@@ -42,7 +42,7 @@ def convert(model: Model) -> Model:
 def revert(model: Model) -> Model:
     """Take back `convert`, and turn this library's modules into PyTorch's; in place, returns the model.
 
-    A model that is to be exported or quantized, or run where this library is not, is reverted first.
+    A model that is to be scripted or quantized, or run where this library is not, is reverted first.
     """
     return _classes("revert", model, _THEIRS)
 

@@ -60,16 +60,9 @@ class LayerNorm(Norm):
         parameter_shape: int | tuple[int, ...] | None = None,
         dtype: Any = np.float32,
     ) -> None:
-        self.normalized_shape = shape = check_shape("LayerNorm", "normalized_shape", normalized_shape)
+        self.normalized_shape = check_shape("LayerNorm", "normalized_shape", normalized_shape)
         self.axis = check_axes("LayerNorm", axis)
-        self.parameter_axis = check_axes("LayerNorm", parameter_axis, "parameter_axis")
-        if (parameter_axis is None) != (parameter_shape is None):
-            raise ValueError(
-                f"LayerNorm: expected parameter_axis and parameter_shape, or neither, got {parameter_axis=}, "
-                f"{parameter_shape=}"
-            )
-        if parameter_shape is not None:
-            shape = check_shape("LayerNorm", "parameter_shape", parameter_shape)
+        self.parameter_axis, shape = check_spans("LayerNorm", self.normalized_shape, parameter_axis, parameter_shape)
         super().__init__(
             self.normalized_shape,
             shape=shape,
@@ -98,6 +91,20 @@ def check_axes(owner: object, axis: Any, name: str = "axis") -> int | tuple[int,
     if isinstance(axis, tuple | list):
         return tuple(check_size(owner, name, a, least=-(2**31)) for a in axis)
     return check_size(owner, name, axis, least=-(2**31))
+
+
+def check_spans(
+    owner: object, normalized_shape: tuple[int, ...], parameter_axis: Any, parameter_shape: Any
+) -> tuple[int | tuple[int, ...] | None, tuple[int, ...]]:
+    """The axes that parameters span, None for the normalized ones, and their sizes."""
+    if (parameter_axis is None) != (parameter_shape is None):
+        raise ValueError(
+            f"{owner}: expected parameter_axis and parameter_shape, or neither, got {parameter_axis=}, "
+            f"{parameter_shape=}"
+        )
+    if parameter_axis is None:
+        return None, normalized_shape
+    return check_axes(owner, parameter_axis, "parameter_axis"), check_shape(owner, "parameter_shape", parameter_shape)
 
 
 @once

@@ -21,14 +21,14 @@ class RMSNorm(Norm):
 
     Shapes:
         x, y: (..., *normalized_shape), or of sizes normalized_shape along `axis`.
-        weight: normalized_shape. There is no bias.
+        weight: normalized_shape, or parameter_shape. There is no bias.
 
     Args:
         normalized_shape: sizes of the normalized axes, an integer or a tuple.
         eps: added to the mean square, in the units of x squared; None is the spacing of float64 at 1 for float64 x
             and that of float32 (1.2e-7) for any other.
         elementwise_affine: whether there is a weight.
-        axis, dtype: see `LayerNorm`.
+        axis, parameter_axis, parameter_shape, dtype: see `LayerNorm`.
         offset: what the weight is added to, y = xhat * (offset + weight); the weight begins at 1 - offset. Gemma has 1.
         casting: "llama" rounds xhat to x's dtype before the weight multiplies, as the Llama and T5 of transformers do,
             which shows for 16-bit x; "gemma" and None round once, after the weight, as PyTorch does.
@@ -48,7 +48,7 @@ class RMSNorm(Norm):
     devices = DEVICES
     masks = True
     moments = Moments(center=False, power=2)
-    asks = "normalized_shape", "axis"
+    asks = "normalized_shape", "axis", "parameter_axis"
 
     def __init__(
         self,
@@ -57,15 +57,20 @@ class RMSNorm(Norm):
         elementwise_affine: bool = True,
         *,
         axis: int | tuple[int, ...] | None = None,
+        parameter_axis: int | tuple[int, ...] | None = None,
+        parameter_shape: int | tuple[int, ...] | None = None,
         offset: float = 0.0,
         casting: str | None = None,
         dtype: Any = np.float32,
     ) -> None:
         self.normalized_shape = check_shape("RMSNorm", "normalized_shape", normalized_shape)
         self.axis = layer_norm.check_axes("RMSNorm", axis)
+        self.parameter_axis, shape = layer_norm.check_spans(
+            "RMSNorm", self.normalized_shape, parameter_axis, parameter_shape
+        )
         super().__init__(
             self.normalized_shape,
-            shape=self.normalized_shape,
+            shape=shape,
             eps=0.0 if eps is None else eps,
             weight=elementwise_affine,
             bias=False,
@@ -84,7 +89,9 @@ class RMSNorm(Norm):
             self.masks = self.masks and casting != "llama"  # whose second pass would scale what does not count
 
     def axes(self, x: Array) -> Axes:
-        return layer_norm.axes(self, x, self.normalized_shape, self.axis)
+        if self.parameter_axis is None:
+            return layer_norm.axes(self, x, self.normalized_shape, self.axis)
+        return layer_norm.axes_apart(self, x, self.normalized_shape, self.axis, self._shape, self.parameter_axis)
 
     def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
         if self._plain:
@@ -115,6 +122,7 @@ class RMSNorm(Norm):
     def _options(self) -> dict[str, Any]:
         affine = {"elementwise_affine": "weight" in self.params}
         axis = {} if self.axis is None else {"axis": self.axis}
+        spans = {"parameter_axis": self.parameter_axis, "parameter_shape": self._shape}
         offset = {"offset": self.offset} if self.offset else {}
         casting = {} if self.casting is None else {"casting": self.casting}
-        return super()._options() | affine | axis | offset | casting
+        return super()._options() | affine | axis | ({} if self.parameter_axis is None else spans) | offset | casting
