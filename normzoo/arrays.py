@@ -50,6 +50,17 @@ def once(find: Callable[..., Any]) -> Callable[..., Any]:
     return found
 
 
+READ_ONLY = "got a read-only array; write copy.deepcopy(norm), whose arrays are its own"
+
+
+def quoted(value: Any) -> str:
+    """What was received, as a message says it: a short value as it is written, else its type."""
+    shown = (
+        repr(value) if isinstance(value, str | bytes | bool | Real | complex | None | list | tuple | dict | set) else ""
+    )
+    return shown if 0 < len(shown) <= 60 and "\n" not in shown else type(value).__name__  # what fits into a message
+
+
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 CHARS = "efd"  # NumPy's codes of its own among them
 
@@ -236,7 +247,7 @@ def check_number(owner: object, name: str, value: Any) -> float:
     if type(value) is float and value == value:  # noqa: PLR0124 (not NaN)
         return value
     if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
-        raise TypeError(f"{owner}: expected {name} to be a number, got {type(value).__name__}")
+        raise TypeError(f"{owner}: expected {name} to be a number, got {quoted(value)}")
     if math.isnan(value):
         raise ValueError(f"{owner}: expected {name} to be a number, got nan")
     return float(value)
@@ -250,15 +261,38 @@ def check_eps(owner: object, eps: Any) -> float:
     return eps
 
 
-def check_size(owner: object, name: str, value: Any, least: int = 0) -> int:
-    """An integer of at least `least`."""
-    if type(value) is int and value >= least:
+def check_size(owner: object, name: str, value: Any, least: int = 0, most: int | None = None) -> int:
+    """An integer of at least `least`, and of at most `most`, which 64 bits hold."""
+    if type(value) is int and value >= least and most is None:
         return value
     if isinstance(value, bool | np.bool_) or not isinstance(value, Integral):
-        raise TypeError(f"{owner}: expected {name} to be an integer, got {type(value).__name__}")
+        raise TypeError(f"{owner}: expected {name} to be an integer, got {quoted(value)}")
     if value < least:
         raise ValueError(f"{owner}: expected {name} >= {least}, got {value}")
+    if most is not None and int(value) > most:
+        raise ValueError(f"{owner}: expected {name} to fit 64 bits, got {value}")
     return int(value)
+
+
+def check_features(owner: object, value: Any, name: str = "num_features") -> int:
+    """A number of channels: 1 or more."""
+    if type(value) is int and value >= 1:
+        return value
+    if check_size(owner, name, value) == 0:
+        raise ValueError(f"{owner}: expected {name} >= 1, got 0; write {name}=x.shape[1], or of another axis")
+    return int(value)
+
+
+def check_momentum(owner: object, value: Any) -> float:
+    """The weight of the new value in running statistics."""
+    if type(value) is float and 0 <= value <= 1:
+        return value
+    found = check_number(owner, "momentum", value)
+    if not 0 <= found <= 1:
+        raise ValueError(
+            f"{owner}: expected momentum in [0, 1], the weight of the new value, got {value}; write momentum=0.1"
+        )
+    return found
 
 
 def check_axis(owner: object, axis: Any, ndim: int, name: str = "axis") -> int:
@@ -279,16 +313,34 @@ def check_shape(owner: object, name: str, shape: Any) -> tuple[int, ...]:
             return shape
     sizes = (shape,) if isinstance(shape, Integral) else shape
     if not isinstance(sizes, tuple | list):
-        raise TypeError(f"{owner}: expected {name} to be an integer or a tuple of them, got {type(shape).__name__}")
+        raise TypeError(f"{owner}: expected {name} to be an integer or a tuple of them, got {quoted(shape)}")
     if not sizes:
         raise ValueError(f"{owner}: expected {name} with at least one axis, got {shape}; write {name}=x.shape[-1]")
     return tuple(check_size(owner, name, size) for size in sizes)
 
 
+def check_counts(owner: object, name: str, value: Any, shape: tuple[int, ...]) -> Array:
+    """Counts of batches or values, in int64: an integer, or an array of as many. Floats are read too, as `half()` over
+    all entries of a state leaves them, and one value with an axis of its own, as PyTorch 0.3 wrote it."""
+    a = np.asarray(value) if isinstance(value, np.ndarray | np.generic) else None
+    if a is not None and a.shape != shape and a.size == 1 == math.prod(shape):
+        a = a.reshape(shape)
+    if (() if a is None else a.shape) != shape:
+        raise ValueError(f"{owner}: expected {name} of shape {shape}, got {np.shape(value)}")
+    found = np.empty(math.prod(shape), np.int64)
+    for i, count in enumerate((value,) if a is None else a.ravel()):
+        if a is not None and a.dtype.name in FLOATS:
+            if not float(count).is_integer():
+                raise ValueError(f"{owner}: expected {name} to be an integer, got {count}")
+            count = int(count)  # noqa: PLW2901
+        found[i] = check_size(owner, name, count, most=np.iinfo(np.int64).max)
+    return found.reshape(shape)
+
+
 def check_float_dtype(owner: object, dtype: Any) -> np.dtype:
-    """A float dtype that parameters can have."""
+    """A float dtype that parameters can have; float32 for None, as PyTorch's factories take it."""
     try:
-        found = np.dtype(dtype)
+        found = np.dtype(np.float32 if dtype is None else dtype)
     except TypeError:
         found = None
     if found is None or found.name not in FLOATS:

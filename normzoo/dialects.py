@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import base_array, check_size
+from normzoo.arrays import base_array, check_counts, check_size
 from normzoo.backends.contract import Array
 
 TORCH = "torch"
@@ -151,7 +151,7 @@ def _corrected(norm: Any, var: Array, values: int | None, count: Any, to_biased:
     n = check_size(norm, "values", values, least=2)
     first = 0.0  # what is left of the first value
     if count is not None:
-        batches, momentum = check_size(norm, "num_batches_tracked", np.asarray(count).item()), norm.momentum
+        batches, momentum = check_counts(norm, "num_batches_tracked", count, ()).item(), norm.momentum
         first = float(batches == 0) if momentum is None else (1 - momentum) ** batches
     return (first + (var.astype(np.float64) - first) * ((n - 1) / n if to_biased else n / (n - 1))).astype(var.dtype)
 

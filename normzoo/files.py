@@ -1,13 +1,15 @@
 """State files: `save` writes the arrays of norms, `load` reads them, as safetensors or npz. Neither holds any code."""
 
 import contextlib
+import errno
 import math
 import os
+import stat
 import tempfile
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +37,16 @@ def save(path: str | os.PathLike[str], norms: Norms, *, dialect: str = TORCH, **
 
     Args:
         path: where to; the suffix says which kind of file.
-        norms: a norm, whose arrays keep their names, or a dict name -> norm, whose arrays are "name.weight" and so on.
+        norms: a norm, whose arrays keep their names, or a dict name -> norm, whose arrays are "name.weight" and so on,
+            or without a prefix for the name "".
         dialect, conversion: whose names the arrays have, and values= and opset=; see `Norm.state_dict`.
 
+    A symbolic link stays one, and a file that is there keeps its mode.
+
     Raises:
-        ValueError: the suffix is another, or the dialect has nothing like a norm. TypeError: norms holds something
-            else. ImportError: safetensors is not installed.
+        ValueError: the suffix is another, the dialect has nothing like a norm, or two arrays would have one name.
+            TypeError: norms holds something else, or path is none. OSError: the folder is not there or cannot be
+            written. ImportError: safetensors is not installed.
 
     >>> import tempfile, normzoo as nz
     >>> path = tempfile.mkdtemp() + "/two.npz"
@@ -49,11 +55,12 @@ def save(path: str | os.PathLike[str], norms: Norms, *, dialect: str = TORCH, **
     ['first.bias', 'first.weight', 'last.weight']
     """
     target = _path("save", path)
-    arrays = {
-        prefix + name: np.array(moved(a, "cpu"), order="C")
-        for prefix, norm in _named("save", norms).items()
-        for name, a in norm.state_dict(dialect, **conversion).items()
-    }
+    arrays: dict[str, Array] = {}
+    for prefix, norm in _named("save", norms).items():
+        for name, a in norm.state_dict(dialect, **conversion).items():
+            if prefix + name in arrays:
+                raise ValueError(f"save: expected one array of each name, got two of {prefix + name!r}; rename a norm")
+            arrays[prefix + name] = np.array(moved(a, "cpu"), order="C")
     with _replacing(target) as temporary:
         if target.suffix == ".npz":
             with temporary.open("wb") as file:
@@ -70,7 +77,8 @@ def load(
     Args:
         path: the file. Objects that npz files could hold as pickles are refused.
         into: a norm, which takes all arrays of the file, or a dict name -> norm, of which each takes the arrays
-            "name.weight" and so on; others, such as those of a whole model, are passed over, and not read.
+            "name.weight" and so on; others, such as "name.linear.weight" and the rest of a whole model, are passed
+            over, and not read.
         dialect, values: what the arrays are named and converted by; see `Norm.load_state_dict`.
 
     Returns:
@@ -88,11 +96,15 @@ def load(
     """
     source = _path("load", path)
     wanted = None if into is None else _named("load", into)
-    prefixes = None if wanted is None else list(wanted)
-    arrays = _read_npz(source, prefixes) if source.suffix == ".npz" else _read_safetensors(source, prefixes)
+    whole = wanted is None or isinstance(into, Norm)
+
+    def takes(name: str) -> bool:
+        return whole or any(_own(norm, prefix, name) for prefix, norm in (wanted or {}).items())
+
+    arrays = _read_npz(source, takes) if source.suffix == ".npz" else _read_safetensors(source, takes)
     ready = []
     for prefix, norm in (wanted or {}).items():
-        state = {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
+        state = {name.removeprefix(prefix): a for name, a in arrays.items() if whole or _own(norm, prefix, name)}
         try:
             ready.append((norm, norm.checked_state(state, dialect, values=values)))
         except (TypeError, ValueError) as error:
@@ -103,6 +115,13 @@ def load(
 
 
 def _path(owner: str, path: str | os.PathLike[str]) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        read = "getvalue" if hasattr(path, "getvalue") else "read"
+        load = f"write pathlib.Path('state.npz').write_bytes(file.{read}()), and load that"
+        write = load if owner == "load" else "save to a path, and take pathlib.Path(path).read_bytes()"
+        raise TypeError(
+            f"{owner}: expected a path that ends in {' or '.join(SUFFIXES)}, got {type(path).__name__}; {write}"
+        )
     found = Path(path)
     if found.suffix not in SUFFIXES:
         raise ValueError(f"{owner}: expected a path that ends in {' or '.join(SUFFIXES)}, got {found.name!r}")
@@ -128,14 +147,26 @@ def _safetensors(owner: str, module: str) -> Any:
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """A file beside `path` that takes its place when all is written."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    try:
+        path = path.resolve() if path.is_symlink() else path  # it stays a link, and what it names is replaced
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "save: expected a file, got a folder", str(path))
+        # a short name, of what file systems take, whatever the length of the file's own
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".nz-", suffix=path.suffix)
+    except FileNotFoundError as error:
+        expected = "save: expected a folder that is there; write pathlib.Path(path).parent.mkdir(parents=True)"
+        raise FileNotFoundError(error.errno, expected, str(path)) from None
+    except (PermissionError, NotADirectoryError) as error:
+        expected = f"save: expected a folder in which files can be made, got {error.strerror}"
+        raise type(error)(error.errno, expected, str(path)) from None
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
         mask = os.umask(0)
         os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # as a new file has; mkstemp's is its owner's alone
+        # mkstemp's mode is for its owner alone
+        temporary.chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~mask)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -151,12 +182,13 @@ def _bfloat16() -> np.dtype:
     return np.dtype(ml_dtypes.bfloat16)
 
 
-def _of(name: str, prefixes: Collection[str] | None) -> bool:
-    """Is this an array of one of the norms?"""
-    return prefixes is None or any(name.startswith(prefix) for prefix in prefixes)
+def _own(norm: Norm, prefix: str, name: str) -> bool:
+    """Is this an array of the norm itself, and not of a layer inside that a model has under the same name?"""
+    own = name.removeprefix(prefix).removesuffix(BFLOAT16)
+    return name.startswith(prefix) and ("." not in own or own in norm.params or own in norm.buffers)
 
 
-def _read_npz(path: Path, prefixes: Collection[str] | None) -> dict[str, Array]:
+def _read_npz(path: Path, takes: Callable[[str], bool]) -> dict[str, Array]:
     found: dict[str, Array] = {}
     with path.open("rb") as opened:  # what cannot be opened is Python's OSError
         if opened.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
@@ -168,7 +200,7 @@ def _read_npz(path: Path, prefixes: Collection[str] | None) -> dict[str, Array]:
                     raise ValueError(f"{sizes} bytes of arrays, more than {EXPANSION} times its own")
                 for member in file.infolist():
                     name = member.filename.removesuffix(".npy")
-                    if _of(name, prefixes):
+                    if takes(name):
                         a, whole = _read_member(file, member), name.removesuffix(BFLOAT16)
                         found[whole] = a if whole == name else a.view(_bfloat16())
         except _BROKEN as error:
@@ -194,7 +226,7 @@ def _read_member(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
         return np.ndarray(shape, dtype, bytearray(stream.read()), order="F" if fortran else "C")
 
 
-def _read_safetensors(path: Path, prefixes: Collection[str] | None) -> dict[str, Array]:
+def _read_safetensors(path: Path, takes: Callable[[str], bool]) -> dict[str, Array]:
     found: dict[str, Array] = {}
     module = _safetensors("load", "safetensors")
     with path.open("rb"):  # a file that is not there is NumPy's and Python's FileNotFoundError
@@ -204,7 +236,7 @@ def _read_safetensors(path: Path, prefixes: Collection[str] | None) -> dict[str,
     try:
         with module.safe_open(path, framework="np") as file:
             for name in file.keys():  # noqa: SIM118 (no dict)
-                if _of(name, prefixes):
+                if takes(name):
                     found[name] = file.get_tensor(name)
     except (module.SafetensorError, AttributeError, TypeError, ValueError) as error:  # of a dtype that NumPy lacks
         raise ValueError(f"load: {path.name}: expected a safetensors file, got one with {error}") from error

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from numpy import ndarray
 
-from normzoo.arrays import check_array, check_eps, check_number, check_shape, check_size
+from normzoo.arrays import check_array, check_eps, check_momentum, check_shape, check_size
 from normzoo.backends.contract import Array
 from normzoo.norm import eps_for as _eps_for
 from normzoo.passes import Recent as _Recent
@@ -96,7 +96,7 @@ def batch_norm(
     state = _copied("batch_norm", running_mean, running_var) if return_state else None
     mean, var = state or (running_mean, running_var)
     axes = _batch_norm.axes("batch_norm", x, channel_axis)
-    momentum = check_number("batch_norm", "momentum", momentum)
+    momentum = check_momentum("batch_norm", momentum)
     result = _batch_norm.batch_norm(
         "batch_norm", x, axes, mean, var, weight, bias, bool(training), momentum, eps, out, return_saved,
         rules=rules, update=update_stats,
@@ -140,7 +140,7 @@ def instance_norm(
     state = _copied("instance_norm", running_mean, running_var) if return_state else None
     mean, var = state or (running_mean, running_var)
     axes = _instance_norm.axes("instance_norm", x, channel_axis)
-    momentum = check_number("instance_norm", "momentum", momentum)
+    momentum = check_momentum("instance_norm", momentum)
     own = bool(use_input_stats)
     result = _instance_norm.instance_norm(
         "instance_norm", x, axes, mean, var, weight, bias, own, momentum, eps, out, return_saved,

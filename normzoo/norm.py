@@ -8,13 +8,14 @@ import numpy as np
 
 from normzoo.arrays import (
     DEVICES,
+    READ_ONLY,
     base_array,
     check_array,
+    check_counts,
     check_device,
     check_eps,
     check_float_dtype,
     check_parameter,
-    check_size,
     compute_dtype,
     moved,
     quiet,
@@ -128,7 +129,7 @@ class Norm:
         self.training = True
         self.saved: Saved | None = None
         self.eps = check_eps(self, eps)
-        dtype = check_float_dtype(self, dtype)
+        self._dtype = dtype = check_float_dtype(self, dtype)
         if weight:
             self.params["weight"] = np.ones(shape, dtype)
         if bias:
@@ -266,32 +267,26 @@ class Norm:
         unexpected = [name for name in state if name not in held]
         if missing or unexpected:
             raise ValueError(f"{self}: expected state with {list(held)}, got {missing=}, {unexpected=}")
+        counts = {}
         for name, value in state.items():
             if not held[name].flags.writeable:
-                raise ValueError(f"{self}: expected {name} of the norm to be writeable, got a read-only array")
+                raise ValueError(f"{self}: expected {name} of the norm to be writeable, {READ_ONLY}")
             if held[name].dtype.kind == "i":
-                self._check_count(name, value)
+                counts[name] = check_counts(self, name, value, held[name].shape)
             else:
                 check_array(self, name, value)
                 check_parameter(self, name, value, held[name].shape)
         with np.errstate(all="ignore"):
-            return {name: np.array(moved(value, "cpu"), held[name].dtype) for name, value in state.items()}
+            arrays = {
+                name: np.array(moved(a, "cpu"), held[name].dtype) for name, a in state.items() if name not in counts
+            }
+        return arrays | counts
 
     def put_state(self, new: Mapping[str, Array]) -> None:
         """Copy in what `checked_state` gave."""
         held = self.params | self.buffers
         for name, value in new.items():
             held[name][...] = value
-
-    def _check_count(self, name: str, value: Any) -> None:
-        """A count of batches or values: an integer, or an array of as many as the norm has."""
-        shape = self.buffers[name].shape
-        found = value.shape if isinstance(value, np.ndarray) else ()
-        if found != shape:
-            raise ValueError(f"{self}: expected {name} of shape {shape}, got {found}")
-        for count in np.ravel(value) if isinstance(value, np.ndarray) else (value,):
-            if check_size(self, name, count) > np.iinfo(np.int64).max:
-                raise ValueError(f"{self}: expected {name} to fit 64 bits, got {count}")
 
     def __str__(self) -> str:
         return str(self.label)

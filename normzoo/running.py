@@ -14,7 +14,7 @@ from normzoo.arrays import (
     backend_of,
     base_array,
     check_array,
-    check_number,
+    check_momentum,
     check_out,
     check_parameter,
     compute_dtype,
@@ -295,12 +295,12 @@ class TrackedNorm(Norm):
     ) -> None:
         super().__init__(num_features, shape=(num_features,), dtype=dtype, **options)
         self.num_features = num_features
-        self.momentum = None if momentum is None else check_number(self, "momentum", momentum)
+        self.momentum = None if momentum is None else check_momentum(self, momentum)
         self.track_running_stats = bool(track_running_stats)
         self.rules = check_rules(self, on_nonfinite, single_value, self.track_running_stats)
         if track_running_stats:
-            self.buffers["running_mean"] = np.zeros(num_features, dtype)
-            self.buffers[self.spread] = np.ones(num_features, dtype)
+            self.buffers["running_mean"] = np.zeros(num_features, self._dtype)
+            self.buffers[self.spread] = np.ones(num_features, self._dtype)
             self.buffers["num_batches_tracked"] = np.array(0, np.int64)
 
     @property

@@ -1,7 +1,11 @@
 """State files: what is written is read, by others too; nothing is half written, half read, or run."""
 
 import importlib.util
+import io
+import os
 import pickle
+import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -130,6 +134,113 @@ def test_torch_reads_safetensors(tmp_path, rng):
     check.close(norm.eval()(x), theirs.eval()(torch.from_numpy(x)).detach().numpy(), 1e-6)
     files.save_file(theirs.state_dict(), path)
     nz.load(path, into=norm)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_names_that_begin_alike_and_the_empty_name(suffix, tmp_path, rng):
+    """Each name has its own arrays: a block and the norm in it, a norm and the layer in it."""
+    path = tmp_path / f"names{suffix}"
+    norms = {name: filled(nz.BatchNorm(3), rng) for name in ("", "block", "block.norm", "block.norm.norm", "b", "norm")}
+    norms["block"] = filled(nz.LayerNorm(3), rng)
+    nz.save(path, norms)
+    again = {name: type(norm)(3) for name, norm in norms.items()}
+    for some in (again, {"block": nz.LayerNorm(3)}, {"block.norm": nz.BatchNorm(3)}, {"": nz.BatchNorm(3)}):
+        read = nz.load(path, into=some)
+        assert len(read) == sum(len(norm.state_dict()) for norm in some.values())
+        for name, norm in some.items():
+            for key, a in norms[name].state_dict().items():
+                check.same_bits(norm.state_dict()[key], a)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_what_a_model_has_inside_a_layer_of_the_same_name_is_passed_over(suffix, tmp_path, rng):
+    """AdaLayerNormZero of diffusers: norm1.weight is the norm's, norm1.linear.weight not."""
+    path, norm = tmp_path / f"model{suffix}", filled(nz.LayerNorm(3), rng)
+    nz.save(path, {"norm1": norm, "norm1.linear": nz.LayerNorm(7), "norm1.silu.inner": nz.RMSNorm(2)})
+    other = nz.LayerNorm(3)
+    assert sorted(nz.load(path, into={"norm1": other})) == ["norm1.bias", "norm1.weight"]
+    check.same_bits(other.weight, norm.weight)
+    with pytest.raises(ValueError, match=r"norm1: .*unexpected=\['weight', 'bias'\]|norm1: .*unexpected"):
+        nz.load(path, into={"norm1": nz.MeanVarianceNorm()})  # its own arrays are not
+
+
+def test_two_arrays_of_one_name_are_refused(tmp_path):
+    inner = nz.LayerNorm(3)
+    outer = nz.RMSNorm(3)
+    outer.params["norm.bias"] = np.ones(3, np.float32)
+    with pytest.raises(ValueError, match=r"save: expected one array of each name, got two of 'a.norm.bias'; rename"):
+        nz.save(tmp_path / "a.npz", {"a": outer, "a.norm": inner})
+    assert not list(tmp_path.iterdir())
+    nz.save(tmp_path / "a.npz", {"a": outer, "b.norm": inner})
+    nz.load(tmp_path / "a.npz", {"a": outer, "b.norm": inner})
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_link_stays_one_and_a_mode_is_kept(suffix, tmp_path, rng):
+    (tmp_path / "store").mkdir()
+    real, link = tmp_path / "store" / f"run-1{suffix}", tmp_path / f"latest{suffix}"
+    link.symlink_to(real)  # ... to a file that is not there yet
+    for value in (1, 2):
+        norm = nz.LayerNorm(3)
+        norm.weight[...] = value
+        nz.save(link, norm)
+        assert link.is_symlink() and not real.is_symlink()
+        check.same_bits(nz.load(real)["weight"], norm.weight)
+        real.chmod(0o600)
+        nz.save(link, norm)
+        assert stat.S_IMODE(real.stat().st_mode) == 0o600
+    assert [p.name for p in real.parent.iterdir()] == [real.name]
+    mask = os.umask(0o027)
+    try:
+        nz.save(tmp_path / f"new{suffix}", nz.LayerNorm(3))
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE((tmp_path / f"new{suffix}").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_name_as_long_as_file_systems_take(suffix, tmp_path):
+    path = tmp_path / ("n" * (255 - len(suffix)) + suffix)
+    nz.save(path, nz.LayerNorm(3))
+    nz.load(path, into=nz.LayerNorm(3))
+
+
+def test_what_is_said_of_paths_works(tmp_path, monkeypatch):
+    """A file object, a folder that is missing or was deleted, a folder in the place of the file."""
+    file = io.BytesIO()
+    np.savez(file, weight=np.ones(3, np.float32))
+    with pytest.raises(TypeError, match=r"load: expected a path that ends in .*, got BytesIO; write pathlib.Path\('state.npz'\)"
+                       r"\.write_bytes\(file.getvalue\(\)\), and load that"):  # fmt: skip
+        nz.load(file)
+    monkeypatch.chdir(tmp_path)
+    Path("state.npz").write_bytes(file.getvalue())
+    nz.load("state.npz", into=nz.RMSNorm(3))
+    with open("state.npz", "rb") as opened, pytest.raises(TypeError, match=r"file.read\(\)"):
+        nz.load(opened)
+    with pytest.raises(
+        TypeError, match=r"save: .*got BytesIO; save to a path, and take pathlib.Path\(path\).read_bytes"
+    ):
+        nz.save(io.BytesIO(), nz.RMSNorm(3))
+    path = Path("missing/dir/a.npz")
+    with pytest.raises(FileNotFoundError, match=r"write pathlib.Path\(path\).parent.mkdir\(parents=True\): 'missing/dir/a.npz'|"
+                       r"write pathlib.Path\(path\).parent.mkdir\(parents=True\)") as raised:  # fmt: skip
+        nz.save(path, nz.RMSNorm(3))
+    assert raised.value.filename == str(path)
+    path.parent.mkdir(parents=True)
+    nz.save(path, nz.RMSNorm(3))
+    Path("folder.npz").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"save: expected a file, got a folder.*folder.npz"):
+        nz.save("folder.npz", nz.RMSNorm(3))
+    with pytest.raises(NotADirectoryError, match="save: expected a folder in which files can be made"):
+        nz.save("state.npz/a.npz", nz.RMSNorm(3))
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(FileNotFoundError, match="save: expected a folder that is there"):
+        nz.save("a.npz", nz.RMSNorm(3))
+    monkeypatch.chdir(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.npz", "missing", "state.npz"]
 
 
 def test_bad_arguments(tmp_path):

@@ -145,7 +145,20 @@ def test_load_state_dict_is_all_or_nothing(rng):
         ({"num_batches_tracked": 1.5}, TypeError, "num_batches_tracked to be an integer"),
         ({"num_batches_tracked": 2**63}, ValueError, "num_batches_tracked to fit 64 bits"),
         ({"num_batches_tracked": np.array(2**63, np.uint64)}, ValueError, "num_batches_tracked to fit 64 bits"),
-        ({"num_batches_tracked": np.array([1])}, ValueError, r"num_batches_tracked of shape \(\), got \(1,\)"),
+        ({"num_batches_tracked": np.array([1, 2])}, ValueError, r"num_batches_tracked of shape \(\), got \(2,\)"),
+        (
+            {"num_batches_tracked": np.array(2.5, np.float32)},
+            ValueError,
+            "num_batches_tracked to be an integer, got 2.5",
+        ),
+        (
+            {"num_batches_tracked": np.array(np.inf, np.float16)},
+            ValueError,
+            "num_batches_tracked to be an integer, got inf",
+        ),
+        ({"num_batches_tracked": np.array(-1.0)}, ValueError, "num_batches_tracked >= 0, got -1"),
+        ({"num_batches_tracked": np.array(2.0**63)}, ValueError, "num_batches_tracked to fit 64 bits"),
+        ({"num_batches_tracked": np.array(True)}, TypeError, "num_batches_tracked to be an integer"),
     ]:
         with pytest.raises(error, match=message):
             norm.load_state_dict(good | change)
@@ -166,6 +179,50 @@ def test_load_state_dict_is_all_or_nothing(rng):
     del good["num_batches_tracked"]  # state files older than the counter
     norm.load_state_dict(good)
     check.same_bits(norm.running_var, state["running_var"] + 1)
+
+
+COUNTS = {
+    "half": np.array(7, np.float16), "single": np.array(7, np.float32), "an axis": np.array([7]), "PyTorch 0.3": np.array([7.0]),
+    "scalar": np.float32(7), "integer": 7, "narrow": np.array(7, np.int32), "two axes": np.array([[7]], np.uint8),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("count", COUNTS.values(), ids=COUNTS)
+def test_a_count_is_read_as_pytorch_reads_it(count):
+    """`half()` over all entries of a state makes it a float; PyTorch 0.3 gave it an axis."""
+    norm = nz.BatchNorm(3)
+    norm.load_state_dict(norm.state_dict() | {"num_batches_tracked": count})
+    held = norm.buffers["num_batches_tracked"]
+    assert held == 7 and held.shape == () and held.dtype == np.int64
+    norm.load_state_dict(norm.state_dict("keras") | {"num_batches_tracked": count}, "keras", values=8)
+
+
+def test_all_of_a_state_in_half_precision(rng):
+    norm, other = nz.BatchNorm(3), nz.BatchNorm(3)
+    norm(rng.standard_normal((4, 3)))
+    other.load_state_dict({name: a.astype(np.float16) for name, a in norm.state_dict().items()})
+    check.close(other.running_mean, norm.running_mean, 1e-3)
+    assert other.num_batches_tracked == 1
+    domains = nz.DomainBatchNorm(3, 2)
+    domains.load_state_dict(domains.state_dict() | {"num_batches_tracked": np.array([4, 5], np.float32)})
+    assert domains.buffers["num_batches_tracked"].tolist() == [4, 5]
+
+
+def test_a_dtype_of_none_is_float32():
+    """... as PyTorch's factories take it, for every array of every norm."""
+    made = 0
+    for name in nz.list_norms():
+        for arguments in ((4,), (4, 2), (2, 4), (3,), (5, 3), ()):
+            try:
+                norm = nz.create(name, *arguments, dtype=None)
+            except (TypeError, ValueError):  # of other arguments, or without a dtype
+                continue
+            usual = nz.create(name, *arguments, dtype=np.float32)
+            found, wanted = ({n: a.dtype for n, a in (each.params | each.buffers).items()} for each in (norm, usual))
+            assert found == wanted, name
+            made += 1
+            break
+    assert made > 30
 
 
 def test_parameters_are_attributes_and_entries(rng):

@@ -111,7 +111,7 @@ class AdaLNZero(Norm):
         self.hidden_size = check_size("AdaLNZero", "hidden_size", hidden_size)
         self.cond_size = hidden_size if cond_size is None else check_size("AdaLNZero", "cond_size", cond_size)
         super().__init__(hidden_size, self.cond_size, shape=(3 * hidden_size,), eps=eps, weight=False, dtype=dtype)
-        self.params = {"weight": np.zeros((3 * hidden_size, self.cond_size), dtype), **self.params}
+        self.params = {"weight": np.zeros((3 * hidden_size, self.cond_size), self._dtype), **self.params}
 
     def forward(self, x: Array, c: Array, out: Array | None = None) -> tuple[Array, Saved]:  # type: ignore[override]
         """y for x and its condition c; see `Norm.forward`."""

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from normzoo import updates
-from normzoo.arrays import DEVICES, check_size, once
+from normzoo.arrays import DEVICES, check_features, check_size, once
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import eps_for
 from normzoo.passes import recall_saved
@@ -90,7 +90,7 @@ class BatchNorm(TrackedNorm):
         on_nonfinite: str = "propagate",
         single_value: str = "raise",
     ) -> None:
-        check_size(type(self).__name__, "num_features", num_features)
+        check_features(type(self).__name__, num_features)
         super().__init__(
             num_features,
             eps=eps,

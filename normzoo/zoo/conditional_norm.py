@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_size, once
+from normzoo.arrays import check_features, check_size, once
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
 from normzoo.running import TrackedNorm
@@ -65,7 +65,7 @@ class ConditionalBatchNorm(TrackedNorm):
         channel_axis: int = 1,
         dtype: Any = np.float32,
     ) -> None:
-        check_size("ConditionalBatchNorm", "num_features", num_features)
+        check_features("ConditionalBatchNorm", num_features)
         self.num_classes = check_size("ConditionalBatchNorm", "num_classes", num_classes, least=1)
         super().__init__(
             num_features,
@@ -77,7 +77,7 @@ class ConditionalBatchNorm(TrackedNorm):
             dtype=dtype,
         )
         self.label.arguments = num_features, num_classes
-        self.params = tables(num_classes, num_features, dtype)
+        self.params = tables(num_classes, num_features, self._dtype)
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
 
     def axes(self, x: Array) -> Axes:
@@ -141,10 +141,10 @@ class ConditionalInstanceNorm(Norm):
     def __init__(
         self, num_features: int, num_classes: int, eps: float = 1e-5, *, channel_axis: int = 1, dtype: Any = np.float32
     ) -> None:
-        self.num_features = check_size("ConditionalInstanceNorm", "num_features", num_features)
+        self.num_features = check_features("ConditionalInstanceNorm", num_features)
         self.num_classes = check_size("ConditionalInstanceNorm", "num_classes", num_classes, least=1)
         super().__init__(num_features, num_classes, eps=eps, weight=False, bias=False)
-        self.params = tables(num_classes, num_features, dtype)
+        self.params = tables(num_classes, num_features, self._dtype)
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
 
     def axes(self, x: Array) -> Axes:

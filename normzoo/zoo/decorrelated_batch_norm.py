@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_size
+from normzoo.arrays import check_features, check_size
 from normzoo.norm import entry
 from normzoo.zoo.whitening import BatchWhitening
 
@@ -63,7 +63,7 @@ class DecorrelatedBatchNorm(BatchWhitening):
         channel_axis: int = 1,
         dtype: Any = np.float32,
     ) -> None:
-        check_size("DecorrelatedBatchNorm", "num_features", num_features)
+        check_features("DecorrelatedBatchNorm", num_features)
         check_size("DecorrelatedBatchNorm", "num_channels", num_channels, least=1)
         super().__init__(
             num_features,

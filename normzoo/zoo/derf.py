@@ -56,8 +56,8 @@ class Derf(ExactNorm):
         super().__init__(self.normalized_shape, shape=self.normalized_shape, dtype=dtype)
         self.alpha_init = check_number(self, "alpha_init", alpha_init)
         self.shift_init = check_number(self, "shift_init", shift_init)
-        self.params["alpha"] = np.full((1,), alpha_init, dtype)
-        self.params["shift"] = np.full((1,), shift_init, dtype)
+        self.params["alpha"] = np.full((1,), alpha_init, self._dtype)
+        self.params["shift"] = np.full((1,), shift_init, self._dtype)
 
     def check(self, x: Array, **inputs: Array) -> None:
         axes(self, x, self.normalized_shape, None)

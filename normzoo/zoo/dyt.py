@@ -48,7 +48,7 @@ class DyT(ExactNorm):
         self.normalized_shape = check_shape("DyT", "normalized_shape", normalized_shape)
         super().__init__(self.normalized_shape, shape=self.normalized_shape, dtype=dtype)
         self.alpha_init = check_number(self, "alpha_init", alpha_init)
-        self.params["alpha"] = np.full((1,), alpha_init, dtype)
+        self.params["alpha"] = np.full((1,), alpha_init, self._dtype)
 
     def check(self, x: Array, **inputs: Array) -> None:
         axes(self, x, self.normalized_shape, None)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_number, check_size
+from normzoo.arrays import check_features, check_momentum, check_size
 from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm
 from normzoo.formulas import reciprocal, special, standardized, summed
@@ -64,11 +64,11 @@ class EvoNormB0(ExactNorm):
         channel_axis: int = 1,
         dtype: Any = np.float32,
     ) -> None:
-        self.num_features = check_size("EvoNormB0", "num_features", num_features)
+        self.num_features = check_features("EvoNormB0", num_features)
         super().__init__(num_features, shape=(num_features,), eps=eps, dtype=dtype)
-        self.params["v"] = np.ones(num_features, dtype)
-        self.momentum = None if momentum is None else check_number(self, "momentum", momentum)
-        self.buffers["running_var"] = np.ones(num_features, dtype)
+        self.params["v"] = np.ones(num_features, self._dtype)
+        self.momentum = None if momentum is None else check_momentum(self, momentum)
+        self.buffers["running_var"] = np.ones(num_features, self._dtype)
         self.buffers["num_batches_tracked"] = np.array(0, np.int64)
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
 
@@ -180,11 +180,11 @@ class EvoNormS0(ExactNorm):
         channel_axis: int = 1,
         dtype: Any = np.float32,
     ) -> None:
-        self.num_features = check_size("EvoNormS0", "num_features", num_features)
+        self.num_features = check_features("EvoNormS0", num_features)
         self.groups = check_size("EvoNormS0", "groups", groups, least=1)
         super().__init__(num_features, groups, shape=(num_features,), eps=eps, dtype=dtype)
         group_norm.check_groups(self, groups, num_features)
-        self.params["v"] = np.ones(num_features, dtype)
+        self.params["v"] = np.ones(num_features, self._dtype)
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
 
     def check(self, x: Array, **inputs: Array) -> None:

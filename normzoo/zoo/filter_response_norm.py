@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import base_array, check_size
+from normzoo.arrays import base_array, check_features, check_size
 from normzoo.backends.contract import Array, Moments
 from normzoo.formulas import reciprocal
 from normzoo.norm import Norm, entry
@@ -66,12 +66,12 @@ class FilterResponseNorm(Norm):
         channel_axis: int = 1,
         dtype: Any = np.float32,
     ) -> None:
-        self.num_features = check_size("FilterResponseNorm", "num_features", num_features)
+        self.num_features = check_features("FilterResponseNorm", num_features)
         super().__init__(num_features, shape=(num_features,), eps=eps, dtype=dtype)
         if tlu:
-            self.params["tau"] = np.zeros(num_features, dtype)
+            self.params["tau"] = np.zeros(num_features, self._dtype)
         if learn_eps:
-            self.params["eps_l"] = np.full((1,), 1e-4, dtype)
+            self.params["eps_l"] = np.full((1,), 1e-4, self._dtype)
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
 
     def axes(self, x: Array) -> Axes:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import DEVICES, check_size
+from normzoo.arrays import DEVICES, check_features, check_size
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm, entry
 from normzoo.running import normalize_tracked
@@ -58,12 +58,12 @@ class FrozenBatchNorm(Norm):
     running_var = entry("buffers", "running_var")
 
     def __init__(self, num_features: int, eps: float = 1e-5, *, channel_axis: int = 1, dtype: Any = np.float32) -> None:
-        self.num_features = check_size("FrozenBatchNorm", "num_features", num_features)
+        self.num_features = check_features("FrozenBatchNorm", num_features)
         super().__init__(num_features, eps=eps, weight=False, bias=False, dtype=dtype)
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
         for name in ("weight", "bias", "running_mean", "running_var"):
             fill = 1 if name in ("weight", "running_var") else 0
-            self.buffers[name] = np.full(num_features, fill, dtype)
+            self.buffers[name] = np.full(num_features, fill, self._dtype)
 
     def axes(self, x: Array) -> Axes:
         return batch_norm.axes(self, x, self.channel_axis, self.num_features)

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_size, once
+from normzoo.arrays import check_features, check_size, once
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
 from normzoo.running import check_channels
@@ -56,7 +56,7 @@ class GroupNorm(Norm):
         dtype: Any = np.float32,
     ) -> None:
         self.num_groups = check_size("GroupNorm", "num_groups", num_groups, least=1)
-        self.num_channels = check_size("GroupNorm", "num_channels", num_channels)
+        self.num_channels = check_features("GroupNorm", num_channels, "num_channels")
         super().__init__(
             num_groups, num_channels, shape=(num_channels,), eps=eps, weight=affine, bias=affine and bias, dtype=dtype
         )

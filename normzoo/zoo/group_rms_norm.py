@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_size, once
+from normzoo.arrays import check_features, check_size, once
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
 from normzoo.view import Axes
@@ -61,7 +61,7 @@ class GroupRMSNorm(Norm):
         dtype: Any = np.float32,
     ) -> None:
         self.num_groups = check_size("GroupRMSNorm", "num_groups", num_groups, least=1)
-        self.num_channels = check_size("GroupRMSNorm", "num_channels", num_channels)
+        self.num_channels = check_features("GroupRMSNorm", num_channels, "num_channels")
         super().__init__(
             num_groups, num_channels, shape=(num_channels,), eps=eps, weight=affine, bias=False, dtype=dtype
         )

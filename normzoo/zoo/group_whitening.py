@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_size
+from normzoo.arrays import check_features, check_size
 from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm
 from normzoo.running import check_channels
@@ -62,7 +62,7 @@ class GroupWhitening(ExactNorm):
         channel_axis: int = 1,
         dtype: Any = np.float32,
     ) -> None:
-        self.num_features = check_size("GroupWhitening", "num_features", num_features)
+        self.num_features = check_features("GroupWhitening", num_features)
         self.num_groups = check_size("GroupWhitening", "num_groups", num_groups, least=1)
         super().__init__(
             num_features, num_groups, shape=(num_features,), eps=eps, weight=affine, bias=affine and bias, dtype=dtype

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import DEVICES, check_size, once
+from normzoo.arrays import DEVICES, check_features, check_size, once
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import eps_for
 from normzoo.running import TrackedNorm, check_channels, normalize_tracked
@@ -75,7 +75,7 @@ class InstanceNorm(TrackedNorm):
         on_nonfinite: str = "propagate",
         single_value: str = "raise",
     ) -> None:
-        check_size("InstanceNorm", "num_features", num_features)
+        check_features("InstanceNorm", num_features)
         super().__init__(
             num_features,
             eps=eps,

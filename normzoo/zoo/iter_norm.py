@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_size
+from normzoo.arrays import check_features, check_size
 from normzoo.norm import entry
 from normzoo.zoo.whitening import BatchWhitening
 
@@ -67,7 +67,7 @@ class IterNorm(BatchWhitening):
         channel_axis: int = 1,
         dtype: Any = np.float32,
     ) -> None:
-        check_size("IterNorm", "num_features", num_features)
+        check_features("IterNorm", num_features)
         check_size("IterNorm", "num_groups", num_groups, least=1)
         if num_channels is not None:
             check_size("IterNorm", "num_channels", num_channels, least=1)

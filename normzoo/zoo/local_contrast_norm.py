@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_number, check_shape, check_size
+from normzoo.arrays import check_features, check_number, check_shape, check_size
 from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm
 from normzoo.formulas import check_range, reciprocal, summed, unit
@@ -141,7 +141,7 @@ class DivisiveNorm(ExactNorm):
         channel_axis: int = 1,
         dtype: Any = np.float32,
     ) -> None:
-        self.num_features = check_size("DivisiveNorm", "num_features", num_features)
+        self.num_features = check_features("DivisiveNorm", num_features)
         super().__init__(
             num_features,
             sum_window,

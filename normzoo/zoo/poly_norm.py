@@ -45,7 +45,7 @@ class PolyNorm(ExactNorm):
 
     def __init__(self, eps: float = 1e-6, *, dtype: Any = np.float32) -> None:
         super().__init__(eps=eps, weight=False, dtype=dtype, shape=(1,))
-        self.params = {"weight": np.full(3, 1 / 3, dtype), **self.params}
+        self.params = {"weight": np.full(3, 1 / 3, self._dtype), **self.params}
 
     def check(self, x: Array, **inputs: Array) -> None:
         check_array(self, "x", x)

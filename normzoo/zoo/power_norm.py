@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from normzoo.affine import affine
-from normzoo.arrays import check_number, check_size
+from normzoo.arrays import check_features, check_number, check_size
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm, entry
 from normzoo.running import normalize_by, put_running
@@ -79,7 +79,7 @@ class PowerNorm(Norm):
         channel_axis: int = 1,
         dtype: Any = np.float32,
     ) -> None:
-        self.num_features = check_size("PowerNorm", "num_features", num_features)
+        self.num_features = check_features("PowerNorm", num_features)
         super().__init__(num_features, shape=(num_features,), eps=eps, weight=affine, bias=affine and bias, dtype=dtype)
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
         self.warmup_iters = check_size(self, "warmup_iters", warmup_iters)
@@ -88,8 +88,8 @@ class PowerNorm(Norm):
         for name in ("alpha_fwd", "alpha_bkw"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{self}: expected {name} in [0, 1], got {getattr(self, name)}")
-        self.buffers["running_phi"] = np.ones(num_features, dtype)
-        self.buffers["nu"] = np.zeros(num_features, dtype)
+        self.buffers["running_phi"] = np.ones(num_features, self._dtype)
+        self.buffers["nu"] = np.zeros(num_features, self._dtype)
         self.buffers["num_batches_tracked"] = np.array(0, np.int64)
 
     @property

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import base_array, check_out, check_size
+from normzoo.arrays import base_array, check_features, check_out, check_size
 from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm
 from normzoo.formulas import centered, reciprocal, summed, unit
@@ -73,7 +73,7 @@ class RevIN(ExactNorm):
         channel_axis: int = -1,
         dtype: Any = np.float32,
     ) -> None:
-        self.num_features = check_size("RevIN", "num_features", num_features)
+        self.num_features = check_features("RevIN", num_features)
         super().__init__(num_features, shape=(num_features,), eps=eps, weight=affine, bias=affine, dtype=dtype)
         self.subtract_last, self.detach = bool(subtract_last), bool(detach)
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))

@@ -47,7 +47,7 @@ class ReZero(ExactNorm):
     def __init__(self, alpha_init: float = 0.0, *, dtype: Any = np.float32) -> None:
         super().__init__(alpha_init, weight=False, bias=False, dtype=dtype)
         self.alpha_init = check_number(self, "alpha_init", alpha_init)
-        self.params["alpha"] = np.full((1,), self.alpha_init, dtype)
+        self.params["alpha"] = np.full((1,), self.alpha_init, self._dtype)
 
     def forward(self, x: Array, branch: Array, out: Array | None = None) -> tuple[Array, Saved]:  # type: ignore[override]
         """y and what backward needs: see `Norm.forward`.

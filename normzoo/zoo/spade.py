@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import base_array, check_parameter, check_size, shifted
+from normzoo.arrays import base_array, check_features, check_parameter, check_size, shifted
 from normzoo.backends.contract import Array, Moments
 from normzoo.running import TrackedNorm
 from normzoo.saved import Saved
@@ -67,7 +67,7 @@ class SPADE(TrackedNorm):
         channel_axis: int = 1,
         dtype: Any = np.float32,
     ) -> None:
-        check_size("SPADE", "num_features", num_features)
+        check_features("SPADE", num_features)
         if param_free_norm not in ("batch", "instance"):
             raise ValueError(f"SPADE: expected param_free_norm of 'batch' or 'instance', got {param_free_norm!r}")
         self.param_free_norm = param_free_norm

@@ -78,7 +78,7 @@ class SpectralNorm(ExactNorm):
             rows, columns = self._matrix(np.empty(self.shape)).shape
             rng = np.random.default_rng(self.seed)
             for name, size in (("u", rows), ("v", columns)):
-                self.buffers[name] = self._unit(rng.standard_normal(size), self.eps).astype(dtype)
+                self.buffers[name] = self._unit(rng.standard_normal(size), self.eps).astype(self._dtype)
         self._random = {name: a.copy() for name, a in self.buffers.items()}
 
     def iterate(self, x: Array, n_power_iterations: int = SET_UP) -> None:

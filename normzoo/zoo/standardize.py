@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import base_array, check_number, check_size, on_device, once
+from normzoo.arrays import base_array, check_features, check_number, check_size, on_device, once
 from normzoo.backends.contract import CONSTANT, Array
 from normzoo.formulas import reciprocal
 from normzoo.norm import Norm, entry
@@ -70,7 +70,7 @@ class Standardize(Norm):
         correction: float = 0,
         channel_axis: int = -1,
     ) -> None:
-        self.num_features = check_size("Standardize", "num_features", num_features)
+        self.num_features = check_features("Standardize", num_features)
         super().__init__(num_features, eps=eps, weight=False, bias=False)
         self.with_mean, self.with_std = bool(with_mean), bool(with_std)
         self.correction = check_number(self, "correction", correction)

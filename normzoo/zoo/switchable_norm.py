@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from normzoo.affine import affine, standardized
-from normzoo.arrays import check_size
+from normzoo.arrays import check_features, check_size
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import entry
 from normzoo.running import TrackedNorm, update_running
@@ -30,7 +30,7 @@ class MixedNorm(TrackedNorm):
         channel_axis: int,
         dtype: Any,
     ) -> None:
-        check_size(type(self).__name__, "num_features", num_features)
+        check_features(type(self).__name__, num_features)
         super().__init__(
             num_features,
             eps=eps,
@@ -140,7 +140,7 @@ class SwitchableNorm(MixedNorm):
         super().__init__(num_features, eps, momentum, affine, bias, using_bn, channel_axis, dtype)
         self.using_bn = bool(using_bn)
         for name in ("mean_weight", "var_weight"):
-            self.params[name] = np.ones(3 if using_bn else 2, dtype)
+            self.params[name] = np.ones(3 if using_bn else 2, self._dtype)
 
     def mix(
         self, mean: Array, var: Array, past: tuple[Array, Array] | None, params: dict[str, Array]
@@ -227,7 +227,7 @@ class BatchInstanceNorm(MixedNorm):
         dtype: Any = np.float32,
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, bias, True, channel_axis, dtype)
-        self.params["rho"] = np.ones(num_features, dtype)
+        self.params["rho"] = np.ones(num_features, self._dtype)
 
     def mix(
         self, mean: Array, var: Array, past: tuple[Array, Array] | None, params: dict[str, Array]

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from normzoo.affine import affine, check_spread, placed, standardized
-from normzoo.arrays import base_array, check_out, check_size, once, quiet
+from normzoo.arrays import base_array, check_features, check_out, check_size, once, quiet
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm, entry
 from normzoo.passes import normalize
@@ -74,11 +74,11 @@ class VirtualBatchNorm(Norm):
         channel_axis: int = 1,
         dtype: Any = np.float32,
     ) -> None:
-        self.num_features = check_size("VirtualBatchNorm", "num_features", num_features)
+        self.num_features = check_features("VirtualBatchNorm", num_features)
         super().__init__(num_features, shape=(num_features,), eps=eps, weight=affine, bias=affine and bias, dtype=dtype)
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
-        self.buffers["reference_mean"] = np.zeros(num_features, dtype)
-        self.buffers["reference_var"] = np.ones(num_features, dtype)
+        self.buffers["reference_mean"] = np.zeros(num_features, self._dtype)
+        self.buffers["reference_var"] = np.ones(num_features, self._dtype)
         self.buffers["reference_size"] = np.zeros((), np.float64)
 
     @quiet

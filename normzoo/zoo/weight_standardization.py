@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_array, check_axis, check_number, check_size, compute_dtype, once
+from normzoo.arrays import check_array, check_axis, check_features, check_number, check_size, compute_dtype, once
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
 from normzoo.passes import normalize
@@ -99,7 +99,7 @@ class ScaledWeightStandardization(Norm):
         dim: int = 0,
         dtype: Any = np.float32,
     ) -> None:
-        self.num_features = check_size("ScaledWeightStandardization", "num_features", num_features)
+        self.num_features = check_features("ScaledWeightStandardization", num_features)
         super().__init__(num_features, shape=(num_features,), eps=eps, weight=gain, bias=False, dtype=dtype)
         self.gamma = check_number(self, "gamma", gamma)
         self.dim = check_size(self, "dim", dim, least=-(2**31))

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from normzoo.arrays import check_number, check_size
+from normzoo.arrays import check_momentum, check_size
 from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm
 from normzoo.formulas import centered, reciprocal, summed, unit
@@ -45,11 +45,11 @@ class BatchWhitening(ExactNorm):
             raise ValueError(f"{self}: expected groups of one size, got {num_features=}, {num_channels=} a group")
         self.num_features, self.num_channels = num_features, num_channels
         self.num_groups = num_features // num_channels
-        self.momentum = None if momentum is None else check_number(self, "momentum", momentum)
+        self.momentum = None if momentum is None else check_momentum(self, momentum)
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
         one = np.broadcast_to(np.eye(num_channels), (self.num_groups, num_channels, num_channels))
-        self.buffers["running_mean"] = np.zeros(num_features, dtype)
-        self.buffers[self.matrix] = one.astype(dtype, order="C")
+        self.buffers["running_mean"] = np.zeros(num_features, self._dtype)
+        self.buffers[self.matrix] = one.astype(self._dtype, order="C")
         self.buffers["num_batches_tracked"] = np.array(0, np.int64)
 
     @property
