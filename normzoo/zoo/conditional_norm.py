@@ -143,7 +143,7 @@ class ConditionalInstanceNorm(Norm):
     ) -> None:
         self.num_features = check_features("ConditionalInstanceNorm", num_features)
         self.num_classes = check_size("ConditionalInstanceNorm", "num_classes", num_classes, least=1)
-        super().__init__(num_features, num_classes, eps=eps, weight=False, bias=False)
+        super().__init__(num_features, num_classes, eps=eps, weight=False, bias=False, dtype=dtype)
         self.params = tables(num_classes, num_features, self._dtype)
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
 
