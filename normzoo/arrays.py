@@ -5,7 +5,7 @@ wrong shapes and values ValueErrors; nothing has been changed when one is raised
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from numbers import Integral, Real
 from typing import Any
@@ -50,7 +50,12 @@ def once(find: Callable[..., Any]) -> Callable[..., Any]:
     return found
 
 
-READ_ONLY = "got a read-only array; write copy.deepcopy(norm), whose arrays are its own"
+def read_only(owner: object) -> str:
+    """What to say of an array that cannot be written: those of a norm out of a shared store are copied with it."""
+    own = (
+        "copies of the arrays, a.copy()" if isinstance(owner, str) else "copy.deepcopy(norm), whose arrays are its own"
+    )
+    return f"got a read-only array; write {own}"
 
 
 def quoted(value: Any) -> str:
@@ -72,17 +77,88 @@ def check_array(owner: object, name: str, a: Any) -> None:
     if not isinstance(a, np.ndarray) and not on_device(a):
         if check_masks(owner, name, a, getattr(owner, "masks", True)):  # its array has been checked
             return
-        raise TypeError(
-            f"{owner}: expected {name} to be a NumPy array, got {type(a).__name__}; "
-            f"write np.asarray({name}, np.float32)"
-        )
+        got = quoted(a) if a is None or isinstance(a, str | bytes | Real | complex) else type(a).__name__
+        raise TypeError(f"{owner}: expected {name} to be a NumPy array, got {got}{instead_of(name, a)}")
     if isinstance(a, np.ma.MaskedArray):
-        raise TypeError(f"{owner}: expected {name} without a mask, got a masked array; write {name}.filled(...)")
+        raise TypeError(
+            f"{owner}: expected {name} without a mask, got a masked array; write {name}.filled(0), or "
+            f"norm({name}.data, mask=~np.ma.getmaskarray({name}))"
+        )
     if a.dtype.name not in FLOATS:
         raise TypeError(
-            f"{owner}: expected {name} of dtype {', '.join(FLOATS[:-1])} or {FLOATS[-1]}, got {a.dtype}; write "
-            + (f"{name}.real and {name}.imag" if a.dtype.kind == "c" else f"{name}.astype(np.float32)")
+            f"{owner}: expected {name} of dtype {', '.join(FLOATS[:-1])} or {FLOATS[-1]}, got {a.dtype}"
+            f"{_floats_of(name, a)}"
         )
+
+
+def instead_of(name: str, a: Any) -> str:
+    """What to write instead of what is no array: the way to one that its library has, if this is known to work."""
+    if any(kind.__module__ == "torch" for kind in type(a).__mro__):
+        return f"; use normzoo.torch, whose norms take tensors{_array_of_tensor(name, a)}"
+    dtype = getattr(a, "dtype", None)
+    floats = "" if getattr(dtype, "name", "") in FLOATS else ".astype(np.float32)"
+    if hasattr(a, "toarray"):  # scipy.sparse
+        return f"; write {name}.toarray(){floats}"
+    if hasattr(a, "to_numpy"):  # pandas and its like
+        return f"; write {name}.to_numpy().astype(np.float32)" if _is_numeric(a) else "; pass numbers"
+    if a is None or isinstance(a, str | bytes):
+        return "; pass an array"
+    try:
+        np.asarray(a, np.float32)
+    except (TypeError, ValueError, RuntimeError):
+        return "; pass an array"
+    return f"; write np.asarray({name}, np.float32)"
+
+
+def _is_numeric(table: Any) -> bool:
+    try:
+        table.to_numpy().astype(np.float32)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _array_of_tensor(name: str, t: Any) -> str:
+    """How a tensor of PyTorch becomes an array of floats."""
+    if t.is_complex():
+        return f", for {name}.real and {name}.imag"
+    if t.is_meta:
+        return ""  # it has no values
+    steps = {
+        ".dequantize()": t.is_quantized,
+        ".to_dense()": str(t.layout) != "torch.strided",
+        ".cpu()": t.device.type != "cpu",
+        ".float()": not t.is_quantized and str(t.dtype) not in ("torch.float16", "torch.float32", "torch.float64"),
+    }
+    return f", or write {name}.detach(){''.join(step for step, wanted in steps.items() if wanted)}.numpy()"
+
+
+def _floats_of(name: str, a: Any) -> str:
+    """What to write instead of an array of another dtype."""
+    if a.dtype.kind == "c":
+        return f"; write {name}.real and {name}.imag"
+    if a.dtype.names:
+        return f"; write np.stack([{name}[field] for field in {name}.dtype.names], -1)"
+    try:
+        a.reshape(-1)[:1000].astype(np.float32)
+    except (TypeError, ValueError):
+        return "; pass numbers"
+    return f"; write {name}.astype(np.float32)"
+
+
+def check_batches(owner: object, batches: Any, one: str) -> Any:
+    """What gives batches, one after the other. A table gives the names of its columns, and a text its letters.
+
+    Args:
+        one: how a single array is passed, with {} in its place.
+    """
+    table = hasattr(batches, "to_numpy") or hasattr(batches, "toarray")
+    if table or isinstance(batches, str | bytes | Mapping) or not isinstance(batches, Iterable):
+        got = quoted(batches) if batches is None or isinstance(batches, str | bytes | Real) else type(batches).__name__
+        way = instead_of("batches", batches).removeprefix("; write ")
+        write = f"write {one.format(way)}" if table else "pass a list or generator of arrays"
+        raise TypeError(f"{owner}: expected batches to be iterable, of arrays, got {got}; {write}")
+    return batches
 
 
 def base_array(owner: object, name: str, a: Any) -> Array:
@@ -171,7 +247,7 @@ def check_out(
     """`out` can take the result: it has x's shape and dtype, and is one of `inputs` or apart from them, and from
     `apart`."""
     if not isinstance(out, np.ndarray) and not on_device(out):
-        raise TypeError(f"{owner}: expected out to be a NumPy array, got {type(out).__name__}")
+        raise TypeError(f"{owner}: expected out to be a NumPy array, got {type(out).__name__}; write np.empty_like(x)")
     if out.dtype != dtype:
         raise TypeError(f"{owner}: expected out of dtype {dtype}, got {out.dtype}; write np.empty_like(x)")
     if out.shape != shape:
@@ -331,7 +407,7 @@ def check_counts(owner: object, name: str, value: Any, shape: tuple[int, ...]) -
     for i, count in enumerate((value,) if a is None else a.ravel()):
         if a is not None and a.dtype.name in FLOATS:
             if not float(count).is_integer():
-                raise ValueError(f"{owner}: expected {name} to be an integer, got {count}")
+                raise TypeError(f"{owner}: expected {name} to be an integer, got {count}")
             count = int(count)  # noqa: PLW2901
         found[i] = check_size(owner, name, count, most=np.iinfo(np.int64).max)
     return found.reshape(shape)

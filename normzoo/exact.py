@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from normzoo.arrays import base_array, check_out
+from normzoo.arrays import base_array, check_out, read_only
 from normzoo.backends.contract import Array
 from normzoo.norm import Norm
 from normzoo.saved import Pull, PulledBack, Saved, empty_in_layout, layout_of
@@ -69,7 +69,7 @@ class ExactNorm(Norm):
             state = result[2] if len(result) == 3 and update_stats else {}
             for name in state:
                 if not self.buffers[name].flags.writeable:
-                    raise ValueError(f"{self}: expected {name} that can be written, got a read-only array")
+                    raise ValueError(f"{self}: expected {name} that can be written, {read_only(self)}")
             y = empty_in_layout(x.shape, x.dtype, layout_of(x)) if out is None else out
             y[...] = found
             with replacing(*(self.buffers[name] for name in state)):

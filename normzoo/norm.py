@@ -8,7 +8,6 @@ import numpy as np
 
 from normzoo.arrays import (
     DEVICES,
-    READ_ONLY,
     base_array,
     check_array,
     check_counts,
@@ -19,6 +18,7 @@ from normzoo.arrays import (
     compute_dtype,
     moved,
     quiet,
+    read_only,
 )
 from normzoo.backends.contract import Array, Moments
 from normzoo.dialects import TORCH, read, written
@@ -270,7 +270,7 @@ class Norm:
         counts = {}
         for name, value in state.items():
             if not held[name].flags.writeable:
-                raise ValueError(f"{self}: expected {name} of the norm to be writeable, {READ_ONLY}")
+                raise ValueError(f"{self}: expected {name} of the norm to be writeable, {read_only(self)}")
             if held[name].dtype.kind == "i":
                 counts[name] = check_counts(self, name, value, held[name].shape)
             else:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from normzoo import updates
-from normzoo.arrays import check_size, on_device
+from normzoo.arrays import check_batches, check_size, instead_of, on_device
 from normzoo.backends.contract import Array
 from normzoo.progress import bar
 from normzoo.running import TrackedNorm
@@ -214,13 +214,17 @@ def _cut(batches: Iterable[Any], batch_size: int | None) -> tuple[Iterable[Any],
             raise TypeError(
                 "recalibrate: expected a list or generator of batches, got one array; write batch_size=256, or [x]"
             )
-        if not isinstance(batches, Iterable):
-            raise TypeError(f"recalibrate: expected batches to be iterable, got {type(batches).__name__}")
+        check_batches("recalibrate", batches, "[{}]")
         return batches, len(batches) if isinstance(batches, Sized) else None
     size = check_size("recalibrate", "batch_size", batch_size, least=1)
     if not isinstance(batches, np.ndarray):
         raise TypeError(
-            f"recalibrate: expected one array to cut by batch_size, got {type(batches).__name__}; leave batch_size out"
+            f"recalibrate: expected one array to cut by batch_size, got {type(batches).__name__}"
+            + (
+                instead_of("batches", batches)
+                if hasattr(batches, "to_numpy") or hasattr(batches, "toarray")
+                else "; leave batch_size out"
+            )
         )
     starts = range(0, len(batches), size)
     return (batches[i : i + size] for i in starts), len(starts)

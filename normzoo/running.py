@@ -19,6 +19,7 @@ from normzoo.arrays import (
     check_parameter,
     compute_dtype,
     kernel_array,
+    read_only,
 )
 from normzoo.backends import backend, chosen
 from normzoo.backends.contract import CONSTANT, Array, Moments
@@ -135,7 +136,7 @@ def normalize_tracked(
     if running_mean is not None and running_var is not None and update:
         running = running_mean, running_var
         if not found.writeable:
-            raise ValueError(f"{owner}: expected running statistics that can be written, got a read-only array")
+            raise ValueError(f"{owner}: expected running statistics that can be written, {read_only(owner)}")
     late = out if rules.on_nonfinite == "raise" else None  # out is not written where this raises
     y, stats, saved = normalize(
         owner, x, axes, weight, bias, moments, eps, out if late is None else None, keep=keep, apart=running or ()
@@ -208,7 +209,7 @@ def _selected(
         y, _, saved = normalize(owner, x, axes, weight, bias, moments, eps, out, given=(mean, var), apart=running)
         return y, saved
     if update and not known.writeable:
-        raise ValueError(f"{owner}: expected running statistics that can be written, got a read-only array")
+        raise ValueError(f"{owner}: expected running statistics that can be written, {read_only(owner)}")
     made, found, saved = normalize(owner, x, axes, weight, bias, moments, eps, apart=running)
     if (found.size == 1).any():
         if rules.single_value == "raise":
@@ -318,7 +319,7 @@ class TrackedNorm(Norm):
         """The running statistics, to be written to."""
         running = self.buffers["running_mean"], self.buffers[self.spread]
         if not all(a.flags.writeable for a in running):
-            raise ValueError(f"{self}: expected running statistics that can be written, got a read-only array")
+            raise ValueError(f"{self}: expected running statistics that can be written, {read_only(self)}")
         return running
 
     def _next_momentum(self) -> float:
@@ -361,5 +362,16 @@ def check_channels(owner: object, x: Array, channel_axis: int, least_rank: int, 
         if channel_axis not in (1, -1):
             shape = f"with {wanted} channels on axis {channel_axis}"
         rank = f" and rank {least_rank} or more" if x.ndim < least_rank else ""
-        raise ValueError(f"{owner}: expected x of shape {shape}{rank}, got {x.shape}")
+        raise ValueError(f"{owner}: expected x of shape {shape}{rank}, got {x.shape}{_elsewhere(owner, x, features)}")
     return axis
+
+
+def _elsewhere(owner: object, x: Array, features: int | None) -> str:
+    """What to write where the channels may be on another axis of x."""
+    given = getattr(owner, "channel_axis", None)
+    if given is None or features is None or x.ndim < 2:
+        return ""
+    for axis, there in ((-1, x.shape[-1]), (1, x.shape[1])):
+        if there == features and axis != given:
+            return f"; for channels on the {'last axis' if axis == -1 else 'second axis'} write channel_axis={axis}"
+    return "; for a single sample write x[None]" if given == 1 and x.shape[0] == features else ""

@@ -42,7 +42,10 @@ def device_array(a: Any, stream: Any = None) -> Any:
     """
     if getattr(a, "__cuda_array_interface__", None) is None:
         kind = getattr(a, "__dlpack_device__", None)
-        if kind is None or int(kind()[0]) != DLPACK_CUDA:
+        try:
+            if kind is None or int(kind()[0]) != DLPACK_CUDA:
+                return None
+        except (BufferError, RuntimeError, TypeError, ValueError):  # of a device that DLPack does not know
             return None
     from normzoo.backends.cuda.arrays import from_interface  # noqa: PLC0415
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import base_array, check_out, check_parameter, compute_dtype, on_device
+from normzoo.arrays import base_array, check_out, check_parameter, compute_dtype, on_device, read_only
 from normzoo.backends import chosen
 from normzoo.backends.contract import CONSTANT, Array
 from normzoo.distributed.exchange import Exchange
@@ -112,7 +112,7 @@ class SyncBatchNorm(BatchNorm):
             check_parameter(self, name, self.params.get(name), axes.parameter_shape)
         mean, var = (self.buffers.get(name) for name in ("running_mean", "running_var"))
         if not check_running(self, axes, mean, var).writeable:
-            raise ValueError(f"{self}: expected running statistics that can be written, got a read-only array")
+            raise ValueError(f"{self}: expected running statistics that can be written, {read_only(self)}")
         if out is not None:
             check_out(self, out, x.shape, x.dtype, (x,), (self.weight, self.bias, mean, var))
         return eps

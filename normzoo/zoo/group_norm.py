@@ -79,7 +79,7 @@ def check_groups(owner: object, num_groups: int, num_channels: int) -> None:
 def axes(owner: object, x: Array, num_groups: int, channel_axis: int, features: int | None = None) -> Axes:
     found = axes_of_groups(owner, x, num_groups, channel_axis, features)
     if x.size == num_groups:
-        raise ValueError(f"{owner}: expected more than 1 value per group, got x of shape {x.shape}")
+        raise ValueError(f"{owner}: expected more than 1 value per group, got x of shape {x.shape}; write fewer groups")
     return found
 
 

@@ -14,7 +14,8 @@ from normzoo.view import Axes
 
 MESSAGES = (
     "expected running_mean and running_var with use_input_stats=False; pass them",
-    "expected more than 1 position per channel, got x of shape {}; for a single sample write x[None]",
+    "expected more than 1 position per channel, got x of shape {}; use larger samples, or write "
+    "single_value='bias', which gives y = bias there",
 )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from normzoo.affine import affine
-from normzoo.arrays import check_features, check_number, check_size
+from normzoo.arrays import check_features, check_number, check_size, read_only
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm, entry
 from normzoo.running import normalize_by, put_running
@@ -112,7 +112,7 @@ class PowerNorm(Norm):
             rstd = _reciprocal(np.sqrt(phi + self.eps))
             return normalize_by(self, x, axes, np.zeros_like(phi), rstd, self.weight, self.bias, out, held)
         if not all(a.flags.writeable for a in held):
-            raise ValueError(f"{self}: expected running values that can be written, got a read-only array")
+            raise ValueError(f"{self}: expected running values that can be written, {read_only(self)}")
         weight = np.ones(()) if self.weight is None else self.weight.astype(np.float64)
         bias = np.zeros(()) if self.bias is None else self.bias.astype(np.float64)
         count, warm = max(axes.values, 1), self.num_batches_tracked.item() < self.warmup_iters

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import base_array, check_features, check_number, check_size, on_device, once
+from normzoo.arrays import base_array, check_batches, check_features, check_number, check_size, on_device, once
 from normzoo.backends.contract import CONSTANT, Array
 from normzoo.formulas import reciprocal
 from normzoo.norm import Norm, entry
@@ -104,10 +104,8 @@ class Standardize(Norm):
     def adapt(self, batches: Array | Iterable[Array]) -> None:
         """Take the statistics of all batches, an array or arrays, and forget those before. An array may be a memory map
         of any size: it is read in blocks."""
-        if isinstance(batches, np.ndarray) or on_device(batches):
-            batches = [batches]  # type: ignore[list-item]
-        elif not isinstance(batches, Iterable):
-            raise TypeError(f"{self}: expected an array or arrays to adapt to, got {type(batches).__name__}")
+        single = isinstance(batches, np.ndarray) or on_device(batches)
+        batches = [batches] if single else check_batches(self, batches, "{}")  # type: ignore[list-item]
         self._merge(Stats.empty((self.num_features,)), batches)
 
     def update(self, batch: Array) -> None:

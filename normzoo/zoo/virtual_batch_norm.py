@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from normzoo.affine import affine, check_spread, placed, standardized
-from normzoo.arrays import base_array, check_features, check_out, check_size, once, quiet
+from normzoo.arrays import base_array, check_features, check_out, check_size, once, quiet, read_only
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm, entry
 from normzoo.passes import normalize
@@ -98,7 +98,7 @@ class VirtualBatchNorm(Norm):
             raise ValueError(f"{self}: expected a reference with values, got shape {reference.shape}")
         held = self.buffers["reference_mean"], self.buffers["reference_var"], self.buffers["reference_size"]
         if not all(a.flags.writeable for a in held):
-            raise ValueError(f"{self}: expected reference statistics that can be written, got a read-only array")
+            raise ValueError(f"{self}: expected reference statistics that can be written, {read_only(self)}")
         if out is not None:
             check_out(self, out, reference.shape, reference.dtype, (reference,), (self.weight, self.bias, *held))
         y, stats, _ = normalize(self, reference, axes, self.weight, self.bias, self.moments, self.eps, keep=False)
