@@ -148,12 +148,12 @@ def test_load_state_dict_is_all_or_nothing(rng):
         ({"num_batches_tracked": np.array([1, 2])}, ValueError, r"num_batches_tracked of shape \(\), got \(2,\)"),
         (
             {"num_batches_tracked": np.array(2.5, np.float32)},
-            ValueError,
+            TypeError,
             "num_batches_tracked to be an integer, got 2.5",
         ),
         (
             {"num_batches_tracked": np.array(np.inf, np.float16)},
-            ValueError,
+            TypeError,
             "num_batches_tracked to be an integer, got inf",
         ),
         ({"num_batches_tracked": np.array(-1.0)}, ValueError, "num_batches_tracked >= 0, got -1"),
