@@ -1,6 +1,9 @@
 """The layer: parameters, buffers, modes, state, and the last forward pass."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from copy import deepcopy
+from difflib import get_close_matches
+from functools import wraps
 from operator import attrgetter
 from typing import Any, ClassVar, Self
 
@@ -35,6 +38,82 @@ def eps_for(x: Array) -> float:
     dtype = (x if type(x) is np.ndarray else base_array("eps", "x", x)).dtype
     found = SPACING.get(dtype)
     return SPACING[compute_dtype(dtype)] if found is None else found
+
+
+MEANT = {"gamma": "weight", "beta": "bias", "scale": "weight"}  # what other libraries call these
+
+
+def meant(name: Any, known: Collection[str], words: bool = True) -> str | None:
+    """The known name that `name` is a misspelling of or, with `words`, another library's word for; None for others."""
+    if not isinstance(name, str):
+        return None
+    if words and MEANT.get(name, "") in known:
+        return MEANT[name]
+    near = [other for other in known if abs(len(other) - len(name)) <= 1]
+    return next(iter(get_close_matches(name, near, 1, 0.8)), None)
+
+
+class Entries(dict):
+    """Arrays by name. Once the norm is made, a new name that is one of them misspelled is refused: nobody reads it."""
+
+    __slots__ = ("made",)
+
+    made: bool
+
+    def __setitem__(self, name: str, a: Array) -> None:
+        if name not in self and getattr(self, "made", False) and (found := meant(name, self)) is not None:
+            raise ValueError(f"expected one of {list(self)}, got {name!r}; write {found!r}")
+        super().__setitem__(name, a)
+
+
+def entries(arrays: Mapping[str, Array]) -> Entries:
+    """The arrays of a norm that is made."""
+    new = Entries(arrays)
+    new.made = True
+    return new
+
+
+class Last:
+    """What the last pass left. Copies of a norm have it, pickles do not."""
+
+    __slots__ = ("grads", "saved")
+
+    def __init__(self) -> None:
+        self.grads: dict[str, Array] = {}
+        self.saved: Saved | None = None
+
+    def __reduce__(self) -> tuple:
+        return Last, ()
+
+    def __deepcopy__(self, memo: dict) -> "Last":
+        new = Last()
+        new.grads, new.saved = deepcopy(self.grads, memo), deepcopy(self.saved, memo)
+        return new
+
+
+def closing(init: Callable[..., None]) -> Callable[..., None]:
+    """`__init__` of a class, behind which a norm of this class is made: see `Norm.__setattr__`."""
+
+    @wraps(init)
+    def made(self: "Norm", *arguments: Any, **options: Any) -> None:
+        init(self, *arguments, **options)
+        if type(self).__init__ is made:
+            self.params, self.buffers = entries(self.params), entries(self.buffers)
+            self._made = True
+
+    return made
+
+
+def held(name: str) -> property:
+    """An attribute of the last pass. A call puts it there itself: small calls have no time for `Norm.__setattr__`."""
+
+    def get(self: "Norm") -> Any:
+        return getattr(self._last, name)
+
+    def put(self: "Norm", value: Any) -> None:
+        setattr(self._last, name, value)
+
+    return property(get, put)
 
 
 def entry(kind: str, name: str) -> property:
@@ -97,6 +176,8 @@ class Norm:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            cls.__init__ = closing(cls.__init__)  # type: ignore[method-assign]
         if "asks" in vars(cls):
             cls._asked = attrgetter(*cls.asks)
         elif "axes" in vars(cls):
@@ -111,6 +192,17 @@ class Norm:
 
     weight = entry("params", "weight")
     bias = entry("params", "bias")
+    saved = held("saved")
+    grads = held("grads")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        own = self.__dict__
+        if name not in own and "_made" in own and name[0] != "_" and not hasattr(type(self), name):
+            names = {*own, *self.params, *self.buffers, "weight", "bias", "grads", "saved"}
+            found = meant(name, {n for n in names if n[0] != "_"}, isinstance(value, np.ndarray))
+            if found is not None:
+                raise AttributeError(f"{self}: has no {name} to set; write norm.{found}")
+        super().__setattr__(name, value)
 
     def __init__(
         self,
@@ -124,10 +216,9 @@ class Norm:
         """Set up a norm shown as Name(*arguments), with parameters of `shape`: ones and zeros of `dtype`."""
         self.label = Label(type(self).__name__, arguments)
         self.params: dict[str, Array] = {}
-        self.grads: dict[str, Array] = {}
         self.buffers: dict[str, Array] = {}
+        self._last = Last()
         self.training = True
-        self.saved: Saved | None = None
         self.eps = check_eps(self, eps)
         self._dtype = dtype = check_float_dtype(self, dtype)
         if weight:
@@ -178,25 +269,26 @@ class Norm:
         Lengths run along the first axis behind the items that is not that of the channels.
         """
         if not (options or arguments):  # nothing to unpack
-            y, self.saved = self.forward(x)
+            y, self._last.saved = self.forward(x)
             return y
         if options:
             picks = {name: options.pop(name) for name in SELECTS if name in options}
             if picks:
                 behind = 2 if getattr(self, "channel_axis", None) == 1 else 1
                 selected: Any = select(x, **({"length_axis": behind} | picks))
-                y, self.saved = self.forward(selected, *arguments, **options)
+                y, self._last.saved = self.forward(selected, *arguments, **options)
                 return y
-        y, self.saved = self.forward(x, *arguments, **options)
+        y, self._last.saved = self.forward(x, *arguments, **options)
         return y
 
     def backward(self, dy: Array, out: Array | None = None) -> Array:
         """dx for the gradient `dy` of the last y; puts the parameters' gradients into `grads`. See `Saved.backward`."""
-        if self.saved is None:
+        last = self._last
+        if last.saved is None:
             raise RuntimeError(f"{self}: expected a forward pass before backward; write y = norm(x) first")
-        found = self.saved.backward(dy, out)
-        self.grads = {name: getattr(found, name) for name in self.params}
-        self.grads.update(found.others)
+        found = last.saved.backward(dy, out)
+        last.grads = {name: getattr(found, name) for name in self.params}
+        last.grads.update(found.others)
         return found.x
 
     def train(self, mode: bool = True) -> Self:
@@ -219,8 +311,8 @@ class Norm:
         if device not in DEVICES:
             raise ValueError(f"{self}: expected device 'cpu' or 'cuda', got {device!r}")
         check_device(self, device, f"device 'cpu', got {device!r}", "norm.to('cpu') and pass it NumPy arrays")
-        params = {name: moved(a, device) for name, a in self.params.items()}
-        buffers = {name: a if a.ndim == 0 else moved(a, device) for name, a in self.buffers.items()}
+        params = entries({name: moved(a, device) for name, a in self.params.items()})
+        buffers = entries({name: a if a.ndim == 0 else moved(a, device) for name, a in self.buffers.items()})
         self.params, self.buffers, self.grads, self.saved = params, buffers, {}, None
         return self
 

@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import pickle
 import re
 
 import numpy as np
@@ -214,3 +215,39 @@ def test_numbers_of_channels_and_momentum():
     assert nz.BatchNorm(num_features=x.shape[1])(x).shape == x.shape
     assert said(lambda: nz.BatchNorm(8, momentum=90), ValueError) == "momentum=0.1"
     nz.BatchNorm(8, momentum=0.1)
+
+
+def test_misspelled_attributes_and_entries():
+    """Nobody would read them: an error, and what was meant."""
+    a = np.full(8, 2, np.float32)
+    norm = nz.BatchNorm(8)
+    for name, right in (("weigth", "weight"), ("biass", "bias"), ("Weight", "weight"), ("gamma", "weight"), ("beta", "bias"),
+                        ("running_men", "running_mean"), ("momentun", "momentum"), ("epss", "eps"), ("trainning", "training")):  # fmt: skip
+        with pytest.raises(AttributeError, match=rf"BatchNorm\(8\): has no {name} to set; write norm\.{right}$"):
+            setattr(norm, name, a)
+    for held, name, right in ((norm.params, "gamma", "weight"), (norm.params, "beta", "bias"), (norm.params, "wieght", "weight"),
+                              (norm.buffers, "running_mena", "running_mean")):  # fmt: skip
+        with pytest.raises(ValueError, match=rf"expected one of .*, got '{name}'; write '{right}'"):
+            held[name] = a
+    assert list(norm.state_dict()) == ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
+    norm.weight, norm.params["bias"], norm.momentum, norm.eps = a, a, 0.3, 1e-3  # what there is
+    norm.name = "stem"  # what is somebody's own
+    assert (nz.BatchNorm(8)(X) != norm(X)).any() and norm.name == "stem"
+
+
+class OwnNorm(nz.LayerNorm):
+    """A norm of somebody's own, with a parameter and attributes of its own."""
+
+    def __init__(self, size):
+        super().__init__(size)
+        self.params["alpha"] = np.ones(1, np.float32)
+        self.scale, self.layers = 2.0, 3
+
+
+def test_a_norm_of_ones_own_has_its_own_attributes():
+    norm = OwnNorm(8)
+    norm.scale = 3.0
+    for twin in (norm, copy.deepcopy(norm), pickle.loads(pickle.dumps(norm))):
+        assert twin.scale == 3 and list(twin.params) == ["weight", "bias", "alpha"]
+        with pytest.raises(AttributeError, match=r"has no weigth to set"):
+            twin.weigth = X[0]
