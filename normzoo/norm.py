@@ -56,20 +56,21 @@ def meant(name: Any, known: Collection[str], words: bool = True) -> str | None:
 class Entries(dict):
     """Arrays by name. Once the norm is made, a new name that is one of them misspelled is refused: nobody reads it."""
 
-    __slots__ = ("made",)
+    __slots__ = ("label",)
 
-    made: bool
+    label: Label  # of the norm; an unpickled one gets it behind its arrays
 
     def __setitem__(self, name: str, a: Array) -> None:
-        if name not in self and getattr(self, "made", False) and (found := meant(name, self)) is not None:
-            raise ValueError(f"expected one of {list(self)}, got {name!r}; write {found!r}")
+        label = getattr(self, "label", None)
+        if name not in self and label is not None and (found := meant(name, self)) is not None:
+            raise ValueError(f"{label}: expected one of {list(self)}, got {name!r}; write {found!r}")
         super().__setitem__(name, a)
 
 
-def entries(arrays: Mapping[str, Array]) -> Entries:
+def entries(label: Label, arrays: Mapping[str, Array]) -> Entries:
     """The arrays of a norm that is made."""
     new = Entries(arrays)
-    new.made = True
+    new.label = label
     return new
 
 
@@ -98,7 +99,7 @@ def closing(init: Callable[..., None]) -> Callable[..., None]:
     def made(self: "Norm", *arguments: Any, **options: Any) -> None:
         init(self, *arguments, **options)
         if type(self).__init__ is made:
-            self.params, self.buffers = entries(self.params), entries(self.buffers)
+            self.params, self.buffers = (entries(self.label, arrays) for arrays in (self.params, self.buffers))
             self._made = True
 
     return made
@@ -228,6 +229,14 @@ class Norm:
         self._shape = shape
         self._recent = Recent()
 
+    def __copy__(self) -> Self:
+        """Another norm of the same arrays, with passes of its own."""
+        new = type(self).__new__(type(self))
+        vars(new).update(vars(self))
+        new._last = Last()
+        new.grads, new.saved = self.grads, self.saved
+        return new
+
     def axes(self, x: Array) -> Axes:
         """Check x's shape and say how its axes are used."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it uses the axes of x")
@@ -311,8 +320,10 @@ class Norm:
         if device not in DEVICES:
             raise ValueError(f"{self}: expected device 'cpu' or 'cuda', got {device!r}")
         check_device(self, device, f"device 'cpu', got {device!r}", "norm.to('cpu') and pass it NumPy arrays")
-        params = entries({name: moved(a, device) for name, a in self.params.items()})
-        buffers = entries({name: a if a.ndim == 0 else moved(a, device) for name, a in self.buffers.items()})
+        params = entries(self.label, {name: moved(a, device) for name, a in self.params.items()})
+        buffers = entries(
+            self.label, {name: a if a.ndim == 0 else moved(a, device) for name, a in self.buffers.items()}
+        )
         self.params, self.buffers, self.grads, self.saved = params, buffers, {}, None
         return self
 

@@ -227,12 +227,22 @@ def test_misspelled_attributes_and_entries():
             setattr(norm, name, a)
     for held, name, right in ((norm.params, "gamma", "weight"), (norm.params, "beta", "bias"), (norm.params, "wieght", "weight"),
                               (norm.buffers, "running_mena", "running_mean")):  # fmt: skip
-        with pytest.raises(ValueError, match=rf"expected one of .*, got '{name}'; write '{right}'"):
+        with pytest.raises(ValueError, match=rf"BatchNorm\(8\): expected one of .*, got '{name}'; write '{right}'"):
             held[name] = a
     assert list(norm.state_dict()) == ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
     norm.weight, norm.params["bias"], norm.momentum, norm.eps = a, a, 0.3, 1e-3  # what there is
     norm.name = "stem"  # what is somebody's own
     assert (nz.BatchNorm(8)(X) != norm(X)).any() and norm.name == "stem"
+
+
+def test_copies_have_passes_of_their_own():
+    norm = nz.LayerNorm(8)
+    norm(X)
+    first = norm.saved
+    for twin in (copy.copy(norm), copy.deepcopy(norm)):
+        twin(2 * X)
+        assert norm.saved is first and twin.saved is not first
+    assert copy.copy(norm).weight is norm.weight and pickle.loads(pickle.dumps(norm)).saved is None
 
 
 class OwnNorm(nz.LayerNorm):
