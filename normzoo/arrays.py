@@ -77,12 +77,12 @@ def check_array(owner: object, name: str, a: Any) -> None:
     if not isinstance(a, np.ndarray) and not on_device(a):
         if check_masks(owner, name, a, getattr(owner, "masks", True)):  # its array has been checked
             return
-        got = quoted(a) if a is None or isinstance(a, str | bytes | Real | complex) else type(a).__name__
+        got = quoted(a) if a is None or isinstance(a, str | bytes) else type(a).__name__
         raise TypeError(f"{owner}: expected {name} to be a NumPy array, got {got}{instead_of(name, a)}")
     if isinstance(a, np.ma.MaskedArray):
         raise TypeError(
-            f"{owner}: expected {name} without a mask, got a masked array; write {name}.filled(0), or "
-            f"norm({name}.data, mask=~np.ma.getmaskarray({name}))"
+            f"{owner}: expected {name} without a mask (mask=~np.ma.getmaskarray({name}) says it of {name}.data), got a "
+            f"masked array; write {name}.filled(...)"
         )
     if a.dtype.name not in FLOATS:
         raise TypeError(
@@ -137,7 +137,7 @@ def _floats_of(name: str, a: Any) -> str:
     """What to write instead of an array of another dtype."""
     if a.dtype.kind == "c":
         return f"; write {name}.real and {name}.imag"
-    if a.dtype.names:
+    if len(a.dtype.names or ()) > 1:
         return f"; write np.stack([{name}[field] for field in {name}.dtype.names], -1)"
     try:
         a.reshape(-1)[:1000].astype(np.float32)
