@@ -223,7 +223,8 @@ def chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, st
                 q_sum, z_sum = of_offsets(d_sum, q_sum, z_sum, float(count), fine, r, power)
                 d_sum += around * float(count)
                 q_sum += around * z_sum
-                is_near = is_near and abs(d_sum) >= 0.5 * abs(around) * float(count)
+                if not abs(d_sum) >= 0.5 * abs(around) * float(count):
+                    is_near = False
                 to = 2 * (slot + ((first + run) * pieces + j % pieces if pm > 1 else j))
                 put(sums, to, q_sum)
                 put(sums, to + 1, d_sum)
