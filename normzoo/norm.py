@@ -58,13 +58,15 @@ class Entries(dict):
 
     __slots__ = ("label",)
 
-    label: Label  # of the norm; an unpickled one gets it behind its arrays
+    label: Label  # of the norm
 
     def __setitem__(self, name: str, a: Array) -> None:
-        label = getattr(self, "label", None)
-        if name not in self and label is not None and (found := meant(name, self)) is not None:
-            raise ValueError(f"{label}: expected one of {list(self)}, got {name!r}; write {found!r}")
+        if name not in self and (found := meant(name, self)) is not None:
+            raise ValueError(f"{self.label}: expected one of {list(self)}, got {name!r}; write {found!r}")
         super().__setitem__(name, a)
+
+    def __reduce__(self) -> tuple:
+        return entries, (self.label, dict(self))  # not one by one, as names may be alike
 
 
 def entries(label: Label, arrays: Mapping[str, Array]) -> Entries:

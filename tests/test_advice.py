@@ -243,6 +243,8 @@ def test_copies_have_passes_of_their_own():
     for twin in (copy.copy(norm), copy.deepcopy(norm)):
         twin(2 * X)
         assert norm.saved is first and twin.saved is not first
+    alike = nz.VirtualBatchNorm(8)  # reference_mean and reference_var
+    assert list(copy.deepcopy(alike).buffers) == list(pickle.loads(pickle.dumps(alike)).buffers) == list(alike.buffers)
     assert copy.copy(norm).weight is norm.weight and pickle.loads(pickle.dumps(norm)).saved is None
 
 
