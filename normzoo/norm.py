@@ -1,6 +1,6 @@
 """The layer: parameters, buffers, modes, state, and the last forward pass."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Any, ClassVar, Self
 
@@ -21,6 +21,7 @@ from normzoo.arrays import (
 from normzoo.backends.contract import Array, Moments
 from normzoo.dialects import TORCH, read, written
 from normzoo.passes import Recent, normalize, recall_saved
+from normzoo.running_state import RunningState, copy_at_once
 from normzoo.saved import Label, Saved
 from normzoo.selection import SELECTS, select
 from normzoo.view import Axes
@@ -52,6 +53,15 @@ def entry(kind: str, name: str) -> property:
         held[name] = value
 
     return property(get, put)
+
+
+def copy_in(states: Sequence[tuple["Norm", Mapping[str, Array]]]) -> None:
+    """Copy into norms what their `checked_state` gave: all of it or, whatever interrupts, nothing."""
+    pairs = [((norm.params | norm.buffers)[name], value) for norm, new in states for name, value in new.items()]
+    copy_at_once([pair for pair in pairs if isinstance(pair[0], np.ndarray)])
+    for held, value in pairs:
+        if not isinstance(held, np.ndarray):  # on a device
+            held[...] = value
 
 
 def _no_values(norm: object) -> None:
@@ -220,7 +230,9 @@ class Norm:
         >>> sorted(nz.BatchNorm(8).state_dict("keras"))
         ['beta', 'gamma', 'moving_mean', 'moving_variance']
         """
-        state = {name: value.copy() for name, value in (self.params | self.buffers).items()}
+        buffers = dict(self.buffers)
+        running = RunningState(*buffers.values()).read()  # of one batch, beside a thread that trains
+        state = {name: a.copy() for name, a in (self.params | dict(zip(buffers, running, strict=True))).items()}
         return state if dialect == TORCH else written(self, state, dialect, values, opset)
 
     def load_state_dict(self, state: Mapping[str, Array], dialect: str = TORCH, *, values: int | None = None) -> None:
@@ -232,7 +244,7 @@ class Norm:
             dialect, values: what `state` was written in; see `state_dict`. ONNX's GroupNormalization may have
                 parameters of groups or of channels, and Flax's variables may be nested.
         """
-        self.put_state(self.checked_state(state, dialect, values=values))
+        copy_in([(self, self.checked_state(state, dialect, values=values))])
 
     def checked_state(
         self, state: Mapping[str, Array], dialect: str = TORCH, *, values: int | None = None
@@ -257,12 +269,6 @@ class Norm:
                 check_parameter(self, name, value, held[name].shape)
         with np.errstate(over="ignore"):
             return {name: np.array(moved(value, "cpu"), held[name].dtype) for name, value in state.items()}
-
-    def put_state(self, new: Mapping[str, Array]) -> None:
-        """Copy in what `checked_state` gave."""
-        held = self.params | self.buffers
-        for name, value in new.items():
-            held[name][...] = value
 
     def _check_count(self, name: str, value: Any) -> None:
         """A count of batches or values: an integer, or an array of as many as the norm has."""

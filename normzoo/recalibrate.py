@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from normzoo import updates
 from normzoo.arrays import base_array, check_size, moved, on_device
 from normzoo.backends.contract import Array
 from normzoo.running import TrackedNorm
+from normzoo.running_state import RunningState
 from normzoo.stats import Stats
 
 
@@ -139,20 +139,13 @@ def recalibrate(
 
 def _put(collected: Sequence[Collected], new: Sequence[dict[str, Any]]) -> None:
     """All norms' new statistics, or none."""
-    with updates.lock:
-        before = [{name: a.copy() for name, a in each.norm.buffers.items()} for each in collected]
-        try:
-            with np.errstate(over="ignore"):
-                for each, values in zip(collected, new, strict=True):
-                    for name, value in values.items():
-                        if name != "num_batches_tracked" or each.norm.counts_batches:
-                            each.norm.buffers[name][...] = value
-        except BaseException:
-            for each, old in zip(collected, before, strict=True):
-                for name, value in old.items():
-                    if each.norm.buffers[name].flags.writeable:
-                        each.norm.buffers[name][...] = value
-            raise
+    pairs = [
+        (each.norm.buffers[name], value)
+        for each, values in zip(collected, new, strict=True)
+        for name, value in values.items()
+        if name != "num_batches_tracked" or each.norm.counts_batches
+    ]
+    RunningState(*(held for held, _ in pairs)).replace(lambda *old: [value for _, value in pairs])
 
 
 @contextmanager
@@ -169,12 +162,12 @@ def _collecting(collected: Sequence[Collected]) -> Iterator[None]:
             each.see(x)
             if controlled:
                 return type(norm).forward(norm, x, *arguments, **options | {"update_stats": False})
-            before = {name: a.copy() for name, a in norm.buffers.items()}
+            state = RunningState(*norm.buffers.values())
+            before = state.read()
             try:
                 return type(norm).forward(norm, x, *arguments, **options)
             finally:
-                for name, a in before.items():
-                    norm.buffers[name][...] = a
+                state.replace(lambda *now: before)
 
         return forward
 

@@ -1,17 +1,14 @@
 """Statistics people can trust: what users asked the frameworks for, each with a test of its name."""
 
 import copy
-import os
-import signal
 import threading
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import normzoo as nz
-from normzoo import backends, updates
+from normzoo import backends
 from tests import check
 from tests.ranks import cuts, mpiexec, together
 
@@ -188,7 +185,6 @@ def test_an_exception_half_way_leaves_the_old_state(tracked, rng, monkeypatch):
             norm(batch(rng))
         unchanged(norm, state)
     assert norm.saved is saved
-    assert not updates.lock.locked()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -245,17 +241,3 @@ def test_rules_are_checked_shown_and_copied():
     norm = nz.BatchNorm(3, on_nonfinite="skip", single_value="bias")
     assert repr(copy.deepcopy(norm)).endswith("on_nonfinite='skip', single_value='bias')")
     assert "single_value" not in repr(nz.BatchNorm(3))
-
-
-def test_the_child_of_a_fork_does_not_wait_for_its_parents_threads(rng):
-    norm = nz.BatchNorm(C)
-    with nz.use("reference"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # that a process with threads was forked
-        norm(batch(rng))
-        with updates.lock:
-            child = os.fork()
-            if child == 0:
-                signal.alarm(30)
-                norm(batch(rng))
-                os._exit(int(norm.num_batches_tracked))
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2

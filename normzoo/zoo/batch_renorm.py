@@ -10,6 +10,7 @@ from normzoo.backends.contract import Array
 from normzoo.norm import entry
 from normzoo.passes import normalize
 from normzoo.running import normalize_by
+from normzoo.running_state import RunningState
 from normzoo.saved import Chained, Grads, Saved
 from normzoo.zoo.batch_norm import BatchNorm, check_own
 
@@ -93,7 +94,7 @@ class BatchRenorm(BatchNorm):
         axes, eps = self.axes(x), self.eps
         weight, bias = self.weight, self.bias
         running = self.buffers["running_mean"], self.buffers["running_std"]
-        means, stds = (a.astype(np.float64) for a in running)
+        means, stds = (a.astype(np.float64) for a in RunningState(*running).read())
         if not self.training:
             with np.errstate(all="ignore"):
                 rstd = 1 / stds
@@ -115,7 +116,7 @@ class BatchRenorm(BatchNorm):
             apart=(*running, *self.params.values()),
         )  # fmt: skip
         if update_stats:
-            self._join(running, (mean, std), x.size)
+            self._join((mean, std), x.size)
 
         def pull(dy: Array, out: Array | None) -> Grads:
             found = part.backward(dy, out)

@@ -1,17 +1,16 @@
 """EvoNorm: normalization and activation in one, found by a search."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from normzoo.arrays import check_number, check_size
 from normzoo.backends.contract import Array
-from normzoo.exact import ExactNorm
+from normzoo.exact import ExactNorm, Update
 from normzoo.formulas import reciprocal, special, standardized, summed
 from normzoo.norm import entry
-from normzoo.saved import Pull, Saved
-from normzoo.updates import replacing
+from normzoo.saved import Pull
 from normzoo.zoo import group_norm, instance_norm
 
 
@@ -50,7 +49,7 @@ class EvoNormB0(ExactNorm):
     array([[[-1. ,  0.5]]], dtype=float32)
     """
 
-    _new_var: Array  # of the last batch, unbiased
+    counts_empty: ClassVar[bool] = True
 
     v = entry("params", "v")
     running_var = entry("buffers", "running_var")
@@ -85,18 +84,7 @@ class EvoNormB0(ExactNorm):
                 "use a larger batch or norm.eval()"
             )
 
-    def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
-        y, saved = self.exactly(x, out)
-        if self.training:
-            running, count = self.buffers["running_var"], self.buffers["num_batches_tracked"]
-            with replacing(running, count), np.errstate(all="ignore"):
-                if y.size:
-                    momentum = 1.0 / (count.item() + 1) if self.momentum is None else self.momentum
-                    running[...] = (1 - momentum) * running.astype(np.float64) + momentum * self._new_var
-                count[()] = count.item() + 1
-        return y, saved
-
-    def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
+    def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull, Update | None]:
         x = np.moveaxis(x, self.channel_axis, 1)
         positions = tuple(range(2, x.ndim))
         batch = (0, *positions)
@@ -105,7 +93,7 @@ class EvoNormB0(ExactNorm):
         training, values = self.training, x.size // self.num_features
         if training:
             hat, _, var, _ = standardized(x, batch, self.eps)
-            self._new_var = var.ravel() * (values / (values - 1))
+            new = var.ravel() * (values / (values - 1))
         else:
             var = self.buffers["running_var"].astype(np.float64).reshape(shape)
         own_hat, _, own_var, _ = standardized(x, positions, self.eps)
@@ -130,7 +118,13 @@ class EvoNormB0(ExactNorm):
                 "bias": summed(d, shape),
             }
 
-        return np.moveaxis(z * weight + bias, 1, self.channel_axis), pull
+        def update(old: Mapping[str, Array]) -> dict[str, Any]:
+            batches = old["num_batches_tracked"].item()
+            step = 1.0 / (batches + 1) if self.momentum is None else self.momentum
+            running = (1 - step) * old["running_var"].astype(np.float64) + step * new
+            return {"running_var": running, "num_batches_tracked": batches + 1}
+
+        return np.moveaxis(z * weight + bias, 1, self.channel_axis), pull, update if training else None
 
     def _options(self) -> dict[str, Any]:
         return super()._options() | {"momentum": self.momentum, "channel_axis": self.channel_axis}

@@ -10,6 +10,7 @@ from normzoo.backends.contract import Array, Moments
 from normzoo.norm import entry
 from normzoo.passes import normalize
 from normzoo.running import normalize_by
+from normzoo.running_state import RunningState
 from normzoo.saved import Chained, Grads, Saved, empty_in_layout, layout_of
 from normzoo.zoo.batch_norm import BatchNorm, check_own
 
@@ -25,14 +26,15 @@ class ScaledBatchNorm(BatchNorm):
     def evaluate(self, x: Array, out: Array | None) -> tuple[Array, Saved]:
         """y by the running statistics."""
         running = self.buffers["running_mean"], self.buffers["running_scale"]
+        mean, scale = RunningState(*running).read()
         with np.errstate(all="ignore"):
-            rstd = 1 / (running[1].astype(np.float64) + self.eps)
-        return normalize_by(self, x, self.axes(x), running[0], rstd, self.weight, self.bias, out, running)
+            rstd = 1 / (scale.astype(np.float64) + self.eps)
+        return normalize_by(self, x, self.axes(x), mean, rstd, self.weight, self.bias, out, running)
 
     def track(self, x: Array, running: tuple[Array, ...], mean: Array, scale: Array) -> None:
         """The batch joins the running statistics."""
         if running:
-            self._join(running, (mean, scale), x.size)
+            self._join((mean, scale), x.size)
 
 
 class L1BatchNorm(ScaledBatchNorm):

@@ -7,9 +7,10 @@ import numpy as np
 
 from normzoo.arrays import check_array, check_axis, check_parameter, check_shape, check_size
 from normzoo.backends.contract import Array
-from normzoo.exact import ExactNorm
+from normzoo.exact import ExactNorm, Update
 from normzoo.formulas import reciprocal
 from normzoo.norm import entry
+from normzoo.running_state import RunningState
 from normzoo.saved import Pull
 
 
@@ -85,32 +86,33 @@ class SpectralNorm(ExactNorm):
         if "u" in self.buffers:
             with np.errstate(all="ignore"):
                 u, v = self._iterated(self._matrix(x.astype(np.float64)), n_power_iterations)
-                self.buffers["u"][...], self.buffers["v"][...] = u, v
+                RunningState(self.buffers["u"], self.buffers["v"]).replace(lambda *old: (u, v))
 
     def check(self, x: Array, **inputs: Array) -> None:
         check_parameter(self, "x", x, self.shape)
 
     def compute(
         self, x: Array, params: Mapping[str, Array], **inputs: Array
-    ) -> tuple[Array, Pull] | tuple[Array, Pull, Mapping[str, Any]]:
+    ) -> tuple[Array, Pull] | tuple[Array, Pull, Update | None]:
         if x.size == 0:
             return x, lambda dy: {"x": dy}
         if x.ndim == 1:
             return self._vector(x)
         w = self._matrix(x)
-        state = {}
+        update: Update | None = None
         if self.exact:
             u, v = leading(w)
         elif self.training:
             u, v = self._iterated(w, self.n_power_iterations)
-            state = {"u": u, "v": v}
+            new = {"u": u, "v": v}
+            update = lambda old: new  # noqa: E731
         else:
-            u, v = (self.buffers[name].astype(np.float64) for name in ("u", "v"))
+            u, v = self._vectors()
         inverse = reciprocal((u * np.einsum("ij,j->i", w, v)).sum())
         y = x * inverse
         moved = [x.shape[self.dim], *(n for i, n in enumerate(x.shape) if i != self.dim)]
         slope = np.moveaxis(np.multiply.outer(u, v).reshape(moved), 0, self.dim)
-        return y, lambda dy: {"x": inverse * (dy - (dy * y).sum() * slope)}, state
+        return y, lambda dy: {"x": inverse * (dy - (dy * y).sum() * slope)}, update
 
     def _vector(self, x: Array) -> tuple[Array, Pull]:
         length, least = np.sqrt((x * x).sum()), self.eps or 0.0
@@ -124,8 +126,12 @@ class SpectralNorm(ExactNorm):
     def _unit(self, a: Array) -> Array:
         return a * reciprocal(np.maximum(np.sqrt((a * a).sum()), self.eps or 0.0))
 
+    def _vectors(self) -> tuple[Array, Array]:
+        u, v = RunningState(self.buffers["u"], self.buffers["v"]).read()
+        return u.astype(np.float64), v.astype(np.float64)
+
     def _iterated(self, w: Array, times: int) -> tuple[Array, Array]:
-        u, v = (self.buffers[name].astype(np.float64) for name in ("u", "v"))
+        u, v = self._vectors()
         for _ in range(times):
             u = self._unit(np.einsum("ij,j->i", w, v))
             v = self._unit(np.einsum("ij,i->j", w, u))

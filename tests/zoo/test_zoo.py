@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import normzoo as nz
-from normzoo import updates
 from tests import check
 from tests.cases import channels_last_strides
 from tests.zoo import ZOO
@@ -242,4 +241,3 @@ def test_a_batch_is_taken_in_whole_or_not_at_all(case, rng):
         call(case, norm, x, inputs)
     for name, value in state.items():
         np.testing.assert_array_equal(norm.buffers.get(name, value), value)
-    assert not updates.lock.locked()

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Callable
 from functools import cache, lru_cache
+from itertools import starmap
 from typing import Any
 
+import numba
 import numpy as np
 from numba.core import types
 
@@ -28,13 +30,14 @@ from normzoo.backends.cpu.code import (
 from normzoo.backends.cpu.lanes import Flat
 from normzoo.backends.cpu.sharing import ALONE, POOL
 from normzoo.backends.cpu.shortcut import Shortcut
+from normzoo.running_state import at_once, has_gil
 from normzoo.subnormals import LEAST, ONE, kept
 
 SMALL = 16384  # values up to which a pass keeps Python's lock, for some microseconds
 LINE = 64  # bytes
 TINY = 2  # values of a set whose gradient is a difference of almost equal terms
 _UNCOUNTED = np.array(0)  # the number of batches of who does not count them
-updates_whole = True
+updates_whole = not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
 
 
 def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Forward:
@@ -116,9 +119,9 @@ def forward_shortcut(
 ) -> Shortcut | None:
     code = forward_code(dims, parameter_dims, moments, dtype, store)
     words = _words(code, moments, parameter_dims, kinds[0])
-    if words is None:
-        return None
     x, weight, bias, mean, var = kinds
+    if words is None or (mean is not None and not has_gil()):  # Python's lock is what keeps other threads out
+        return None
     words |= {shortcut.ONES: ones, shortcut.ZEROS: zeros, shortcut.SETS: dims[0] * dims[2]}
     if mean is not None and var is not None:
         words |= {
@@ -177,13 +180,20 @@ def _words(code: Code, moments: Moments, parameter_dims: Dims, like: Kind | None
 
 
 def update(
-    running_mean: Array, running_var: Array, stats: Array, count: int, momentum: float, batches: Array | None = None
+    running_mean: Array,
+    running_var: Array,
+    stats: Array,
+    count: int,
+    momentum: float,
+    batches: Array | None = None,
+    average: bool = False,
 ) -> None:
-    call = _update_code(running_mean.dtype, running_var.dtype).call
-    (call if LEAST * ONE else kept(call))(
+    call = _update_code(running_mean.dtype, running_var.dtype, average).call
+    given = (
         running_mean, running_var, _UNCOUNTED if batches is None else batches, stats, running_mean.size,
         stats.size // 3, count, momentum,
     )  # fmt: skip
+    (at_once if LEAST * ONE else kept(at_once))(starmap(call, (given,)))
 
 
 def constants(mean: Array, variance: Array, eps: float, stats: Array) -> None:
@@ -192,9 +202,9 @@ def constants(mean: Array, variance: Array, eps: float, stats: Array) -> None:
 
 
 @lru_cache(maxsize=16)
-def _update_code(mean: np.dtype, var: np.dtype) -> Compiled:
+def _update_code(mean: np.dtype, var: np.dtype, average: bool = False) -> Compiled:
     flat = FLAT[mean.name], FLAT[var.name], Flat(types.int64), FLAT["float64"]
-    return compiled(running.update(), (*flat, types.int64, types.int64, types.int64, types.float64))
+    return compiled(running.update(average), (*flat, types.int64, types.int64, types.int64, types.float64))
 
 
 @lru_cache(maxsize=16)
