@@ -28,7 +28,7 @@ ROOMS = {
     "backends/contract.py": set(),
     "backends/reference.py": {"backends.contract", "memory"},
     "subnormals.py": set(),
-    "backends/cpu": {"backends.contract", "backends.cpu", "memory", "running_state", "subnormals"},
+    "backends/cpu": {"backends", "backends.contract", "backends.cpu", "memory", "running_state", "subnormals"},
     "backends/cuda": {"backends.contract", "backends.cuda"},
     "backends/__init__.py": {"backends"},
     "view.py": {"backends.contract"},

@@ -17,6 +17,7 @@ from typing import Any
 import numba
 from numba.np.ufunc import parallel
 
+from normzoo.backends import PROCESS
 from normzoo.backends.cpu.sharing import ALONE, pool, waking
 from normzoo.subnormals import mode
 
@@ -27,9 +28,10 @@ _one_at_a_time = threading.Lock()  # loops on a workqueue
 
 def _owner() -> int:
     """The process that may run loops on threads: this one, unless Numba's threads are already there and are those of
-    the parent that this one is a fork of (then 0). Of a bare os.fork nothing is known."""
+    the parent that this one is a fork of (then 0). Of a bare os.fork before the library was imported nothing is
+    known."""
     spawned = getattr(sys.modules["__main__"], "__name__", "") == "__mp_main__"
-    forked = parent_process() is not None and not spawned
+    forked = os.getpid() != PROCESS or (parent_process() is not None and not spawned)
     return 0 if forked and parallel._is_initialized else os.getpid()
 
 
