@@ -20,6 +20,7 @@ from normzoo.arrays import (
 from normzoo.backends import backend, chosen
 from normzoo.backends.contract import CONSTANT, Array, Moments
 from normzoo.plan import CONTIGUOUS, BackwardPlan, ForwardPlan
+from normzoo.samples import SAMPLES, places_in, sample
 from normzoo.saved import Grads, Saved, SelectedSaved, native
 from normzoo.selection import Selected, normalize_selected
 from normzoo.view import Axes, inverse
@@ -61,9 +62,13 @@ class Left(NamedTuple):
 
 
 class ViewSaved(Saved):
-    """The `Saved` of a norm of the algebra."""
+    """The `Saved` of a norm of the algebra.
 
-    __slots__ = ("_eps", "_plan", "_stats", "_v")
+    Of what the backward pass reads a few values are kept in `seen`: of x and of weight. A shortcut has them behind the
+    statistics, all in one array.
+    """
+
+    __slots__ = ("_eps", "_kept", "_plan", "_seen", "_v")
 
     def __init__(
         self,
@@ -75,6 +80,7 @@ class ViewSaved(Saved):
         bias: Array | None,
         eps: float,
         stats: Array,
+        seen: tuple[bytes, bytes | None] | None = None,
     ) -> None:
         try:  # a layer's label, which does not hold the layer; one by one: it is a tenth of a small call
             self._owner = owner.label  # type: ignore[attr-defined]
@@ -85,9 +91,14 @@ class ViewSaved(Saved):
         self._weight = weight
         self._bias = bias
         self._eps = eps
-        self._stats = stats
+        self._kept = stats
+        self._seen = seen
         self._source = x if plan.reads_x else None
         self._overwritten = False
+
+    @property
+    def _stats(self) -> Array:
+        return _stats_of(self._plan, self._kept)
 
     @property
     def mean(self) -> Array:
@@ -141,16 +152,29 @@ class ViewSaved(Saved):
 
     def _shortcut(self, dy: Array) -> Grads | None:
         plan = self._plan.recent_back
-        if plan is None or not plan.shortcut or plan.name != chosen():
+        if plan is None or not plan.shortcut or plan.name != chosen() or (self._seen and self._changed()):
             return None
         weight, empty = self._weight, plan.new_small
         dweight, dbias = empty(plan.gradient_shape, plan.dtype), empty(plan.gradient_shape, plan.dtype)
         shortcut = plan.shortcut
-        dx = shortcut.call(shortcut.block, dy, self._v, self._stats, weight, self._eps, dweight, dbias)
+        dx = shortcut.call(shortcut.block, dy, self._v, self._kept, weight, self._eps, dweight, dbias)
         return None if dx is None else self._grads(plan, dx, dweight, dbias)
 
+    def _changed(self) -> str | None:
+        if self._seen is not None:
+            x, weight = self._seen
+            if self._v.take(places_in(self._v.size)).tobytes() != x:
+                return "x"
+            return "weight" if weight is not None and sample(self._weight) != weight else None
+        if self._kept.ndim == 1:  # of a shortcut
+            seen = self._kept[-2 * SAMPLES :].view(np.int64).reshape(2, SAMPLES)
+            for name, a, values in zip(("x", "weight"), (self._v, self._weight), seen, strict=True):
+                if a is not None and (a.take(places_in(a.size)).view(f"i{a.itemsize}") != values).any():
+                    return name
+        return None
+
     def _backward(self, dy: Array, out: Array | None) -> Grads:
-        weight = self._weight
+        weight, stats = self._weight, self._stats
         name = chosen()
         if type(dy) is not ndarray or type(self._v) is not ndarray:
             name = backend_of(self._owner, dy=dy, x=self._v, out=out)
@@ -168,10 +192,10 @@ class ViewSaved(Saved):
         dweight, dbias = empty(shape, dtype), empty(shape, dtype)
         if out is None and plan.plain:
             dx = plan.new(plan.shape, plan.result)
-            plan.run(d, v, self._stats, w, self._eps, dx, dweight, dbias)
+            plan.run(d, v, stats, w, self._eps, dx, dweight, dbias)
         else:
             dx, target, elsewhere = plan.target(out)
-            plan.run(d, v, self._stats, w, self._eps, target, dweight, dbias)
+            plan.run(d, v, stats, w, self._eps, target, dweight, dbias)
             if elsewhere:
                 plan.deliver(target, dx)
         return self._grads(plan, dx, dweight, dbias)
@@ -183,6 +207,11 @@ class ViewSaved(Saved):
             dweight if plan.weight_given else plan.gradient(dweight, self._weight),
             dbias if plan.bias_given else plan.gradient(dbias, self._bias),
         )
+
+
+def _stats_of(plan: ForwardPlan, kept: Array) -> Array:
+    """The statistics (3, b, c) in what a pass left."""
+    return kept if kept.ndim == 3 else kept[: -2 * SAMPLES].reshape(plan.stats_shape)
 
 
 def normalize(
@@ -223,10 +252,12 @@ def normalize(
     usual = out is None and stats is None and given is None
     if usual and plan is not None and plan.shortcut and plan.asked == (moments, name, parameter_shape):
         v: Any = x  # an array, or there is no y
-        found: Any = plan.new_small(plan.stats_shape, DOUBLE)
+        found: Any = plan.new_small(plan.kept_shape if keep else plan.stats_shape, DOUBLE)
         y = plan.shortcut.call(plan.shortcut.block, v, weight, bias, eps, found, None, None, None, 0.0)
+        if y is not None and keep:
+            return y, _stats_of(plan, found), ViewSaved(owner, plan, v, v, weight, bias, eps, found)
         if y is not None:
-            return y, found, ViewSaved(owner, plan, v, v, weight, bias, eps, found) if keep else None
+            return y, found, None
     plain, asked = True, out
     if type(x) is Selected:
         if stats is not None or parameter_shape not in (None, axes.parameter_shape):
@@ -298,7 +329,10 @@ def normalize(
         y = native(y, x) if asked is None else asked
     if not keep:
         return y, stats, None
-    saved = ViewSaved(owner, plan, x, v, weight, bias, eps, stats)
+    seen = None
+    if plan.sampled is not None and type(v) is ndarray:
+        seen = v.take(plan.sampled).tobytes(), None if weight is None else sample(weight)
+    saved = ViewSaved(owner, plan, x, v, weight, bias, eps, stats, seen)
     if out is not None:
         saved.overwrite(out)
     return y, stats, saved
@@ -344,12 +378,12 @@ def recall_saved(
     given, plan, shortcut = recent.last
     if plan is None or asked != given or plan.name != chosen():
         return None
-    stats = plan.new_small(plan.stats_shape, DOUBLE)
-    y = shortcut.call(shortcut.block, x, weight, bias, eps, stats, *running)
+    kept = plan.new_small(plan.kept_shape, DOUBLE)
+    y = shortcut.call(shortcut.block, x, weight, bias, eps, kept, *running)
     if y is None:
         recent.forget()
         return None
-    return y, ViewSaved(owner, plan, x, x, weight, bias, eps, stats)
+    return y, ViewSaved(owner, plan, x, x, weight, bias, eps, kept)
 
 
 def recall(

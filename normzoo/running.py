@@ -89,7 +89,7 @@ def normalize_tracked(
     name, plan = chosen(), axes.recent
     usual = own and update and out is None and rules is USUAL and not average
     if usual and plan is not None and plan.tracked and plan.asked == (moments, name, None):
-        made = plan.new_small(plan.stats_shape, DOUBLE) if keep else None
+        made = plan.new_small(plan.kept_shape, DOUBLE) if keep else None
         y = plan.tracked.call(
             plan.tracked.block, x, weight, bias, eps, made, running_mean, running_var, count, momentum
         )
@@ -151,9 +151,10 @@ def normalize_tracked(
         if saved is not None:
             saved.overwrite(late)
     if update and running is not None:
+        plan = axes.recent  # of this pass, unless another thread was faster, or has cleared all plans
+        if usual and found.ready and plan is not None:
+            plan.shorten_tracked((key[:3], key[3:]))
         commit(name, running, count, stats, found.values if x.size else 0, momentum, average, found.ready)
-        if usual and found.ready:
-            axes.recent.shorten((key[:3], key[3:]))
     return y, saved
 
 

@@ -10,6 +10,7 @@ from numpy import ndarray
 from normzoo.arrays import CHARS, base_array, check_out, on_device, same_place
 from normzoo.backends.contract import Array
 from normzoo.memory import empty
+from normzoo.samples import sample
 from normzoo.subnormals import in_any_mode
 from normzoo.view import inverse
 
@@ -78,8 +79,8 @@ def grads_by_name(found: Mapping[str, Array]) -> Grads:
 
 
 class Saved(ABC):
-    """What one forward pass leaves for its backward pass. x, weight and bias are held, not copied: change them after
-    the backward pass, not before."""
+    """What one forward pass leaves for its backward pass. x and weight are held, not copied: change them after the
+    backward pass, not before, where that is an error as far as a few of their values show it."""
 
     __slots__ = ("_bias", "_overwritten", "_owner", "_source", "_weight")
 
@@ -99,7 +100,8 @@ class Saved(ABC):
         Raises:
             TypeError: dy or out is not a float array (or out's dtype not x's).
             ValueError: dy or out has another shape, or out overlaps an input in part.
-            RuntimeError: x was overwritten by an in-place pass and is needed.
+            RuntimeError: x was overwritten by an in-place pass and is needed, or x or weight has changed since the
+                forward pass.
         """
         if out is None and not self._overwritten:
             found = self._shortcut(dy)
@@ -120,6 +122,17 @@ class Saved(ABC):
                 f"{self._owner}: expected the x of the forward pass, but it was overwritten in place; "
                 "call the forward pass with another out, or run backward once"
             )
+        changed = self._changed()
+        if changed == "x":
+            raise RuntimeError(
+                f"{self._owner}: expected x as it was in the forward pass, got other values: it was changed in place "
+                "since; write h = h + norm(h) instead of h += norm(h), or norm(h.copy())"
+            )
+        if changed:
+            raise RuntimeError(
+                f"{self._owner}: expected {changed} as it was in the forward pass, got other values: it was changed in "
+                "place since; change parameters after the backward pass"
+            )
         found = self._backward(dy, out)
         if out is not None:
             self.overwrite(out)
@@ -135,6 +148,10 @@ class Saved(ABC):
 
     def _shortcut(self, dy: Any) -> Grads | None:
         """The gradients, where they can be had without a look at anything: see `Backend.backward_shortcut`."""
+        return None
+
+    def _changed(self) -> str | None:
+        """Which array that the backward pass reads, "x" or "weight", is seen to have other values than before."""
         return None
 
     @property
@@ -242,7 +259,7 @@ class Chained(FunctionSaved):
 class SelectedSaved(FunctionSaved):
     """The `Saved` of a pass in which not all values count: `back` is the way from dy to dx, dweight and dbias."""
 
-    __slots__ = ("_back", "_layout", "_x_like")
+    __slots__ = ("_back", "_layout", "_seen", "_x_like")
 
     def __init__(
         self, owner: object, x: Array, back: Callable[..., tuple], weight: Array | None, bias: Array | None
@@ -250,6 +267,12 @@ class SelectedSaved(FunctionSaved):
         self._owner, self._back, self._weight, self._bias = getattr(owner, "label", owner), back, weight, bias
         self._x_like, self._layout = (x.shape, x.dtype), layout_of(x)
         self._source, self._overwritten = x, False
+        self._seen = sample(x), sample(weight)
+
+    def _changed(self) -> str | None:
+        if sample(self._source) != self._seen[0]:
+            return "x"
+        return "weight" if sample(self._weight) != self._seen[1] else None
 
     @property
     def _like(self) -> tuple[tuple[int, ...], np.dtype]:

@@ -31,6 +31,7 @@ from normzoo.backends.cpu.lanes import Flat
 from normzoo.backends.cpu.sharing import ALONE, POOL
 from normzoo.backends.cpu.shortcut import Shortcut
 from normzoo.running_state import at_once, has_gil
+from normzoo.samples import places_in
 from normzoo.subnormals import LEAST, ONE, kept
 
 SMALL = 16384  # values up to which a pass keeps Python's lock, for some microseconds
@@ -118,11 +119,11 @@ def forward_shortcut(
     zeros: Array | None,
 ) -> Shortcut | None:
     code = forward_code(dims, parameter_dims, moments, dtype, store)
-    words = _words(code, moments, parameter_dims, kinds[0])
     x, weight, bias, mean, var = kinds
+    words = _words(code, moments, parameter_dims, x, ones is None)
     if words is None or (mean is not None and not has_gil()):  # Python's lock is what keeps other threads out
         return None
-    words |= {shortcut.ONES: ones, shortcut.ZEROS: zeros, shortcut.SETS: dims[0] * dims[2]}
+    words |= {shortcut.ONES: ones, shortcut.ZEROS: zeros}
     if mean is not None and var is not None:
         words |= {
             shortcut.UPDATE: _update_code(mean[1], var[1]),
@@ -139,7 +140,7 @@ def backward_shortcut(
     dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype, dy: Kind, ones: Array | None
 ) -> Shortcut | None:
     code = backward_code(dims, parameter_dims, moments, dtype, store)
-    words = None if _is_tiny(dims, dtype) else _words(code, moments, parameter_dims, dy)
+    words = None if _is_tiny(dims, dtype) else _words(code, moments, parameter_dims, dy, ones is None)
     if words is None:
         return None
     return Shortcut(_backward_call(), words | {shortcut.ONES: ones}, ((dy, shortcut.READY),))
@@ -160,11 +161,14 @@ def _backward_call() -> Callable:
     return compiled(shortcut.backward(), (objects.OBJECT,) * 8).call
 
 
-def _words(code: Code, moments: Moments, parameter_dims: Dims, like: Kind | None) -> dict[int, Any] | None:
+def _words(
+    code: Code, moments: Moments, parameter_dims: Dims, like: Kind | None, weighted: bool
+) -> dict[int, Any] | None:
     """What a block has of the kernel, where the pass is small and compiled code can make it of its arrays as they are;
     the result is an array like this."""
     if like is None or math.prod(code.dims) > SMALL or len(like[0]) > shortcut.AXES or not objects.is_as_expected():
         return None
+    seen = (*_seen(code.dims, like[1]), *_seen(parameter_dims if weighted else (), code.arrays[2]))
     parameter_dims, spread = spread_of(code.dims, code.by_column, parameter_dims)
     kernel = code.compiled(False)
     if spread is not None or not kernel.address:
@@ -176,7 +180,15 @@ def _words(code: Code, moments: Moments, parameter_dims: Dims, like: Kind | None
         shortcut.DIVISOR: _divisor(code.dims, moments),
         shortcut.CLAMP: int(moments.clamp),
         shortcut.INTS: [*code.dims, *parameter_dims],
+        shortcut.SEEN: [*seen],
+        shortcut.SETS: code.dims[0] * code.dims[2],
     }
+
+
+def _seen(sizes: tuple[int, ...], dtype: np.dtype) -> list[int]:
+    """What a block has of an array of these sizes, a few values of which are kept; () for none."""
+    size = dtype.itemsize if sizes else 0
+    return [size, *(size * i for i in places_in(math.prod(sizes)).tolist())]
 
 
 def update(
