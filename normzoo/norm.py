@@ -1,6 +1,7 @@
 """The layer: parameters, buffers, modes, state, and the last forward pass."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any, ClassVar, Self
 
@@ -55,6 +56,33 @@ def entry(kind: str, name: str) -> property:
     return property(get, put)
 
 
+@lru_cache(maxsize=256)
+def _watched(kind: Any) -> type["Norm"]:
+    """Its objects write down which of their attributes are read."""
+
+    class Watched(kind):
+        def __getattribute__(self, name: str) -> Any:
+            object.__getattribute__(self, "__dict__")[""].add(name)
+            return super().__getattribute__(name)
+
+    return Watched
+
+
+def reads_what_it_asks(norm: "Norm", x: Array) -> bool:
+    """Does `axes` of this norm read no attributes for this x but those it asks for? Else they might change unseen."""
+    kind, held, seen = type(norm), vars(norm), set[str]()
+    twin: Norm = object.__new__(_watched(kind))  # type: ignore[arg-type]
+    object.__getattribute__(twin, "__dict__").update(held | {"": seen})
+    twin.axes(x)
+    constant = {name for name in seen if name not in held and _is_code(getattr(kind, name, None))}
+    return seen - constant <= {*norm.asks, "_shape", "label", "__dict__", "__class__"}
+
+
+def _is_code(found: Any) -> bool:
+    """A method, or a property, which reads other attributes."""
+    return callable(found) or isinstance(found, property)
+
+
 def copy_in(states: Sequence[tuple["Norm", Mapping[str, Array]]]) -> None:
     """Copy into norms what their `checked_state` gave: all of it or, whatever interrupts, nothing."""
     pairs = [((norm.params | norm.buffers)[name], value) for norm, new in states for name, value in new.items()]
@@ -81,7 +109,7 @@ class Norm:
         devices: where it runs. A norm with a `forward` of its own runs on the host alone, unless it says that it
             computes nothing but passes: then on "cuda" too.
         asks: names of the attributes that `axes` reads, of values that cannot change; () where it reads others. Small
-            arrays are then normalized by the last plan without asking it again.
+            arrays are then normalized by the last plan without asking it again, unless it is seen to read others.
         label: what messages call the norm.
     """
 
@@ -89,12 +117,12 @@ class Norm:
     eps: float | None  # None, where a norm allows it: see `eps_for`
     devices: tuple[str, ...] = DEVICES
     asks: ClassVar[tuple[str, ...]] = ()
-    _asked: ClassVar[Any] = staticmethod(_no_values)  # of `asks`, of a norm
+    _asked: ClassVar[Any] = staticmethod(_no_values)  # moments and the values of `asks`, of a norm
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "asks" in vars(cls):
-            cls._asked = attrgetter(*cls.asks)
+            cls._asked = attrgetter("moments", *cls.asks)
         elif "axes" in vars(cls):
             cls.asks, cls._asked = (), staticmethod(_no_values)
         if "forward" in vars(cls) and "devices" not in vars(cls):
@@ -128,6 +156,19 @@ class Norm:
         self._shape = shape
         self._recent = Recent()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled and deep-copied: parameters and buffers, these of one batch, without what the last pass left,
+        which holds its x."""
+        state = {name: None if isinstance(value, Saved) else value for name, value in vars(self).items()}
+        buffers = dict(self.buffers)
+        state |= {"grads": {}, "_recent": Recent()}
+        return state | {"buffers": dict(zip(buffers, RunningState(*buffers.values()).read(), strict=True))}
+
+    def __copy__(self) -> Self:
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self) | {"_recent": Recent()})
+        return twin
+
     def axes(self, x: Array) -> Axes:
         """Check x's shape and say how its axes are used."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it uses the axes of x")
@@ -158,7 +199,7 @@ class Norm:
             eps = eps_for(x)
         y, _, saved = normalize(self, x, axes, weight, bias, self.moments, eps, out, parameter_shape=self._shape)
         if asked is not None:
-            self._recent.keep(asked, axes, self.moments)
+            self._recent.keep(asked, axes, self.moments, trusted=lambda: reads_what_it_asks(self, x))
         return y, saved
 
     def __call__(self, x: Array, *arguments: Any, **options: Any) -> Array:

@@ -1,5 +1,6 @@
 """One pass: `normalize` finds the plan and runs it, from x to y; the `Saved` it leaves goes back to dx."""
 
+from collections.abc import Callable
 from math import inf
 from typing import Any, NamedTuple
 from weakref import WeakSet
@@ -15,6 +16,7 @@ from normzoo.arrays import (
     check_eps,
     check_out,
     check_parameter,
+    check_spread,
     on_device,
 )
 from normzoo.backends import backend, chosen
@@ -44,7 +46,7 @@ _recent: WeakSet["Recent"] = WeakSet()
 
 def forget() -> None:
     """Forget all plans, and the arrays that they hold."""
-    for recent in _recent:
+    for recent in _recent.copy():
         recent.forget()
     _forward_plans.clear()
     _backward_plans.clear()
@@ -211,7 +213,7 @@ class ViewSaved(Saved):
 
 def _stats_of(plan: ForwardPlan, kept: Array) -> Array:
     """The statistics (3, b, c) in what a pass left."""
-    return kept if kept.ndim == 3 else kept[: -2 * SAMPLES].reshape(plan.stats_shape)
+    return kept if kept.ndim > 1 else kept[: -2 * SAMPLES].reshape(plan.stats_shape)
 
 
 def normalize(
@@ -319,7 +321,8 @@ def normalize(
         stats = plan.run(v, w, a, eps, target)
     elif x.size:
         stats = plan.new_small(plan.stats_shape, DOUBLE)
-        backend(name).constants(*given, eps, stats)
+        if backend(name).constants(*given, eps, stats):
+            check_spread(owner, "running_var", given[1])
         plan.run(v, stats, w, a, target)
     else:
         stats = plan.memory.full(plan.stats_shape, DOUBLE, 0.0)
@@ -341,9 +344,10 @@ def normalize(
 class Recent:
     """What the last plain call of a function or norm asked for beside its arrays, and its shortcut: see `recall`."""
 
-    __slots__ = ("__weakref__", "last")
+    __slots__ = ("__weakref__", "known", "last")
 
     def __init__(self) -> None:
+        self.known: Memo = Memo()  # (asked, axes): whether a norm's axes are the same where it asks for the same
         self.forget()
         _recent.add(self)
 
@@ -353,14 +357,29 @@ class Recent:
     def forget(self) -> None:
         self.last: tuple[object, Any, Any] = self, None, None
 
-    def keep(self, asked: object, axes: Axes, moments: Moments, tracked: bool = False) -> None:
+    def keep(
+        self,
+        asked: object,
+        axes: Axes,
+        moments: Moments,
+        tracked: bool = False,
+        trusted: Callable[[], bool] | None = None,
+    ) -> None:
         """Remember the plan of the call that was and its shortcut, if `asked`, an object that cannot change, and they
         will do again."""
         plan = axes.recent  # of this call, unless another thread was faster
-        if type(asked) in (int, tuple) and plan is not None and plan.moments == moments:
-            shortcut = plan.tracked if tracked else plan.shortcut
-            if shortcut:
-                self.last = asked, plan, shortcut
+        if type(asked) not in (int, tuple) or plan is None or plan.moments != moments:
+            return
+        shortcut = plan.tracked if tracked else plan.shortcut
+        if shortcut and (trusted is None or self._is_trusted((asked, axes), trusted)):
+            self.last = asked, plan, shortcut
+
+    def _is_trusted(self, key: tuple, trusted: Callable[[], bool]) -> bool:
+        try:
+            known = self.known.get(key)
+        except TypeError:  # a value that can change
+            return False
+        return self.known.keep(key, trusted()) if known is None else known
 
 
 def recall_saved(

@@ -160,6 +160,7 @@ class Backend(Protocol):
         variance: Array,  # the same
         eps: float,
         stats: Array,  # (3, b, c), b * c a multiple of channels: these repeat; written
-    ) -> None:
-        """stats = mean, variance, 1 / sqrt(variance + eps): for `apply` and the backward pass with CONSTANT."""
+    ) -> int:
+        """stats = mean, variance, 1 / sqrt(variance + eps), or 0 where that divides by 0: for `apply` and the backward
+        pass with CONSTANT. Returns 0 or, on the host, how many sets have a variance below 0."""
         ...

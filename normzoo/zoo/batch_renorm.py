@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_number, compute_dtype
+from normzoo.arrays import check_number, check_spread, compute_dtype
 from normzoo.backends.contract import Array
+from normzoo.formulas import reciprocal
 from normzoo.norm import entry
 from normzoo.passes import normalize
 from normzoo.running import normalize_by
@@ -94,11 +95,10 @@ class BatchRenorm(BatchNorm):
         axes, eps = self.axes(x), self.eps
         weight, bias = self.weight, self.bias
         running = self.buffers["running_mean"], self.buffers["running_std"]
-        means, stds = (a.astype(np.float64) for a in RunningState(*running).read())
+        mean, std = RunningState(*running).read()
+        means, stds = mean.astype(np.float64), check_spread(self, "running_std", std)
         if not self.training:
-            with np.errstate(all="ignore"):
-                rstd = 1 / stds
-            return normalize_by(self, x, axes, means, rstd, weight, bias, out, running)
+            return normalize_by(self, x, axes, means, reciprocal(stds), weight, bias, out, running)
         check_own(self, x, axes.values, eps)
         running, (rmax, dmax) = self._running(), self.bounds()
         # 1 moments

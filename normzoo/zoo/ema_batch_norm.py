@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from normzoo.affine import Find, affine, standardized
-from normzoo.arrays import check_number
+from normzoo.arrays import check_number, check_spread
 from normzoo.backends.contract import Array
 from normzoo.running import TrackedNorm
 from normzoo.running_state import RunningState
@@ -71,7 +71,7 @@ class EMABatchNorm(BatchNorm):
         axes, running, count = self.axes(x), self._running(), self.buffers["num_batches_tracked"]
         check_own(self, x, axes.values, self.eps)
         mean, var, batches = RunningState(*running, count).read()
-        past = mean.astype(np.float64), var.astype(np.float64)
+        past = mean.astype(np.float64), check_spread(self, "running_var", var)
         find = blended(self, past, self._share(batches.item(), *past))
         y, stats, saved = affine(self, x, axes, self.params, self.moments, self.eps, out, find, running)
 
@@ -163,7 +163,9 @@ class AlphaBatchNorm(BatchNorm):
         if self.alpha == 0:
             return batch_norm(self, x, axes, None, None, self.weight, self.bias, True, 0.0, self.eps, out)
         running = self.buffers["running_mean"], self.buffers["running_var"]
-        find = blended(self, tuple(a.astype(np.float64) for a in RunningState(*running).read()), 1 - self.alpha)
+        mean, var = RunningState(*running).read()
+        past = mean.astype(np.float64), check_spread(self, "running_var", var)
+        find = blended(self, past, 1 - self.alpha)
         y, _, saved = affine(self, x, axes, self.params, self.moments, self.eps, out, find, running)
         return y, saved
 

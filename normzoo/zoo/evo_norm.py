@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from normzoo.arrays import check_number, check_size
+from normzoo.arrays import check_number, check_size, check_spread
 from normzoo.backends.contract import Array
 from normzoo.exact import ExactNorm, Update
 from normzoo.formulas import reciprocal, special, standardized, summed
@@ -95,7 +95,7 @@ class EvoNormB0(ExactNorm):
             hat, _, var, _ = standardized(x, batch, self.eps)
             new = var.ravel() * (values / (values - 1))
         else:
-            var = self.buffers["running_var"].astype(np.float64).reshape(shape)
+            var = check_spread(self, "running_var", self.buffers["running_var"]).reshape(shape)
         own_hat, _, own_var, _ = standardized(x, positions, self.eps)
         deviation, line = np.sqrt(var + self.eps), v * x + np.sqrt(own_var + self.eps)
         factor = reciprocal(np.maximum(deviation, line))

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 
 from normzoo.affine import placed
-from normzoo.arrays import base_array, check_number, check_out, check_size, compute_dtype
+from normzoo.arrays import base_array, check_number, check_out, check_size, check_spread, compute_dtype
 from normzoo.backends.contract import Array, Moments
+from normzoo.formulas import reciprocal
 from normzoo.norm import entry
 from normzoo.passes import normalize
 from normzoo.running import normalize_by
@@ -27,8 +28,7 @@ class ScaledBatchNorm(BatchNorm):
         """y by the running statistics."""
         running = self.buffers["running_mean"], self.buffers["running_scale"]
         mean, scale = RunningState(*running).read()
-        with np.errstate(all="ignore"):
-            rstd = 1 / (scale.astype(np.float64) + self.eps)
+        rstd = reciprocal(check_spread(self, "running_scale", scale) + self.eps)
         return normalize_by(self, x, self.axes(x), mean, rstd, self.weight, self.bias, out, running)
 
     def track(self, x: Array, running: tuple[Array, ...], mean: Array, scale: Array) -> None:

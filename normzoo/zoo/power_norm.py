@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from normzoo.affine import affine
-from normzoo.arrays import check_number, check_size
+from normzoo.arrays import check_number, check_size, check_spread
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm, entry
 from normzoo.running import normalize_by
@@ -104,6 +104,7 @@ class PowerNorm(Norm):
         axes, held = self.axes(x), (self.buffers["running_phi"], self.buffers["nu"])
         state = RunningState(*held, self.num_batches_tracked)
         phi, nu, batches = (a.astype(np.float64) for a in state.read())
+        check_spread(self, "running_phi", phi)
         if not self.training:
             rstd = _reciprocal(np.sqrt(phi + self.eps))
             return normalize_by(self, x, axes, np.zeros_like(phi), rstd, self.weight, self.bias, out, held)

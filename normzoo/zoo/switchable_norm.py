@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from normzoo.affine import affine, standardized
-from normzoo.arrays import check_size
+from normzoo.arrays import check_size, check_spread
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import entry
 from normzoo.running import TrackedNorm
@@ -50,7 +50,7 @@ class MixedNorm(TrackedNorm):
         if not self.training and self.track_running_stats:
             running = self.buffers["running_mean"], self.buffers["running_var"]
             mean, var = RunningState(*running).read()
-            past = mean.astype(np.float64), var.astype(np.float64)
+            past = mean.astype(np.float64), check_spread(self, "running_var", var)
         params = {name: p.astype(np.float64) for name, p in self.params.items()}
 
         def find(mean: Array, var: Array) -> tuple[Array, Array, Any]:

@@ -208,9 +208,10 @@ def update(
     (at_once if LEAST * ONE else kept(at_once))(starmap(call, (given,)))
 
 
-def constants(mean: Array, variance: Array, eps: float, stats: Array) -> None:
-    call = _constants(mean.dtype, variance.dtype)
-    (call if LEAST * ONE else kept(call))(mean, variance, stats, mean.size, stats.size // 3, eps)
+def constants(mean: Array, variance: Array, eps: float, stats: Array) -> int:
+    call, negative = _constants(mean.dtype, variance.dtype), np.empty((), _UNCOUNTED.dtype)
+    (call if LEAST * ONE else kept(call))(mean, variance, stats, negative, mean.size, stats.size // 3, eps)
+    return negative.item()
 
 
 @lru_cache(maxsize=16)
@@ -221,7 +222,7 @@ def _update_code(mean: np.dtype, var: np.dtype, average: bool = False) -> Compil
 
 @lru_cache(maxsize=16)
 def _constants(mean: np.dtype, variance: np.dtype) -> Callable:
-    flat = FLAT[mean.name], FLAT[variance.name], FLAT["float64"]
+    flat = FLAT[mean.name], FLAT[variance.name], FLAT["float64"], Flat(types.int64)
     return compiled(running.constants(), (*flat, types.int64, types.int64, types.float64)).call
 
 
