@@ -68,16 +68,6 @@ def _watched(kind: Any) -> type["Norm"]:
     return Watched
 
 
-def reads_what_it_asks(norm: "Norm", x: Array) -> bool:
-    """Does `axes` of this norm read no attributes for this x but those it asks for? Else they might change unseen."""
-    kind, held, seen = type(norm), vars(norm), set[str]()
-    twin: Norm = object.__new__(_watched(kind))  # type: ignore[arg-type]
-    object.__getattribute__(twin, "__dict__").update(held | {"": seen})
-    twin.axes(x)
-    constant = {name for name in seen if name not in held and _is_code(getattr(kind, name, None))}
-    return seen - constant <= {*norm.asks, "_shape", "label", "__dict__", "__class__"}
-
-
 def _is_code(found: Any) -> bool:
     """A method, or a property, which reads other attributes."""
     return callable(found) or isinstance(found, property)
@@ -173,6 +163,15 @@ class Norm:
         """Check x's shape and say how its axes are used."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it uses the axes of x")
 
+    def reads_what_it_asks(self, x: Array) -> bool:
+        """Does `axes` read no attributes for this x but those of `asks`? Others might change unseen."""
+        held, seen = vars(self), set[str]()
+        twin: Norm = object.__new__(_watched(type(self)))  # type: ignore[arg-type]
+        object.__getattribute__(twin, "__dict__").update(held | {"": seen})
+        twin.axes(x)
+        constant = {name for name in seen if name not in held and _is_code(getattr(type(self), name, None))}
+        return seen - constant <= {*self.asks, "_shape", "label", "__dict__", "__class__"}
+
     def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
         """y and what backward needs, without keeping it: one layer may be in flight many times.
 
@@ -199,7 +198,7 @@ class Norm:
             eps = eps_for(x)
         y, _, saved = normalize(self, x, axes, weight, bias, self.moments, eps, out, parameter_shape=self._shape)
         if asked is not None:
-            self._recent.keep(asked, axes, self.moments, trusted=lambda: reads_what_it_asks(self, x))
+            self._recent.keep(asked, axes, self.moments, False, self, x)
         return y, saved
 
     def __call__(self, x: Array, *arguments: Any, **options: Any) -> Array:

@@ -1,6 +1,5 @@
 """One pass: `normalize` finds the plan and runs it, from x to y; the `Saved` it leaves goes back to dx."""
 
-from collections.abc import Callable
 from math import inf
 from typing import Any, NamedTuple
 from weakref import WeakSet
@@ -197,7 +196,10 @@ class ViewSaved(Saved):
             plan.run(d, v, stats, w, self._eps, dx, dweight, dbias)
         else:
             dx, target, elsewhere = plan.target(out)
-            plan.run(d, v, stats, w, self._eps, target, dweight, dbias)
+            try:
+                plan.run(d, v, stats, w, self._eps, target, dweight, dbias)
+            except MemoryError as error:
+                raise _half_written(self._owner, out, target) from error
             if elsewhere:
                 plan.deliver(target, dx)
         return self._grads(plan, dx, dweight, dbias)
@@ -209,6 +211,13 @@ class ViewSaved(Saved):
             dweight if plan.weight_given else plan.gradient(dweight, self._weight),
             dbias if plan.bias_given else plan.gradient(dbias, self._bias),
         )
+
+
+def _half_written(owner: object, out: Any, target: Array) -> MemoryError:
+    """What to raise where a pass found no memory."""
+    if out is None or not np.may_share_memory(out, target):
+        return MemoryError(f"{owner}: no memory left")
+    return MemoryError(f"{owner}: no memory left; out, which was being written, has lost its values")
 
 
 def _stats_of(plan: ForwardPlan, kept: Array) -> Array:
@@ -315,17 +324,20 @@ def normalize(
         elsewhere = False
     else:
         y, target, elsewhere = plan.target(out)
-    if stats is not None:
-        plan.run(v, stats, w, a, target)
-    elif given is None:
-        stats = plan.run(v, w, a, eps, target)
-    elif x.size:
-        stats = plan.new_small(plan.stats_shape, DOUBLE)
-        if backend(name).constants(*given, eps, stats):
-            check_spread(owner, "running_var", given[1])
-        plan.run(v, stats, w, a, target)
-    else:
-        stats = plan.memory.full(plan.stats_shape, DOUBLE, 0.0)
+    try:
+        if stats is not None:
+            plan.run(v, stats, w, a, target)
+        elif given is None:
+            stats = plan.run(v, w, a, eps, target)
+        elif x.size:
+            stats = plan.new_small(plan.stats_shape, DOUBLE)
+            if backend(name).constants(*given, eps, stats):
+                check_spread(owner, "running_var", given[1])
+            plan.run(v, stats, w, a, target)
+        else:
+            stats = plan.memory.full(plan.stats_shape, DOUBLE, 0.0)
+    except MemoryError as error:
+        raise _half_written(owner, out, target) from error
     if elsewhere:
         plan.deliver(target, y)
     if not plain and on_device(y):
@@ -358,28 +370,23 @@ class Recent:
         self.last: tuple[object, Any, Any] = self, None, None
 
     def keep(
-        self,
-        asked: object,
-        axes: Axes,
-        moments: Moments,
-        tracked: bool = False,
-        trusted: Callable[[], bool] | None = None,
+        self, asked: object, axes: Axes, moments: Moments, tracked: bool = False, norm: Any = None, x: Any = None
     ) -> None:
         """Remember the plan of the call that was and its shortcut, if `asked`, an object that cannot change, and they
-        will do again."""
+        will do again: for x, a norm asks for all that its axes read."""
         plan = axes.recent  # of this call, unless another thread was faster
         if type(asked) not in (int, tuple) or plan is None or plan.moments != moments:
             return
         shortcut = plan.tracked if tracked else plan.shortcut
-        if shortcut and (trusted is None or self._is_trusted((asked, axes), trusted)):
+        if shortcut and (norm is None or self._is_trusted((asked, axes), norm, x)):
             self.last = asked, plan, shortcut
 
-    def _is_trusted(self, key: tuple, trusted: Callable[[], bool]) -> bool:
+    def _is_trusted(self, key: tuple, norm: Any, x: Any) -> bool:
         try:
             known = self.known.get(key)
         except TypeError:  # a value that can change
             return False
-        return self.known.keep(key, trusted()) if known is None else known
+        return self.known.keep(key, norm.reads_what_it_asks(x)) if known is None else known
 
 
 def recall_saved(
