@@ -209,6 +209,8 @@ def _selected(
         return y, saved
     if update and not known.writeable:
         raise ValueError(f"{owner}: expected running statistics that can be written, got a read-only array")
+    if out is not None and np.may_share_memory(out, x.x):  # which the backward pass reads
+        x = Selected(x.x.copy(order="K"), x.mask, x.sample_weight, x.segments, x.segment_axis, x.masked)
     made, found, saved = normalize(owner, x, axes, weight, bias, moments, eps, apart=running)
     if (found.size == 1).any():
         if rules.single_value == "raise":

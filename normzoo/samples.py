@@ -22,3 +22,14 @@ def sample(a: Any) -> bytes | None:
         return None
     places = places_in(a.size)
     return (a.take(places) if a.flags.c_contiguous else a[np.unravel_index(places, a.shape)]).tobytes()
+
+
+def changed(owner: object, name: str) -> RuntimeError:
+    """What to raise where the array of this name is seen to have changed between a pass and the one back."""
+    remedy = "write h = h + norm(h) instead of h += norm(h), or norm(h.copy())"
+    if name != "x":
+        remedy = "change parameters after the backward pass"
+    return RuntimeError(
+        f"{owner}: expected {name} as it was in the forward pass, got other values: it was changed in place since; "
+        f"{remedy}"
+    )

@@ -10,7 +10,7 @@ from numpy import ndarray
 from normzoo.arrays import CHARS, base_array, check_out, on_device, same_place
 from normzoo.backends.contract import Array
 from normzoo.memory import empty
-from normzoo.samples import sample
+from normzoo.samples import changed
 from normzoo.subnormals import in_any_mode
 from normzoo.view import inverse
 
@@ -122,17 +122,9 @@ class Saved(ABC):
                 f"{self._owner}: expected the x of the forward pass, but it was overwritten in place; "
                 "call the forward pass with another out, or run backward once"
             )
-        changed = self._changed()
-        if changed == "x":
-            raise RuntimeError(
-                f"{self._owner}: expected x as it was in the forward pass, got other values: it was changed in place "
-                "since; write h = h + norm(h) instead of h += norm(h), or norm(h.copy())"
-            )
-        if changed:
-            raise RuntimeError(
-                f"{self._owner}: expected {changed} as it was in the forward pass, got other values: it was changed in "
-                "place since; change parameters after the backward pass"
-            )
+        name = self._changed()
+        if name is not None:
+            raise changed(self._owner, name)
         found = self._backward(dy, out)
         if out is not None:
             self.overwrite(out)
@@ -259,7 +251,7 @@ class Chained(FunctionSaved):
 class SelectedSaved(FunctionSaved):
     """The `Saved` of a pass in which not all values count: `back` is the way from dy to dx, dweight and dbias."""
 
-    __slots__ = ("_back", "_layout", "_seen", "_x_like")
+    __slots__ = ("_back", "_layout", "_x_like")
 
     def __init__(
         self, owner: object, x: Array, back: Callable[..., tuple], weight: Array | None, bias: Array | None
@@ -267,12 +259,6 @@ class SelectedSaved(FunctionSaved):
         self._owner, self._back, self._weight, self._bias = getattr(owner, "label", owner), back, weight, bias
         self._x_like, self._layout = (x.shape, x.dtype), layout_of(x)
         self._source, self._overwritten = x, False
-        self._seen = sample(x), sample(weight)
-
-    def _changed(self) -> str | None:
-        if sample(self._source) != self._seen[0]:
-            return "x"
-        return "weight" if sample(self._weight) != self._seen[1] else None
 
     @property
     def _like(self) -> tuple[tuple[int, ...], np.dtype]:

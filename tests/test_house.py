@@ -44,7 +44,7 @@ ROOMS = {
     "memory.py": {"backends.contract"},
     "compaction.py": {"memory", "view", "backends"},
     "weighted.py": {"formulas", "view", "backends.contract"},
-    "selection.py": {"arrays", "compaction", "memory", "view", "weighted", "backends.contract"},
+    "selection.py": {"arrays", "compaction", "memory", "samples", "view", "weighted", "backends.contract"},
     "plan.py": {"arrays", "memory", "samples", "view", "backends"},
     "saved.py": {"arrays", "memory", "samples", "subnormals", "view", "backends.contract"},
     "passes.py": {"arrays", "plan", "samples", "saved", "selection", "view", "backends"},
