@@ -77,12 +77,12 @@ class ExactNorm(Norm):
 
         def new(*old: Array) -> list[Any]:
             found = update(dict(zip(names, old, strict=True)))
+            for name in found:
+                if not self.buffers[name].flags.writeable:
+                    raise ValueError(f"{self}: expected {name} that can be written, got a read-only array")
             return [found.get(name) for name in names]
 
-        try:
-            return RunningState(*self.buffers.values()).prepare(new)
-        except ValueError as error:
-            raise ValueError(f"{self}: {error}") from None
+        return RunningState(*self.buffers.values()).prepare(new)
 
 
 def _count(old: Mapping[str, Array]) -> Mapping[str, Any]:

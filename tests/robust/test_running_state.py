@@ -384,7 +384,7 @@ def test_evo_norm_leaves_out_alone_where_its_state_is_read_only(rng):
     norm = nz.EvoNormB0(C)
     norm.buffers["running_var"].flags.writeable = False
     out = np.full_like(X, 7)
-    with pytest.raises(ValueError, match=r"EvoNormB0\(5\): expected running statistics that can be written"):
+    with pytest.raises(ValueError, match=r"EvoNormB0\(5\): expected running_var that can be written"):
         norm(X, out=out)
     assert (out == 7).all()
 
