@@ -318,6 +318,17 @@ def overlap(a: Array, b: Array) -> bool:
         return True
 
 
+def check_spread(owner: object, name: str, values: Array) -> Array:
+    """Running variances or the like, as float64: none is below 0."""
+    if (values < 0).any():
+        first = int(np.argmax(values.reshape(-1) < 0))
+        raise ValueError(
+            f"{owner}: expected {name} >= 0, got {float(values.reshape(-1)[first]):g} in channel {first}; these are no "
+            "statistics of data: load others, or find them anew in training or by nz.recalibrate(norm, batches)"
+        )
+    return values.astype(np.float64)
+
+
 def check_number(owner: object, name: str, value: Any) -> float:
     """A real number."""
     if type(value) is float and value == value:  # noqa: PLR0124 (not NaN)

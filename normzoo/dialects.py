@@ -97,12 +97,25 @@ def counterpart(norm: Any, dialect: str) -> tuple[str, dict[str, str]]:
     return found, names
 
 
+def _check_divides(norm: Any, dialect: str, variance: Array) -> None:
+    """Other frameworks divide by the root of variance + eps, whatever it is."""
+    none = variance.astype(np.float64) + (norm.eps or 0.0) <= 0
+    if none.any():
+        first = int(np.argmax(none))
+        raise ValueError(
+            f"{norm}: expected running_var + eps > 0, by whose root {dialect} divides, got "
+            f"{float(variance.reshape(-1)[first]):g} + {norm.eps or 0.0:g} in channel {first}; write "
+            f"norm.weight[{first}], norm.running_var[{first}] = 0, 1 where it is 0: y is the same"
+        )
+
+
 def written(norm: Any, state: Mapping[str, Array], dialect: str, values: int | None, opset: int) -> dict[str, Array]:
     """The norm's state, a dict of arrays under torch's names, in a dialect."""
     found, names = counterpart(norm, dialect)
     count = state.get("num_batches_tracked")
     state = {name: a for name, a in state.items() if name != "num_batches_tracked"}
     if "running_var" in state:
+        _check_divides(norm, dialect, state["running_var"])
         state["running_var"] = _corrected(norm, state["running_var"], values, count, to_biased=True)
     if "weight" in state and hasattr(norm, "offset"):  # of RMSNorm; the others hold the sum
         state["weight"] = (state["weight"].astype(np.float64) + norm.offset).astype(state["weight"].dtype)

@@ -5,7 +5,7 @@ and places the results. float64 inside keeps float32 results flat in the mean; `
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,9 +13,11 @@ import numpy as np
 from normzoo.arrays import base_array, check_out, read_only
 from normzoo.backends.contract import Array
 from normzoo.norm import Norm
+from normzoo.running_state import RunningState
 from normzoo.saved import Pull, PulledBack, Saved, empty_in_layout, layout_of
 from normzoo.subnormals import in_any_mode
-from normzoo.updates import replacing
+
+Update = Callable[[Mapping[str, Array]], Mapping[str, Any]]  # from the buffers to new values of some of them
 
 
 class ExactNorm(Norm):
@@ -32,10 +34,10 @@ class ExactNorm(Norm):
     @abstractmethod
     def compute(
         self, x: Array, params: Mapping[str, Array], **inputs: Array
-    ) -> tuple[Array, Pull] | tuple[Array, Pull, Mapping[str, Any]]:
+    ) -> tuple[Array, Pull] | tuple[Array, Pull, Update | None]:
         """y of x's shape, and the function from dy to the gradients: a dict with "x", every parameter and every input.
-        A norm with running state adds new values of buffers, or functions from old to new ones, which are written when
-        all else has succeeded.
+        A norm with running state adds a function from all its buffers to new values of some, which are written when all
+        else has succeeded; it is called again where another thread has written meanwhile.
 
         Args:
             x, params, inputs: float64, C-contiguous; x is a copy of the norm's own and must not be written to.
@@ -63,20 +65,32 @@ class ExactNorm(Norm):
             else:  # sets without values have no mean
                 zeros = {name: np.zeros(a.shape) for name, a in arguments.items()}
                 counted = self.counts_empty and self.training and "num_batches_tracked" in self.buffers
-                seen = {"num_batches_tracked": lambda count: count + 1} if counted else {}
-                result = x, lambda dy: {"x": dy} | zeros, seen
+                result = x, lambda dy: {"x": dy} | zeros, _count if counted else None
             found, pull = result[0], result[1]
-            state = result[2] if len(result) == 3 and update_stats else {}
-            for name in state:
-                if not self.buffers[name].flags.writeable:
-                    raise ValueError(f"{self}: expected {name} that can be written, {read_only(self)}")
+            write = self._prepared(result[2]) if len(result) == 3 and result[2] and update_stats else None
             y = empty_in_layout(x.shape, x.dtype, layout_of(x)) if out is None else out
             y[...] = found
-            with replacing(*(self.buffers[name] for name in state)):
-                for name, new in state.items():
-                    held = self.buffers[name]
-                    held[...] = new(held) if callable(new) else new
+            if write is not None:
+                write()
         return y, PulledBack(self, x, pull, arguments)
+
+    def _prepared(self, update: Update) -> Callable[[], None]:
+        """What writes new values of buffers. That one is read-only is found before y is written."""
+        names = list(self.buffers)
+
+        def new(*old: Array) -> list[Any]:
+            found = update(dict(zip(names, old, strict=True)))
+            for name in found:
+                if not self.buffers[name].flags.writeable:
+                    raise ValueError(f"{self}: expected {name} that can be written, {read_only(self)}")
+            return [found.get(name) for name in names]
+
+        return RunningState(*self.buffers.values()).prepare(new)
+
+
+def _count(old: Mapping[str, Array]) -> Mapping[str, Any]:
+    """A batch without values is counted."""
+    return {"num_batches_tracked": old["num_batches_tracked"] + 1}
 
 
 def _double(a: Array) -> Array:

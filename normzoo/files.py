@@ -18,7 +18,7 @@ import numpy as np
 from normzoo.arrays import moved
 from normzoo.backends.contract import Array
 from normzoo.dialects import TORCH
-from normzoo.norm import Norm
+from normzoo.norm import Norm, copy_in
 
 SUFFIXES = (".safetensors", ".npz")
 BFLOAT16 = ":bfloat16"  # NumPy's files know no bfloat16: it is kept as uint16, under its name and this
@@ -109,8 +109,7 @@ def load(
             ready.append((norm, norm.checked_state(state, dialect, values=values)))
         except (TypeError, ValueError) as error:
             raise type(error)(f"load: {source.name}: {prefix.removesuffix('.') or 'the norm'}: {error}") from None
-    for norm, state in ready:
-        norm.put_state(state)
+    copy_in(ready)
     return arrays
 
 

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from normzoo.arrays import check_array, check_parameter, check_size
+from normzoo.arrays import check_array, check_parameter, check_size, check_spread
 from normzoo.backends.contract import Array
 from normzoo.distributed.sync_batch_norm import SyncBatchNorm
 from normzoo.formulas import reciprocal
@@ -234,7 +234,9 @@ def _scale(owner: str, norm: Norm) -> tuple[Array, Array, Array]:
     if "running_mean" not in held:
         raise ValueError(f"{owner}: expected {norm} with running statistics, got none; write track_running_stats=True")
     mean = held["running_mean"]
-    scale = reciprocal(np.sqrt(held["running_var"] + (norm.eps or 0.0))) * held.get("weight", 1.0)
+    variance = held["running_var"]
+    check_spread(f"{owner}: {norm}", "running_var", variance)
+    scale = reciprocal(np.sqrt(variance + (norm.eps or 0.0))) * held.get("weight", 1.0)
     return scale, mean, held.get("bias", np.zeros_like(mean))
 
 

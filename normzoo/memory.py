@@ -86,8 +86,12 @@ def _take(size: int) -> Array:
 
 
 def _keep(memory: Array) -> None:
-    """Put memory into the pool, and the oldest out where that is too much."""
-    _pool.append(memory)
-    held = sum(m.nbytes for m in tuple(_pool))
-    while held > LIMIT and _pool:
-        held -= _pool.popleft().nbytes
+    """Put memory into the pool, and the oldest out where that is too much. It is called by a finalizer, which must not
+    raise."""
+    try:
+        _pool.append(memory)
+        held = sum(m.nbytes for m in _pool.copy())  # a copy is one step for other threads
+        while held > LIMIT:
+            held -= _pool.popleft().nbytes
+    except (MemoryError, IndexError):  # IndexError: other threads took what was counted
+        _pool.clear()

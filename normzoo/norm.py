@@ -1,9 +1,8 @@
 """The layer: parameters, buffers, modes, state, and the last forward pass."""
 
-from collections.abc import Callable, Collection, Mapping
-from copy import deepcopy
+from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
-from functools import wraps
+from functools import lru_cache, wraps
 from operator import attrgetter
 from typing import Any, ClassVar, Self
 
@@ -26,6 +25,7 @@ from normzoo.arrays import (
 from normzoo.backends.contract import Array, Moments
 from normzoo.dialects import TORCH, read, written
 from normzoo.passes import Recent, normalize, recall_saved
+from normzoo.running_state import RunningState, copy_at_once
 from normzoo.saved import Label, Saved
 from normzoo.selection import SELECTS, select
 from normzoo.view import Axes
@@ -77,21 +77,13 @@ def entries(label: Label, arrays: Mapping[str, Array]) -> Entries:
 
 
 class Last:
-    """What the last pass left. Copies of a norm have it, pickles do not."""
+    """What the last pass left."""
 
     __slots__ = ("grads", "saved")
 
     def __init__(self) -> None:
         self.grads: dict[str, Array] = {}
         self.saved: Saved | None = None
-
-    def __reduce__(self) -> tuple:
-        return Last, ()
-
-    def __deepcopy__(self, memo: dict) -> "Last":
-        new = Last()
-        new.grads, new.saved = deepcopy(self.grads, memo), deepcopy(self.saved, memo)
-        return new
 
 
 def closing(init: Callable[..., None]) -> Callable[..., None]:
@@ -142,6 +134,32 @@ def entry(kind: str, name: str) -> property:
 UNDECLARED: dict[str, Any] = {"devices": ("cpu",), "masks": False, "recalibrates": None}
 
 
+@lru_cache(maxsize=256)
+def _watched(kind: Any) -> type["Norm"]:
+    """Its objects write down which of their attributes are read."""
+
+    class Watched(kind):
+        def __getattribute__(self, name: str) -> Any:
+            object.__getattribute__(self, "__dict__")[""].add(name)
+            return super().__getattribute__(name)
+
+    return Watched
+
+
+def _is_code(found: Any) -> bool:
+    """A method, or a property, which reads other attributes."""
+    return callable(found) or isinstance(found, property)
+
+
+def copy_in(states: Sequence[tuple["Norm", Mapping[str, Array]]]) -> None:
+    """Copy into norms what their `checked_state` gave: all of it or, whatever interrupts, nothing."""
+    pairs = [((norm.params | norm.buffers)[name], value) for norm, new in states for name, value in new.items()]
+    copy_at_once([pair for pair in pairs if isinstance(pair[0], np.ndarray)])
+    for held, value in pairs:
+        if not isinstance(held, np.ndarray):  # on a device
+            held[...] = value
+
+
 def _no_values(norm: object) -> None:
     """Of a norm that does not say what its axes depend on."""
 
@@ -165,7 +183,7 @@ class Norm:
             another forward a declaration counts on the class alone that writes it: nothing that was written for
             BatchNorm holds unasked for a class that is made of it.
         asks: names of the attributes that `axes` reads, of values that cannot change; () where it reads others. Small
-            arrays are then normalized by the last plan without asking it again.
+            arrays are then normalized by the last plan without asking it again, unless it is seen to read others.
         label: what messages call the norm.
     """
 
@@ -175,14 +193,14 @@ class Norm:
     masks: bool = True
     recalibrates: ClassVar[str | None] = None
     asks: ClassVar[tuple[str, ...]] = ()
-    _asked: ClassVar[Any] = staticmethod(_no_values)  # of `asks`, of a norm
+    _asked: ClassVar[Any] = staticmethod(_no_values)  # moments and the values of `asks`, of a norm
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "__init__" in vars(cls):
             cls.__init__ = closing(cls.__init__)  # type: ignore[method-assign]
         if "asks" in vars(cls):
-            cls._asked = attrgetter(*cls.asks)
+            cls._asked = attrgetter("moments", *cls.asks)
         elif "axes" in vars(cls):
             cls.asks, cls._asked = (), staticmethod(_no_values)
         if cls.forward is not Norm.forward:
@@ -231,17 +249,33 @@ class Norm:
         self._shape = shape
         self._recent = Recent()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled and deep-copied: parameters and buffers, these of one batch, without what the last pass left,
+        which holds its x."""
+        state = {name: None if isinstance(value, Saved) else value for name, value in vars(self).items()}
+        held = dict(self.buffers)
+        buffers = entries(self.label, dict(zip(held, RunningState(*held.values()).read(), strict=True)))
+        return state | {"_last": Last(), "_recent": Recent(), "buffers": buffers}
+
     def __copy__(self) -> Self:
         """Another norm of the same arrays, with passes of its own."""
         new = type(self).__new__(type(self))
-        vars(new).update(vars(self))
-        new._last = Last()
+        vars(new).update(vars(self) | {"_last": Last(), "_recent": Recent()})
         new.grads, new.saved = self.grads, self.saved
         return new
 
     def axes(self, x: Array) -> Axes:
         """Check x's shape and say how its axes are used."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it uses the axes of x")
+
+    def reads_what_it_asks(self, x: Array) -> bool:
+        """Does `axes` read no attributes for this x but those of `asks`? Others might change unseen."""
+        held, seen = vars(self), set[str]()
+        twin: Norm = object.__new__(_watched(type(self)))  # type: ignore[arg-type]
+        object.__getattribute__(twin, "__dict__").update(held | {"": seen})
+        twin.axes(x)
+        constant = {name for name in seen if name not in held and _is_code(getattr(type(self), name, None))}
+        return seen - constant <= {*self.asks, "_shape", "label", "__dict__", "__class__"}
 
     def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
         """y and what backward needs, without keeping it: one layer may be in flight many times.
@@ -269,7 +303,7 @@ class Norm:
             eps = eps_for(x)
         y, _, saved = normalize(self, x, axes, weight, bias, self.moments, eps, out, parameter_shape=self._shape)
         if asked is not None:
-            self._recent.keep(asked, axes, self.moments)
+            self._recent.keep(asked, axes, self.moments, False, self, x)
         return y, saved
 
     def __call__(self, x: Array, *arguments: Any, **options: Any) -> Array:
@@ -345,7 +379,9 @@ class Norm:
         >>> sorted(nz.BatchNorm(8).state_dict("keras"))
         ['beta', 'gamma', 'moving_mean', 'moving_variance']
         """
-        state = {name: value.copy() for name, value in (self.params | self.buffers).items()}
+        buffers = dict(self.buffers)
+        running = RunningState(*buffers.values()).read()  # of one batch, beside a thread that trains
+        state = {name: a.copy() for name, a in (self.params | dict(zip(buffers, running, strict=True))).items()}
         return state if dialect == TORCH else written(self, state, dialect, values, opset)
 
     def load_state_dict(self, state: Mapping[str, Array], dialect: str = TORCH, *, values: int | None = None) -> None:
@@ -357,7 +393,7 @@ class Norm:
             dialect, values: what `state` was written in; see `state_dict`. ONNX's GroupNormalization may have
                 parameters of groups or of channels, and Flax's variables may be nested.
         """
-        self.put_state(self.checked_state(state, dialect, values=values))
+        copy_in([(self, self.checked_state(state, dialect, values=values))])
 
     def checked_state(
         self, state: Mapping[str, Array], dialect: str = TORCH, *, values: int | None = None
@@ -386,12 +422,6 @@ class Norm:
                 name: np.array(moved(a, "cpu"), held[name].dtype) for name, a in state.items() if name not in counts
             }
         return arrays | counts
-
-    def put_state(self, new: Mapping[str, Array]) -> None:
-        """Copy in what `checked_state` gave."""
-        held = self.params | self.buffers
-        for name, value in new.items():
-            held[name][...] = value
 
     def __str__(self) -> str:
         return str(self.label)

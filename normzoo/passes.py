@@ -15,11 +15,13 @@ from normzoo.arrays import (
     check_eps,
     check_out,
     check_parameter,
+    check_spread,
     on_device,
 )
 from normzoo.backends import backend, chosen
 from normzoo.backends.contract import CONSTANT, Array, Moments
 from normzoo.plan import CONTIGUOUS, BackwardPlan, ForwardPlan
+from normzoo.samples import SAMPLES, places_in, sample
 from normzoo.saved import Grads, Saved, SelectedSaved, native
 from normzoo.selection import Selected, normalize_selected
 from normzoo.view import Axes, inverse
@@ -43,7 +45,7 @@ _recent: WeakSet["Recent"] = WeakSet()
 
 def forget() -> None:
     """Forget all plans, and the arrays that they hold."""
-    for recent in _recent:
+    for recent in _recent.copy():
         recent.forget()
     _forward_plans.clear()
     _backward_plans.clear()
@@ -61,9 +63,13 @@ class Left(NamedTuple):
 
 
 class ViewSaved(Saved):
-    """The `Saved` of a norm of the algebra."""
+    """The `Saved` of a norm of the algebra.
 
-    __slots__ = ("_eps", "_plan", "_stats", "_v")
+    Of what the backward pass reads a few values are kept in `seen`: of x and of weight. A shortcut has them behind the
+    statistics, all in one array.
+    """
+
+    __slots__ = ("_eps", "_kept", "_plan", "_seen", "_v")
 
     def __init__(
         self,
@@ -75,6 +81,7 @@ class ViewSaved(Saved):
         bias: Array | None,
         eps: float,
         stats: Array,
+        seen: tuple[bytes, bytes | None] | None = None,
     ) -> None:
         try:  # a layer's label, which does not hold the layer; one by one: it is a tenth of a small call
             self._owner = owner.label  # type: ignore[attr-defined]
@@ -85,9 +92,14 @@ class ViewSaved(Saved):
         self._weight = weight
         self._bias = bias
         self._eps = eps
-        self._stats = stats
+        self._kept = stats
+        self._seen = seen
         self._source = x if plan.reads_x else None
         self._overwritten = False
+
+    @property
+    def _stats(self) -> Array:
+        return _stats_of(self._plan, self._kept)
 
     @property
     def mean(self) -> Array:
@@ -155,16 +167,29 @@ class ViewSaved(Saved):
 
     def _shortcut(self, dy: Array) -> Grads | None:
         plan = self._plan.recent_back
-        if plan is None or not plan.shortcut or plan.name != chosen():
+        if plan is None or not plan.shortcut or plan.name != chosen() or (self._seen and self._changed()):
             return None
         weight, empty = self._weight, plan.new_small
         dweight, dbias = empty(plan.gradient_shape, plan.dtype), empty(plan.gradient_shape, plan.dtype)
         shortcut = plan.shortcut
-        dx = shortcut.call(shortcut.block, dy, self._v, self._stats, weight, self._eps, dweight, dbias)
+        dx = shortcut.call(shortcut.block, dy, self._v, self._kept, weight, self._eps, dweight, dbias)
         return None if dx is None else self._grads(plan, dx, dweight, dbias)
 
+    def _changed(self) -> str | None:
+        if self._seen is not None:
+            x, weight = self._seen
+            if self._v.take(places_in(self._v.size)).tobytes() != x:
+                return "x"
+            return "weight" if weight is not None and sample(self._weight) != weight else None
+        if self._kept.ndim == 1:  # of a shortcut
+            seen = self._kept[-2 * SAMPLES :].view(np.int64).reshape(2, SAMPLES)
+            for name, a, values in zip(("x", "weight"), (self._v, self._weight), seen, strict=True):
+                if a is not None and (a.take(places_in(a.size)).view(f"i{a.itemsize}") != values).any():
+                    return name
+        return None
+
     def _backward(self, dy: Array, out: Array | None) -> Grads:
-        weight = self._weight
+        weight, stats = self._weight, self._stats
         name = chosen()
         if type(dy) is not ndarray or type(self._v) is not ndarray:
             name = backend_of(self._owner, dy=dy, x=self._v, out=out)
@@ -182,10 +207,13 @@ class ViewSaved(Saved):
         dweight, dbias = empty(shape, dtype), empty(shape, dtype)
         if out is None and plan.plain:
             dx = plan.new(plan.shape, plan.result)
-            plan.run(d, v, self._stats, w, self._eps, dx, dweight, dbias)
+            plan.run(d, v, stats, w, self._eps, dx, dweight, dbias)
         else:
             dx, target, elsewhere = plan.target(out)
-            plan.run(d, v, self._stats, w, self._eps, target, dweight, dbias)
+            try:
+                plan.run(d, v, stats, w, self._eps, target, dweight, dbias)
+            except MemoryError as error:
+                raise _half_written(self._owner, out, target) from error
             if elsewhere:
                 plan.deliver(target, dx)
         return self._grads(plan, dx, dweight, dbias)
@@ -197,6 +225,18 @@ class ViewSaved(Saved):
             dweight if plan.weight_given else plan.gradient(dweight, self._weight),
             dbias if plan.bias_given else plan.gradient(dbias, self._bias),
         )
+
+
+def _half_written(owner: object, out: Any, target: Array) -> MemoryError:
+    """What to raise where a pass found no memory."""
+    if out is None or not np.may_share_memory(out, target):
+        return MemoryError(f"{owner}: no memory left")
+    return MemoryError(f"{owner}: no memory left; out, which was being written, has lost its values")
+
+
+def _stats_of(plan: ForwardPlan, kept: Array) -> Array:
+    """The statistics (3, b, c) in what a pass left."""
+    return kept if kept.ndim > 1 else kept[: -2 * SAMPLES].reshape(plan.stats_shape)
 
 
 def normalize(
@@ -237,10 +277,12 @@ def normalize(
     usual = out is None and stats is None and given is None
     if usual and plan is not None and plan.shortcut and plan.asked == (moments, name, parameter_shape):
         v: Any = x  # an array, or there is no y
-        found: Any = plan.new_small(plan.stats_shape, DOUBLE)
+        found: Any = plan.new_small(plan.kept_shape if keep else plan.stats_shape, DOUBLE)
         y = plan.shortcut.call(plan.shortcut.block, v, weight, bias, eps, found, None, None, None, 0.0)
+        if y is not None and keep:
+            return y, _stats_of(plan, found), ViewSaved(owner, plan, v, v, weight, bias, eps, found)
         if y is not None:
-            return y, found, ViewSaved(owner, plan, v, v, weight, bias, eps, found) if keep else None
+            return y, found, None
     plain, asked = True, out
     if type(x) is Selected:
         if stats is not None:
@@ -305,23 +347,30 @@ def normalize(
         elsewhere = False
     else:
         y, target, elsewhere = plan.target(out)
-    if stats is not None:
-        plan.run(v, stats, w, a, target)
-    elif given is None:
-        stats = plan.run(v, w, a, eps, target)
-    elif x.size:
-        stats = plan.new_small(plan.stats_shape, DOUBLE)
-        backend(name).constants(*given, eps, stats)
-        plan.run(v, stats, w, a, target)
-    else:
-        stats = plan.memory.full(plan.stats_shape, DOUBLE, 0.0)
+    try:
+        if stats is not None:
+            plan.run(v, stats, w, a, target)
+        elif given is None:
+            stats = plan.run(v, w, a, eps, target)
+        elif x.size:
+            stats = plan.new_small(plan.stats_shape, DOUBLE)
+            if backend(name).constants(*given, eps, stats):
+                check_spread(owner, "running_var", given[1])
+            plan.run(v, stats, w, a, target)
+        else:
+            stats = plan.memory.full(plan.stats_shape, DOUBLE, 0.0)
+    except MemoryError as error:
+        raise _half_written(owner, out, target) from error
     if elsewhere:
         plan.deliver(target, y)
     if not plain and on_device(y):
         y = native(y, x) if asked is None else asked
     if not keep:
         return y, stats, None
-    saved = ViewSaved(owner, plan, x, v, weight, bias, eps, stats)
+    seen = None
+    if plan.sampled is not None and type(v) is ndarray:
+        seen = v.take(plan.sampled).tobytes(), None if weight is None else sample(weight)
+    saved = ViewSaved(owner, plan, x, v, weight, bias, eps, stats, seen)
     if out is not None:
         saved.overwrite(out)
     return y, stats, saved
@@ -330,9 +379,10 @@ def normalize(
 class Recent:
     """What the last plain call of a function or norm asked for beside its arrays, and its shortcut: see `recall`."""
 
-    __slots__ = ("__weakref__", "last")
+    __slots__ = ("__weakref__", "known", "last")
 
     def __init__(self) -> None:
+        self.known: Memo = Memo()  # (asked, axes): whether a norm's axes are the same where it asks for the same
         self.forget()
         _recent.add(self)
 
@@ -342,14 +392,24 @@ class Recent:
     def forget(self) -> None:
         self.last: tuple[object, Any, Any] = self, None, None
 
-    def keep(self, asked: object, axes: Axes, moments: Moments, tracked: bool = False) -> None:
+    def keep(
+        self, asked: object, axes: Axes, moments: Moments, tracked: bool = False, norm: Any = None, x: Any = None
+    ) -> None:
         """Remember the plan of the call that was and its shortcut, if `asked`, an object that cannot change, and they
-        will do again."""
+        will do again: for x, a norm asks for all that its axes read."""
         plan = axes.recent  # of this call, unless another thread was faster
-        if type(asked) in (int, tuple) and plan is not None and plan.moments == moments:
-            shortcut = plan.tracked if tracked else plan.shortcut
-            if shortcut:
-                self.last = asked, plan, shortcut
+        if type(asked) not in (int, tuple) or plan is None or plan.moments != moments:
+            return
+        shortcut = plan.tracked if tracked else plan.shortcut
+        if shortcut and (norm is None or self._is_trusted((asked, axes), norm, x)):
+            self.last = asked, plan, shortcut
+
+    def _is_trusted(self, key: tuple, norm: Any, x: Any) -> bool:
+        try:
+            known = self.known.get(key)
+        except TypeError:  # a value that can change
+            return False
+        return self.known.keep(key, norm.reads_what_it_asks(x)) if known is None else known
 
 
 def recall_saved(
@@ -367,12 +427,12 @@ def recall_saved(
     given, plan, shortcut = recent.last
     if plan is None or asked != given or plan.name != chosen():
         return None
-    stats = plan.new_small(plan.stats_shape, DOUBLE)
-    y = shortcut.call(shortcut.block, x, weight, bias, eps, stats, *running)
+    kept = plan.new_small(plan.kept_shape, DOUBLE)
+    y = shortcut.call(shortcut.block, x, weight, bias, eps, kept, *running)
     if y is None:
         recent.forget()
         return None
-    return y, ViewSaved(owner, plan, x, x, weight, bias, eps, stats)
+    return y, ViewSaved(owner, plan, x, x, weight, bias, eps, kept)
 
 
 def recall(

@@ -5,6 +5,7 @@ what the key says, and keeps the plan; the next ones run it. A plan never change
 can share it.
 """
 
+import warnings
 from functools import lru_cache
 from math import prod
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from normzoo.arrays import compute_dtype, kernel_array, quiet, rounded, storage_dtype
 from normzoo.backends import backend
 from normzoo.backends.contract import CONSTANT, Array, Kind, Memory
+from normzoo.samples import SAMPLES, places_in
 from normzoo.view import Axes, View, find_view, inverse
 
 ENOUGH = 1000  # passes of a plan before its shortcut is made: its code is loaded in 3 ms, compiled in 0.2 to 0.4 s
@@ -123,12 +125,13 @@ class ForwardPlan(Plan):
         tracked: the shortcut that updates running statistics.
         recent_back: the plan of the last pass back.
         reads_x: the backward pass reads x's own memory.
-        stats_shape: (3, b, c).
+        sampled: where the values of x are that show whether it changes before the pass back reads it; or None.
+        stats_shape: (3, b, c); kept_shape: that of an array of the statistics and of these values of x and weight.
     """
 
     __slots__ = (
-        "asked", "axes", "bias", "copied", "expected", "kinds", "known", "layout", "like", "moments", "reads_x",
-        "recent_back", "stats_shape", "tracked", "weight",
+        "asked", "axes", "bias", "copied", "expected", "kept_shape", "kinds", "known", "layout", "like", "moments",
+        "reads_x", "recent_back", "sampled", "stats_shape", "tracked", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -171,6 +174,8 @@ class ForwardPlan(Plan):
         self.reads_x = shares and (self.moments is not CONSTANT or weight is not None)
         dims, parameter_dims = view.dims, view.parameter_dims
         self.stats_shape = (3, dims[0], dims[2])
+        self.kept_shape = (prod(self.stats_shape) + 2 * SAMPLES,)
+        self.sampled = places_in(prod(dims)) if self.reads_x and prod(dims) else None
         if prod(dims) == 0:
             self.run = _nothing if self.known else self._nothing
         elif not self.known:
@@ -178,23 +183,25 @@ class ForwardPlan(Plan):
         else:
             self.run = backend(name).apply(dims, parameter_dims, self.dtype, self.store)
 
-    def shorten(self, running: tuple[Kind, Kind] | None = None) -> None:
-        """Count a pass and, when it pays, find the shortcut for the next ones, that updates running statistics or does
-        not."""
+    def shorten(self) -> None:
+        """Count a pass and, when it pays, find the shortcut for the next ones."""
         self.uses += 1
-        if self.uses < ENOUGH or (self.shortcut if running is None else self.tracked) is not None:
-            return
-        make: Any = getattr(backend(self.name), "forward_shortcut", None)
-        found = None
-        if make is not None and self.kinds is not None:
-            view, kinds = self.view, (*self.kinds, *(running or (None, None)))
-            found = make(
-                view.dims, view.parameter_dims, self.moments, self.dtype, self.store, kinds, self.ones, self.zeros
-            )
-        if running is None:
-            self.shortcut = found or False
-        else:
-            self.tracked = found or False
+        if self.uses >= ENOUGH and self.shortcut is None:
+            self.shortcut = self._made(None, None)
+
+    def shorten_tracked(self, running: tuple[Kind, Kind]) -> None:
+        """Behind `shorten`: find the shortcut that updates running statistics of these kinds, too."""
+        if self.uses >= ENOUGH and self.tracked is None:
+            self.tracked = self._made(*running)
+
+    def _made(self, mean: Kind | None, var: Kind | None) -> Any:
+        if self.kinds is None:
+            return False
+        view = self.view
+        return optional(
+            self.name, "forward_shortcut", view.dims, view.parameter_dims, self.moments, self.dtype, self.store,
+            (*self.kinds, mean, var), self.ones, self.zeros,
+        )  # fmt: skip
 
     def _nothing(self, *arrays: Any) -> Array:
         return self.memory.full(self.stats_shape, np.dtype(np.float64), 0.0)
@@ -238,19 +245,33 @@ class BackwardPlan(Plan):
         self.uses += 1
         if self.uses < ENOUGH or self.shortcut is not None:
             return
-        make: Any = getattr(backend(self.name), "backward_shortcut", None)
-        found = None
         straight = self.as_is and self.x_as_is and self.plain and (self.ones is not None or self.weight_as_is)
         view = self.view
-        if make is not None and straight and prod(view.dims) > 0:
-            found = make(view.dims, view.parameter_dims, self.moments, self.dtype, self.store, self.kind, self.ones)
-        self.shortcut = found or False
+        self.shortcut = straight and prod(view.dims) > 0 and optional(
+            self.name, "backward_shortcut", view.dims, view.parameter_dims, self.moments, self.dtype, self.store,
+            self.kind, self.ones,
+        )  # fmt: skip
 
     def gradient(self, d: Array, parameter: Array | None) -> Array | None:
         """A parameter's gradient as the caller gets it."""
         if parameter is None:
             return None
         return rounded(self.view.gradient(d, self.expected), parameter.dtype)
+
+
+def optional(name: str, maker: str, *arguments: Any) -> Any:
+    """What a backend makes that passes can do without; False where it makes none, or cannot."""
+    make: Any = getattr(backend(name), maker, None)
+    try:
+        return (make and make(*arguments)) or False
+    except Exception as error:
+        found = f"{type(error).__name__}: {error}".splitlines()[0]
+    warnings.warn(
+        f"normzoo: small passes take longer than they need to, as their shortcut cannot be compiled here ({found})",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return False
 
 
 @lru_cache(maxsize=64)

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from normzoo import updates
 from normzoo.arrays import check_batches, check_size, instead_of, on_device
 from normzoo.backends.contract import Array
 from normzoo.progress import bar
 from normzoo.running import TrackedNorm
+from normzoo.running_state import RunningState
 from normzoo.stats import Stats, data_array
 
 
@@ -164,20 +164,13 @@ def _check(norm: Any) -> None:
 
 def _put(collected: Sequence[Collected], new: Sequence[dict[str, Any]]) -> None:
     """All norms' new statistics, or none."""
-    with updates.lock:
-        before = [{name: a.copy() for name, a in each.norm.buffers.items()} for each in collected]
-        try:
-            with np.errstate(all="ignore"):
-                for each, values in zip(collected, new, strict=True):
-                    for name, value in values.items():
-                        if name != "num_batches_tracked" or each.norm.counts_batches:
-                            each.norm.buffers[name][...] = value
-        except BaseException:
-            for each, old in zip(collected, before, strict=True):
-                for name, value in old.items():
-                    if each.norm.buffers[name].flags.writeable:
-                        each.norm.buffers[name][...] = value
-            raise
+    pairs = [
+        (each.norm.buffers[name], value)
+        for each, values in zip(collected, new, strict=True)
+        for name, value in values.items()
+        if name != "num_batches_tracked" or each.norm.counts_batches
+    ]
+    RunningState(*(held for held, _ in pairs)).replace(lambda *old: [value for _, value in pairs])
 
 
 @contextmanager

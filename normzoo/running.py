@@ -4,12 +4,12 @@
 A pass reads them, or replaces them by new ones: all of mean, variance and count or, where anything raises, nothing.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy import ndarray
 
-from normzoo import updates
 from normzoo.arrays import (
     backend_of,
     base_array,
@@ -21,13 +21,14 @@ from normzoo.arrays import (
     kernel_array,
     read_only,
 )
-from normzoo.backends import backend, chosen
+from normzoo.backends import chosen
 from normzoo.backends.contract import CONSTANT, Array, Moments
 from normzoo.norm import Norm, entry
 from normzoo.passes import DOUBLE, Recent, ViewSaved, normalize
+from normzoo.running_state import RunningState
 from normzoo.selection import Selected, average_of
 from normzoo.subnormals import in_any_mode
-from normzoo.updates import USUAL, Rules, check_rules, commit, is_finite, nonfinite, replacing
+from normzoo.updates import USUAL, Rules, check_rules, commit, is_finite, nonfinite, updated
 from normzoo.view import Axes
 
 
@@ -89,11 +90,10 @@ def normalize_tracked(
     name, plan = chosen(), axes.recent
     usual = own and update and out is None and rules is USUAL and not average
     if usual and plan is not None and plan.tracked and plan.asked == (moments, name, None):
-        made = plan.new_small(plan.stats_shape, DOUBLE) if keep else None
-        with updates.lock:
-            y = plan.tracked.call(
-                plan.tracked.block, x, weight, bias, eps, made, running_mean, running_var, count, momentum
-            )
+        made = plan.new_small(plan.kept_shape, DOUBLE) if keep else None
+        y = plan.tracked.call(
+            plan.tracked.block, x, weight, bias, eps, made, running_mean, running_var, count, momentum
+        )
         if y is not None:
             return y, ViewSaved(owner, plan, x, x, weight, bias, eps, made) if made is not None else None
     if own and eps == 0 and len(messages) > 2:
@@ -152,9 +152,10 @@ def normalize_tracked(
         if saved is not None:
             saved.overwrite(late)
     if update and running is not None:
+        plan = axes.recent  # of this pass, unless another thread was faster, or has cleared all plans
+        if usual and found.ready and plan is not None:
+            plan.shorten_tracked((key[:3], key[3:]))
         commit(name, running, count, stats, found.values if x.size else 0, momentum, average, found.ready)
-        if usual and found.ready:
-            axes.recent.shorten((key[:3], key[3:]))
     return y, saved
 
 
@@ -173,8 +174,7 @@ def recall_tracked(
     given, plan, shortcut = recent.last
     if asked is not given or plan.name != chosen():
         return None
-    with updates.lock:
-        return shortcut.call(shortcut.block, x, weight, bias, eps, None, running_mean, running_var, None, momentum)
+    return shortcut.call(shortcut.block, x, weight, bias, eps, None, running_mean, running_var, None, momentum)
 
 
 def _selected(
@@ -210,6 +210,8 @@ def _selected(
         return y, saved
     if update and not known.writeable:
         raise ValueError(f"{owner}: expected running statistics that can be written, {read_only(owner)}")
+    if out is not None and np.may_share_memory(out, x.x):  # which the backward pass reads
+        x = Selected(x.x.copy(order="K"), x.mask, x.sample_weight, x.segments, x.segment_axis, x.masked)
     made, found, saved = normalize(owner, x, axes, weight, bias, moments, eps, apart=running)
     if (found.size == 1).any():
         if rules.single_value == "raise":
@@ -227,33 +229,15 @@ def _selected(
     if update:
         kept = [letter for letter in axes.letters if letter in "kK"]
         new_mean, new_var, filled = average_of(found, kept.index("K"))
-        changed = running if count is None else (*running, count)
-        with replacing(*changed), np.errstate(all="ignore"):
-            step = 1.0 / (count.item() + 1) if average and count is not None else momentum
-            for a, new in zip(running, (new_mean, new_var), strict=True):
-                a[...] = np.where(filled, (1 - step) * a.astype(np.float64) + step * new, a)
-            if count is not None:
-                count[()] = count.item() + 1
+
+        def joined(mean: Array, var: Array, batches: Array | None = None) -> list[Array]:
+            step = 1.0 / (batches.item() + 1) if average and batches is not None else momentum
+            pairs = (mean, new_mean), (var, new_var)
+            found = [np.where(filled, (1 - step) * a.astype(np.float64) + step * new, a) for a, new in pairs]
+            return found if batches is None else [*found, batches + 1]
+
+        RunningState(*running, *(() if count is None else (count,))).replace(joined)
     return made, saved
-
-
-@in_any_mode
-def update_running(running: tuple[Array, Array], stats: Array, count: int, momentum: float) -> None:
-    """Update running mean and variance of any shape by the statistics of as many sets, or of several as many."""
-    name = chosen()
-    if type(stats) is not np.ndarray:
-        name = backend_of("update_running", stats=stats, running_mean=running[0], running_var=running[1])
-    flat = tuple(a.astype(np.float64).reshape(-1) for a in running)
-    backend(name).update(flat[0], flat[1], kernel_array(stats, stats.dtype), count, momentum)
-    put_running(running, flat)
-
-
-@in_any_mode
-def put_running(running: tuple[Array, ...], new: tuple[Array, ...]) -> None:
-    """Write running statistics, rounded to their dtype."""
-    with np.errstate(all="ignore"):
-        for a, value in zip(running, new, strict=True):
-            a[...] = value.reshape(a.shape)
 
 
 def normalize_by(
@@ -311,9 +295,10 @@ class TrackedNorm(Norm):
 
     def reset_running_stats(self) -> None:
         """Forget all batches: mean 0, variance 1, count 0."""
-        with updates.lock:
-            for name, value in self.buffers.items():
-                value[...] = 1 if name == self.spread else 0
+        names = list(self.buffers)
+        RunningState(*self.buffers.values()).replace(
+            lambda *old: [np.full(a.shape, name == self.spread) for name, a in zip(names, old, strict=True)]
+        )
 
     def _running(self) -> tuple[Array, Array]:
         """The running statistics, to be written to."""
@@ -322,23 +307,35 @@ class TrackedNorm(Norm):
             raise ValueError(f"{self}: expected running statistics that can be written, {read_only(self)}")
         return running
 
-    def _next_momentum(self) -> float:
-        """The weight of the next batch in the running statistics."""
-        if self.momentum is not None:
-            return self.momentum
-        count = self.buffers.get("num_batches_tracked")
-        return 0.0 if count is None else 1.0 / (int(count) + 1)
+    def _step(self, batches: int) -> float:
+        """The weight of the next batch in the running statistics, after so many."""
+        return 1.0 / (batches + 1) if self.momentum is None else self.momentum
 
     @in_any_mode
-    def _join(self, running: tuple[Array, ...], new: tuple[Array, ...], size: int) -> None:
+    def _take_in(self, size: int, joined: Callable[[int, Array, Array], Sequence[Array]]) -> None:
+        """Count a batch of `size` values; if it has any, the running statistics become joined(batches before it, mean,
+        measure of spread)."""
+        running, count = self._running(), self.buffers["num_batches_tracked"]
+
+        def new(mean: Array, spread: Array, count: Array) -> tuple[Any, ...]:
+            batches = count.item()
+            return *(joined(batches, mean, spread) if size else (None, None)), batches + 1
+
+        RunningState(*running, count).replace(new)
+
+    def _join(self, new: Sequence[Array], size: int) -> None:
         """The statistics of a batch of `size` values join the running ones, and it is counted."""
-        count = self.buffers["num_batches_tracked"]
-        with replacing(*running, count), np.errstate(all="ignore"):
-            if size:
-                step = self._next_momentum()
-                pairs = zip(running, new, strict=True)
-                put_running(running, tuple((1 - step) * a.astype(np.float64).ravel() + step * b for a, b in pairs))
-            count[()] = count.item() + 1
+
+        def joined(batches: int, *running: Array) -> list[Array]:
+            step, pairs = self._step(batches), zip(running, new, strict=True)
+            return [(1 - step) * a.astype(np.float64).ravel() + step * b for a, b in pairs]
+
+        self._take_in(size, joined)
+
+    def _update(self, stats: Array, values: int, size: int) -> None:
+        """As `_join`, by the statistics (3, ...) of sets of `values` values: their variance becomes the unbiased
+        one."""
+        self._take_in(size, lambda batches, *running: updated(running, stats, values, self._step(batches)))
 
     def _options(self) -> dict[str, Any]:
         unusual = {name: value for name, value in self.rules._asdict().items() if value != getattr(USUAL, name)}

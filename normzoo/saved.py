@@ -10,6 +10,7 @@ from numpy import ndarray
 from normzoo.arrays import CHARS, base_array, check_out, on_device, quiet, same_place
 from normzoo.backends.contract import Array
 from normzoo.memory import empty
+from normzoo.samples import changed
 from normzoo.subnormals import in_any_mode
 from normzoo.view import inverse
 
@@ -78,8 +79,8 @@ def grads_by_name(found: Mapping[str, Array]) -> Grads:
 
 
 class Saved(ABC):
-    """What one forward pass leaves for its backward pass. x, weight and bias are held, not copied: change them after
-    the backward pass, not before."""
+    """What one forward pass leaves for its backward pass. x and weight are held, not copied: change them after the
+    backward pass, not before, where that is an error as far as a few of their values show it."""
 
     __slots__ = ("_bias", "_overwritten", "_owner", "_source", "_weight")
 
@@ -99,7 +100,8 @@ class Saved(ABC):
         Raises:
             TypeError: dy or out is not a float array (or out's dtype not x's).
             ValueError: dy or out has another shape, or out overlaps an input in part.
-            RuntimeError: x was overwritten by an in-place pass and is needed.
+            RuntimeError: x was overwritten by an in-place pass and is needed, or x or weight has changed since the
+                forward pass.
         """
         if out is None and not self._overwritten:
             found = self._shortcut(dy)
@@ -120,6 +122,9 @@ class Saved(ABC):
                 f"{self._owner}: expected the x of the forward pass, but it was overwritten in place; "
                 "call the forward pass with another out, or run backward once"
             )
+        name = self._changed()
+        if name is not None:
+            raise changed(self._owner, name)
         found = self._backward(dy, out)
         if out is not None:
             self.overwrite(out)
@@ -135,6 +140,10 @@ class Saved(ABC):
 
     def _shortcut(self, dy: Any) -> Grads | None:
         """The gradients, where they can be had without a look at anything: see `Backend.backward_shortcut`."""
+        return None
+
+    def _changed(self) -> str | None:
+        """Which array that the backward pass reads, "x" or "weight", is seen to have other values than before."""
         return None
 
     @property

@@ -16,6 +16,7 @@ from normzoo.arrays import check_array, check_axis, check_out, quiet
 from normzoo.backends.contract import Array, Moments
 from normzoo.compaction import Arrangement, arrange
 from normzoo.memory import empty
+from normzoo.samples import changed, sample
 from normzoo.view import Axes
 from normzoo.weighted import normalize_weighted
 
@@ -283,7 +284,12 @@ def _most_sets(
         np.where(kept, a, 0.0).reshape(arrangement.sets_shape) for a in (float(axes.values), *stats[:2])
     )
 
+    seen = sample(x), sample(weight)
+
     def back(dy: Array, dx: Array) -> tuple[Array | None, Array | None]:
+        for name, a, before in zip(("x", "weight"), (x, weight), seen, strict=True):
+            if sample(a) != before:
+                raise changed(owner, name)
         part = arrangement.take(arrangement.merge(x), group)
         w, a = (None if p is None else arrangement.parameter(p, group) for p in (weight, bias))
         some = left._replace(

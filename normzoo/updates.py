@@ -1,15 +1,14 @@
 """Updates of running statistics: the rules for batches of no use, and all of mean, variance and count or nothing."""
 
-import os
-import threading
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from normzoo.arrays import moved
-from normzoo.backends import backend
+from normzoo.arrays import backend_of, kernel_array, moved
+from normzoo.backends import backend, chosen
 from normzoo.backends.contract import Array
+from normzoo.running_state import RunningState
 from normzoo.subnormals import in_any_mode
 
 
@@ -30,44 +29,6 @@ class Rules(NamedTuple):
 USUAL = Rules()
 _INT64 = np.dtype(np.int64)
 CHOICES = {"on_nonfinite": ("propagate", "skip", "raise"), "single_value": ("raise", "bias", "running")}
-
-# What a thread holds while it replaces running statistics. It is `updates.lock`, looked up each time: the child of a
-# fork, whose parent's threads may have held it, gets one of its own.
-lock = threading.Lock()
-
-
-def _renew() -> None:
-    global lock  # noqa: PLW0603
-    lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew)
-
-
-class replacing:
-    """`with replacing(mean, var, count):` a block that changes the arrays in place, all of them or none.
-
-    One thread at a time, so that no batch of another is lost; where the block raises, they are as they were before."""
-
-    __slots__ = ("_arrays", "_before", "_lock")
-
-    def __init__(self, *arrays: Array) -> None:
-        self._arrays = arrays
-
-    def __enter__(self) -> None:
-        self._lock = lock
-        self._lock.acquire()
-        self._before = [a.copy() if type(a) is np.ndarray else None for a in self._arrays]
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is not None:
-                for a, before in zip(self._arrays, self._before, strict=True):
-                    if before is not None and a.flags.writeable:  # None: on a device
-                        a[...] = before
-        finally:
-            self._lock.release()
 
 
 def check_rules(owner: object, on_nonfinite: Any, single_value: Any, tracked: bool) -> Rules:
@@ -122,21 +83,29 @@ def commit(
         ready: the backend takes `running` as they are.
     """
     where = backend(name)
-    whole = ready and where.updates_whole and (count is None or _is_ready(count))  # no copies to go back to
-    with lock if whole else replacing(*running) if count is None else replacing(*running, count):
-        batches = 0 if count is None else count.item()
-        if average:
-            momentum = 1.0 / (batches + 1)
-        if momentum != 0 and values:
-            if whole:
-                where.update(*running, stats, values, momentum, count)
-                return
-            if ready:
-                where.update(*running, stats, values, momentum)
-            else:
-                update_copies(where.update, running, stats, values, momentum)
+    taken = values and (average or momentum != 0)
+    if taken and ready and where.updates_whole and (count is None or _is_ready(count)):
+        where.update(*running, stats, values, momentum, count, average)
+        return
+    if type(running[0]) is not np.ndarray:  # on a device
+        if average and count is not None:
+            momentum = 1.0 / (count.item() + 1)
+        if taken and ready:
+            where.update(*running, stats, values, momentum)
+        elif taken:
+            for a, found in zip(running, updated(running, stats, values, momentum), strict=True):
+                a[...] = found.reshape(a.shape)
         if count is not None:
-            count[()] = batches + 1  # a tenth of the time of +=
+            count[()] = count.item() + 1
+        return
+
+    def new(*old: Array) -> list[Any]:
+        batches = 0 if count is None else old[2].item()
+        step = 1.0 / (batches + 1) if average else momentum
+        mean_and_var = updated(old[:2], stats, values, step) if taken else (None, None)
+        return [*mean_and_var, batches + 1][: len(old)]
+
+    RunningState(*running, *(() if count is None else (count,))).replace(new)
 
 
 def _is_ready(count: Array) -> bool:
@@ -145,12 +114,10 @@ def _is_ready(count: Array) -> bool:
 
 
 @in_any_mode
-def update_copies(
-    update: Callable[..., None], running: tuple[Array, Array], stats: Array, count: int, momentum: float
-) -> None:
-    """Update buffers of any float dtype and strides through float64 copies."""
-    copies = tuple(a.astype(np.float64) for a in running)
-    update(*copies, stats, count, momentum)
-    with np.errstate(all="ignore"):
-        for a, new in zip(running, copies, strict=True):
-            a[...] = new
+def updated(running: Sequence[Array], stats: Array, count: int, momentum: float) -> tuple[Array, Array]:
+    """Running mean and variance of any shape, float dtype and strides with the statistics of as many sets, or of
+    several as many: new arrays, float64, flat."""
+    name = chosen() if type(stats) is np.ndarray else backend_of("running statistics", stats=stats)
+    mean, var = (a.astype(np.float64).reshape(-1) for a in running)
+    backend(name).update(mean, var, kernel_array(stats, stats.dtype), count, momentum)
+    return mean, var

@@ -2,6 +2,7 @@
 
 import gc
 import threading
+from collections import deque
 
 import numpy as np
 import pytest
@@ -79,3 +80,16 @@ def test_threads_share_the_pool():
     for thread in threads:
         thread.join()
     assert not failures
+
+
+def test_a_finalizer_that_keeps_memory_does_not_raise(monkeypatch):
+    """There is no memory left for anything."""
+
+    class Pool(deque):
+        def copy(self):
+            raise MemoryError
+
+    memory.release_memory()
+    monkeypatch.setattr(memory, "_pool", Pool())
+    memory._keep(np.empty(memory.LEAST, np.uint8))
+    assert not memory._pool

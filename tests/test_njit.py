@@ -256,3 +256,18 @@ def test_a_kernel_that_finds_no_memory_raises_in_compiled_code():
     with pytest.raises(MemoryError):
         run(a)
     assert not a.any()
+
+
+def test_running_variances_of_zero_and_below(rng):
+    @numba.njit
+    def evaluate(x, mean, var, eps):
+        return F.batch_norm(x, mean, var, None, None, False, 0.1, eps)
+
+    x = rng.standard_normal((4, 3, 5)).astype(np.float32)
+    mean, var = np.zeros(3, np.float32), np.float32([1, 0, 4])
+    y = evaluate(x, mean, var, 0.0)
+    assert (y[:, 1] == 0).all()
+    check.same_bits(y, nz.functional.batch_norm(x, mean, var, eps=0.0))
+    var[1] = -1
+    with pytest.raises(ValueError, match="batch_norm: expected running_var >= 0"):
+        evaluate(x, mean, var, 1e-5)

@@ -1,5 +1,7 @@
 """Loops that threads share, by themselves: every turn is taken once, with a pool and without, and what fails is told."""
 
+import ctypes
+
 import numba
 import numpy as np
 import pytest
@@ -111,11 +113,47 @@ def test_threads_are_woken_where_that_takes_less_than_they_save(seconds, values,
     numba.get_num_threads()
     assert 0 < sharing.waking(2) < 1
     monkeypatch.setattr(threads, "waking", lambda count: seconds)
-    monkeypatch.setattr(threads, "_worth_waking", threads._worth_waking.__wrapped__)
+    monkeypatch.setattr(threads, "_waking_of", threads._Waking)
     monkeypatch.setattr(threads.numba, "get_num_threads", lambda: 2)
     given = []
     threads.guarded(given.append, values)(ALONE)
     assert given == [pool() if wakes else ALONE]
+
+
+def test_one_measurement_on_a_busy_machine_does_not_decide_for_ever(monkeypatch):
+    numba.get_num_threads()
+    seconds = iter([1, 1e-6])
+    monkeypatch.setattr(threads, "waking", lambda count: next(seconds))
+    monkeypatch.setattr(threads, "_waking_of", threads._Waking)
+    given = []
+    call = threads.guarded(given.append, 1 << 18)
+    for _ in range(16):
+        call(ALONE)
+    assert given == [ALONE] * 15 + [pool()]
+    for _ in range(1000):  # which is not asked again
+        call(ALONE)
+    assert given[16:] == [pool()] * 1000
+
+
+def test_a_scheduler_may_hand_over_several_parts_at_once():
+    """As TBB's interface allows: here the first of four alone, and the other three in one call."""
+    word, place = ctypes.c_size_t, ctypes.c_void_p
+    work = ctypes.CFUNCTYPE(None, place, place, place, place)
+
+    @ctypes.CFUNCTYPE(None, place, place, place, place, place, word, word, ctypes.c_int)
+    def start(function, first, parts, step, data, *_):
+        for part, handed in ((0, 1), (1, 3)):
+            work(function)(ctypes.byref(place(part)), ctypes.byref(word(handed)), step, data)
+
+    @ctypes.CFUNCTYPE(ctypes.c_int)
+    def number():
+        return 4
+
+    addresses = (place * 2)(*(ctypes.cast(f, place).value for f in (start, number)))
+    for turns in (2, 4, 5, 1000):
+        found = np.zeros(turns)
+        run(counting, ctypes.addressof(addresses), turns, found, 0.5)
+        np.testing.assert_array_equal(found, 0.5 * np.arange(1, turns + 1))
 
 
 def test_without_compilation_it_is_a_loop():

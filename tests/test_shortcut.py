@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 import normzoo as nz
-from normzoo import passes, plan
+from normzoo import passes, plan, running
 from normzoo.backends import cpu
+from normzoo.backends.contract import Moments
 from normzoo.backends.cpu import objects, shortcut
 from normzoo.view import Axes
+from normzoo.zoo import group_norm
 from tests import check
 from tests.cases import CASES, draw, filled
 
@@ -419,3 +421,92 @@ def test_objects_are_looked_at_where_they_have_their_fields(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(objects, name, getattr(objects, name) + offset)
             assert not objects.is_as_expected.__wrapped__(), name
+
+
+def test_a_shortcut_that_cannot_be_compiled_is_done_without(rng, monkeypatch):
+    """No memory to run code from, a compiler that fails: passes go the usual way, and that is said once."""
+    x = rng.standard_normal((4, 8)).astype(np.float32)
+
+    def broken(*_):
+        raise OSError("cannot allocate memory for code")
+
+    monkeypatch.setattr(cpu, "forward_shortcut", broken)
+    monkeypatch.setattr(cpu, "backward_shortcut", broken)
+    for make in (lambda: nz.LayerNorm(8), lambda: nz.BatchNorm(8)):
+        passes.forget()
+        norm, twin = make(), make()
+        with nz.use("reference"):
+            expected = twin(x), twin.backward(x)
+        with pytest.warns(RuntimeWarning, match="shortcut cannot be compiled here .OSError: cannot allocate memory"):
+            for _ in range(3):
+                y = norm(x)
+                dx = norm.backward(x)
+        check.close(y, expected[0], 1e-6)
+        check.close(dx, expected[1], 1e-5)
+        for _ in range(5):  # nothing more is said
+            norm(x)
+            norm.backward(x)
+
+
+def test_a_norm_that_counts_gets_its_shortcut_after_as_many_passes(rng, monkeypatch):
+    monkeypatch.setattr(plan, "ENOUGH", 10)
+    x = rng.standard_normal((4, 8)).astype(np.float32)
+    for norm in (nz.BatchNorm(8), nz.LayerNorm(8)):
+        for _ in range(9):
+            norm(x)
+        used = norm.saved._plan
+        assert used.uses == 9 and not used.shortcut and not used.tracked
+        norm(x)
+        assert (used.tracked if isinstance(norm, nz.BatchNorm) else used.shortcut).call
+
+
+def test_plans_are_forgotten_between_a_pass_and_its_update(rng, monkeypatch):
+    """Another thread normalizes so many lengths that all plans are cleared: the batch is counted and y is returned."""
+    norm, twin = nz.BatchNorm(8), nz.BatchNorm(8)
+    x = rng.standard_normal((4, 8)).astype(np.float32)
+    normalize = running.normalize
+
+    def cleared(*arguments, **options):
+        found = normalize(*arguments, **options)
+        passes.forget()
+        return found
+
+    expected = twin(x)
+    monkeypatch.setattr(running, "normalize", cleared)
+    for i in range(3):
+        check.same_bits(norm(x), expected)
+        assert norm.num_batches_tracked == i + 1
+
+
+class Forgetful(nz.GroupNorm):
+    """Its axes read an attribute that it does not ask for."""
+
+    asks = "num_groups", "channel_axis", "num_channels"
+    last = False
+
+    def axes(self, x):
+        return group_norm.axes(self, x, self.num_groups, -1 if self.last else 1, self.num_channels)
+
+
+def test_an_attribute_that_a_norm_does_not_ask_for(rng):
+    norm = Forgetful(2, 4)
+    x = rng.standard_normal((3, 4, 4)).astype(np.float32)
+    for _ in range(5):
+        norm(x)
+    norm.last = True
+    check.same_bits(norm(x), nz.GroupNorm(2, 4, channel_axis=-1)(x))
+
+
+@pytest.mark.parametrize("make", [lambda: nz.LayerNorm(8), lambda: nz.BatchNorm(8), lambda: nz.GroupNorm(2, 8)])
+def test_moments_that_are_set_on_a_norm(make, rng):
+    x = rng.standard_normal((4, 8)).astype(np.float32)
+    norm = make()
+    for _ in range(5):
+        before = norm(x)
+    norm.moments = Moments(center=False, power=2)
+    found = norm(x)
+    assert np.abs(found - before).max() > 1e-3
+    twin = make()
+    twin.moments = norm.moments
+    check.same_bits(found, twin(x))
+    check.same_bits(norm(x), found)

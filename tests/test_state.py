@@ -253,3 +253,28 @@ def test_reset_running_stats(rng):
     norm.reset_running_stats()
     for name, value in norm.buffers.items():
         check.same_bits(value, nz.BatchNorm(2).buffers[name])
+
+
+@pytest.mark.parametrize("name", ["batch_norm", "layer_norm", "revin"])
+def test_copies_of_a_layer_leave_the_last_pass_behind(name, rng):
+    norm = nz.create(name, 8)
+    x = rng.standard_normal((10_000, 8)).astype(np.float32)
+    if name == "revin":
+        x = x.reshape(100, 100, 8)
+    z = norm(x)
+    if name == "revin":
+        norm.inverse(z)
+    norm.backward(x)
+    for twin in (pickle.loads(pickle.dumps(norm)), copy.deepcopy(norm)):
+        with pytest.raises(RuntimeError, match="expected a forward pass before backward"):
+            twin.backward(x)
+        assert not twin.grads
+        for entry, value in norm.state_dict().items():
+            check.same_bits(twin.state_dict()[entry], value)
+        assert not any(
+            np.shares_memory(a, b) for a, b in zip(norm.buffers.values(), twin.buffers.values(), strict=True)
+        )
+        check.same_bits(twin(x), copy.deepcopy(norm)(x))
+    assert len(pickle.dumps(norm)) < 10_000
+    norm.backward(x)  # which it has itself
+    assert copy.copy(norm).params is norm.params

@@ -1,17 +1,14 @@
 """Statistics people can trust: what users asked the frameworks for, each with a test of its name."""
 
 import copy
-import os
-import signal
 import threading
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import normzoo as nz
-from normzoo import backends, updates
+from normzoo import backends
 from tests import check
 from tests.ranks import cuts, mpiexec, together
 
@@ -188,7 +185,6 @@ def test_an_exception_half_way_leaves_the_old_state(tracked, rng, monkeypatch):
             norm(batch(rng))
         unchanged(norm, state)
     assert norm.saved is saved
-    assert not updates.lock.locked()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -247,15 +243,94 @@ def test_rules_are_checked_shown_and_copied():
     assert "single_value" not in repr(nz.BatchNorm(3))
 
 
-def test_the_child_of_a_fork_does_not_wait_for_its_parents_threads(rng):
-    norm = nz.BatchNorm(C)
-    with nz.use("reference"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # that a process with threads was forked
-        norm(batch(rng))
-        with updates.lock:
-            child = os.fork()
-            if child == 0:
-                signal.alarm(30)
-                norm(batch(rng))
-                os._exit(int(norm.num_batches_tracked))
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+# Running variances that no data has
+
+
+EVALUATED = {
+    "layer": lambda x, mean, var, eps: _loaded(nz.BatchNorm(C, eps=eps, dtype=mean.dtype), mean, var).eval()(x),
+    "out": lambda x, mean, var, eps: _loaded(nz.BatchNorm(C, eps=eps), mean, var).eval()(x, out=np.empty_like(x)),
+    "mask": lambda x, mean, var, eps: _loaded(nz.BatchNorm(C, eps=eps), mean, var).eval()(
+        x, mask=np.ones((6, 1, 1), bool)
+    ),
+    "functional": lambda x, mean, var, eps: nz.functional.batch_norm(x, mean, var, eps=eps),
+    "instance": lambda x, mean, var, eps: nz.functional.instance_norm(x, mean, var, use_input_stats=False, eps=eps),
+    "frozen": lambda x, mean, var, eps: _loaded(nz.FrozenBatchNorm(C, eps=eps), mean, var)(x),
+    "domain": lambda x, mean, var, eps: _loaded(nz.DomainBatchNorm(C, 1, eps=eps), mean[None], var[None]).eval()(x, 0),
+    "alpha": lambda x, mean, var, eps: _loaded(nz.AlphaBatchNorm(C, eps=eps, alpha=1), mean, var).eval()(x),
+    "fold": lambda x, mean, var, eps: _folded(x, _loaded(nz.BatchNorm(C, eps=eps), mean, var)),
+}  # fmt: skip
+
+
+def _loaded(norm, mean, var):
+    norm.buffers["running_mean"][...], norm.buffers["running_var"][...] = mean, var
+    return norm
+
+
+def _folded(x, norm):
+    found = nz.fold.batch_norm_into(np.eye(C), np.zeros(C), norm, layout="OI")
+    return np.einsum("oi,nil->nol", found.weight, x) + found.bias[:, None]
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("way", EVALUATED)
+def test_torchvision_2599_a_running_variance_of_zero_with_eps_zero_gives_bias(way, backend, rng):
+    x = batch(rng)
+    mean, var = np.full(C, 3.0), np.ones(C)
+    var[1] = 0
+    with nz.use(backend):
+        y = EVALUATED[way](x, mean, var, 0.0)
+    expected = x - 3
+    expected[:, 1] = 0
+    check.close(y, expected, 1e-6)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("way", EVALUATED)
+@pytest.mark.parametrize("dtype", [np.float64, np.float16])
+def test_detectron2_2413_a_running_variance_below_zero_is_refused(way, backend, dtype, rng):
+    mean, var = np.zeros(C, dtype), np.ones(C, dtype)
+    var[1] = -1
+    with nz.use(backend), pytest.raises(ValueError, match=r"expected running_var >= 0, got -1 in channel 1"):
+        EVALUATED[way](batch(rng), mean, var, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("norm", "name"),
+    [
+        (nz.AlphaBatchNorm(C), "running_var"),
+        (nz.BatchRenorm(C), "running_std"),
+        (nz.L1BatchNorm(C), "running_scale"),
+        (nz.LInfBatchNorm(C), "running_scale"),
+        (nz.SwitchableNorm(C), "running_var"),
+        (nz.EvoNormB0(C), "running_var"),
+        (nz.PowerNorm(C), "running_phi"),
+        (nz.GhostBatchNorm(C, 2), "running_var"),
+    ],
+    ids=str,
+)
+def test_a_running_spread_below_zero_is_refused_by_every_norm(norm, name, rng):
+    norm.buffers[name][2] = -0.5
+    with pytest.raises(ValueError, match=rf"{type(norm).__name__}.*expected {name} >= 0, got -0.5 in channel 2"):
+        norm.eval()(batch(rng))
+
+
+@pytest.mark.parametrize("make", [nz.BatchRenorm, nz.L1BatchNorm, nz.LInfBatchNorm], ids=lambda kind: kind.__name__)
+def test_a_running_scale_of_zero_gives_bias(make, rng):
+    norm = make(C, eps=0.0).eval() if make is not nz.BatchRenorm else make(C).eval()
+    norm.buffers[norm.spread][1] = 0
+    assert (norm(batch(rng))[:, 1] == 0).all()
+
+
+@pytest.mark.parametrize("dialect", ["onnx", "keras", "flax"])
+def test_a_state_by_which_others_would_divide_by_zero(dialect, rng):
+    norm = nz.BatchNorm(C, eps=0.0).eval()
+    norm.running_var[1] = 0
+    x = batch(rng)
+    y = norm(x)
+    with pytest.raises(
+        ValueError, match=r"expected running_var \+ eps > 0, by whose root .* divides, got 0 \+ 0 in cha"
+    ):
+        norm.state_dict(dialect)
+    norm.weight[1], norm.running_var[1] = 0, 1  # as it says
+    norm.state_dict(dialect)
+    check.same_bits(norm(x), y)

@@ -1,6 +1,7 @@
 """Which backend an array belongs to: NumPy arrays to `cpu`, or to `reference` inside `use("reference")`; arrays on a
 device to `cuda`, whatever the block."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,6 +12,7 @@ from normzoo.backends.contract import Backend
 
 _HOST = ("cpu", "reference")
 DLPACK_CUDA = 2  # kDLCUDA
+PROCESS = os.getpid()  # that imported the library; backends may be imported in a fork of it
 _chosen: ContextVar[str] = ContextVar("normzoo_backend", default="cpu")
 
 

@@ -85,7 +85,7 @@ class Backend(Protocol):
     """The functions of a backend module. `stats` is (3, b, c) float64: mean, spread, rstd."""
 
     memory: Memory
-    updates_whole: bool  # nothing can interrupt `update`, which then takes `batches` too
+    updates_whole: bool  # nothing can interrupt `update`, which then takes `batches` and `average` too
 
     def forward(self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Forward:
         """run(x, weight, bias, eps, y) -> stats: the statistics of x, and y by them."""
@@ -141,6 +141,7 @@ class Backend(Protocol):
         count: int,  # values in a set
         momentum: float,
         batches: Array | None = None,  # () int64: goes up by one in the same step
+        average: bool = False,  # the momentum is 1 / (batches + 1)
     ) -> None:
         """running = (1 - momentum) * running + momentum * new, in float64; the new variance is unbiased."""
         ...
@@ -159,6 +160,7 @@ class Backend(Protocol):
         variance: Array,  # the same
         eps: float,
         stats: Array,  # (3, b, c), b * c a multiple of channels: these repeat; written
-    ) -> None:
-        """stats = mean, variance, 1 / sqrt(variance + eps): for `apply` and the backward pass with CONSTANT."""
+    ) -> int:
+        """stats = mean, variance, 1 / sqrt(variance + eps), or 0 where that divides by 0: for `apply` and the backward
+        pass with CONSTANT. Returns 0 or, on the host, how many sets have a variance below 0."""
         ...

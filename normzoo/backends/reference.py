@@ -83,10 +83,12 @@ def update(running_mean: Array, running_var: Array, stats: Array, count: int, mo
 
 
 @np.errstate(all="ignore")
-def constants(mean: Array, variance: Array, eps: float, stats: Array) -> None:
+def constants(mean: Array, variance: Array, eps: float, stats: Array) -> int:
     sets = stats.reshape(3, -1, mean.size)
     sets[0], sets[1] = mean, variance
-    sets[2] = 1 / np.sqrt(variance.astype(np.float64) + eps)  # 1/0 is inf here: these statistics are not x's own
+    root = np.sqrt(variance.astype(np.float64) + eps)
+    sets[2] = np.divide(1.0, root, out=np.zeros_like(root), where=root != 0)
+    return int((variance < 0).sum())
 
 
 def take_rows(source: Array, index: Array, target: Array) -> None:

@@ -207,6 +207,9 @@ class SyncSaved(Saved):
     def _like(self) -> tuple[tuple[int, ...], np.dtype]:
         return self._x.shape, self._x.dtype
 
+    def _changed(self) -> str | None:
+        return self._own._changed()
+
     def backward(self, dy: Array, out: Array | None = None) -> Grads:
         self._met = False
         try:

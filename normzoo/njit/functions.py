@@ -221,7 +221,7 @@ def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5, channel_axis=1, 
 
 
 _take_in = by_address(running.update(), (True, True, True, True, False, False, False, False))
-_constants = by_address(running.constants(), (True, True, True, False, False, False))
+_constants = by_address(running.constants(), (True, True, True, True, False, False, False))
 
 
 @lru_cache(maxsize=256)
@@ -243,6 +243,7 @@ def _tracked(
     run = _pass(owner, x, weight, bias, CENTERED if own else CONSTANT, kinds, keep, plain, full)
     message = f"{owner}: expected running statistics of one value for each channel of x"
     values_message = f"{owner}: expected more than 1 value per channel where x's own statistics are used"
+    variance_message = f"{owner}: expected running_var >= 0, got a variance below 0"
     eps_message = f"{owner}: expected eps > 0 where x's own statistics are used"
 
     def call(x, mean, var, weight, bias, sizes, sets, values, momentum, eps):
@@ -256,7 +257,10 @@ def _tracked(
             if eps <= 0 and not of_positions:
                 raise ValueError(eps_message)
         else:
-            _constants((mean, var, stats, mean.size, sets, eps))
+            negative = np.zeros((), np.int64)
+            _constants((mean, var, stats, negative, mean.size, sets, eps))
+            if negative[()] > 0:
+                raise ValueError(variance_message)
         found = run(x, weight, bias, sizes, x.shape[1], eps, stats)
         if updates:  # noqa: SIM102
             if x.size > 0:

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 
-from normzoo import updates
 from normzoo.arrays import DEVICES, check_features, check_size, once
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import eps_for
@@ -121,9 +120,8 @@ class BatchNorm(TrackedNorm):
         usual = tracked and out is None and update_stats is True and self.rules is USUAL
         asked = self._asked(self) if usual else None
         if asked is not None:
-            with updates.lock:
-                running = mean, var, count, self.momentum
-                known = recall_saved(self, self._recent, asked, x, weight, bias, self.eps, running)
+            running = mean, var, count, self.momentum
+            known = recall_saved(self, self._recent, asked, x, weight, bias, self.eps, running)
             if known is not None:
                 return known
         axes = self.axes(x)
@@ -150,7 +148,7 @@ class BatchNorm(TrackedNorm):
             average=self.momentum is None,
         )
         if asked is not None:
-            self._recent.keep(asked, axes, self.moments, tracked=True)
+            self._recent.keep(asked, axes, self.moments, True, self, x)
         return found
 
 

@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_number, compute_dtype
+from normzoo.arrays import check_number, check_spread, compute_dtype
 from normzoo.backends.contract import Array
-from normzoo.formulas import root
+from normzoo.formulas import reciprocal, root
 from normzoo.norm import entry
 from normzoo.passes import normalize
 from normzoo.running import normalize_by
+from normzoo.running_state import RunningState
 from normzoo.saved import Chained, Grads, Saved
 from normzoo.zoo.batch_norm import BatchNorm, check_own
 
@@ -94,10 +95,10 @@ class BatchRenorm(BatchNorm):
         axes, eps = self.axes(x), self.eps
         weight, bias = self.weight, self.bias
         running = self.buffers["running_mean"], self.buffers["running_std"]
-        means, stds = (a.astype(np.float64) for a in running)
+        mean, std = RunningState(*running).read()
+        means, stds = mean.astype(np.float64), check_spread(self, "running_std", std)
         if not self.training:
-            rstd = 1 / stds
-            return normalize_by(self, x, axes, means, rstd, weight, bias, out, running)
+            return normalize_by(self, x, axes, means, reciprocal(stds), weight, bias, out, running)
         check_own(self, x, axes.values, eps)
         running, (rmax, dmax) = self._running(), self.bounds()
         # 1 moments
@@ -114,7 +115,7 @@ class BatchRenorm(BatchNorm):
             apart=(*running, *self.params.values()),
         )  # fmt: skip
         if update_stats:
-            self._join(running, (mean, std), x.size)
+            self._join((mean, std), x.size)
 
         def pull(dy: Array, out: Array | None) -> Grads:
             found = part.backward(dy, out)

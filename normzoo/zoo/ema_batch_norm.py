@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 
 from normzoo.affine import Find, affine, standardized
-from normzoo.arrays import check_number
+from normzoo.arrays import check_number, check_spread
 from normzoo.backends.contract import Array
-from normzoo.running import TrackedNorm, put_running
+from normzoo.running import TrackedNorm
+from normzoo.running_state import RunningState
 from normzoo.saved import Saved
-from normzoo.updates import replacing
 from normzoo.zoo.batch_norm import BatchNorm, batch_norm, check_own
 
 
@@ -73,18 +73,25 @@ class EMABatchNorm(BatchNorm):
             return super().forward(x, out, update_stats=update_stats)
         axes, running, count = self.axes(x), self._running(), self.buffers["num_batches_tracked"]
         check_own(self, x, axes.values, self.eps)
-        share = 1.0 if count.item() == 0 else self._next_momentum()
-        past = running[0].astype(np.float64), running[1].astype(np.float64)
-        find = blended(self, past, share)
+        mean, var, batches = RunningState(*running, count).read()
+        past = mean.astype(np.float64), check_spread(self, "running_var", var)
+        find = blended(self, past, self._share(batches.item(), *past))
         y, stats, saved = affine(self, x, axes, self.params, self.moments, self.eps, out, find, running)
+
+        def joined(batches: int, *running: Array) -> list[Array]:
+            old = [a.astype(np.float64) for a in running]
+            share = self._share(batches, *old)
+            return [_joined(a, b.reshape(-1), share) for a, b in zip(old, stats[:2], strict=True)]
+
         if update_stats:
-            with replacing(*running, count):
-                if x.size:
-                    pairs = zip(running, stats[:2], strict=True)
-                    new = (_joined(a.astype(np.float64), b.reshape(-1), share) for a, b in pairs)
-                    put_running(running, tuple(new))
-                count[()] = count.item() + 1
+            self._take_in(x.size, joined)
         return y, saved
+
+    def _share(self, batches: int, mean: Array, var: Array) -> float:
+        """The weight of the next batch: all of it where there was none. Statistics that were loaded without a number of
+        batches, as other frameworks have none, are the past all the same."""
+        first = batches == 0 and not mean.any() and bool((var == 1).all())
+        return 1.0 if first else self._step(batches)
 
     def _options(self) -> dict[str, Any]:
         options = super()._options()
@@ -162,7 +169,9 @@ class AlphaBatchNorm(BatchNorm):
         if self.alpha == 0:
             return batch_norm(self, x, axes, None, None, self.weight, self.bias, True, 0.0, self.eps, out)
         running = self.buffers["running_mean"], self.buffers["running_var"]
-        find = blended(self, tuple(a.astype(np.float64) for a in running), 1 - self.alpha)
+        mean, var = RunningState(*running).read()
+        past = mean.astype(np.float64), check_spread(self, "running_var", var)
+        find = blended(self, past, 1 - self.alpha)
         y, _, saved = affine(self, x, axes, self.params, self.moments, self.eps, out, find, running)
         return y, saved
 

@@ -1,17 +1,16 @@
 """EvoNorm: normalization and activation in one, found by a search."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from normzoo.arrays import check_features, check_momentum, check_size
+from normzoo.arrays import check_features, check_momentum, check_size, check_spread
 from normzoo.backends.contract import Array
-from normzoo.exact import ExactNorm
+from normzoo.exact import ExactNorm, Update
 from normzoo.formulas import reciprocal, special, standardized, summed
 from normzoo.norm import entry
 from normzoo.saved import Pull, Saved
-from normzoo.updates import replacing
 from normzoo.zoo import group_norm, instance_norm
 
 
@@ -50,7 +49,7 @@ class EvoNormB0(ExactNorm):
     array([[[-1. ,  0.5]]], dtype=float32)
     """
 
-    _new_var: Array  # of the last batch, unbiased
+    counts_empty: ClassVar[bool] = True
 
     v = entry("params", "v")
     running_var = entry("buffers", "running_var")
@@ -87,17 +86,9 @@ class EvoNormB0(ExactNorm):
 
     def forward(self, x: Array, out: Array | None = None, *, update_stats: bool = True) -> tuple[Array, Saved]:
         """See `BatchNorm.forward`."""
-        y, saved = self.exactly(x, out)
-        if self.training and update_stats:
-            running, count = self.buffers["running_var"], self.buffers["num_batches_tracked"]
-            with replacing(running, count), np.errstate(all="ignore"):
-                if y.size:
-                    momentum = 1.0 / (count.item() + 1) if self.momentum is None else self.momentum
-                    running[...] = (1 - momentum) * running.astype(np.float64) + momentum * self._new_var
-                count[()] = count.item() + 1
-        return y, saved
+        return self.exactly(x, out, update_stats=update_stats)
 
-    def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
+    def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull, Update | None]:
         x = np.moveaxis(x, self.channel_axis, 1)
         positions = tuple(range(2, x.ndim))
         batch = (0, *positions)
@@ -107,9 +98,10 @@ class EvoNormB0(ExactNorm):
         if training:
             hat, _, var, rstd = standardized(x, batch, self.eps)
             deviation = reciprocal(rstd)
-            self._new_var = var.ravel() * (values / (values - 1))
+            new = var.ravel() * (values / (values - 1))
         else:
-            deviation = np.sqrt(self.buffers["running_var"].astype(np.float64).reshape(shape) + self.eps)
+            var = check_spread(self, "running_var", self.buffers["running_var"]).reshape(shape)
+            deviation = np.sqrt(var + self.eps)
         own_hat, _, _, own_rstd = standardized(x, positions, self.eps)
         line = v * x + reciprocal(own_rstd)
         factor = reciprocal(np.maximum(deviation, line))
@@ -132,7 +124,13 @@ class EvoNormB0(ExactNorm):
                 "bias": summed(d, shape),
             }
 
-        return np.moveaxis(z * weight + bias, 1, self.channel_axis), pull
+        def update(old: Mapping[str, Array]) -> dict[str, Any]:
+            batches = old["num_batches_tracked"].item()
+            step = 1.0 / (batches + 1) if self.momentum is None else self.momentum
+            running = (1 - step) * old["running_var"].astype(np.float64) + step * new
+            return {"running_var": running, "num_batches_tracked": batches + 1}
+
+        return np.moveaxis(z * weight + bias, 1, self.channel_axis), pull, update if training else None
 
     def _options(self) -> dict[str, Any]:
         return super()._options() | {"momentum": self.momentum, "channel_axis": self.channel_axis}

@@ -7,9 +7,9 @@ import numpy as np
 from normzoo.arrays import DEVICES, check_size, once
 from normzoo.backends.contract import Array
 from normzoo.passes import normalize
-from normzoo.running import check_channels, update_running
+from normzoo.running import check_channels
 from normzoo.saved import Saved
-from normzoo.updates import replacing
+from normzoo.updates import updated
 from normzoo.view import Axes
 from normzoo.zoo.batch_norm import BatchNorm, check_own
 
@@ -86,14 +86,15 @@ class GhostBatchNorm(BatchNorm):
         running = self._running() if self.track_running_stats else ()
         y, stats, saved = normalize(self, x, axes, self.weight, self.bias, self.moments, self.eps, out, apart=running)
         if running and update_stats:
-            count = self.buffers["num_batches_tracked"]
-            with replacing(*running, count):
-                if x.size:
-                    for i, new in enumerate(stats.reshape(3, self.ghosts, -1).transpose((1, 0, 2))):
-                        momentum = 1 / (int(count) * self.ghosts + i + 1) if self.momentum is None else self.momentum
-                        update_running(running, new, axes.values, momentum)
-                count[()] = count.item() + 1
+            self._take_in(x.size, lambda batches, *past: self._joined(batches, past, stats, axes.values))
         return y, saved
+
+    def _joined(self, batches: int, running: tuple[Array, Array], stats: Array, values: int) -> tuple[Array, Array]:
+        """Running statistics with one ghost after the other, whose momentum is that of a batch of its own."""
+        for i in range(self.ghosts):
+            momentum = 1 / (batches * self.ghosts + i + 1) if self.momentum is None else self.momentum
+            running = updated(running, stats.reshape(3, self.ghosts, -1)[:, i], values, momentum)
+        return running
 
 
 @once

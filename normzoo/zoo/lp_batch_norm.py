@@ -5,11 +5,13 @@ from typing import Any
 import numpy as np
 
 from normzoo.affine import placed
-from normzoo.arrays import base_array, check_number, check_out, check_size, compute_dtype
+from normzoo.arrays import base_array, check_number, check_out, check_size, check_spread, compute_dtype
 from normzoo.backends.contract import Array, Moments
+from normzoo.formulas import reciprocal
 from normzoo.norm import entry
 from normzoo.passes import normalize
 from normzoo.running import normalize_by
+from normzoo.running_state import RunningState
 from normzoo.saved import Chained, Grads, Saved, empty_in_layout, layout_of
 from normzoo.zoo.batch_norm import BatchNorm, check_own
 
@@ -25,13 +27,14 @@ class ScaledBatchNorm(BatchNorm):
     def evaluate(self, x: Array, out: Array | None) -> tuple[Array, Saved]:
         """y by the running statistics."""
         running = self.buffers["running_mean"], self.buffers["running_scale"]
-        rstd = 1 / (running[1].astype(np.float64) + self.eps)
-        return normalize_by(self, x, self.axes(x), running[0], rstd, self.weight, self.bias, out, running)
+        mean, scale = RunningState(*running).read()
+        rstd = reciprocal(check_spread(self, "running_scale", scale) + self.eps)
+        return normalize_by(self, x, self.axes(x), mean, rstd, self.weight, self.bias, out, running)
 
     def track(self, x: Array, running: tuple[Array, ...], mean: Array, scale: Array) -> None:
         """The batch joins the running statistics."""
         if running:
-            self._join(running, (mean, scale), x.size)
+            self._join((mean, scale), x.size)
 
 
 class L1BatchNorm(ScaledBatchNorm):

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 
 from normzoo.affine import affine
-from normzoo.arrays import check_features, check_number, check_size, read_only
+from normzoo.arrays import check_features, check_number, check_size, check_spread, read_only
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm, entry
-from normzoo.running import normalize_by, put_running
+from normzoo.running import normalize_by
+from normzoo.running_state import RunningState
 from normzoo.saved import Saved
-from normzoo.updates import replacing
 from normzoo.view import Axes
 from normzoo.zoo import batch_norm
 
@@ -107,7 +107,9 @@ class PowerNorm(Norm):
             update_stats: False leaves running_phi, num_batches_tracked and, in the backward pass, nu as they are.
         """
         axes, held = self.axes(x), (self.buffers["running_phi"], self.buffers["nu"])
-        phi, nu = (a.astype(np.float64) for a in held)
+        state = RunningState(*held, self.num_batches_tracked)
+        phi, nu, batches = (a.astype(np.float64) for a in state.read())
+        check_spread(self, "running_phi", phi)
         if not self.training:
             rstd = _reciprocal(np.sqrt(phi + self.eps))
             return normalize_by(self, x, axes, np.zeros_like(phi), rstd, self.weight, self.bias, out, held)
@@ -115,7 +117,7 @@ class PowerNorm(Norm):
             raise ValueError(f"{self}: expected running values that can be written, {read_only(self)}")
         weight = np.ones(()) if self.weight is None else self.weight.astype(np.float64)
         bias = np.zeros(()) if self.bias is None else self.bias.astype(np.float64)
-        count, warm = max(axes.values, 1), self.num_batches_tracked.item() < self.warmup_iters
+        count, warm = max(axes.values, 1), batches.item() < self.warmup_iters
         keep, pending = self.alpha_bkw, [update_stats and x.size > 0]
 
         def find(_: Array, square: Array) -> tuple[Array, Array, Any]:
@@ -125,11 +127,12 @@ class PowerNorm(Norm):
                 along = rstd * dslope  # sum(dy * xhat)
                 dsquare = -0.5 * rstd**2 * (weight * along if warm else nu * count)
                 if pending[0]:
-                    pending[0] = False
                     kept = 1 - (1 - keep) * square * rstd**2
-                    with replacing(held[1]):
-                        now = held[1].astype(np.float64)
-                        put_running(held[1:], (now * kept + (1 - keep) * weight * along / count,))
+
+                    def taken(now: Array) -> list[Array]:
+                        return [now.astype(np.float64) * kept + (1 - keep) * weight * along / count]
+
+                    RunningState(held[1]).replace(taken, [(pending, 0, False)])
                 return np.zeros_like(square), dsquare, {"weight": along, "bias": dshift}
 
             return weight * rstd, bias, back
@@ -137,11 +140,12 @@ class PowerNorm(Norm):
         y, stats, saved = affine(self, x, axes, self.params, self.moments, self.eps, out, find, held)
         if not update_stats:
             return y, saved
-        with replacing(held[0], self.num_batches_tracked):
-            if x.size:
-                keep_phi, now = self.alpha_fwd, held[0].astype(np.float64)
-                put_running(held[:1], (keep_phi * now + (1 - keep_phi) * stats[1].reshape(-1),))
-            self.num_batches_tracked[()] = self.num_batches_tracked.item() + 1
+        new, share = stats[1].reshape(-1), self.alpha_fwd
+
+        def joined(phi: Array, _: Array, batches: Array) -> tuple[Any, ...]:
+            return share * phi.astype(np.float64) + (1 - share) * new if x.size else None, None, batches + 1
+
+        state.replace(joined)
         return y, saved
 
     def _options(self) -> dict[str, Any]:

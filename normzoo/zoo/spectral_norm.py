@@ -1,15 +1,16 @@
 """Spectral normalization: a weight matrix by its largest singular value."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from normzoo.arrays import check_array, check_axis, check_parameter, check_shape, check_size
 from normzoo.backends.contract import Array
-from normzoo.exact import ExactNorm
+from normzoo.exact import ExactNorm, Update
 from normzoo.formulas import reciprocal, unit
 from normzoo.norm import entry
+from normzoo.running_state import RunningState
 from normzoo.saved import Pull, Saved
 
 SET_UP = 15  # iterations from random vectors, as in PyTorch
@@ -90,8 +91,10 @@ class SpectralNorm(ExactNorm):
             with np.errstate(all="ignore"):
                 wide = x.astype(np.float64)
                 one = float(unit(wide, tuple(range(x.ndim)), self.eps).ravel()[0])
-                u, v = self._iterated(self._matrix(wide * one), n_power_iterations, self.eps * one)
-                self.buffers["u"][...], self.buffers["v"][...] = u, v
+                w, least = self._matrix(wide * one), self.eps * one
+                RunningState(self.buffers["u"], self.buffers["v"]).replace(
+                    lambda *old: self._iterated(w, n_power_iterations, least, old)
+                )
 
     def forward(self, x: Array, out: Array | None = None, *, update_stats: bool = True) -> tuple[Array, Saved]:
         """See `Norm.forward`.
@@ -106,7 +109,7 @@ class SpectralNorm(ExactNorm):
 
     def compute(
         self, x: Array, params: Mapping[str, Array], **inputs: Array
-    ) -> tuple[Array, Pull] | tuple[Array, Pull, Mapping[str, Any]]:
+    ) -> tuple[Array, Pull] | tuple[Array, Pull, Update | None]:
         if x.size == 0:
             return x, lambda dy: {"x": dy}
         if x.ndim == 1:
@@ -114,20 +117,23 @@ class SpectralNorm(ExactNorm):
         one = float(unit(x, tuple(range(x.ndim)), self.eps or 0.0).ravel()[0])
         x = x * one
         w, least = self._matrix(x), self.eps * one
-        state = {}
+        update: Update | None = None
         if self.exact:
             u, v = leading(w)
         else:
+            held = RunningState(*(self.buffers[name] for name in ("u", "v"))).read()
             times = self.n_power_iterations if self.training else 0
-            if all(np.array_equal(self.buffers[name], a) for name, a in self._random.items()):
+            if all(np.array_equal(a, random) for a, random in zip(held, self._random.values(), strict=True)):
                 times += SET_UP
-            u, v = self._iterated(w, times, least)
-            state = {"u": u, "v": v} if self.training else {}
+            u, v = self._iterated(w, times, least, held)
+            if self.training:
+                new = {"u": u, "v": v}
+                update = lambda old: new  # noqa: E731
         inverse = reciprocal((u * np.einsum("ij,j->i", w, v)).sum())
         y = x * inverse
         moved = [x.shape[self.dim], *(n for i, n in enumerate(x.shape) if i != self.dim)]
         slope = np.moveaxis(np.multiply.outer(u, v).reshape(moved), 0, self.dim)
-        return y, lambda dy: {"x": inverse * (dy - (dy * y).sum() * slope) * one}, state
+        return y, lambda dy: {"x": inverse * (dy - (dy * y).sum() * slope) * one}, update
 
     def _vector(self, x: Array) -> tuple[Array, Pull]:
         one = unit(x, 0, self.eps or 0.0)
@@ -143,8 +149,8 @@ class SpectralNorm(ExactNorm):
     def _unit(self, a: Array, least: float = 0.0) -> Array:
         return a * reciprocal(np.maximum(np.sqrt((a * a).sum()), least))
 
-    def _iterated(self, w: Array, times: int, least: float) -> tuple[Array, Array]:
-        u, v = (self.buffers[name].astype(np.float64) for name in ("u", "v"))
+    def _iterated(self, w: Array, times: int, least: float, held: Sequence[Array]) -> tuple[Array, Array]:
+        u, v = (a.astype(np.float64) for a in held)
         for _ in range(times):
             u = self._unit(np.einsum("ij,j->i", w, v), least)
             v = self._unit(np.einsum("ij,i->j", w, u), least)

@@ -7,9 +7,7 @@ import numpy as np
 from normzoo.arrays import check_size
 from normzoo.backends.contract import Array
 from normzoo.passes import normalize
-from normzoo.running import update_running
 from normzoo.saved import Chained, Grads, Saved
-from normzoo.updates import replacing
 from normzoo.view import Axes
 from normzoo.zoo.batch_norm import BatchNorm, batch_norm, check_own
 from normzoo.zoo.ghost_batch_norm import ghost_axes
@@ -86,11 +84,7 @@ class SplitBatchNorm(BatchNorm):
         check_own(self, x, axes.values, self.eps)
         y, stats, saved = normalize(self, x, axes, self.weight, self.bias, self.moments, self.eps, out, apart=running)
         if running and update_stats:
-            count = self.buffers["num_batches_tracked"]
-            with replacing(*running, count):
-                if x.size:
-                    update_running(running, stats, axes.values, self._next_momentum())
-                count[()] = count.item() + 1
+            self._update(stats, axes.values, x.size)
         return y, saved
 
     def _options(self) -> dict[str, Any]:

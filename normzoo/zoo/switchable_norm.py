@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 
 from normzoo.affine import affine, standardized
-from normzoo.arrays import check_features, check_size
+from normzoo.arrays import check_features, check_size, check_spread
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import entry
-from normzoo.running import TrackedNorm, update_running
+from normzoo.running import TrackedNorm
+from normzoo.running_state import RunningState
 from normzoo.saved import Saved
-from normzoo.updates import replacing
 from normzoo.zoo.virtual_batch_norm import sample_axes
 
 
@@ -50,7 +50,8 @@ class MixedNorm(TrackedNorm):
         running: tuple[Array, Array] | tuple[()] = self._running() if tracked else ()
         if not self.training and self.track_running_stats:
             running = self.buffers["running_mean"], self.buffers["running_var"]
-            past = running[0].astype(np.float64), running[1].astype(np.float64)
+            mean, var = RunningState(*running).read()
+            past = mean.astype(np.float64), check_spread(self, "running_var", var)
         params = {name: p.astype(np.float64) for name, p in self.params.items()}
 
         def find(mean: Array, var: Array) -> tuple[Array, Array, Any]:
@@ -58,15 +59,10 @@ class MixedNorm(TrackedNorm):
 
         y, stats, saved = affine(self, x, axes, self.params, self.moments, self.eps, out, find, running)
         if running and self.training and update_stats:
-            count = self.buffers["num_batches_tracked"]
-            with replacing(*running, count):
-                if x.size:
-                    with np.errstate(all="ignore"):
-                        mean, var = stats[:2].reshape(2, x.shape[0], -1)
-                        merged = _merged(mean, var, 0)
-                    new = np.stack([*merged, merged[0]]).reshape(3, 1, -1)
-                    update_running(running, new, x.shape[0] * axes.values, self._next_momentum())
-                count[()] = count.item() + 1
+            with np.errstate(all="ignore"):
+                mean, var = stats[:2].reshape(2, x.shape[0], self.num_features)
+                merged = _merged(mean, var, 0)
+            self._update(np.stack([*merged, merged[0]]).reshape(3, 1, -1), x.shape[0] * axes.values, x.size)
         return y, saved
 
     def mix(

@@ -9,9 +9,9 @@ from normzoo.arrays import base_array, check_features, check_out, check_size, on
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm, entry
 from normzoo.passes import normalize
-from normzoo.running import check_channels, put_running
+from normzoo.running import check_channels
+from normzoo.running_state import RunningState
 from normzoo.saved import Saved
-from normzoo.updates import replacing
 from normzoo.view import Axes
 from normzoo.zoo import batch_norm
 
@@ -105,19 +105,18 @@ class VirtualBatchNorm(Norm):
         check_spread(self, stats, self.eps)
         if out is not None:
             y = placed(y, out)
-        with replacing(*held):
-            put_running(held, (stats[0], stats[1], np.array(float(reference.shape[0]))))
+        new = stats[0], stats[1], float(reference.shape[0])
+        RunningState(*held).replace(lambda *old: new)
         return y
 
     def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
         axes = sample_axes(self, x, self.channel_axis, self.num_features, 0)
-        size = float(self.buffers["reference_size"])
+        held = self.buffers["reference_mean"], self.buffers["reference_var"]
+        others, spread, size = RunningState(*held, self.buffers["reference_size"]).read()
         if size == 0:
             raise RuntimeError(f"{self}: expected a reference batch first; write norm.refer(reference)")
         weight, bias = (p if p is None else p.astype(np.float64) for p in (self.weight, self.bias))
-        held = self.buffers["reference_mean"], self.buffers["reference_var"]
-        others, spread = (a.astype(np.float64) for a in held)
-        share = 1 / (size + 1)
+        others, spread, share = others.astype(np.float64), spread.astype(np.float64), 1 / (float(size) + 1)
 
         def find(mean: Array, var: Array) -> tuple[Array, Array, Any]:
             joint = others + share * (mean - others)

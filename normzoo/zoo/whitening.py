@@ -8,10 +8,11 @@ import numpy as np
 
 from normzoo.arrays import check_momentum, check_size
 from normzoo.backends.contract import Array
-from normzoo.exact import ExactNorm
+from normzoo.exact import ExactNorm, Update
 from normzoo.formulas import centered, reciprocal, summed, unit
 from normzoo.norm import entry
 from normzoo.running import check_channels
+from normzoo.running_state import RunningState
 from normzoo.saved import Pull, Saved
 
 Back = Callable[[Array], Array]
@@ -59,8 +60,9 @@ class BatchWhitening(ExactNorm):
 
     def reset_running_stats(self) -> None:
         """Forget all batches: mean 0, whitening by the identity, count 0."""
-        for name, value in self.buffers.items():
-            value[...] = np.eye(self.num_channels) if name == self.matrix else 0
+        one = np.broadcast_to(np.eye(self.num_channels), (self.num_groups, self.num_channels, self.num_channels))
+        new = [one if name == self.matrix else np.zeros(a.shape) for name, a in self.buffers.items()]
+        RunningState(*self.buffers.values()).replace(lambda *old: new)
 
     def check(self, x: Array, **inputs: Array) -> None:
         check_channels(self, x, self.channel_axis, 2, self.num_features)
@@ -76,25 +78,24 @@ class BatchWhitening(ExactNorm):
         """See `BatchNorm.forward`."""
         return self.exactly(x, out, update_stats=update_stats)
 
-    def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull, Mapping[str, Any]]:
+    def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull, Update | None]:
         axis = self.channel_axis % x.ndim
         first = np.moveaxis(x, axis, 0)
         v = first.reshape(self.num_groups, self.num_channels, x.size // max(self.num_features, 1))
-        state: dict[str, Any] = {}
+        update: Update | None = None
         if self.training:
-            state["num_batches_tracked"] = lambda count: count + 1
             xhat, mean, matrix, back = whitened(v, self.eps or 0.0, self.iterations)
 
-            def joined(held: Array, new: Array) -> Array:
-                """Called where state is written, when this batch has been counted and no other can come between."""
-                share = 1.0 / self.buffers["num_batches_tracked"].item() if self.momentum is None else self.momentum
-                return (1 - share) * held.astype(np.float64) + share * new
+            def update(old: Mapping[str, Array]) -> dict[str, Any]:
+                batches = old["num_batches_tracked"].item() + 1
+                step = 1.0 / batches if self.momentum is None else self.momentum
+                pairs = (("running_mean", mean.reshape(-1)), (self.matrix, matrix)) if step else ()
+                joined = {name: (1 - step) * old[name].astype(np.float64) + step * new for name, new in pairs}
+                return joined | {"num_batches_tracked": batches}
 
-            if self.momentum != 0:
-                state["running_mean"] = lambda held: joined(held, mean.reshape(-1))
-                state[self.matrix] = lambda held: joined(held, matrix)
         else:
-            mean, matrix = (self.buffers[name].astype(np.float64) for name in ("running_mean", self.matrix))
+            held = RunningState(self.buffers["running_mean"], self.buffers[self.matrix]).read()
+            mean, matrix = (a.astype(np.float64) for a in held)
             xhat = product(matrix, v - mean.reshape(*v.shape[:2], 1))
 
             def back(d: Array) -> Array:
@@ -104,7 +105,7 @@ class BatchWhitening(ExactNorm):
             return np.moveaxis(d.reshape(first.shape), 0, axis)
 
         y, pull = affine(placed(xhat), params, axis, lambda d: placed(back(np.moveaxis(d, axis, 0).reshape(v.shape))))
-        return y, pull, state
+        return y, pull, update
 
     def _options(self) -> dict[str, Any]:
         return super()._options() | {

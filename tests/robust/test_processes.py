@@ -144,3 +144,72 @@ def test_the_parent_keeps_its_threads():
         nz.LayerNorm(1024)(x)
     """
     script("import warnings; warnings.simplefilter('ignore')\n" + textwrap.dedent(code))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_cpython_50970_a_fork_while_another_thread_compiles():
+    """As servers that load first and fork then. The child would wait for the parent's compilation for ever."""
+    code = """
+        import os, signal, threading, time
+        import numpy as np
+        import normzoo as nz
+        from llvmlite.binding import ffi
+        from numba.core.compiler_lock import global_compiler_lock
+        x = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)
+        nz.LayerNorm(64)(x)
+        for lock in (global_compiler_lock, ffi.lib._lock):
+            held = threading.Event()
+            def compiles():
+                with lock:
+                    held.set()
+                    time.sleep(0.3)
+            thread = threading.Thread(target=compiles)
+            thread.start()
+            held.wait()
+            child = os.fork()
+            if child == 0:
+                signal.alarm(60)
+                nz.BatchNorm(64)(x)
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+            thread.join()
+    """
+    script("import warnings; warnings.simplefilter('ignore')\n" + textwrap.dedent(code))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_resampy_107_the_first_pass_is_in_a_fork_after_somebody_elses_loops():
+    """GNU OpenMP ends a child that starts threads after its parent did, whoever did it."""
+    code = """
+        import os
+        import numba, numpy as np
+        import normzoo as nz
+        @numba.njit(parallel=True)
+        def loop(n):
+            total = 0
+            for i in numba.prange(n):
+                total += i
+            return total
+        loop(1000)
+        child = os.fork()
+        if child == 0:
+            x = np.random.default_rng(0).standard_normal((512, 1024)).astype(np.float32)
+            nz.LayerNorm(1024)(x)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+    """
+    script("import warnings; warnings.simplefilter('ignore')\n" + textwrap.dedent(code), **layer_environment("omp"))
+
+
+def test_mod_wsgi_689_another_interpreter_compiles():
+    """It may not say what handles Ctrl-C."""
+    code = """
+        import signal, threading
+        from normzoo.backends.cpu import jit
+        def refuses(*_):
+            raise ValueError("signal only works in main thread of the main interpreter")
+        signal.signal = refuses
+        with jit.uninterrupted():
+            pass
+    """
+    script(textwrap.dedent(code))

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import normzoo as nz
-from normzoo import updates
 from tests import check
 from tests.cases import CASES, Case, channels_last_strides
 from tests.zoo import ZOO
@@ -197,22 +196,17 @@ def test_state_goes_round(case, rng):
 
 @each_case
 def test_a_layer_that_has_run_can_be_copied_and_pickled(case, rng):
-    """A pickle leaves out what goes back by functions: then backward says that it wants a forward pass."""
+    """Parameters and state: what the pass left stays behind."""
     norm, x, inputs, dy = case.draw(rng, np.float32)
     call(case, norm, x, inputs)
     state = norm.state_dict()
-    copied, read = copy.deepcopy(norm), pickle.loads(pickle.dumps(norm))
-    for twin in (copied, read):
+    for twin in (copy.deepcopy(norm), pickle.loads(pickle.dumps(norm))):
         assert repr(twin) == repr(norm)
         for name, a in twin.state_dict().items():
             check.same_bits(a, state[name])
-    expected = norm.backward(dy)
-    check.same_bits(copied.backward(dy), expected)
-    if read.saved is None:
-        with pytest.raises(RuntimeError, match="forward pass before backward"):
-            read.backward(dy)
-    else:
-        check.same_bits(read.backward(dy), expected)
+        with pytest.raises(RuntimeError, match="forward pass"):
+            twin.backward(dy)
+    norm.backward(dy)
 
 
 @each_case
@@ -246,7 +240,6 @@ def test_a_batch_is_taken_in_whole_or_not_at_all(case, rng):
         call(case, norm, x, inputs)
     for name, value in state.items():
         np.testing.assert_array_equal(norm.buffers.get(name, value), value)
-    assert not updates.lock.locked()
 
 
 MIXED = [  # of x and of parameters, and the size of values

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Callable
 from functools import cache, lru_cache
+from itertools import starmap
 from typing import Any
 
+import numba
 import numpy as np
 from numba.core import types
 
@@ -26,12 +28,14 @@ from normzoo.backends.cpu.code import (
 from normzoo.backends.cpu.lanes import Flat
 from normzoo.backends.cpu.sharing import ALONE, POOL
 from normzoo.backends.cpu.shortcut import Shortcut
+from normzoo.running_state import at_once, has_gil
+from normzoo.samples import places_in
 from normzoo.subnormals import LEAST, ONE, kept
 
 SMALL = 16384  # values up to which a pass keeps Python's lock, for some microseconds
 LINE = 64  # bytes
 _UNCOUNTED = np.array(0)  # the number of batches of who does not count them
-updates_whole = True
+updates_whole = not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
 
 
 def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Forward:
@@ -106,11 +110,11 @@ def forward_shortcut(
     zeros: Array | None,
 ) -> Shortcut | None:
     code = forward_code(dims, parameter_dims, moments, dtype, store)
-    words = _words(code, moments, parameter_dims, kinds[0])
-    if words is None:
-        return None
     x, weight, bias, mean, var = kinds
-    words |= {shortcut.ONES: ones, shortcut.ZEROS: zeros, shortcut.SETS: dims[0] * dims[2]}
+    words = _words(code, moments, parameter_dims, x, ones is None)
+    if words is None or (mean is not None and not has_gil()):  # Python's lock is what keeps other threads out
+        return None
+    words |= {shortcut.ONES: ones, shortcut.ZEROS: zeros}
     if mean is not None and var is not None:
         words |= {
             shortcut.UPDATE: _update_code(mean[1], var[1]),
@@ -127,7 +131,7 @@ def backward_shortcut(
     dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype, dy: Kind, ones: Array | None
 ) -> Shortcut | None:
     code = backward_code(dims, parameter_dims, moments, dtype, store)
-    words = _words(code, moments, parameter_dims, dy)
+    words = _words(code, moments, parameter_dims, dy, ones is None)
     if words is None:
         return None
     return Shortcut(_backward_call(), words | {shortcut.ONES: ones}, ((dy, shortcut.READY),))
@@ -148,11 +152,14 @@ def _backward_call() -> Callable:
     return compiled(shortcut.backward(), (objects.OBJECT,) * 8).call
 
 
-def _words(code: Code, moments: Moments, parameter_dims: Dims, like: Kind | None) -> dict[int, Any] | None:
+def _words(
+    code: Code, moments: Moments, parameter_dims: Dims, like: Kind | None, weighted: bool
+) -> dict[int, Any] | None:
     """What a block has of the kernel, where the pass is small and compiled code can make it of its arrays as they are;
     the result is an array like this."""
     if like is None or math.prod(code.dims) > SMALL or len(like[0]) > shortcut.AXES or not objects.is_as_expected():
         return None
+    seen = (*_seen(code.dims, like[1]), *_seen(parameter_dims if weighted else (), code.arrays[2]))
     parameter_dims, spread = spread_of(code.dims, code.by_column, parameter_dims)
     kernel = code.compiled(False)
     if spread is not None or not kernel.address:
@@ -164,33 +171,49 @@ def _words(code: Code, moments: Moments, parameter_dims: Dims, like: Kind | None
         shortcut.DIVISOR: _divisor(code.dims, moments),
         shortcut.CLAMP: int(moments.clamp),
         shortcut.INTS: [*code.dims, *parameter_dims],
+        shortcut.SEEN: [*seen],
+        shortcut.SETS: code.dims[0] * code.dims[2],
     }
 
 
+def _seen(sizes: tuple[int, ...], dtype: np.dtype) -> list[int]:
+    """What a block has of an array of these sizes, a few values of which are kept; () for none."""
+    size = dtype.itemsize if sizes else 0
+    return [size, *(size * i for i in places_in(math.prod(sizes)).tolist())]
+
+
 def update(
-    running_mean: Array, running_var: Array, stats: Array, count: int, momentum: float, batches: Array | None = None
+    running_mean: Array,
+    running_var: Array,
+    stats: Array,
+    count: int,
+    momentum: float,
+    batches: Array | None = None,
+    average: bool = False,
 ) -> None:
-    call = _update_code(running_mean.dtype, running_var.dtype).call
-    (call if LEAST * ONE else kept(call))(
+    call = _update_code(running_mean.dtype, running_var.dtype, average).call
+    given = (
         running_mean, running_var, _UNCOUNTED if batches is None else batches, stats, running_mean.size,
         stats.size // 3, count, momentum,
     )  # fmt: skip
+    (at_once if LEAST * ONE else kept(at_once))(starmap(call, (given,)))
 
 
-def constants(mean: Array, variance: Array, eps: float, stats: Array) -> None:
-    call = _constants(mean.dtype, variance.dtype)
-    (call if LEAST * ONE else kept(call))(mean, variance, stats, mean.size, stats.size // 3, eps)
+def constants(mean: Array, variance: Array, eps: float, stats: Array) -> int:
+    call, negative = _constants(mean.dtype, variance.dtype), np.empty((), _UNCOUNTED.dtype)
+    (call if LEAST * ONE else kept(call))(mean, variance, stats, negative, mean.size, stats.size // 3, eps)
+    return negative.item()
 
 
 @lru_cache(maxsize=16)
-def _update_code(mean: np.dtype, var: np.dtype) -> Compiled:
+def _update_code(mean: np.dtype, var: np.dtype, average: bool = False) -> Compiled:
     flat = FLAT[mean.name], FLAT[var.name], Flat(types.int64), FLAT["float64"]
-    return compiled(running.update(), (*flat, types.int64, types.int64, types.int64, types.float64))
+    return compiled(running.update(average), (*flat, types.int64, types.int64, types.int64, types.float64))
 
 
 @lru_cache(maxsize=16)
 def _constants(mean: np.dtype, variance: np.dtype) -> Callable:
-    flat = FLAT[mean.name], FLAT[variance.name], FLAT["float64"]
+    flat = FLAT[mean.name], FLAT[variance.name], FLAT["float64"], Flat(types.int64)
     return compiled(running.constants(), (*flat, types.int64, types.int64, types.float64)).call
 
 

@@ -26,10 +26,12 @@ from typing import Any, ClassVar
 import llvmlite
 import numba
 from llvmlite.binding import Linkage
+from llvmlite.binding.ffi import lib
 from numba.core import cgutils
 from numba.core.caching import IndexDataCacheFile
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler, CompileResult, DefaultPassBuilder
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.compiler_machinery import PassManager, register_pass
 from numba.core.lowering import Lower
 from numba.core.typed_passes import NativeLowering
@@ -373,17 +375,44 @@ def uninterrupted() -> Iterator[None]:
     """Ctrl-C waits until the end: one that ends Numba's work anywhere leaves its tables half filled, and no later
     call would compile. What handles the signal, Python's KeyboardInterrupt or the user's own, runs after it."""
     handler = signal.getsignal(signal.SIGINT)
-    if not callable(handler) or threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread is interrupted
-        return
     arrived: list[tuple] = []
-    signal.signal(signal.SIGINT, lambda *received: arrived.append(received))
+    if not callable(handler) or not _took_over(lambda *received: arrived.append(received)):
+        yield
+        return
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
         if arrived:
             handler(*arrived[0])
+
+
+def _took_over(handler: Callable[..., None]) -> bool:
+    """Does this handle Ctrl-C now? Only the main thread of the main interpreter is interrupted, and may say by what."""
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    try:
+        signal.signal(signal.SIGINT, handler)
+    except ValueError:  # the main thread of another interpreter
+        return False
+    return True
+
+
+def _wait_for_compilers() -> None:
+    """A fork waits for what other threads compile: the child would find Numba's and LLVM's locks held for ever, and
+    their tables half filled."""
+    for lock in _LOCKS:
+        lock.acquire()
+
+
+def _let_compile() -> None:
+    for lock in reversed(_LOCKS):
+        lock.release()
+
+
+_LOCKS = [global_compiler_lock._lock, lib._lock._lock]  # in the order in which compilations take them
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_wait_for_compilers, after_in_parent=_let_compile, after_in_child=_let_compile)
 
 
 def plain(function: Any) -> Callable:

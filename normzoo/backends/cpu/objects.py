@@ -72,6 +72,14 @@ def half(address):
     """The 32 bits there, with their sign."""
 
 
+def quarter(address):
+    """The 16 bits there, with their sign."""
+
+
+def put_word(address, bits):
+    """Write 64 bits there."""
+
+
 def number(address):
     """The float64 there."""
 
@@ -97,6 +105,8 @@ typed(returned, lambda address: OBJECT)
 typed(shared, lambda address: OBJECT)
 typed(word, lambda address: types.int64)
 typed(half, lambda address: types.int64)
+typed(quarter, lambda address: types.int64)
+typed(put_word, lambda address, bits: types.none)
 typed(number, lambda address: types.float64)
 typed(doubles, lambda address: Flat(types.float64))
 typed(place_of, lambda a: types.int64)
@@ -129,6 +139,17 @@ def _word(context, builder, sig, args):
 @lower(half, types.Integer)
 def _half(context, builder, sig, args):
     return builder.sext(_loaded(builder, args[0], ir.IntType(32)), _INT)
+
+
+@lower(quarter, types.Integer)
+def _quarter(context, builder, sig, args):
+    return builder.sext(_loaded(builder, args[0], ir.IntType(16)), _INT)
+
+
+@lower(put_word, types.Integer, types.Integer)
+def _put_word(context, builder, sig, args):
+    builder.store(args[1], builder.inttoptr(args[0], _INT.as_pointer()))
+    return context.get_dummy_value()
 
 
 @lower(number, types.Integer)

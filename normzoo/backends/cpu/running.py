@@ -13,14 +13,19 @@ from normzoo.backends.cpu.moments import put_lanes
 
 
 @helper
-def average(state, j, left, keep, new, weight):
+def blend(state, j, left, keep, new, weight):
     """state = keep * state + weight * new, in float64."""
     put_lanes(state, j, narrow(splat(keep) * wide(load_n(state, j, left)) + splat(weight) * new, state), left)
 
 
+# Both keep Python's lock: nobody sees running statistics half written, or takes two batches in at once.
+
+
 @cache
-def update():
-    @kernel
+def update(average=False):
+    """`average`: the momentum is 1 / (batches + 1)."""
+
+    @kernel(nogil=False)
     def running_update(
         running_mean,  # (channels,) float32 or float64
         running_var,  # the same
@@ -32,6 +37,8 @@ def update():
         momentum,
     ):
         sets = values // channels
+        if average:
+            momentum = 1.0 / (at(batches, 0) + 1)
         keep, unbiased = 1.0 - momentum, momentum * count / larger(count - 1, 1)
         for j in range(0, channels, LANES):
             left = smaller(channels - j, LANES)
@@ -39,8 +46,8 @@ def update():
             for s in range(sets):
                 mean += load_n(stats, s * channels + j, left)
                 spread += load_n(stats, values + s * channels + j, left)
-            average(running_mean, j, left, keep, mean / splat(float(sets)), momentum)
-            average(running_var, j, left, keep, spread / splat(float(sets)), unbiased)
+            blend(running_mean, j, left, keep, mean / splat(float(sets)), momentum)
+            blend(running_var, j, left, keep, spread / splat(float(sets)), unbiased)
         put(batches, 0, at(batches, 0) + 1)
 
     return running_update
@@ -48,19 +55,24 @@ def update():
 
 @cache
 def constants():
-    @kernel
+    @kernel(nogil=False)
     def running_constants(
         mean,  # (channels,) float32 or float64
         variance,  # the same
         stats,  # (3, b, c) float64
+        negative,  # () int64: how many of `values` have a variance below 0
         channels,
         values,  # b * c
         eps,
     ):
+        count = 0
         for i in range(values):
             j = i % channels
+            spread = np.float64(at(variance, j))
             put(stats, i, np.float64(at(mean, j)))
-            put(stats, values + i, np.float64(at(variance, j)))
-            put(stats, 2 * values + i, 1.0 / math.sqrt(at(stats, values + i) + eps))
+            put(stats, values + i, spread)
+            count += 1 if spread < 0.0 else 0
+            put(stats, 2 * values + i, 0.0 if spread + eps == 0.0 else 1.0 / math.sqrt(spread + eps))
+        put(negative, 0, count)
 
     return running_constants

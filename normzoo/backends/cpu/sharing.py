@@ -142,16 +142,17 @@ def _launch(context, builder, called, taken, pool, turns, arguments):
 
 
 def _run_of_turns(context, module, called, taken, kind):
-    """The function that a pool calls with the number of a part: its turns are neighbours."""
+    """The function that a pool calls with the number of a part and how many parts, neighbours, it is to work on: their
+    turns are neighbours too."""
     run = ir.Function(module, _WORK, module.get_unique_name(f"turns_of_{called.mangled_name}"))
     run.linkage = "internal"
     builder = ir.IRBuilder(run.append_basic_block("entry"))
-    part = builder.ptrtoint(builder.load(run.args[0]), _INT)
+    part, handed = builder.ptrtoint(builder.load(run.args[0]), _INT), builder.load(run.args[1])
     shared = builder.bitcast(run.args[3], kind.as_pointer())
     turns, parts, arguments = (builder.load(_field(builder, shared, f)) for f in (TURNS, PARTS, ARGUMENTS))
     elements = cgutils.unpack_tuple(builder, arguments)
     start = builder.sdiv(builder.mul(part, turns), parts)
-    stop = builder.sdiv(builder.mul(builder.add(part, _INT(1)), turns), parts)
+    stop = builder.sdiv(builder.mul(builder.add(part, handed), turns), parts)
     with cgutils.for_range_slice(builder, start, stop, _INT(1), _INT) as (turn, _):
         status, _ = context.call_internal_no_propagate(builder, called, types.none(*taken), [turn, *elements])
         with builder.if_then(status.is_error, likely=False):

@@ -27,6 +27,8 @@ from normzoo.backends.cpu.objects import (
     half,
     number,
     place_of,
+    put_word,
+    quarter,
     result_of,
     returned,
     run,
@@ -35,6 +37,7 @@ from normzoo.backends.cpu.objects import (
 )
 from normzoo.backends.cpu.sharing import ALONE
 from normzoo.backends.cpu.workspaces import workspace
+from normzoo.samples import SAMPLES
 from normzoo.subnormals import LEAST
 
 READY, STATE = 0x101, 0x501  # flags: contiguous and aligned; of an array that may be written, too
@@ -44,7 +47,8 @@ READY, STATE = 0x101, 0x501  # flags: contiguous and aligned; of an array that m
 
 NONE, FLOAT, TINY, ONE, NEW, GIVEN, CODE, ONES, ZEROS, DIVISOR, CLAMP = range(11)  # where they stand in the block
 UPDATE, UNCOUNTED, CHANNELS, SETS, VALUES, INTS = range(11, 17)
-KINDS = INTS + 8  # x (or dy), weight, bias, running mean and variance, number of batches
+SEEN = INTS + 8  # of x, then of weight: bytes of a value or, where there is none, 0; and where some of them are
+KINDS = SEEN + 2 * (1 + SAMPLES)  # x (or dy), weight, bias, running mean and variance, number of batches
 AXES = 8  # sizes in a kind
 KIND = 4 + AXES  # words: type or 0 for None, rank, dtype, flags, sizes
 
@@ -131,6 +135,40 @@ def data_of(a):
     return word(a + DATA)
 
 
+@helper
+def element(place, size):
+    """The bits of a value of 8, 4 or 2 bytes."""
+    if size == 8:
+        return word(place)
+    return half(place) if size == 4 else quarter(place)
+
+
+@helper
+def noted(seen, target, a):
+    """A few values of an array are written there."""
+    size = word(seen)
+    if size != 0:
+        for i in range(SAMPLES):
+            put_word(target + 8 * i, element(a + word(seen + 8 + 8 * i), size))
+
+
+@helper
+def differs(seen, place, a):
+    """0 where they are the same as there."""
+    size, other = word(seen), 0
+    if size != 0:
+        for i in range(SAMPLES):
+            other |= word(place + 8 * i) ^ element(a + word(seen + 8 + 8 * i), size)
+    return other
+
+
+@helper
+def notes_of(block, kept):
+    """What the block has of x, and of weight, and where a few of their values are kept behind the statistics."""
+    seen, place = block + 8 * SEEN, data_of(kept) + 24 * field(block, SETS)
+    return seen, seen + 8 * (1 + SAMPLES), place, place + 8 * SAMPLES
+
+
 @cache
 def forward():
     """The call of `Backend.forward_shortcut`: y, or None where something is not what the block is for; nothing was done
@@ -153,8 +191,12 @@ def forward():
         y = result_of(field(block, NEW), field(block, GIVEN))
         if y == 0:
             return returned(y)
-        s = place_of(own) if s == none else data_of(s)
         w = field(block, ONES) if w == none else data_of(w)
+        if s != none and half(s + RANK) == 1:
+            seen, beside, place, behind = notes_of(block, s)
+            noted(seen, place, data_of(x))
+            noted(beside, behind, w)
+        s = place_of(own) if s == none else data_of(s)
         b = field(block, ZEROS) if b == none else data_of(b)
         scalars = number(block + 8 * DIVISOR), number(e + VALUE), field(block, CLAMP) != 0
         run(field(block, CODE), y, ints_of(block), (data_of(x), w, b, data_of(y), s), scalars)
@@ -177,14 +219,18 @@ def backward():
         none, dy, w, e = field(block, NONE), address_of(dy), address_of(weight), address_of(eps)
         if not (is_kind(block, 0, dy) and is_usual(block, e)):
             return shared(none)
+        w, kept = field(block, ONES) if w == none else data_of(w), address_of(stats)
+        if half(kept + RANK) == 1:
+            seen, beside, place, behind = notes_of(block, kept)
+            if differs(seen, place, data_of(address_of(x))) | differs(beside, behind, w) != 0:
+                return shared(none)
         dx = result_of(field(block, NEW), field(block, GIVEN))
         if dx == 0:
             return returned(dx)
-        w = field(block, ONES) if w == none else data_of(w)
         eps = number(e + VALUE)
         limit = 1.0 / eps if field(block, CLAMP) != 0 and eps > 0.0 else np.inf
         places = (
-            data_of(dy), data_of(address_of(x)), w, data_of(address_of(stats)), data_of(dx),
+            data_of(dy), data_of(address_of(x)), w, data_of(kept), data_of(dx),
             data_of(address_of(dweight)), data_of(address_of(dbias)),
         )  # fmt: skip
         run(field(block, CODE), dx, ints_of(block), places, (number(block + 8 * DIVISOR), limit))

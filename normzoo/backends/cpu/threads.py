@@ -17,6 +17,7 @@ from typing import Any
 import numba
 from numba.np.ufunc import parallel
 
+from normzoo.backends import PROCESS
 from normzoo.backends.cpu.sharing import ALONE, pool, waking
 from normzoo.subnormals import mode
 
@@ -27,20 +28,39 @@ _one_at_a_time = threading.Lock()  # loops on a workqueue
 
 def _owner() -> int:
     """The process that may run loops on threads: this one, unless Numba's threads are already there and are those of
-    the parent that this one is a fork of (then 0). Of a bare os.fork nothing is known."""
+    the parent that this one is a fork of (then 0). Of a bare os.fork before the library was imported nothing is
+    known."""
     spawned = getattr(sys.modules["__main__"], "__name__", "") == "__mp_main__"
-    forked = parent_process() is not None and not spawned
+    forked = os.getpid() != PROCESS or (parent_process() is not None and not spawned)
     return 0 if forked and parallel._is_initialized else os.getpid()
 
 
 _process = _owner()
 
 
-@lru_cache(maxsize=64)
-def _worth_waking(count: int) -> float:
-    """Values from which so many threads save more time than it takes to wake them."""
-    with _one_at_a_time:
-        return min(waking(count) * SPEED * count / max(count - 1, 1), MOST)
+class _Waking:
+    """Whether so many threads save more time than it takes to wake them.
+
+    One measurement on a busy machine would decide for as long as the process lives: it is taken again, less and less
+    often, while the answer is no, and the least counts.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count, self.least, self.asked, self.next = count, float(MOST), 0, 1
+
+    def is_worth(self, values: float) -> bool:
+        """With this number of values?"""
+        if values < self.least and not _in_a_loop():
+            self.asked += 1
+            if self.asked >= self.next:
+                self.next = 16 * self.asked
+                with _one_at_a_time:
+                    seconds = waking(self.count)
+                self.least = min(self.least, seconds * SPEED * self.count / max(self.count - 1, 1))
+        return values >= self.least
+
+
+_waking_of = lru_cache(maxsize=64)(_Waking)
 
 
 def guarded(kernel: Callable[..., Any], values: float = math.inf) -> Callable[..., Any]:
@@ -50,8 +70,6 @@ def guarded(kernel: Callable[..., Any], values: float = math.inf) -> Callable[..
         return kernel
     count = numba.get_num_threads()  # lets Numba choose its layer, for as long as the process lives
     threads = pool()
-    if values < MOST and not _in_a_loop() and values < _worth_waking(count):
-        return kernel
 
     def call(_: int, *arguments: Any) -> None:
         kernel(threads if os.getpid() == _process and not mode.alone else ALONE, *arguments)
@@ -63,7 +81,16 @@ def guarded(kernel: Callable[..., Any], values: float = math.inf) -> Callable[..
         with _one_at_a_time:
             kernel(threads, *arguments)
 
-    return call_one_at_a_time if numba.threading_layer() == "workqueue" else call
+    chosen = call_one_at_a_time if numba.threading_layer() == "workqueue" else call
+    if values >= MOST:
+        return chosen
+    waking_them = _waking_of(count)
+
+    def call_where_worth(_: int, *arguments: Any) -> None:
+        worth = os.getpid() == _process and waking_them.is_worth(values)
+        (chosen if worth else kernel)(ALONE, *arguments)
+
+    return call_where_worth
 
 
 def _in_a_loop() -> bool:

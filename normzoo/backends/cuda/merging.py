@@ -1,7 +1,6 @@
 """Kernels that put parts together, in an order that the shape fixes, in float64; and those on running statistics."""
 
 from functools import cache
-from math import inf
 
 from numba import cuda
 from numba.cuda import types
@@ -258,7 +257,7 @@ def constants():
             var = wide(number(variance, rest(s, channels)))
             write(stats, s, wide(number(mean, rest(s, channels))))
             write(stats, sets + s, var)
-            write(stats, 2 * sets + s, choose(var + eps <= 0.0, inf, inverse_root(var + eps)))
+            write(stats, 2 * sets + s, choose(var + eps == 0.0, 0.0, inverse_root(var + eps)))
 
     return constants_kernel
 
