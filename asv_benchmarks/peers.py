@@ -450,7 +450,7 @@ def picture(table: dict[str, dict[str, float]], path: str, title: str) -> None:
 
 def describe(names: list[str]) -> dict[str, str]:
     """Machine, date, commit and versions."""
-    model = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
+    model = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     found = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--exclude=*"], capture_output=True, text=True, cwd=os.path.dirname(os.path.abspath(__file__))
     )  # fmt: skip

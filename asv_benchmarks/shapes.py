@@ -173,7 +173,7 @@ def as_json(cell: Cell, first: Timed, second: Timed | None) -> dict:
 
 def low_of(path: Path) -> list[Cell]:
     """The cells that a report in JSON has below its limit."""
-    read = json.loads(path.read_text())
+    read = json.loads(path.read_text(encoding="utf-8"))
     limit, peer = read["about"]["limit"], read["about"]["peer"]
     fields = Cell.__dataclass_fields__
     return [
@@ -216,7 +216,7 @@ def main() -> int:
         print(f"\nFailed: {label(cell)}: {error}")
     if options.json:
         rows = [as_json(cell, times, second.get(cell)) for cell, times in first.items()]
-        options.json.write_text(json.dumps({"about": about, "shapes": rows}, indent=1))
+        options.json.write_text(json.dumps({"about": about, "shapes": rows}, indent=1), encoding="utf-8")
     return any(error.startswith("normzoo") for error in failed.values())
 
 
