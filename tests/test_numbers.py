@@ -322,3 +322,118 @@ def test_dx_of_sets_of_two_values(norm, shape, rng):
         exact(x.astype(np.float64))
         expected = exact.backward(dy.astype(np.float64))
     check.close(norm.backward(dy), expected, check.BACKWARD32, np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape"),
+    [
+        (lambda: nz.GroupNorm(2, 4, channel_axis=-1), (1, 20000, 4)),
+        (lambda: nz.GroupNorm(5, 10, channel_axis=-1), (3, 9000, 10)),
+        (lambda: nz.BatchNorm(3), (20000, 3, 2)),
+    ],
+    ids=["group_norm-2", "group_norm-5", "batch_norm"],
+)
+def test_accuracy_is_flat_where_runs_are_short(norm, shape, rng):
+    """Runs of two values would fill two lanes of sixteen, which then add up eight times as many."""
+    x = (1e4 + 0.1 * rng.standard_normal(shape)).astype(np.float32)
+    norm = norm()
+    v = x.astype(np.longdouble)
+    groups = v.reshape(*shape[:2], norm.num_groups, -1) if isinstance(norm, nz.GroupNorm) else v[:, None]
+    axes = (1, 3) if isinstance(norm, nz.GroupNorm) else (0, 3)
+    d = groups - groups.mean(axis=axes, keepdims=True)
+    y = (d / np.sqrt((d * d).mean(axis=axes, keepdims=True) + norm.eps)).reshape(shape)
+    check.close(norm(x), y, check.FORWARD32, np.maximum(1, np.abs(y)))
+
+
+@each_backend
+@pytest.mark.parametrize("shape", [(1, 3), (40, 33), (4, 3, 5, 5), (2, 3, 80, 80)], ids=str)
+@pytest.mark.parametrize("channel_axis", [1, -1])
+@pytest.mark.parametrize(
+    ("x", "mean", "var", "weight"),
+    [(1e37, 0, 0, 1e-3), (3e38, -3e38, 1, -0.25), (1e-30, 0, 1e38, 1e30), (-3.3e38, 1e37, 1, 0.5)],
+)
+def test_evaluation_is_right_wherever_y_can_be_written(backend, shape, channel_axis, x, mean, var, weight):
+    """(x - mean) * rstd, or x - mean, may leave float32 before the weight brings it back."""
+    channels = shape[1]
+    a = np.moveaxis(np.full(shape, x, np.float32), 1, channel_axis)
+    mean, var, weight = (np.full(channels, v, np.float32) for v in (mean, var, weight))
+    with nz.use(backend):
+        y = nz.functional.batch_norm(a, mean, var, weight, np.zeros_like(weight), eps=1e-5, channel_axis=channel_axis)
+    m, v, w = (np.longdouble(p[0]) for p in (mean, var, weight))
+    expected = (np.longdouble(np.float32(x)) - m) / np.sqrt(v + np.longdouble(1e-5)) * w
+    check.close(y / expected, np.ones(a.shape), 1e-6)
+
+
+@pytest.mark.parametrize("channels", [2, 65])
+def test_bits_of_an_item_in_evaluation_do_not_depend_on_its_batch(channels, rng):
+    x, dy = rng.standard_normal((2, 3001, channels)).astype(np.float32)
+    norm = filled(nz.BatchNorm(channels), rng)
+    norm(x)
+    norm.eval()
+    y, dx = norm(x), norm.backward(dy)
+    for part in (slice(1500, 1501), slice(7, 9)):
+        check.same_bits(norm(x[part]), y[part])
+        check.same_bits(norm.backward(dy[part]), dx[part])
+
+
+FEW = [
+    (lambda **o: nz.LayerNorm(2, **o), (50, 2)),
+    (lambda **o: nz.LayerNorm(7, **o), (1000, 7)),
+    (lambda **o: nz.LayerNorm((3, 5), **o), (7, 3, 5)),
+    (lambda **o: nz.LayerNorm(3, axis=1, **o), (6, 3, 5)),
+    (lambda **o: nz.RMSNorm(32, eps=1e-6, **o), (300, 32)),
+    (lambda **o: nz.InstanceNorm(6, affine=True, **o), (500, 6, 2, 2)),
+    (lambda **o: nz.GroupNorm(3, 12, **o), (70, 12)),
+    (lambda **o: nz.GroupNorm(3, 12, **o), (7, 12, 3)),
+    (lambda **o: nz.GroupNorm(40, 40, **o), (900, 40)),
+    (lambda **o: nz.BatchNorm(37, **o), (2, 37)),
+    (lambda **o: nz.BatchNorm(50, **o), (3, 50, 5)),
+    (lambda **o: nz.L1BatchNorm(5, **o), (2, 5, 3)),
+    (lambda **o: nz.ScaleNorm(8, **o), (40, 8)),
+    (lambda **o: nz.FilterResponseNorm(4, **o), (9, 4, 2, 2)),
+]
+
+
+@pytest.mark.parametrize(("norm", "shape"), FEW)
+@pytest.mark.parametrize("layout", ["contiguous", "channels-last"])
+@pytest.mark.parametrize("name", ["float32", "float16"])
+def test_sets_of_few_values(norm, shape, layout, name, rng):
+    """Blocks of sixteen sets and what is left of one, parameters that repeat after any number of sets."""
+    if layout == "channels-last" and len(shape) < 3:
+        pytest.skip("has no positions")
+    if layout == "channels-last" or name == "float16":
+        shape = (min(shape[0], 40), *shape[1:])
+    x, dy = (3 + rng.standard_normal(shape)).astype(name), rng.standard_normal(shape).astype(name)
+    norm, exact = filled(norm(), rng), norm(dtype=np.float64)
+    exact.load_state_dict(norm.state_dict())
+    with nz.use("reference"):
+        y = exact(x.astype(np.float64))
+        dx = exact.backward(dy.astype(np.float64))
+    if layout == "channels-last":
+        x, dy = channels_last_strides(x), channels_last_strides(dy)
+    rounding = 0 if name == "float32" else 1e-3
+    check.close(norm(x), y, 3e-7 + rounding, np.maximum(1, np.abs(y)))
+    check.close(norm.backward(dy), dx, 3e-7 + rounding, np.abs(dx).max() or 1.0)
+    for key in norm.params:
+        check.close(norm.grads[key], exact.grads[key], 3e-7, max(1.0, np.abs(exact.grads[key]).max()))
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape"),
+    [(lambda: nz.LayerNorm(7), (1003, 7)), (lambda: nz.InstanceNorm(6, affine=True), (503, 6, 2, 2)),
+     (lambda: nz.GroupNorm(5, 10), (1003, 10)), (lambda: nz.GroupNorm(3, 6), (503, 6, 3))],
+)  # fmt: skip
+def test_bits_of_few_values_depend_on_nothing_else(norm, shape, threads, rng):
+    x, dy = (1e3 + rng.standard_normal((2, *shape))).astype(np.float32)
+    norm = filled(norm(), rng)
+    results = []
+    for count in (1, 2):
+        threads(count)
+        y, saved = norm.forward(x)
+        results.append((y, *saved.backward(dy)))
+    for one, two in zip(*results, strict=True):
+        check.same_bits(two, one)
+    y, dx, *_ = results[0]
+    for part in (slice(0, 1), slice(5, 23)):
+        check.same_bits(norm(x[part]), y[part])
+        check.same_bits(norm.backward(dy[part]), dx[part])

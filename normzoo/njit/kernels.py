@@ -29,7 +29,7 @@ inner = register_jitable(**INNER)
 inner(view.take_run)
 fit_sizes = inner(view.fit_sizes)
 is_columns, is_few = inner(code.is_columns), inner(code.is_few)
-FEW, FEW_BACK = code.FEW, code.FEW_BACK
+FEW = code.FEW
 
 
 class Kinds(NamedTuple):
@@ -172,7 +172,7 @@ def backward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
     def run(dims, parameter_dims, dy, x, weight, stats, eps, dx, dweight, dbias):
         divisor = float(dims[1] * dims[3])
         arguments = (ALONE, dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, np.inf)
-        if has_few and is_few(dims, FEW_BACK):
+        if has_few and is_few(dims, FEW):
             of_few(arguments)
             return
         which = _choice(dims, parameter_dims, True)

@@ -38,8 +38,7 @@ WIDE = 1536  # columns of a tile from which on x and dy, of many runs, are too l
 BESIDE = 1 << 20  # values of high columns that a thread reads twice, one sample after the other; larger ones are shared
 STREAMED = 1 << 24  # bytes of a result, from which on it is written past the caches: they would not hold it
 FAR = 1 << 20  # bytes of a set whose runs lie apart
-FEW = 32  # values of a set that `few.py` takes, in runs that are no columns,
-FEW_BACK = 24  # going back;
+FEW = 32  # values of a set that `few.py` takes, in runs that are no columns;
 PAIR = 2  # and of columns, which lanes run over anyway
 
 FLAT = {
@@ -133,7 +132,7 @@ def backward_code(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.
     by_column = is_columns(dims, True)
     arrays, scalars = (store, store, dtype, DOUBLE, store, dtype, dtype), (types.float64, types.float64)
     # where statistics are constants, the bits of an item must not depend on how many there are
-    if moments != CONSTANT and dtype == np.float32 and is_few(dims, FEW_BACK):
+    if moments != CONSTANT and dtype == np.float32 and is_few(dims, FEW):
         return Code(dims, False, few.backward, False, few_flags(dims, moments), arrays, 4, scalars)
     makers = rows_gradients.backward, rows_split.backward, columns_gradients.backward, columns_split.backward
     spans = varies(by_column, parameter_dims)

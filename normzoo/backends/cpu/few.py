@@ -266,17 +266,15 @@ def backward(center, power, apart, _streams):
                     d = read_lanes(dy, at_value, step, count, apart)
                     xhat = (read_lanes(x, at_value, step, count, apart) - mean) * rstd
                     p = plane_at(parameter_dims, i, j) * room + first
-                    g = d * load(table, p)
-                    store(values, (i * n + j) * LANES, g)
+                    store(values, (i * n + j) * LANES, d)
                     store(values, k + (i * n + j) * LANES, xhat)
-                    g_sum += g
-                    gx_sum = fma(g, xhat, gx_sum)
                     if power == 1:
                         signs += sign(xhat)
                     dweight = fma(d, xhat, dweight)
                     dbias += d
                     if pn > 1 or (j + 1 == n and (pm > 1 or i + 1 == m)):  # the last value of its parameter
-                        q = own + p
+                        q, w = own + p, load(table, p)
+                        g_sum, gx_sum = fma(dbias, w, g_sum), fma(dweight, w, gx_sum)
                         if count < LANES:
                             dweight, dbias = keep(dweight, count), keep(dbias, count)
                         store(found, q, load(found, q) + dweight)
@@ -291,7 +289,7 @@ def backward(center, power, apart, _streams):
             for i in range(m):
                 for j in range(n):
                     h = (i * n + j) * LANES
-                    v = load(values, h) - g_mean
+                    v = load(values, h) * load(table, plane_at(parameter_dims, i, j) * room + first) - g_mean
                     if power != 0:
                         xhat = load(values, k + h)
                         v -= (sign(xhat) - sign_mean if power == 1 else xhat) * gx_mean

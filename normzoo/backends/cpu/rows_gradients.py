@@ -104,10 +104,12 @@ def add_lanes(g, xhat, s, q, z, signs, power):
 
 @helper
 def middle_of(low, high):
-    """Lanes of what sums are best around: of values between `low` and `high`, lane by lane, what is nearest to 0, or 0
-    where their signs differ."""
+    """What sums are best around: of values between `low` and `high`, lane by lane, what is nearest to 0, or 0 where
+    their signs differ."""
+    if not have_one_sign(low, high):
+        return 0.0
     zero = low - low
-    return splat(nearest(larger(low, zero) + smaller(high, zero))) if have_one_sign(low, high) else zero
+    return np.float64(nearest(larger(low, zero) + smaller(high, zero)))
 
 
 @helper
@@ -124,23 +126,24 @@ def middle_of_g(dims, parameter_dims, dy, weight, scale, start, top):
 
 @helper
 def middle_of_dy(dy, start, runs, step, length, like):
-    """What sums of dy over runs from `start` on are around: `middle_of` some values that are spread over them."""
+    """What sums of dy over runs from `start` on are around: `middle_of` some values amid it, of long runs spread."""
     low, high = zeros(like), zeros(like)
-    if length >= LANES:
-        samples = 4 if runs * length > SUMMED * LANES else 1
-        for h in range(samples):
-            d = load_as(dy, start + (2 * h + 1) * runs // (2 * samples) * step + h * (length - LANES) // samples, like)
-            low, high = (d, d) if h == 0 else (smaller(low, d), larger(high, d))
-    else:
+    if length < LANES:
         for h in range(LANES):
             d = load_same(dy, start + h * runs // LANES * step + h * length // LANES)
+            low, high = (d, d) if h == 0 else (smaller(low, d), larger(high, d))
+    elif runs * length <= SUMMED * LANES:
+        low = high = load_as(dy, start + runs // 2 * step, like)
+    else:
+        for h in range(4):
+            d = load_as(dy, start + (2 * h + 1) * runs // 8 * step + h * (length - LANES) // 4, like)
             low, high = (d, d) if h == 0 else (smaller(low, d), larger(high, d))
     return middle_of(low, high)
 
 
 @helper
 def chunk_sums_n(dims, parameter_dims, dy, x, weight, affine, blocks, block, b, c, start, j, center, power):
-    """sum(g), sum(g * xhat), 0, sum(sign(x - mean)) over chunk j of the set at `start`; the parameters vary along n.
+    """sum(g), sum(g * xhat), 0, sum(sign(x - mean)), 0 over chunk j of the set at `start`; the parameters vary along n.
 
     With `center` the second is short of what vanishes in the sum over the set, where sum(xhat) is 0. Adds dy * xhat and
     dy to the planes of `blocks` at `block`.
@@ -173,14 +176,15 @@ def chunk_sums_n(dims, parameter_dims, dy, x, weight, affine, blocks, block, b, 
             s, q, z, signs = add_lanes(keep(g - g0, end - i), xhat, s, q, z, signs, power)
     scale = np.float64(lane(affine[0], 0))
     g_sum = total(wide(s)) + np.float64(lane(g0, 0)) * float(runs * length)
-    return g_sum / scale, total(wide(q)) / scale, 0.0, total(wide(signs))
+    return g_sum / scale, total(wide(q)) / scale, 0.0, total(wide(signs)), 0.0
 
 
 @helper
-def chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, start, j, power):
+def chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, start, j, power, again):
     """sum(g), sum(g * xhat), sum(xhat), sum(sign(x - mean)) over chunk j of the set at `start`; a run has one weight.
 
-    Writes the sums of dy * xhat and dy to the pairs of `sums` from `slot`, the set's first, on.
+    Writes the sums of dy * xhat and dy to the pairs of `sums` from `slot`, the set's first, on. The fifth number is not
+    0 where most of dy is far nearer to 0 than what it was summed around, which left few digits: `again`, around 0.
     """
     _, m, columns, n = dims
     pm = parameter_dims[1]
@@ -192,51 +196,45 @@ def chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, st
         runs, length = 1, runs * length
     zero = zeros(weight)
     fine, r = np.float64(lane(affine[2], 0)), np.float64(lane(affine[3], 0))
-    middle = middle_of_dy(dy, start, runs, columns * n, length, x)
-    g_sum, gx_sum, x_sum, sign_sum = 0.0, 0.0, 0.0, 0.0
-    for _ in range(2):
-        g_sum, gx_sum, x_sum = 0.0, 0.0, 0.0
-        s, q, z, signs = zero, zero, zero, zero
-        d_sum, q_sum, z_sum = 0.0, 0.0, 0.0
-        around = np.float64(lane(middle, 0))
-        count, is_near = 0, True
-        for run in range(runs):
-            i = start + run * columns * n
-            end = i + length
-            is_last, ends = pm > 1 or run + 1 == runs, False
-            while not ends:
-                stop = smaller(end, i + SUMMED * LANES)
-                while i + LANES <= stop:
-                    d, v = load_as(dy, i, x) - middle, offset(load_as(x, i, x), affine, power)
-                    s, q, z, signs = add_lanes(d, v, s, q, z, signs, power)
-                    i += LANES
-                ends = i + LANES > end
-                if ends and i < end:
-                    d, v = load_n(dy, i, end - i) - middle, keep(offset(load_n(x, i, end - i), affine, power), end - i)
-                    s, q, z, signs = add_lanes(keep(d, end - i), v, s, q, z, signs, power)
-                if is_last or not ends:
-                    d_sum, q_sum, z_sum = d_sum + total(wide(s)), q_sum + total(wide(q)), z_sum + total(wide(z))
-                    s, q, z = zero, zero, zero
-            count += length
-            if is_last:
-                w = np.float64(at(weight, top + (first + run) * step))
-                q_sum, z_sum = of_offsets(d_sum, q_sum, z_sum, float(count), fine, r, power)
-                d_sum += around * float(count)
-                q_sum += around * z_sum
-                if not abs(d_sum) >= 0.5 * abs(around) * float(count):
-                    is_near = False
-                to = 2 * (slot + ((first + run) * pieces + j % pieces if pm > 1 else j))
-                put(sums, to, q_sum)
-                put(sums, to + 1, d_sum)
-                g_sum += w * d_sum
-                gx_sum += w * q_sum
-                x_sum += z_sum
-                d_sum, q_sum, z_sum, count = 0.0, 0.0, 0.0, 0
-        sign_sum = total(wide(signs))
-        if is_near:
-            break
-        middle = zero  # most of dy is far nearer to 0 than it: of what the sums are made it would leave few digits
-    return g_sum, gx_sum, x_sum, sign_sum
+    around = 0.0 if again else middle_of_dy(dy, start, runs, columns * n, length, x)
+    middle = splat(narrow(around, x))
+    g_sum, gx_sum, x_sum, far = 0.0, 0.0, 0.0, 0.0
+    s, q, z, signs = zero, zero, zero, zero
+    d_sum, q_sum, z_sum = 0.0, 0.0, 0.0
+    count = 0
+    for run in range(runs):
+        i = start + run * columns * n
+        end = i + length
+        is_last, ends = pm > 1 or run + 1 == runs, False
+        while not ends:
+            stop = smaller(end, i + SUMMED * LANES)
+            while i + LANES <= stop:
+                d, v = load_as(dy, i, x) - middle, offset(load_as(x, i, x), affine, power)
+                s, q, z, signs = add_lanes(d, v, s, q, z, signs, power)
+                i += LANES
+            ends = i + LANES > end
+            if ends and i < end:
+                d, v = load_n(dy, i, end - i) - middle, keep(offset(load_n(x, i, end - i), affine, power), end - i)
+                s, q, z, signs = add_lanes(keep(d, end - i), v, s, q, z, signs, power)
+            if is_last or not ends:
+                d_sum, q_sum, z_sum = d_sum + total(wide(s)), q_sum + total(wide(q)), z_sum + total(wide(z))
+                s, q, z = zero, zero, zero
+        count += length
+        if is_last:
+            w = np.float64(at(weight, top + (first + run) * step))
+            q_sum, z_sum = of_offsets(d_sum, q_sum, z_sum, float(count), fine, r, power)
+            d_sum += around * float(count)
+            q_sum += around * z_sum
+            if not abs(d_sum) >= 0.5 * abs(around) * float(count):
+                far = 1.0
+            to = 2 * (slot + ((first + run) * pieces + j % pieces if pm > 1 else j))
+            put(sums, to, q_sum)
+            put(sums, to + 1, d_sum)
+            g_sum += w * d_sum
+            gx_sum += w * q_sum
+            x_sum += z_sum
+            d_sum, q_sum, z_sum, count = 0.0, 0.0, 0.0, 0
+    return g_sum, gx_sum, x_sum, total(wide(signs)), far
 
 
 @helper
@@ -284,16 +282,19 @@ def chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, b, c, start, j, po
 def means_of(sums, rstd, k, center, divisor, limit):
     """The factors that `chunk_dx` takes, of the sums over a set of k values; the rstd of a clamped set stands at
     `limit` and is a constant."""
-    g, gx, x_sum, signs = sums
-    if not center:
-        return 0.0, 0.0 if rstd >= limit else gx / divisor, 0.0
-    gx -= g / k * x_sum  # the sum of (g - mean(g)) * xhat, which keeps its digits where mean(g) is far from 0
-    return g / k, 0.0 if rstd >= limit else gx / divisor, signs / k
+    g, gx, x_sum, signs, _ = sums
+    gx /= divisor
+    if center:  # of (g - mean(g)) * xhat, which keeps its digits where mean(g) is far from 0
+        g, signs = g / k, signs / k
+        gx -= g * (x_sum / divisor)
+    else:
+        g, signs = 0.0, 0.0
+    return g, 0.0 if rstd >= limit else gx, signs
 
 
 @helper
-def add_four(a, b):
-    return a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]
+def add_five(a, b):
+    return a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3], a[4] + b[4]
 
 
 @helper
@@ -370,13 +371,17 @@ def backward(center, power, spans_n, streams):
         block = t * 2 * plane
         if spans_n:
             clear(blocks, block, 2 * plane)
-        for u in range(t % per_cell * size, smaller((t % per_cell + 1) * size, sets)):
+        first, last = 0, 1
+        if spans_n:  # of others, a division takes as long as a small set
+            first, last = t % per_cell * size, smaller((t % per_cell + 1) * size, sets)
+        u, again = first, False
+        while u < last:
             s = set_of_cell(dims, parameter_dims, t // per_cell, u) if spans_n else t
             i, j, start = set_at(dims, s)
             rstd = stats_of(dims, stats, s)[1]
             affine = affine_at(dims, x, stats, s)
             # 1 moments
-            found = 0.0, 0.0, 0.0, 0.0
+            found = 0.0, 0.0, 0.0, 0.0, 0.0
             for h in range(chunks):
                 if spans_n:
                     found_h = chunk_sums_n(
@@ -384,8 +389,14 @@ def backward(center, power, spans_n, streams):
                     )
                 else:
                     slot = s * slots_of(dims, parameter_dims)
-                    found_h = chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, i, j, start, h, power)
-                found = add_four(found, found_h)
+                    found_h = chunk_sums(
+                        dims, parameter_dims, dy, x, weight, affine, sums, slot, i, j, start, h, power, again
+                    )
+                found = add_five(found, found_h)
+            if not spans_n:
+                again = not again and found[4] != 0.0
+                if again:
+                    continue
             # 2 normalize
             means = means_of(found, rstd, float(m * n), center, divisor, limit)
             for h in range(chunks):
@@ -393,6 +404,7 @@ def backward(center, power, spans_n, streams):
                     dims, parameter_dims, dy, x, weight, affine, dx, i, j, start, h, power, spans_n, means, streams,
                     ahead,
                 )  # fmt: skip
+            u += 1
 
     @kernel
     def rows_backward(

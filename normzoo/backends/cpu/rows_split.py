@@ -16,7 +16,7 @@ from normzoo.backends.cpu.rows import (
     stats_of,
 )
 from normzoo.backends.cpu.rows_gradients import (
-    add_four,
+    add_five,
     chunk_dx,
     chunk_sums,
     chunk_sums_n,
@@ -65,8 +65,8 @@ def put_three(part, place, first, second, third):
 
 
 @helper
-def four_sums(part, place):
-    return at(part, place), at(part, place + 1), at(part, place + 2), at(part, place + 3)
+def sums_at(part, place):
+    return at(part, place), at(part, place + 1), at(part, place + 2), at(part, place + 3), 0.0
 
 
 @helper
@@ -198,7 +198,12 @@ def backward(center, power, spans_n, streams):
         i, j, start = set_at(dims, s)
         affine = affine_at(dims, x, stats, s)
         slot = s * slots_of(dims, parameter_dims)
-        found = chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, i, j, start, h, power)
+        found, again = (0.0, 0.0, 0.0, 0.0, 0.0), False
+        for _ in range(2):
+            found = chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, i, j, start, h, power, again)
+            again = found[4] != 0.0
+            if not again:
+                break
         put_sums(part, place_of(dims, s, h), found)
         if constant:
             chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, i, j, start, h, power, spans_n, none, streams,
@@ -248,9 +253,9 @@ def backward(center, power, spans_n, streams):
                 fold_sums(o, dims, parameter_dims, sums, dweight, dbias)
         if not constant:
             for s in range(b * c):
-                found = 0.0, 0.0, 0.0, 0.0
+                found = 0.0, 0.0, 0.0, 0.0, 0.0
                 for h in range(chunks):
-                    found = add_four(found, four_sums(part, place_of(dims, s, h)))
+                    found = add_five(found, sums_at(part, place_of(dims, s, h)))
                 g, gx, signs = means_of(found, stats_of(dims, stats, s)[1], k, center, divisor, limit)
                 put_three(part, place_of(dims, s, 0), g, gx, signs)
             share(pool, b * c * chunks, derive_chunk, (dims, parameter_dims, dy, x, weight, stats, dx, part))
