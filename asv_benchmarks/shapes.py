@@ -184,7 +184,7 @@ def low_of(path: Path) -> list[Cell]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shapes", type=int, help="how many to draw: 100 unless --minutes says how long")
     parser.add_argument("--minutes", type=float, help="draw for so long; what is timed again comes on top")
