@@ -1,16 +1,26 @@
 """Standardization of a data set: mean 0 and variance 1 for every feature, by statistics of the whole set."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import base_array, check_batches, check_features, check_number, check_size, on_device, once
+from normzoo.arrays import (
+    base_array,
+    check_batches,
+    check_features,
+    check_number,
+    check_size,
+    on_device,
+    once,
+    read_only,
+)
 from normzoo.backends.contract import CONSTANT, Array
 from normzoo.formulas import reciprocal
 from normzoo.norm import Norm, entry
 from normzoo.passes import normalize
 from normzoo.running import check_channels, normalize_by
+from normzoo.running_state import RunningState
 from normzoo.saved import Chained, Grads, Saved
 from normzoo.stats import ALL_NAMES, Stats, data_array
 from normzoo.view import Axes
@@ -75,12 +85,13 @@ class Standardize(Norm):
         self.with_mean, self.with_std = bool(with_mean), bool(with_std)
         self.correction = check_number(self, "correction", correction)
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
-        self._keep(Stats.empty((num_features,)))
+        for name, dtype in zip(ALL_NAMES, (np.int64, *3 * (np.float64,)), strict=True):
+            self.buffers[name] = np.full((num_features,) if name != "count" else (), name == "unit", dtype)
 
     @property
     def stats(self) -> Stats:
         """Statistics of the batches so far."""
-        return Stats(*(self.buffers[name] for name in ALL_NAMES))
+        return Stats(*self._state().read())
 
     @property
     def count(self) -> Array:
@@ -92,9 +103,8 @@ class Standardize(Norm):
         """The variance of every feature, float64."""
         return self.stats.var(self.correction)
 
-    def _keep(self, stats: Stats) -> None:
-        unit = np.array(np.broadcast_to(stats.unit, stats.shape))
-        self.buffers |= {"count": stats.count, "mean": stats.mean, "m2": stats.m2, "unit": unit}
+    def _state(self) -> RunningState:
+        return RunningState(*(self.buffers[name] for name in ALL_NAMES))
 
     def checked_state(self, state: Any, *arguments: Any, **options: Any) -> dict[str, Array]:
         if isinstance(state, Mapping) and "m2" in state and "unit" not in state:  # as it was once written
@@ -106,32 +116,45 @@ class Standardize(Norm):
         of any size: it is read in blocks."""
         single = isinstance(batches, np.ndarray) or on_device(batches)
         batches = [batches] if single else check_batches(self, batches, "{}")  # type: ignore[list-item]
-        self._merge(Stats.empty((self.num_features,)), batches)
+        stats = self._of(batches)
+        self._replace(lambda old: stats)
 
     def update(self, batch: Array) -> None:
-        """Add a batch to the statistics: scikit-learn's partial_fit."""
-        self._merge(self.stats, [batch])
+        """Add a batch to the statistics: scikit-learn's partial_fit. Threads may add batches of theirs meanwhile."""
+        stats = self._of([batch])
+        self._replace(lambda old: old.merge(stats))
 
-    def _merge(self, stats: Stats, batches: Iterable[Array]) -> None:
+    def _of(self, batches: Iterable[Array]) -> Stats:
+        stats = Stats.empty((self.num_features,))
         for given in batches:
             batch = data_array(self, "batch", given)
             channel = check_channels(self, batch, self.channel_axis, 1, self.num_features)
             stats = stats.update(batch, tuple(i for i in range(batch.ndim) if i != channel))
-        self._keep(stats)
+        return stats
+
+    def _replace(self, new: Callable[[Stats], Stats]) -> None:
+        if not all(self.buffers[name].flags.writeable for name in ALL_NAMES):
+            raise ValueError(f"{self}: expected statistics that can be written, {read_only(self)}")
+
+        def values(*old: Array) -> list[Array]:
+            found = new(Stats(*old))
+            return [found.count, found.mean, found.m2, np.broadcast_to(found.unit, found.shape)]
+
+        self._state().replace(values)
 
     def axes(self, x: Array) -> Axes:
         return letters(self, x, self.channel_axis, self.num_features)
 
     def _scale(self) -> tuple[Array, Array]:
         """(mean, root of the variance and eps) to normalize by."""
-        least = max(0, self.correction if self.with_std else 0)
-        if (self.with_mean or self.with_std) and self.count <= least:
+        least, stats = max(0, self.correction if self.with_std else 0), self.stats
+        if (self.with_mean or self.with_std) and stats.count <= least:
             raise RuntimeError(
-                f"{self}: expected more than {least} values of a feature before it is used, got {self.count}; "
+                f"{self}: expected more than {least} values of a feature before it is used, got {stats.count}; "
                 "write norm.adapt(batches) first"
             )
-        mean = self.buffers["mean"]
-        root = np.hypot(self.stats.std(self.correction), np.sqrt(self.eps)) if self.with_std else np.ones_like(mean)
+        mean = stats.mean
+        root = np.hypot(stats.std(self.correction), np.sqrt(self.eps)) if self.with_std else np.ones_like(mean)
         return (mean if self.with_mean else np.zeros_like(mean)), root
 
     def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:

@@ -1,6 +1,9 @@
 """What is special about the spatial norms, those without statistics, and the standardization of a data set."""
 
+import copy
+import sys
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -382,6 +385,43 @@ def test_standardize_updates_and_forgets(rng):
         check.same_bits(norm.state_dict()[name], a)
     with pytest.raises(TypeError, match="count to be an integer"):
         norm.load_state_dict(before | {"count": np.array(1.5)})
+
+
+def test_standardize_adds_the_batches_of_threads_one_by_one(rng):
+    """None is lost, and whoever uses the norm meanwhile divides by statistics of one moment."""
+    batches = [np.repeat(a, 500, axis=1) for a in random(rng, 40, 3, 1)]
+    norm, whole = nz.Standardize(500), nz.Standardize(500)
+    norm.adapt(batches[0])
+    whole.adapt(batches)
+    seen, interval = [], sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(5) as pool:
+            added = [pool.submit(norm.update, batch) for batch in batches[1:]]
+            while not all(one.done() for one in added):
+                seen.append((norm.stats, norm(batches[0])))
+            for one in added:
+                one.result()
+    finally:
+        sys.setswitchinterval(interval)
+    assert norm.count == whole.count
+    check.close(norm.mean, whole.mean, check.EXACT)
+    check.close(norm.var, whole.var, check.EXACT)
+    assert seen
+    for stats, y in seen:
+        assert (stats.mean == stats.mean[0]).all()
+        assert (stats.m2 == stats.m2[0]).all()
+        assert (y == y[:, :1]).all()
+
+
+def test_standardize_whose_statistics_are_read_only_says_so():
+    norm = nz.Standardize(2)
+    norm.m2.flags.writeable = False
+    for call in (norm.adapt, norm.update):
+        with pytest.raises(ValueError, match=r"Standardize\(2\): expected statistics that can be written.*deepcopy"):
+            call(np.ones((3, 2)))
+    assert norm.count == 0
+    copy.deepcopy(norm).update(np.ones((3, 2)))
 
 
 def test_standardize_of_constant_features_and_without_data(rng):
