@@ -205,7 +205,7 @@ def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5, channel_axis=1, 
     if not isinstance(types.unliteral(num_groups), types.Integer):
         raise TypingError(f"group_norm: expected num_groups to be an integer, got {num_groups}")
     affine = not (_none(weight) and _none(bias))
-    kinds = Kinds(rows_spanned=affine, columns_spanned=affine)
+    kinds = Kinds(rows_spanned=affine, columns_spanned=affine, rows_of_runs=affine)
     run = _pass("group_norm", x, weight, bias, CENTERED, kinds, keep, (k, k, r, r), (k, K, R, r))
 
     def call(x, num_groups, weight=None, bias=None, eps=1e-5, channel_axis=1, out=None, return_saved=False):

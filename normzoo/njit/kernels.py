@@ -1,6 +1,6 @@
 """The passes of the contract as functions that compiled code calls: the CPU backend's choice of a kernel, at run time.
 
-A norm says which of the four kinds of kernels its views may need, rows or columns, with parameters that vary along the
+A norm says which of the five kinds of kernels its views may need, rows or columns, with parameters that vary along the
 axis a kernel cannot take them out of or not: only these are compiled, and those of few values. All run alone. Those
 that share large sets among threads are not needed: they have the bits of these.
 
@@ -28,8 +28,8 @@ from normzoo.backends.cpu.sharing import ALONE
 inner = register_jitable(**INNER)
 inner(view.take_run)
 fit_sizes = inner(view.fit_sizes)
-is_columns, is_few = inner(code.is_columns), inner(code.is_few)
-FEW = code.FEW
+is_columns, is_few, spans_of = inner(code.is_columns), inner(code.is_few), inner(code.spans_of)
+FEW, RUNS = code.FEW, rows.RUNS
 
 
 class Kinds(NamedTuple):
@@ -39,6 +39,7 @@ class Kinds(NamedTuple):
     rows_spanned: bool = False  # the parameters vary along n
     columns: bool = True
     columns_spanned: bool = False  # they vary along m
+    rows_of_runs: bool = False  # so they do, but the runs are short neighbours
 
 
 def by_address(kernel: Any, arrays: tuple[bool, ...]) -> Callable:
@@ -87,20 +88,22 @@ _ARRAYS = {
 
 
 def _variants(kind: str, by_row: Any, by_column: Any, kinds: Kinds) -> list[Any]:
-    """The kernels of the four kinds, each where it may be needed."""
-    makers = (by_row, by_row, by_column, by_column)
+    """The kernels of the five kinds, each where it may be needed."""
+    makers = (by_row, by_row, by_column, by_column, by_row)
     return [
         by_address(make(spans, False), _ARRAYS[kind]) if needed else None
-        for make, spans, needed in zip(makers, (False, True, False, True), kinds, strict=True)
+        for make, spans, needed in zip(makers, (rows.ONE, rows.EACH, False, True, rows.RUNS), kinds, strict=True)
     ]
 
 
 @inner
 def _choice(dims, parameter_dims, gradients):
-    """Which of the four."""
-    if is_columns(dims, gradients):
-        return 3 if parameter_dims[1] > 1 else 2
-    return 1 if parameter_dims[3] > 1 else 0
+    """Which of the five."""
+    by_column = is_columns(dims, gradients)
+    spans = spans_of(dims, by_column, parameter_dims, gradients)
+    if by_column:
+        return 2 + spans
+    return 4 if spans == RUNS else spans
 
 
 def _of_few(kind: str, make: Any, moments: Moments, dtype: types.Float) -> Any:
@@ -125,8 +128,8 @@ def forward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
             partial(columns.forward, center, power),
             kinds,
         )
-    first, second, third, fourth = calls
-    has_first, has_second, has_third, has_fourth = kinds
+    first, second, third, fourth, fifth = calls
+    has_first, has_second, has_third, has_fourth, has_fifth = kinds
     of_few = _of_few("forward", few.forward, moments, dtype)
     has_few = of_few is not None
 
@@ -150,6 +153,8 @@ def forward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
             third(arguments)
         if has_fourth and which == 3:
             fourth(arguments)
+        if has_fifth and which == 4:
+            fifth(arguments)
 
     return run
 
@@ -158,13 +163,13 @@ def forward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
 def backward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
     """run(dims, parameter_dims, dy, x, weight, stats, eps, dx, dweight, dbias)."""
     center, power = moments.center, moments.power
-    first, second, third, fourth = _variants(
+    first, second, third, fourth, fifth = _variants(
         "backward",
         partial(rows_gradients.backward, center, power),
         partial(columns_gradients.backward, center, power),
         kinds,
     )
-    has_first, has_second, has_third, has_fourth = kinds
+    has_first, has_second, has_third, has_fourth, has_fifth = kinds
     of_few = _of_few("backward", few.backward, moments, dtype)
     has_few = of_few is not None
 
@@ -184,5 +189,7 @@ def backward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
             third(arguments)
         if has_fourth and which == 3:
             fourth(arguments)
+        if has_fifth and which == 4:
+            fifth(arguments)
 
     return run

@@ -38,6 +38,8 @@ WIDE = 1536  # columns of a tile from which on x and dy, of many runs, are too l
 BESIDE = 1 << 20  # values of high columns that a thread reads twice, one sample after the other; larger ones are shared
 STREAMED = 1 << 24  # bytes of a result, from which on it is written past the caches: they would not hold it
 FAR = 1 << 20  # bytes of a set whose runs lie apart
+SIDE_BY_SIDE = 32  # values of a run, below which neighbouring ones go back as one run of at most
+SPREAD = 32768  # values, for whose parameters' gradients a level-2 cache has room; of fewer than LANES all, both ways
 FEW = 32  # values of a set that `few.py` takes, in runs that are no columns;
 PAIR = 2  # and of columns, which lanes run over anyway
 
@@ -115,17 +117,18 @@ def forward_code(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.d
         return Code(dims, False, few.forward, False, few_flags(dims, moments), arrays, 3, scalars)
     makers = rows.forward, rows_split.forward, columns.forward, columns_split.forward
     least = min(FEW_SETS, PER_THREAD * numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-    whole = _is_whole(dims, by_column, least) and not _is_far_apart(dims, by_column, store)
-    flags = moments.center, moments.power, varies(by_column, parameter_dims)
-    return _code(dims, by_column, makers, whole, flags, arrays, 3, scalars)
+    spans = spans_of(dims, by_column, parameter_dims)
+    whole = _is_whole(dims, by_column, least, spans) and not _is_far_apart(dims, by_column, store)
+    return _code(dims, by_column, makers, whole, (moments.center, moments.power, spans), arrays, 3, scalars)
 
 
 def apply_code(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) -> Code:
     by_column = is_columns(dims)
     makers = rows_split.apply, columns_split.apply
     arrays = store, dtype, dtype, store, DOUBLE
+    spans = spans_of(dims, by_column, parameter_dims)
     in_order = _is_written_in_order(dims, by_column, False)
-    return Code(dims, by_column, makers[by_column], in_order, (varies(by_column, parameter_dims),), arrays, 3, ())
+    return Code(dims, by_column, makers[by_column], in_order, (spans,), arrays, 3, ())
 
 
 def backward_code(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Code:
@@ -135,9 +138,9 @@ def backward_code(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.
     if moments != CONSTANT and dtype == np.float32 and is_few(dims, FEW):
         return Code(dims, False, few.backward, False, few_flags(dims, moments), arrays, 4, scalars)
     makers = rows_gradients.backward, rows_split.backward, columns_gradients.backward, columns_split.backward
-    spans = varies(by_column, parameter_dims)
+    spans = spans_of(dims, by_column, parameter_dims, True)
     # where statistics are constants, threads that share sets read them once, in the order of memory
-    whole = _is_whole(dims, by_column, math.inf if moments == CONSTANT and not spans else FEW_SETS)
+    whole = _is_whole(dims, by_column, math.inf if moments == CONSTANT and not spans else FEW_SETS, spans)
     return _code(dims, by_column, makers, whole, (moments.center, moments.power, spans), arrays, 4, scalars)
 
 
@@ -185,11 +188,12 @@ def is_columns(dims: Dims, gradients: bool = False) -> bool:
     return n < SHORT and n < RUN * m and m >= columns.STRIP and c > 1
 
 
-def _is_whole(dims: Dims, by_column: bool, few: float) -> bool:
+def _is_whole(dims: Dims, by_column: bool, few: float, spans: int) -> bool:
     """Does a thread take whole sets? Else all threads share every set, with the same bits: of fewer than `few` large
     ones."""
     b, m, c, n = dims
     if not by_column:
+        m, n = (1, m * n) if spans == rows.RUNS else (m, n)
         return plain(rows.chunking)(m, n)[2] == 1 or b * c >= few
     width = plain(columns.width_of)(dims)
     tiles = -(-c * n // width)
@@ -205,9 +209,14 @@ def _is_far_apart(dims: Dims, by_column: bool, store: np.dtype) -> bool:
     return m * n * store.itemsize > FAR and math.prod(dims) * store.itemsize >= STREAMED
 
 
-def varies(by_column: bool, parameter_dims: Dims) -> bool:
-    """Do the parameters vary along the axis that a kernel cannot take them out of: n of rows, m of columns?"""
-    return parameter_dims[1 if by_column else 3] > 1
+def spans_of(dims: Dims, by_column: bool, parameter_dims: Dims, gradients: bool = False) -> int:
+    """Do the parameters vary along the axis that a kernel cannot take them out of: n of rows, m of columns? Or should
+    they, as runs that lie side by side are too short to be worked on one by one?"""
+    if parameter_dims[1 if by_column else 3] > 1:
+        return rows.EACH
+    _, m, c, n = dims
+    is_short = n < LANES or (gradients and n < SIDE_BY_SIDE and m * n <= SPREAD)
+    return rows.RUNS if not by_column and c == 1 and parameter_dims[1] > 1 and is_short else rows.ONE
 
 
 def spread_of(dims: Dims, by_column: bool, parameter_dims: Dims) -> tuple[Dims, Callable[[Array], Array] | None]:

@@ -26,11 +26,31 @@ from normzoo.backends.cpu.moments import (
     write_out,
 )
 from normzoo.backends.cpu.sharing import share
+from normzoo.backends.cpu.workspaces import workspace
 
+ONE, EACH, RUNS = range(3)  # `spans`: a run has one parameter; each value has; runs have, but are worked on as one
 CHUNK = 2048  # values: two arrays of float32 fill half a level-1 cache; at most 64 additions a lane
 TOGETHER = 4  # sets of one chunk that are summed before the first is normalized
 FAR = 2.0  # of a chunk's variance is the square by which its mean may lie from what it is summed around
 AHEAD = 1 << 18  # bytes of a set, up to which the next ones are fetched while y is written: two fit a level-2 cache
+
+
+@helper
+def unrolled(dims, parameter_dims):
+    """Short runs that lie side by side as one, whose values have each its own parameter."""
+    b, m, _, n = dims
+    return (b, 1, 1, m * n), (parameter_dims[0], 1, 1, m * n)
+
+
+@helper
+def spread(dims, parameter_dims, weight):
+    """The parameters of runs, repeated for each of their n values."""
+    n = dims[3]
+    room = workspace(parameter_dims[0] * parameter_dims[1] * n, weight)
+    for o in range(parameter_dims[0] * parameter_dims[1]):
+        for i in range(o * n, o * n + n):
+            put(room, i, at(weight, o))
+    return room
 
 
 @helper
@@ -262,8 +282,9 @@ def together_of(dims):
 
 
 @cache
-def forward(center, power, spans_n, streams):
+def forward(center, power, spans, streams):
     """Statistics and y, a few sets at a time; with `streams` past the caches, which asks for runs of whole vectors."""
+    spans_n, unrolls = spans != ONE, spans == RUNS
 
     @helper
     def some_sets(t, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp):
@@ -308,6 +329,11 @@ def forward(center, power, spans_n, streams):
     ):
         together = together_of(dims)
         turns = (dims[0] * dims[2] + together - 1) // together
-        share(pool, turns, some_sets, (dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp))
+        if unrolls:
+            w, v = spread(dims, parameter_dims, weight), spread(dims, parameter_dims, bias)
+            shape, parameter_shape = unrolled(dims, parameter_dims)
+            share(pool, turns, some_sets, (shape, parameter_shape, x, w, v, y, stats, divisor, eps, clamp))
+        else:
+            share(pool, turns, some_sets, (dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp))
 
     return rows_forward

@@ -41,6 +41,8 @@ from normzoo.backends.cpu.moments import (
     write_out,
 )
 from normzoo.backends.cpu.rows import (
+    ONE,
+    RUNS,
     affine_at,
     chunk_of,
     chunking,
@@ -49,7 +51,9 @@ from normzoo.backends.cpu.rows import (
     parameter_at,
     parameter_step,
     set_at,
+    spread,
     stats_of,
+    unrolled,
 )
 from normzoo.backends.cpu.sharing import pool_for, share
 from normzoo.backends.cpu.workspaces import clear, workspace
@@ -356,9 +360,21 @@ def fold_sums(o, dims, parameter_dims, sums, dweight, dbias):
     put(dbias, o, v)
 
 
+@helper
+def fold_runs(dims, parameter_dims, spread_out, dweight):
+    """Add up the gradients of each of the n values of a run, which has one parameter."""
+    n = dims[3]
+    for o in range(parameter_dims[0] * parameter_dims[1]):
+        d = 0.0
+        for i in range(o * n, o * n + n):
+            d += np.float64(at(spread_out, i))
+        put(dweight, o, d)
+
+
 @cache
-def backward(center, power, spans_n, streams):
+def backward(center, power, spans, streams):
     """dx and the parameters' gradients, one set at a time; `streams` as forward."""
+    spans_n, unrolls = spans != ONE, spans == RUNS
 
     @helper
     def some_sets(
@@ -406,21 +422,8 @@ def backward(center, power, spans_n, streams):
                 )  # fmt: skip
             u += 1
 
-    @kernel
-    def rows_backward(
-        pool,  # see sharing.py
-        dims,  # (b, m, c, n)
-        parameter_dims,  # (pb, pm, pc, pn)
-        dy,
-        x,
-        weight,
-        stats,  # (3, b, c) float64
-        dx,
-        dweight,  # (pb, pm, pc, pn)
-        dbias,  # as dweight
-        divisor,  # float: m*n, or 1 for totals
-        limit,  # float: rstd of a clamped set, or inf
-    ):
+    @helper
+    def gradients(pool, dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, limit):
         b, _, c, _ = dims
         pb, pm, pc, pn = parameter_dims
         cells = pb * pc
@@ -441,5 +444,30 @@ def backward(center, power, spans_n, streams):
             share(pool, cells * pm * lines_of(pn), fold_blocks, (parameter_dims, blocks, per_cell, dweight, dbias))
         else:
             share(pool, pb * pm * pc, fold_sums, (dims, parameter_dims, sums, dweight, dbias))
+
+    @kernel
+    def rows_backward(
+        pool,  # see sharing.py
+        dims,  # (b, m, c, n)
+        parameter_dims,  # (pb, pm, pc, pn)
+        dy,
+        x,
+        weight,
+        stats,  # (3, b, c) float64
+        dx,
+        dweight,  # (pb, pm, pc, pn)
+        dbias,  # as dweight
+        divisor,  # float: m*n, or 1 for totals
+        limit,  # float: rstd of a clamped set, or inf
+    ):
+        if unrolls:
+            w = spread(dims, parameter_dims, weight)
+            shape, parameter_shape = unrolled(dims, parameter_dims)
+            dw, db = workspace(w.size, weight), workspace(w.size, weight)
+            gradients(pool, shape, parameter_shape, dy, x, w, stats, dx, dw, db, divisor, limit)
+            fold_runs(dims, parameter_dims, dw, dweight)
+            fold_runs(dims, parameter_dims, db, dbias)
+        else:
+            gradients(pool, dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, limit)
 
     return rows_backward

@@ -6,6 +6,8 @@ from normzoo.backends.cpu.access import at, put
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.moments import merge
 from normzoo.backends.cpu.rows import (
+    ONE,
+    RUNS,
     affine_at,
     chunk_apply,
     chunk_deviations,
@@ -13,7 +15,9 @@ from normzoo.backends.cpu.rows import (
     chunking,
     finish,
     set_at,
+    spread,
     stats_of,
+    unrolled,
 )
 from normzoo.backends.cpu.rows_gradients import (
     add_five,
@@ -21,6 +25,7 @@ from normzoo.backends.cpu.rows_gradients import (
     chunk_sums,
     chunk_sums_n,
     fold_blocks,
+    fold_runs,
     fold_sums,
     lines_of,
     means_of,
@@ -86,8 +91,9 @@ def normalizing(spans_n, folds, streams):
 
 
 @cache
-def forward(center, power, spans_n, streams):
+def forward(center, power, spans, streams):
     """Statistics and y."""
+    spans_n, unrolls = spans != ONE, spans == RUNS
     normalize_chunk = normalizing(spans_n, False, streams)
 
     @helper
@@ -102,20 +108,8 @@ def forward(center, power, spans_n, streams):
         mean = at(part, place_of(dims, s, 0) + 1)
         put(part, place_of(dims, s, h), chunk_deviations(dims, x, set_at(dims, s)[2], h, mean))
 
-    @kernel
-    def rows_forward_split(
-        pool,  # see sharing.py
-        dims,  # (b, m, c, n)
-        parameter_dims,  # (pb, pm, pc, pn)
-        x,
-        weight,
-        bias,
-        y,
-        stats,  # (3, b, c) float64
-        divisor,
-        eps,
-        clamp,
-    ):
+    @helper
+    def normalize(pool, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp):
         b, m, c, n = dims
         chunks = chunking(m, n)[2]
         part = workspace(PART * b * c * chunks, stats)
@@ -140,12 +134,34 @@ def forward(center, power, spans_n, streams):
         # 2 normalize
         share(pool, b * c * chunks, normalize_chunk, (dims, parameter_dims, x, weight, bias, y, stats))
 
+    @kernel
+    def rows_forward_split(
+        pool,  # see sharing.py
+        dims,  # (b, m, c, n)
+        parameter_dims,  # (pb, pm, pc, pn)
+        x,
+        weight,
+        bias,
+        y,
+        stats,  # (3, b, c) float64
+        divisor,
+        eps,
+        clamp,
+    ):
+        if unrolls:
+            w, v = spread(dims, parameter_dims, weight), spread(dims, parameter_dims, bias)
+            shape, parameter_shape = unrolled(dims, parameter_dims)
+            normalize(pool, shape, parameter_shape, x, w, v, y, stats, divisor, eps, clamp)
+        else:
+            normalize(pool, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp)
+
     return rows_forward_split
 
 
 @cache
-def apply(spans_n, streams):
+def apply(spans, streams):
     """y from given statistics."""
+    spans_n, unrolls = spans != ONE, spans == RUNS
     normalize_chunk = normalizing(spans_n, not spans_n, streams)
 
     @kernel
@@ -160,15 +176,22 @@ def apply(spans_n, streams):
         stats,  # (3, b, c) float64
     ):
         b, m, c, n = dims
-        chunks = chunking(m, n)[2]
-        share(pool, b * c * chunks, normalize_chunk, (dims, parameter_dims, x, weight, bias, y, stats))
+        if unrolls:
+            w, v = spread(dims, parameter_dims, weight), spread(dims, parameter_dims, bias)
+            shape, parameter_shape = unrolled(dims, parameter_dims)
+            turns = b * chunking(1, m * n)[2]
+            share(pool, turns, normalize_chunk, (shape, parameter_shape, x, w, v, y, stats))
+        else:
+            turns = b * c * chunking(m, n)[2]
+            share(pool, turns, normalize_chunk, (dims, parameter_dims, x, weight, bias, y, stats))
 
     return rows_apply
 
 
 @cache
-def backward(center, power, spans_n, streams):
+def backward(center, power, spans, streams):
     """dx and the parameters' gradients. Of constant statistics dx needs no sums: it is written with them."""
+    spans_n, unrolls = spans != ONE, spans == RUNS
     constant = power == 0 and not center
     none = 0.0, 0.0, 0.0
 
@@ -217,21 +240,8 @@ def backward(center, power, spans_n, streams):
         means = three(part, place_of(dims, s, 0))
         chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, i, j, start, h, power, spans_n, means, streams, 0)
 
-    @kernel
-    def rows_backward_split(
-        pool,  # see sharing.py
-        dims,  # (b, m, c, n)
-        parameter_dims,  # (pb, pm, pc, pn)
-        dy,
-        x,
-        weight,
-        stats,  # (3, b, c) float64
-        dx,
-        dweight,  # (pb, pm, pc, pn)
-        dbias,  # as dweight
-        divisor,
-        limit,
-    ):
+    @helper
+    def gradients(pool, dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, limit):
         b, m, c, n = dims
         pb, pm, pc, pn = parameter_dims
         _, pieces, chunks = chunking(m, n)
@@ -259,5 +269,30 @@ def backward(center, power, spans_n, streams):
                 g, gx, signs = means_of(found, stats_of(dims, stats, s)[1], k, center, divisor, limit)
                 put_three(part, place_of(dims, s, 0), g, gx, signs)
             share(pool, b * c * chunks, derive_chunk, (dims, parameter_dims, dy, x, weight, stats, dx, part))
+
+    @kernel
+    def rows_backward_split(
+        pool,  # see sharing.py
+        dims,  # (b, m, c, n)
+        parameter_dims,  # (pb, pm, pc, pn)
+        dy,
+        x,
+        weight,
+        stats,  # (3, b, c) float64
+        dx,
+        dweight,  # (pb, pm, pc, pn)
+        dbias,  # as dweight
+        divisor,
+        limit,
+    ):
+        if unrolls:
+            w = spread(dims, parameter_dims, weight)
+            shape, parameter_shape = unrolled(dims, parameter_dims)
+            dw, db = workspace(w.size, weight), workspace(w.size, weight)
+            gradients(pool, shape, parameter_shape, dy, x, w, stats, dx, dw, db, divisor, limit)
+            fold_runs(dims, parameter_dims, dw, dweight)
+            fold_runs(dims, parameter_dims, db, dbias)
+        else:
+            gradients(pool, dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, limit)
 
     return rows_backward_split
