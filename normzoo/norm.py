@@ -197,8 +197,6 @@ class Norm:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "__init__" in vars(cls):
-            cls.__init__ = closing(cls.__init__)  # type: ignore[method-assign]
         if "asks" in vars(cls):
             cls._asked = attrgetter("moments", *cls.asks)
         elif "axes" in vars(cls):
@@ -210,6 +208,8 @@ class Norm:
         for name in ("__init__", "forward"):
             if name in vars(cls) and (name == "__init__" or "cuda" not in cls.devices):  # it may compute in NumPy
                 setattr(cls, name, quiet(vars(cls)[name]))
+        if "__init__" in vars(cls):  # around all else
+            cls.__init__ = closing(cls.__init__)  # type: ignore[method-assign]
 
     weight = entry("params", "weight")
     bias = entry("params", "bias")

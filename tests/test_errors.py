@@ -164,7 +164,7 @@ def test_a_pass_with_other_parameters_takes_those_of_its_own_sizes(rng):
     for one, other, error, message in (
         (w[:2], b, ValueError, r"BatchNorm\(3\): expected weight of shape \(3,\), got \(2,\)"),
         (w, np.ones(300), ValueError, r"expected bias of shape \(3,\), got \(300,\)"),
-        (None, b, TypeError, "expected weight to be a NumPy array, got NoneType"),
+        (None, b, TypeError, "expected weight to be a NumPy array, got None;"),
         (w, b.astype(int), TypeError, "expected bias of dtype"),
     ):
         with pytest.raises(error, match=message):

@@ -205,7 +205,7 @@ NO_DATA = {
     "integers": (np.ones((4, 3), int), "got int64"),
     "booleans": (np.ones((4, 3), bool), "got bool"),
     "a list": ([[1.0, 2.0, 3.0]] * 4, "got list"),
-    "None": (None, "got NoneType"),
+    "None": (None, "got None;"),
 }
 DOORS = {
     "Stats.of": lambda a: nz.Stats.of(a, 0),
@@ -235,7 +235,7 @@ def test_parts_of_stats_are_refused_with_a_mask():
             make()
     with pytest.raises(TypeError, match="axis to be an integer"):
         nz.Stats.of(np.ones((3, 2)), 1.0)
-    with pytest.raises(TypeError, match="expected an array or arrays to adapt to, got int"):
+    with pytest.raises(TypeError, match="expected batches to be iterable, of arrays, got 5"):
         nz.Standardize(3).adapt(5)
 
 

@@ -467,10 +467,10 @@ def test_what_is_shown_runs(path):
 def test_running_statistics_of_another_size_do_not_reach_a_kernel(mean, var, stats):
     arrays = torch.zeros(mean), torch.zeros(var), torch.zeros(stats, dtype=torch.float64)
     with pytest.raises(ValueError, match=r"update_running: expected mean and var \(channels,\)"):
-        torch.ops.normzoo.update_running(*arrays, 5, 0.1)
+        torch.ops.normzoo.update_running(*arrays, torch.zeros(5), 0.1)
     narrow = torch.zeros((3, 3))
     with pytest.raises(ValueError, match="got .*float32"):
-        torch.ops.normzoo.update_running(torch.zeros(3), torch.zeros(3), narrow, 5, 0.1)
+        torch.ops.normzoo.update_running(torch.zeros(3), torch.zeros(3), narrow, torch.zeros(5), 0.1)
     with pytest.raises(ValueError, match="expected statistics in a C-contiguous float64 array"):
         x = torch.zeros((4, 3))
         torch.ops.normzoo.normalize_backward(x, x, None, None, narrow, "batch_norm", [], True, 1e-5)

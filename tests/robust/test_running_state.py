@@ -368,11 +368,11 @@ def test_a_finalizer_that_runs_the_norm():
 
 
 def test_a_state_that_was_loaded_without_a_count_is_not_forgotten():
-    """Keras and Flax keep no number of batches."""
+    """Other frameworks keep no number of batches."""
     x = np.float32([[0], [2]])
     for momentum in (0.1, 0.01):
         norm = nz.EMABatchNorm(1, momentum=momentum)
-        norm.load_state_dict({"gamma": np.ones(1), "beta": np.zeros(1), "moving_mean": np.full(1, 100.0), "moving_variance": np.ones(1)}, "keras")  # fmt: skip
+        norm.load_state_dict({"weight": np.ones(1), "bias": np.zeros(1), "running_mean": np.full(1, 100.0), "running_var": np.ones(1)})  # fmt: skip
         norm(x)
         check.close(norm.running_mean, [(1 - momentum) * 100 + momentum], 1e-5)
     fresh = nz.EMABatchNorm(1)
