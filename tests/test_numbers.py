@@ -364,10 +364,13 @@ def test_evaluation_is_right_wherever_y_can_be_written(backend, shape, channel_a
     check.close(y / expected, np.ones(a.shape), 1e-6)
 
 
-@pytest.mark.parametrize("channels", [2, 65])
-def test_bits_of_an_item_in_evaluation_do_not_depend_on_its_batch(channels, rng):
-    x, dy = rng.standard_normal((2, 3001, channels)).astype(np.float32)
-    norm = filled(nz.BatchNorm(channels), rng)
+@pytest.mark.parametrize("shape", [(3001, 2), (3001, 65), (1801, 5, 3), (1801, 5, 2, 2)], ids=str)
+@pytest.mark.parametrize("make", [nz.BatchNorm, nz.InstanceNorm])
+def test_bits_of_an_item_in_evaluation_do_not_depend_on_its_batch(make, shape, rng):
+    if make is nz.InstanceNorm and len(shape) == 2:
+        pytest.skip("takes (N, C, ...)")
+    x, dy = rng.standard_normal((2, *shape)).astype(np.float32)
+    norm = filled(make(shape[1], affine=True, track_running_stats=True), rng)
     norm(x)
     norm.eval()
     y, dx = norm(x), norm.backward(dy)

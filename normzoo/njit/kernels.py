@@ -29,7 +29,7 @@ inner = register_jitable(**INNER)
 inner(view.take_run)
 fit_sizes = inner(view.fit_sizes)
 is_columns, is_few, spans_of = inner(code.is_columns), inner(code.is_few), inner(code.spans_of)
-FEW, RUNS = code.FEW, rows.RUNS
+FEW, FEW_FORWARD, RUNS = code.FEW, code.FEW_FORWARD, rows.RUNS
 
 
 class Kinds(NamedTuple):
@@ -107,7 +107,7 @@ def _choice(dims, parameter_dims, gradients):
 
 
 def _of_few(kind: str, make: Any, moments: Moments, dtype: types.Float) -> Any:
-    """The kernel of few values, wherever these lie: of float32 alone, and not with CONSTANT, see `code.py`."""
+    """The kernel of few values, wherever these lie: of float32 alone. Others have its bits with CONSTANT."""
     if moments == CONSTANT or dtype != types.float32:
         return None
     return by_address(make(moments.center, moments.power, True, False), _ARRAYS[kind])
@@ -141,7 +141,7 @@ def forward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
             if known
             else (ALONE, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, False)
         )
-        if has_few and is_few(dims, FEW):
+        if has_few and is_few(dims, FEW_FORWARD):
             of_few(arguments)
             return
         which = _choice(dims, parameter_dims, False)

@@ -40,7 +40,8 @@ STREAMED = 1 << 24  # bytes of a result, from which on it is written past the ca
 FAR = 1 << 20  # bytes of a set whose runs lie apart
 SIDE_BY_SIDE = 32  # values of a run, below which neighbouring ones go back as one run of at most
 SPREAD = 32768  # values, for whose parameters' gradients a level-2 cache has room; of fewer than LANES all, both ways
-FEW = 32  # values of a set that `few.py` takes, in runs that are no columns;
+FEW = 32  # values of a set that `few.py` takes, in runs that are no columns,
+FEW_FORWARD = 48  # and where it finds statistics;
 PAIR = 2  # and of columns, which lanes run over anyway
 
 FLAT = {
@@ -113,7 +114,7 @@ class Code(NamedTuple):
 def forward_code(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Code:
     by_column = is_columns(dims)
     arrays, scalars = (store, dtype, dtype, store, DOUBLE), (types.float64, types.float64, types.boolean)
-    if dtype == np.float32 and is_few(dims, FEW):
+    if dtype == np.float32 and is_few(dims, FEW_FORWARD):
         return Code(dims, False, few.forward, False, few_flags(dims, moments), arrays, 3, scalars)
     makers = rows.forward, rows_split.forward, columns.forward, columns_split.forward
     least = min(FEW_SETS, PER_THREAD * numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
@@ -126,6 +127,9 @@ def apply_code(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtyp
     by_column = is_columns(dims)
     makers = rows_split.apply, columns_split.apply
     arrays = store, dtype, dtype, store, DOUBLE
+    if dtype == np.float32 and not by_column and is_few(dims, FEW):
+        spans = parameter_dims[1] * parameter_dims[3] > 1
+        return Code(dims, False, few.apply, False, (spans, plain(few.step_of)(dims) != 1), arrays, 3, ())
     spans = spans_of(dims, by_column, parameter_dims)
     in_order = _is_written_in_order(dims, by_column, False)
     return Code(dims, by_column, makers[by_column], in_order, (spans,), arrays, 3, ())
@@ -134,8 +138,7 @@ def apply_code(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtyp
 def backward_code(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Code:
     by_column = is_columns(dims, True)
     arrays, scalars = (store, store, dtype, DOUBLE, store, dtype, dtype), (types.float64, types.float64)
-    # where statistics are constants, the bits of an item must not depend on how many there are
-    if moments != CONSTANT and dtype == np.float32 and is_few(dims, FEW):
+    if dtype == np.float32 and is_few(dims, FEW) and not (by_column and moments == CONSTANT):
         return Code(dims, False, few.backward, False, few_flags(dims, moments), arrays, 4, scalars)
     makers = rows_gradients.backward, rows_split.backward, columns_gradients.backward, columns_split.backward
     spans = spans_of(dims, by_column, parameter_dims, True)

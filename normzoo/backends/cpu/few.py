@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.access import at, load, load_apart, load_n, put, store, store_apart
+from normzoo.backends.cpu.access import at, load, load_apart, load_n, put, store, store_apart, zeros
 from normzoo.backends.cpu.arithmetic import (
     below,
     fma,
@@ -25,7 +25,7 @@ from normzoo.backends.cpu.arithmetic import (
 )
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
-from normzoo.backends.cpu.moments import put_lanes, rstd_of
+from normzoo.backends.cpu.moments import affine_by, affine_of, put_lanes, rstd_of, standardize
 from normzoo.backends.cpu.sharing import share
 from normzoo.backends.cpu.workspaces import clear, workspace
 
@@ -164,11 +164,11 @@ def read_lanes(a, i, step, count, apart):
 
 @helper
 def write_lanes(a, i, step, v, count, apart):
-    """A value of `count` sets."""
+    """A value of `count` sets, in the type that is computed in."""
     if apart:
-        store_apart(a, i, step, count, narrow(v, a))
+        store_apart(a, i, step, count, v)
     else:
-        put_lanes(a, i, narrow(v, a), count)
+        put_lanes(a, i, v, count)
 
 
 @cache
@@ -209,7 +209,7 @@ def forward(center, power, apart, _streams):
                     p = plane_at(parameter_dims, i, j) * room + first
                     xhat = (load(values, (i * n + j) * LANES) - mean) * rstd
                     v = fma(xhat, load(tables, p), load(tables, bias_at + p))
-                    write_lanes(y, start + i * c * n + j, step, v, count, apart)
+                    write_lanes(y, start + i * c * n + j, step, narrow(v, y), count, apart)
 
     @kernel
     def few_forward(
@@ -238,8 +238,59 @@ def forward(center, power, apart, _streams):
 
 
 @cache
+def apply(spans, apart, _streams):
+    """y from given statistics, in the arithmetic of rows and columns: whichever works on a view, the bits are one."""
+
+    @helper
+    def some_blocks(t, dims, parameter_dims, x, y, stats, tables, tasks):
+        b, m, c, n = dims
+        sets, step = b * c, step_of(dims)
+        here, end = blocks_of(dims, t, tasks)
+        room, period = room_of(dims, parameter_dims), period_of(dims, parameter_dims)
+        bias_at = planes_of(parameter_dims) * room
+        for block in range(here, end):
+            s, count, start = block_at(dims, block)
+            mean, rstd = load_n(stats, s, count), load_n(stats, 2 * sets + s, count)
+            first = first_in(period, s)
+            affine = affine_of(mean, rstd, x)
+            if not spans:
+                affine = affine_by(mean, rstd, load(tables, first), load(tables, bias_at + first), x)
+            for i in range(m):
+                for j in range(n):
+                    at_value = start + i * c * n + j
+                    p = plane_at(parameter_dims, i, j) * room + first
+                    v = standardize(narrow(read_lanes(x, at_value, step, count, apart), x), *affine)
+                    if spans:
+                        v = fma(v, narrow(load(tables, p), x), narrow(load(tables, bias_at + p), x))
+                    write_lanes(y, at_value, step, v, count, apart)
+
+    @kernel
+    def few_apply(
+        pool,  # see sharing.py
+        dims,  # (b, m, c, n)
+        parameter_dims,  # (pb, pm, pc, pn)
+        x,
+        weight,
+        bias,
+        y,
+        stats,  # (3, b, c) float64
+    ):
+        b, m, c, n = dims
+        size = planes_of(parameter_dims) * room_of(dims, parameter_dims)
+        tables = workspace(2 * size, stats)
+        spread(dims, parameter_dims, weight, tables, 0)
+        spread(dims, parameter_dims, bias, tables, size)
+        tasks = larger(1, b * m * c * n // TASK)
+        share(pool, tasks, some_blocks, (dims, parameter_dims, x, y, stats, tables, tasks))
+
+    return few_apply
+
+
+@cache
 def backward(center, power, apart, _streams):
     """dx and the parameters' gradients."""
+
+    constant = power == 0 and not center
 
     @helper
     def some_blocks(t, dims, parameter_dims, dy, x, stats, dx, divisor, limit, table, found, tasks):
@@ -258,6 +309,7 @@ def backward(center, power, apart, _streams):
             s, count, start = block_at(dims, block)
             mean, rstd = load_n(stats, s, count), load_n(stats, 2 * sets + s, count)
             first = first_in(period, s)
+            affine = affine_of(mean, rstd, x)
             # 1 moments
             g_sum, gx_sum, signs, dweight, dbias = zero, zero, zero, zero, zero
             for i in range(m):
@@ -266,8 +318,12 @@ def backward(center, power, apart, _streams):
                     d = read_lanes(dy, at_value, step, count, apart)
                     xhat = (read_lanes(x, at_value, step, count, apart) - mean) * rstd
                     p = plane_at(parameter_dims, i, j) * room + first
-                    store(values, (i * n + j) * LANES, d)
-                    store(values, k + (i * n + j) * LANES, xhat)
+                    if constant:  # as rows and columns have it: the bits must not depend on how many items there are
+                        w32 = narrow(load(table, p), x) * affine[0]
+                        write_lanes(dx, at_value, step, fma(narrow(d, x), w32, zeros(x)) * affine[3], count, apart)
+                    else:
+                        store(values, (i * n + j) * LANES, d)
+                        store(values, k + (i * n + j) * LANES, xhat)
                     if power == 1:
                         signs += sign(xhat)
                     dweight = fma(d, xhat, dweight)
@@ -280,6 +336,8 @@ def backward(center, power, apart, _streams):
                         store(found, q, load(found, q) + dweight)
                         store(found, q + size, load(found, q + size) + dbias)
                         dweight, dbias = zero, zero
+            if constant:
+                continue
             # 2 normalize
             g_mean = g_sum / splat(float(m * n)) if center else zero
             sign_mean = signs / splat(float(m * n)) if center else zero
@@ -293,7 +351,7 @@ def backward(center, power, apart, _streams):
                     if power != 0:
                         xhat = load(values, k + h)
                         v -= (sign(xhat) - sign_mean if power == 1 else xhat) * gx_mean
-                    write_lanes(dx, start + i * c * n + j, step, v * rstd, count, apart)
+                    write_lanes(dx, start + i * c * n + j, step, narrow(v * rstd, dx), count, apart)
 
     @kernel
     def few_backward(
