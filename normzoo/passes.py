@@ -1,5 +1,6 @@
 """One pass: `normalize` finds the plan and runs it, from x to y; the `Saved` it leaves goes back to dx."""
 
+from collections.abc import Callable
 from math import inf, prod
 from typing import Any, NamedTuple
 from weakref import WeakSet
@@ -21,7 +22,7 @@ from normzoo.arrays import (
 from normzoo.backends import backend, chosen
 from normzoo.backends.contract import CONSTANT, Array, Moments
 from normzoo.plan import CONTIGUOUS, BackwardPlan, ForwardPlan
-from normzoo.samples import SAMPLES, places_in, sample
+from normzoo.samples import SAMPLES, WIDTH, places_in
 from normzoo.saved import Grads, Saved, SelectedSaved, native
 from normzoo.selection import Selected, normalize_selected
 from normzoo.view import Axes, inverse
@@ -81,7 +82,7 @@ class ViewSaved(Saved):
         bias: Array | None,
         eps: float,
         stats: Array,
-        seen: tuple[bytes, bytes | None] | None = None,
+        seen: tuple[Callable[[Array, Array | None], bytes], bytes] | None = None,
     ) -> None:
         try:  # a layer's label, which does not hold the layer; one by one: it is a tenth of a small call
             self._owner = owner.label  # type: ignore[attr-defined]
@@ -177,10 +178,9 @@ class ViewSaved(Saved):
 
     def _changed(self) -> str | None:
         if self._seen is not None:
-            x, weight = self._seen
-            if self._v.take(places_in(self._v.size)).tobytes() != x:
-                return "x"
-            return "weight" if weight is not None and sample(self._weight) != weight else None
+            samples, before = self._seen
+            now = samples(self._v, self._weight)
+            return None if now == before else "x" if now[:WIDTH] != before[:WIDTH] else "weight"
         if self._kept.ndim == 1:  # of a shortcut
             seen = self._kept[-2 * SAMPLES :].view(np.int64).reshape(2, SAMPLES)
             for name, a, values in zip(("x", "weight"), (self._v, self._weight), seen, strict=True):
@@ -368,8 +368,9 @@ def normalize(
     if not keep:
         return y, stats, None
     seen = None
-    if plan.sampled is not None and type(v) is ndarray:
-        seen = v.take(plan.sampled).tobytes(), None if weight is None else sample(weight)
+    samples = plan.samples
+    if samples is not None and type(v) is ndarray:
+        seen = samples, samples(v, weight)
     saved = ViewSaved(owner, plan, x, v, weight, bias, eps, stats, seen)
     if out is not None:
         saved.overwrite(out)

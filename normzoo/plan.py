@@ -15,10 +15,11 @@ import numpy as np
 from normzoo.arrays import compute_dtype, kernel_array, quiet, rounded, storage_dtype
 from normzoo.backends import backend
 from normzoo.backends.contract import CONSTANT, Array, Kind, Memory
-from normzoo.samples import SAMPLES, places_in
+from normzoo.samples import SAMPLES, samples_of
 from normzoo.view import Axes, View, find_view, inverse
 
 ENOUGH = 1000  # passes of a plan before its shortcut is made: its code is loaded in 3 ms, compiled in 0.2 to 0.4 s
+SOME = 20  # passes before its values are sampled by compiled code, which is loaded in 1 ms, compiled in 30
 
 # Bits of ndarray.flags.num. Its one attribute costs 0.1 us, and so does each of the flags by name.
 CONTIGUOUS, ALIGNED = 0x1, 0x100
@@ -125,13 +126,13 @@ class ForwardPlan(Plan):
         tracked: the shortcut that updates running statistics.
         recent_back: the plan of the last pass back.
         reads_x: the backward pass reads x's own memory.
-        sampled: where the values of x are that show whether it changes before the pass back reads it; or None.
+        samples: of x and weight, by which it is seen whether these change before the pass back reads them; or None.
         stats_shape: (3, b, c); kept_shape: that of an array of the statistics and of these values of x and weight.
     """
 
     __slots__ = (
         "asked", "axes", "bias", "copied", "expected", "kept_shape", "kinds", "known", "layout", "like", "moments",
-        "reads_x", "recent_back", "sampled", "stats_shape", "tracked", "weight",
+        "reads_x", "recent_back", "samples", "stats_shape", "tracked", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -175,7 +176,7 @@ class ForwardPlan(Plan):
         dims, parameter_dims = view.dims, view.parameter_dims
         self.stats_shape = (3, dims[0], dims[2])
         self.kept_shape = (prod(self.stats_shape) + 2 * SAMPLES,)
-        self.sampled = places_in(prod(dims)) if self.reads_x and prod(dims) else None
+        self.samples = samples_of if self.reads_x and prod(dims) else None
         if prod(dims) == 0:
             self.run = _nothing if self.known else self._nothing
         elif not self.known:
@@ -186,6 +187,9 @@ class ForwardPlan(Plan):
     def shorten(self) -> None:
         """Count a pass and, when it pays, find the shortcut for the next ones."""
         self.uses += 1
+        if self.uses == SOME and self.samples and (self.weight is None or self.weight_as_is):
+            found = optional(self.name, "sampler", self.view.dims, self.store, self.weight)
+            self.samples = found or samples_of
         if self.uses >= ENOUGH and self.shortcut is None:
             self.shortcut = self._made(None, None)
 

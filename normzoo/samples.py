@@ -24,6 +24,15 @@ def sample(a: Any) -> bytes | None:
     return (a.take(places) if a.flags.c_contiguous else a[np.unravel_index(places, a.shape)]).tobytes()
 
 
+WIDTH = 8 * SAMPLES  # bytes that the values of an array take among those of two
+
+
+def samples_of(x: Array, weight: Array | None) -> bytes:
+    """The bits of some values of x, C-contiguous, and of weight."""
+    of_x, of_weight = x.take(places_in(x.size)).tobytes(), b"" if weight is None else sample(weight) or b""
+    return of_x.ljust(WIDTH, b"\0") + of_weight.ljust(WIDTH, b"\0")
+
+
 def changed(owner: object, name: str) -> RuntimeError:
     """What to raise where the array of this name is seen to have changed between a pass and the one back."""
     remedy = "write h = h + norm(h) instead of h += norm(h), or norm(h.copy())"

@@ -29,7 +29,7 @@ from normzoo.backends.cpu.lanes import Flat
 from normzoo.backends.cpu.sharing import ALONE, POOL
 from normzoo.backends.cpu.shortcut import Shortcut
 from normzoo.running_state import at_once, has_gil
-from normzoo.samples import places_in
+from normzoo.samples import SAMPLES, places_in
 from normzoo.subnormals import LEAST, ONE, kept
 
 SMALL = 16384  # values up to which a pass keeps Python's lock, for some microseconds
@@ -180,6 +180,25 @@ def _seen(sizes: tuple[int, ...], dtype: np.dtype) -> list[int]:
     """What a block has of an array of these sizes, a few values of which are kept; () for none."""
     size = dtype.itemsize if sizes else 0
     return [size, *(size * i for i in places_in(math.prod(sizes)).tolist())]
+
+
+def sampler(
+    sizes: tuple[int, ...], store: np.dtype, weight: Kind | None
+) -> Callable[[Array, Array | None], bytes] | None:
+    """As `samples.samples_of`, of arrays of these kinds, in less time; None where nothing is compiled."""
+    places = np.array([_seen(sizes, store), _seen(*weight[:2]) if weight else _seen((), store)], np.int64)
+    raw, words = Flat(types.uint8), Flat(types.int64)
+    made, zeros, shape = compiled(shortcut.samples(), (raw, raw, words, words)), np.zeros, 2 * SAMPLES
+    if not made.address:
+        return None
+    call = made.call
+
+    def samples(x: Array, weight: Array | None) -> bytes:
+        out = zeros(shape, np.int64)
+        call(x, x if weight is None else weight, places, out)
+        return out.tobytes()
+
+    return samples
 
 
 def update(

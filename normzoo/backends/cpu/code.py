@@ -128,8 +128,8 @@ def apply_code(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtyp
     makers = rows_split.apply, columns_split.apply
     arrays = store, dtype, dtype, store, DOUBLE
     if dtype == np.float32 and not by_column and is_few(dims, FEW):
-        spans = parameter_dims[1] * parameter_dims[3] > 1
-        return Code(dims, False, few.apply, False, (spans, plain(few.step_of)(dims) != 1), arrays, 3, ())
+        flags = parameter_dims[1] * parameter_dims[3] > 1, plain(few.step_of)(dims) != 1
+        return Code(dims, False, few.apply, False, flags, arrays, 3, ())
     spans = spans_of(dims, by_column, parameter_dims)
     in_order = _is_written_in_order(dims, by_column, False)
     return Code(dims, by_column, makers[by_column], in_order, (spans,), arrays, 3, ())

@@ -242,15 +242,17 @@ def chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, s, j, spans_n, 
     """
     _, m, c, n = dims
     b, column, start = set_at(dims, s)
-    affine = affine_at(dims, x, stats, s)
     first, runs, skip, length = chunk_of(j, m, n)
     top, step = parameter_at(parameter_dims, b, column), parameter_step(parameter_dims)
+    affine = affine_at(dims, x, stats, s)
+    if folds:
+        affine = folded_at(dims, x, stats, s, at(weight, top), at(bias, top))
     for run in range(first, first + runs):
         i = start + run * c * n + skip
         end = i + length
         p = top + run * step
         w, a = splat(at(weight, p)), splat(at(bias, p))
-        if folds:
+        if folds and step > 0:
             affine = folded_at(dims, x, stats, s, at(weight, p), at(bias, p))
         p += skip
         last = last_of(x, i, end)

@@ -170,6 +170,19 @@ def notes_of(block, kept):
 
 
 @cache
+def samples():
+    """A few values of x and weight, whose places are as in `SEEN` of a block, are written to `out`."""
+
+    @kernel(nogil=False)
+    def note_samples(x, weight, places, out):
+        seen, target = place_of(places), place_of(out)
+        noted(seen, target, place_of(x))
+        noted(seen + 8 * (1 + SAMPLES), target + 8 * SAMPLES, place_of(weight))
+
+    return note_samples
+
+
+@cache
 def forward():
     """The call of `Backend.forward_shortcut`: y, or None where something is not what the block is for; nothing was done
     then. Where stats is None, they lie where nobody sees them."""
