@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import normzoo as nz
-from normzoo.backends import cpu
+from normzoo.backends.cpu.code import is_columns
 from tests import check
 from tests.cases import CASES, channels_last_strides, draw, filled
 
@@ -202,5 +202,5 @@ def test_an_evaluation_goes_back_in_place(norm, shape, affine, dtype, rng):
 
 def test_runs_that_lie_side_by_side_are_rows():
     """GroupNorm of (8, 512, 7, 7) in 32 groups: as columns it would take three times as long."""
-    assert not cpu.is_columns((8 * 32, 16, 1, 49))
-    assert cpu.is_columns((1, 64, 2048, 49))  # BatchNorm of (64, 2048, 7, 7): its runs lie apart
+    assert not is_columns((8 * 32, 16, 1, 49))
+    assert is_columns((1, 64, 2048, 49))  # BatchNorm of (64, 2048, 7, 7): its runs lie apart
