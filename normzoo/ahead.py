@@ -242,3 +242,6 @@ def _run(norm: Norm, x: Array, backward: bool) -> None:
         y, saved = norm.train(training).forward(x)
         if backward:
             saved.backward(y)
+    if getattr(norm, "momentum", None) is not None:  # None, by which all batches weigh the same, has code of its own
+        norm.momentum = None
+        norm.train().forward(x)

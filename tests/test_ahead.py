@@ -32,6 +32,7 @@ def passes(norm, x, axis=1):
 # Shapes that people use, none of which is an example of `ahead`.
 ORDINARY = {
     "batch_norm": """
+passes(nz.BatchNorm(64, momentum=None), array(100, 64))
 for shape in ((8, 32), (256, 4096), (5000, 64), (100, 7), (2, 3, 8, 8), (32, 64, 56, 56), (64, 512, 14, 14),
               (64, 256, 7, 7), (2, 1, 300, 300), (1, 3, 224, 224), (4, 8, 100), (3, 2, 4, 4, 4), (2, 8, 16, 64, 64)):
     passes(nz.BatchNorm(shape[1]), array(*shape))
