@@ -114,8 +114,9 @@ class ViewSaved(Saved):
 
     @property
     def rstd(self) -> Array:
-        """What every set was multiplied by, (b, c) float64."""
-        return self._stats[2]
+        """What every set was multiplied by, (b, c) float64; inf where that is beyond it."""
+        rstd = self._stats[2]
+        return rstd if type(rstd) is not ndarray or (rstd >= 0).all() else np.where(rstd < 0, inf, rstd)
 
     def again(self, weight: Array, bias: Array) -> Array:
         """xhat * weight + bias with other parameters, a new array; of a pass whose statistics were known.

@@ -179,6 +179,25 @@ def test_nothing_overflows_where_the_answer_can_be_written(backend, value, rng):
 
 
 @each_backend
+@pytest.mark.parametrize("columns", [2, 40])
+def test_subnormal_float64_values_are_normalized(backend, columns):
+    """Their rstd, 1e319 and more, is beyond float64."""
+    x = np.tile([[5e-320, -5e-320]], (3, columns // 2))
+    signs = np.sign(x)
+    with nz.use(backend):
+        for found, scale in (
+            (nz.functional.layer_norm(x, columns, eps=0.0), 1.0),
+            (nz.functional.rms_norm(x, columns, eps=0.0), 1.0),
+            (nz.functional.layer_norm(np.ascontiguousarray(x.T), columns, axis=0, eps=0.0).T, 1.0),
+            *((nz.functional.normalize(x, p, 1, eps=0.0), columns ** (-1 / p)) for p in (1, 2, 3)),
+        ):
+            check.close(found, signs * scale, 1e-3 if scale < 1 else check.EXACT)
+        _, saved = nz.functional.layer_norm(x, columns, eps=0.0, return_saved=True)
+        assert np.isinf(saved.rstd).all()
+        assert not np.isfinite(saved.backward(signs * 1e300).x).all()  # beyond float64, too
+
+
+@each_backend
 @pytest.mark.parametrize("value", [1e200, 1e308, 1e-200])
 def test_float64_does_not_overflow_either(backend, value):
     x = value * np.array([[1.0, 0.5, 0.25, 0.75]])

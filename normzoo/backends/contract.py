@@ -49,6 +49,7 @@ class Moments(NamedTuple):
     clamp: bool = False  # max(., eps) instead of . + eps
 
 
+BEYOND = 2.0**-1000  # see `Backend`
 CONSTANT = Moments(center=False, power=0)  # statistics that do not depend on x
 
 
@@ -82,7 +83,8 @@ class Memory(Protocol):
 
 
 class Backend(Protocol):
-    """The functions of a backend module. `stats` is (3, b, c) float64: mean, spread, rstd."""
+    """The functions of a backend module. `stats` is (3, b, c) float64: mean, spread, rstd or, where this is beyond
+    float64, as that of subnormal values without eps, -rstd * BEYOND."""
 
     memory: Memory
     updates_whole: bool  # nothing can interrupt `update`, which then takes `batches` and `average` too

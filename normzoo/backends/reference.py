@@ -3,7 +3,7 @@
 import numpy as np
 
 from normzoo import memory  # noqa: F401 (a backend says where its arrays come from)
-from normzoo.backends.contract import Apply, Array, Backward, Dims, Forward, Moments
+from normzoo.backends.contract import BEYOND, Apply, Array, Backward, Dims, Forward, Moments
 
 updates_whole = False
 
@@ -22,9 +22,11 @@ def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype,
             rounding = deviation.mean(axis=(1, 3), keepdims=True)
             mean, deviation = mean + rounding, deviation - rounding
         spread = (np.abs(deviation) ** moments.power).sum(axis=(1, 3), keepdims=True) / (1 if moments.total else m * n)
-        rstd = unit * _rstd(spread, eps, unit, moments)
+        scaled = _rstd(spread, eps, unit, moments)
+        rstd = unit * scaled
+        rstd = np.where(np.isinf(rstd) & np.isfinite(scaled), -(scaled * (unit * BEYOND)), rstd)
         # 2 normalize
-        xhat = deviation * (rstd / unit)
+        xhat = deviation * scaled
         y.reshape(dims)[...] = xhat * _repeat(weight, parameter_dims, b) + _repeat(bias, parameter_dims, b)
         spread = spread / unit**moments.power if moments.power else np.zeros_like(rstd)
         return np.stack([mean / unit, spread, rstd]).reshape(3, b, c)
@@ -51,7 +53,7 @@ def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype
         dy: Array, x: Array, stats: Array, weight: Array, eps: float, dx: Array, dweight: Array, dbias: Array
     ) -> None:
         d = dy.reshape(dims).astype(np.float64)
-        rstd = stats[2].reshape(b, 1, c, 1)
+        rstd = np.where(stats[2] < 0, np.inf, stats[2]).reshape(b, 1, c, 1)
         xhat = _xhat(x.reshape(dims), stats)
         g = d * _repeat(weight, parameter_dims, b)
         # 1 moments
@@ -122,7 +124,8 @@ def _rstd(spread: Array, eps: float, unit: Array, moments: Moments) -> Array:
 def _xhat(x: Array, stats: Array) -> Array:
     b, _, c, _ = x.shape
     mean, _, rstd = stats.reshape(3, b, 1, c, 1)
-    return (x.astype(np.float64) - mean) * rstd
+    d = x.astype(np.float64) - mean
+    return np.where(rstd < 0, d / BEYOND * -rstd, d * rstd)
 
 
 def _repeat(parameter: Array, view: Dims, b: int) -> Array:

@@ -8,6 +8,7 @@ import numpy as np
 
 from normzoo.arrays import check_axis, check_masks, check_number, check_out, once
 from normzoo.backends.contract import Array, Moments
+from normzoo.formulas import unit
 from normzoo.passes import normalize
 from normzoo.saved import PulledBack, empty_in_layout, layout_of
 from normzoo.view import Axes
@@ -40,11 +41,14 @@ def lp_normalize(
         return y, PulledBack(OWNER, x, lambda dy: {"x": dy})
     v = x.astype(np.float64, order="C")
     with np.errstate(all="ignore"):
-        norm, slope = length(v, p, axes)
-        factor = 1 / np.maximum(norm, eps)
-        factor[~(norm > 0) & (eps == 0)] = 0
-        y[...] = v * factor
-        slope[np.broadcast_to(norm <= eps, v.shape)] = 0
+        one = unit(v, axes, eps)  # the norm of subnormal values is one, and its inverse beyond float64
+        scaled = v * one
+        norm, slope = length(scaled, p, axes)
+        inverse = 1 / np.maximum(norm, eps * one)
+        inverse[~(norm > 0) & (eps == 0)] = 0
+        y[...] = scaled * inverse
+        factor = inverse * one
+        slope[np.broadcast_to(norm <= eps * one, v.shape)] = 0
 
     def pull(dy: Array) -> dict[str, Array]:
         along = (dy * v).sum(axis=axes, keepdims=True) * factor

@@ -382,8 +382,11 @@ def _sign(context, builder, sig, args):
 
 
 def rescue(rstd, like):
-    """Power of two near `rstd` where that is far from 1, else 1: keeps (x - mean) * rstd in the range of `like`."""
+    """Power of two near `rstd` where that is far from 1, else 1: keeps (x - mean) * rstd in the range of `like`. For an
+    rstd beyond float64, see `Backend`, 1 / BEYOND."""
     low, high = _scale_range(like.dtype.itemsize)
+    if like.dtype.itemsize == 8:
+        rstd = np.where(rstd < 0, high, rstd)
     binade = np.clip(np.exp2(np.floor(np.log2(np.maximum(rstd, low)))), low, high)
     return np.where((rstd < 2.0**-20) | (rstd > 2.0**20), binade, 1.0)
 
@@ -400,6 +403,9 @@ typed(rescue, lambda rstd, like: rstd)
 @lower(rescue, types.Float, Flat)
 def _rescue(context, builder, sig, args):
     v, kind, bits = args[0], args[0].type, _bits_of(args[0])
+    if sig.args[1].dtype.bitwidth == 64:
+        beyond = _constant(kind, _scale_range(8)[1])
+        v = builder.select(builder.fcmp_ordered("<", v, _constant(kind, 0.0)), beyond, v)
     exponent = builder.and_(builder.bitcast(v, bits), _constant(bits, 0x7FF0000000000000))
     binade = builder.bitcast(exponent, kind)
     low, high = (_constant(kind, c) for c in _scale_range(sig.args[1].dtype.bitwidth // 8))
@@ -429,6 +435,22 @@ def _scale_for(context, builder, sig, args):
     far = _constant(mean.type, _far(sig.args[2].dtype.bitwidth // 8))
     is_far = builder.or_(builder.fcmp_ordered(">", mean, far), builder.fcmp_ordered(">", builder.fneg(mean), far))
     return builder.select(is_far, builder.fmul(scale, _constant(scale.type, 0.25)), scale)
+
+
+def within(rstd):
+    """rstd, or inf for what stands for one beyond float64."""
+    return np.where(rstd < 0, np.inf, rstd)[()]
+
+
+typed(within, lambda rstd: rstd)
+
+
+@lower(within, Vec)
+@lower(within, types.Float)
+def _within(context, builder, sig, args):
+    v = args[0]
+    is_beyond = builder.fcmp_ordered("<", v, _constant(v.type, 0.0))
+    return builder.select(is_beyond, _constant(v.type, float("inf")), v)
 
 
 def inverse_power(scale):

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from normzoo.backends.contract import BEYOND
 from normzoo.backends.cpu.access import at, itemsize, load, load_as, load_n, store, store_as, store_n, stream_as
 from normzoo.backends.cpu.arithmetic import (
     fma,
@@ -20,6 +21,7 @@ from normzoo.backends.cpu.arithmetic import (
     sign,
     smaller,
     wide,
+    within,
 )
 from normzoo.backends.cpu.jit import helper
 from normzoo.backends.cpu.lanes import LANES
@@ -111,6 +113,8 @@ def affine_of(mean, rstd, like):
     scaled = mean * scale
     high = narrow(scaled, like)
     r = rstd * inverse_power(scale)
+    if itemsize(like) == 8:
+        r = larger(r, minus(rstd))  # of one beyond float64, see `Backend`
     return narrow(scale, like), minus(high), narrow((wide(high) - scaled) * r, like), narrow(r, like)
 
 
@@ -118,6 +122,8 @@ def affine_of(mean, rstd, like):
 def affine_by(mean, rstd, weight, bias, like):
     """As `affine_of`, of y = xhat * weight + bias instead of xhat, for statistics that are not x's own: xhat may be out
     of range where y is not, and so may x - mean."""
+    if itemsize(like) == 8:
+        rstd = within(rstd)
     scale = scale_for(mean, rescue(magnitude(rstd * weight), like), like)
     scaled = mean * scale
     high = narrow(scaled, like)
@@ -226,4 +232,7 @@ def extreme_moments(x, start, count_m, step, n, center, power, divisor, eps, cla
         return mean / scale, 0.0, 1.0
     scaled_eps = eps * scale if clamp or power == 1 else eps * scale * scale
     rstd = rstd_of(spread, scaled_eps, 1.0, power, clamp)
-    return mean / scale, spread / (scale * scale if power == 2 else scale), rstd * scale
+    found = rstd * scale
+    if found == math.inf and rstd < math.inf:  # beyond float64
+        found = -(rstd * (scale * BEYOND))
+    return mean / scale, spread / (scale * scale if power == 2 else scale), found
