@@ -224,6 +224,8 @@ class Norm:
             if found is not None:
                 raise AttributeError(f"{self}: has no {name} to set; write norm.{found}")
         super().__setattr__(name, value)
+        if "_recent" in own:  # its axes may be others now
+            own["_recent"].forget()
 
     def __init__(
         self,
@@ -292,18 +294,18 @@ class Norm:
         if not plain:
             x = base_array(self, "x", x)
         weight, bias, eps = self.params.get("weight"), self.params.get("bias"), self.eps
-        asked = self._asked(self) if plain and out is None else None
-        if asked is not None:
+        usual = plain and out is None
+        if usual:
             spacing = SPACING.get(x.dtype) if eps is None else eps  # of what is no float, None, which is no eps
-            found = recall_saved(self, self._recent, asked, x, weight, bias, spacing)
+            found = recall_saved(self, self._recent, x, weight, bias, spacing)
             if found is not None:
                 return found
         axes = self.axes(x)
         if eps is None:
             eps = eps_for(x)
         y, _, saved = normalize(self, x, axes, weight, bias, self.moments, eps, out, parameter_shape=self._shape)
-        if asked is not None:
-            self._recent.keep(asked, axes, self.moments, False, self, x)
+        if usual:
+            self._recent.keep(None, axes, self.moments, False, self, x)
         return y, saved
 
     def __call__(self, x: Array, *arguments: Any, **options: Any) -> Array:

@@ -400,10 +400,12 @@ class Recent:
         """Remember the plan of the call that was and its shortcut, if `asked`, an object that cannot change, and they
         will do again: for x, a norm asks for all that its axes read."""
         plan = axes.recent  # of this call, unless another thread was faster
-        if type(asked) not in (int, tuple) or plan is None or plan.moments != moments:
+        shortcut = plan and (plan.tracked if tracked else plan.shortcut)
+        if not shortcut or plan.moments != moments:
             return
-        shortcut = plan.tracked if tracked else plan.shortcut
-        if shortcut and (norm is None or self._is_trusted((asked, axes), norm, x)):
+        if norm is not None:
+            asked = norm._asked(norm)
+        if type(asked) in (int, tuple) and (norm is None or self._is_trusted((asked, axes), norm, x)):
             self.last = asked, plan, shortcut
 
     def _is_trusted(self, key: tuple, norm: Any, x: Any) -> bool:
@@ -417,17 +419,16 @@ class Recent:
 def recall_saved(
     owner: object,
     recent: Recent,
-    asked: object,
     x: Array,
     weight: Array | None,
     bias: Array | None,
     eps: Any,
     running: tuple[Array | None, Array | None, Array | None, Any] = (None, None, None, 0.0),
 ) -> tuple[Array, ViewSaved] | None:
-    """As `recall`, where what is asked may be equal, with the `Saved` of the pass. The running statistics are mean,
-    variance, number of batches and momentum."""
-    given, plan, shortcut = recent.last
-    if plan is None or asked != given or plan.name != chosen():
+    """As `recall`, with the `Saved` of the pass, of a layer, which forgets its last call where an attribute is set. The
+    running statistics are mean, variance, number of batches and momentum."""
+    _, plan, shortcut = recent.last
+    if plan is None or plan.name != chosen():
         return None
     kept = plan.new_small(plan.kept_shape, DOUBLE)
     y = shortcut.call(shortcut.block, x, weight, bias, eps, kept, *running)

@@ -118,10 +118,9 @@ class BatchNorm(TrackedNorm):
         mean, var = buffers.get("running_mean"), buffers.get("running_var")
         tracked = self.training and self.track_running_stats
         usual = tracked and out is None and update_stats is True and self.rules is USUAL
-        asked = self._asked(self) if usual else None
-        if asked is not None:
+        if usual:
             running = mean, var, count, self.momentum
-            known = recall_saved(self, self._recent, asked, x, weight, bias, self.eps, running)
+            known = recall_saved(self, self._recent, x, weight, bias, self.eps, running)
             if known is not None:
                 return known
         axes = self.axes(x)
@@ -147,8 +146,8 @@ class BatchNorm(TrackedNorm):
             count=count,
             average=self.momentum is None,
         )
-        if asked is not None:
-            self._recent.keep(asked, axes, self.moments, True, self, x)
+        if usual:
+            self._recent.keep(None, axes, self.moments, True, self, x)
         return found
 
 

@@ -188,13 +188,13 @@ def sampler(
     """As `samples.samples_of`, of arrays of these kinds, in less time; None where nothing is compiled."""
     places = np.array([_seen(sizes, store), _seen(*weight[:2]) if weight else _seen((), store)], np.int64)
     raw, words = Flat(types.uint8), Flat(types.int64)
-    made, zeros, shape = compiled(shortcut.samples(), (raw, raw, words, words)), np.zeros, 2 * SAMPLES
+    made, empty = compiled(shortcut.samples(), (raw, raw, words, words)), np.empty
     if not made.address:
         return None
-    call = made.call
+    call, shape = made.call, (2 if weight else 1) * SAMPLES
 
     def samples(x: Array, weight: Array | None) -> bytes:
-        out = zeros(shape, np.int64)
+        out = empty(shape)
         call(x, x if weight is None else weight, places, out)
         return out.tobytes()
 
