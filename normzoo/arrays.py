@@ -140,7 +140,8 @@ def _floats_of(name: str, a: Any) -> str:
     if len(a.dtype.names or ()) > 1:
         return f"; write np.stack([{name}[field] for field in {name}.dtype.names], -1)"
     try:
-        a.reshape(-1)[:1000].astype(np.float32)
+        if isinstance(a, np.ndarray):  # one on a device has numbers
+            a.reshape(-1)[:1000].astype(np.float32)
     except (TypeError, ValueError):
         return "; pass numbers"
     return f"; write {name}.astype(np.float32)"

@@ -339,6 +339,7 @@ def test_of_all_norms_the_ones_that_others_have_say_so():
 
 
 def test_a_sync_batch_norm_is_a_batch_norm_elsewhere():
+    pytest.importorskip("mpi4py")
     found = nz.describe(nz.SyncBatchNorm(4), "keras")
     assert found == nz.describe(nz.BatchNorm(4), "keras")
 

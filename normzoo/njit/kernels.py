@@ -107,8 +107,8 @@ def _choice(dims, parameter_dims, gradients):
 
 
 def _of_few(kind: str, make: Any, moments: Moments, dtype: types.Float) -> Any:
-    """The kernel of few values, wherever these lie: of float32 alone. Others have its bits with CONSTANT."""
-    if moments == CONSTANT or dtype != types.float32:
+    """The kernel of few values, wherever these lie: of float32 alone."""
+    if dtype != types.float32:
         return None
     return by_address(make(moments.center, moments.power, True, False), _ARRAYS[kind])
 
@@ -130,7 +130,7 @@ def forward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
         )
     first, second, third, fourth, fifth = calls
     has_first, has_second, has_third, has_fourth, has_fifth = kinds
-    of_few = _of_few("forward", few.forward, moments, dtype)
+    of_few = None if known else _of_few("forward", few.forward, moments, dtype)  # y of `few.apply` has the same bits
     has_few = of_few is not None
 
     @numba.njit(error_model="numpy", **INNER)
@@ -170,14 +170,14 @@ def backward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
         kinds,
     )
     has_first, has_second, has_third, has_fourth, has_fifth = kinds
-    of_few = _of_few("backward", few.backward, moments, dtype)
+    of_few, known = _of_few("backward", few.backward, moments, dtype), moments == CONSTANT
     has_few = of_few is not None
 
     @numba.njit(error_model="numpy", **INNER)
     def run(dims, parameter_dims, dy, x, weight, stats, eps, dx, dweight, dbias):
         divisor = float(dims[1] * dims[3])
         arguments = (ALONE, dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, np.inf)
-        if has_few and is_few(dims, FEW):
+        if has_few and is_few(dims, FEW) and not (known and is_columns(dims, True)):
             of_few(arguments)
             return
         which = _choice(dims, parameter_dims, True)

@@ -91,9 +91,9 @@ class GhostBatchNorm(BatchNorm):
 
     def _joined(self, batches: int, running: tuple[Array, Array], stats: Array, values: int) -> tuple[Array, Array]:
         """Running statistics with one ghost after the other, whose momentum is that of a batch of its own."""
-        for i in range(self.ghosts):
+        for i, own in enumerate(stats.reshape(3, self.ghosts, -1).transpose((1, 0, 2))):
             momentum = 1 / (batches * self.ghosts + i + 1) if self.momentum is None else self.momentum
-            running = updated(running, stats.reshape(3, self.ghosts, -1)[:, i], values, momentum)
+            running = updated(running, own, values, momentum)
         return running
 
 

@@ -257,7 +257,8 @@ def constants():
             var = wide(number(variance, rest(s, channels)))
             write(stats, s, wide(number(mean, rest(s, channels))))
             write(stats, sets + s, var)
-            write(stats, 2 * sets + s, choose(var + eps == 0.0, 0.0, inverse_root(var + eps)))
+            rstd = inverse_root(var + eps)
+            write(stats, 2 * sets + s, choose(var + eps <= 0.0, choose(var + eps < 0.0, rstd, 0.0), rstd))
 
     return constants_kernel
 
