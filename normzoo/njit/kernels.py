@@ -130,7 +130,9 @@ def forward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
         )
     first, second, third, fourth, fifth = calls
     has_first, has_second, has_third, has_fourth, has_fifth = kinds
-    of_few = None if known else _of_few("forward", few.forward, moments, dtype)  # y of `few.apply` has the same bits
+    of_few: Any = (
+        None if known else _of_few("forward", few.forward, moments, dtype)
+    )  # `few.apply` has no bits of its own
     has_few = of_few is not None
 
     @numba.njit(error_model="numpy", **INNER)
