@@ -22,7 +22,7 @@ from normzoo.arrays import (
 from normzoo.backends import backend, chosen
 from normzoo.backends.contract import CONSTANT, Array, Moments
 from normzoo.plan import CONTIGUOUS, BackwardPlan, ForwardPlan
-from normzoo.samples import SAMPLES, WIDTH, places_in
+from normzoo.samples import SAMPLES, WIDTH
 from normzoo.saved import Grads, Saved, SelectedSaved, native
 from normzoo.selection import Selected, normalize_selected
 from normzoo.view import Axes, inverse
@@ -178,16 +178,15 @@ class ViewSaved(Saved):
         return None if dx is None else self._grads(plan, dx, dweight, dbias)
 
     def _changed(self) -> str | None:
+        samples: Any = None
         if self._seen is not None:
             samples, before = self._seen
-            now = samples(self._v, self._weight)
-            return None if now == before else "x" if now[:WIDTH] != before[:WIDTH] else "weight"
-        if self._kept.ndim == 1:  # of a shortcut
-            seen = self._kept[-2 * SAMPLES :].view(np.int64).reshape(2, SAMPLES)
-            for name, a, values in zip(("x", "weight"), (self._v, self._weight), seen, strict=True):
-                if a is not None and (a.take(places_in(a.size)).view(f"i{a.itemsize}") != values).any():
-                    return name
-        return None
+        elif self._kept.ndim == 1:  # of a shortcut
+            samples, before = self._plan.samples, self._kept[-2 * SAMPLES :].tobytes()
+        if samples is None:
+            return None
+        now = samples(self._v, self._weight)
+        return None if now == before[: len(now)] else "x" if now[:WIDTH] != before[:WIDTH] else "weight"
 
     def _backward(self, dy: Array, out: Array | None) -> Grads:
         weight, stats = self._weight, self._stats

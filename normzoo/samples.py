@@ -28,9 +28,9 @@ WIDTH = 8 * SAMPLES  # bytes that the values of an array take among those of two
 
 
 def samples_of(x: Array, weight: Array | None) -> bytes:
-    """The bits of some values of x, C-contiguous, and of weight."""
-    of_x, of_weight = x.take(places_in(x.size)).tobytes(), b"" if weight is None else sample(weight) or b""
-    return of_x.ljust(WIDTH, b"\0") + of_weight.ljust(WIDTH, b"\0")
+    """The bits of some values of x and, if there is one, of weight, each as an integer of 8 bytes."""
+    found = [(a, sample(a)) for a in (x, weight) if a is not None]
+    return b"".join(np.frombuffer(bits, f"i{a.itemsize}").astype(np.int64).tobytes() for a, bits in found if bits)
 
 
 def changed(owner: object, name: str) -> RuntimeError:

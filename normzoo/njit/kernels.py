@@ -130,9 +130,8 @@ def forward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
         )
     first, second, third, fourth, fifth = calls
     has_first, has_second, has_third, has_fourth, has_fifth = kinds
-    of_few: Any = (
-        None if known else _of_few("forward", few.forward, moments, dtype)
-    )  # `few.apply` has no bits of its own
+    # with CONSTANT, other kernels have the bits of `few.apply`
+    of_few: Any = None if known else _of_few("forward", few.forward, moments, dtype)
     has_few = of_few is not None
 
     @numba.njit(error_model="numpy", **INNER)
