@@ -1,6 +1,7 @@
 """Loops that threads share, by themselves: every turn is taken once, with a pool and without, and what fails is told."""
 
 import ctypes
+import time
 
 import numba
 import numpy as np
@@ -120,19 +121,43 @@ def test_threads_are_woken_where_that_takes_less_than_they_save(seconds, values,
     assert given == [pool() if wakes else ALONE]
 
 
-def test_one_measurement_on_a_busy_machine_does_not_decide_for_ever(monkeypatch):
-    numba.get_num_threads()
-    seconds = iter([1, 1e-6])
-    monkeypatch.setattr(threads, "waking", lambda count: next(seconds))
-    monkeypatch.setattr(threads, "_waking_of", threads._Waking)
-    given = []
-    call = threads.guarded(given.append, 1 << 18)
-    for _ in range(16):
+@pytest.fixture
+def sleeper(monkeypatch):
+    """What guards a kernel that takes a millisecond or, with `quick`, no time; and which pools it was given."""
+
+    def guard(waking, quick=False):
+        numba.get_num_threads()
+        monkeypatch.setattr(threads, "waking", lambda count: next(waking))
+        monkeypatch.setattr(threads, "_waking_of", threads._Waking)
+        given = []
+
+        def kernel(pool):
+            given.append(pool)
+            if not quick:
+                time.sleep(0.001)
+
+        return threads.guarded(kernel, 1 << 18), given
+
+    return guard
+
+
+def test_one_measurement_on_a_busy_machine_does_not_decide_for_ever(sleeper):
+    call, given = sleeper(iter([1, 1e-6]))
+    for _ in range(19):
         call(ALONE)
-    assert given == [ALONE] * 15 + [pool()]
-    for _ in range(1000):  # which is not asked again
+    assert given == [ALONE] * 18 + [pool()]
+    for _ in range(100):  # which is not asked again
         call(ALONE)
-    assert given[16:] == [pool()] * 1000
+    assert given[19:] == [pool()] * 100
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_threads_are_woken_for_what_takes_long_not_for_what_was_thought_to(quick, sleeper):
+    call, given = sleeper(iter([50e-6] * 3), quick)
+    for _ in range(20):
+        call(ALONE)
+    assert given[:4] == [pool(), ALONE, ALONE, ALONE], "three are timed"
+    assert given[4:] == [ALONE if quick else pool()] * 16
 
 
 def test_a_scheduler_may_hand_over_several_parts_at_once():

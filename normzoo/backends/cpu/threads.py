@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from functools import lru_cache
 from multiprocessing import parent_process
+from time import perf_counter
 from typing import Any
 
 import numba
@@ -21,7 +22,8 @@ from normzoo.backends import PROCESS
 from normzoo.backends.cpu.sharing import ALONE, pool, waking
 from normzoo.subnormals import mode
 
-SPEED = 5e9  # values a second that a thread normalizes in its caches
+SPEED = 2e9  # values a second that a thread normalizes, until a kernel's own calls were timed,
+TIMED = 3  # which is done so often
 MOST = 1 << 20  # values from which on threads are woken however long it takes
 _one_at_a_time = threading.Lock()  # loops on a workqueue
 
@@ -46,18 +48,33 @@ class _Waking:
     """
 
     def __init__(self, count: int) -> None:
-        self.count, self.least, self.asked, self.next = count, float(MOST), 0, 1
+        self.count, self.least, self.asked, self.next = count, math.inf, 0, 1
 
-    def is_worth(self, values: float) -> bool:
-        """With this number of values?"""
-        if values < self.least and not _in_a_loop():
+    def is_worth(self, seconds: float) -> bool:
+        """For what takes one thread so long?"""
+        if seconds < self.least and not _in_a_loop():
             self.asked += 1
             if self.asked >= self.next:
                 self.next = 16 * self.asked
                 with _one_at_a_time:
-                    seconds = waking(self.count)
-                self.least = min(self.least, seconds * SPEED * self.count / max(self.count - 1, 1))
-        return values >= self.least
+                    self.least = min(self.least, waking(self.count) * self.count / max(self.count - 1, 1))
+        return seconds >= self.least
+
+
+class _Alone:
+    """How long a kernel takes one thread: what its number of values says, until it is called again: then it is timed.
+    A single call tells nothing that the next could use."""
+
+    def __init__(self, values: float) -> None:
+        self.seconds, self.calls = values / SPEED, 0
+
+    def times(self) -> bool:
+        """Is this a call to be timed?"""
+        self.calls += 1
+        return 1 < self.calls <= 1 + TIMED
+
+    def take(self, seconds: float) -> None:
+        self.seconds = seconds if self.calls == 2 else min(self.seconds, seconds)
 
 
 _waking_of = lru_cache(maxsize=64)(_Waking)
@@ -84,10 +101,15 @@ def guarded(kernel: Callable[..., Any], values: float = math.inf) -> Callable[..
     chosen = call_one_at_a_time if numba.threading_layer() == "workqueue" else call
     if values >= MOST:
         return chosen
-    waking_them = _waking_of(count)
+    waking_them, alone = _waking_of(count), _Alone(values)
 
     def call_where_worth(_: int, *arguments: Any) -> None:
-        worth = os.getpid() == _process and waking_them.is_worth(values)
+        if alone.calls <= TIMED and alone.times():
+            start = perf_counter()
+            kernel(ALONE, *arguments)
+            alone.take(perf_counter() - start)
+            return
+        worth = os.getpid() == _process and waking_them.is_worth(alone.seconds)
         (chosen if worth else kernel)(ALONE, *arguments)
 
     return call_where_worth
