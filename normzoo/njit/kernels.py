@@ -27,9 +27,11 @@ from normzoo.backends.cpu.sharing import ALONE
 
 inner = register_jitable(**INNER)
 inner(view.take_run)
+inner(code.has_each)
 fit_sizes = inner(view.fit_sizes)
 is_columns, is_few, spans_of = inner(code.is_columns), inner(code.is_few), inner(code.spans_of)
-FEW, FEW_FORWARD, RUNS = code.FEW, code.FEW_FORWARD, rows.RUNS
+few_back = inner(code.few_back)
+FEW, RUNS = code.FEW, rows.RUNS
 
 
 class Kinds(NamedTuple):
@@ -106,11 +108,11 @@ def _choice(dims, parameter_dims, gradients):
     return 4 if spans == RUNS else spans
 
 
-def _of_few(kind: str, make: Any, moments: Moments, dtype: types.Float) -> Any:
+def _of_few(kind: str, make: Any, flags: tuple, dtype: types.Float) -> Any:
     """The kernel of few values, wherever these lie: of float32 alone."""
     if dtype != types.float32:
         return None
-    return by_address(make(moments.center, moments.power, True, False), _ARRAYS[kind])
+    return by_address(make(*flags, True, False), _ARRAYS[kind])
 
 
 @lru_cache(maxsize=256)
@@ -131,7 +133,7 @@ def forward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
     first, second, third, fourth, fifth = calls
     has_first, has_second, has_third, has_fourth, has_fifth = kinds
     # with CONSTANT, other kernels have the bits of `few.apply`
-    of_few: Any = None if known else _of_few("forward", few.forward, moments, dtype)
+    of_few: Any = None if known else _of_few("forward", few.forward, (center, power), dtype)
     has_few = of_few is not None
 
     @numba.njit(error_model="numpy", **INNER)
@@ -142,7 +144,7 @@ def forward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
             if known
             else (ALONE, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, False)
         )
-        if has_few and is_few(dims, FEW_FORWARD):
+        if has_few and is_few(dims, FEW):
             of_few(arguments)
             return
         which = _choice(dims, parameter_dims, False)
@@ -171,14 +173,14 @@ def backward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
         kinds,
     )
     has_first, has_second, has_third, has_fourth, has_fifth = kinds
-    of_few, known = _of_few("backward", few.backward, moments, dtype), moments == CONSTANT
+    of_few, known = _of_few("backward", few.backward, (center, power, False), dtype), moments == CONSTANT
     has_few = of_few is not None
 
     @numba.njit(error_model="numpy", **INNER)
     def run(dims, parameter_dims, dy, x, weight, stats, eps, dx, dweight, dbias):
         divisor = float(dims[1] * dims[3])
         arguments = (ALONE, dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, np.inf)
-        if has_few and is_few(dims, FEW) and not (known and is_columns(dims, True)):
+        if has_few and is_few(dims, few_back(dims, parameter_dims)) and not (known and is_columns(dims, True)):
             of_few(arguments)
             return
         which = _choice(dims, parameter_dims, True)

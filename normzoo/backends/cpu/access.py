@@ -223,63 +223,6 @@ def _load_same(context, builder, sig, args):
     return loaded(context, builder, sig.args[0].dtype, filled(builder, value))
 
 
-def load_apart(a, i, step, count):
-    """Lanes a[i], a[i + step], ..., `count` of them; those behind repeat the last."""
-    return as_floats(a)[i + step * np.minimum(np.arange(LANES), count - 1)].view(Values)
-
-
-typed(load_apart, lambda a, i, step, count: Vec(of(a.dtype)))
-
-
-@lower(load_apart, Flat, types.Integer, types.Integer, types.Integer)
-def _load_apart(context, builder, sig, args):
-    dtype = sig.args[0].dtype
-    found = cgutils.alloca_once(builder, stored(dtype))
-    for places in _places_apart(context, builder, sig, args):
-        v = ir.Constant(stored(dtype), ir.Undefined)
-        for lane, place in enumerate(places):
-            v = builder.insert_element(v, builder.load(place), word(lane))
-        builder.store(v, found)
-    return loaded(context, builder, dtype, builder.load(found))
-
-
-def _places_apart(context, builder, sig, args):
-    """Where the elements of all lanes lie: once for whole vectors, once for others. Instructions that gather and
-    scatter take as long, and not every processor has them."""
-    a, i, step, count = args[:4]
-    kind = stored(sig.args[0].dtype).element.as_pointer()
-    whole = builder.icmp_signed(">=", count, ir.Constant(count.type, LANES))
-    last = builder.sub(count, ir.Constant(count.type, 1))
-    with builder.if_else(whole) as branches:
-        for branch, is_whole in zip(branches, (True, False), strict=True):
-            with branch:
-                places = []
-                for lane in range(LANES):
-                    skip = ir.Constant(count.type, lane)
-                    if not is_whole:
-                        skip = builder.select(builder.icmp_signed("<", skip, count), skip, last)
-                    place = element_at(context, builder, sig.args[0], a, builder.add(i, builder.mul(step, skip)))
-                    places.append(builder.bitcast(place, kind))
-                yield places
-
-
-def store_apart(a, i, step, count, v):
-    """a[i], a[i + step], ... = v, of `count` lanes."""
-    a.reshape(-1)[i : i + (count - 1) * step + 1 : step] = as_stored(a, v)[:count]
-
-
-typed(store_apart, lambda a, i, step, count, v: types.none)
-
-
-@lower(store_apart, Flat, types.Integer, types.Integer, types.Integer, Vec)
-def _store_apart(context, builder, sig, args):
-    v = to_store(context, builder, sig.args[0].dtype, args[4])
-    for places in _places_apart(context, builder, sig, args):
-        for lane, place in reversed([*enumerate(places)]):  # what is behind goes to the last, and is written over
-            builder.store(builder.extract_element(v, word(lane)), place)
-    return context.get_dummy_value()
-
-
 def put(a, i, value):
     """a[i] = value, flat."""
     a.reshape(-1)[i] = value

@@ -103,7 +103,8 @@ def _wide(context, builder, sig, args):
 
 
 def narrow(v, like):
-    """Lanes, or a scalar, rounded to the type that the elements of the array `like` are computed in."""
+    """Lanes, or a scalar, in the type that the elements of the array `like` are computed in: rounded, or as they are
+    where that is no narrower."""
     return v.astype(np.float64 if like.dtype == np.float64 else np.float32)
 
 
@@ -113,8 +114,11 @@ typed(narrow, lambda v, like: _like(v, of(like.dtype)))
 @lower(narrow, Vec, Flat)
 @lower(narrow, types.Float, Flat)
 def _narrow(context, builder, sig, args):
+    wanted, given = of(sig.args[1].dtype).bitwidth, getattr(sig.args[0], "dtype", sig.args[0]).bitwidth
+    if wanted == given:
+        return args[0]
     kind = context.get_value_type(sig.return_type)
-    return args[0] if args[0].type == kind else builder.fptrunc(args[0], kind)
+    return builder.fptrunc(args[0], kind) if wanted < given else builder.fpext(args[0], kind)
 
 
 def _constant(kind: ir.Type, value: float) -> ir.Constant:

@@ -40,8 +40,10 @@ STREAMED = 1 << 24  # bytes of a result, from which on it is written past the ca
 FAR = 1 << 20  # bytes of a set whose runs lie apart
 SIDE_BY_SIDE = 32  # values of a run, below which neighbouring ones go back as one run of at most
 SPREAD = 32768  # values, for whose parameters' gradients a level-2 cache has room; of fewer than LANES all, both ways
-FEW = 32  # values of a set that `few.py` takes, in runs that are no columns,
-FEW_FORWARD = 48  # and where it finds statistics;
+FEW = 64  # values of a set that `few.py` takes going forward, in runs that are no columns,
+FEW_GIVEN = 32  # and where it is given statistics,
+FEW_BACK = 48  # and going back,
+FEW_EACH = 32  # and going back where each value has its own parameters;
 PAIR = 2  # and of columns, which lanes run over anyway
 
 FLAT = {
@@ -114,8 +116,9 @@ class Code(NamedTuple):
 def forward_code(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Code:
     by_column = is_columns(dims)
     arrays, scalars = (store, dtype, dtype, store, DOUBLE), (types.float64, types.float64, types.boolean)
-    if dtype == np.float32 and is_few(dims, FEW_FORWARD):
-        return Code(dims, False, few.forward, False, few_flags(dims, moments), arrays, 3, scalars)
+    if dtype == np.float32 and is_few(dims, FEW):
+        flags = moments.center, moments.power, is_apart(dims)
+        return Code(dims, False, few.forward, False, flags, arrays, 3, scalars)
     makers = rows.forward, rows_split.forward, columns.forward, columns_split.forward
     least = min(FEW_SETS, PER_THREAD * numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
     spans = spans_of(dims, by_column, parameter_dims)
@@ -127,8 +130,8 @@ def apply_code(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtyp
     by_column = is_columns(dims)
     makers = rows_split.apply, columns_split.apply
     arrays = store, dtype, dtype, store, DOUBLE
-    if dtype == np.float32 and not by_column and is_few(dims, FEW):
-        flags = parameter_dims[1] * parameter_dims[3] > 1, plain(few.step_of)(dims) != 1
+    if dtype == np.float32 and not by_column and is_few(dims, FEW_GIVEN):
+        flags = (parameter_dims[1] * parameter_dims[3] > 1,)
         return Code(dims, False, few.apply, False, flags, arrays, 3, ())
     spans = spans_of(dims, by_column, parameter_dims)
     in_order = _is_written_in_order(dims, by_column, False)
@@ -138,8 +141,9 @@ def apply_code(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtyp
 def backward_code(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Code:
     by_column = is_columns(dims, True)
     arrays, scalars = (store, store, dtype, DOUBLE, store, dtype, dtype), (types.float64, types.float64)
-    if dtype == np.float32 and is_few(dims, FEW) and not (by_column and moments == CONSTANT):
-        return Code(dims, False, few.backward, False, few_flags(dims, moments), arrays, 4, scalars)
+    if dtype == np.float32 and is_few(dims, few_back(dims, parameter_dims)) and not (by_column and moments == CONSTANT):
+        flags = moments.center, moments.power, has_each(dims, parameter_dims), is_apart(dims)
+        return Code(dims, False, few.backward, False, flags, arrays, 4, scalars)
     makers = rows_gradients.backward, rows_split.backward, columns_gradients.backward, columns_split.backward
     spans = spans_of(dims, by_column, parameter_dims, True)
     # where statistics are constants, threads that share sets read them once, in the order of memory
@@ -175,8 +179,19 @@ def is_few(dims: Dims, most: int) -> bool:
     return m * n <= (PAIR if n == 1 and m > 1 and c > 1 else most)
 
 
-def few_flags(dims: Dims, moments: Moments) -> tuple:
-    return moments.center, moments.power, plain(few.step_of)(dims) != 1
+def few_back(dims: Dims, parameter_dims: Dims) -> int:
+    """Values of a set that `few.py` takes going back."""
+    return FEW_EACH if has_each(dims, parameter_dims) else FEW_BACK
+
+
+def has_each(dims: Dims, parameter_dims: Dims) -> bool:
+    """Has each value of a set parameters of its own?"""
+    return parameter_dims[1] * parameter_dims[3] == dims[1] * dims[3]
+
+
+def is_apart(dims: Dims) -> bool:
+    """Do the values of a set lie beside each other, not those of a row of sets?"""
+    return plain(few.step_of)(dims) != 1
 
 
 def is_columns(dims: Dims, gradients: bool = False) -> bool:

@@ -9,7 +9,8 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.access import at, load, load_apart, load_n, put, store, store_apart, zeros
+from normzoo.backends.cpu.access import at, load, load_n, put, store, zeros
+from normzoo.backends.cpu.across import read_eight, read_four, read_one, write_eight, write_four, write_one
 from normzoo.backends.cpu.arithmetic import (
     below,
     fma,
@@ -95,25 +96,36 @@ def spread(dims, parameter_dims, weight, table, to):
 
 
 @helper
-def fold(dims, parameter_dims, found, to, dweight):
-    """What `spread` spreads, of gradients: each parameter's in the planes at `to` are added up, in order."""
-    pb, _, pc, pn = parameter_dims
+def gather(dims, parameter_dims, sums, i, part, to):
+    """What `spread` spreads, of gradients: a task's at sums[i:] to part[to:], a period of each plane."""
     period, room = period_of(dims, parameter_dims), room_of(dims, parameter_dims)
     for plane in range(planes_of(parameter_dims)):
-        i = to + plane * room
         if period == 1:
-            put(dweight, plane, total(load(found, i)))
+            put(part, to + plane, total(load(sums, i + plane * room)))
             continue
         for h in range(LANES):
             behind = i + room - 1 - h
-            put(found, behind - period, at(found, behind - period) + at(found, behind))
+            put(sums, behind - period, at(sums, behind - period) + at(sums, behind))
+        for h in range(period):
+            put(part, to + plane * period + h, at(sums, i + h))
+        i += room
+
+
+@helper
+def fold(dims, parameter_dims, part, i, tasks, skip, dweight):
+    """Each parameter's gradient: what all tasks have at part[i:], `skip` values apart, added up in order."""
+    pb, _, pc, pn = parameter_dims
+    period = period_of(dims, parameter_dims)
+    repeats = period // pb
+    for plane in range(planes_of(parameter_dims)):
         for place in range(pb):
             first = first_of(parameter_dims, plane, place)
             d = 0.0
-            for h in range(period // pb):
-                d += at(found, i)
+            for h in range(repeats):
+                for t in range(tasks):
+                    d += at(part, i + t * skip)
                 i += 1
-                if pc > 1 or h + 1 == period // pb:
+                if pc > 1 or h + 1 == repeats:
                     put(dweight, first + (h * pn if pc > 1 else 0), d)
                     d = 0.0
 
@@ -154,21 +166,56 @@ def first_in(period, s):
     return s % period if period > 1 else 0
 
 
-@helper
-def read_lanes(a, i, step, count, apart):
-    """A value of `count` sets, in float64."""
-    if apart:
-        return wide(load_apart(a, i, step, count))
-    return wide(load(a, i) if count >= LANES else load_n(a, i, count))
+@cache
+def across(eight, four, one):
+    """What reads or writes neighbouring values of each of `count` sets, as many at a time as there are: the last ones
+    overlap."""
+
+    @helper
+    def some_values(a, i, step, length, count, room, to):
+        if count == LANES and length >= 8:
+            for h in range(0, length, 8):
+                g = smaller(h, length - 8)
+                eight(a, i + g, step, count, room, to + g * LANES)
+        elif count == LANES and length >= 4:
+            for h in range(0, length, 4):
+                g = smaller(h, length - 4)
+                four(a, i + g, step, count, room, to + g * LANES)
+        else:
+            for h in range(length):
+                one(a, i + h, step, count, room, to + h * LANES)
+
+    return some_values
+
+
+read_across = across(read_eight, read_four, read_one)
+write_across = across(write_eight, write_four, write_one)
 
 
 @helper
-def write_lanes(a, i, step, v, count, apart):
-    """A value of `count` sets, in the type that is computed in."""
-    if apart:
-        store_apart(a, i, step, count, v)
-    else:
-        put_lanes(a, i, v, count)
+def take(dims, a, start, count, apart, room, to):
+    """The values of `count` sets, of which the first is at `start`, to room[to:], LANES of each."""
+    _, m, c, n = dims
+    runs, length = (m, n) if c > 1 else (1, m * n)
+    for run in range(runs):
+        i, q = start + run * c * n, to + run * length * LANES
+        if apart:
+            read_across(a, i, step_of(dims), length, count, room, q)
+        else:
+            store(room, q, narrow(load(a, i) if count >= LANES else load_n(a, i, count), room))
+
+
+@helper
+def give(dims, a, start, count, apart, room):
+    """Back what `take` takes."""
+    _, m, c, n = dims
+    runs, length = (m, n) if c > 1 else (1, m * n)
+    for run in range(runs):
+        i, q = start + run * c * n, run * length * LANES
+        if apart:
+            write_across(a, i, step_of(dims), length, count, room, q)
+        else:
+            put_lanes(a, i, narrow(load(room, q), a), count)
 
 
 @cache
@@ -178,7 +225,7 @@ def forward(center, power, apart, _streams):
     @helper
     def some_blocks(t, dims, parameter_dims, x, y, stats, divisor, eps, clamp, tables, tasks):
         b, m, c, n = dims
-        sets, step = b * c, step_of(dims)
+        sets = b * c
         here, end = blocks_of(dims, t, tasks)
         room, period = room_of(dims, parameter_dims), period_of(dims, parameter_dims)
         bias_at = planes_of(parameter_dims) * room
@@ -188,11 +235,9 @@ def forward(center, power, apart, _streams):
             s, count, start = block_at(dims, block)
             # 1 moments
             mean, spread_sum = zero, zero
-            for i in range(m):
-                for j in range(n):
-                    v = read_lanes(x, start + i * c * n + j, step, count, apart)
-                    store(values, (i * n + j) * LANES, v)
-                    mean += v
+            take(dims, x, start, count, apart, values, 0)
+            for i in range(m * n if center else 0):
+                mean += load(values, i * LANES)
             mean = mean / splat(float(m * n)) if center else zero
             for i in range(m * n if power != 0 else 0):
                 d = load(values, i * LANES) - mean
@@ -208,8 +253,8 @@ def forward(center, power, apart, _streams):
                 for j in range(n):
                     p = plane_at(parameter_dims, i, j) * room + first
                     xhat = (load(values, (i * n + j) * LANES) - mean) * rstd
-                    v = fma(xhat, load(tables, p), load(tables, bias_at + p))
-                    write_lanes(y, start + i * c * n + j, step, narrow(v, y), count, apart)
+                    store(values, (i * n + j) * LANES, fma(xhat, load(tables, p), load(tables, bias_at + p)))
+            give(dims, y, start, count, apart, values)
 
     @kernel
     def few_forward(
@@ -238,31 +283,34 @@ def forward(center, power, apart, _streams):
 
 
 @cache
-def apply(spans, apart, _streams):
+def apply(spans, _streams):
     """y from given statistics, in the arithmetic of rows and columns: whichever works on a view, the bits are one."""
 
     @helper
     def some_blocks(t, dims, parameter_dims, x, y, stats, tables, tasks):
         b, m, c, n = dims
-        sets, step = b * c, step_of(dims)
+        sets = b * c
         here, end = blocks_of(dims, t, tasks)
         room, period = room_of(dims, parameter_dims), period_of(dims, parameter_dims)
         bias_at = planes_of(parameter_dims) * room
+        values = workspace(m * n * LANES, x)
         for block in range(here, end):
             s, count, start = block_at(dims, block)
             mean, rstd = load_n(stats, s, count), load_n(stats, 2 * sets + s, count)
             first = first_in(period, s)
-            affine = affine_of(mean, rstd, x)
-            if not spans:
+            if spans:
+                affine = affine_of(mean, rstd, x)
+            else:
                 affine = affine_by(mean, rstd, load(tables, first), load(tables, bias_at + first), x)
+            take(dims, x, start, count, True, values, 0)
             for i in range(m):
                 for j in range(n):
-                    at_value = start + i * c * n + j
-                    p = plane_at(parameter_dims, i, j) * room + first
-                    v = standardize(narrow(read_lanes(x, at_value, step, count, apart), x), *affine)
+                    h, p = (i * n + j) * LANES, plane_at(parameter_dims, i, j) * room + first
+                    v = standardize(load(values, h), *affine)
                     if spans:
                         v = fma(v, narrow(load(tables, p), x), narrow(load(tables, bias_at + p), x))
-                    write_lanes(y, at_value, step, v, count, apart)
+                    store(values, h, v)
+            give(dims, y, start, count, True, values)
 
     @kernel
     def few_apply(
@@ -287,21 +335,22 @@ def apply(spans, apart, _streams):
 
 
 @cache
-def backward(center, power, apart, _streams):
-    """dx and the parameters' gradients."""
+def backward(center, power, each, apart, _streams):
+    """dx and the parameters' gradients; with `each`, every value of a set is known to have its own parameters."""
 
     constant = power == 0 and not center
 
     @helper
-    def some_blocks(t, dims, parameter_dims, dy, x, stats, dx, divisor, limit, table, found, tasks):
+    def some_blocks(t, dims, parameter_dims, dy, x, stats, dx, divisor, limit, table, part, tasks):
         b, m, c, n = dims
         _, pm, _, pn = parameter_dims
-        sets, step = b * c, step_of(dims)
+        sets = b * c
         here, end = blocks_of(dims, t, tasks)
         room, period = room_of(dims, parameter_dims), period_of(dims, parameter_dims)
-        size = planes_of(parameter_dims) * room
-        own = t * 2 * size
-        clear(found, own, 2 * size)
+        planes = planes_of(parameter_dims)
+        size = planes * room
+        found = workspace(2 * size, stats)
+        clear(found, 0, 2 * size)
         k = m * n * LANES
         values = workspace(2 * k, stats)
         zero = splat(0.0)
@@ -310,48 +359,49 @@ def backward(center, power, apart, _streams):
             mean, rstd = load_n(stats, s, count), load_n(stats, 2 * sets + s, count)
             first = first_in(period, s)
             affine = affine_of(mean, rstd, x)
+            take(dims, dy, start, count, apart, values, 0)
+            take(dims, x, start, count, apart, values, k)
             # 1 moments
             g_sum, gx_sum, signs, dweight, dbias = zero, zero, zero, zero, zero
             for i in range(m):
                 for j in range(n):
-                    at_value = start + i * c * n + j
-                    d = read_lanes(dy, at_value, step, count, apart)
-                    xhat = (read_lanes(x, at_value, step, count, apart) - mean) * rstd
+                    h = (i * n + j) * LANES
+                    d, xhat = load(values, h), (load(values, k + h) - mean) * rstd
                     p = plane_at(parameter_dims, i, j) * room + first
                     if constant:  # as rows and columns have it: the bits must not depend on how many items there are
                         w32 = narrow(load(table, p), x) * affine[0]
-                        write_lanes(dx, at_value, step, fma(narrow(d, x), w32, zeros(x)) * affine[3], count, apart)
+                        store(values, h, wide(fma(narrow(d, x), w32, zeros(x)) * affine[3]))
                     else:
-                        store(values, (i * n + j) * LANES, d)
-                        store(values, k + (i * n + j) * LANES, xhat)
+                        store(values, k + h, xhat)
                     if power == 1:
                         signs += sign(xhat)
-                    dweight = fma(d, xhat, dweight)
-                    dbias += d
-                    if pn > 1 or (j + 1 == n and (pm > 1 or i + 1 == m)):  # the last value of its parameter
-                        q, w = own + p, load(table, p)
+                    dweight, dbias = (d * xhat, d) if each else (fma(d, xhat, dweight), dbias + d)
+                    if each or pn > 1 or (j + 1 == n and (pm > 1 or i + 1 == m)):  # the last value of its parameter
+                        w = load(table, p)
                         g_sum, gx_sum = fma(dbias, w, g_sum), fma(dweight, w, gx_sum)
                         if count < LANES:
                             dweight, dbias = keep(dweight, count), keep(dbias, count)
-                        store(found, q, load(found, q) + dweight)
-                        store(found, q + size, load(found, q + size) + dbias)
+                        store(found, p, load(found, p) + dweight)
+                        store(found, size + p, load(found, size + p) + dbias)
                         dweight, dbias = zero, zero
-            if constant:
-                continue
             # 2 normalize
             g_mean = g_sum / splat(float(m * n)) if center else zero
             sign_mean = signs / splat(float(m * n)) if center else zero
             gx_mean = gx_sum / splat(divisor)
             if limit < np.inf:
                 gx_mean = below(rstd, splat(limit), gx_mean)
-            for i in range(m):
+            for i in range(0 if constant else m):
                 for j in range(n):
                     h = (i * n + j) * LANES
                     v = load(values, h) * load(table, plane_at(parameter_dims, i, j) * room + first) - g_mean
                     if power != 0:
                         xhat = load(values, k + h)
                         v -= (sign(xhat) - sign_mean if power == 1 else xhat) * gx_mean
-                    write_lanes(dx, start + i * c * n + j, step, narrow(v * rstd, dx), count, apart)
+                    store(values, h, v * rstd)
+            give(dims, dx, start, count, apart, values)
+        own = 2 * t * planes * period
+        gather(dims, parameter_dims, found, 0, part, own)
+        gather(dims, parameter_dims, found, size, part, own + planes * period)
 
     @kernel
     def few_backward(
@@ -369,18 +419,15 @@ def backward(center, power, apart, _streams):
         limit,  # float: rstd of a clamped set, or inf
     ):
         b, m, c, n = dims
-        room = room_of(dims, parameter_dims)
         planes = planes_of(parameter_dims)
-        size = planes * room
+        size = planes * room_of(dims, parameter_dims)
         table = workspace(size, stats)
         spread(dims, parameter_dims, weight, table, 0)
         tasks = tasks_of(b * m * c * n, size)
-        found = workspace(tasks * 2 * size, stats)
-        share(pool, tasks, some_blocks, (dims, parameter_dims, dy, x, stats, dx, divisor, limit, table, found, tasks))
-        for t in range(1, tasks):
-            for i in range(2 * size):
-                put(found, i, at(found, i) + at(found, t * 2 * size + i))
-        fold(dims, parameter_dims, found, 0, dweight)
-        fold(dims, parameter_dims, found, size, dbias)
+        own = planes * period_of(dims, parameter_dims)
+        part = workspace(tasks * 2 * own, stats)
+        share(pool, tasks, some_blocks, (dims, parameter_dims, dy, x, stats, dx, divisor, limit, table, part, tasks))
+        fold(dims, parameter_dims, part, 0, tasks, 2 * own, dweight)
+        fold(dims, parameter_dims, part, own, tasks, 2 * own, dbias)
 
     return few_backward

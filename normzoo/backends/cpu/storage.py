@@ -196,8 +196,8 @@ def loaded_in_order(builder, dtype: Any, place):
             builder.load(builder.gep(place, [word(first // _QUARTER)]), align=dtype.bitwidth // 8)
             for first in _ORDER[::_QUARTER]
         ]
-        halves = [_joined(builder, a, b) for a, b in (quarters[:2], quarters[2:])]
-        return _joined(builder, *halves)
+        halves = [joined(builder, a, b) for a, b in (quarters[:2], quarters[2:])]
+        return joined(builder, *halves)
     v = builder.load(builder.bitcast(place, _SHORTS.as_pointer()), align=dtype.bitwidth // 8)
     zeros = ir.Constant(_SHORTS, None)
     half = ir.VectorType(ir.FloatType(), LANES // 2)
@@ -206,7 +206,7 @@ def loaded_in_order(builder, dtype: Any, place):
         places = [p for lane in _ORDER[start : start + LANES // 2] for p in (lane, LANES + lane)]
         words = builder.shuffle_vector(zeros, v, ir.Constant(_WORDS, places))
         halves.append(builder.bitcast(words, half))
-    return _joined(builder, *halves)
+    return joined(builder, *halves)
 
 
 def store_in_order(builder, dtype: Any, place, v) -> None:
@@ -234,7 +234,7 @@ def word(value: int) -> ir.Constant:
     return ir.Constant(ir.IntType(32), value)
 
 
-def _joined(builder, a, b):
+def joined(builder, a, b):
     """The lanes of a and then b."""
     count = 2 * a.type.count
     places = ir.Constant(ir.VectorType(ir.IntType(32), count), list(range(count)))
