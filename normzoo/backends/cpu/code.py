@@ -42,7 +42,7 @@ SIDE_BY_SIDE = 32  # values of a run, below which neighbouring ones go back as o
 SPREAD = 32768  # values, for whose parameters' gradients a level-2 cache has room; of fewer than LANES all, both ways
 FEW = 64  # values of a set that `few.py` takes going forward, in runs that are no columns,
 FEW_GIVEN = 32  # and where it is given statistics,
-FEW_BACK = 48  # and going back,
+FEW_BACK = 56  # and going back,
 FEW_EACH = 32  # and going back where each value has its own parameters;
 PAIR = 2  # and of columns, which lanes run over anyway
 
