@@ -56,7 +56,7 @@ class Left(NamedTuple):
     """What a pass leaves beside the arrays that it read, for who keeps these himself: see `resume`."""
 
     owner: object
-    axes: Axes
+    axes: Axes  # merged where the statistics were given
     parameter_shape: tuple[int, ...] | None
     moments: Moments  # CONSTANT where the statistics were given
     eps: float
@@ -105,18 +105,27 @@ class ViewSaved(Saved):
     @property
     def mean(self) -> Array:
         """The mean of every set, (b, c) float64."""
-        return self._stats[0]
+        return self._of_sets(0)
 
     @property
     def spread(self) -> Array:
         """The spread of every set, see `backends/contract.py`; (b, c) float64."""
-        return self._stats[1]
+        return self._of_sets(1)
 
     @property
     def rstd(self) -> Array:
         """What every set was multiplied by, (b, c) float64; inf where that is beyond it."""
-        rstd = self._stats[2]
+        rstd = self._of_sets(2)
         return rstd if type(rstd) is not ndarray or (rstd >= 0).all() else np.where(rstd < 0, inf, rstd)
+
+    def _of_sets(self, i: int) -> Array:
+        """One of the statistics of the norm's own sets: those that are given repeat over the leading ones."""
+        found, plan = self._stats[i], self._plan
+        if found.shape == plan.sets_shape:
+            return found
+        repeated = plan.memory.empty(plan.sets_shape, DOUBLE)
+        repeated.reshape(prod(plan.sets_shape) // max(found.size, 1), found.size)[...] = found.reshape(found.size)
+        return repeated
 
     def again(self, weight: Array, bias: Array) -> Array:
         """xhat * weight + bias with other parameters, a new array; of a pass whose statistics were known.
@@ -156,7 +165,7 @@ class ViewSaved(Saved):
     def left(self) -> Left:
         """The pass without x, weight and bias."""
         plan = self._plan
-        return Left(self._owner, plan.axes, plan.key[2], plan.moments, self._eps, self._stats)
+        return Left(self._owner, plan.used, plan.key[2], plan.moments, self._eps, self._stats)
 
     @property
     def copied(self) -> bool:
@@ -265,8 +274,9 @@ def normalize(
         axes: the letters of x's axes.
         weight, bias: None, or arrays that span the capital letters of `axes`.
         parameter_shape: their shape, where it is not `axes.parameter_shape`.
-        given: (mean, variance) to use instead of x's own: of one value a set, in the order of the sets, or repeating
-            over the leading ones; arrays as backends take running statistics. They are constants of the gradient.
+        given: (mean, variance) to use instead of x's own: of one value for each place of the axes K, which all sets
+            there share, see `Axes.merged`; arrays as backends take running statistics. They are constants of the
+            gradient.
         stats: what an earlier pass found of this x with these axes and moments, where weight or bias depend on it: they
             are not found again, and the gradient is that of x's own statistics. With moments CONSTANT they are any
             (3, b, c), and constants of the gradient.

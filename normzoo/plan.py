@@ -115,6 +115,7 @@ class ForwardPlan(Plan):
     Attributes:
         copied: neither x's own order nor channels-last order fits the kernels.
         axes: those of x.
+        used: these or, where statistics are given, `axes.merged`: what `view` is of.
         expected: shape of the parameters.
         like: shape and dtype of x.
         weight, bias: None, or their kinds.
@@ -128,11 +129,12 @@ class ForwardPlan(Plan):
         reads_x: the backward pass reads x's own memory.
         samples: of x and weight, by which it is seen whether these change before the pass back reads them; or None.
         stats_shape: (3, b, c); kept_shape: that of an array of the statistics and of these values of x and weight.
+        sets_shape: (b, c) of the norm's own sets, which share statistics that are given.
     """
 
     __slots__ = (
         "asked", "axes", "bias", "copied", "expected", "kept_shape", "kinds", "known", "layout", "like", "moments",
-        "reads_x", "recent_back", "samples", "stats_shape", "tracked", "weight",
+        "reads_x", "recent_back", "samples", "sets_shape", "stats_shape", "tracked", "used", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -150,11 +152,17 @@ class ForwardPlan(Plan):
         if expected is None:
             expected = axes.parameter_shape
         self.expected = expected
-        if weight is None and bias is None:
-            axes = axes._replace(letters=axes.letters.lower())
-        elif prod(expected) != prod(axes.parameter_shape):
+        spans = weight is not None or bias is not None
+        if spans and prod(expected) != prod(axes.parameter_shape):
             raise ValueError(f"axes {axes} span parameters of shape {axes.parameter_shape}, not {expected}")
-        view, self.copied = find_view(axes, shape, strides, dtype.itemsize)
+
+        def viewed(axes: Axes) -> tuple[View, bool]:
+            letters = axes.letters if spans else axes.letters.lower()
+            return find_view(axes._replace(letters=letters), shape, strides, dtype.itemsize)
+
+        self.used = axes if given is None else axes.merged
+        view, self.copied = viewed(self.used)
+        own = view if self.used is axes else viewed(axes)[0]
         if prod(view.dims) != prod(shape):
             raise ValueError(f"axes {axes} do not fit x of shape {shape}")
         self.dtype = compute_dtype(dtype, *(p[1] for p in (weight, bias) if p is not None), *(given or ()))
@@ -175,6 +183,7 @@ class ForwardPlan(Plan):
         self.reads_x = shares and (self.moments is not CONSTANT or weight is not None)
         dims, parameter_dims = view.dims, view.parameter_dims
         self.stats_shape = (3, dims[0], dims[2])
+        self.sets_shape = own.dims[0], own.dims[2]
         self.kept_shape = (prod(self.stats_shape) + 2 * SAMPLES,)
         self.samples = samples_of if self.reads_x and prod(dims) else None
         if prod(dims) == 0:

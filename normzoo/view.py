@@ -40,6 +40,12 @@ class Axes(_Axes):
         """Sizes of the axes of x, cut ones as they were, that the parameters span."""
         return self.sizes("KR")
 
+    @property
+    def merged(self) -> "Axes":
+        """As a pass whose statistics are given uses the axes: these are of the axes K alone, whatever the sets of the
+        norm's own are, and so are constants along k, which is reduced as r is."""
+        return self._replace(letters=self.letters.replace("k", "r")) if "k" in self.letters else self
+
     def sizes(self, letters: str) -> tuple[int, ...]:
         """Sizes of the axes of x, cut ones as they were, that have these letters."""
         found: dict[int, int] = {}

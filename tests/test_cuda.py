@@ -79,9 +79,10 @@ def test_channels_last_on_device_arrays(case, where, rng):
 
 
 @everywhere
-def test_evaluation_out_in_place_and_strides(where, rng):
+@pytest.mark.parametrize("kind", [nz.BatchNorm, nz.InstanceNorm])
+def test_evaluation_out_in_place_and_strides(kind, where, rng):
     x, dy = rng.standard_normal((2, 4, 6, 5, 7)).astype(np.float32)
-    norm, host = nz.BatchNorm(6), nz.BatchNorm(6)
+    norm, host = (kind(6, affine=True, track_running_stats=True) for _ in range(2))
     for n in (norm, host):
         n.running_mean[...], n.running_var[...] = 1.0, 2.0
         n.eval()
@@ -94,6 +95,8 @@ def test_evaluation_out_in_place_and_strides(where, rng):
         assert norm(v, out=out) is out
         check.close(out.copy_to_host(), y, check.FORWARD32)
         check.close(norm.backward(nz.device_array(dy)).copy_to_host(), dx, check.BACKWARD32)
+        for name in ("mean", "spread", "rstd"):
+            check.close(getattr(norm.saved, name).copy_to_host(), getattr(host.saved, name), check.EXACT)
         assert norm(v, out=v) is v
         check.close(v.copy_to_host(), y, check.FORWARD32)
         # channels-last strides stay; any other are copied in order

@@ -459,7 +459,7 @@ def test_y_may_be_x_and_dx_may_be_dy_or_x(rng):
 @pytest.mark.parametrize(("sets", "count"), [(1, 1), (3, 8)])
 def test_running_statistics(dtype, sets, count, rng):
     stats = rng.uniform(0.5, 2, (3, sets, 5))
-    mean, var, made = *np.ones((2, 5), dtype), np.full((3, 2, 5), np.nan)
+    mean, var, made = *np.ones((2, 5), dtype), np.full((3, 1, 5), np.nan)
     reference.update(mean, var, stats, count, 0.25)
     reference.constants(mean, var, 0.5, made)
     with driver.use(HostDriver()):

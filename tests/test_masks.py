@@ -287,8 +287,9 @@ def test_running_statistics_of_what_counts(rng):
     assert batch.running_mean[1] == before[1] and batch.running_mean[0] != before[0]
 
 
-def test_evaluation_leaves_out_what_does_not_count(rng):
-    norm = filled(nz.BatchNorm(3, dtype=np.float64), rng)
+@pytest.mark.parametrize("kind", [nz.BatchNorm, nz.InstanceNorm])
+def test_evaluation_leaves_out_what_does_not_count(kind, rng):
+    norm = filled(kind(3, affine=True, track_running_stats=True, dtype=np.float64), rng)
     norm.running_mean[...], norm.running_var[...] = 1.0, 2.0
     norm.eval()
     x, dy = rng.standard_normal((2, 4, 3, 5))

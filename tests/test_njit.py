@@ -63,6 +63,12 @@ def batch_norm_eval(x, stats, w, b, dy):
     return y, saved.backward(dy)
 
 
+@numba.njit
+def instance_norm_eval(x, stats, w, b, dy):
+    y, saved = F.instance_norm(x, stats[0], stats[1], w, b, False, return_saved=True)
+    return y, saved.backward(dy)
+
+
 def statistics(c):
     return np.stack([np.arange(c), np.arange(c) + 2.0])
 
@@ -100,9 +106,12 @@ CASES = [
     (batch_norm_plain, statistics(5), (17, 5, 3), None),
     (batch_norm_eval, statistics(5), (17, 5), (5,)),
     (batch_norm_eval, statistics(5), (4, 5, 300), (5,)),
+    (instance_norm_eval, statistics(5), (700, 5, 3), (5,)),
+    (instance_norm_eval, statistics(5), (17, 5), (5,)),
+    (instance_norm_eval, statistics(5), (3, 5, 300), None),
 ]
 # The first of each function with parameters; a compilation of the others' takes seconds, once a signature.
-QUICK = {0, 9, 12, 18, 21, 29}
+QUICK = {0, 9, 12, 18, 21, 29, 31}
 IDS = [f"{f.py_func.__name__}-{'x'.join(map(str, shape))}{'' if p else '-plain'}" for f, _, shape, p in CASES]
 
 

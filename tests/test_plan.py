@@ -100,6 +100,33 @@ def test_one_shape_with_other_parameters_and_eps(case, rng):
                         check.close(actual, exact, check.forward_tolerance(actual.dtype))
 
 
+@pytest.mark.parametrize("axis", [1, -1])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("shape", [(3, 5, 4, 6), (6, 5, 1, 1), (1, 5, 7), (4, 1, 9), (0, 5, 3), (3, 5, 0)], ids=str)
+def test_evaluation_of_instance_norm_is_the_pass_of_batch_norm(shape, affine, axis, rng):
+    """The samples share running statistics, so that kernels see no sets of each sample's own; `Saved` still has them."""
+    x, dy = np.moveaxis(rng.standard_normal((2, *shape)).astype(np.float32), 2, axis + (axis > 0)).copy()
+    options = {"affine": affine, "channel_axis": axis}
+    batch, instance = (kind(shape[1], track_running_stats=True, **options) for kind in (nz.BatchNorm, nz.InstanceNorm))
+    batch.running_mean[...], batch.running_var[...] = rng.uniform(0.5, 2, (2, shape[1]))
+    instance.load_state_dict(filled(batch, rng).state_dict())
+    sets = nz.InstanceNorm(shape[1], single_value="bias", **options).forward
+    for v, d in zip(arrangements(x), arrangements(dy), strict=True):
+        for out in (lambda a: None, np.empty_like):
+            found = []
+            for norm in (batch, instance):
+                y, saved = norm.eval().forward(v, out(v))
+                found.append((saved, y, *saved.backward(d, out(v))))
+            (theirs, *expected), (mine, *actual) = found
+            assert mine._plan.view == theirs._plan.view and mine.copied == theirs.copied
+            for one, other in zip(actual, expected, strict=True):
+                assert one is other is None or check.same_bits(one, other) is None
+        for name in ("mean", "spread", "rstd"):
+            found, shared = getattr(mine, name), getattr(theirs, name).reshape(1, shape[1])
+            assert found.shape == getattr(sets(v)[1], name).shape
+            check.same_bits(found.reshape(shape[:2]), np.repeat(shared, shape[0], axis=0))
+
+
 def test_a_key_forgives_no_wrong_type():
     """True and 1.0 are equal to 1 and hash as it: a call before must not let them in."""
     x, x3 = np.ones((2, 1), np.float32), np.ones((2, 4, 3), np.float32)

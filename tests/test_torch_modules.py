@@ -194,6 +194,7 @@ CHECKED = {
     "batch_norm": lambda f, x, w, b: f.batch_norm(x, None, None, w, b, True),
     "batch_norm-eval": lambda f, x, w, b: f.batch_norm(x, torch.arange(6.0), torch.arange(1.0, 7), w, b),
     "instance_norm": lambda f, x, w, b: f.instance_norm(x, None, None, w, b),
+    "instance_norm-eval": lambda f, x, w, b: f.instance_norm(x, torch.arange(6.0), torch.arange(1.0, 7), w, b, False),
     "group_norm": lambda f, x, w, b: f.group_norm(x, 3, w, b),
     "layer_norm": lambda f, x, w, b: f.layer_norm(x.mT, (6,), w, b),
     "layer_norm-plain": lambda f, x, w, b: f.layer_norm(x, (6, 5)),
@@ -236,7 +237,7 @@ def test_create_graph_is_the_same_gradient():
         ]
         for first, second in zip(*found, strict=True):
             near(first, second, 2e-5)
-        assert name == "batch_norm-eval" or found[1][0].requires_grad
+        assert name.endswith("-eval") or found[1][0].requires_grad
 
 
 def test_frozen_parameters_have_no_gradients_and_no_grad_saves_nothing():
@@ -397,6 +398,8 @@ def test_compile_keeps_the_norms_in_one_graph():
     torch.testing.assert_close(whole.eval()(x), theirs.eval()(x), rtol=1e-3, atol=1e-4)
     given = [torch.randn(s, requires_grad=True) for s in ((4, 6, 5), (6,), (6,))]
     torch.library.opcheck(torch.ops.normzoo.normalize, (*given, None, None, "group_norm", [2], True, 0.0, 1e-5))
+    running = torch.arange(6.0), torch.arange(1.0, 7)
+    torch.library.opcheck(torch.ops.normzoo.normalize, (*given, *running, "instance_norm", [], False, 0.0, 1e-5))
 
 
 class Normalized(torch.utils.data.Dataset):

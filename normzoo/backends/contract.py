@@ -161,8 +161,8 @@ class Backend(Protocol):
         mean: Array,  # (channels,) float32 or float64
         variance: Array,  # the same
         eps: float,
-        stats: Array,  # (3, b, c), b * c a multiple of channels: these repeat; written
+        stats: Array,  # (3, b, c), b * c = channels; written
     ) -> int:
         """stats = mean, variance, 1 / sqrt(variance + eps), or 0 where that divides by 0: for `apply` and the backward
-        pass with CONSTANT. Returns 0 or, on the host, how many sets have a variance below 0."""
+        pass with CONSTANT. Returns 0 or, on the host, how many channels have a variance below 0."""
         ...

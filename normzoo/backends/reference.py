@@ -86,10 +86,10 @@ def update(running_mean: Array, running_var: Array, stats: Array, count: int, mo
 
 @np.errstate(all="ignore")
 def constants(mean: Array, variance: Array, eps: float, stats: Array) -> int:
-    sets = stats.reshape(3, -1, mean.size)
-    sets[0], sets[1] = mean, variance
+    of_channels = stats.reshape(3, mean.size)
+    of_channels[0], of_channels[1] = mean, variance
     root = np.sqrt(variance.astype(np.float64) + eps)
-    sets[2] = np.divide(1.0, root, out=np.zeros_like(root), where=root != 0)
+    of_channels[2] = np.divide(1.0, root, out=np.zeros_like(root), where=root != 0)
     return int((variance < 0).sum())
 
 

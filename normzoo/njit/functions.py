@@ -221,7 +221,7 @@ def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5, channel_axis=1, 
 
 
 _take_in = by_address(running.update(), (True, True, True, True, False, False, False, False))
-_constants = by_address(running.constants(), (True, True, True, True, False, False, False))
+_constants = by_address(running.constants(), (True, True, True, True, False, False))
 
 
 @lru_cache(maxsize=256)
@@ -239,7 +239,7 @@ def _tracked(
         if tracked and a.ndim != 1:
             raise TypingError(f"{owner}: expected {name} of 1 dimension, got {a.ndim}")
     of_positions = full[0] != r  # of every sample: its sets are rows
-    kinds = Kinds(columns=not of_positions or not own)
+    kinds = Kinds(columns=not of_positions)
     run = _pass(owner, x, weight, bias, CENTERED if own else CONSTANT, kinds, keep, plain, full)
     message = f"{owner}: expected running statistics of one value for each channel of x"
     values_message = f"{owner}: expected more than 1 value per channel where x's own statistics are used"
@@ -258,7 +258,7 @@ def _tracked(
                 raise ValueError(eps_message)
         else:
             negative = np.zeros((), np.int64)
-            _constants((mean, var, stats, negative, mean.size, sets, eps))
+            _constants((mean, var, stats, negative, mean.size, eps))
             if negative[()] > 0:
                 raise ValueError(variance_message)
         found = run(x, weight, bias, sizes, x.shape[1], eps, stats)
@@ -305,8 +305,9 @@ def instance_norm(
     keep = _flag("instance_norm", "return_saved", return_saved)
     named = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
     _check("instance_norm", x, 2, named, {"channel_axis": channel_axis, "out": out})
+    samples = k if own else r  # see `Axes.merged`
     run = _tracked(
-        "instance_norm", x, running_mean, running_var, weight, bias, own, keep, (k, k, r), (k, K, r)
+        "instance_norm", x, running_mean, running_var, weight, bias, own, keep, (samples, k, r), (samples, K, r)
     )  # fmt: skip
 
     def call(
@@ -315,7 +316,7 @@ def instance_norm(
     ):  # fmt: skip
         n, c, s = x.shape[0], x.shape[1], _positions(x, 2)
         return run(
-            x, running_mean, running_var, weight, bias, (n, c, s), n * c, s, float(momentum), float(eps)
+            x, running_mean, running_var, weight, bias, (n, c, s), n * c if own else c, s, float(momentum), float(eps)
         )  # fmt: skip
 
     return call

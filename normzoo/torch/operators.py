@@ -20,7 +20,8 @@ def _axes(spec: Spec, x: Any) -> Axes:
     if spec.name == "batch_norm":
         return batch_norm.axes(spec.name, x, 1)
     if spec.name == "instance_norm":
-        return instance_norm.axes(spec.name, x, 1)
+        axes = instance_norm.axes(spec.name, x, 1)
+        return axes if spec.own else axes.merged
     if spec.name == "group_norm":
         return group_norm.axes(spec.name, x, spec.sizes[0], 1)
     return layer_norm.axes(spec.name, x, tuple(spec.sizes), None)
@@ -28,7 +29,7 @@ def _axes(spec: Spec, x: Any) -> Axes:
 
 def _sets(spec: Spec, x: Tensor) -> Any:
     """How many sets of values have statistics; sizes may be symbols."""
-    if spec.name == "batch_norm":
+    if spec.name == "batch_norm" or not spec.own:
         return x.shape[1]
     if spec.name in ("instance_norm", "group_norm"):
         return x.shape[0] * (x.shape[1] if spec.name == "instance_norm" else spec.sizes[0])
@@ -68,7 +69,7 @@ def _(
 ) -> tuple[Tensor, Tensor]:
     if name in ("layer_norm", "rms_norm") and tuple(x.shape[-len(sizes) :]) != tuple(sizes):
         raise ValueError(f"{name}: expected x of shape (..., {', '.join(map(str, sizes))}), got {tuple(x.shape)}")
-    return torch.empty_like(x), x.new_empty((3, _sets(Spec(name, sizes), x)), dtype=torch.float64)
+    return torch.empty_like(x), x.new_empty((3, _sets(Spec(name, sizes, own), x)), dtype=torch.float64)
 
 
 @custom_op("normzoo::normalize_backward", mutates_args=())

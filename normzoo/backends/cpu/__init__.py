@@ -220,7 +220,7 @@ def update(
 
 def constants(mean: Array, variance: Array, eps: float, stats: Array) -> int:
     call, negative = _constants(mean.dtype, variance.dtype), np.empty((), _UNCOUNTED.dtype)
-    (call if LEAST * ONE else kept(call))(mean, variance, stats, negative, mean.size, stats.size // 3, eps)
+    (call if LEAST * ONE else kept(call))(mean, variance, stats, negative, mean.size, eps)
     return negative.item()
 
 
@@ -233,7 +233,7 @@ def _update_code(mean: np.dtype, var: np.dtype, average: bool = False) -> Compil
 @lru_cache(maxsize=16)
 def _constants(mean: np.dtype, variance: np.dtype) -> Callable:
     flat = FLAT[mean.name], FLAT[variance.name], FLAT["float64"], Flat(types.int64)
-    return compiled(running.constants(), (*flat, types.int64, types.int64, types.float64)).call
+    return compiled(running.constants(), (*flat, types.int64, types.float64)).call
 
 
 def take_rows(source: Array, index: Array, target: Array) -> None:

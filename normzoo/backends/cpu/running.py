@@ -60,19 +60,17 @@ def constants():
         mean,  # (channels,) float32 or float64
         variance,  # the same
         stats,  # (3, b, c) float64
-        negative,  # () int64: how many of `values` have a variance below 0
-        channels,
-        values,  # b * c
+        negative,  # () int64: how many channels have a variance below 0
+        channels,  # b * c
         eps,
     ):
         count = 0
-        for i in range(values):
-            j = i % channels
+        for j in range(channels):
             spread = np.float64(at(variance, j))
-            put(stats, i, np.float64(at(mean, j)))
-            put(stats, values + i, spread)
+            put(stats, j, np.float64(at(mean, j)))
+            put(stats, channels + j, spread)
             count += 1 if spread < 0.0 else 0
-            put(stats, 2 * values + i, 0.0 if spread + eps == 0.0 else 1.0 / math.sqrt(spread + eps))
+            put(stats, 2 * channels + j, 0.0 if spread + eps == 0.0 else 1.0 / math.sqrt(spread + eps))
         put(negative, 0, count)
 
     return running_constants

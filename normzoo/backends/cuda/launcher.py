@@ -211,11 +211,10 @@ def update(running_mean: Any, running_var: Any, stats: Any, count: int, momentum
 
 
 def constants(mean: Any, variance: Any, eps: float, stats: Any) -> None:
-    sets = stats.size // 3
     number = _POINTERS[mean.dtype.name]
-    signature = number, number, _P64, _I, _I, _F
-    args = mean, variance, stats, mean.size, sets, float(eps)
-    _launch(merging.constants(), signature, _blocks(sets, merging.LANES), merging.LANES, stats.stream, args)
+    signature = number, number, _P64, _I, _F
+    args = mean, variance, stats, mean.size, float(eps)
+    _launch(merging.constants(), signature, _blocks(mean.size, merging.LANES), merging.LANES, stats.stream, args)
 
 
 def copy(source: DeviceArray, target: DeviceArray, stream: int) -> None:

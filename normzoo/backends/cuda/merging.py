@@ -248,17 +248,16 @@ def constants():
         mean,  # (channels,) float32 or float64
         variance,  # as mean
         stats,  # (3, b, c) float64, written
-        channels,
-        sets,  # b*c
+        channels,  # b*c
         eps,  # float64
     ):
-        s = cuda.blockIdx.x * LANES + cuda.threadIdx.x
-        if s < sets:
-            var = wide(number(variance, rest(s, channels)))
-            write(stats, s, wide(number(mean, rest(s, channels))))
-            write(stats, sets + s, var)
+        j = cuda.blockIdx.x * LANES + cuda.threadIdx.x
+        if j < channels:
+            var = wide(number(variance, j))
+            write(stats, j, wide(number(mean, j)))
+            write(stats, channels + j, var)
             rstd = inverse_root(var + eps)
-            write(stats, 2 * sets + s, choose(var + eps <= 0.0, choose(var + eps < 0.0, rstd, 0.0), rstd))
+            write(stats, 2 * channels + j, choose(var + eps <= 0.0, choose(var + eps < 0.0, rstd, 0.0), rstd))
 
     return constants_kernel
 
