@@ -8,7 +8,7 @@ from numba.core import types
 
 from normzoo.backends import cpu, reference
 from normzoo.backends.contract import CONSTANT, Moments
-from normzoo.backends.cpu import code
+from normzoo.backends.cpu import code, few
 from normzoo.backends.cpu.access import load_n, store_n
 from normzoo.backends.cpu.jit import kernel
 
@@ -186,3 +186,28 @@ def test_part_of_a_vector_is_written_and_nothing_beside_it(dtype):
             call(source, target, place, count)
             expected[place : place + held] = source[:held]
             np.testing.assert_array_equal(target, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("room", ["float32", "float64"])
+def test_blocks_of_sets_are_turned_and_nothing_beside_them_is_written(room, dtype):
+    """16 sets of some values, of which fewer may be there, `step` apart; what is read comes back."""
+    pytest.importorskip("ml_dtypes")
+
+    @kernel
+    def turn(source, turned, target, step, length, count):
+        few.read_across(source, 5, step, length, count, turned, 0)
+        few.write_across(target, 5, step, length, count, turned, 0)
+
+    dtype, room = np.dtype(dtype), np.dtype(room)
+    flat, wide = code.FLAT[dtype.name], code.FLAT[room.name]
+    call = code.compiled(turn, (flat, wide, flat, *[types.int64] * 3)).call
+    for length, count in itertools.product((1, 3, 4, 6, 8, 11, 40), (16, 5, 1)):
+        step = length + 2
+        source = (np.arange(16 * step + 9) % 255).astype(dtype)  # as many as bfloat16 tells apart
+        turned, target, expected = np.full((length, 16), -1, room), np.full_like(source, -1), np.full_like(source, -1)
+        call(source, turned, target, step, length, count)
+        places = 5 + step * np.minimum(np.arange(16), count - 1) + np.arange(length)[:, None]
+        np.testing.assert_array_equal(turned, source[places].astype(room))
+        expected[places] = source[places]
+        np.testing.assert_array_equal(target, expected)

@@ -47,7 +47,7 @@ def _turning(width: int) -> tuple[Callable, Callable]:
             place = _lanes_at(context, builder, sig, args, h)
             if lanes.type != place.type.pointee:
                 lanes = builder.fpext(lanes, place.type.pointee)
-            builder.store(lanes, place)
+            builder.store(lanes, place, align=_align(place))
         return context.get_dummy_value()
 
     @lower(write_across, *given)
@@ -56,7 +56,8 @@ def _turning(width: int) -> tuple[Callable, Callable]:
         computed = context.get_value_type(of(kind))
         columns = []
         for h in range(width):
-            lanes = builder.load(_lanes_at(context, builder, sig, args, h))
+            place = _lanes_at(context, builder, sig, args, h)
+            lanes = builder.load(place, align=_align(place))
             if lanes.type.element != computed:
                 lanes = builder.fptrunc(lanes, ir.VectorType(computed, LANES))
             columns.append(to_store(context, builder, kind, lanes))
@@ -90,6 +91,11 @@ def _lanes_at(context, builder, sig, args, h):
     room, to = args[4:]
     place = element_at(context, builder, sig.args[4], room, builder.add(to, ir.Constant(to.type, h * LANES)))
     return builder.bitcast(place, ir.VectorType(place.type.pointee, LANES).as_pointer())
+
+
+def _align(place) -> int:
+    """Bytes of an element: the room may lie anywhere."""
+    return 4 if isinstance(place.type.pointee.element, ir.FloatType) else 8
 
 
 def _columns(builder, rows):
