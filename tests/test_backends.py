@@ -8,8 +8,9 @@ from numba.core import types
 
 from normzoo.backends import cpu, reference
 from normzoo.backends.contract import CONSTANT, Moments
-from normzoo.backends.cpu import code, few
+from normzoo.backends.cpu import code
 from normzoo.backends.cpu.access import load_n, store_n
+from normzoo.backends.cpu.across import read_across, write_across
 from normzoo.backends.cpu.jit import kernel
 
 # Views of every schedule: rows and columns, one chunk and several, whole sets and split ones, ragged at the vector width;
@@ -196,8 +197,8 @@ def test_blocks_of_sets_are_turned_and_nothing_beside_them_is_written(room, dtyp
 
     @kernel
     def turn(source, turned, target, step, length, count):
-        few.read_across(source, 5, step, length, count, turned, 0)
-        few.write_across(target, 5, step, length, count, turned, 0)
+        read_across(source, 5, step, length, count, turned, 0)
+        write_across(target, 5, step, length, count, turned, 0)
 
     dtype, room = np.dtype(dtype), np.dtype(room)
     flat, wide = code.FLAT[dtype.name], code.FLAT[room.name]

@@ -9,88 +9,112 @@ from collections.abc import Callable
 
 import numpy as np
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 
-from normzoo.backends.cpu.access import element_at
-from normzoo.backends.cpu.lanes import LANES, Flat, of
+from normzoo.backends.cpu.lanes import LANES, Flat, llvm_type, of, pointer
 from normzoo.backends.cpu.storage import as_floats, as_stored, joined, loaded, stored, to_store, word
 from normzoo.backends.cpu.target import lower, typed
 
+WIDTHS = 8, 4  # values of a row that are turned at once; fewer, and those of fewer than 16 rows, come one by one
+_INT = ir.IntType(64)
 
-def _turning(width: int) -> tuple[Callable, Callable]:
-    """To read and to write `width` neighbouring values of each of 16 rows; of one value, also of fewer rows."""
 
-    def read_across(a, i, step, count, room, to):
-        """Column h of the block at a[i] to room[to + h*LANES]; lanes behind `count` repeat the last."""
-        rows = i + step * np.minimum(np.arange(LANES), count - 1)
-        for h in range(width):
-            room[to + h * LANES : to + (h + 1) * LANES] = as_floats(a)[rows + h]
+def read_across(a, i, step, length, count, room, to):
+    """Column h of a block of `length` that begins at a[i] to room[to + h*LANES]; lanes behind `count` repeat the
+    last."""
+    rows = i + step * np.minimum(np.arange(LANES), count - 1)
+    for h in range(length):
+        room[to + h * LANES : to + (h + 1) * LANES] = as_floats(a)[rows + h]
 
-    def write_across(a, i, step, count, room, to):
-        """Back what `read_across` reads, rounded to the type of a."""
-        rows = i + step * np.arange(count)
-        for h in range(width):
-            lanes = room[to + h * LANES : to + (h + 1) * LANES]
-            a.reshape(-1)[rows + h] = as_stored(a, lanes.astype(as_floats(a).dtype))[:count]
 
-    typed(read_across, lambda a, i, step, count, room, to: types.none)
-    typed(write_across, lambda a, i, step, count, room, to: types.none)
-    given = Flat, types.Integer, types.Integer, types.Integer, Flat, types.Integer
+def write_across(a, i, step, length, count, room, to):
+    """Back what `read_across` reads, rounded to the type of a."""
+    rows = i + step * np.arange(count)
+    for h in range(length):
+        lanes = room[to + h * LANES : to + (h + 1) * LANES]
+        a.reshape(-1)[rows + h] = as_stored(a, lanes.astype(as_floats(a).dtype))[:count]
 
-    @lower(read_across, *given)
-    def read(context, builder, sig, args):
-        kind = sig.args[0].dtype
-        places = _places(context, builder, sig, args, width)
-        rows = [builder.load(place, align=kind.bitwidth // 8) for place in places]
-        for h, column in enumerate(_columns(builder, rows)):
-            lanes = loaded(context, builder, kind, column)
-            place = _lanes_at(context, builder, sig, args, h)
-            if lanes.type != place.type.pointee:
-                lanes = builder.fpext(lanes, place.type.pointee)
-            builder.store(lanes, place, align=_align(place))
+
+def _read(context, builder, kind, places, columns):
+    rows = [builder.load(place, align=kind.bitwidth // 8) for place in places]
+    for column, to in zip(_columns(builder, rows), columns, strict=True):
+        lanes = loaded(context, builder, kind, column)
+        if lanes.type != to.type.pointee:
+            lanes = builder.fpext(lanes, to.type.pointee)
+        builder.store(lanes, to, align=_align(to))
+
+
+def _write(context, builder, kind, places, columns):
+    wanted, found = llvm_type(of(kind)), []
+    for column in columns:
+        lanes = builder.load(column, align=_align(column))
+        if lanes.type != wanted:
+            lanes = builder.fptrunc(lanes, wanted)
+        found.append(to_store(context, builder, kind, lanes))
+    rows = _rows(builder, found)
+    for row, place in reversed([*zip(rows, places, strict=True)]):  # what is behind goes to the last, over which
+        builder.store(row, place, align=kind.bitwidth // 8)  # that is written
+
+
+def _lower(primitive: Callable, body: Callable) -> None:
+    """As a function that is called and not inlined: to compile it for each call would take longer than the rest."""
+    typed(primitive, lambda a, i, step, length, count, room, to: types.none)
+
+    @lower(primitive, Flat, types.Integer, types.Integer, types.Integer, types.Integer, Flat, types.Integer)
+    def lowered(context, builder, sig, args):
+        a, room = sig.args[0], sig.args[5]
+        place = builder.gep(pointer(context, builder, a, args[0]), [args[1]])
+        to = builder.gep(pointer(context, builder, room, args[5]), [args[6]])
+        given = [place, *(context.cast(builder, args[i], sig.args[i], types.int64) for i in (2, 3, 4)), to]
+        name = f"{primitive.__name__}_{a.dtype}_{room.dtype}"
+        function = builder.module.globals.get(name)
+        if function is None:
+            function = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), [v.type for v in given]), name)
+            function.linkage = "internal"
+            function.attributes.add("noinline")
+            _turn(context, ir.IRBuilder(function.append_basic_block("entry")), a.dtype, body, function.args)
+        builder.call(function, given)
         return context.get_dummy_value()
 
-    @lower(write_across, *given)
-    def write(context, builder, sig, args):
-        kind = sig.args[0].dtype
-        computed = context.get_value_type(of(kind))
-        columns = []
-        for h in range(width):
-            place = _lanes_at(context, builder, sig, args, h)
-            lanes = builder.load(place, align=_align(place))
-            if lanes.type.element != computed:
-                lanes = builder.fptrunc(lanes, ir.VectorType(computed, LANES))
-            columns.append(to_store(context, builder, kind, lanes))
-        places = _places(context, builder, sig, args, width)
-        rows = _rows(builder, columns)
-        for row, place in reversed([*zip(rows, places, strict=True)]):  # what is behind goes to the last, over which
-            builder.store(row, place, align=kind.bitwidth // 8)  # that is written
-        return context.get_dummy_value()
 
-    return read_across, write_across
+_lower(read_across, _read)
+_lower(write_across, _write)
 
 
-def _places(context, builder, sig, args, width):
-    """Where each row begins. Instructions that gather and scatter take as long, and not every processor has them."""
-    a, i, step, count = args[:4]
-    element = stored(sig.args[0].dtype).element
-    kind = (ir.VectorType(element, width) if width > 1 else element).as_pointer()
-    places, skip = [], ir.Constant(step.type, 0)
-    for row in range(LANES):
-        if row:
-            behind, skip = skip, builder.add(skip, step)
-            if width == 1:
-                skip = builder.select(builder.icmp_signed("<", ir.Constant(count.type, row), count), skip, behind)
-        place = element_at(context, builder, sig.args[0], a, builder.add(i, skip))
-        places.append(builder.bitcast(place, kind))
-    return places
+def _turn(context, builder, kind, body, args) -> None:
+    """`body` for each piece of a block, of the greatest width that there is."""
+    _, _, length, count, _ = args
+    whole = builder.icmp_signed("==", count, _INT(LANES))
+    for width in WIDTHS:
+        with builder.if_then(builder.and_(whole, builder.icmp_signed(">=", length, _INT(width)))):
+            _pieces(context, builder, kind, width, body, args)
+            builder.ret_void()
+    _pieces(context, builder, kind, 1, body, args)
+    builder.ret_void()
 
 
-def _lanes_at(context, builder, sig, args, h):
-    """Where column h lies in the room."""
-    room, to = args[4:]
-    place = element_at(context, builder, sig.args[4], room, builder.add(to, ir.Constant(to.type, h * LANES)))
-    return builder.bitcast(place, ir.VectorType(place.type.pointee, LANES).as_pointer())
+def _pieces(context, builder, kind, width, body, args) -> None:
+    """`body`, of where the rows and the columns of a piece are, for each piece; the last two overlap where the length
+    is no multiple of the width. Instructions that gather and scatter take as long, and not every processor has them."""
+    a, step, length, count, room = args
+    skips = [_INT(0)]
+    for row in range(1, LANES):
+        skip = builder.add(skips[-1], step)
+        if width == 1:
+            skip = builder.select(builder.icmp_signed("<", _INT(row), count), skip, skips[-1])
+        skips.append(skip)
+    element = stored(kind).element
+    rows = (ir.VectorType(element, width) if width > 1 else element).as_pointer()
+    lanes = ir.VectorType(room.type.pointee, LANES).as_pointer()
+    with cgutils.for_range_slice(builder, _INT(0), length, _INT(width), _INT) as (first, _):
+        last = builder.sub(length, _INT(width))
+        h = builder.select(builder.icmp_signed("<", first, last), first, last)
+        places = [builder.bitcast(builder.gep(a, [builder.add(h, skip)]), rows) for skip in skips]
+        columns = [
+            builder.bitcast(builder.gep(room, [builder.mul(builder.add(h, _INT(j)), _INT(LANES))]), lanes)
+            for j in range(width)
+        ]
+        body(context, builder, kind, places, columns)
 
 
 def _align(place) -> int:
@@ -142,8 +166,3 @@ def _turned(builder, rows):
 
 def _shuffled(builder, a, b, places):
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(places)), list(places)))
-
-
-read_one, write_one = _turning(1)
-read_four, write_four = _turning(4)
-read_eight, write_eight = _turning(8)

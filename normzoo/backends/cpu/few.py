@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 
 from normzoo.backends.cpu.access import at, load, load_n, put, store, zeros
-from normzoo.backends.cpu.across import read_eight, read_four, read_one, write_eight, write_four, write_one
+from normzoo.backends.cpu.across import read_across, write_across
 from normzoo.backends.cpu.arithmetic import (
     below,
     fma,
@@ -164,32 +164,6 @@ def blocks_of(dims, t, tasks):
 def first_in(period, s):
     """Where in its planes a block that begins with set s has its parameters."""
     return s % period if period > 1 else 0
-
-
-@cache
-def across(eight, four, one):
-    """What reads or writes neighbouring values of each of `count` sets, as many at a time as there are: the last ones
-    overlap."""
-
-    @helper
-    def some_values(a, i, step, length, count, room, to):
-        if count == LANES and length >= 8:
-            for h in range(0, length, 8):
-                g = smaller(h, length - 8)
-                eight(a, i + g, step, count, room, to + g * LANES)
-        elif count == LANES and length >= 4:
-            for h in range(0, length, 4):
-                g = smaller(h, length - 4)
-                four(a, i + g, step, count, room, to + g * LANES)
-        else:
-            for h in range(length):
-                one(a, i + h, step, count, room, to + h * LANES)
-
-    return some_values
-
-
-read_across = across(read_eight, read_four, read_one)
-write_across = across(write_eight, write_four, write_one)
 
 
 @helper
