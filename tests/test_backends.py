@@ -14,7 +14,7 @@ from normzoo.backends.cpu.across import read_across, write_across
 from normzoo.backends.cpu.jit import kernel
 
 # Views of every schedule: rows and columns, one chunk and several, whole sets and split ones, ragged at the vector width;
-# columns that go back as rows.
+# columns that go back as rows; narrow ones, whose rows stand side by side, with rows left over.
 VIEWS = [
     (6, 1, 1, 37),
     (1, 9, 5, 49),
@@ -29,6 +29,8 @@ VIEWS = [
     (1, 300, 37, 1),
     (4, 64, 16, 1),
     (2, 2100, 5, 1),
+    (3, 37, 5, 1),
+    (1, 16500, 3, 1),
     (6, 1, 7, 1),
     (2, 1500, 70, 1),
 ]
@@ -102,8 +104,10 @@ def test_every_parameter_view(view, dtype, rng):
 
 
 # Whole sets with all kinds of moments; split sets, whose steps are the same, with the kind that has steps of its own.
-WHOLE, SPLIT = [(6, 4, 1, 20), (4, 64, 16, 1)], [(2, 3, 1, 10001), (2, 2100, 5, 1)]
+WHOLE, SPLIT = [(6, 4, 1, 20), (4, 64, 16, 1)], [(2, 3, 1, 10001), (2, 600, 70, 1)]
+NARROW = (3, 37, 5, 1)  # whose rows stand side by side where they have the same parameters
 KINDS = [(view, moments) for view in WHOLE for moments in MOMENTS] + [(view, Moments(power=1)) for view in SPLIT]
+KINDS += [(NARROW, Moments(center=False)), (NARROW, Moments(power=1))]
 REST = [(view, moments) for view in SPLIT for moments in MOMENTS if moments != Moments(power=1)]
 
 
@@ -112,16 +116,16 @@ REST = [(view, moments) for view in SPLIT for moments in MOMENTS if moments != M
 )
 def test_every_kind_of_moments(view, moments, rng):
     x, dy = (3 + rng.standard_normal((2, *view))).astype(np.float32)
-    x[0, ..., :1] = 0  # sign(0) is 0
+    x[0, :1, :, :1] = 0  # sign(0) is 0
     if moments.clamp:
         x[1] *= 1e-9  # below eps
-    full = tuple(size if i in (1, 2) else 1 for i, size in enumerate(view))
+    full = tuple(size if i == 2 or (i == 1 and view != NARROW) else 1 for i, size in enumerate(view))
     weight, bias = rng.standard_normal((2, *full)).astype(np.float32)
     results = [run(backend, x, dy, weight, bias, moments) for backend in (reference, cpu)]
     compare(x, results, 3e-6)
 
 
-@pytest.mark.parametrize("view", [(6, 4, 1, 20), (2, 2100, 5, 1)], ids=str)
+@pytest.mark.parametrize("view", [(6, 4, 1, 20), (2, 600, 70, 1), NARROW], ids=str)
 def test_statistics_that_are_given(view, rng):
     x, dy = 3 + rng.standard_normal((2, *view))
     stats = rng.uniform(0.5, 2, (3, view[0], view[2]))
@@ -136,7 +140,7 @@ def test_statistics_that_are_given(view, rng):
 
 
 def test_serial_and_parallel_kernels_have_the_same_bits(rng, monkeypatch):
-    for view in [(6, 4, 1, 20), (2, 3, 1, 10001), (4, 64, 16, 1), (2, 2100, 5, 1)]:
+    for view in [(6, 4, 1, 20), (2, 3, 1, 10001), (4, 64, 16, 1), (2, 600, 70, 1), (1, 16500, 3, 1)]:
         x, dy = (1e3 + rng.standard_normal((2, *view))).astype(np.float32)
         weight, bias = rng.standard_normal((2, 1, 1, 1, 1)).astype(np.float32)
         results = []
@@ -145,6 +149,19 @@ def test_serial_and_parallel_kernels_have_the_same_bits(rng, monkeypatch):
             results.append(run(cpu, x, dy, weight, bias, Moments()))
         for one, two in zip(*results, strict=True):
             np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("view", [(3, 70, 33, 1), (3, 37, 5, 1), (2, 600, 70, 1), (1, 16500, 3, 1)], ids=str)
+def test_columns_do_not_show_in_their_neighbours(view, value, rng):
+    """The last vector of a row reads what follows it too: the first columns of the next row."""
+    x, dy = rng.standard_normal((2, *view)).astype(np.float32)
+    weight, bias = rng.standard_normal((2, 1, 1, view[2], 1)).astype(np.float32)
+    expected = run(cpu, x, dy, weight, bias, Moments())
+    x[:, ::3, 0], dy[:, ::3, 0] = value, value
+    for a, b in zip(run(cpu, x, dy, weight, bias, Moments()), expected, strict=True):
+        axis = 2 if a.ndim == 4 else 1  # of the sets
+        np.testing.assert_array_equal(np.delete(a, 0, axis), np.delete(b, 0, axis))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -148,10 +148,19 @@ def test_results_that_no_cache_holds_begin_anywhere(norm, shape, dtype, rng):
     [
         (nz.BatchNorm(16, channel_axis=-1), (264000, 16)),  # all threads share the columns
         (nz.GroupNorm(4, 64, channel_axis=-1), (16, 4112, 64)),  # a thread takes whole tiles
+        (nz.BatchNorm(3, channel_axis=-1), (1400001, 3)),  # rows side by side, and some left over
+        (nz.InstanceNorm(3, channel_axis=-1), (2, 700001, 3)),  # samples that begin anywhere
         (nz.BatchNorm(3).eval(), (28, 3, 50176)),  # runs of several channels, one behind the other
         (nz.BatchNorm(16), (84, 16, 56, 56)),  # too large a set to be read again where it lies
     ],
-    ids=["batch_norm-last", "group_norm-last", "batch_norm-eval", "batch_norm-4d"],
+    ids=[
+        "batch_norm-last",
+        "group_norm-last",
+        "batch_norm-narrow",
+        "instance_norm-narrow",
+        "batch_norm-eval",
+        "batch_norm-4d",
+    ],
 )
 def test_results_past_the_caches_have_the_bits_of_others(norm, shape, rng):
     x, dy = rng.standard_normal((2, *shape), np.float32)

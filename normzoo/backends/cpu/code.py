@@ -134,7 +134,7 @@ def apply_code(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtyp
         flags = (parameter_dims[1] * parameter_dims[3] > 1,)
         return Code(dims, False, few.apply, False, flags, arrays, 3, ())
     spans = spans_of(dims, by_column, parameter_dims)
-    in_order = _is_written_in_order(dims, by_column, False)
+    in_order = _is_written_in_order(dims, by_column, False, spans)
     return Code(dims, by_column, makers[by_column], in_order, (spans,), arrays, 3, ())
 
 
@@ -161,15 +161,18 @@ def _code(
     result: int,
     scalars: tuple[types.Type, ...],
 ) -> Code:
-    make, in_order = makers[2 * by_column + (not whole)], _is_written_in_order(dims, by_column, whole)
+    make, in_order = makers[2 * by_column + (not whole)], _is_written_in_order(dims, by_column, whole, flags[-1])
     return Code(dims, by_column, make, in_order, flags, arrays, result, scalars)
 
 
-def _is_written_in_order(dims: Dims, by_column: bool, whole: bool) -> bool:
+def _is_written_in_order(dims: Dims, by_column: bool, whole: bool, spans: int) -> bool:
     """Does a thread write whole vectors, one behind the other? What jumps between pages is slower past the caches."""
-    _, m, c, n = dims
+    b, m, c, n = dims
     if by_column:
-        return c * n % LANES == 0 and not (whole and c * n > plain(columns.width_of)(dims))
+        view = plain(columns.view_of)(dims, spans)
+        columns_of_all = view[2] * view[3]
+        in_vectors = columns_of_all % LANES == 0 and (b == 1 or m * c * n % LANES == 0)
+        return in_vectors and not (whole and columns_of_all > plain(columns.width_of)(view))
     return n % LANES == 0 and not (whole and m > 1 and c > 1)
 
 
@@ -213,8 +216,9 @@ def _is_whole(dims: Dims, by_column: bool, few: float, spans: int) -> bool:
     if not by_column:
         m, n = (1, m * n) if spans == rows.RUNS else (m, n)
         return plain(rows.chunking)(m, n)[2] == 1 or b * c >= few
-    width = plain(columns.width_of)(dims)
-    tiles = -(-c * n // width)
+    view = plain(columns.view_of)(dims, spans)
+    m, width = view[1], plain(columns.width_of)(view)
+    tiles = -(-view[2] * view[3] // width)
     return m <= columns.GROUP or (b * tiles >= few and m * width <= BESIDE)
 
 

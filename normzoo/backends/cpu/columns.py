@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.access import at, load, load_n, prefetch, put, store, zeros
+from normzoo.backends.cpu.access import at, load, load_as, load_n, prefetch, put, store, zeros
 from normzoo.backends.cpu.arithmetic import fma, keep, lane, larger, narrow, smaller, splat, total, wide
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
@@ -38,25 +38,60 @@ GROUP = 512  # rows that one task sums in a row
 STRIP = 4  # rows between two visits to a column's sums
 HEIGHT = 4  # rows of a tile that are normalized with what was loaded for a vector of columns
 NEXT = 2048  # values of a row-wise walk, by which fetching is ahead of the work
-BAND = 1024  # columns whose forms and factors stay in the level-1 cache while their rows stream by
+BAND = 1024  # columns whose forms and factors stay in the level-1 cache while their rows stream by,
+UNBROKEN = 1600  # where there are more than these: rows in two parts take longer than forms from the level-2 cache
 TILE = 65536  # values of a tile that is read twice: a quarter of a megabyte of float32
 WIDEST = 1024  # columns of a tile
+NARROW = 128  # columns, up to which rows are worked on side by side: a tile has room for as many
+LEAST = 8  # rows of those
 
 
 @helper
-def width_of(dims):
+def view_of(dims, spans_m):
+    """(b, rows, c, n, values of a sample): how x is walked over. As `dims` says or, where columns are so narrow that
+    they leave lanes empty, with several rows side by side: each column is then there several times, which `fold_rows`
+    and `repeat` know. What is behind the last of such rows is part of another; it is `rest_of`."""
+    b, m, c, n = dims
+    columns = larger(1, c * n)
+    together = 1
+    if not spans_m:
+        together = smaller(NARROW // columns, m // LEAST)
+        vectors = LANES // smaller(LANES, columns & -columns)  # rows that are whole vectors
+        if together < 4 and vectors == 1:
+            together = 1  # whole vectors already
+        elif together > vectors:
+            together = together // vectors * vectors
+    if together <= 1:
+        return b, m, c, n, m * c * n
+    return b, m // together, together * c * n, 1, m * c * n
+
+
+@helper
+def rest_of(view):
+    """Values behind the last row."""
+    return view[4] - view[1] * view[2] * view[3]
+
+
+@helper
+def place_in(view, b, row):
+    """Where this row begins."""
+    return b * view[4] + row * view[2] * view[3]
+
+
+@helper
+def width_of(view):
     """Columns of a tile that stays in the cache, or of a band of higher ones: whole vectors, and whole sets."""
-    _, m, c, n = dims
+    _, m, c, n, _ = view
     unit = LANES * n
     widest = smaller(TILE // m, WIDEST) if m <= GROUP else WIDEST // 2
     return smaller((c * n + unit - 1) // unit, larger(1, widest // unit)) * unit
 
 
 @helper
-def tiles_of(dims):
+def tiles_of(view):
     """Tiles of a sample: all of its rows, as many columns as `width_of` says."""
-    width = width_of(dims)
-    return (dims[2] * dims[3] + width - 1) // width
+    width = width_of(view)
+    return (view[2] * view[3] + width - 1) // width
 
 
 @helper
@@ -80,6 +115,15 @@ def row_parameter(dims, parameter_dims, p, b, row, j, left, full, like):
     return splat(at(p, at_row))
 
 
+@helper
+def read_in(view, a, i, left, full):
+    """Lanes of x, or of an array of its shape, as `read`; those behind `left` are anything, which is faster: there are
+    no masks for sixteen bits."""
+    if full:
+        return load_as(a, i, a)
+    return load(a, i) if i + LANES <= view[0] * view[4] else load_n(a, i, left)
+
+
 # -- moments. `part` holds planes of float64 for every group, at `to` + column - first, `step` from one to the next
 
 
@@ -90,37 +134,36 @@ def strip_of(height, left):
 
 
 @helper
-def add_strip(dims, x, i, rows, sums, j, width, left, full):
+def add_strip(view, x, i, rows, sums, j, width, left, full):
     """Add `rows` rows from position i on to the sums, around the shift, of the columns at j."""
     shift = held(sums, j, full, x)
     s, q = zeros(x), zeros(x)
     for _ in range(rows):
-        prefetch(x, i + STRIP * dims[2] * dims[3])
-        d = read(x, i, left, full, x) - shift
+        prefetch(x, i + STRIP * view[2] * view[3])
+        d = read_in(view, x, i, left, full) - shift
         s += d
         q = fma(d, d, q)
-        i += dims[2] * dims[3]
+        i += view[2] * view[3]
     hold(sums, width + j, held(sums, width + j, full, x) + s, full, x)
     hold(sums, 2 * width + j, held(sums, 2 * width + j, full, x) + q, full, x)
 
 
 @helper
-def add_rows(dims, x, b, top, end, first, last, sums, width):
+def add_rows(view, x, b, top, end, first, last, sums, width):
     """Add the rows [top, end) of the columns [first, last) to their sums, STRIP rows at a time."""
-    columns = dims[2] * dims[3]
     whole = first + (last - first) // LANES * LANES
     for row in range(top, end, STRIP):
-        i, rows = (b * dims[1] + row) * columns, smaller(STRIP, end - row)
+        i, rows = place_in(view, b, row), smaller(STRIP, end - row)
         for j in range(first, whole, LANES):
-            add_strip(dims, x, i + j, rows, sums, j - first, width, LANES, True)
+            add_strip(view, x, i + j, rows, sums, j - first, width, LANES, True)
         if whole < last:
-            add_strip(dims, x, i + whole, rows, sums, whole - first, width, last - whole, False)
+            add_strip(view, x, i + whole, rows, sums, whole - first, width, last - whole, False)
 
 
 @helper
-def group_moments(dims, x, b, g, first, last, sums, width, part, to, step, center):
+def group_moments(view, x, b, g, first, last, sums, width, part, to, step, center):
     """mean and m2 of group g of the columns [first, last), into the planes of `part`."""
-    _, m, c, n = dims
+    m = view[1]
     size = last - first
     top, end = g * GROUP, smaller(g * GROUP + GROUP, m)
     for j in range(0, size, LANES):
@@ -129,10 +172,10 @@ def group_moments(dims, x, b, g, first, last, sums, width, part, to, step, cente
         store(part, to + j, splat(0.0))
         store(part, to + step + j, splat(0.0))
     if center:  # the mean of the first rows, around the first of all
-        start, stop = (b * m + top) * c * n + first, smaller(top + FIRST, end)
+        start, stop = place_in(view, b, top) + first, smaller(top + FIRST, end)
         for j in range(0, size, LANES):
             store(sums, j, load_n(x, start + j, smaller(size - j, LANES)))
-        add_rows(dims, x, b, top, stop, first, last, sums, width)
+        add_rows(view, x, b, top, stop, first, last, sums, width)
         inverse = splat(1.0 / (stop - top))
         for j in range(0, size, LANES):
             store(sums, j, narrow(fma(wide(load(sums, width + j)), inverse, wide(load(sums, j))), x))
@@ -142,7 +185,7 @@ def group_moments(dims, x, b, g, first, last, sums, width, part, to, step, cente
         for j in range(0, size, LANES):
             store(sums, width + j, zeros(x))
             store(sums, 2 * width + j, zeros(x))
-        add_rows(dims, x, b, chunk, stop, first, last, sums, width)
+        add_rows(view, x, b, chunk, stop, first, last, sums, width)
         added = float(stop - chunk)
         union = count + added
         inverse, fraction, between = splat(1.0 / added), splat(added / union), splat(count * (added / union))
@@ -175,6 +218,45 @@ def merge_groups(m, part, to, step, apart, size):
             count, mean, m2 = merge(count, mean, m2, count_g, load(part, p), load(part, p + step))
         store(part, j, mean)
         store(part, j + step, m2)
+
+
+@helper
+def fold_rows(dims, view, x, b, part, to, step, center):
+    """Merge what stands side by side, and what is behind the last row, into the first of each column."""
+    columns = dims[2] * dims[3]
+    together, rest = view[2] * view[3] // columns, rest_of(view)
+    if together == 1:
+        return
+    count = splat(float(view[1]))
+    for j in range(0, columns, LANES):
+        left = smaller(columns - j, LANES)
+        shift = load_n(part, to + j, left)
+        s1, s2, m2 = splat(0.0), splat(0.0), splat(0.0)
+        for i in range(to + j, to + together * columns, columns):
+            d = load_n(part, i, left) - shift
+            s1 = fma(count, d, s1)
+            s2 = fma(count * d, d, s2)
+            m2 += load_n(part, i + step, left)
+        start = place_in(view, b, view[1]) + j
+        for i in range(start, start + rest, columns):
+            d = wide(load_n(x, i, left)) - shift
+            if center:
+                s1 += d
+            s2 = fma(d, d, s2)
+        by = s1 / splat(float(dims[1]))
+        put_lanes(part, to + j, shift + by, left)
+        put_lanes(part, to + step + j, m2 + larger(s2 - s1 * by, splat(0.0)), left)
+
+
+@helper
+def repeat(dims, view, planes, count, to, step):
+    """Put what `count` planes have for each column where it stands again."""
+    columns, whole = dims[2] * dims[3], view[2] * view[3]
+    room = (whole + LANES - 1) // LANES * LANES
+    for p in range(to, to + count * step, step):
+        for first in range(columns, whole, columns):
+            for j in range(0, columns, LANES):  # what is written too far is written again
+                put_lanes(planes, p + first + j, load(planes, p + j), room - first - j)
 
 
 @helper
@@ -298,42 +380,52 @@ def four(planes, k, step, full, like):
 
 
 @helper
-def y_strip(dims, parameter_dims, x, weight, bias, y, b, row, rows, j, forms, k, step, ahead, left, full, spans_m,
+def band_of(columns):
+    """Columns of a band."""
+    return UNBROKEN if columns <= UNBROKEN else BAND
+
+
+@helper
+def y_strip(view, parameter_dims, x, weight, bias, y, b, row, rows, j, forms, k, step, ahead, left, full, spans_m,
             folds, streams):  # fmt: skip
     """y in `rows` rows from `row` on of the columns at j."""
-    i = (b * dims[1] + row) * dims[2] * dims[3] + j
+    i = place_in(view, b, row) + j
     affine = four(forms, k, step, full, x)
     if not (spans_m or folds):
         w, v = held(forms, k + 4 * step, full, x), held(forms, k + 5 * step, full, x)
     for r in range(row, row + rows):
         prefetch(x, i + ahead)
         if spans_m:
-            w = row_parameter(dims, parameter_dims, weight, b, r, j, left, full, x)
-            v = row_parameter(dims, parameter_dims, bias, b, r, j, left, full, x)
-        z = standardize(read(x, i, left, full, x), *affine)
+            w = row_parameter(view, parameter_dims, weight, b, r, j, left, full, x)
+            v = row_parameter(view, parameter_dims, bias, b, r, j, left, full, x)
+        z = standardize(read_in(view, x, i, left, full), *affine)
         write_out(y, i, z if folds else fma(z, w, v), left, full, streams)
-        i += dims[2] * dims[3]
+        i += view[2] * view[3]
 
 
 @helper
-def region_apply(dims, parameter_dims, x, weight, bias, y, b, top, end, first, last, forms, to, step, height, ahead,
+def region_apply(view, parameter_dims, x, weight, bias, y, b, top, end, first, last, forms, to, step, height, ahead,
                  spans_m, folds, streams):  # fmt: skip
-    """y on the rows [top, end) of the columns [first, last): BAND columns at a time, `height` rows at a time.
+    """y on the rows [top, end) of the columns [first, last): a band of columns and `height` rows at a time.
 
     `ahead`: where the values lie, from those of the work, that are fetched meanwhile; `streams`: y goes past the
     caches.
     """
-    for band in range(first, last, BAND):
-        stop = smaller(band + BAND, last)
-        whole = band + (stop - band) // LANES * LANES
-        for row in range(top, end, height):
-            k, rows = to - first, strip_of(height, end - row)
-            for j in range(band, whole, LANES):
-                y_strip(dims, parameter_dims, x, weight, bias, y, b, row, rows, j, forms, k + j, step, ahead, LANES,
-                        True, spans_m, folds, streams)  # fmt: skip
-            if whole < stop:
-                y_strip(dims, parameter_dims, x, weight, bias, y, b, row, rows, whole, forms, k + whole, step, ahead,
-                        stop - whole, False, spans_m, folds, False)  # fmt: skip
+    for turn in range(2 if end == view[1] and rest_of(view) > 0 else 1):
+        if turn == 1:  # what is behind the last row
+            top, end, last = end, end + 1, first + rest_of(view)
+        width = band_of(last - first)
+        for band in range(first, last, width):
+            stop = smaller(band + width, last)
+            whole = band + (stop - band) // LANES * LANES
+            for row in range(top, end, height):
+                k, rows = to - first, strip_of(height, end - row)
+                for j in range(band, whole, LANES):
+                    y_strip(view, parameter_dims, x, weight, bias, y, b, row, rows, j, forms, k + j, step, ahead, LANES,
+                            True, spans_m, folds, streams)  # fmt: skip
+                if whole < stop:
+                    y_strip(view, parameter_dims, x, weight, bias, y, b, row, rows, whole, forms, k + whole, step,
+                            ahead, stop - whole, False, spans_m, folds, False)  # fmt: skip
 
 
 @cache
@@ -342,23 +434,26 @@ def forward(center, power, spans_m, streams):
 
     @helper
     def one_tile(t, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp):
-        _, m, c, n = dims
-        width, tiles = width_of(dims), tiles_of(dims)
+        view = view_of(dims, spans_m)
+        m, width, tiles = view[1], width_of(view), tiles_of(view)
         i, first = t // tiles, t % tiles * width
-        last = smaller(first + width, c * n)
+        last = smaller(first + width, view[2] * view[3])
+        end = smaller(last, dims[2] * dims[3])
         sums, forms = workspace(3 * width, x), workspace(FORMS * width, x)
         part = workspace(groups_of(m) * 2 * width, stats)
         # 1 moments
         for g in range(groups_of(m)):
-            group_moments(dims, x, i, g, first, last, sums, width, part, g * 2 * width, width, center)
+            group_moments(view, x, i, g, first, last, sums, width, part, g * 2 * width, width, center)
         merge_groups(m, part, 0, width, 2 * width, last - first)
-        fold_sets(dims, stats, i, first, last, part, 0, width)
+        fold_rows(dims, view, x, i, part, 0, width, center)
+        fold_sets(dims, stats, i, first, end, part, 0, width)
         if power == 1:
-            deviations(dims, x, stats, i, first, last)
-        finish(dims, x, stats, i, first, last, center, power, divisor, eps, clamp)
+            deviations(dims, x, stats, i, first, end)
+        finish(dims, x, stats, i, first, end, center, power, divisor, eps, clamp)
         # 2 normalize
-        prepare(dims, parameter_dims, x, weight, bias, stats, i, first, last, forms, 0, width, spans_m, False)
-        region_apply(dims, parameter_dims, x, weight, bias, y, i, 0, m, first, last, forms, 0, width, HEIGHT, width,
+        prepare(dims, parameter_dims, x, weight, bias, stats, i, first, end, forms, 0, width, spans_m, False)
+        repeat(dims, view, forms, FORMS, 0, width)
+        region_apply(view, parameter_dims, x, weight, bias, y, i, 0, m, first, last, forms, 0, width, HEIGHT, width,
                      spans_m, False, streams)  # fmt: skip
 
     @kernel
@@ -376,6 +471,6 @@ def forward(center, power, spans_m, streams):
         clamp,  # bool
     ):
         given = dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp
-        share(pool, dims[0] * tiles_of(dims), one_tile, given)
+        share(pool, dims[0] * tiles_of(view_of(dims, spans_m)), one_tile, given)
 
     return columns_forward

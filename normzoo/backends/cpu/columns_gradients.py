@@ -27,17 +27,22 @@ from normzoo.backends.cpu.arithmetic import (
     wide,
 )
 from normzoo.backends.cpu.columns import (
-    BAND,
     FORMS,
     GROUP,
     STRIP,
+    band_of,
     clear_behind,
     four,
     groups_of,
+    place_in,
     prepare,
+    read_in,
+    repeat,
+    rest_of,
     row_parameter,
     strip_of,
     tiles_of,
+    view_of,
     width_of,
 )
 from normzoo.backends.cpu.jit import helper, kernel
@@ -68,10 +73,10 @@ SUMMED = 512  # columns, of one sample or several, whose gradients a task adds u
 
 
 @helper
-def fill_centers(dims, parameter_dims, dy, weight, b, top, end, first, last, sums, forms, to, spans_m):
+def fill_centers(view, parameter_dims, dy, weight, b, top, end, first, last, sums, forms, to, spans_m):
     """What the sums of a column are around: of some values between the rows `top` and `end` what is nearest to 0, or 0
     where their signs differ. The columns of a set have that of the first, if the weights vary along m."""
-    _, m, c, n = dims
+    n = view[3]
     rows = end - top
     rows = smaller(SPANNED, rows) if spans_m else smaller(SAMPLES, smaller(rows, larger(SAMPLES // 2, rows // 2)))
     apart = (end - top) // rows
@@ -85,10 +90,10 @@ def fill_centers(dims, parameter_dims, dy, weight, b, top, end, first, last, sum
             scale = load_n(forms, to + j - first, smaller(left, LANES))
         for h in range(rows):
             row = top + h * apart
-            i = (b * m + row) * c * n + j
+            i = place_in(view, b, row) + j
             g = load_same(dy, i) if one else load(dy, i) if left >= LANES else load_n(dy, i, left)
             if spans_m:
-                w = row_parameter(dims, parameter_dims, weight, b, row, j, 1 if one else left, False, weight)
+                w = row_parameter(view, parameter_dims, weight, b, row, j, 1 if one else left, False, weight)
                 g = g * (splat(lane(w, 0) * lane(scale, 0)) if one else w * scale)
             low, high = (g, g) if h == 0 else (smaller(low, g), larger(high, g))
         middle = larger(low, zero) + smaller(high, zero)
@@ -100,28 +105,28 @@ def fill_centers(dims, parameter_dims, dy, weight, b, top, end, first, last, sum
 
 
 @helper
-def add_sums(dims, parameter_dims, dy, x, weight, b, row, rows, j, blocks, block, plane, sums, k, width, forms, to,
+def add_sums(view, parameter_dims, dy, x, weight, b, row, rows, j, blocks, block, plane, sums, k, width, forms, to,
              step, left, full, power, spans_m):  # fmt: skip
     """Add `rows` rows from `row` on to the sums of the columns at j; and to the gradients of the parameters."""
-    _, m, c, n = dims
+    columns = view[2] * view[3]
     lanes_vary = parameter_dims[2] * parameter_dims[3] > 1
     affine = four(forms, to, step, full, x)
     middle = held(sums, k, full, x)
     s, q, z, signs = zeros(weight), zeros(weight), zeros(weight), zeros(weight)
-    i = (b * m + row) * c * n + j
+    i = place_in(view, b, row) + j
     for r in range(row, row + rows):
-        prefetch(x, i + STRIP * c * n)
-        prefetch(dy, i + STRIP * c * n)
-        g, v = read(dy, i, left, full, x), read(x, i, left, full, x)
+        prefetch(x, i + STRIP * columns)
+        prefetch(dy, i + STRIP * columns)
+        g, v = read_in(view, dy, i, left, full), read_in(view, x, i, left, full)
         xhat = standardize(v, *affine) if spans_m else offset(v, affine, power)
-        if not full:
-            xhat = keep(xhat, left)
+        if spans_m and not full:
+            g, xhat = keep(g, left), keep(xhat, left)  # which all lanes of a weight are added up of
         if spans_m:
-            o = block + (r * c * n + j if lanes_vary else r * LANES)
+            o = block + (r * columns + j if lanes_vary else r * LANES)
             size = left if lanes_vary else LANES
             write(blocks, o, fma(g, xhat, read(blocks, o, size, full, x)), size, full, x)
             write(blocks, o + plane, read(blocks, o + plane, size, full, x) + g, size, full, x)
-            g = g * (row_parameter(dims, parameter_dims, weight, b, r, j, left, full, x) * affine[0])
+            g = g * (row_parameter(view, parameter_dims, weight, b, r, j, left, full, x) * affine[0])
         g = g - middle
         s += g
         q = fma(g, xhat, q)
@@ -129,7 +134,7 @@ def add_sums(dims, parameter_dims, dy, x, weight, b, row, rows, j, blocks, block
             z += xhat
         if power == 1:
             signs += sign(xhat)
-        i += c * n
+        i += columns
     hold(sums, k + width, held(sums, k + width, full, x) + s, full, x)
     hold(sums, k + 2 * width, held(sums, k + 2 * width, full, x) + q, full, x)
     if not spans_m:
@@ -139,7 +144,7 @@ def add_sums(dims, parameter_dims, dy, x, weight, b, row, rows, j, blocks, block
 
 
 @helper
-def rows_sums(dims, parameter_dims, dy, x, weight, b, top, end, first, last, blocks, block, plane, sums, width, forms,
+def rows_sums(view, parameter_dims, dy, x, weight, b, top, end, first, last, blocks, block, plane, sums, width, forms,
               to, step, power, spans_m):  # fmt: skip
     """Sums over the rows [top, end) of the columns [first, last)."""
     whole = first + (last - first) // LANES * LANES
@@ -150,19 +155,19 @@ def rows_sums(dims, parameter_dims, dy, x, weight, b, top, end, first, last, blo
         rows = smaller(STRIP, end - row)
         for j in range(first, whole, LANES):
             k = j - first
-            add_sums(dims, parameter_dims, dy, x, weight, b, row, rows, j, blocks, block, plane, sums, k, width, forms,
+            add_sums(view, parameter_dims, dy, x, weight, b, row, rows, j, blocks, block, plane, sums, k, width, forms,
                      to + k, step, LANES, True, power, spans_m)  # fmt: skip
         if whole < last:
             k = whole - first
-            add_sums(dims, parameter_dims, dy, x, weight, b, row, rows, whole, blocks, block, plane, sums, k, width,
+            add_sums(view, parameter_dims, dy, x, weight, b, row, rows, whole, blocks, block, plane, sums, k, width,
                      forms, to + k, step, last - whole, False, power, spans_m)  # fmt: skip
 
 
 @helper
-def group_sums(dims, parameter_dims, dy, x, weight, b, g, first, last, blocks, block, plane, sums, width, part, at_part,
+def group_sums(view, parameter_dims, dy, x, weight, b, g, first, last, blocks, block, plane, sums, width, part, at_part,
                part_step, forms, to, step, center, power, spans_m):  # fmt: skip
     """Sums over group g of the columns [first, last), into the planes of `part`."""
-    m = dims[1]
+    m = view[1]
     top, end = g * GROUP, smaller(g * GROUP + GROUP, m)
     half = smaller(top + ROWS, end)
     size = last - first
@@ -170,22 +175,22 @@ def group_sums(dims, parameter_dims, dy, x, weight, b, g, first, last, blocks, b
         for j in range(0, size, LANES):
             store(sums, j, zeros(x))
         if center:  # the same in all groups
-            fill_centers(dims, parameter_dims, dy, weight, b, 0, m, first, last, sums, forms, to, spans_m)
+            fill_centers(view, parameter_dims, dy, weight, b, 0, m, first, last, sums, forms, to, spans_m)
     else:
-        fill_centers(dims, parameter_dims, dy, weight, b, top, end, first, last, sums, forms, to, spans_m)
+        fill_centers(view, parameter_dims, dy, weight, b, top, end, first, last, sums, forms, to, spans_m)
     rows_here = splat(float(end - top))
     again = True
     while again:
         again = False
         start = top
         if half < end:
-            rows_sums(dims, parameter_dims, dy, x, weight, b, top, half, first, last, blocks, block, plane, sums, width,
+            rows_sums(view, parameter_dims, dy, x, weight, b, top, half, first, last, blocks, block, plane, sums, width,
                       forms, to, step, power, spans_m)  # fmt: skip
             for j in range(0, size, LANES):
                 for p in range(SUMS):
                     store(part, at_part + p * part_step + j, wide(load(sums, j + (p + 1) * width)))
             start = half
-        rows_sums(dims, parameter_dims, dy, x, weight, b, start, end, first, last, blocks, block, plane, sums, width,
+        rows_sums(view, parameter_dims, dy, x, weight, b, start, end, first, last, blocks, block, plane, sums, width,
                   forms, to, step, power, spans_m)  # fmt: skip
         for j in range(0, size, LANES):
             i, middle = at_part + j, wide(load(sums, j))
@@ -222,6 +227,36 @@ def add_groups(m, part, to, step, apart, size):
             for g in range(1, groups_of(m)):
                 s += load(part, j + p * step + g * apart)
             store(part, j + p * step, s)
+
+
+@helper
+def fold_row_sums(dims, view, dy, x, b, part, at_part, part_step, forms, to, step, power):
+    """Add what stands side by side, and what is behind the last row, to the first sums of each column."""
+    columns = dims[2] * dims[3]
+    together, rest = view[2] * view[3] // columns, rest_of(view)
+    if together == 1:
+        return
+    for j in range(0, columns, LANES):
+        left = smaller(columns - j, LANES)
+        s, q, z, signs = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
+        for i in range(at_part + j, at_part + together * columns, columns):
+            s += load_n(part, i, left)
+            q += load_n(part, i + part_step, left)
+            z += load_n(part, i + 2 * part_step, left)
+            signs += load_n(part, i + 3 * part_step, left)
+        start = place_in(view, b, view[1]) + j
+        for i in range(start, start + rest, columns):
+            xhat = keep(standardize(load_n(x, i, left), *four(forms, to + j, step, False, x)), left)
+            d, v = wide(load_n(dy, i, left)), wide(xhat)
+            s += d
+            q = fma(d, v, q)
+            z += v
+            if power == 1:
+                signs += wide(sign(xhat))
+        put_lanes(part, at_part + j, s, left)
+        put_lanes(part, at_part + part_step + j, q, left)
+        put_lanes(part, at_part + 2 * part_step + j, z, left)
+        put_lanes(part, at_part + 3 * part_step + j, signs, left)
 
 
 @helper
@@ -272,10 +307,10 @@ def weigh(dims, stats, b, first, last, part, at_part, part_step, forms, to, step
 
 
 @helper
-def dx_strip(dims, parameter_dims, dy, x, weight, dx, b, row, rows, j, forms, k, step, taken, o, ahead, left, full,
+def dx_strip(view, parameter_dims, dy, x, weight, dx, b, row, rows, j, forms, k, step, taken, o, ahead, left, full,
              power, spans_m, streams):  # fmt: skip
     """dx in `rows` rows from `row` on of the columns at j."""
-    i = (b * dims[1] + row) * dims[2] * dims[3] + j
+    i = place_in(view, b, row) + j
     affine, factors = four(forms, k, step, full, x), four(taken, o, step, full, x)
     if not spans_m:
         w = held(taken, o + 4 * step, full, x)
@@ -283,27 +318,31 @@ def dx_strip(dims, parameter_dims, dy, x, weight, dx, b, row, rows, j, forms, k,
         prefetch(x, i + ahead)
         prefetch(dy, i + ahead)
         if spans_m:
-            w = row_parameter(dims, parameter_dims, weight, b, r, j, left, full, x) * affine[0]
-        d, v = read(dy, i, left, full, x), read(x, i, left, full, x)
+            w = row_parameter(view, parameter_dims, weight, b, r, j, left, full, x) * affine[0]
+        d, v = read_in(view, dy, i, left, full), read_in(view, x, i, left, full)
         write_out(dx, i, gradient(d, v, w, affine, factors, power), left, full, streams)
-        i += dims[2] * dims[3]
+        i += view[2] * view[3]
 
 
 @helper
-def region_dx(dims, parameter_dims, dy, x, weight, dx, b, top, end, first, last, forms, to, step, taken, height,
+def region_dx(view, parameter_dims, dy, x, weight, dx, b, top, end, first, last, forms, to, step, taken, height,
               ahead, power, spans_m, streams):  # fmt: skip
     """dx on the rows [top, end) of the columns [first, last), as `region_apply` has y."""
-    for band in range(first, last, BAND):
-        stop = smaller(band + BAND, last)
-        whole = band + (stop - band) // LANES * LANES
-        for row in range(top, end, height):
-            k, o, rows = to - first, taken[1] - first, strip_of(height, end - row)
-            for j in range(band, whole, LANES):
-                dx_strip(dims, parameter_dims, dy, x, weight, dx, b, row, rows, j, forms, k + j, step, taken[0], o + j,
-                         ahead, LANES, True, power, spans_m, streams)  # fmt: skip
-            if whole < stop:
-                dx_strip(dims, parameter_dims, dy, x, weight, dx, b, row, rows, whole, forms, k + whole, step,
-                         taken[0], o + whole, ahead, stop - whole, False, power, spans_m, False)  # fmt: skip
+    for turn in range(2 if end == view[1] and rest_of(view) > 0 else 1):
+        if turn == 1:
+            top, end, last = end, end + 1, first + rest_of(view)
+        width = band_of(last - first)
+        for band in range(first, last, width):
+            stop = smaller(band + width, last)
+            whole = band + (stop - band) // LANES * LANES
+            for row in range(top, end, height):
+                k, o, rows = to - first, taken[1] - first, strip_of(height, end - row)
+                for j in range(band, whole, LANES):
+                    dx_strip(view, parameter_dims, dy, x, weight, dx, b, row, rows, j, forms, k + j, step, taken[0],
+                             o + j, ahead, LANES, True, power, spans_m, streams)  # fmt: skip
+                if whole < stop:
+                    dx_strip(view, parameter_dims, dy, x, weight, dx, b, row, rows, whole, forms, k + whole, step,
+                             taken[0], o + whole, ahead, stop - whole, False, power, spans_m, False)  # fmt: skip
 
 
 @helper
@@ -399,31 +438,36 @@ def backward(center, power, spans_m, streams):
     def some_tiles(t, dims, parameter_dims, dy, x, weight, stats, dx, blocks, kept, divisor, limit):
         b, m, c, n = dims
         pb = parameter_dims[0]
-        columns, width, tiles = c * n, width_of(dims), tiles_of(dims)
+        view = view_of(dims, spans_m)
+        columns, width, tiles, groups = c * n, width_of(view), tiles_of(view), groups_of(view[1])
         repeats = repeats_of(dims, parameter_dims) if spans_m else 1
         plane = block_of(dims, parameter_dims)
         place, first = t % pb, t // pb % tiles * width
-        last = smaller(first + width, columns)
+        last = smaller(first + width, view[2] * view[3])
+        end = smaller(last, columns)
         start = t // pb // tiles * repeats
         block = t * 2 * plane
         if spans_m:
             clear(blocks, block, 2 * plane)
         sums, forms, taken = workspace(5 * width, x), workspace(FORMS * width, x), workspace(TAKEN * width, x)
-        part = workspace(groups_of(m) * SUMS * width, stats)
+        part = workspace(groups * SUMS * width, stats)
         for u in range(start, smaller(start + repeats, b // pb)):
             i = u * pb + place
-            prepare(dims, parameter_dims, x, weight, weight, stats, i, first, last, forms, 0, width, spans_m, False)
+            prepare(dims, parameter_dims, x, weight, weight, stats, i, first, end, forms, 0, width, spans_m, False)
+            repeat(dims, view, forms, FORMS, 0, width)
             # 1 moments
-            for g in range(groups_of(m)):
-                group_sums(dims, parameter_dims, dy, x, weight, i, g, first, last, blocks, block, plane, sums, width,
+            for g in range(groups):
+                group_sums(view, parameter_dims, dy, x, weight, i, g, first, last, blocks, block, plane, sums, width,
                            part, g * SUMS * width, width, forms, 0, width, center, power, spans_m)  # fmt: skip
-            add_groups(m, part, 0, width, SUMS * width, last - first)
+            add_groups(view[1], part, 0, width, SUMS * width, last - first)
+            fold_row_sums(dims, view, dy, x, i, part, 0, width, forms, 0, width, power)
             if not spans_m:
-                keep_sums(last - first, part, 0, width, kept, 2 * i * columns + first, columns)
+                keep_sums(end - first, part, 0, width, kept, 2 * i * columns + first, columns)
             # 2 normalize
-            weigh(dims, stats, i, first, last, part, 0, width, forms, 0, width, (taken, 0), float(m * n), center,
+            weigh(dims, stats, i, first, end, part, 0, width, forms, 0, width, (taken, 0), float(m * n), center,
                   power, divisor, limit, x, spans_m)  # fmt: skip
-            region_dx(dims, parameter_dims, dy, x, weight, dx, i, 0, m, first, last, forms, 0, width, (taken, 0),
+            repeat(dims, view, taken, TAKEN, 0, width)
+            region_dx(view, parameter_dims, dy, x, weight, dx, i, 0, view[1], first, last, forms, 0, width, (taken, 0),
                       HEIGHT, width, power, spans_m, streams)  # fmt: skip
 
     @kernel
@@ -443,7 +487,7 @@ def backward(center, power, spans_m, streams):
     ):
         b, _, c, n = dims
         pb, pm, _, _ = parameter_dims
-        tiles = tiles_of(dims)
+        tiles = tiles_of(view_of(dims, spans_m))
         repeats = repeats_of(dims, parameter_dims) if spans_m else 1
         per_place = (b // pb + repeats - 1) // repeats
         plane = block_of(dims, parameter_dims)
