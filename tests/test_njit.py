@@ -211,22 +211,26 @@ def test_errors_when_compiling(function, x, message):
     assert message in str(raised.value)
 
 
+# Of the types that the functions above are compiled for already.
+THREE, W5, W6 = np.zeros((2, 4, 6), np.float32), np.ones(5, np.float32), np.ones(6, np.float32)
+STATS = np.ones((2, 6), np.float32)
 RUNNING = [
-    (lambda x: F.layer_norm(x, (5,)), "layer_norm: expected x of shape"),
-    (lambda x: F.layer_norm(x, (6,), x[0, :5].copy()), "layer_norm: expected weight and bias"),
-    (lambda x: F.group_norm(x, 4), "group_norm: expected num_groups to divide"),
-    (lambda x: F.batch_norm(x[:1], None, None, training=True), "batch_norm: expected more than 1 value"),
-    (lambda x: F.batch_norm(x, x[0, :2].copy(), x[0, :2].copy()), "batch_norm: expected running statistics"),
-    (lambda x: F.batch_norm(x, None, None, training=True, eps=0.0), "batch_norm: expected eps > 0"),
-    (lambda x: F.instance_norm(x, eps=1e-3), "instance_norm: expected more than 1 value"),
-    (lambda x: F.layer_norm(x, (6,), return_saved=True)[1].backward(x[:2]), "layer_norm: expected dy of x's shape"),
-]
+    (layer_norm, (THREE, (5,), W5, W5, THREE), "layer_norm: expected x of shape"),
+    (layer_norm, (THREE, (6,), W5, W5, THREE), "layer_norm: expected weight and bias"),
+    (layer_norm, (THREE, (6,), W6, W6, THREE[:1]), "layer_norm: expected dy of x's shape"),
+    (group_norm, (X, 4, W6, W6, X), "group_norm: expected num_groups to divide"),
+    (batch_norm, (X[:1], STATS, W6, W6, X[:1]), "batch_norm: expected more than 1 value"),
+    (batch_norm_eval, (X, STATS[:, :2].copy(), W6, W6, X), "batch_norm: expected running statistics"),
+    (instance_norm, (THREE[..., :1].copy(), STATS[:, :4].copy(), W6[:4], W6[:4], THREE[..., :1].copy()),
+     "instance_norm: expected more than 1 value"),
+    (numba.njit(lambda x: F.batch_norm(x, None, None, training=True, eps=0.0)), (X,), "batch_norm: expected eps > 0"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("function", "message"), RUNNING)
-def test_errors_when_running(function, message):
+@pytest.mark.parametrize(("function", "arguments", "message"), RUNNING)
+def test_errors_when_running(function, arguments, message):
     with pytest.raises(ValueError, match=message):
-        numba.njit(function)(X)
+        function(*arguments)
 
 
 def test_sizes_fit_as_the_view_does(rng):

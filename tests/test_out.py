@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import ml_dtypes  # noqa: F401 (NumPy knows "bfloat16" by it)
 import numpy as np
 import pytest
 
@@ -125,8 +124,10 @@ def behind_a_line(like, begin):
 )
 @pytest.mark.parametrize(
     ("norm", "shape"),
-    [(nz.LayerNorm(1024), (4352, 1024)), (nz.InstanceNorm(3, affine=True), (9, 3, 512, 336))],
-    ids=["layer_norm", "instance_norm"],
+    [
+        pytest.param(nz.LayerNorm(1024), (4352, 1024), id="layer_norm"),
+        pytest.param(nz.InstanceNorm(3, affine=True), (9, 3, 512, 336), id="instance_norm", marks=pytest.mark.slow),
+    ],
 )
 def test_results_that_no_cache_holds_begin_anywhere(norm, shape, dtype, rng):
     """They are written past the caches where they begin at a multiple of 16 bytes: with the bits of any part."""
@@ -175,7 +176,7 @@ def test_results_past_the_caches_have_the_bits_of_others(norm, shape, rng):
         check.same_bits(dx, found[0][1])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize(
     ("norm", "shape"),
@@ -203,7 +204,7 @@ def test_an_evaluation_goes_back_in_place(norm, shape, affine, dtype, rng):
         a, d = x.copy(), dy.copy()
         norm(a)
         dx = norm.backward(d, out={"new": None, "dy": d, "x": a}[where])
-        check.close(dx, g * weight * rstd, 1e-6 if dtype == "float32" else 2**-8)
+        check.close(dx, g * weight * rstd, 1e-6 if dtype == "float32" else 2**-10)
         if affine:
             check.close(norm.grads["weight"], (g * exact).sum(others), 1e-5)
             check.close(norm.grads["bias"], g.sum(others), 1e-5)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -19,18 +20,25 @@ def environment(**more):
 
 def layer_environment(layer):
     """What makes Numba choose a threading layer; skips where that is not installed."""
+    more, reason = _layer(layer)
+    if reason:
+        pytest.skip(reason)
+    return more
+
+
+@cache  # to ask takes a process
+def _layer(layer):
+    """The environment, and why there is none."""
     more = {"NUMBA_THREADING_LAYER": layer}
     if layer == "tbb":
         try:
             files = metadata.files("tbb") or ()
         except metadata.PackageNotFoundError:
-            pytest.skip("tbb is not installed")
+            return {}, "tbb is not installed"
         folder = next(Path(str(f.locate())).resolve().parent for f in files if f.name.startswith("libtbb.so.12"))
         more["LD_LIBRARY_PATH"] = os.pathsep.join([str(folder), os.environ.get("LD_LIBRARY_PATH", "")])
     probe = run("-c", "import numba; print(numba.get_num_threads())", check=False, **more)
-    if probe.returncode:
-        pytest.skip(f"Numba has no layer {layer} here")
-    return more
+    return more, f"Numba has no layer {layer} here" if probe.returncode else ""
 
 
 def run(*arguments, check=True, timeout=100, cwd=ROOT, **more):

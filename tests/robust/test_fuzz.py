@@ -1,6 +1,6 @@
 """Fuzzing: any sequence of calls of a layer against a plain model of it, and any object as its state.
 
-`pytest tests/robust/test_fuzz.py` runs some 2,000 steps, as CI does; NORMZOO_FUZZ=100000 makes it as many.
+`pytest tests/robust/test_fuzz.py` runs some 1,000 steps, as CI does; NORMZOO_FUZZ=100000 makes it as many.
 """
 
 import os
@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 import normzoo as nz
 from tests import check
 
-STEPS = int(os.environ.get("NORMZOO_FUZZ", "2000"))
+STEPS = int(os.environ.get("NORMZOO_FUZZ", "1000"))
 PER_RUN = 25
 TOLERANCE = 2e-5
 

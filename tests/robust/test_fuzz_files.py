@@ -1,6 +1,6 @@
 """Fuzzing: bytes as state files, and anything as a node of ONNX: a clear error, bounded memory, and nothing is run.
 
-`pytest tests/robust/test_fuzz_files.py` runs some 2,000 cases, as CI does; NORMZOO_FUZZ=100000 makes it as many.
+`pytest tests/robust/test_fuzz_files.py` runs some 1,000 cases, as CI does; NORMZOO_FUZZ=100000 makes it as many.
 """
 
 import importlib.util
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import normzoo as nz
 from tests import check
 
-CASES = int(os.environ.get("NORMZOO_FUZZ", "2000")) // 4
+CASES = int(os.environ.get("NORMZOO_FUZZ", "1000")) // 4
 drawn = settings(max_examples=max(CASES, 50), deadline=None, derandomize="NORMZOO_FUZZ" not in os.environ)
 ROOM = 1 << 30  # bytes that a case may take on top of what the process has
 safetensors = pytest.mark.skipif(not importlib.util.find_spec("safetensors"), reason="safetensors is not installed")
