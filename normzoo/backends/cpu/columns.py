@@ -43,7 +43,7 @@ UNBROKEN = 1600  # where there are more than these: rows in two parts take longe
 TILE = 65536  # values of a tile that is read twice: a quarter of a megabyte of float32
 WIDEST = 1024  # columns of a tile
 NARROW = 128  # columns, up to which rows are worked on side by side: a tile has room for as many
-LEAST = 8  # rows of those
+LEAST, LEAST_FULL = 8, 64  # rows of those; where columns fill the lanes without, they only save turns of loops
 
 
 @helper
@@ -55,10 +55,10 @@ def view_of(dims, spans_m):
     columns = larger(1, c * n)
     together = 1
     if not spans_m:
-        together = smaller(NARROW // columns, m // LEAST)
         vectors = LANES // smaller(LANES, columns & -columns)  # rows that are whole vectors
+        together = smaller(NARROW // columns, m // (LEAST if vectors > 1 else LEAST_FULL))
         if together < 4 and vectors == 1:
-            together = 1  # whole vectors already
+            together = 1
         elif together > vectors:
             together = together // vectors * vectors
     if together <= 1:
