@@ -1,22 +1,23 @@
 """normzoo: every normalization layer, exact by hand, on NumPy arrays, at the speed of memory."""
 
-from normzoo import fold, functional
+from normzoo import functional
 from normzoo.ahead import Compiled, compile_cache
 from normzoo.backends import use
-from normzoo.counterparts import Described, describe
-from normzoo.device import device_array
-from normzoo.diagnose import Diagnosis, diagnose
+from normzoo.backends.memory import release_memory
 from normzoo.distributed.reduce import stats_of
 from normzoo.distributed.sync_batch_norm import SyncBatchNorm, convert_sync
-from normzoo.files import load, save
-from normzoo.memory import release_memory
+from normzoo.exchange import fold
+from normzoo.exchange.counterparts import Described, describe
+from normzoo.exchange.files import load, save
+from normzoo.exchange.onnx_nodes import from_onnx
+from normzoo.exchange.registry import create, list_norms
 from normzoo.norm import Norm
-from normzoo.onnx_nodes import from_onnx
-from normzoo.recalibrate import recalibrate
-from normzoo.registry import create, list_norms
-from normzoo.saved import Grads, Saved
-from normzoo.selection import select
-from normzoo.stats import Stats
+from normzoo.passes.device import device_array
+from normzoo.passes.saved import Grads, Saved
+from normzoo.selection.selected import select
+from normzoo.statistics.diagnose import Diagnosis, diagnose
+from normzoo.statistics.recalibrate import recalibrate
+from normzoo.statistics.stats import Stats
 from normzoo.zoo.ada_norm import AdaNorm
 from normzoo.zoo.adaptive_instance_norm import AdaptiveInstanceNorm
 from normzoo.zoo.adaptive_layer_norm import AdaLNZero, AdaptiveLayerNorm

@@ -5,7 +5,7 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
 import normzoo as nz
-from normzoo import fold
+from normzoo.exchange import fold
 from tests import check
 from tests.ranks import ThreadComm
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_number, check_out, check_shape
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
-from normzoo.passes import normalize
-from normzoo.saved import Chained, Grads, Saved
-from normzoo.view import Axes
+from normzoo.passes.arrays import check_number, check_out, check_shape
+from normzoo.passes.normalize import normalize
+from normzoo.passes.saved import Chained, Grads, Saved
+from normzoo.passes.view import Axes
 from normzoo.zoo import layer_norm
 
 

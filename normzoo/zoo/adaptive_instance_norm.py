@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from normzoo.arrays import base_array, check_size, compute_dtype, once
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
-from normzoo.passes import normalize
-from normzoo.running import check_channels
-from normzoo.saved import Chained, MoreGrads, Saved
-from normzoo.view import Axes
+from normzoo.passes.arrays import base_array, check_size, compute_dtype, once
+from normzoo.passes.normalize import normalize
+from normzoo.passes.saved import Chained, MoreGrads, Saved
+from normzoo.passes.view import Axes
+from normzoo.statistics.running import check_channels
 from normzoo.zoo.positional_norm import moments, moments_back
 
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import base_array, cast_like, check_parameter, check_shape, check_size, compute_dtype, quiet
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
-from normzoo.passes import normalize
-from normzoo.saved import Chained, Grads, Saved, grads_by_name
+from normzoo.passes.arrays import base_array, cast_like, check_parameter, check_shape, check_size, compute_dtype, quiet
+from normzoo.passes.normalize import normalize
+from normzoo.passes.saved import Chained, Grads, Saved, grads_by_name
 from normzoo.zoo import layer_norm
 from normzoo.zoo.film import modulated, modulated_back
 

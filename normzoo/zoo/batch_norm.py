@@ -4,14 +4,14 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import DEVICES, check_features, check_size, once
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import eps_for
-from normzoo.passes import recall_saved
-from normzoo.running import TrackedNorm, check_channels, normalize_tracked
-from normzoo.saved import Saved
-from normzoo.updates import USUAL, Rules
-from normzoo.view import Axes
+from normzoo.passes.arrays import DEVICES, check_features, check_size, once
+from normzoo.passes.normalize import recall_saved
+from normzoo.passes.saved import Saved
+from normzoo.passes.view import Axes
+from normzoo.statistics.running import TrackedNorm, check_channels, normalize_tracked
+from normzoo.statistics.updates import USUAL, Rules
 
 MESSAGES = (
     "expected running_mean and running_var in evaluation; write training=True",

@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_number, check_spread, compute_dtype
 from normzoo.backends.contract import Array
-from normzoo.formulas import reciprocal, root
 from normzoo.norm import entry
-from normzoo.passes import normalize
-from normzoo.running import normalize_by
-from normzoo.running_state import RunningState
-from normzoo.saved import Chained, Grads, Saved
+from normzoo.passes.arrays import check_number, check_spread, compute_dtype
+from normzoo.passes.formulas import reciprocal, root
+from normzoo.passes.normalize import normalize
+from normzoo.passes.saved import Chained, Grads, Saved
+from normzoo.statistics.running import normalize_by
+from normzoo.statistics.running_state import RunningState
 from normzoo.zoo.batch_norm import BatchNorm, check_own
 
 Bound = float | Callable[[int], float] | None

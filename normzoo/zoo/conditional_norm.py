@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_features, check_size, once
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
-from normzoo.running import TrackedNorm
-from normzoo.saved import Chained, Grads, Saved
-from normzoo.view import Axes
+from normzoo.passes.arrays import check_features, check_size, once
+from normzoo.passes.saved import Chained, Grads, Saved
+from normzoo.passes.view import Axes
+from normzoo.statistics.running import TrackedNorm
 from normzoo.zoo import batch_norm, instance_norm
 
 

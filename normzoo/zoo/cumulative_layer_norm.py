@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from normzoo.arrays import base_array, check_size
 from normzoo.backends.contract import Array
-from normzoo.exact import ExactNorm
-from normzoo.formulas import FAR, centered, check_range, reciprocal, summed, unit
-from normzoo.running import check_channels
-from normzoo.saved import Pull
+from normzoo.passes.arrays import base_array, check_size
+from normzoo.passes.formulas import FAR, centered, check_range, reciprocal, summed, unit
+from normzoo.passes.saved import Pull
+from normzoo.statistics.running import check_channels
+from normzoo.zoo.exact import ExactNorm
 
 
 class Past(NamedTuple):

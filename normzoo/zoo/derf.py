@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_number, check_shape
 from normzoo.backends.contract import Array
-from normzoo.exact import ExactNorm
-from normzoo.formulas import special, summed
 from normzoo.norm import entry
-from normzoo.saved import Pull
+from normzoo.passes.arrays import check_number, check_shape
+from normzoo.passes.formulas import special, summed
+from normzoo.passes.saved import Pull
+from normzoo.zoo.exact import ExactNorm
 from normzoo.zoo.layer_norm import axes
 
 

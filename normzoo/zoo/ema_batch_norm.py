@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.affine import Find, affine, standardized
-from normzoo.arrays import check_number, check_spread
 from normzoo.backends.contract import Array
-from normzoo.running import TrackedNorm
-from normzoo.running_state import RunningState
-from normzoo.saved import Saved
+from normzoo.passes.affine import Find, affine, standardized
+from normzoo.passes.arrays import check_number, check_spread
+from normzoo.passes.saved import Saved
+from normzoo.statistics.running import TrackedNorm
+from normzoo.statistics.running_state import RunningState
 from normzoo.zoo.batch_norm import BatchNorm, batch_norm, check_own
 
 

@@ -5,13 +5,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from normzoo.arrays import check_features, check_momentum, check_size, check_spread
 from normzoo.backends.contract import Array
-from normzoo.exact import ExactNorm, Update
-from normzoo.formulas import reciprocal, special, standardized, summed
 from normzoo.norm import entry
-from normzoo.saved import Pull, Saved
+from normzoo.passes.arrays import check_features, check_momentum, check_size, check_spread
+from normzoo.passes.formulas import reciprocal, special, standardized, summed
+from normzoo.passes.saved import Pull, Saved
 from normzoo.zoo import group_norm, instance_norm
+from normzoo.zoo.exact import ExactNorm, Update
 
 
 class EvoNormB0(ExactNorm):

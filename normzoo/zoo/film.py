@@ -4,14 +4,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from normzoo.arrays import base_array, cast_like, check_size, shifted
 from normzoo.backends.contract import CONSTANT, Array
-from normzoo.formulas import summed
 from normzoo.norm import Norm
-from normzoo.passes import normalize
-from normzoo.running import check_channels
-from normzoo.saved import Chained, MoreGrads, Saved
-from normzoo.view import Axes
+from normzoo.passes.arrays import base_array, cast_like, check_size, shifted
+from normzoo.passes.formulas import summed
+from normzoo.passes.normalize import normalize
+from normzoo.passes.saved import Chained, MoreGrads, Saved
+from normzoo.passes.view import Axes
+from normzoo.statistics.running import check_channels
 
 
 class FiLM(Norm):

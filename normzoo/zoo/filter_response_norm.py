@@ -4,14 +4,14 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import base_array, check_features, check_size
 from normzoo.backends.contract import Array, Moments
-from normzoo.formulas import reciprocal
 from normzoo.norm import Norm, entry
-from normzoo.passes import normalize
-from normzoo.running import check_channels
-from normzoo.saved import Chained, Grads, Saved, grads_by_name
-from normzoo.view import Axes
+from normzoo.passes.arrays import base_array, check_features, check_size
+from normzoo.passes.formulas import reciprocal
+from normzoo.passes.normalize import normalize
+from normzoo.passes.saved import Chained, Grads, Saved, grads_by_name
+from normzoo.passes.view import Axes
+from normzoo.statistics.running import check_channels
 from normzoo.zoo.instance_norm import axes
 
 

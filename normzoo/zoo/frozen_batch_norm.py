@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import DEVICES, check_features, check_size
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm, entry
-from normzoo.running import normalize_tracked
-from normzoo.saved import Chained, Grads, Saved
-from normzoo.view import Axes
+from normzoo.passes.arrays import DEVICES, check_features, check_size
+from normzoo.passes.saved import Chained, Grads, Saved
+from normzoo.passes.view import Axes
+from normzoo.statistics.running import normalize_tracked
 from normzoo.zoo import batch_norm
 
 

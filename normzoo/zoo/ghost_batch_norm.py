@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import DEVICES, check_size, once
 from normzoo.backends.contract import Array
-from normzoo.passes import normalize
-from normzoo.running import check_channels
-from normzoo.saved import Saved
-from normzoo.updates import updated
-from normzoo.view import Axes
+from normzoo.passes.arrays import DEVICES, check_size, once
+from normzoo.passes.normalize import normalize
+from normzoo.passes.saved import Saved
+from normzoo.passes.view import Axes
+from normzoo.statistics.running import check_channels
+from normzoo.statistics.updates import updated
 from normzoo.zoo.batch_norm import BatchNorm, check_own
 
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_size
 from normzoo.backends.contract import Array
-from normzoo.exact import ExactNorm
-from normzoo.formulas import reciprocal, summed, unit
-from normzoo.saved import Pull
+from normzoo.passes.arrays import check_size
+from normzoo.passes.formulas import reciprocal, summed, unit
+from normzoo.passes.saved import Pull
 from normzoo.zoo import instance_norm
+from normzoo.zoo.exact import ExactNorm
 
 
 class GlobalResponseNorm(ExactNorm):

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_features, check_size
 from normzoo.backends.contract import Array
-from normzoo.exact import ExactNorm
-from normzoo.running import check_channels
-from normzoo.saved import Pull
+from normzoo.passes.arrays import check_features, check_size
+from normzoo.passes.saved import Pull
+from normzoo.statistics.running import check_channels
+from normzoo.zoo.exact import ExactNorm
 from normzoo.zoo.group_norm import check_groups
 from normzoo.zoo.whitening import affine, whitened
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_array, check_axis, check_shape, check_size, once
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
-from normzoo.view import Axes
+from normzoo.passes.arrays import check_array, check_axis, check_shape, check_size, once
+from normzoo.passes.view import Axes
 
 
 class LayerNorm(Norm):

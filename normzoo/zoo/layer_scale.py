@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_number, check_size, once
 from normzoo.backends.contract import CONSTANT, Array
 from normzoo.norm import Norm
-from normzoo.running import check_channels
-from normzoo.view import Axes
+from normzoo.passes.arrays import check_number, check_size, once
+from normzoo.passes.view import Axes
+from normzoo.statistics.running import check_channels
 
 
 class LayerScale(Norm):

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_features, check_number, check_shape, check_size
 from normzoo.backends.contract import Array
-from normzoo.exact import ExactNorm
-from normzoo.formulas import check_range, reciprocal, summed, unit
-from normzoo.running import check_channels
-from normzoo.saved import Pull
+from normzoo.passes.arrays import check_features, check_number, check_shape, check_size
+from normzoo.passes.formulas import check_range, reciprocal, summed, unit
+from normzoo.passes.saved import Pull
+from normzoo.statistics.running import check_channels
+from normzoo.zoo.exact import ExactNorm
 from normzoo.zoo.local_response_norm import window_sum
 
 Smooth = Callable[[Array], Array]

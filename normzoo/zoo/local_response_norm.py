@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_array, check_masks, check_number, check_out, check_size
 from normzoo.backends.contract import Array
-from normzoo.exact import ExactNorm
-from normzoo.formulas import FAR
-from normzoo.running import check_channels
-from normzoo.saved import Pull, PulledBack, Saved, empty_in_layout, layout_of
+from normzoo.passes.arrays import check_array, check_masks, check_number, check_out, check_size
+from normzoo.passes.formulas import FAR
+from normzoo.passes.saved import Pull, PulledBack, Saved, empty_in_layout, layout_of
+from normzoo.statistics.running import check_channels
+from normzoo.zoo.exact import ExactNorm
 
 OWNER = "local_response_norm"
 

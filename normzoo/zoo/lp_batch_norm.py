@@ -4,15 +4,15 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.affine import placed
-from normzoo.arrays import base_array, check_number, check_out, check_size, check_spread, compute_dtype
 from normzoo.backends.contract import Array, Moments
-from normzoo.formulas import reciprocal
 from normzoo.norm import entry
-from normzoo.passes import normalize
-from normzoo.running import normalize_by
-from normzoo.running_state import RunningState
-from normzoo.saved import Chained, Grads, Saved, empty_in_layout, layout_of
+from normzoo.passes.affine import placed
+from normzoo.passes.arrays import base_array, check_number, check_out, check_size, check_spread, compute_dtype
+from normzoo.passes.formulas import reciprocal
+from normzoo.passes.normalize import normalize
+from normzoo.passes.saved import Chained, Grads, Saved, empty_in_layout, layout_of
+from normzoo.statistics.running import normalize_by
+from normzoo.statistics.running_state import RunningState
 from normzoo.zoo.batch_norm import BatchNorm, check_own
 
 GAUSSIAN = (np.pi / 2) ** 0.5  # std / mean(|x - mean|) of a normal distribution

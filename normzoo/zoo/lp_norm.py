@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_axis, check_masks, check_number, check_out, once
 from normzoo.backends.contract import Array, Moments
-from normzoo.formulas import unit
-from normzoo.passes import normalize
-from normzoo.saved import PulledBack, empty_in_layout, layout_of
-from normzoo.view import Axes
+from normzoo.passes.arrays import check_axis, check_masks, check_number, check_out, once
+from normzoo.passes.formulas import unit
+from normzoo.passes.normalize import normalize
+from normzoo.passes.saved import PulledBack, empty_in_layout, layout_of
+from normzoo.passes.view import Axes
 
 OWNER = "normalize"
 MOMENTS = {p: Moments(center=False, power=p, total=True, clamp=True) for p in (1, 2)}

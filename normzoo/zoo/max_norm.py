@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_axis, check_number, check_size
 from normzoo.backends.contract import Array
-from normzoo.exact import ExactNorm
-from normzoo.saved import Pull
+from normzoo.passes.arrays import check_axis, check_number, check_size
+from normzoo.passes.saved import Pull
+from normzoo.zoo.exact import ExactNorm
 from normzoo.zoo.lp_norm import length
 
 

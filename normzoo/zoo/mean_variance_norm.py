@@ -1,9 +1,9 @@
 """Mean variance normalization: mean 0 and variance 1 over any axes, without parameters."""
 
-from normzoo.arrays import check_array, check_axis, once
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
-from normzoo.view import Axes
+from normzoo.passes.arrays import check_array, check_axis, once
+from normzoo.passes.view import Axes
 from normzoo.zoo.layer_norm import check_axes
 
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_array
 from normzoo.backends.contract import Array
-from normzoo.exact import ExactNorm
-from normzoo.formulas import FAR
-from normzoo.saved import Pull
+from normzoo.passes.arrays import check_array
+from normzoo.passes.formulas import FAR
+from normzoo.passes.saved import Pull
+from normzoo.zoo.exact import ExactNorm
 from normzoo.zoo.whitening import product
 
 MAPS = ("qr", "cayley")

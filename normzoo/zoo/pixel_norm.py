@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from normzoo.arrays import check_size, once
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
-from normzoo.running import check_channels
-from normzoo.view import Axes
+from normzoo.passes.arrays import check_size, once
+from normzoo.passes.view import Axes
+from normzoo.statistics.running import check_channels
 
 
 class PixelNorm(Norm):

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_array
 from normzoo.backends.contract import Array
-from normzoo.exact import ExactNorm
-from normzoo.formulas import reciprocal, unit
-from normzoo.saved import Pull
+from normzoo.passes.arrays import check_array
+from normzoo.passes.formulas import reciprocal, unit
+from normzoo.passes.saved import Pull
+from normzoo.zoo.exact import ExactNorm
 
 POWERS = (3, 2, 1)  # as the weights have them
 

@@ -4,14 +4,14 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import base_array, check_parameter, check_size, compute_dtype, once, quiet
 from normzoo.backends.contract import Array, Moments
-from normzoo.formulas import root
 from normzoo.norm import Norm
-from normzoo.passes import ViewSaved, normalize
-from normzoo.running import check_channels
-from normzoo.saved import Chained, Grads, Saved
-from normzoo.view import Axes
+from normzoo.passes.arrays import base_array, check_parameter, check_size, compute_dtype, once, quiet
+from normzoo.passes.formulas import root
+from normzoo.passes.normalize import ViewSaved, normalize
+from normzoo.passes.saved import Chained, Grads, Saved
+from normzoo.passes.view import Axes
+from normzoo.statistics.running import check_channels
 
 
 class PositionalNorm(Norm):

@@ -4,14 +4,14 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.affine import affine
-from normzoo.arrays import check_features, check_number, check_size, check_spread, read_only
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm, entry
-from normzoo.running import normalize_by
-from normzoo.running_state import RunningState
-from normzoo.saved import Saved
-from normzoo.view import Axes
+from normzoo.passes.affine import affine
+from normzoo.passes.arrays import check_features, check_number, check_size, check_spread, read_only
+from normzoo.passes.saved import Saved
+from normzoo.passes.view import Axes
+from normzoo.statistics.running import normalize_by
+from normzoo.statistics.running_state import RunningState
 from normzoo.zoo import batch_norm
 
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import base_array, check_features, check_out, check_size
 from normzoo.backends.contract import Array
-from normzoo.exact import ExactNorm
-from normzoo.formulas import centered, reciprocal, summed, unit
-from normzoo.running import check_channels
-from normzoo.saved import Pull, PulledBack, Saved, empty_in_layout, layout_of
+from normzoo.passes.arrays import base_array, check_features, check_out, check_size
+from normzoo.passes.formulas import centered, reciprocal, summed, unit
+from normzoo.passes.saved import Pull, PulledBack, Saved, empty_in_layout, layout_of
+from normzoo.statistics.running import check_channels
+from normzoo.zoo.exact import ExactNorm
 
 
 class RevIN(ExactNorm):

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_number
 from normzoo.backends.contract import Array
-from normzoo.exact import ExactNorm
-from normzoo.formulas import summed
 from normzoo.norm import entry
-from normzoo.saved import Pull, Saved
+from normzoo.passes.arrays import check_number
+from normzoo.passes.formulas import summed
+from normzoo.passes.saved import Pull, Saved
+from normzoo.zoo.exact import ExactNorm
 
 
 class ReZero(ExactNorm):

@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import DEVICES, cast_like, check_number, check_out, check_shape, shifted
 from normzoo.backends.contract import CONSTANT, Array, Moments
 from normzoo.norm import Norm, eps_for
-from normzoo.passes import normalize
-from normzoo.saved import Chained, Grads, Saved
-from normzoo.view import Axes
+from normzoo.passes.arrays import DEVICES, cast_like, check_number, check_out, check_shape, shifted
+from normzoo.passes.normalize import normalize
+from normzoo.passes.saved import Chained, Grads, Saved
+from normzoo.passes.view import Axes
 from normzoo.zoo import layer_norm
 
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import base_array, check_features, check_parameter, check_size, shifted
 from normzoo.backends.contract import Array, Moments
-from normzoo.running import TrackedNorm
-from normzoo.saved import Saved
-from normzoo.view import Axes
+from normzoo.passes.arrays import base_array, check_features, check_parameter, check_size, shifted
+from normzoo.passes.saved import Saved
+from normzoo.passes.view import Axes
+from normzoo.statistics.running import TrackedNorm
 from normzoo.zoo import batch_norm, instance_norm
 from normzoo.zoo.conditional_norm import batch_statistics
 from normzoo.zoo.film import modulated_back

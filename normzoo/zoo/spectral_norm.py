@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_array, check_axis, check_parameter, check_shape, check_size
 from normzoo.backends.contract import Array
-from normzoo.exact import ExactNorm, Update
-from normzoo.formulas import reciprocal, unit
 from normzoo.norm import entry
-from normzoo.running_state import RunningState
-from normzoo.saved import Pull, Saved
+from normzoo.passes.arrays import check_array, check_axis, check_parameter, check_shape, check_size
+from normzoo.passes.formulas import reciprocal, unit
+from normzoo.passes.saved import Pull, Saved
+from normzoo.statistics.running_state import RunningState
+from normzoo.zoo.exact import ExactNorm, Update
 
 SET_UP = 15  # iterations from random vectors, as in PyTorch
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_size
 from normzoo.backends.contract import Array
-from normzoo.passes import normalize
-from normzoo.saved import Chained, Grads, Saved
-from normzoo.view import Axes
+from normzoo.passes.arrays import check_size
+from normzoo.passes.normalize import normalize
+from normzoo.passes.saved import Chained, Grads, Saved
+from normzoo.passes.view import Axes
 from normzoo.zoo.batch_norm import BatchNorm, batch_norm, check_own
 from normzoo.zoo.ghost_batch_norm import ghost_axes
 

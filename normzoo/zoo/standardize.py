@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import (
+from normzoo.backends.contract import CONSTANT, Array
+from normzoo.norm import Norm, entry
+from normzoo.passes.arrays import (
     base_array,
     check_batches,
     check_features,
@@ -15,15 +17,13 @@ from normzoo.arrays import (
     once,
     read_only,
 )
-from normzoo.backends.contract import CONSTANT, Array
-from normzoo.formulas import reciprocal
-from normzoo.norm import Norm, entry
-from normzoo.passes import normalize
-from normzoo.running import check_channels, normalize_by
-from normzoo.running_state import RunningState
-from normzoo.saved import Chained, Grads, Saved
-from normzoo.stats import ALL_NAMES, Stats, data_array
-from normzoo.view import Axes
+from normzoo.passes.formulas import reciprocal
+from normzoo.passes.normalize import normalize
+from normzoo.passes.saved import Chained, Grads, Saved
+from normzoo.passes.view import Axes
+from normzoo.statistics.running import check_channels, normalize_by
+from normzoo.statistics.running_state import RunningState
+from normzoo.statistics.stats import ALL_NAMES, Stats, data_array
 
 
 class Standardize(Norm):

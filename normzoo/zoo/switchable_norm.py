@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.affine import affine, standardized
-from normzoo.arrays import check_features, check_size, check_spread
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import entry
-from normzoo.running import TrackedNorm
-from normzoo.running_state import RunningState
-from normzoo.saved import Saved
+from normzoo.passes.affine import affine, standardized
+from normzoo.passes.arrays import check_features, check_size, check_spread
+from normzoo.passes.saved import Saved
+from normzoo.statistics.running import TrackedNorm
+from normzoo.statistics.running_state import RunningState
 from normzoo.zoo.virtual_batch_norm import sample_axes
 
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import DEVICES, base_array, check_array, check_axis, check_size, once
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
-from normzoo.passes import normalize
-from normzoo.saved import Saved
-from normzoo.view import Axes
+from normzoo.passes.arrays import DEVICES, base_array, check_array, check_axis, check_size, once
+from normzoo.passes.normalize import normalize
+from normzoo.passes.saved import Saved
+from normzoo.passes.view import Axes
 from normzoo.zoo.lp_norm import MOMENTS
 
 

@@ -4,15 +4,15 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.affine import affine, check_spread, placed, standardized
-from normzoo.arrays import base_array, check_features, check_out, check_size, once, quiet, read_only
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm, entry
-from normzoo.passes import normalize
-from normzoo.running import check_channels
-from normzoo.running_state import RunningState
-from normzoo.saved import Saved
-from normzoo.view import Axes
+from normzoo.passes.affine import affine, check_spread, placed, standardized
+from normzoo.passes.arrays import base_array, check_features, check_out, check_size, once, quiet, read_only
+from normzoo.passes.normalize import normalize
+from normzoo.passes.saved import Saved
+from normzoo.passes.view import Axes
+from normzoo.statistics.running import check_channels
+from normzoo.statistics.running_state import RunningState
 from normzoo.zoo import batch_norm
 
 

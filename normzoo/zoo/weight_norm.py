@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_array, check_axis, check_parameter, check_shape, quiet
 from normzoo.backends.contract import Array, Moments
-from normzoo.formulas import root
 from normzoo.norm import Norm
-from normzoo.passes import normalize
-from normzoo.view import Axes
+from normzoo.passes.arrays import check_array, check_axis, check_parameter, check_shape, quiet
+from normzoo.passes.formulas import root
+from normzoo.passes.normalize import normalize
+from normzoo.passes.view import Axes
 
 
 class WeightNorm(Norm):

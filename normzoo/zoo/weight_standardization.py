@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_array, check_axis, check_features, check_number, check_size, compute_dtype, once
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
-from normzoo.passes import normalize
-from normzoo.saved import Chained, Grads, Saved
-from normzoo.view import Axes
+from normzoo.passes.arrays import check_array, check_axis, check_features, check_number, check_size, compute_dtype, once
+from normzoo.passes.normalize import normalize
+from normzoo.passes.saved import Chained, Grads, Saved
+from normzoo.passes.view import Axes
 
 
 class WeightStandardization(Norm):

@@ -6,14 +6,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from normzoo.arrays import check_momentum, check_size
 from normzoo.backends.contract import Array
-from normzoo.exact import ExactNorm, Update
-from normzoo.formulas import centered, reciprocal, summed, unit
 from normzoo.norm import entry
-from normzoo.running import check_channels
-from normzoo.running_state import RunningState
-from normzoo.saved import Pull, Saved
+from normzoo.passes.arrays import check_momentum, check_size
+from normzoo.passes.formulas import centered, reciprocal, summed, unit
+from normzoo.passes.saved import Pull, Saved
+from normzoo.statistics.running import check_channels
+from normzoo.statistics.running_state import RunningState
+from normzoo.zoo.exact import ExactNorm, Update
 
 Back = Callable[[Array], Array]
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import compute_dtype, kernel_array, quiet, rounded, storage_dtype
 from normzoo.backends import backend
 from normzoo.backends.contract import CONSTANT, Array, Kind, Memory
-from normzoo.samples import SAMPLES, samples_of
-from normzoo.view import Axes, View, find_view, inverse
+from normzoo.backends.samples import SAMPLES, samples_of
+from normzoo.passes.arrays import compute_dtype, kernel_array, quiet, rounded, storage_dtype
+from normzoo.passes.view import Axes, View, find_view, inverse
 
 ENOUGH = 1000  # passes of a plan before its shortcut is made: its code is loaded in 3 ms, compiled in 0.2 to 0.4 s
 SOME = 20  # passes before its values are sampled by compiled code, which is loaded in 1 ms, compiled in 30

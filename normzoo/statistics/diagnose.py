@@ -7,7 +7,7 @@ import numpy as np
 
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm, eps_for
-from normzoo.stats import LARGE, SMALL, data_array, power_above
+from normzoo.statistics.stats import LARGE, SMALL, data_array, power_above
 
 COLUMNS = ("count", "nonfinite", "mean", "var", "min", "max", "condition", "eps_share")
 SHOWN = 16  # sets in a table

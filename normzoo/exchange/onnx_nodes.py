@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from normzoo.arrays import check_array
 from normzoo.backends.contract import Array
 from normzoo.norm import Norm
+from normzoo.passes.arrays import check_array
 from normzoo.zoo.batch_norm import BatchNorm
 from normzoo.zoo.group_norm import GroupNorm
 from normzoo.zoo.instance_norm import InstanceNorm

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array, Moments
-from normzoo.formulas import reciprocal, summed, unit
-from normzoo.view import Axes
+from normzoo.passes.formulas import reciprocal, summed, unit
+from normzoo.passes.view import Axes
 
 
 def normalize_weighted(

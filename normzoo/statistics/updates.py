@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from normzoo.arrays import backend_of, kernel_array, moved
 from normzoo.backends import backend, chosen
 from normzoo.backends.contract import Array
-from normzoo.running_state import RunningState
-from normzoo.subnormals import in_any_mode
+from normzoo.backends.subnormals import in_any_mode
+from normzoo.passes.arrays import backend_of, kernel_array, moved
+from normzoo.statistics.running_state import RunningState
 
 
 class Rules(NamedTuple):

@@ -25,11 +25,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from normzoo.arrays import check_array, check_parameter, check_size, check_spread
 from normzoo.backends.contract import Array
 from normzoo.distributed.sync_batch_norm import SyncBatchNorm
-from normzoo.formulas import reciprocal
 from normzoo.norm import Norm
+from normzoo.passes.arrays import check_array, check_parameter, check_size, check_spread
+from normzoo.passes.formulas import reciprocal
 from normzoo.zoo.batch_norm import BatchNorm
 from normzoo.zoo.frozen_batch_norm import FrozenBatchNorm
 from normzoo.zoo.ghost_batch_norm import GhostBatchNorm

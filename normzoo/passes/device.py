@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from normzoo.arrays import check_array
 from normzoo.backends import device_array as _device_array
 from normzoo.backends import to_device
+from normzoo.passes.arrays import check_array
 
 
 def device_array(a: Any, stream: Any = None) -> Any:

@@ -57,7 +57,7 @@ def create(name: str, *arguments: Any, dialect: str | None = None, **options: An
     LayerNorm((64,), eps=1e-06, elementwise_affine=True, bias=True)
     """
     if dialect is not None:
-        from normzoo.counterparts import create_like  # noqa: PLC0415 (it needs the zoo, which this module does not)
+        from normzoo.exchange.counterparts import create_like  # noqa: PLC0415 (it needs the zoo, which this module does not)
 
         return create_like(dialect, name, *arguments, **options)
     classes = _classes()

@@ -8,7 +8,10 @@ from weakref import WeakSet
 import numpy as np
 from numpy import ndarray
 
-from normzoo.arrays import (
+from normzoo.backends import backend, chosen
+from normzoo.backends.contract import CONSTANT, Array, Moments
+from normzoo.backends.samples import SAMPLES, WIDTH
+from normzoo.passes.arrays import (
     Memo,
     backend_of,
     base_array,
@@ -19,13 +22,10 @@ from normzoo.arrays import (
     check_spread,
     on_device,
 )
-from normzoo.backends import backend, chosen
-from normzoo.backends.contract import CONSTANT, Array, Moments
-from normzoo.plan import CONTIGUOUS, BackwardPlan, ForwardPlan
-from normzoo.samples import SAMPLES, WIDTH
-from normzoo.saved import Grads, Saved, SelectedSaved, native
-from normzoo.selection import Selected, normalize_selected
-from normzoo.view import Axes, inverse
+from normzoo.passes.plan import CONTIGUOUS, BackwardPlan, ForwardPlan
+from normzoo.passes.saved import Grads, Saved, SelectedSaved, native
+from normzoo.passes.view import Axes, inverse
+from normzoo.selection.selected import Selected, normalize_selected
 
 DOUBLE = np.dtype(np.float64)
 

@@ -10,7 +10,11 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy import ndarray
 
-from normzoo.arrays import (
+from normzoo.backends import chosen
+from normzoo.backends.contract import CONSTANT, Array, Moments
+from normzoo.backends.subnormals import in_any_mode
+from normzoo.norm import Norm, entry
+from normzoo.passes.arrays import (
     backend_of,
     base_array,
     check_array,
@@ -21,15 +25,11 @@ from normzoo.arrays import (
     kernel_array,
     read_only,
 )
-from normzoo.backends import chosen
-from normzoo.backends.contract import CONSTANT, Array, Moments
-from normzoo.norm import Norm, entry
-from normzoo.passes import DOUBLE, Recent, ViewSaved, normalize
-from normzoo.running_state import RunningState
-from normzoo.selection import Selected, average_of
-from normzoo.subnormals import in_any_mode
-from normzoo.updates import USUAL, Rules, check_rules, commit, is_finite, nonfinite, updated
-from normzoo.view import Axes
+from normzoo.passes.normalize import DOUBLE, Recent, ViewSaved, normalize
+from normzoo.passes.view import Axes
+from normzoo.selection.selected import Selected, average_of
+from normzoo.statistics.running_state import RunningState
+from normzoo.statistics.updates import USUAL, Rules, check_rules, commit, is_finite, nonfinite, updated
 
 
 class Tracking(NamedTuple):

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_batches, check_size, instead_of, on_device
 from normzoo.backends.contract import Array
-from normzoo.progress import bar
-from normzoo.running import TrackedNorm
-from normzoo.running_state import RunningState
-from normzoo.stats import Stats, data_array
+from normzoo.passes.arrays import check_batches, check_size, instead_of, on_device
+from normzoo.statistics.progress import bar
+from normzoo.statistics.running import TrackedNorm
+from normzoo.statistics.running_state import RunningState
+from normzoo.statistics.stats import Stats, data_array
 
 
 class Collected:

@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from normzoo.arrays import base_array, check_out, read_only
 from normzoo.backends.contract import Array
+from normzoo.backends.subnormals import in_any_mode
 from normzoo.norm import Norm
-from normzoo.running_state import RunningState
-from normzoo.saved import Pull, PulledBack, Saved, empty_in_layout, layout_of
-from normzoo.subnormals import in_any_mode
+from normzoo.passes.arrays import base_array, check_out, read_only
+from normzoo.passes.saved import Pull, PulledBack, Saved, empty_in_layout, layout_of
+from normzoo.statistics.running_state import RunningState
 
 Update = Callable[[Mapping[str, Array]], Mapping[str, Any]]  # from the buffers to new values of some of them
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import moved
 from normzoo.backends.contract import Array
-from normzoo.dialects import TORCH
+from normzoo.exchange.dialects import TORCH
 from normzoo.norm import Norm, copy_in
+from normzoo.passes.arrays import moved
 
 SUFFIXES = (".safetensors", ".npz")
 BFLOAT16 = ":bfloat16"  # NumPy's files know no bfloat16: it is kept as uint16, under its name and this

@@ -12,9 +12,9 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from normzoo.arrays import check_number, check_size
-from normzoo.dialects import counterpart
+from normzoo.exchange.dialects import counterpart
 from normzoo.norm import Norm
+from normzoo.passes.arrays import check_number, check_size
 from normzoo.zoo.batch_norm import BatchNorm
 from normzoo.zoo.group_norm import GroupNorm
 from normzoo.zoo.instance_norm import InstanceNorm

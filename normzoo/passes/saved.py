@@ -7,12 +7,12 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy import ndarray
 
-from normzoo.arrays import CHARS, base_array, check_out, on_device, quiet, same_place
 from normzoo.backends.contract import Array
-from normzoo.memory import empty
-from normzoo.samples import changed
-from normzoo.subnormals import in_any_mode
-from normzoo.view import inverse
+from normzoo.backends.memory import empty
+from normzoo.backends.samples import changed
+from normzoo.backends.subnormals import in_any_mode
+from normzoo.passes.arrays import CHARS, base_array, check_out, on_device, quiet, same_place
+from normzoo.passes.view import inverse
 
 Pull = Callable[[Array], Mapping[str, Array]]  # dy -> the gradients by name, "x" among them; all float64
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from normzoo.backends import backend, chosen
 from normzoo.backends.contract import Array
-from normzoo.memory import empty
-from normzoo.view import Axes, inverse
+from normzoo.backends.memory import empty
+from normzoo.passes.view import Axes, inverse
 
 Index = Any  # a slice or an array of indices
 

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from normzoo.arrays import check_array, check_axis, check_out, quiet
 from normzoo.backends.contract import Array, Moments
-from normzoo.compaction import Arrangement, arrange
-from normzoo.memory import empty
-from normzoo.samples import changed, sample
-from normzoo.view import Axes
-from normzoo.weighted import normalize_weighted
+from normzoo.backends.memory import empty
+from normzoo.backends.samples import changed, sample
+from normzoo.passes.arrays import check_array, check_axis, check_out, quiet
+from normzoo.passes.view import Axes
+from normzoo.selection.compaction import Arrangement, arrange
+from normzoo.selection.weighted import normalize_weighted
 
 SELECTS = ("mask", "lengths", "sample_weight", "segments", "length_axis", "segment_axis", "masked", "skip_nan")
 Back = Callable[[Array, Array], tuple[Array | None, Array | None]]  # (dy, dx to write) -> dweight, dbias

@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from normzoo.arrays import base_array, check_out, compute_dtype
 from normzoo.backends.contract import CONSTANT, Array, Moments
-from normzoo.formulas import FAR, reciprocal
-from normzoo.passes import normalize
-from normzoo.saved import Chained, Grads, Saved, empty_in_layout, grads_by_name, layout_of
-from normzoo.view import Axes
+from normzoo.passes.arrays import base_array, check_out, compute_dtype
+from normzoo.passes.formulas import FAR, reciprocal
+from normzoo.passes.normalize import normalize
+from normzoo.passes.saved import Chained, Grads, Saved, empty_in_layout, grads_by_name, layout_of
+from normzoo.passes.view import Axes
 
 TINY = 2  # values of a set
 

@@ -7,9 +7,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from normzoo.arrays import base_array, moved
 from normzoo.backends.contract import Array
-from normzoo.formulas import Axis, centered, reciprocal
+from normzoo.passes.arrays import base_array, moved
+from normzoo.passes.formulas import Axis, centered, reciprocal
 
 NAMES = ("count", "mean", "m2")
 ALL_NAMES = (*NAMES, "unit")
