@@ -18,7 +18,7 @@ from normzoo.passes import normalize as passes
 from normzoo.passes import plan
 from normzoo.passes.view import Axes
 from normzoo.statistics import running
-from normzoo.zoo import group_norm
+from normzoo.zoo.layer import group_norm
 from tests import check
 from tests.cases import CASES, draw, filled
 

@@ -15,7 +15,7 @@ from normzoo.passes.view import Axes
 from normzoo.statistics.running import check_running
 from normzoo.statistics.stats import Stats
 from normzoo.statistics.updates import commit, is_finite, nonfinite
-from normzoo.zoo.batch_norm import MESSAGES, BatchNorm, batch_norm
+from normzoo.zoo.batch.batch_norm import MESSAGES, BatchNorm, batch_norm
 
 FEW = 16  # values of a set: below this, gradients may be differences of almost equal terms, and float64 is used
 

@@ -30,13 +30,13 @@ from normzoo.distributed.sync_batch_norm import SyncBatchNorm
 from normzoo.norm import Norm
 from normzoo.passes.arrays import check_array, check_parameter, check_size, check_spread
 from normzoo.passes.formulas import reciprocal
-from normzoo.zoo.batch_norm import BatchNorm
-from normzoo.zoo.frozen_batch_norm import FrozenBatchNorm
-from normzoo.zoo.ghost_batch_norm import GhostBatchNorm
-from normzoo.zoo.group_norm import GroupNorm
-from normzoo.zoo.instance_norm import InstanceNorm
-from normzoo.zoo.layer_norm import LayerNorm
-from normzoo.zoo.rms_norm import RMSNorm
+from normzoo.zoo.batch.batch_norm import BatchNorm
+from normzoo.zoo.batch.frozen_batch_norm import FrozenBatchNorm
+from normzoo.zoo.batch.ghost_batch_norm import GhostBatchNorm
+from normzoo.zoo.instance.instance_norm import InstanceNorm
+from normzoo.zoo.layer.group_norm import GroupNorm
+from normzoo.zoo.layer.layer_norm import LayerNorm
+from normzoo.zoo.layer.rms_norm import RMSNorm
 
 __all__ = ["Folded", "affine_into", "batch_norm_into", "batch_norms", "center_into"]
 

@@ -9,14 +9,14 @@ import numpy as np
 from normzoo.backends.contract import Array
 from normzoo.norm import Norm
 from normzoo.passes.arrays import check_array
-from normzoo.zoo.batch_norm import BatchNorm
-from normzoo.zoo.group_norm import GroupNorm
-from normzoo.zoo.instance_norm import InstanceNorm
-from normzoo.zoo.layer_norm import LayerNorm
-from normzoo.zoo.local_response_norm import LocalResponseNorm
-from normzoo.zoo.mean_variance_norm import MeanVarianceNorm
-from normzoo.zoo.rms_norm import RMSNorm
-from normzoo.zoo.unit_norm import UnitNorm
+from normzoo.zoo.batch.batch_norm import BatchNorm
+from normzoo.zoo.instance.instance_norm import InstanceNorm
+from normzoo.zoo.layer.group_norm import GroupNorm
+from normzoo.zoo.layer.layer_norm import LayerNorm
+from normzoo.zoo.layer.mean_variance_norm import MeanVarianceNorm
+from normzoo.zoo.layer.rms_norm import RMSNorm
+from normzoo.zoo.layer.unit_norm import UnitNorm
+from normzoo.zoo.local.local_response_norm import LocalResponseNorm
 
 # The field of an AttributeProto that has the value of an attribute of this type.
 _FIELDS = {1: "f", 2: "i", 3: "s", 6: "floats", 7: "ints"}
