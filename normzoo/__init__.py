@@ -1,73 +1,74 @@
 """normzoo: every normalization layer, exact by hand, on NumPy arrays, at the speed of memory."""
 
-from normzoo import fold, functional
+from normzoo import functional
 from normzoo.ahead import Compiled, compile_cache
 from normzoo.backends import use
-from normzoo.counterparts import Described, describe
-from normzoo.device import device_array
-from normzoo.diagnose import Diagnosis, diagnose
+from normzoo.backends.memory import release_memory
 from normzoo.distributed.reduce import stats_of
 from normzoo.distributed.sync_batch_norm import SyncBatchNorm, convert_sync
-from normzoo.files import load, save
-from normzoo.memory import release_memory
+from normzoo.exchange import fold
+from normzoo.exchange.counterparts import Described, describe
+from normzoo.exchange.files import load, save
+from normzoo.exchange.onnx_nodes import from_onnx
+from normzoo.exchange.registry import create, list_norms
 from normzoo.norm import Norm
-from normzoo.onnx_nodes import from_onnx
-from normzoo.recalibrate import recalibrate
-from normzoo.registry import create, list_norms
-from normzoo.saved import Grads, Saved
-from normzoo.selection import select
-from normzoo.stats import Stats
-from normzoo.zoo.ada_norm import AdaNorm
-from normzoo.zoo.adaptive_instance_norm import AdaptiveInstanceNorm
-from normzoo.zoo.adaptive_layer_norm import AdaLNZero, AdaptiveLayerNorm
-from normzoo.zoo.batch_norm import BatchNorm
-from normzoo.zoo.batch_renorm import BatchRenorm
-from normzoo.zoo.conditional_norm import ConditionalBatchNorm, ConditionalInstanceNorm
-from normzoo.zoo.crms_norm import CRMSNorm
-from normzoo.zoo.cumulative_layer_norm import CumulativeLayerNorm
-from normzoo.zoo.decorrelated_batch_norm import DecorrelatedBatchNorm
-from normzoo.zoo.derf import Derf
-from normzoo.zoo.dyt import DyT
-from normzoo.zoo.ema_batch_norm import AlphaBatchNorm, EMABatchNorm
-from normzoo.zoo.evo_norm import EvoNormB0, EvoNormS0
-from normzoo.zoo.film import FiLM
-from normzoo.zoo.filter_response_norm import FilterResponseNorm
-from normzoo.zoo.frozen_batch_norm import FrozenBatchNorm
-from normzoo.zoo.ghost_batch_norm import GhostBatchNorm
-from normzoo.zoo.global_response_norm import GlobalResponseNorm
-from normzoo.zoo.group_norm import GroupNorm
-from normzoo.zoo.group_rms_norm import GroupRMSNorm
-from normzoo.zoo.group_whitening import GroupWhitening
-from normzoo.zoo.head_norm import HeadLayerNorm, HeadRMSNorm
-from normzoo.zoo.instance_norm import InstanceNorm
-from normzoo.zoo.iter_norm import IterNorm
-from normzoo.zoo.l2_norm import L2Norm
-from normzoo.zoo.layer_norm import LayerNorm
-from normzoo.zoo.layer_scale import LayerScale
-from normzoo.zoo.local_contrast_norm import DivisiveNorm, LocalContrastNorm
-from normzoo.zoo.local_response_norm import LocalResponseNorm
-from normzoo.zoo.lp_batch_norm import L1BatchNorm, LInfBatchNorm
-from normzoo.zoo.max_norm import MaxNorm
-from normzoo.zoo.mean_variance_norm import MeanVarianceNorm
-from normzoo.zoo.orthogonal_weight import OrthogonalWeight
-from normzoo.zoo.partial_rms_norm import PartialRMSNorm
-from normzoo.zoo.pixel_norm import PixelNorm
-from normzoo.zoo.poly_norm import PolyNorm
-from normzoo.zoo.positional_norm import PositionalNorm
-from normzoo.zoo.power_norm import PowerNorm
-from normzoo.zoo.revin import RevIN
-from normzoo.zoo.rezero import ReZero
-from normzoo.zoo.rms_norm import RMSNorm
-from normzoo.zoo.scale_norm import ScaleNorm
-from normzoo.zoo.spade import SPADE
-from normzoo.zoo.spectral_norm import SpectralNorm
-from normzoo.zoo.split_batch_norm import DomainBatchNorm, SplitBatchNorm
-from normzoo.zoo.standardize import Standardize
-from normzoo.zoo.switchable_norm import BatchInstanceNorm, SwitchableNorm
-from normzoo.zoo.unit_norm import UnitNorm
-from normzoo.zoo.virtual_batch_norm import VirtualBatchNorm
-from normzoo.zoo.weight_norm import WeightNorm
-from normzoo.zoo.weight_standardization import ScaledWeightStandardization, WeightStandardization
+from normzoo.passes.device import device_array
+from normzoo.passes.saved import Grads, Saved
+from normzoo.selection.selected import select
+from normzoo.statistics.diagnose import Diagnosis, diagnose
+from normzoo.statistics.recalibrate import recalibrate
+from normzoo.statistics.stats import Stats
+from normzoo.zoo.batch.batch_norm import BatchNorm
+from normzoo.zoo.batch.batch_renorm import BatchRenorm
+from normzoo.zoo.batch.ema_batch_norm import AlphaBatchNorm, EMABatchNorm
+from normzoo.zoo.batch.frozen_batch_norm import FrozenBatchNorm
+from normzoo.zoo.batch.ghost_batch_norm import GhostBatchNorm
+from normzoo.zoo.batch.lp_batch_norm import L1BatchNorm, LInfBatchNorm
+from normzoo.zoo.batch.power_norm import PowerNorm
+from normzoo.zoo.batch.split_batch_norm import DomainBatchNorm, SplitBatchNorm
+from normzoo.zoo.batch.virtual_batch_norm import VirtualBatchNorm
+from normzoo.zoo.conditional.adaptive_instance_norm import AdaptiveInstanceNorm
+from normzoo.zoo.conditional.adaptive_layer_norm import AdaLNZero, AdaptiveLayerNorm
+from normzoo.zoo.conditional.conditional_norm import ConditionalBatchNorm, ConditionalInstanceNorm
+from normzoo.zoo.conditional.film import FiLM
+from normzoo.zoo.conditional.spade import SPADE
+from normzoo.zoo.data.revin import RevIN
+from normzoo.zoo.data.standardize import Standardize
+from normzoo.zoo.instance.evo_norm import EvoNormB0, EvoNormS0
+from normzoo.zoo.instance.filter_response_norm import FilterResponseNorm
+from normzoo.zoo.instance.global_response_norm import GlobalResponseNorm
+from normzoo.zoo.instance.instance_norm import InstanceNorm
+from normzoo.zoo.instance.pixel_norm import PixelNorm
+from normzoo.zoo.instance.positional_norm import PositionalNorm
+from normzoo.zoo.instance.switchable_norm import BatchInstanceNorm, SwitchableNorm
+from normzoo.zoo.layer.ada_norm import AdaNorm
+from normzoo.zoo.layer.crms_norm import CRMSNorm
+from normzoo.zoo.layer.cumulative_layer_norm import CumulativeLayerNorm
+from normzoo.zoo.layer.group_norm import GroupNorm
+from normzoo.zoo.layer.group_rms_norm import GroupRMSNorm
+from normzoo.zoo.layer.head_norm import HeadLayerNorm, HeadRMSNorm
+from normzoo.zoo.layer.l2_norm import L2Norm
+from normzoo.zoo.layer.layer_norm import LayerNorm
+from normzoo.zoo.layer.mean_variance_norm import MeanVarianceNorm
+from normzoo.zoo.layer.partial_rms_norm import PartialRMSNorm
+from normzoo.zoo.layer.rms_norm import RMSNorm
+from normzoo.zoo.layer.scale_norm import ScaleNorm
+from normzoo.zoo.layer.unit_norm import UnitNorm
+from normzoo.zoo.local.local_contrast_norm import DivisiveNorm, LocalContrastNorm
+from normzoo.zoo.local.local_response_norm import LocalResponseNorm
+from normzoo.zoo.pointwise.derf import Derf
+from normzoo.zoo.pointwise.dyt import DyT
+from normzoo.zoo.pointwise.layer_scale import LayerScale
+from normzoo.zoo.pointwise.poly_norm import PolyNorm
+from normzoo.zoo.pointwise.rezero import ReZero
+from normzoo.zoo.weights.max_norm import MaxNorm
+from normzoo.zoo.weights.orthogonal_weight import OrthogonalWeight
+from normzoo.zoo.weights.spectral_norm import SpectralNorm
+from normzoo.zoo.weights.weight_norm import WeightNorm
+from normzoo.zoo.weights.weight_standardization import ScaledWeightStandardization, WeightStandardization
+from normzoo.zoo.whitening.decorrelated_batch_norm import DecorrelatedBatchNorm
+from normzoo.zoo.whitening.group_whitening import GroupWhitening
+from normzoo.zoo.whitening.iter_norm import IterNorm
 
 __version__ = "0.1.0"
 

@@ -9,12 +9,12 @@ import numba
 import numpy as np
 from numba.core import event
 
-from normzoo.arrays import FLOATS
 from normzoo.backends import use
 from normzoo.backends.contract import Array
+from normzoo.exchange.registry import _classes
 from normzoo.norm import Norm
-from normzoo.progress import bar
-from normzoo.registry import _classes
+from normzoo.passes.arrays import FLOATS
+from normzoo.statistics.progress import bar
 
 # Sizes (N, S, C) of the examples: samples, positions, channels. A kernel is picked by the shape of a set and by the
 # number of values, so the examples stand well apart from where that changes: few and many values, each in many small

@@ -9,22 +9,22 @@ from typing import Any, NamedTuple
 
 from numpy import ndarray
 
-from normzoo.arrays import check_array, check_eps, check_momentum, check_shape, check_size
 from normzoo.backends.contract import Array
 from normzoo.norm import eps_for as _eps_for
-from normzoo.passes import Recent as _Recent
-from normzoo.passes import normalize as _normalize
-from normzoo.passes import recall as _recall
-from normzoo.running import recall_tracked as _recall_tracked
-from normzoo.updates import USUAL as _USUAL
-from normzoo.updates import check_rules as _check_rules
-from normzoo.zoo import batch_norm as _batch_norm
-from normzoo.zoo import group_norm as _group_norm
-from normzoo.zoo import instance_norm as _instance_norm
-from normzoo.zoo import layer_norm as _layer_norm
-from normzoo.zoo import local_response_norm as _local_response_norm
-from normzoo.zoo import lp_norm as _lp_norm
-from normzoo.zoo import rms_norm as _rms_norm
+from normzoo.passes.arrays import check_array, check_eps, check_momentum, check_shape, check_size
+from normzoo.passes.normalize import Recent as _Recent
+from normzoo.passes.normalize import normalize as _normalize
+from normzoo.passes.normalize import recall as _recall
+from normzoo.statistics.running import recall_tracked as _recall_tracked
+from normzoo.statistics.updates import USUAL as _USUAL
+from normzoo.statistics.updates import check_rules as _check_rules
+from normzoo.zoo.batch import batch_norm as _batch_norm
+from normzoo.zoo.instance import instance_norm as _instance_norm
+from normzoo.zoo.layer import group_norm as _group_norm
+from normzoo.zoo.layer import layer_norm as _layer_norm
+from normzoo.zoo.layer import lp_norm as _lp_norm
+from normzoo.zoo.layer import rms_norm as _rms_norm
+from normzoo.zoo.local import local_response_norm as _local_response_norm
 
 _CENTERED, _UNCENTERED = _layer_norm.LayerNorm.moments, _rms_norm.RMSNorm.moments
 _PASSED, _REFUSED = _USUAL.on_nonfinite, _USUAL.single_value

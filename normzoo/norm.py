@@ -8,7 +8,9 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from normzoo.arrays import (
+from normzoo.backends.contract import Array, Moments
+from normzoo.exchange.dialects import TORCH, read, written
+from normzoo.passes.arrays import (
     DEVICES,
     base_array,
     check_array,
@@ -22,13 +24,11 @@ from normzoo.arrays import (
     quiet,
     read_only,
 )
-from normzoo.backends.contract import Array, Moments
-from normzoo.dialects import TORCH, read, written
-from normzoo.passes import Recent, normalize, recall_saved
-from normzoo.running_state import RunningState, copy_at_once
-from normzoo.saved import Label, Saved
-from normzoo.selection import SELECTS, select
-from normzoo.view import Axes
+from normzoo.passes.normalize import Recent, normalize, recall_saved
+from normzoo.passes.saved import Label, Saved
+from normzoo.passes.view import Axes
+from normzoo.selection.selected import SELECTS, select
+from normzoo.statistics.running_state import RunningState, copy_at_once
 
 SPACING = {np.dtype(dtype): float(np.finfo(dtype).eps) for dtype in (np.float32, np.float64)}
 
@@ -369,7 +369,7 @@ class Norm:
         """Copies of all parameters and buffers, under PyTorch's names or those of another framework.
 
         Args:
-            dialect: "torch", "flax", "keras" or "onnx"; see `normzoo.dialects` for the names.
+            dialect: "torch", "flax", "keras" or "onnx"; see `normzoo.exchange.dialects` for the names.
             values: how many values a channel had in every batch: the running variance, here that of PyTorch, unbiased,
                 becomes the biased one of the others. None copies it, so that evaluation gives the same y.
             opset: of ONNX: GroupNormalization has parameters of the channels from 21 on, and of the groups before.

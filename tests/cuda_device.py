@@ -6,8 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from normzoo import passes, plan
 from normzoo.backends.cuda import driver
+from normzoo.passes import normalize as passes
+from normzoo.passes import plan
 from tests.cuda_executor import Executor
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import normzoo as nz
-from normzoo.dialects import COUNTERPARTS
+from normzoo.exchange.dialects import COUNTERPARTS
 from tests import check
 from tests.cases import filled
 

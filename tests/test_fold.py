@@ -5,7 +5,7 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
 import normzoo as nz
-from normzoo import fold
+from normzoo.exchange import fold
 from tests import check
 from tests.ranks import ThreadComm
 
@@ -318,3 +318,17 @@ def small(features):
     norm = nz.BatchNorm(features, eps=0.0).eval()
     norm.running_var[...] = 1e-12
     return norm
+
+
+@pytest.mark.parametrize(("x", "mean", "var", "weight", "expected"), [
+    (1e37, 0, 0, 1e-3, 3.1622777e36), (3e38, -3e38, 1, 0.25, 1.5e38), (1e-30, 0, 1e38, 1e30, 1e-19),
+])  # fmt: skip
+def test_folding_agrees_with_evaluation_at_the_ends_of_float32(x, mean, var, weight, expected):
+    """Where (x - mean) * rstd would leave float32 before the weight brings it back."""
+    norm = nz.BatchNorm(1, eps=1e-5).eval()
+    for name, value in (("running_mean", mean), ("running_var", var), ("weight", weight)):
+        {**norm.params, **norm.buffers}[name][...] = value
+    folded = fold.batch_norm_into(np.ones((1, 1), np.float32), None, norm, layout="OI")
+    values = np.array([[x]], np.float32)
+    check.close((values * folded.weight + folded.bias).item(), expected, 1e-5, expected)
+    check.close(norm(values).item(), expected, 1e-5, expected)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import normzoo as nz
-from normzoo import memory
+from normzoo.backends import memory
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from normzoo.backends.cpu.access import put
 from normzoo.backends.cpu.jit import kernel
 from normzoo.backends.cpu.workspaces import workspace
 from normzoo.njit.kernels import by_address, fit_sizes
-from normzoo.view import KINDS, Axes, fit
+from normzoo.passes.view import KINDS, Axes, fit
 from tests import check
 
 F = nz.functional

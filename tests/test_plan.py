@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import normzoo as nz
-from normzoo import passes, plan
-from normzoo.arrays import Memo
 from normzoo.backends.contract import Moments
-from normzoo.view import Axes
+from normzoo.passes import normalize as passes
+from normzoo.passes import plan
+from normzoo.passes.arrays import Memo
+from normzoo.passes.view import Axes
 from tests import check
 from tests.cases import CASES, channels_last_strides, draw, filled
 

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 import normzoo as nz
-from normzoo import registry
+from normzoo.exchange import registry
 from normzoo.reference.docstrings import markdown
 from normzoo.reference.mathml import paragraph
 from tests import site_check

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 import normzoo as nz
-from normzoo import passes, plan, running
 from normzoo.backends import cpu
 from normzoo.backends.contract import Moments
 from normzoo.backends.cpu import objects, shortcut
-from normzoo.view import Axes
-from normzoo.zoo import group_norm
+from normzoo.passes import normalize as passes
+from normzoo.passes import plan
+from normzoo.passes.view import Axes
+from normzoo.statistics import running
+from normzoo.zoo.layer import group_norm
 from tests import check
 from tests.cases import CASES, draw, filled
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import normzoo as nz
-from normzoo.stats import in_blocks
+from normzoo.statistics.stats import in_blocks
 from tests import check
 
 VALUES = st.floats(-1e6, 1e6, width=32)

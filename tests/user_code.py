@@ -10,7 +10,7 @@ import torch
 
 import normzoo as nz
 import normzoo.torch as nzt
-from normzoo.saved import Grads, Saved
+from normzoo.passes.saved import Grads, Saved
 
 Array = np.ndarray[Any, Any]
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from normzoo import memory  # noqa: F401 (a backend says where its arrays come from)
+from normzoo.backends import memory  # noqa: F401 (a backend says where its arrays come from)
 from normzoo.backends.contract import BEYOND, Apply, Array, Backward, Dims, Forward, Moments
 
 updates_whole = False

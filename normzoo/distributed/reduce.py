@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import check_array
 from normzoo.backends.contract import Array
-from normzoo.formulas import Axis
-from normzoo.stats import ALL_NAMES, Stats, data_array, reduced
+from normzoo.passes.arrays import check_array
+from normzoo.passes.formulas import Axis
+from normzoo.statistics.stats import ALL_NAMES, Stats, data_array, reduced
 
 RECORD = np.dtype([("count", np.int64), ("mean", np.float64), ("m2", np.float64), ("unit", np.float64)])
 

@@ -4,18 +4,18 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.arrays import base_array, check_out, check_parameter, compute_dtype, on_device, read_only
 from normzoo.backends import chosen
 from normzoo.backends.contract import CONSTANT, Array
 from normzoo.distributed.exchange import Exchange
 from normzoo.norm import eps_for
-from normzoo.passes import ViewSaved, normalize
-from normzoo.running import check_running
-from normzoo.saved import Grads, Saved, empty_in_layout, layout_of
-from normzoo.stats import Stats
-from normzoo.updates import commit, is_finite, nonfinite
-from normzoo.view import Axes
-from normzoo.zoo.batch_norm import MESSAGES, BatchNorm, batch_norm
+from normzoo.passes.arrays import base_array, check_out, check_parameter, compute_dtype, on_device, read_only
+from normzoo.passes.normalize import ViewSaved, normalize
+from normzoo.passes.saved import Grads, Saved, empty_in_layout, layout_of
+from normzoo.passes.view import Axes
+from normzoo.statistics.running import check_running
+from normzoo.statistics.stats import Stats
+from normzoo.statistics.updates import commit, is_finite, nonfinite
+from normzoo.zoo.batch.batch_norm import MESSAGES, BatchNorm, batch_norm
 
 FEW = 16  # values of a set: below this, gradients may be differences of almost equal terms, and float64 is used
 

@@ -18,8 +18,8 @@ from normzoo.backends.cpu.jit import INNER
 from normzoo.njit.kernels import Kinds, by_address, fit_sizes, forward, inner
 from normzoo.njit.saved import SavedType
 from normzoo.norm import SPACING
-from normzoo.zoo.layer_norm import LayerNorm
-from normzoo.zoo.rms_norm import RMSNorm
+from normzoo.zoo.layer.layer_norm import LayerNorm
+from normzoo.zoo.layer.rms_norm import RMSNorm
 
 CENTERED, UNCENTERED = LayerNorm.moments, RMSNorm.moments
 SIZES = types.UniTuple(types.intp, 4)

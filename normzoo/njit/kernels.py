@@ -18,12 +18,12 @@ import numpy as np
 from numba.core import types
 from numba.extending import intrinsic, register_jitable
 
-from normzoo import view
 from normzoo.backends.contract import CONSTANT, Moments
 from normzoo.backends.cpu import code, columns, columns_gradients, columns_split, few, rows, rows_gradients, rows_split
 from normzoo.backends.cpu.jit import INNER
 from normzoo.backends.cpu.lanes import Flat
 from normzoo.backends.cpu.sharing import ALONE
+from normzoo.passes import view
 
 inner = register_jitable(**INNER)
 inner(view.take_run)

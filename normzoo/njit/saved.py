@@ -1,4 +1,4 @@
-"""What a pass in compiled code leaves, and its way back: Numba's type for `normzoo.saved.Saved`."""
+"""What a pass in compiled code leaves, and its way back: Numba's type for `normzoo.passes.saved.Saved`."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from numba.extending import overload_method
 from normzoo.backends.contract import Moments
 from normzoo.backends.cpu.jit import INNER
 from normzoo.njit.kernels import Kinds, backward
-from normzoo.saved import Grads
+from normzoo.passes.saved import Grads
 
 
 @structref.register
@@ -59,7 +59,7 @@ def _absent(a: Any) -> None:
 
 @overload_method(SavedType, "backward", jit_options=INNER)  # type: ignore[call-arg]
 def _backward(saved, dy):
-    """Grads(x, weight, bias) for the gradient dy of y; see `normzoo.saved.Saved.backward`."""
+    """Grads(x, weight, bias) for the gradient dy of y; see `normzoo.passes.saved.Saved.backward`."""
     x = saved.field_dict["x"]
     if not isinstance(dy, types.Array) or (dy.dtype, dy.ndim, dy.layout) != (x.dtype, x.ndim, "C"):
         raise TypingError(

@@ -12,13 +12,13 @@ from normzoo.reference.docstrings import markdown
 MODULES = (
     "normzoo",
     "normzoo.functional",
-    "normzoo.fold",
-    "normzoo.dialects",
-    "normzoo.counterparts",
+    "normzoo.exchange.fold",
+    "normzoo.exchange.dialects",
+    "normzoo.exchange.counterparts",
     "normzoo.norm",
-    "normzoo.saved",
-    "normzoo.selection",
-    "normzoo.view",
+    "normzoo.passes.saved",
+    "normzoo.selection.selected",
+    "normzoo.passes.view",
     "normzoo.backends.contract",
 )
 INDEX, SEARCH = "index.html", "search.js"

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from normzoo import functional
-from normzoo.passes import resume
+from normzoo.passes.normalize import resume
 from normzoo.torch.tensors import array_of, tensor_of
 from normzoo.torch.threads import torch_threads
 from normzoo.torch.twice import differentiable_backward

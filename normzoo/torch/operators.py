@@ -8,12 +8,14 @@ from torch.library import custom_op
 
 from normzoo.backends.contract import CONSTANT
 from normzoo.norm import eps_for
-from normzoo.passes import Left
+from normzoo.passes.normalize import Left
+from normzoo.passes.view import Axes, find_view
+from normzoo.statistics.updates import commit
 from normzoo.torch.function import Spec, run, run_back
 from normzoo.torch.tensors import array_of, tensor_of
-from normzoo.updates import commit
-from normzoo.view import Axes, find_view
-from normzoo.zoo import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
+from normzoo.zoo.batch import batch_norm
+from normzoo.zoo.instance import instance_norm
+from normzoo.zoo.layer import group_norm, layer_norm, rms_norm
 
 
 def _axes(spec: Spec, x: Any) -> Axes:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import normzoo as nz
-from normzoo import plan, running_state, updates
 from normzoo.backends import cpu
+from normzoo.passes import plan
+from normzoo.statistics import running_state, updates
 from tests import check
 from tests.cases import CASES, draw, filled
 from tests.robust.process import script

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import normzoo as nz
-from normzoo import arrays, memory, passes, plan
+from normzoo.backends import memory
+from normzoo.passes import arrays, plan
+from normzoo.passes import normalize as passes
 from tests.cases import CASES, draw, filled
 from tests.robust.process import script
 from tests.zoo import ZOO

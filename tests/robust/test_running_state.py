@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 import normzoo as nz
-from normzoo import running_state
-from normzoo.running_state import RunningState, copy_at_once
+from normzoo.statistics import running_state
+from normzoo.statistics.running_state import RunningState, copy_at_once
 from tests import check
 from tests.zoo import ZOO
 

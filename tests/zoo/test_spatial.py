@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import normzoo as nz
-from normzoo.stats import Stats
+from normzoo.statistics.stats import Stats
 from tests import check
 
 

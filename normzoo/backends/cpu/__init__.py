@@ -10,7 +10,8 @@ import numba
 import numpy as np
 from numba.core import types
 
-from normzoo import memory  # noqa: F401 (a backend says where its arrays come from)
+from normzoo.backends import memory  # noqa: F401 (a backend says where its arrays come from)
+from normzoo.backends.at_once import at_once, has_gil
 from normzoo.backends.contract import Apply, Array, Backward, Dims, Forward, Kind, Moments
 from normzoo.backends.cpu import gathering, objects, running, shortcut, threads
 from normzoo.backends.cpu.code import (
@@ -28,9 +29,8 @@ from normzoo.backends.cpu.code import (
 from normzoo.backends.cpu.lanes import Flat
 from normzoo.backends.cpu.sharing import ALONE, POOL
 from normzoo.backends.cpu.shortcut import Shortcut
-from normzoo.running_state import at_once, has_gil
-from normzoo.samples import SAMPLES, places_in
-from normzoo.subnormals import LEAST, ONE, kept
+from normzoo.backends.samples import SAMPLES, places_in
+from normzoo.backends.subnormals import LEAST, ONE, kept
 
 SMALL = 16384  # values up to which a pass keeps Python's lock, for some microseconds
 LINE = 64  # bytes

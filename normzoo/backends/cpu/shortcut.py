@@ -37,8 +37,8 @@ from normzoo.backends.cpu.objects import (
 )
 from normzoo.backends.cpu.sharing import ALONE
 from normzoo.backends.cpu.workspaces import workspace
-from normzoo.samples import SAMPLES
-from normzoo.subnormals import LEAST
+from normzoo.backends.samples import SAMPLES
+from normzoo.backends.subnormals import LEAST
 
 READY, STATE = 0x101, 0x501  # flags: contiguous and aligned; of an array that may be written, too
 

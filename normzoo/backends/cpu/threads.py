@@ -20,7 +20,7 @@ from numba.np.ufunc import parallel
 
 from normzoo.backends import PROCESS
 from normzoo.backends.cpu.sharing import ALONE, pool, waking
-from normzoo.subnormals import mode
+from normzoo.backends.subnormals import mode
 
 SPEED = 2e9  # values a second that a thread normalizes, until a kernel's own calls were timed,
 TIMED = 3  # which is done so often

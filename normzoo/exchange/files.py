@@ -1,0 +1,242 @@
+"""State files: `save` writes the arrays of norms, `load` reads them, as safetensors or npz. Neither holds any code."""
+
+import contextlib
+import errno
+import math
+import os
+import stat
+import tempfile
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from normzoo.backends.contract import Array
+from normzoo.exchange.dialects import TORCH
+from normzoo.norm import Norm, copy_in
+from normzoo.passes.arrays import moved
+
+SUFFIXES = (".safetensors", ".npz")
+BFLOAT16 = ":bfloat16"  # NumPy's files know no bfloat16: it is kept as uint16, under its name and this
+EXPANSION = 1100  # bytes of arrays for a byte of a file: deflate's most is 1032
+Norms = Norm | Mapping[str, Norm]
+# What zipfile, zlib and NumPy's reader of headers raise for files that are broken; nothing there runs what is read.
+_BROKEN = (
+    OSError, ValueError, TypeError, EOFError, KeyError, IndexError, AttributeError, NotImplementedError, RuntimeError,
+    OverflowError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+
+
+def save(path: str | os.PathLike[str], norms: Norms, *, dialect: str = TORCH, **conversion: Any) -> None:
+    """Write the state of a norm, or of several by name, to a .safetensors or .npz file: all of it or, if anything goes
+    wrong, nothing.
+
+    Args:
+        path: where to; the suffix says which kind of file.
+        norms: a norm, whose arrays keep their names, or a dict name -> norm, whose arrays are "name.weight" and so on,
+            or without a prefix for the name "".
+        dialect, conversion: whose names the arrays have, and values= and opset=; see `Norm.state_dict`.
+
+    A symbolic link stays one, and a file that is there keeps its mode.
+
+    Raises:
+        ValueError: the suffix is another, the dialect has nothing like a norm, or two arrays would have one name.
+            TypeError: norms holds something else, or path is none. OSError: the folder is not there or cannot be
+            written. ImportError: safetensors is not installed.
+
+    >>> import tempfile, normzoo as nz
+    >>> path = tempfile.mkdtemp() + "/two.npz"
+    >>> nz.save(path, {"first": nz.LayerNorm(8), "last": nz.RMSNorm(8)})
+    >>> sorted(nz.load(path))
+    ['first.bias', 'first.weight', 'last.weight']
+    """
+    target = _path("save", path)
+    arrays: dict[str, Array] = {}
+    for prefix, norm in _named("save", norms).items():
+        for name, a in norm.state_dict(dialect, **conversion).items():
+            if prefix + name in arrays:
+                raise ValueError(f"save: expected one array of each name, got two of {prefix + name!r}; rename a norm")
+            arrays[prefix + name] = np.array(moved(a, "cpu"), order="C")
+    with _replacing(target) as temporary:
+        if target.suffix == ".npz":
+            with temporary.open("wb") as file:
+                np.savez(file, **dict(_plain(name, a) for name, a in arrays.items()))  # type: ignore[arg-type]
+        else:
+            _safetensors("save", "safetensors.numpy").save_file(arrays, temporary, metadata={"dialect": dialect})
+
+
+def load(
+    path: str | os.PathLike[str], into: Norms | None = None, *, dialect: str = TORCH, values: int | None = None
+) -> dict[str, Array]:
+    """Read a .safetensors or .npz file, and load norms from it: all of them or, if anything does not fit, none.
+
+    Args:
+        path: the file. Objects that npz files could hold as pickles are refused.
+        into: a norm, which takes all arrays of the file, or a dict name -> norm, of which each takes the arrays
+            "name.weight" and so on; others, such as "name.linear.weight" and the rest of a whole model, are passed
+            over, and not read.
+        dialect, values: what the arrays are named and converted by; see `Norm.load_state_dict`.
+
+    Returns:
+        the arrays that were read, by the names they have in the file.
+
+    Raises:
+        ValueError: the file is no such file, or an array is missing or does not fit. TypeError: an array is not of
+            floats. ImportError: safetensors is not installed.
+
+    >>> import tempfile, normzoo as nz
+    >>> path, norm = tempfile.mkdtemp() + "/state.npz", nz.BatchNorm(8)
+    >>> nz.save(path, norm)
+    >>> sorted(nz.load(path, into=nz.BatchNorm(8)))
+    ['bias', 'num_batches_tracked', 'running_mean', 'running_var', 'weight']
+    """
+    source = _path("load", path)
+    wanted = None if into is None else _named("load", into)
+    whole = wanted is None or isinstance(into, Norm)
+
+    def takes(name: str) -> bool:
+        return whole or any(_own(norm, prefix, name) for prefix, norm in (wanted or {}).items())
+
+    arrays = _read_npz(source, takes) if source.suffix == ".npz" else _read_safetensors(source, takes)
+    ready = []
+    for prefix, norm in (wanted or {}).items():
+        state = {name.removeprefix(prefix): a for name, a in arrays.items() if whole or _own(norm, prefix, name)}
+        try:
+            ready.append((norm, norm.checked_state(state, dialect, values=values)))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"load: {source.name}: {prefix.removesuffix('.') or 'the norm'}: {error}") from None
+    copy_in(ready)
+    return arrays
+
+
+def _path(owner: str, path: str | os.PathLike[str]) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        read = "getvalue" if hasattr(path, "getvalue") else "read"
+        load = f"write pathlib.Path('state.npz').write_bytes(file.{read}()), and load that"
+        write = load if owner == "load" else "save to a path, and take pathlib.Path(path).read_bytes()"
+        raise TypeError(
+            f"{owner}: expected a path that ends in {' or '.join(SUFFIXES)}, got {type(path).__name__}; {write}"
+        )
+    found = Path(path)
+    if found.suffix not in SUFFIXES:
+        raise ValueError(f"{owner}: expected a path that ends in {' or '.join(SUFFIXES)}, got {found.name!r}")
+    return found
+
+
+def _named(owner: str, norms: Any) -> dict[str, Norm]:
+    """What the names of a norm's arrays begin with, and the norm."""
+    found = {"": norms} if isinstance(norms, Norm) else norms
+    if not isinstance(found, Mapping) or not all(isinstance(norm, Norm) for norm in found.values()):
+        raise TypeError(f"{owner}: expected a norm or a dict name -> norm, got {type(norms).__name__}")
+    return {f"{name}." if name else "": norm for name, norm in found.items()}
+
+
+def _safetensors(owner: str, module: str) -> Any:
+    try:
+        import safetensors.numpy  # noqa: PLC0415
+    except ImportError as error:
+        raise ImportError(f"{owner}: expected safetensors to be installed; pip install safetensors") from error
+    return safetensors.numpy if module == "safetensors.numpy" else safetensors
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path` that takes its place when all is written."""
+    try:
+        path = path.resolve() if path.is_symlink() else path  # it stays a link, and what it names is replaced
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "save: expected a file, got a folder", str(path))
+        # a short name, of what file systems take, whatever the length of the file's own
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".nz-", suffix=path.suffix)
+    except FileNotFoundError as error:
+        expected = "save: expected a folder that is there; write pathlib.Path(path).parent.mkdir(parents=True)"
+        raise FileNotFoundError(error.errno, expected, str(path)) from None
+    except (PermissionError, NotADirectoryError) as error:
+        expected = f"save: expected a folder in which files can be made, got {error.strerror}"
+        raise type(error)(error.errno, expected, str(path)) from None
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        mask = os.umask(0)
+        os.umask(mask)
+        # mkstemp's mode is for its owner alone
+        temporary.chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~mask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _plain(name: str, a: Array) -> tuple[str, Array]:
+    return (name + BFLOAT16, a.view(np.uint16)) if a.dtype.name == "bfloat16" else (name, a)
+
+
+def _bfloat16() -> np.dtype:
+    import ml_dtypes  # noqa: PLC0415 (only files that hold such arrays need it)
+
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def _own(norm: Norm, prefix: str, name: str) -> bool:
+    """Is this an array of the norm itself, and not of a layer inside that a model has under the same name?"""
+    own = name.removeprefix(prefix).removesuffix(BFLOAT16)
+    return name.startswith(prefix) and ("." not in own or own in norm.params or own in norm.buffers)
+
+
+def _read_npz(path: Path, takes: Callable[[str], bool]) -> dict[str, Array]:
+    found: dict[str, Array] = {}
+    with path.open("rb") as opened:  # what cannot be opened is Python's OSError
+        if opened.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
+            raise ValueError(f"load: {path.name}: expected an npz file, got a single array")
+        try:
+            with zipfile.ZipFile(opened) as file:
+                sizes = sum(member.file_size for member in file.infolist())
+                if sizes > EXPANSION * path.stat().st_size:  # members that overlap
+                    raise ValueError(f"{sizes} bytes of arrays, more than {EXPANSION} times its own")
+                for member in file.infolist():
+                    name = member.filename.removesuffix(".npy")
+                    if takes(name):
+                        a, whole = _read_member(file, member), name.removesuffix(BFLOAT16)
+                        found[whole] = a if whole == name else a.view(_bfloat16())
+        except _BROKEN as error:
+            what = "expected an npz file of plain arrays, got one with"
+            raise ValueError(f"load: {path.name}: {what} {error}") from error
+    return found
+
+
+def _read_member(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
+    """One array, whose memory is no more than the file's bytes expand to, whatever its header says."""
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others expand without bound
+        raise ValueError(f"{member.filename!r} in the compression {member.compress_type}, which NumPy does not write")
+    with file.open(member) as stream:
+        version = np.lib.format.read_magic(stream)
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in readers:
+            raise ValueError(f"{member.filename!r} in version {version} of NumPy's format, which only fields need")
+        shape, fortran, dtype = readers[version](stream)
+        if dtype.hasobject:
+            raise ValueError(f"Python objects in {member.filename!r}, which would have to be unpickled")
+        if any(size < 0 for size in shape) or math.prod(shape) * dtype.itemsize + stream.tell() != member.file_size:
+            raise ValueError(f"{member.filename!r} of {member.file_size} bytes for an array {shape} of {dtype}")
+        return np.ndarray(shape, dtype, bytearray(stream.read()), order="F" if fortran else "C")
+
+
+def _read_safetensors(path: Path, takes: Callable[[str], bool]) -> dict[str, Array]:
+    found: dict[str, Array] = {}
+    module = _safetensors("load", "safetensors")
+    with path.open("rb"):  # a file that is not there is NumPy's and Python's FileNotFoundError
+        pass
+    with contextlib.suppress(ImportError):  # where a file has bfloat16, NumPy must know it
+        _bfloat16()
+    try:
+        with module.safe_open(path, framework="np") as file:
+            for name in file.keys():  # noqa: SIM118 (no dict)
+                if takes(name):
+                    found[name] = file.get_tensor(name)
+    except (module.SafetensorError, AttributeError, TypeError, ValueError) as error:  # of a dtype that NumPy lacks
+        raise ValueError(f"load: {path.name}: expected a safetensors file, got one with {error}") from error
+    return found

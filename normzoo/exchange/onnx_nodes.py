@@ -1,0 +1,320 @@
+"""Norms of ONNX nodes, without ONNX: a node is anything with op_type, input and attribute, as a NodeProto has them."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from normzoo.backends.contract import Array
+from normzoo.norm import Norm
+from normzoo.passes.arrays import check_array
+from normzoo.zoo.batch.batch_norm import BatchNorm
+from normzoo.zoo.instance.instance_norm import InstanceNorm
+from normzoo.zoo.layer.group_norm import GroupNorm
+from normzoo.zoo.layer.layer_norm import LayerNorm
+from normzoo.zoo.layer.mean_variance_norm import MeanVarianceNorm
+from normzoo.zoo.layer.rms_norm import RMSNorm
+from normzoo.zoo.layer.unit_norm import UnitNorm
+from normzoo.zoo.local.local_response_norm import LocalResponseNorm
+
+# The field of an AttributeProto that has the value of an attribute of this type.
+_FIELDS = {1: "f", 2: "i", 3: "s", 6: "floats", 7: "ints"}
+MOST_REPEATED = 1 << 24  # values of a parameter that is given by fewer: a shape in a file costs no memory, they do
+_IGNORED = {"stash_type", "consumed_inputs"}  # arithmetic is never narrower than float32; memory is not shared
+
+
+class Node(NamedTuple):
+    """A node that was taken apart."""
+
+    owner: str  # what messages call it
+    attributes: dict[str, Any]
+    inputs: list[str]  # their names, x first
+    outputs: list[str]  # those that are there
+    initializers: Mapping[str, Any]
+    shape: tuple[int | None, ...] | None  # of x, as far as it is known
+
+    def error(self, expected: str, got: object, write: str = "") -> ValueError:
+        return ValueError(f"{self.owner}: expected {expected}, got {got}{'; ' if write else ''}{write}")
+
+    def constant(self, i: int, what: str) -> Array | None:
+        """An input that is an initializer, a float array; None where the node has none."""
+        name = self.inputs[i] if i < len(self.inputs) else ""
+        if not name:
+            return None
+        if name not in self.initializers:
+            raise self.error(f"{what} {name!r} among the initializers", f"{len(self.initializers)} without it")
+        a = _array(self.initializers[name])
+        check_array(self.owner, what, a)
+        return a
+
+    def vector(self, i: int, what: str) -> Array:
+        """An input of one axis that must be there."""
+        a = self.constant(i, what)
+        if a is None:
+            raise self.error(f"an input {what}", f"inputs {self.inputs}")
+        if a.ndim != 1:
+            raise self.error(f"{what} of shape (C,)", a.shape)
+        return a
+
+    def repeated(self, values: int, a: Array, what: str) -> None:
+        """Parameters are as large as the node's own say, or of a size that costs little."""
+        if values > max(a.size, MOST_REPEATED):
+            raise self.error(f"at most {MOST_REPEATED} values of a {what} that repeats", values, "write it out")
+
+    def filled(self, norm: Norm, **arrays: Array | None) -> Norm:
+        """The norm with these parameters and buffers."""
+        state = {name: a for name, a in arrays.items() if a is not None}
+        try:
+            norm.load_state_dict(norm.state_dict() | state)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{self.owner}: {error}") from None
+        return norm
+
+
+def from_onnx(
+    node: Any,
+    initializers: Mapping[str, Any] | Sequence[Any] = (),
+    *,
+    opset: int | None = None,
+    shape: Sequence[int | None] | None = None,
+) -> Norm:
+    """The norm of a node: y = norm(x) is the node's first output for its first input.
+
+    | node | norm |
+    |---|---|
+    | BatchNormalization | BatchNorm, in the mode that training_mode, is_test or, from opset 7 to 13, its outputs tell |
+    | InstanceNormalization | InstanceNorm |
+    | LayerNormalization | LayerNorm |
+    | GroupNormalization, opset 18 and 21 | GroupNorm |
+    | RMSNormalization | RMSNorm |
+    | LRN | LocalResponseNorm with even="after" |
+    | LpNormalization | UnitNorm without eps; a zero vector stays zero |
+    | MeanVarianceNormalization | MeanVarianceNorm |
+
+    Args:
+        node: a NodeProto, or anything with op_type, input and attribute (and name, output and domain).
+        initializers: what the node's other inputs are: a dict name -> array, or the graph's initializers.
+        opset: of the model. GroupNormalization has parameters of the groups before 21 and of the channels from then
+            on; None tells by their number. BatchNormalization of opset 6 and before is in training unless is_test says
+            otherwise; None takes a node without is_test for one of a later opset.
+        shape: of x, None for a size that is not known; wanted where the node alone does not say how many channels
+            (GroupNormalization of opset 18) or which axes (an axis counted from the front, a scale that repeats) there
+            are.
+
+    In training mode ONNX tracks the biased variance of a batch, as `state_dict(dialect=...)` says; BatchNorm, as
+    PyTorch, the unbiased one.
+
+    Raises:
+        ValueError: the node is of another kind, has other attributes or inputs than its operator, or misses some; the
+            message names it. TypeError: an initializer is not a float array.
+
+    Source:
+        ONNX operators, https://onnx.ai/onnx/operators/.
+
+    >>> import numpy as np, normzoo as nz
+    >>> from types import SimpleNamespace
+    >>> node = SimpleNamespace(op_type="RMSNormalization", input=["x", "scale"], attribute=[])
+    >>> nz.from_onnx(node, {"scale": np.ones(8, np.float32)})
+    RMSNorm((8,), eps=1e-05, elementwise_affine=True)
+    """
+    kind = getattr(node, "op_type", None)
+    if not isinstance(kind, str):
+        raise TypeError(f"from_onnx: expected a node with an op_type, got {type(node).__name__}")
+    named = getattr(node, "name", "") or next(iter(getattr(node, "output", ())), "")
+    owner = f"from_onnx: {kind} node {named!r}"
+    if kind not in _KINDS or getattr(node, "domain", "") not in ("", "ai.onnx"):
+        domain = getattr(node, "domain", "") or "ai.onnx"
+        raise ValueError(f"{owner}: expected one of {', '.join(_KINDS)}, got {kind} of domain {domain}")
+    make, known, inputs = _KINDS[kind]
+    named_arrays = initializers if isinstance(initializers, Mapping) else {a.name: a for a in initializers}
+    outputs = [name for name in getattr(node, "output", ()) if name]
+    found = Node(owner, {}, list(node.input), outputs, named_arrays, None if shape is None else tuple(shape))
+    for attribute in node.attribute:
+        if attribute.name in known:
+            default = known[attribute.name]
+            found.attributes[attribute.name] = _value(found, attribute, int if default is None else default)
+        elif attribute.name not in _IGNORED:
+            raise found.error(f"attributes {sorted(known)}", repr(attribute.name))
+    if opset is None and any(a.name == "consumed_inputs" for a in node.attribute):
+        opset = 1  # which had it until 5
+    for name, default in known.items():
+        if name not in found.attributes:
+            if isinstance(default, type):
+                raise found.error(f"an attribute {name}", sorted(found.attributes))
+            found.attributes[name] = default
+    if not inputs[0] <= len(found.inputs) <= inputs[1] or not all(found.inputs[: inputs[0]]):
+        wanted = str(inputs[0]) if inputs[0] == inputs[1] else f"{inputs[0]} or {inputs[1]}"
+        raise found.error(f"{wanted} inputs", found.inputs)
+    try:
+        return make(found, opset)
+    except (TypeError, ValueError) as error:
+        if str(error).startswith(owner):
+            raise
+        raise type(error)(f"{owner}: {error}") from None
+
+
+def _value(node: Node, attribute: Any, default: Any) -> Any:
+    """The value of an attribute, of the type of its default (or of the type that it must have)."""
+    wanted = default if isinstance(default, type) else type(default)
+    field = _FIELDS.get(int(attribute.type))
+    value: Any = None if field is None else getattr(attribute, field)
+    if field in ("ints", "floats"):
+        value = tuple(value)
+    if not isinstance(value, wanted) or (wanted is tuple and field != "ints"):
+        raise node.error(f"{attribute.name} of type {wanted.__name__}", f"an attribute of type {int(attribute.type)}")
+    return value
+
+
+def _array(a: Any) -> Any:
+    """An initializer as an array."""
+    if isinstance(a, np.ndarray) or not hasattr(a, "dims"):
+        return a
+    from onnx import numpy_helper  # noqa: PLC0415 (whoever has a TensorProto has onnx)
+
+    return numpy_helper.to_array(a)
+
+
+def _batch(node: Node, opset: int | None) -> Norm:
+    options = node.attributes
+    if not options["spatial"]:
+        raise node.error("statistics of the channels (spatial=1)", "spatial=0")
+    scale, mean, var = (node.vector(i, what) for i, what in ((1, "scale"), (3, "input_mean"), (4, "input_var")))
+    norm = BatchNorm(len(scale), options["epsilon"], 1 - options["momentum"], dtype=_widest(scale, mean, var))
+    node.filled(norm, weight=scale, bias=node.vector(2, "B"), running_mean=mean, running_var=var)
+    return norm.train(_trains(node, opset))
+
+
+def _trains(node: Node, opset: int | None) -> bool:
+    """Is this BatchNormalization in training? Each age of the operator says it in another way."""
+    mode, tested, more = node.attributes["training_mode"], node.attributes["is_test"], len(node.outputs) > 1
+    if mode is None and (tested is not None or (opset is not None and opset < 7)):
+        return not tested  # of opset 1 to 6, where it is 0 unless it is there
+    if mode is None and (opset is None or opset < 14):
+        return more  # from 7 to 13 only a node in training gives statistics
+    if more and not mode:
+        raise node.error("one output where training_mode is 0", node.outputs, "write training_mode=1")
+    return mode == 1
+
+
+def _instance(node: Node, opset: int | None) -> Norm:
+    scale = node.vector(1, "scale")
+    norm = InstanceNorm(len(scale), node.attributes["epsilon"], affine=True, dtype=scale.dtype)
+    return node.filled(norm, weight=scale, bias=node.vector(2, "B"))
+
+
+def _layer(node: Node, opset: int | None) -> Norm:
+    scale, bias = node.constant(1, "Scale"), node.constant(2, "B")
+    if scale is None:
+        raise node.error("an input Scale", f"inputs {node.inputs}")
+    sizes, spans, arrays = _spread(node, {"Scale": scale} | ({} if bias is None else {"B": bias}))
+    norm = LayerNorm(sizes, node.attributes["epsilon"], bias=bias is not None, dtype=scale.dtype, **spans)
+    return node.filled(norm, weight=arrays["Scale"], bias=arrays.get("B"))
+
+
+def _rms(node: Node, opset: int | None) -> Norm:
+    scale = node.constant(1, "scale")
+    if scale is None:
+        raise node.error("an input scale", f"inputs {node.inputs}")
+    sizes, spans, arrays = _spread(node, {"scale": scale})
+    norm = RMSNorm(sizes, node.attributes["epsilon"], dtype=scale.dtype, **spans)
+    return node.filled(norm, weight=arrays["scale"])
+
+
+def _spread(node: Node, arrays: dict[str, Array]) -> tuple[tuple[int, ...], dict[str, Any], dict[str, Array]]:
+    """Sizes of the normalized axes, which are those from `axis` on, what the parameters span if that is more, and the
+    parameters written out over it. The standard has them broadcast to x."""
+    axis, known = node.attributes["axis"], node.shape
+    what, most = max(arrays.items(), key=lambda item: item[1].ndim)
+    if known is None:
+        if axis >= 0:  # a parameter may repeat along leading axes: its rank need not be that of x
+            raise node.error(
+                f"the rank of x, of which axis={axis} counts from the front", "none", "write shape=x.shape"
+            )
+        if most.ndim < -axis:
+            raise node.error(f"{what} of the {-axis} axes from axis={axis} on", most.shape, "write shape=x.shape")
+    rank = most.ndim if known is None else len(known)
+    if not -rank <= axis < rank:
+        raise node.error(f"axis in [-{rank}, {rank})", axis)
+    sizes: list[int | None] = [None] * rank if known is None else list(known)
+    padded = {}
+    for name, a in arrays.items():
+        shape = (1,) * (rank - a.ndim) + a.shape
+        while len(shape) > rank and shape[0] == 1:
+            shape = shape[1:]
+        fits = len(shape) == rank and all(n in (1, size) or size is None for n, size in zip(shape, sizes, strict=True))
+        if not fits:
+            raise node.error(f"{name} that fits x of shape {known or tuple(sizes)}", a.shape)
+        sizes = [n if size is None and n != 1 else size for n, size in zip(shape, sizes, strict=True)]
+        padded[name] = a.reshape(shape)
+    normalized = list(range(axis % rank, rank))
+    if known is None:  # an axis of one value in all of them; x of more is refused by the norm
+        sizes = [1 if size is None else size for size in sizes]
+    if any(sizes[i] is None for i in normalized):
+        raise node.error(f"sizes of the axes from axis={axis} on", known, "write shape=x.shape")
+    spanned = [i for i in range(rank) if i in normalized or any(a.shape[i] != 1 for a in padded.values())]
+    full = [sizes[i] if i in spanned else 1 for i in range(rank)]
+    node.repeated(math.prod(full), most, what)  # type: ignore[arg-type]
+    shape = tuple(full[i] for i in spanned)
+    spans = {"parameter_axis": tuple(i - rank for i in spanned), "parameter_shape": shape}
+    written = {name: np.broadcast_to(a, full).reshape(shape) for name, a in padded.items()}  # type: ignore[arg-type]
+    return tuple(full[i] for i in normalized), {} if spanned == normalized else spans, written  # type: ignore[misc]
+
+
+def _group(node: Node, opset: int | None) -> Norm:
+    scale, bias, groups = node.vector(1, "scale"), node.vector(2, "bias"), node.attributes["num_groups"]
+    channels = node.shape[1] if node.shape is not None and len(node.shape) > 1 else None
+    per_group = len(scale) == groups and channels != groups if opset is None else opset < 21
+    if channels is None and not per_group:
+        channels = len(scale)
+    if channels is None:
+        raise node.error(
+            "the number of channels, which parameters of the groups do not tell",
+            f"{groups} values for {groups} groups",
+            "write shape=x.shape, or opset=21 if these are the channels",
+        )
+    wanted = groups if per_group else channels
+    for what, a in (("scale", scale), ("bias", bias)):
+        if len(a) != wanted:
+            raise node.error(f"{what} of shape ({wanted},)", a.shape)
+    if channels % groups:
+        raise node.error("num_groups that divides the channels", f"{groups} groups of {channels} channels")
+    node.repeated(channels, scale, "scale")
+    norm = GroupNorm(groups, channels, node.attributes["epsilon"], dtype=scale.dtype)
+    if per_group:
+        scale, bias = (np.repeat(a, channels // groups) for a in (scale, bias))
+    return node.filled(norm, weight=scale, bias=bias)
+
+
+def _response(node: Node, opset: int | None) -> Norm:
+    o = node.attributes
+    return LocalResponseNorm(o["size"], o["alpha"], o["beta"], o["bias"], even="after")
+
+
+def _lp(node: Node, opset: int | None) -> Norm:
+    if node.attributes["p"] not in (1, 2):
+        raise node.error("p of 1 or 2", node.attributes["p"])
+    return UnitNorm(node.attributes["axis"], 0.0, order=node.attributes["p"])
+
+
+def _mean_variance(node: Node, opset: int | None) -> Norm:
+    return MeanVarianceNorm(node.attributes["axes"])
+
+
+def _widest(*arrays: Array) -> np.dtype:
+    """The dtype that holds all of them."""
+    return max((a.dtype for a in arrays), key=lambda dtype: dtype.itemsize)
+
+
+_MODES = {"training_mode": None, "is_test": None}  # integers, which say something by their absence too
+# How a node is read, its attributes and their defaults (a type where there is none), and how many inputs it has.
+_KINDS: dict[str, tuple[Callable[[Node, int | None], Norm], dict[str, Any], tuple[int, int]]] = {
+    "BatchNormalization": (_batch, _MODES | {"epsilon": 1e-5, "momentum": 0.9, "spatial": 1}, (5, 5)),
+    "InstanceNormalization": (_instance, {"epsilon": 1e-5}, (3, 3)),
+    "LayerNormalization": (_layer, {"epsilon": 1e-5, "axis": -1}, (2, 3)),
+    "GroupNormalization": (_group, {"epsilon": 1e-5, "num_groups": int}, (3, 3)),
+    "RMSNormalization": (_rms, {"epsilon": 1e-5, "axis": -1}, (2, 2)),
+    "LRN": (_response, {"alpha": 1e-4, "beta": 0.75, "bias": 1.0, "size": int}, (1, 1)),
+    "LpNormalization": (_lp, {"axis": -1, "p": 2}, (1, 1)),
+    "MeanVarianceNormalization": (_mean_variance, {"axes": (0, 2, 3)}, (1, 1)),
+}

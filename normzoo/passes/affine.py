@@ -1,0 +1,126 @@
+"""Norms that are, in every set, an affine function of x whose slope and shift are found from the set's own mean and
+variance: statistics blended with running ones, with those of other sets, or with those of a reference.
+
+    y = (x - mean) * slope + shift          slope, shift = find(mean, var), one value a set
+
+    dslope = sum(dy * (x - mean))     dshift = sum(dy)                       over the set, of k values
+    dmean, dvar = those of find, given dslope and dshift, and dmean -= slope * dshift
+    dx = dy * slope + dmean / k + 2 * (x - mean) * dvar / k
+
+All are passes of the algebra: one that finds the statistics, one with slope and shift as parameters, and one more in
+the backward pass that adds what the statistics give. What is done for a set, and not for a value, is float64 in NumPy.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from normzoo.backends.contract import CONSTANT, Array, Moments
+from normzoo.passes.arrays import base_array, check_out, compute_dtype
+from normzoo.passes.formulas import FAR, reciprocal
+from normzoo.passes.normalize import normalize
+from normzoo.passes.saved import Chained, Grads, Saved, empty_in_layout, grads_by_name, layout_of
+from normzoo.passes.view import Axes
+
+TINY = 2  # values of a set
+
+Back = Callable[[Array, Array], tuple[Array, Array, dict[str, Array]]]
+# (dslope, dshift) -> (dmean, dvar, the parameters' gradients), all float64
+Find = Callable[[Array, Array], tuple[Array, Array, Back]]  # (mean, var) -> (slope, shift, the way back)
+
+
+def affine(
+    owner: object,
+    x: Array,
+    axes: Axes,  # their capital letters span the sets
+    params: Mapping[str, Array],
+    moments: Moments,
+    eps: float,
+    out: Array | None,
+    find: Find,
+    apart: tuple[Array, ...] = (),
+) -> tuple[Array, Array, Saved]:
+    """y, the statistics (3, sets) of x and the `Saved` of the pass. `find` is called with arrays of the shape that the
+    capital letters of `axes` span; `params` are those whose gradients its way back gives."""
+    x = base_array(owner, "x", x)
+    if out is not None:
+        check_out(owner, out, x.shape, x.dtype, (x,), (*params.values(), *apart))
+    # what is added up is not rounded to sixteen bits before; in tiny sets the terms of dx almost cancel
+    wide = np.dtype(np.float64 if axes.values <= TINY else np.float32)
+    narrow = x.dtype.itemsize < wide.itemsize
+    v = x.astype(wide) if narrow else x
+    # 1 moments
+    y, stats, _ = normalize(owner, v, axes, None, None, moments, eps, keep=False)
+    shape, count = axes.parameter_shape, max(axes.values, 1)
+    mean, var = stats[0].reshape(shape), stats[1].reshape(shape)
+    check_spread(owner, stats, eps)
+    slope, shift, back = find(mean, var)
+    # deviations are brought to about 1, so that their sums stay in the range of x's floats
+    unit = np.where(stats[2] > 0, stats[2], 1.0)
+    numbers, unit = np.stack([stats[0], stats[1], unit]), unit.reshape(shape)
+    dtype = compute_dtype(v.dtype, *(p.dtype for p in params.values()))
+    weight, bias = (np.broadcast_to(a, shape).astype(dtype) for a in (slope / unit, shift))
+    # 2 normalize
+    target = y if out is None or narrow else out
+    y, _, part = normalize(owner, v, axes, weight, bias, CONSTANT, eps, target, stats=numbers)
+    like = x.shape, x.dtype, layout_of(x)
+    if narrow:
+        y = placed(y, empty_in_layout(*like) if out is None else out)
+
+    def pull(dy: Array, out: Array | None) -> Grads:
+        found = part.backward(dy.astype(wide) if dy.dtype.itemsize < v.dtype.itemsize else dy)
+        dslope, dshift = found.weight.astype(np.float64) / unit, found.bias.astype(np.float64)
+        dmean, dvar, grads = back(dslope, dshift)
+        if moments.center:
+            dmean = dmean - slope * dshift
+        weight, bias = (np.broadcast_to(a / count, shape).astype(dtype) for a in (2 * dvar / unit, dmean))
+        dx = np.add(found.x, part.again(weight, bias), out=found.x)
+        grads = {name: grads[name].reshape(p.shape).astype(p.dtype) for name, p in params.items()}
+        if narrow or out is not None:
+            dx = placed(dx, empty_in_layout(*like) if out is None else out)
+        return grads_by_name(grads | {"x": dx})
+
+    return y, stats, Chained(owner, x, pull, (part,))
+
+
+def check_spread(owner: object, stats: Array, eps: float) -> None:
+    """The variances of the sets (3, b, c) are numbers of float64. Those of finite values are not where the values are
+    beyond 1e150 or, with an eps of 0, below its inverse: what a pass does with them in its own unit, `find` cannot."""
+    mean, var, rstd = stats
+    finite = np.isfinite(mean) & np.isfinite(rstd)
+    lost = finite & ((np.abs(mean) > FAR) | ((rstd > 0) & ((var > FAR * FAR) | (var + eps < 1 / FAR / FAR))))
+    if lost.any():
+        size = max(float(reciprocal(rstd[lost])[0]), abs(float(mean[lost][0])))
+        raise ValueError(
+            f"{owner}: expected x whose variances are numbers from 1e-301 to 1e301, got values of the size of "
+            f"{size:.3g}; write x * 2.0**{-np.frexp(size)[1]}, with running statistics in that unit"
+        )
+
+
+def standardized(
+    mean: Array,  # of every set
+    center: Array,  # what is subtracted from x there
+    var: Array,  # what x is divided by the root of
+    weight: Array,  # broadcast over the sets
+    bias: Array,
+    eps: float,
+) -> tuple[Array, Array, Callable[[Array, Array], tuple[Array, Array, Array, Array, Array]]]:
+    """slope and shift of y = (x - center) / sqrt(var + eps) * weight + bias, and the way back from dslope and dshift:
+    (dmean, dcenter, dvar, and of every set dweight and dbias)."""
+    root = np.sqrt(var + eps)
+    rstd = np.divide(1.0, root, out=np.zeros_like(root), where=root != 0)
+    slope = weight * rstd
+    offset = mean - center
+
+    def back(dslope: Array, dshift: Array) -> tuple[Array, Array, Array, Array, Array]:
+        through = dslope + offset * dshift  # sum(dy * (x - center))
+        dmean = slope * dshift
+        return dmean, -dmean, -0.5 * rstd**3 * weight * through, rstd * through, dshift
+
+    return slope, slope * offset + bias, back
+
+
+def placed(a: Array, out: Array) -> Array:
+    """out, with the values of a."""
+    out[...] = a
+    return out

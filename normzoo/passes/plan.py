@@ -1,0 +1,302 @@
+"""The plan of a pass: everything that depends on shapes, dtypes and places in memory alone, found once.
+
+A call makes a key of its arrays' shapes, dtypes and flags and of its norm's declaration. The first call of a key checks
+what the key says, and keeps the plan; the next ones run it. A plan never changes but to get a shortcut, so that threads
+can share it.
+"""
+
+import warnings
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from normzoo.backends import backend
+from normzoo.backends.contract import CONSTANT, Array, Kind, Memory
+from normzoo.backends.samples import SAMPLES, samples_of
+from normzoo.passes.arrays import compute_dtype, kernel_array, quiet, rounded, storage_dtype
+from normzoo.passes.view import Axes, View, find_view, inverse
+
+ENOUGH = 1000  # passes of a plan before its shortcut is made: its code is loaded in 3 ms, compiled in 0.2 to 0.4 s
+SOME = 20  # passes before its values are sampled by compiled code, which is loaded in 1 ms, compiled in 30
+
+# Bits of ndarray.flags.num. Its one attribute costs 0.1 us, and so does each of the flags by name.
+CONTIGUOUS, ALIGNED = 0x1, 0x100
+READY = CONTIGUOUS | ALIGNED  # as backends take arrays
+
+
+class Plan:
+    """How arrays of x's shape come from their places in memory to a backend, and results back.
+
+    Attributes:
+        view: see `View`.
+        name, memory: the backend, and where its arrays come from.
+        dtype, store: what is computed in, and what the backend reads and writes arrays of x's shape in.
+        as_is: x (dy in a backward plan) is read where it lies; else see `take`.
+        new_small: what makes small arrays.
+        new, memory_shape, result: y (or dx) is new(memory_shape, result): its axes in the order of memory.
+        direct: such an array is itself what the backend writes, and
+        plain: its axes are in order; else see `target`.
+        weight_as_is, ones, zeros: a weight is read where it lies; absent parameters.
+        run: the backend's callable.
+        shortcut: see `Backend.forward_shortcut`; None before it is known, False where there is none.
+        uses: passes that went without.
+    """
+
+    __slots__ = (
+        "as_is", "back", "bias_as_is", "direct", "dtype", "key", "memory", "memory_shape", "name", "new", "new_small",
+        "ones", "plain", "result", "run", "shape", "shortcut", "store", "uses", "view", "weight_as_is", "zeros",
+    )  # fmt: skip
+
+    key: tuple
+    run: Any
+    shortcut: Any
+    tracked: Any
+    dtype: np.dtype
+    store: np.dtype
+    memory: Memory
+
+    def place(self, name: str, shape: tuple[int, ...], result: np.dtype, layout: tuple[int, ...], view: View) -> None:
+        """Where results of this shape and dtype go, with their axes in memory in the order `layout`."""
+        self.name, self.memory = name, backend(name).memory
+        self.shortcut, self.uses = None, 0
+        self.shape, self.result, self.view = shape, result, view
+        self.memory_shape = tuple(shape[i] for i in layout)
+        self.back = None if list(layout) == sorted(layout) else inverse(layout)
+        in_order = [[i for i in order if shape[i] != 1] for order in (layout, view.order)]
+        self.direct = result == self.store and in_order[0] == in_order[1]
+        self.plain = self.direct and self.back is None
+        self.new, self.new_small = self.memory.allocator(shape, result), self.memory.allocator((0,), result)
+
+    def parameters(self, weight: Kind | None, bias: Kind | None) -> None:
+        """How parameters of these kinds are read."""
+        self.weight_as_is, self.bias_as_is = (
+            p is not None and self.view.pieces_straight and p[1] == self.dtype and p[2] & READY == READY
+            for p in (weight, bias)
+        )
+        dims = self.view.parameter_dims
+        self.ones = None if weight else _constant(self.name, dims, self.dtype, 1.0)
+        self.zeros = None if bias else _constant(self.name, dims, self.dtype, 0.0)
+
+    def take(self, a: Array) -> Array:
+        """An array of x's shape as the backend reads it."""
+        return kernel_array(self.view.of(a), self.store)
+
+    def parameter(self, p: Array) -> Array:
+        """A parameter as the backend reads it."""
+        return kernel_array(self.view.parameter(p), self.dtype)
+
+    def target(self, out: Array | None) -> tuple[Array, Array, bool]:
+        """The result (`out`, if given), what the backend writes, and whether that is to be copied to the result."""
+        if out is None:
+            made = self.new(self.memory_shape, self.result)
+            y = made if self.back is None else made.transpose(self.back)
+            if self.direct:
+                return y, made, False
+        elif self.plain and type(out) is np.ndarray and out.flags.num & READY == READY:
+            return out, out, False
+        else:
+            y = out
+            placed = self.view.of(y)
+            if y.dtype == self.store and placed.flags.num & READY == READY:
+                return y, np.asarray(placed) if isinstance(placed, np.ndarray) else placed, False
+        return y, self.memory.empty(self.view.dims, self.store), True
+
+    @quiet
+    def deliver(self, target: Array, y: Array) -> None:
+        """Copy to the result what the backend wrote elsewhere."""
+        y.transpose(self.view.order)[...] = target.reshape([self.shape[i] for i in self.view.order])
+
+
+class ForwardPlan(Plan):
+    """The plan of a forward pass.
+
+    Attributes:
+        copied: neither x's own order nor channels-last order fits the kernels.
+        axes: those of x.
+        used: these or, where statistics are given, `axes.merged`: what `view` is of.
+        expected: shape of the parameters.
+        like: shape and dtype of x.
+        weight, bias: None, or their kinds.
+        kinds: those of x, weight and bias; None where statistics are given, or where not all is read or written where
+            it lies.
+        known: the statistics are given, or those that an earlier pass found.
+        asked: moments, name of the backend, and shape of the parameters or None: what must be asked for, beside arrays
+            of these kinds, to take the shortcut.
+        tracked: the shortcut that updates running statistics.
+        recent_back: the plan of the last pass back.
+        reads_x: the backward pass reads x's own memory.
+        samples: of x and weight, by which it is seen whether these change before the pass back reads them; or None.
+        stats_shape: (3, b, c); kept_shape: that of an array of the statistics and of these values of x and weight.
+        sets_shape: (b, c) of the norm's own sets, which share statistics that are given.
+    """
+
+    __slots__ = (
+        "asked", "axes", "bias", "copied", "expected", "kept_shape", "kinds", "known", "layout", "like", "moments",
+        "reads_x", "recent_back", "samples", "sets_shape", "stats_shape", "tracked", "used", "weight",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        axes: Axes,
+        key: tuple,  # (moments, name of the backend, shape of the parameters or None for that of `axes`, None or the
+        # dtypes of statistics that are given, whether x's own are known; shape, dtype, flags.num and strides of x, None
+        # if it is C-contiguous; shape, dtype and flags.num of weight, and of bias, None where there is none)
+    ) -> None:
+        self.axes, self.key = axes, key
+        moments, name, expected, given, known, shape, dtype, flags, strides, *parameters = key
+        self.like = shape, dtype
+        weight, bias = (None if p[1] is None else p for p in (tuple(parameters[:3]), tuple(parameters[3:])))
+        self.weight, self.bias = weight, bias
+        if expected is None:
+            expected = axes.parameter_shape
+        self.expected = expected
+        spans = weight is not None or bias is not None
+        if spans and prod(expected) != prod(axes.parameter_shape):
+            raise ValueError(f"axes {axes} span parameters of shape {axes.parameter_shape}, not {expected}")
+
+        def viewed(axes: Axes) -> tuple[View, bool]:
+            letters = axes.letters if spans else axes.letters.lower()
+            return find_view(axes._replace(letters=letters), shape, strides, dtype.itemsize)
+
+        self.used = axes if given is None else axes.merged
+        view, self.copied = viewed(self.used)
+        own = view if self.used is axes else viewed(axes)[0]
+        if prod(view.dims) != prod(shape):
+            raise ValueError(f"axes {axes} do not fit x of shape {shape}")
+        self.dtype = compute_dtype(dtype, *(p[1] for p in (weight, bias) if p is not None), *(given or ()))
+        self.store = storage_dtype(dtype, self.dtype)
+        # x's axes, outermost in memory first
+        straight = tuple(range(len(shape)))
+        self.layout = straight if strides is None else tuple(sorted(straight, key=lambda i: -abs(strides[i])))
+        self.place(name, shape, dtype, self.layout, view)
+        self.parameters(weight, bias)
+        shares = not self.copied and flags & ALIGNED != 0 and dtype == self.store
+        self.as_is = shares and view.straight and strides is None
+        straight_in = self.as_is and (weight is None or self.weight_as_is) and (bias is None or self.bias_as_is)
+        usual = straight_in and self.plain and given is None and not known and prod(shape) > 0
+        self.kinds = ((shape, dtype, flags), weight, bias) if usual else None
+        self.asked, self.tracked, self.recent_back = key[:3], None, None
+        self.moments = moments if given is None else CONSTANT
+        self.known = known or given is not None
+        self.reads_x = shares and (self.moments is not CONSTANT or weight is not None)
+        dims, parameter_dims = view.dims, view.parameter_dims
+        self.stats_shape = (3, dims[0], dims[2])
+        self.sets_shape = own.dims[0], own.dims[2]
+        self.kept_shape = (prod(self.stats_shape) + 2 * SAMPLES,)
+        self.samples = samples_of if self.reads_x and prod(dims) else None
+        if prod(dims) == 0:
+            self.run = _nothing if self.known else self._nothing
+        elif not self.known:
+            self.run = backend(name).forward(dims, parameter_dims, moments, self.dtype, self.store)
+        else:
+            self.run = backend(name).apply(dims, parameter_dims, self.dtype, self.store)
+
+    def shorten(self) -> None:
+        """Count a pass and, when it pays, find the shortcut for the next ones."""
+        self.uses += 1
+        if self.uses == SOME and self.samples and (self.weight is None or self.weight_as_is):
+            found = optional(self.name, "sampler", self.view.dims, self.store, self.weight)
+            self.samples = found or samples_of
+        if self.uses >= ENOUGH and self.shortcut is None:
+            self.shortcut = self._made(None, None)
+
+    def shorten_tracked(self, running: tuple[Kind, Kind]) -> None:
+        """Behind `shorten`: find the shortcut that updates running statistics of these kinds, too."""
+        if self.uses >= ENOUGH and self.tracked is None:
+            self.tracked = self._made(*running)
+
+    def _made(self, mean: Kind | None, var: Kind | None) -> Any:
+        if self.kinds is None:
+            return False
+        view = self.view
+        return optional(
+            self.name, "forward_shortcut", view.dims, view.parameter_dims, self.moments, self.dtype, self.store,
+            (*self.kinds, mean, var), self.ones, self.zeros,
+        )  # fmt: skip
+
+    def _nothing(self, *arrays: Any) -> Array:
+        return self.memory.full(self.stats_shape, np.dtype(np.float64), 0.0)
+
+    def __reduce__(self) -> tuple:
+        return ForwardPlan, (self.axes, self.key)
+
+
+class BackwardPlan(Plan):
+    """The plan of a backward pass.
+
+    Attributes:
+        kind: that of dy.
+        x_as_is: what the forward pass read is read again as it is; else it is converted to `store`.
+        gradient_shape: dweight and dbias are new_small(gradient_shape, dtype),
+        weight_given, bias_given: and these are the results; else see `gradient`.
+    """
+
+    __slots__ = ("bias_given", "expected", "gradient_shape", "kind", "moments", "weight_given", "x_as_is")
+
+    def __init__(self, plan: ForwardPlan, name: str, dtype: np.dtype, flags: int) -> None:
+        view, weight, bias = plan.view, plan.weight, plan.bias
+        self.dtype = compute_dtype(plan.dtype, dtype)
+        self.store = plan.store if dtype == plan.store and self.dtype == plan.dtype else self.dtype
+        self.x_as_is = self.store == plan.store
+        self.place(name, plan.shape, plan.result, plan.layout, view)
+        self.parameters(weight, bias)
+        self.as_is = view.straight and flags & READY == READY and dtype == self.store
+        self.kind, self.moments = (plan.shape, dtype, flags), plan.moments
+        self.expected = plan.expected
+        straight = view.pieces_straight and (weight is not None or bias is not None)
+        self.gradient_shape = self.expected if straight else view.parameter_dims
+        self.weight_given, self.bias_given = (straight and p is not None and p[1] == self.dtype for p in (weight, bias))
+        if prod(view.dims) == 0:
+            self.run = _zeros
+        else:
+            self.run = backend(name).backward(view.dims, view.parameter_dims, plan.moments, self.dtype, self.store)
+
+    def shorten(self) -> None:
+        """As that of a `ForwardPlan`."""
+        self.uses += 1
+        if self.uses < ENOUGH or self.shortcut is not None:
+            return
+        straight = self.as_is and self.x_as_is and self.plain and (self.ones is not None or self.weight_as_is)
+        view = self.view
+        self.shortcut = straight and prod(view.dims) > 0 and optional(
+            self.name, "backward_shortcut", view.dims, view.parameter_dims, self.moments, self.dtype, self.store,
+            self.kind, self.ones,
+        )  # fmt: skip
+
+    def gradient(self, d: Array, parameter: Array | None) -> Array | None:
+        """A parameter's gradient as the caller gets it."""
+        if parameter is None:
+            return None
+        return rounded(self.view.gradient(d, self.expected), parameter.dtype)
+
+
+def optional(name: str, maker: str, *arguments: Any) -> Any:
+    """What a backend makes that passes can do without; False where it makes none, or cannot."""
+    make: Any = getattr(backend(name), maker, None)
+    try:
+        return (make and make(*arguments)) or False
+    except Exception as error:
+        found = f"{type(error).__name__}: {error}".splitlines()[0]
+    warnings.warn(
+        f"normzoo: small passes take longer than they need to, as their shortcut cannot be compiled here ({found})",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return False
+
+
+@lru_cache(maxsize=64)
+def _constant(name: str, shape: tuple[int, ...], dtype: np.dtype, value: float) -> Array:
+    return backend(name).memory.full(shape, dtype, value)
+
+
+def _nothing(*arrays: Any) -> None:
+    """A pass over arrays without values."""
+
+
+def _zeros(dy: Array, x: Array, stats: Array, weight: Array, eps: float, dx: Array, dw: Array, db: Array) -> None:
+    """The backward pass over arrays without values."""
+    dw[...] = 0
+    db[...] = 0

@@ -1,0 +1,292 @@
+"""What a pass leaves: gradients by name, and the `Saved` that goes back from dy to them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy import ndarray
+
+from normzoo.backends.contract import Array
+from normzoo.backends.memory import empty
+from normzoo.backends.samples import changed
+from normzoo.backends.subnormals import in_any_mode
+from normzoo.passes.arrays import CHARS, base_array, check_out, on_device, quiet, same_place
+from normzoo.passes.view import inverse
+
+Pull = Callable[[Array], Mapping[str, Array]]  # dy -> the gradients by name, "x" among them; all float64
+
+
+class Label:
+    """What messages call a norm: Name(arguments). A `Saved` holds this and not the norm, whose `saved` it may be: in a
+    circle, what it saved of x would be freed by the garbage collector only, some time after the norm."""
+
+    __slots__ = ("arguments", "kind")
+
+    def __init__(self, kind: str, arguments: tuple[Any, ...]) -> None:
+        self.kind, self.arguments = kind, arguments
+
+    def __str__(self) -> str:
+        return f"{self.kind}({', '.join(map(str, self.arguments))})"
+
+
+class Grads(NamedTuple):
+    """Gradients of the loss; `weight` and `bias` are None where the norm has none.
+
+    Those of other parameters, and of arrays that a norm takes beside x, are in `others` and attributes too:
+    grads.others["style"], grads.style.
+    """
+
+    x: Array
+    weight: Array | None = None
+    bias: Array | None = None
+
+    @property
+    def others(self) -> Mapping[str, Array]:
+        """Gradients of what is not x, weight or bias."""
+        return {}
+
+
+class MoreGrads(Grads):
+    """`Grads` of a norm with other arguments than x, weight and bias."""
+
+    _others: Mapping[str, Array]
+
+    def __new__(cls, x: Array, weight: Array | None, bias: Array | None, others: Mapping[str, Array]) -> Self:
+        grads = super().__new__(cls, x, weight, bias)
+        grads._others = dict(others)
+        return grads
+
+    @property
+    def others(self) -> Mapping[str, Array]:
+        return self._others
+
+    def __getattr__(self, name: str) -> Array:
+        try:
+            return self.__dict__["_others"][name]
+        except KeyError:
+            raise AttributeError(f"there is no gradient of {name}") from None
+
+    def __reduce__(self) -> tuple:
+        return MoreGrads, (*self, self._others)
+
+
+def grads_by_name(found: Mapping[str, Array]) -> Grads:
+    """Grads of arrays by name, x among them."""
+    others = {name: d for name, d in found.items() if name not in ("x", "weight", "bias")}
+    x, weight, bias = found["x"], found.get("weight"), found.get("bias")
+    return MoreGrads(x, weight, bias, others) if others else Grads(x, weight, bias)
+
+
+class Saved(ABC):
+    """What one forward pass leaves for its backward pass. x and weight are held, not copied: change them after the
+    backward pass, not before, where that is an error as far as a few of their values show it."""
+
+    __slots__ = ("_bias", "_overwritten", "_owner", "_source", "_weight")
+
+    _owner: object  # whose str() begins messages
+    _weight: Array | None
+    _bias: Array | None
+    _source: Array | None  # x, where the backward pass reads x's own memory
+    _overwritten: bool
+
+    def backward(self, dy: Array, out: Array | None = None) -> Grads:
+        """Gradients of x, weight and bias for the gradient `dy` of y.
+
+        Args:
+            dy: of x's shape, any float dtype, any strides.
+            out: takes dx; an array like x, which may be dy or x itself.
+
+        Raises:
+            TypeError: dy or out is not a float array (or out's dtype not x's).
+            ValueError: dy or out has another shape, or out overlaps an input in part.
+            RuntimeError: x was overwritten by an in-place pass and is needed, or x or weight has changed since the
+                forward pass.
+        """
+        if out is None and not self._overwritten:
+            found = self._shortcut(dy)
+            if found is not None:
+                return found
+        if type(dy) is not ndarray or dy.dtype.char not in CHARS:
+            dy = base_array(self._owner, "dy", dy)
+        asked = out
+        if out is not None and not isinstance(out, ndarray):
+            out = base_array(self._owner, "out", out)
+        shape, dtype = self._like
+        if dy.shape != shape:
+            raise ValueError(f"{self._owner}: expected dy of x's shape {shape}, got {dy.shape}")
+        if out is not None:
+            check_out(self._owner, out, shape, dtype, (dy, self._source), (self._weight, self._bias))
+        if self._overwritten:
+            raise RuntimeError(
+                f"{self._owner}: expected the x of the forward pass, but it was overwritten in place; "
+                "call the forward pass with another out, or run backward once"
+            )
+        name = self._changed()
+        if name is not None:
+            raise changed(self._owner, name)
+        found = self._backward(dy, out)
+        if out is not None:
+            self.overwrite(out)
+        return found if type(dy) is ndarray else self._handed(found, dy, asked)
+
+    def _handed(self, found: Grads, dy: Any, asked: Any) -> Grads:
+        """Gradients as the library of the arrays has them."""
+        if not on_device(found.x):
+            return found
+        arrays = zip(found, (dy, self._weight, self._bias), strict=True)
+        x, weight, bias = (None if d is None else native(d, like) for d, like in arrays)
+        return Grads(asked if x is None or asked is not None else x, weight, bias)
+
+    def _shortcut(self, dy: Any) -> Grads | None:
+        """The gradients, where they can be had without a look at anything: see `Backend.backward_shortcut`."""
+        return None
+
+    def _changed(self) -> str | None:
+        """Which array that the backward pass reads, "x" or "weight", is seen to have other values than before."""
+        return None
+
+    @property
+    @abstractmethod
+    def _like(self) -> tuple[tuple[int, ...], np.dtype]:
+        """Shape and dtype of x."""
+
+    @abstractmethod
+    def _backward(self, dy: Array, out: Array | None) -> Grads:
+        """The gradients, with x's in `out` if given."""
+
+    def overwrite(self, out: Array) -> None:
+        """`out` was written to: if that was x, it cannot be read again."""
+        if self._source is not None and same_place(out, self._source):
+            self._overwritten = True
+
+
+def _left_out() -> None:
+    """What a `FunctionSaved` is read as."""
+
+
+class FunctionSaved(Saved):
+    """A `Saved` that goes back by a function of its own: copies share it, pickles have None in its place."""
+
+    __slots__ = ()
+
+    @quiet
+    def backward(self, dy: Array, out: Array | None = None) -> Grads:
+        return super().backward(dy, out)
+
+    def __deepcopy__(self, memo: dict) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple:
+        return _left_out, ()
+
+
+class PulledBack(FunctionSaved):
+    """The `Saved` of a norm outside the algebra: a function from dy to the gradients, all float64. It has copies of
+    what it needs, so that x may be overwritten."""
+
+    __slots__ = ("_arguments", "_layout", "_pull", "_x_like")
+
+    def __init__(self, owner: object, x: Array, pull: Pull, arguments: Mapping[str, Array] | None = None) -> None:
+        self._owner, self._pull = getattr(owner, "label", owner), pull
+        self._weight = self._bias = self._source = None
+        self._overwritten = False
+        self._x_like, self._layout = (x.shape, x.dtype), layout_of(x)
+        self._arguments = {name: (a.shape, a.dtype) for name, a in (arguments or {}).items()}
+
+    @property
+    def _like(self) -> tuple[tuple[int, ...], np.dtype]:
+        return self._x_like
+
+    @in_any_mode
+    def _backward(self, dy: Array, out: Array | None) -> Grads:
+        dx = empty_in_layout(*self._x_like, self._layout) if out is None else out
+        found = self._pull(dy.astype(np.float64, order="C"))
+        dx[...] = found["x"]
+        others = {
+            name: np.asarray(found[name], np.float64).reshape(shape).astype(dtype)
+            for name, (shape, dtype) in self._arguments.items()
+        }
+        return grads_by_name(others | {"x": dx})
+
+
+class Chained(FunctionSaved):
+    """The `Saved` of a norm that is made of passes of the algebra: a function from dy and out to the gradients.
+
+    Args:
+        like: shape and dtype of x.
+        pull: (dy, out) -> Grads, with x's in `out` if given; it calls `backward` of `parts`.
+        parts: what the passes left, which the backward pass may need x's memory for.
+        apart: more arrays that it reads, which out may not overlap.
+    """
+
+    __slots__ = ("_apart", "_parts", "_pull", "_x_like")
+
+    def __init__(
+        self,
+        owner: object,
+        x: Array,
+        pull: Callable[[Array, Array | None], Grads],
+        parts: tuple[Saved, ...],
+        apart: tuple[Array, ...] = (),
+    ) -> None:
+        self._owner, self._pull, self._parts, self._apart = getattr(owner, "label", owner), pull, parts, apart
+        self._weight = self._bias = None
+        self._x_like = x.shape, x.dtype
+        self._source = next((p._source for p in parts if p._source is not None), None)
+        self._overwritten = any(p._overwritten for p in parts)
+
+    @property
+    def _like(self) -> tuple[tuple[int, ...], np.dtype]:
+        return self._x_like
+
+    def _backward(self, dy: Array, out: Array | None) -> Grads:
+        if out is not None:
+            check_out(self._owner, out, *self._like, (dy, self._source), self._apart)
+        return self._pull(dy, out)
+
+    def overwrite(self, out: Array) -> None:
+        super().overwrite(out)
+        for part in self._parts:
+            part.overwrite(out)
+
+
+class SelectedSaved(FunctionSaved):
+    """The `Saved` of a pass in which not all values count: `back` is the way from dy to dx, dweight and dbias."""
+
+    __slots__ = ("_back", "_layout", "_x_like")
+
+    def __init__(
+        self, owner: object, x: Array, back: Callable[..., tuple], weight: Array | None, bias: Array | None
+    ) -> None:
+        self._owner, self._back, self._weight, self._bias = getattr(owner, "label", owner), back, weight, bias
+        self._x_like, self._layout = (x.shape, x.dtype), layout_of(x)
+        self._source, self._overwritten = x, False
+
+    @property
+    def _like(self) -> tuple[tuple[int, ...], np.dtype]:
+        return self._x_like
+
+    def _backward(self, dy: Array, out: Array | None) -> Grads:
+        dx = empty_in_layout(*self._x_like, self._layout) if out is None else out
+        found = zip(self._back(dy, dx), (self._weight, self._bias), strict=True)
+        return Grads(dx, *(d if p is None else d.reshape(p.shape) for d, p in found))
+
+
+def native(a: Any, like: Any) -> Any:
+    """A device array as one of the library that another came from."""
+    return a.native(like.library)
+
+
+def layout_of(x: Array) -> tuple[int, ...] | None:
+    """x's axes, outermost in memory first; None for the order of the axes."""
+    if x.flags.c_contiguous:
+        return None
+    return tuple(sorted(range(x.ndim), key=lambda i: -abs(x.strides[i])))
+
+
+def empty_in_layout(shape: tuple[int, ...], dtype: np.dtype, layout: tuple[int, ...] | None) -> Array:
+    """A new dense array whose axes lie in memory in the order `layout`."""
+    if layout is None:
+        return empty(shape, dtype)
+    return empty(tuple(shape[i] for i in layout), dtype).transpose(inverse(layout))

@@ -1,0 +1,146 @@
+"""Arrays that change together: all of them or none, whatever interrupts, and no batch of another thread is lost.
+
+There is no lock that could stay held. New values are made beside the old ones, where anything may raise, be interrupted
+or run meanwhile. Then one step compares what is there with what they were made of and, if nobody was faster, writes
+them all; else they are made anew. The step is a call that runs C functions one behind the other: between these Python
+looks for no signal and lets no other thread run, nor fork. Nothing is attached to the arrays: they may be a norm's, a
+caller's, or rows of larger ones, and anybody may assign to them at any time.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, repeat
+from operator import ne
+from typing import Any
+
+import numpy as np
+
+from normzoo.backends.at_once import at_once, put
+from normzoo.backends.contract import Array
+
+ALL = slice(None)
+
+
+def copy_at_once(pairs: Iterable[tuple[Array, Array]]) -> None:
+    """Write into each target its source, an array of the same shape and dtype: all of them or, where one is read-only,
+    none."""
+    held = list(pairs)
+    places = [place for target, _ in held for place in _to_write(target)]
+    sources = [part for target, source in held for part in _parts(_bytes(source), _places(target))]
+    at_once(map(put, places, repeat(ALL), sources))
+
+
+class RunningState:
+    """Arrays that change together: running mean, variance and number of batches, or whatever a norm remembers.
+
+    Arrays on a device change one after the other, and the last thread to write one wins.
+    """
+
+    __slots__ = ("_arrays",)
+
+    def __init__(self, *arrays: Array) -> None:
+        self._arrays = arrays
+
+    def read(self) -> list[Array]:
+        """Copies of all arrays as they were at one moment; those on a device as they are."""
+        return self._read()[0]
+
+    def _read(self) -> tuple[list[Array], list[Any], list[memoryview]]:
+        """The same, what to compare with to see whether they have changed, and where that lies."""
+        copies: list[Array] = []
+        held: list[Any] = []
+        places: list[memoryview] = []
+        into: list[memoryview] = []
+        for a in self._arrays:
+            if not isinstance(a, np.ndarray):
+                copies.append(a)
+                continue
+            own = bytearray(a.nbytes)
+            copies.append(np.ndarray(a.shape, a.dtype, own))
+            found = _places(a)
+            parts = _parts(memoryview(own), found)
+            held += [own] if len(found) == 1 else parts  # a bytearray compares fastest
+            places += found
+            into += parts
+        at_once(map(put, into, repeat(ALL), places))
+        return copies, held, places
+
+    def replace(self, new: Callable[..., Iterable[Any]], also: Iterable[tuple[Any, Any, Any]] = ()) -> None:
+        """Write new(*old): a value for each array, or None for one that stays as it is.
+
+        Args:
+            new: called with copies of the arrays, of one moment, which it must not change; again, if another thread
+                has changed the arrays meanwhile. Whatever it raises leaves them as they are.
+            also: (list, index, value) to be set in the same step.
+
+        Raises:
+            ValueError: an array that has a new value is read-only.
+        """
+        self.prepare(new, also)()
+
+    def prepare(
+        self, new: Callable[..., Iterable[Any]], also: Iterable[tuple[Any, Any, Any]] = ()
+    ) -> Callable[[], None]:
+        """What `replace` does before it writes; what is returned writes."""
+        steps = self._steps(new, also)
+
+        def write() -> None:
+            tried, elsewhere = steps
+            while at_once(tried):
+                tried, elsewhere = self._steps(new, also)
+            for a, value in elsewhere:
+                a[...] = value
+
+        return write
+
+    def _steps(
+        self, new: Callable[..., Iterable[Any]], also: Iterable[tuple[Any, Any, Any]]
+    ) -> tuple[Iterator[Any], list[tuple[Any, Any]]]:
+        """The step that writes, which stops where something has changed; and what is to be written on a device."""
+        old, held, places = self._read()
+        targets: list[Any] = []
+        keys: list[Any] = []
+        sources: list[Any] = []
+        elsewhere: list[tuple[Any, Any]] = []
+        with np.errstate(all="ignore"):
+            for a, value in zip(self._arrays, new(*old), strict=True):
+                if value is None:
+                    continue
+                if not isinstance(a, np.ndarray):
+                    elsewhere.append((a, value.reshape(a.shape)))
+                    continue
+                found = _to_write(a)
+                source = np.array(value, a.dtype, order="C").reshape(a.shape)
+                targets += found
+                keys += [ALL] * len(found)
+                sources += _parts(_bytes(source), found)
+        for target, key, value in also:
+            targets.append(target)
+            keys.append(key)
+            sources.append(value)
+        return chain(map(ne, held, places), map(put, targets, keys, sources)), elsewhere
+
+
+def _bytes(a: Array) -> memoryview:
+    """The bytes of an array, in the order of its axes: its own, where these are its order in memory."""
+    return np.ascontiguousarray(a).reshape(-1).view(np.uint8).data
+
+
+def _places(a: Array) -> list[memoryview]:
+    """The runs of bytes that an array has in memory, in the order of its axes."""
+    if a.flags.c_contiguous:
+        return [np.asarray(a).reshape(-1).view(np.uint8).data]
+    return [place for i in range(len(a)) for place in _places(a[i] if a.ndim > 1 else a[i : i + 1])]
+
+
+def _to_write(a: Array) -> list[memoryview]:
+    if not a.flags.writeable:
+        raise ValueError("expected running statistics that can be written, got a read-only array")
+    return _places(a)
+
+
+def _parts(whole: memoryview, places: list[memoryview]) -> list[memoryview]:
+    """Bytes in pieces as long as these places."""
+    if len(places) == 1:
+        return [whole]
+    ends = np.cumsum([place.nbytes for place in places]).tolist()
+    return [whole[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]

@@ -1,0 +1,207 @@
+"""Batch normalization: every channel by its mean and variance over the batch and all positions."""
+
+from typing import Any
+
+import numpy as np
+
+from normzoo.backends.contract import Array, Moments
+from normzoo.norm import eps_for
+from normzoo.passes.arrays import DEVICES, check_features, check_size, once
+from normzoo.passes.normalize import recall_saved
+from normzoo.passes.saved import Saved
+from normzoo.passes.view import Axes
+from normzoo.statistics.running import TrackedNorm, check_channels, normalize_tracked
+from normzoo.statistics.updates import USUAL, Rules
+
+MESSAGES = (
+    "expected running_mean and running_var in evaluation; write training=True",
+    "expected more than 1 value per channel in training, got x of shape {}; use a larger batch or norm.eval()",
+    "expected eps > 0 where batch statistics are used, got 0; write eps=1e-5",
+)
+
+
+class BatchNorm(TrackedNorm):
+    """Batch normalization: every channel by its mean and variance over the batch and all positions.
+
+    Formula:
+        y = (x - mean) / sqrt(var + eps) * weight + bias, with mean and (biased) var over all axes but the channels'.
+        In training these are the batch's, and running = (1 - momentum) * running + momentum * new, where the new
+        variance is the unbiased one; in evaluation they are the running ones, and constants of the gradient.
+
+    Shapes:
+        x, y: (N, C), (N, C, L), (N, C, H, W), ... any rank from 2; with channel_axis=-1, (N, ..., C).
+        weight, bias, running_mean, running_var: (C,).
+
+    Args:
+        num_features: C.
+        eps: added to the variance, in the units of x squared; above 0 where batch statistics are used.
+        momentum: weight of the new value in the running statistics, 0 to 1; None averages all batches equally.
+        affine: whether there are a weight and a bias.
+        track_running_stats: without it, batch statistics are used in evaluation too.
+        bias: False leaves the weight alone.
+        channel_axis: the axis of the channels, 1 or -1 (or any other).
+        dtype: of parameters and running statistics: float32, float64, float16 or bfloat16.
+        on_nonfinite: what is done where the batch's own mean or variance is used and not finite: "propagate" takes it
+            into the running statistics, as in PyTorch; "skip" leaves them and num_batches_tracked as they were and
+            returns y; "raise" raises FloatingPointError, with nothing changed.
+        single_value: what happens in training where a channel has one value: "raise" raises ValueError; "bias" gives
+            y = bias and dx = 0; "running" uses the running statistics as in evaluation. They are not updated by it.
+
+    Raises:
+        ValueError: x has another number of channels or rank below 2; one value a channel (see `single_value`), or eps
+            of 0, where batch statistics are used. TypeError: x is not a float array. FloatingPointError: see
+            `on_nonfinite`. Nothing has changed then.
+
+    Threads may share the norm: a batch's mean, variance and count are taken in together, and none is lost.
+
+    An empty batch is counted in num_batches_tracked and leaves the running statistics as they are.
+
+    Source:
+        S. Ioffe and C. Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal
+        Covariate Shift", 2015, arXiv:1502.03167; semantics of torch.nn.BatchNorm1d, 2d and 3d.
+
+    >>> import numpy as np, normzoo as nz
+    >>> norm = nz.BatchNorm(2)
+    >>> norm(np.array([[0, 10], [2, 30]], np.float32)).round(2)
+    array([[-1., -1.],
+           [ 1.,  1.]], dtype=float32)
+    >>> norm.running_mean
+    array([0.1, 2. ], dtype=float32)
+    """
+
+    devices = DEVICES
+    masks = True
+    recalibrates = "unbiased"
+    moments = Moments(center=True, power=2)
+    asks = "channel_axis", "num_features"
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        bias: bool = True,
+        channel_axis: int = 1,
+        dtype: Any = np.float32,
+        on_nonfinite: str = "propagate",
+        single_value: str = "raise",
+    ) -> None:
+        check_features(type(self).__name__, num_features)
+        super().__init__(
+            num_features,
+            eps=eps,
+            momentum=momentum,
+            track_running_stats=track_running_stats,
+            weight=affine,
+            bias=affine and bias,
+            dtype=dtype,
+            on_nonfinite=on_nonfinite,
+            single_value=single_value,
+        )
+        self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
+
+    def axes(self, x: Array) -> Axes:
+        return axes(self, x, self.channel_axis, self.num_features)
+
+    def forward(self, x: Array, out: Array | None = None, *, update_stats: bool = True) -> tuple[Array, Saved]:
+        """See `Norm.forward`.
+
+        Args:
+            update_stats: False leaves running statistics and num_batches_tracked as they are, as the second pass over
+                a batch that is checkpointed must; y is the same.
+        """
+        params, buffers = self.params, self.buffers
+        weight, bias, count = params.get("weight"), params.get("bias"), buffers.get("num_batches_tracked")
+        mean, var = buffers.get("running_mean"), buffers.get("running_var")
+        tracked = self.training and self.track_running_stats
+        usual = tracked and out is None and update_stats is True and self.rules is USUAL
+        if usual:
+            running = mean, var, count, self.momentum
+            known = recall_saved(self, self._recent, x, weight, bias, self.eps, running)
+            if known is not None:
+                return known
+        axes = self.axes(x)
+        # Untracked, or training: the batch's statistics. The buffers are passed where they are read or written.
+        if self.training and not tracked:
+            mean = var = None
+        found = normalize_tracked(
+            self,
+            x,
+            axes,
+            self.moments,
+            mean,
+            var,
+            weight,
+            bias,
+            tracked or mean is None,
+            self.momentum or 0.0,
+            eps_for(x) if self.eps is None else self.eps,
+            out,
+            MESSAGES,
+            rules=self.rules,
+            update=update_stats,
+            count=count,
+            average=self.momentum is None,
+        )
+        if usual:
+            self._recent.keep(None, axes, self.moments, True, self, x)
+        return found
+
+
+@once
+def axes(owner: object, x: Array, channel_axis: int, features: int | None = None) -> Axes:
+    channel = check_channels(owner, x, channel_axis, 2, features)
+    return Axes(x.shape, "r" * channel + "K" + "r" * (x.ndim - channel - 1))
+
+
+def check_own(owner: object, x: Array, values: int, eps: float) -> None:
+    """A batch that can be normalized by its own statistics, with `values` in a set."""
+    if eps == 0:
+        raise ValueError(f"{owner}: {MESSAGES[2]}")
+    if values == 1:
+        raise ValueError(f"{owner}: {MESSAGES[1].format(x.shape)}")
+
+
+def batch_norm(
+    owner: object,
+    x: Array,
+    axes: Axes,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: Array | None,
+    bias: Array | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    out: Array | None,
+    keep: bool = True,
+    *,
+    rules: Rules = USUAL,
+    update: bool = True,
+    count: Array | None = None,
+    average: bool = False,
+) -> tuple[Array, Any]:
+    """Batch normalization by the batch's statistics (`training`), which update the running ones, or by these."""
+    return normalize_tracked(
+        owner,
+        x,
+        axes,
+        BatchNorm.moments,
+        running_mean,
+        running_var,
+        weight,
+        bias,
+        training,
+        momentum,
+        eps,
+        out,
+        MESSAGES,
+        keep,
+        rules=rules,
+        update=update,
+        count=count,
+        average=average,
+    )

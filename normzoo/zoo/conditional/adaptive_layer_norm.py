@@ -1,0 +1,195 @@
+"""Adaptive layer normalization: layer normalization whose scale and shift come from a condition."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from normzoo.backends.contract import Array, Moments
+from normzoo.norm import Norm
+from normzoo.passes.arrays import base_array, cast_like, check_parameter, check_shape, check_size, compute_dtype, quiet
+from normzoo.passes.normalize import normalize
+from normzoo.passes.saved import Chained, Grads, Saved, grads_by_name
+from normzoo.zoo.conditional.film import modulated, modulated_back
+from normzoo.zoo.layer import layer_norm
+
+
+class AdaptiveLayerNorm(Norm):
+    """Adaptive layer normalization: layer normalization whose scale and shift come from outside.
+
+    Formula:
+        y = xhat * (1 + scale) + shift, xhat = (x - mean) / sqrt(var + eps), with mean and (biased) var over the last
+        axes.
+
+    Shapes:
+        x, y: (N, ..., *normalized_shape). There are no parameters.
+        scale, shift: each (N, *normalized_shape) for every sample, or of x's rank, with size 1 where it repeats: x's
+            own shape for every token.
+
+    Args:
+        normalized_shape: sizes of the last axes, an integer or a tuple.
+        eps: added to the variance, in the units of x squared; DiT's 1e-6, where PyTorch's LayerNorm has 1e-5.
+
+    Called as `norm(x, scale, shift)`; the gradients are in `norm.grads["scale"]` and `norm.grads["shift"]`. DiT has
+    shift before scale: pass them by name.
+
+    Raises:
+        ValueError: x does not have these sizes, or scale or shift does not fit it. TypeError: one of the three is
+            not a float array.
+
+    Source:
+        W. Peebles and S. Xie, "Scalable Diffusion Models with Transformers", 2022, arXiv:2212.09748 (adaLN). With scale
+        and shift of 0 it is LayerNorm without parameters.
+
+    >>> import numpy as np, normzoo as nz
+    >>> x = np.float32([[0, 2]])
+    >>> nz.AdaptiveLayerNorm(2)(x, scale=np.float32([[1, 1]]), shift=np.float32([[0, 5]])).round(2)
+    array([[-2.,  7.]], dtype=float32)
+    """
+
+    masks = True
+    moments = Moments(center=True, power=2)
+
+    def __init__(self, normalized_shape: int | tuple[int, ...], eps: float = 1e-6) -> None:
+        self.normalized_shape = check_shape("AdaptiveLayerNorm", "normalized_shape", normalized_shape)
+        super().__init__(self.normalized_shape, eps=eps, weight=False, bias=False)
+
+    def forward(self, x: Array, scale: Array, shift: Array, out: Array | None = None) -> tuple[Array, Saved]:  # type: ignore[override]
+        """y for x, scale and shift; see `Norm.forward`."""
+        scale, shift = base_array(self, "scale", scale), base_array(self, "shift", shift)
+        return modulate(self, x, self.normalized_shape, scale, shift, out, (scale, shift))
+
+
+class AdaLNZero(Norm):
+    """Adaptive layer normalization with a gate: scale, shift and gate are linear in a condition and begin at zero.
+
+    Formula:
+        shift, scale, gate = three parts of weight @ silu(c) + bias,
+        y = xhat * (1 + scale) + shift, xhat = (x - mean) / sqrt(var + eps), with mean and (biased) var over the last
+        axis.
+
+    Shapes:
+        x, y: (N, ..., C).
+        c: (N, D) for every sample, or (N, ..., D) of x's rank, with size 1 where it repeats.
+        weight: (3 C, D). bias: (3 C,).
+        saved.gate: c's, with C for D; float32, or float64 if x, c or a parameter is.
+
+    Args:
+        hidden_size: C.
+        cond_size: D, if it is not C.
+        eps: added to the variance, in the units of x squared; DiT's 1e-6.
+        dtype: see `LayerNorm`.
+
+    Called as `y = norm(x, c)`, before a branch of the network; the gate, `norm.saved.gate`, closes its residual behind
+    the branch: `FiLM(channel_axis=-1)(branch(y), gate, x)` is x + gate * branch(y), and x itself as long as the
+    parameters are zero. `norm.backward(dy, dgate=dgate)` takes the gradient of the gate; that of c is
+    `norm.grads["c"]`.
+
+    Raises:
+        ValueError: x does not have C features, or c not D of them or other samples. TypeError: x or c is not a float
+            array.
+
+    Source:
+        W. Peebles and S. Xie, "Scalable Diffusion Models with Transformers", 2022, arXiv:2212.09748 (adaLN-Zero). The
+        authors' code has one linear layer for two such norms, with 6 C rows. At first it is LayerNorm without
+        parameters, and later AdaptiveLayerNorm of these scales and shifts.
+
+    >>> import numpy as np, normzoo as nz
+    >>> norm = nz.AdaLNZero(2, 3)
+    >>> norm(np.float32([[0, 2]]), np.float32([[1, 2, 3]])).round(2)
+    array([[-1.,  1.]], dtype=float32)
+    >>> norm.saved.gate
+    array([[0., 0.]], dtype=float32)
+    """
+
+    masks = True
+    moments = Moments(center=True, power=2)
+
+    def __init__(
+        self, hidden_size: int, cond_size: int | None = None, eps: float = 1e-6, *, dtype: Any = np.float32
+    ) -> None:
+        self.hidden_size = check_size("AdaLNZero", "hidden_size", hidden_size)
+        self.cond_size = hidden_size if cond_size is None else check_size("AdaLNZero", "cond_size", cond_size)
+        super().__init__(hidden_size, self.cond_size, shape=(3 * hidden_size,), eps=eps, weight=False, dtype=dtype)
+        self.params = {"weight": np.zeros((3 * hidden_size, self.cond_size), self._dtype), **self.params}
+
+    def forward(self, x: Array, c: Array, out: Array | None = None) -> tuple[Array, Saved]:  # type: ignore[override]
+        """y for x and its condition c; see `Norm.forward`."""
+        c = base_array(self, "c", c)
+        if c.ndim == 0 or c.shape[-1] != self.cond_size:
+            raise ValueError(f"{self}: expected c of shape (N, {self.cond_size}), got {c.shape}")
+        weight, bias = self.params["weight"].astype(np.float64), self.params["bias"].astype(np.float64)
+        wide = c.astype(np.float64)
+        sigmoid = 1 / (1 + np.exp(-wide))
+        made = np.einsum("...d,ed->...e", wide * sigmoid, weight) + bias
+        slope = sigmoid * (1 + wide * (1 - sigmoid))
+        dtype = compute_dtype(c.dtype, *(p.dtype for p in self.params.values()), base_array(self, "x", x).dtype)
+        shift, scale, gate = (part.astype(dtype) for part in np.split(made, 3, axis=-1))
+        read = c, *self.params.values()
+        y, last = modulate(self, x, (self.hidden_size,), scale, shift, out, read)
+        cond_size, params = self.cond_size, self.params
+
+        def back(found: Grads, dgate: Array | None) -> Mapping[str, Array]:
+            parts = found.others["shift"], found.others["scale"], np.zeros_like(gate) if dgate is None else dgate
+            d = np.concatenate([p.astype(np.float64) for p in parts], axis=-1)
+            d = d.reshape(-1, len(bias))
+            rows = (wide * sigmoid).reshape(-1, cond_size)
+            dc = np.einsum("ne,ed->nd", d, weight).reshape(c.shape) * slope
+            grads = {"weight": np.einsum("ne,nd->ed", d, rows), "bias": d.sum(axis=0)}
+            return {name: cast_like(g, params[name]) for name, g in grads.items()} | {"c": cast_like(dc, c)}
+
+        return y, GatedSaved(self, x, last, back, gate)
+
+    def backward(self, dy: Array, out: Array | None = None, dgate: Array | None = None) -> Array:
+        """dx for the gradients of the last y and, if given, of its gate."""
+        if not isinstance(self.saved, GatedSaved):
+            return super().backward(dy, out)
+        found = self.saved.backward(dy, out, dgate)
+        self.grads = {name: getattr(found, name) for name in (*self.params, "c")}
+        return found.x
+
+
+class GatedSaved(Chained):
+    """The `Saved` of `AdaLNZero`.
+
+    Attributes:
+        gate: for the residual.
+    """
+
+    def __init__(
+        self,
+        owner: object,
+        x: Array,
+        last: Saved,
+        back: Callable[[Grads, Array | None], Mapping[str, Array]],  # (the pass's own, dgate) -> the rest
+        gate: Array,
+    ) -> None:
+        super().__init__(owner, x, last.backward, (last,))
+        self._back, self.gate = back, gate
+
+    @quiet
+    def backward(self, dy: Array, out: Array | None = None, dgate: Array | None = None) -> Grads:
+        """As `Saved.backward`, with the gradient of the gate, if given."""
+        check_parameter(self._owner, "dgate", dgate, self.gate.shape)
+        found = super().backward(dy, out)
+        return grads_by_name({"x": found.x, **self._back(found, dgate)})
+
+
+def modulate(
+    owner: AdaptiveLayerNorm | AdaLNZero,
+    x: Array,
+    shape: tuple[int, ...],
+    scale: Array,
+    shift: Array,
+    out: Array | None,
+    apart: tuple[Array, ...],
+) -> tuple[Array, Saved]:
+    """LayerNorm over the last axes times 1 + scale, plus shift: a pass with these for its weight and bias."""
+    letters = layer_norm.axes(owner, x, shape, None).letters.lower()
+    if len(shape) >= x.ndim:
+        raise ValueError(f"{owner}: expected x of shape (N, ..., {', '.join(map(str, shape))}), got {x.shape}")
+    last = tuple(range(x.ndim - len(shape), x.ndim))
+    axes, spans, weight, bias = modulated(owner, x, letters, last, 1.0, scale=scale, shift=shift)
+    eps = owner.eps or 0.0
+    y, _, saved = normalize(owner, x, axes, weight, bias, owner.moments, eps, out, parameter_shape=spans, apart=apart)
+    return y, modulated_back(owner, x, saved, last, scale=scale, shift=shift)

@@ -1,0 +1,127 @@
+"""Feature-wise linear modulation: no statistics, a scale and a shift from outside."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from normzoo.backends.contract import CONSTANT, Array
+from normzoo.norm import Norm
+from normzoo.passes.arrays import base_array, cast_like, check_size, shifted
+from normzoo.passes.formulas import summed
+from normzoo.passes.normalize import normalize
+from normzoo.passes.saved import Chained, MoreGrads, Saved
+from normzoo.passes.view import Axes
+from normzoo.statistics.running import check_channels
+
+
+class FiLM(Norm):
+    """Feature-wise linear modulation: no statistics, a scale and a shift from outside.
+
+    Formula:
+        y = gamma * x + beta.
+
+    Shapes:
+        x, y: (N, C), (N, C, L), (N, C, H, W), ...; with channel_axis=-1, (N, ..., C). There are no parameters.
+        gamma, beta: each (N, C), or of x's rank with size 1 where it repeats: (N, 1, H, W), (1, C, 1, 1), x's shape.
+
+    Args:
+        channel_axis: the axis of the channels, 1 or -1 (or any other).
+
+    Called as `norm(x, gamma, beta)`; the gradients are in `norm.grads["gamma"]` and `norm.grads["beta"]`. With gamma
+    for a gate and beta for what goes past it, this is the gated residual of `AdaLNZero`; with the moments of
+    `PositionalNorm` it is the moment shortcut.
+
+    Raises:
+        ValueError: gamma or beta does not fit x. TypeError: one of the three is not a float array.
+
+    Source:
+        E. Perez, F. Strub, H. de Vries, V. Dumoulin and A. Courville, "FiLM: Visual Reasoning with a General
+        Conditioning Layer", 2017, arXiv:1709.07871. The authors' network makes gamma - 1. FiLM(1, 0) is the identity.
+
+    >>> import numpy as np, normzoo as nz
+    >>> nz.FiLM()(np.float32([[1, 2]]), np.float32([[3, 3]]), np.float32([[0, 1]]))
+    array([[3., 7.]], dtype=float32)
+    """
+
+    masks = True
+
+    def __init__(self, *, channel_axis: int = 1) -> None:
+        super().__init__(weight=False, bias=False)
+        self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
+
+    def forward(self, x: Array, gamma: Array, beta: Array, out: Array | None = None) -> tuple[Array, Saved]:  # type: ignore[override]
+        """y for x, gamma and beta; see `Norm.forward`."""
+        channel = check_channels(self, x, self.channel_axis, 2, None)
+        gamma, beta = base_array(self, "gamma", gamma), base_array(self, "beta", beta)
+        axes, shape, weight, bias = modulated(self, x, "r" * x.ndim, (channel,), gamma=gamma, beta=beta)
+        read = gamma, beta
+        y, _, last = normalize(self, x, axes, weight, bias, CONSTANT, 0.0, out, parameter_shape=shape, apart=read)
+        return y, modulated_back(self, x, last, (channel,), gamma=gamma, beta=beta)
+
+    def _options(self) -> dict[str, Any]:
+        return {"channel_axis": self.channel_axis}
+
+
+class Modulation(NamedTuple):
+    """A scale and a shift from outside, as a pass takes them.
+
+    Attributes:
+        axes: x's, with capital letters where either of the two spans them.
+        shape: what they span, in x's rank.
+        weight, bias: of this shape.
+    """
+
+    axes: Axes
+    shape: tuple[int, ...]
+    weight: Array
+    bias: Array
+
+
+def modulated(
+    owner: object, x: Array, letters: str, channels: tuple[int, ...], by: float = 0.0, **arrays: Array
+) -> Modulation:
+    """Arrays for a scale, to which `by` is added, and a shift, each spanning the samples and channels, or every axis
+    along which its size is not 1.
+
+    Args:
+        letters: r and k for the axes of x.
+        channels: axes.
+    """
+    ranked = [a.reshape(lifted(owner, x, channels, name, a)) for name, a in arrays.items()]
+    spanned = [any(a.shape[i] == size for a in ranked) for i, size in enumerate(x.shape)]
+    shape = tuple(size if s else 1 for size, s in zip(x.shape, spanned, strict=True))
+    weight, bias = (a if a.shape == shape else np.broadcast_to(a, shape).copy() for a in ranked)
+    axes = Axes(x.shape, "".join(a.upper() if s else a for a, s in zip(letters, spanned, strict=True)))
+    return Modulation(axes, shape, shifted(weight, by, x.dtype) if by else weight, bias)
+
+
+def lifted(owner: object, x: Array, channels: tuple[int, ...], name: str, a: Array) -> tuple[int, ...]:
+    """a's shape in x's rank."""
+    spans = (0, *channels)
+    if a.shape == tuple(x.shape[i] for i in spans):
+        return tuple(size if i in spans else 1 for i, size in enumerate(x.shape))
+    if a.ndim == x.ndim and all(s in (1, size) for s, size in zip(a.shape, x.shape, strict=True)):
+        return a.shape
+    raise ValueError(
+        f"{owner}: expected {name} of shape {tuple(x.shape[i] for i in spans)}, or of x's rank with sizes of 1 or "
+        f"those of x, {x.shape}, got {a.shape}"
+    )
+
+
+def modulated_back(owner: object, x: Array, last: Saved, channels: tuple[int, ...], **arrays: Array) -> Saved:
+    """What a pass by `modulated` leaves: the gradients of its two arrays have their names."""
+    ranks = [lifted(owner, x, channels, name, a) for name, a in arrays.items()]
+
+    def gradient(d: Array, a: Array, rank: tuple[int, ...]) -> Array:
+        if d.shape != rank:  # the other one spans more
+            d = summed(d.astype(np.float64), rank)
+        return cast_like(d, a).reshape(a.shape)
+
+    def pull(dy: Array, out: Array | None) -> MoreGrads:
+        found = last.backward(dy, out)
+        each = zip(arrays.items(), ranks, (found.weight, found.bias), strict=True)
+        return MoreGrads(
+            found.x, None, None, {name: gradient(d, a, rank) for (name, a), rank, d in each if d is not None}
+        )
+
+    return Chained(owner, x, pull, (last,))

@@ -1,0 +1,1 @@
+"""Norms of data sets and of series, which can be undone."""

@@ -1,0 +1,203 @@
+"""Reversible instance normalization of time series: the statistics that are taken away can be put back."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from normzoo.backends.contract import Array
+from normzoo.passes.arrays import base_array, check_features, check_out, check_size
+from normzoo.passes.formulas import centered, reciprocal, summed, unit
+from normzoo.passes.saved import Pull, PulledBack, Saved, empty_in_layout, layout_of
+from normzoo.statistics.running import check_channels
+from normzoo.zoo.exact import ExactNorm
+
+
+class RevIN(ExactNorm):
+    """Reversible instance normalization of time series: the statistics that are taken away can be put back.
+
+    Formula:
+        norm(x):         y = (x - center) / std * weight + bias, std = sqrt(var + eps)
+        norm.inverse(f): z = (f - bias) / (weight + eps^2) * std + center
+        with (biased) var over the time steps of one channel of one series; center is their mean or, with
+        subtract_last, the last value. `inverse` takes center and std of the last norm(x).
+
+    Shapes:
+        x, y: (N, T, C); with channel_axis=1, (N, C, T). f, z: the same with any number of time steps.
+        weight, bias: (C,).
+
+    Args:
+        num_features: C.
+        eps: added to the variance, in the units of x squared.
+        affine: whether there are a weight and a bias.
+        subtract_last: the last time step of x instead of the mean.
+        detach: whether center and std are constants of the gradient, as in the authors' code (which the paper does not
+            say); by default gradients are those of the formula.
+        channel_axis: the axis of the channels, -1 or 1.
+        dtype: of the parameters: float32, float64, float16 or bfloat16.
+
+    Raises:
+        ValueError: x has another number of channels, or not rank 3; f does not fit the last x. RuntimeError: inverse
+            before any norm(x). TypeError: x or f is not a float array.
+
+    For a model between the two, z = norm.inverse(model(norm(x))), the backward pass is
+
+        back = norm.saved_inverse.backward(dz)    its x is the gradient of f, its source that of the x whose center and
+                                                  std were put back
+        dx = norm.backward(model_backward(back.x)) + back.source
+
+    and the gradients of weight and bias are norm.grads plus those of `back`.
+
+    Source:
+        T. Kim, J. Kim, Y. Tae, C. Park, J.-H. Choi and J. Choo, "Reversible Instance Normalization for Accurate
+        Time-Series Forecasting against Distribution Shift", 2022, https://openreview.net/forum?id=cGDAkQo1C0p;
+        subtract_last and eps^2 are those of its code. norm(x) is InstanceNorm over time.
+
+    >>> import numpy as np, normzoo as nz
+    >>> norm = nz.RevIN(1)
+    >>> y = norm(np.array([[[10], [30]]], np.float32))
+    >>> y.round(2).ravel(), norm.inverse(y).round(2).ravel()
+    (array([-1.,  1.], dtype=float32), array([10., 30.], dtype=float32))
+    """
+
+    saved_inverse: Saved | None = None
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        subtract_last: bool = False,
+        *,
+        detach: bool = False,
+        channel_axis: int = -1,
+        dtype: Any = np.float32,
+    ) -> None:
+        self.num_features = check_features("RevIN", num_features)
+        super().__init__(num_features, shape=(num_features,), eps=eps, weight=affine, bias=affine, dtype=dtype)
+        self.subtract_last, self.detach = bool(subtract_last), bool(detach)
+        self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
+
+    def check(self, x: Array, **inputs: Array) -> None:
+        channel = check_channels(self, x, self.channel_axis, 3, self.num_features)
+        if x.ndim != 3 or channel == 0:
+            raise ValueError(
+                f"{self}: expected x of rank 3, series first, got {x.shape}; reshape the series to one axis"
+            )
+
+    def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
+        v = np.moveaxis(x, self.channel_axis, 2)  # (N, T, C)
+        weight, bias = params.get("weight", np.ones(1)), params.get("bias", np.zeros(1))
+        one = unit(v, 1, self.eps**0.5)
+        v = v * one
+        mean, deviation = centered(v, 1)
+        std = np.sqrt((deviation * deviation).mean(axis=1, keepdims=True) + self.eps * one * one)
+        center = v[:, -1:].copy() if self.subtract_last else mean
+        rstd = reciprocal(std)
+        taken = Taken(self, center / one, std / one, deviation * rstd)
+        xhat = (v - center if self.subtract_last else deviation) * rstd
+        channel_axis = self.channel_axis
+
+        def pull(dy: Array) -> dict[str, Array]:
+            d = np.moveaxis(dy, channel_axis, 2)
+            g = d * weight * rstd
+            dx = g + taken.back(-g.sum(axis=1, keepdims=True), -(g * xhat).sum(axis=1, keepdims=True))
+            found = {"x": np.moveaxis(dx * one, 2, channel_axis)}
+            return found | {"weight": summed(d * xhat, weight.shape), "bias": summed(d, bias.shape)}
+
+        taken.pull = pull
+        return np.moveaxis(xhat * weight + bias, 2, self.channel_axis), taken
+
+    def inverse(self, f: Array, out: Array | None = None) -> Array:
+        """z, with the statistics of the last norm(x); keeps what its backward pass needs in `saved_inverse`."""
+        if self.saved is None:
+            raise RuntimeError(f"{self}: expected a forward pass before inverse; write y = norm(x) first")
+        z, self.saved_inverse = self.inverse_forward(f, self.saved, out)
+        return z
+
+    def inverse_forward(self, f: Array, saved: Saved, out: Array | None = None) -> tuple[Array, Saved]:
+        """z and what its backward pass needs, without keeping it.
+
+        Args:
+            f: float array of x's shape but for the number of time steps.
+            saved: of the forward pass of this norm whose statistics are put back.
+            out: takes z; an array like f, which may be f itself.
+
+        Raises:
+            TypeError: f or out is not a float array, or saved is not of such a norm.
+            ValueError: a shape does not fit, or the forward pass had no values.
+        """
+        f = base_array(self, "f", f)
+        self.check(f)
+        taken = getattr(saved, "_pull", None)
+        if not isinstance(saved, PulledBack):
+            raise TypeError(f"{self}: expected saved of a forward pass, got {type(saved).__name__}")
+        if not isinstance(taken, Taken):
+            raise ValueError(f"{self}: expected saved of a forward pass of RevIN that had values")
+        if len(f) != len(taken.std):
+            raise ValueError(f"{self}: expected f of {len(taken.std)} series, as x, got {f.shape}")
+        if out is not None:
+            check_out(self, out, f.shape, f.dtype, (f,), tuple(self.params.values()))
+        with np.errstate(all="ignore"):
+            found, pull = self.restore(np.array(np.moveaxis(f, self.channel_axis, 2), np.float64, order="C"), taken)
+            z = empty_in_layout(f.shape, f.dtype, layout_of(f)) if out is None else out
+            z[...] = np.moveaxis(found, 2, self.channel_axis)
+        shape, dtype = saved._like
+        source = np.broadcast_to(np.zeros((), dtype), shape)  # what its gradient is like
+        return z, PulledBack(self, f, pull, self.params | {"source": source})
+
+    def restore(self, f: Array, taken: "Taken") -> tuple[Array, Pull]:
+        """z of f (N, T, C) float64, and the function from dz to the gradients."""
+        params = {name: p.astype(np.float64) for name, p in self.params.items()}
+        bias, factor = params.get("bias", np.zeros(1)), np.ones(1)
+        if "weight" in params:
+            factor = reciprocal(params["weight"] + self.eps * self.eps)
+        u = (f - bias) * factor
+        channel_axis = self.channel_axis
+
+        def pull(dz: Array) -> dict[str, Array]:
+            d = np.moveaxis(dz, channel_axis, 2)
+            df = d * taken.std * factor
+            dx = taken.back(d.sum(axis=1, keepdims=True), (d * u).sum(axis=1, keepdims=True))
+            return {
+                "x": np.moveaxis(df, 2, channel_axis),
+                "source": np.moveaxis(dx, 2, channel_axis),
+                "weight": summed(-df * u, factor.shape),
+                "bias": summed(-df, bias.shape),
+            }
+
+        return u * taken.std + taken.center, pull
+
+    def _options(self) -> dict[str, Any]:
+        names = ("subtract_last", "detach", "channel_axis")
+        affine = {"affine": "weight" in self.params}
+        return super()._options() | affine | {name: getattr(self, name) for name in names}
+
+
+class Taken:
+    """What norm(x) took away from x; to call it is the backward pass of norm(x).
+
+    Attributes:
+        center, std: (N, 1, C). direction: (x - mean) / std, (N, T, C).
+    """
+
+    pull: Pull
+
+    def __init__(self, norm: RevIN, center: Array, std: Array, direction: Array) -> None:
+        self.last, self.detach = norm.subtract_last, norm.detach
+        self.center, self.std, self.direction = center, std, direction
+
+    def __call__(self, dy: Array) -> Mapping[str, Array]:
+        return self.pull(dy)
+
+    def back(self, dcenter: Array, dstd: Array) -> Array:
+        """The gradient of x (N, T, C) for those of center and std."""
+        if self.detach:
+            return np.zeros_like(self.direction)
+        values = self.direction.shape[1]
+        dx = self.direction * (dstd / values)
+        if self.last:
+            dx[:, -1:] += dcenter
+        else:
+            dx += dcenter / values
+        return dx

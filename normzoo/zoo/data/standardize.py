@@ -1,0 +1,193 @@
+"""Standardization of a data set: mean 0 and variance 1 for every feature, by statistics of the whole set."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from normzoo.backends.contract import CONSTANT, Array
+from normzoo.norm import Norm, entry
+from normzoo.passes.arrays import (
+    base_array,
+    check_batches,
+    check_features,
+    check_number,
+    check_size,
+    on_device,
+    once,
+    read_only,
+)
+from normzoo.passes.formulas import reciprocal
+from normzoo.passes.normalize import normalize
+from normzoo.passes.saved import Chained, Grads, Saved
+from normzoo.passes.view import Axes
+from normzoo.statistics.running import check_channels, normalize_by
+from normzoo.statistics.running_state import RunningState
+from normzoo.statistics.stats import ALL_NAMES, Stats, data_array
+
+
+class Standardize(Norm):
+    """Standardization of a data set: mean 0 and variance 1 for every feature, by statistics of the whole set.
+
+    Formula:
+        norm(x): y = (x - mean) / sqrt(var + eps);  norm.inverse(y): x = y * sqrt(var + eps) + mean, with mean and
+        var = m2 / (count - correction) of all batches that `adapt` saw, over all axes but the features'; they are
+        constants of the gradient. A feature all of whose values were equal gives 0 (with eps 0), and comes back as its
+        mean. m2 is in units of unit^2, see `Stats`.
+
+    Shapes:
+        x, y: (N, C), (N, T, C), ...; with channel_axis=1, (N, C, ...).
+        mean, var, m2, unit: (C,) float64. count: () int64.
+
+    Args:
+        num_features: C.
+        eps: added to the variance, in the units of x squared.
+        with_mean, with_std: False leaves the mean, or the deviation, as it is.
+        correction: taken from the count in the variance; 1 is the unbiased variance.
+        channel_axis: the axis of the features, -1 (or any other).
+
+    Raises:
+        ValueError: x has another number of features. TypeError: x is not a float array. RuntimeError: norm(x) before
+            `adapt`, or correction is not below the count. Nothing has changed then.
+
+    Source:
+        Keras, "Normalization", https://keras.io/api/layers/preprocessing_layers/numerical/normalization/ (`adapt`,
+        and max(deviation, 1e-7) instead of eps), and scikit-learn, "StandardScaler",
+        https://scikit-learn.org/stable/modules/generated/sklearn.preprocessing.StandardScaler.html (with_mean,
+        with_std; it only shifts constant features). Batches are merged by the formula of T. F. Chan, G. H. Golub and
+        R. J. LeVeque, 1979. It is BatchNorm in evaluation.
+
+    >>> import numpy as np, normzoo as nz
+    >>> norm = nz.Standardize(1)
+    >>> norm.adapt([np.array([[0], [2]], np.float32), np.array([[10]], np.float32)])
+    >>> norm(np.array([[0], [4], [8]], np.float32)).round(2).ravel()
+    array([-0.93,  0.  ,  0.93], dtype=float32)
+    """
+
+    eps: float
+
+    mean = entry("buffers", "mean")
+    m2 = entry("buffers", "m2")
+    saved_inverse: Saved | None = None
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 0.0,
+        *,
+        with_mean: bool = True,
+        with_std: bool = True,
+        correction: float = 0,
+        channel_axis: int = -1,
+    ) -> None:
+        self.num_features = check_features("Standardize", num_features)
+        super().__init__(num_features, eps=eps, weight=False, bias=False)
+        self.with_mean, self.with_std = bool(with_mean), bool(with_std)
+        self.correction = check_number(self, "correction", correction)
+        self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
+        for name, dtype in zip(ALL_NAMES, (np.int64, *3 * (np.float64,)), strict=True):
+            self.buffers[name] = np.full((num_features,) if name != "count" else (), name == "unit", dtype)
+
+    @property
+    def stats(self) -> Stats:
+        """Statistics of the batches so far."""
+        return Stats(*self._state().read())
+
+    @property
+    def count(self) -> Array:
+        """How many values of a feature were seen, int64 of shape ()."""
+        return self.buffers["count"]
+
+    @property
+    def var(self) -> Array:
+        """The variance of every feature, float64."""
+        return self.stats.var(self.correction)
+
+    def _state(self) -> RunningState:
+        return RunningState(*(self.buffers[name] for name in ALL_NAMES))
+
+    def checked_state(self, state: Any, *arguments: Any, **options: Any) -> dict[str, Array]:
+        if isinstance(state, Mapping) and "m2" in state and "unit" not in state:  # as it was once written
+            state = {**state, "unit": np.ones(self.num_features)}
+        return super().checked_state(state, *arguments, **options)
+
+    def adapt(self, batches: Array | Iterable[Array]) -> None:
+        """Take the statistics of all batches, an array or arrays, and forget those before. An array may be a memory map
+        of any size: it is read in blocks."""
+        single = isinstance(batches, np.ndarray) or on_device(batches)
+        batches = [batches] if single else check_batches(self, batches, "{}")  # type: ignore[list-item]
+        stats = self._of(batches)
+        self._replace(lambda old: stats)
+
+    def update(self, batch: Array) -> None:
+        """Add a batch to the statistics: scikit-learn's partial_fit. Threads may add batches of theirs meanwhile."""
+        stats = self._of([batch])
+        self._replace(lambda old: old.merge(stats))
+
+    def _of(self, batches: Iterable[Array]) -> Stats:
+        stats = Stats.empty((self.num_features,))
+        for given in batches:
+            batch = data_array(self, "batch", given)
+            channel = check_channels(self, batch, self.channel_axis, 1, self.num_features)
+            stats = stats.update(batch, tuple(i for i in range(batch.ndim) if i != channel))
+        return stats
+
+    def _replace(self, new: Callable[[Stats], Stats]) -> None:
+        if not all(self.buffers[name].flags.writeable for name in ALL_NAMES):
+            raise ValueError(f"{self}: expected statistics that can be written, {read_only(self)}")
+
+        def values(*old: Array) -> list[Array]:
+            found = new(Stats(*old))
+            return [found.count, found.mean, found.m2, np.broadcast_to(found.unit, found.shape)]
+
+        self._state().replace(values)
+
+    def axes(self, x: Array) -> Axes:
+        return letters(self, x, self.channel_axis, self.num_features)
+
+    def _scale(self) -> tuple[Array, Array]:
+        """(mean, root of the variance and eps) to normalize by."""
+        least, stats = max(0, self.correction if self.with_std else 0), self.stats
+        if (self.with_mean or self.with_std) and stats.count <= least:
+            raise RuntimeError(
+                f"{self}: expected more than {least} values of a feature before it is used, got {stats.count}; "
+                "write norm.adapt(batches) first"
+            )
+        mean = stats.mean
+        root = np.hypot(stats.std(self.correction), np.sqrt(self.eps)) if self.with_std else np.ones_like(mean)
+        return (mean if self.with_mean else np.zeros_like(mean)), root
+
+    def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
+        x, axes = base_array(self, "x", x), self.axes(x)
+        mean, root = self._scale()
+        with np.errstate(over="ignore"):
+            rstd = reciprocal(root)
+        return normalize_by(self, x, axes, mean, rstd, None, None, out)
+
+    transform = Norm.__call__
+
+    def inverse(self, y: Array, out: Array | None = None) -> Array:
+        """x of y; keeps what its backward pass needs in `saved_inverse`."""
+        x, self.saved_inverse = self.inverse_forward(y, out)
+        return x
+
+    def inverse_forward(self, y: Array, out: Array | None = None) -> tuple[Array, Saved]:
+        """x of y and what the backward pass needs, without keeping it: see `forward`."""
+        y, axes = base_array(self, "y", y), self.axes(y)
+        mean, std = self._scale()
+        x, _, inner = normalize(self, y, axes, std, mean, CONSTANT, 0.0, out)
+
+        def pull(dx: Array, out: Array | None) -> Grads:
+            return Grads(inner.backward(dx, out).x)
+
+        return x, Chained(self, y, pull, (inner,))
+
+    def _options(self) -> dict[str, Any]:
+        names = ("with_mean", "with_std", "correction", "channel_axis")
+        return super()._options() | {name: getattr(self, name) for name in names}
+
+
+@once
+def letters(owner: object, x: Array, channel_axis: int, features: int) -> Axes:
+    channel = check_channels(owner, x, channel_axis, 1, features)
+    return Axes(x.shape, "r" * channel + "K" + "r" * (x.ndim - channel - 1))

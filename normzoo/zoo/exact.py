@@ -1,0 +1,97 @@
+"""Norms outside the algebra: written in NumPy, with float64 inside, on every backend.
+
+A norm says of x and its parameters, all float64, what y is and how a gradient goes back; `ExactNorm` checks, converts
+and places the results. float64 inside keeps float32 results flat in the mean; `formulas.py` has the steps they share.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from normzoo.backends.contract import Array
+from normzoo.backends.subnormals import in_any_mode
+from normzoo.norm import Norm
+from normzoo.passes.arrays import base_array, check_out, read_only
+from normzoo.passes.saved import Pull, PulledBack, Saved, empty_in_layout, layout_of
+from normzoo.statistics.running_state import RunningState
+
+Update = Callable[[Mapping[str, Array]], Mapping[str, Any]]  # from the buffers to new values of some of them
+
+
+class ExactNorm(Norm):
+    """A norm that declares `check` and `compute`. One that takes arrays beside x has a `forward` of its own, which
+    calls `exactly` with them."""
+
+    eps: float
+
+    counts_empty: ClassVar[bool] = False  # a batch without values is one more in num_batches_tracked
+
+    def check(self, x: Array, **inputs: Array) -> None:
+        """Raise where the shapes do not fit; nothing has been changed yet."""
+
+    @abstractmethod
+    def compute(
+        self, x: Array, params: Mapping[str, Array], **inputs: Array
+    ) -> tuple[Array, Pull] | tuple[Array, Pull, Update | None]:
+        """y of x's shape, and the function from dy to the gradients: a dict with "x", every parameter and every input.
+        A norm with running state adds a function from all its buffers to new values of some, which are written when all
+        else has succeeded; it is called again where another thread has written meanwhile.
+
+        Args:
+            x, params, inputs: float64, C-contiguous; x is a copy of the norm's own and must not be written to.
+        """
+
+    def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
+        return self.exactly(x, out)
+
+    @in_any_mode
+    def exactly(
+        self, x: Array, out: Array | None = None, *, update_stats: bool = True, **inputs: Array
+    ) -> tuple[Array, Saved]:
+        """Check, compute in float64 and place y: see `Norm.forward`. Without `update_stats` the buffers stay as they
+        are."""
+        x = base_array(self, "x", x)
+        inputs = {name: base_array(self, name, a) for name, a in inputs.items()}
+        self.check(x, **inputs)
+        arguments = self.params | inputs
+        if out is not None:
+            check_out(self, out, x.shape, x.dtype, (x,), (*arguments.values(), *self.buffers.values()))
+        params = {name: _double(p) for name, p in self.params.items()}
+        with np.errstate(all="ignore"):
+            if x.size:
+                result = self.compute(_double(x), params, **{name: _double(a) for name, a in inputs.items()})
+            else:  # sets without values have no mean
+                zeros = {name: np.zeros(a.shape) for name, a in arguments.items()}
+                counted = self.counts_empty and self.training and "num_batches_tracked" in self.buffers
+                result = x, lambda dy: {"x": dy} | zeros, _count if counted else None
+            found, pull = result[0], result[1]
+            write = self._prepared(result[2]) if len(result) == 3 and result[2] and update_stats else None
+            y = empty_in_layout(x.shape, x.dtype, layout_of(x)) if out is None else out
+            y[...] = found
+            if write is not None:
+                write()
+        return y, PulledBack(self, x, pull, arguments)
+
+    def _prepared(self, update: Update) -> Callable[[], None]:
+        """What writes new values of buffers. That one is read-only is found before y is written."""
+        names = list(self.buffers)
+
+        def new(*old: Array) -> list[Any]:
+            found = update(dict(zip(names, old, strict=True)))
+            for name in found:
+                if not self.buffers[name].flags.writeable:
+                    raise ValueError(f"{self}: expected {name} that can be written, {read_only(self)}")
+            return [found.get(name) for name in names]
+
+        return RunningState(*self.buffers.values()).prepare(new)
+
+
+def _count(old: Mapping[str, Array]) -> Mapping[str, Any]:
+    """A batch without values is counted."""
+    return {"num_batches_tracked": old["num_batches_tracked"] + 1}
+
+
+def _double(a: Array) -> Array:
+    return np.array(a, np.float64, order="C")  # always a copy: the caller may change a before the backward pass

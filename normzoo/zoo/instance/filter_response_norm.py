@@ -1,0 +1,119 @@
+"""Filter response normalization with its activation, the thresholded linear unit."""
+
+from typing import Any
+
+import numpy as np
+
+from normzoo.backends.contract import Array, Moments
+from normzoo.norm import Norm, entry
+from normzoo.passes.arrays import base_array, check_features, check_size
+from normzoo.passes.formulas import reciprocal
+from normzoo.passes.normalize import normalize
+from normzoo.passes.saved import Chained, Grads, Saved, grads_by_name
+from normzoo.passes.view import Axes
+from normzoo.statistics.running import check_channels
+from normzoo.zoo.instance.instance_norm import axes
+
+
+class FilterResponseNorm(Norm):
+    """Filter response normalization: every channel of every sample by its root mean square, then a learned threshold.
+
+    Formula:
+        y = max(x / sqrt(mean(x^2) + eps) * weight + bias, tau), the mean over the positions of one channel of one
+        sample. With learn_eps, eps + |eps_l| in the place of eps.
+
+    Shapes:
+        x, y: (N, C), (N, C, L), (N, C, H, W), ...; with channel_axis=-1, (N, ..., C).
+        weight, bias, tau: (C,). eps_l: (1,).
+
+    Args:
+        num_features: C.
+        eps: added to the mean square, in the units of x squared.
+        learn_eps: whether there is a parameter eps_l, first 1e-4: for layers with few positions, 1 at worst.
+        tlu: whether there is the thresholded linear unit max(., tau); without it, another activation may follow.
+        channel_axis, dtype: see `BatchNorm`.
+
+    Raises:
+        ValueError: x has another number of channels, or the samples are not on axis 0. TypeError: x is not a float
+            array.
+
+    Where the threshold is not passed, tau takes the gradient.
+
+    Source:
+        S. Singh and S. Krishnan, "Filter Response Normalization Layer: Eliminating Batch Dependence in the Training of
+        Deep Neural Networks", 2019, arXiv:1911.09737. eps 1e-6 is the paper's, timm has 1e-5. tau begins at 0, as in
+        TensorFlow Addons and timm, which makes the unit a ReLU. Without tlu it is InstanceNorm by the root mean square.
+
+    >>> import numpy as np, normzoo as nz
+    >>> nz.FilterResponseNorm(1)(np.array([[[3, -4]]], np.float32)).round(2)
+    array([[[0.85, 0.  ]]], dtype=float32)
+    """
+
+    masks = True
+    moments = Moments(center=False, power=2)
+    eps: float
+
+    tau = entry("params", "tau")
+    eps_l = entry("params", "eps_l")
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-6,
+        learn_eps: bool = False,
+        *,
+        tlu: bool = True,
+        channel_axis: int = 1,
+        dtype: Any = np.float32,
+    ) -> None:
+        self.num_features = check_features("FilterResponseNorm", num_features)
+        super().__init__(num_features, shape=(num_features,), eps=eps, dtype=dtype)
+        if tlu:
+            self.params["tau"] = np.zeros(num_features, self._dtype)
+        if learn_eps:
+            self.params["eps_l"] = np.full((1,), 1e-4, self._dtype)
+        self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
+
+    def axes(self, x: Array) -> Axes:
+        return axes(self, x, self.channel_axis, self.num_features)
+
+    def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
+        x = base_array(self, "x", x)
+        params, letters = dict(self.params), self.axes(x)
+        eps, weight, bias = self.eps, params["weight"], params["bias"]
+        if "eps_l" in params:  # its gradient is made of those of a weight for each sample
+            eps = self.eps + abs(float(params["eps_l"][0]))
+            letters = Axes(x.shape, "K" + letters.letters[1:])
+            weight, bias = (np.repeat(p[None], x.shape[0], axis=0) for p in (weight, bias))
+        z, stats, inner = normalize(self, x, letters, weight, bias, self.moments, eps, out)
+        # what a set was multiplied by, squared; of a selection, the moments are by name
+        square = stats[2] ** 2 if isinstance(stats, np.ndarray) else reciprocal(stats.var + eps)
+        passed = None
+        if "tau" in params:
+            channel = check_channels(self, x, self.channel_axis, 2, self.num_features)
+            tau = params["tau"].reshape(-1, *[1] * (x.ndim - channel - 1))
+            passed = ~(z <= tau)  # NaN passes
+            if (shown := getattr(x, "shown", None)) is not None:
+                passed |= ~shown  # what does not count is no response
+            z[...] = np.where(passed, z, tau)
+
+        def pull(dy: Array, out: Array | None) -> Grads:
+            d = dy if passed is None else np.where(passed, dy, np.zeros((), dy.dtype))
+            dx, dweight, dbias = inner.backward(d, out)
+            found = {"x": dx, "weight": dweight, "bias": dbias}
+            if "eps_l" in params:
+                sign = np.sign(params["eps_l"].astype(np.float64))
+                along = (dweight * weight).astype(np.float64) * square.reshape(weight.shape)  # (N, C)
+                found |= {"weight": dweight.sum(axis=0), "bias": dbias.sum(axis=0)}
+                found["eps_l"] = (-0.5 * sign * along.sum()).astype(params["eps_l"].dtype)
+            if passed is not None:
+                held = np.ascontiguousarray(np.where(passed, 0.0, dy.astype(np.float64)))
+                others = tuple(i for i in range(held.ndim) if i != channel)
+                found["tau"] = held.sum(axis=others).astype(params["tau"].dtype)
+            return grads_by_name(found)
+
+        return z, Chained(self, x, pull, (inner,))
+
+    def _options(self) -> dict[str, Any]:
+        given = {"learn_eps": "eps_l" in self.params, "tlu": "tau" in self.params}
+        return super()._options() | given | {"channel_axis": self.channel_axis}

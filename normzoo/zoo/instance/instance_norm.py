@@ -1,0 +1,159 @@
+"""Instance normalization: every channel of every sample by its mean and variance over the positions."""
+
+from typing import Any
+
+import numpy as np
+
+from normzoo.backends.contract import Array, Moments
+from normzoo.norm import eps_for
+from normzoo.passes.arrays import DEVICES, check_features, check_size, once
+from normzoo.passes.saved import Saved
+from normzoo.passes.view import Axes
+from normzoo.statistics.running import TrackedNorm, check_channels, normalize_tracked
+from normzoo.statistics.updates import USUAL, Rules
+
+MESSAGES = (
+    "expected running_mean and running_var with use_input_stats=False; pass them",
+    "expected more than 1 position per channel, got x of shape {}; use larger samples, or write "
+    "single_value='bias', which gives y = bias there",
+)
+
+
+class InstanceNorm(TrackedNorm):
+    """Instance normalization: every channel of every sample by its mean and variance over the positions.
+
+    Formula:
+        y = (x - mean) / sqrt(var + eps) * weight + bias, with mean and (biased) var over the positions of one channel
+        of one sample. Where running statistics are tracked, training updates them with the average over the samples
+        of the instances' means and unbiased variances, and evaluation uses them.
+
+    Shapes:
+        x, y: (N, C, L), (N, C, H, W), ...; with channel_axis=-1, (N, ..., C).
+        weight, bias, running_mean, running_var: (C,).
+
+    Args:
+        num_features: C.
+        eps: added to the variance, in the units of x squared.
+        momentum: weight of the new value in the running statistics; None leaves them alone, as in PyTorch.
+        affine, track_running_stats, bias, channel_axis, dtype: see `BatchNorm`; affine and tracking are off.
+        on_nonfinite, single_value: see `BatchNorm`; a value is single where a channel of a sample has one position.
+
+    Raises:
+        ValueError: x has another number of channels, no axis of positions, or one position where its own statistics
+            are used. TypeError: x is not a float array. Nothing has changed then.
+
+    As in PyTorch, num_batches_tracked stays 0. A batch without values leaves the running statistics as they are.
+
+    Source:
+        D. Ulyanov, A. Vedaldi and V. Lempitsky, "Instance Normalization: The Missing Ingredient for Fast
+        Stylization", 2016, arXiv:1607.08022; semantics of torch.nn.InstanceNorm1d, 2d and 3d. Equals GroupNorm with
+        one channel a group.
+
+    >>> import numpy as np, normzoo as nz
+    >>> nz.InstanceNorm(1)(np.array([[[0, 2]], [[10, 30]]], np.float32)).round(2)
+    array([[[-1.,  1.]],
+    <BLANKLINE>
+           [[-1.,  1.]]], dtype=float32)
+    """
+
+    devices = DEVICES
+    masks = True
+    recalibrates = "unbiased"
+    moments = Moments(center=True, power=2)
+    counts_batches = False
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+        *,
+        bias: bool = True,
+        channel_axis: int = 1,
+        dtype: Any = np.float32,
+        on_nonfinite: str = "propagate",
+        single_value: str = "raise",
+    ) -> None:
+        check_features("InstanceNorm", num_features)
+        super().__init__(
+            num_features,
+            eps=eps,
+            momentum=momentum,
+            track_running_stats=track_running_stats,
+            weight=affine,
+            bias=affine and bias,
+            dtype=dtype,
+            on_nonfinite=on_nonfinite,
+            single_value=single_value,
+        )
+        self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
+
+    def axes(self, x: Array) -> Axes:
+        return axes(self, x, self.channel_axis, self.num_features)
+
+    def forward(self, x: Array, out: Array | None = None, *, update_stats: bool = True) -> tuple[Array, Saved]:
+        """See `Norm.forward`, and `BatchNorm.forward` for `update_stats`."""
+        params, buffers = self.params, self.buffers
+        return instance_norm(
+            self,
+            x,
+            self.axes(x),
+            buffers.get("running_mean"),
+            buffers.get("running_var"),
+            params.get("weight"),
+            params.get("bias"),
+            self.training or not self.track_running_stats,
+            self.momentum or 0.0,
+            eps_for(x) if self.eps is None else self.eps,
+            out,
+            rules=self.rules,
+            update=update_stats,
+        )
+
+
+@once
+def axes(owner: object, x: Array, channel_axis: int, features: int | None = None) -> Axes:
+    channel = check_channels(owner, x, channel_axis, 2, features)
+    if channel == 0:
+        raise ValueError(f"{owner}: expected the samples on axis 0 of x, got channel_axis={channel_axis}")
+    return Axes(x.shape, "k" + "r" * (channel - 1) + "K" + "r" * (x.ndim - channel - 1))
+
+
+def instance_norm(
+    owner: object,
+    x: Array,
+    axes: Axes,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: Array | None,
+    bias: Array | None,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    out: Array | None,
+    keep: bool = True,
+    *,
+    rules: Rules = USUAL,
+    update: bool = True,
+) -> tuple[Array, Any]:
+    """Instance normalization by x's own statistics, which update the running ones, or by the running ones."""
+    return normalize_tracked(
+        owner,
+        x,
+        axes,
+        InstanceNorm.moments,
+        running_mean,
+        running_var,
+        weight,
+        bias,
+        use_input_stats,
+        momentum,
+        eps,
+        out,
+        MESSAGES,
+        keep,
+        rules=rules,
+        update=update,
+    )

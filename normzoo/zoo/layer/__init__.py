@@ -1,0 +1,1 @@
+"""Norms of each sample, or of groups, heads or vectors of it."""

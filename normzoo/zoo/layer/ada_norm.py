@@ -1,0 +1,83 @@
+"""Adaptive normalization: layer normalization whose scale depends on the normalized value."""
+
+from typing import Any
+
+import numpy as np
+
+from normzoo.backends.contract import Array, Moments
+from normzoo.norm import Norm
+from normzoo.passes.arrays import check_number, check_out, check_shape
+from normzoo.passes.normalize import normalize
+from normzoo.passes.saved import Chained, Grads, Saved
+from normzoo.passes.view import Axes
+from normzoo.zoo.layer import layer_norm
+
+
+class AdaNorm(Norm):
+    """Adaptive normalization: layer normalization whose scale depends on the normalized value.
+
+    Formula:
+        y = [scale * (1 - k * xhat)] * xhat, with xhat = (x - mean) / sqrt(var + eps), mean and (biased) var over the
+        normalized axes. The brackets are a constant of the gradient.
+
+    Shapes:
+        x, y: (..., *normalized_shape), or of sizes normalized_shape along `axis`. There are no parameters.
+
+    Args:
+        normalized_shape: sizes of the normalized axes, an integer or a tuple.
+        k: how much larger values are scaled down; the paper's 1/10.
+        scale: the paper's C, to be tuned; 1 in the authors' code, 2 in others.
+        eps: added to the variance, in the units of x squared. The paper has none; the authors' code adds it to an
+            unbiased standard deviation.
+        axis: see `LayerNorm`.
+
+    Raises:
+        ValueError: x does not have these sizes. TypeError: x is not a float array.
+
+    Source:
+        J. Xu, X. Sun, Z. Zhang, G. Zhao and J. Lin, "Understanding and Improving Layer Normalization", 2019,
+        arXiv:1911.07013. With k of 0 and scale of 1 it is LayerNorm without parameters.
+
+    >>> import numpy as np, normzoo as nz
+    >>> nz.AdaNorm(2)(np.array([[0, 2]], np.float32)).round(2)
+    array([[-1.1,  0.9]], dtype=float32)
+    """
+
+    moments = Moments(center=True, power=2)
+
+    def __init__(
+        self,
+        normalized_shape: int | tuple[int, ...],
+        k: float = 0.1,
+        scale: float = 1.0,
+        eps: float = 1e-5,
+        *,
+        axis: int | tuple[int, ...] | None = None,
+    ) -> None:
+        self.normalized_shape = check_shape("AdaNorm", "normalized_shape", normalized_shape)
+        self.axis = layer_norm.check_axes("AdaNorm", axis)
+        super().__init__(self.normalized_shape, eps=eps, weight=False, bias=False)
+        self.k = check_number(self, "k", k)
+        self.scale = check_number(self, "scale", scale)
+
+    def axes(self, x: Array) -> Axes:
+        return layer_norm.axes(self, x, self.normalized_shape, self.axis)
+
+    def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
+        axes, eps = self.axes(x), self.eps or 0.0
+        if out is not None:
+            check_out(self, out, x.shape, x.dtype, (x,))
+        wide = x.astype(np.float32) if x.itemsize == 2 else x  # so that xhat is not rounded twice
+        xhat, stats, _ = normalize(self, wide, axes, None, None, self.moments, eps, keep=False)
+        xhat *= -self.k * self.scale
+        xhat += self.scale
+        # The brackets are a weight with a value for every value of x: its own gradient is what the paper leaves out.
+        y, _, last = normalize(
+            self, x, axes._replace(letters=axes.letters.upper()), xhat, None, self.moments, eps, out, stats=stats
+        )
+        return y, Chained(self, x, lambda dy, out: Grads(last.backward(dy, out).x), (last,))
+
+    def _options(self) -> dict[str, Any]:
+        return (
+            {"k": self.k, "scale": self.scale} | super()._options() | ({} if self.axis is None else {"axis": self.axis})
+        )

@@ -1,0 +1,89 @@
+"""Compressed root mean square normalization: of samples with mean 0 that lack their last value."""
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from normzoo.backends.contract import Array
+from normzoo.passes.arrays import check_shape
+from normzoo.passes.formulas import reciprocal, summed, unit
+from normzoo.passes.saved import Pull
+from normzoo.zoo.exact import ExactNorm
+from normzoo.zoo.layer import layer_norm
+
+
+class CRMSNorm(ExactNorm):
+    """Compressed root mean square normalization: of samples with mean 0 that lack their last value.
+
+    Formula:
+        y = x / sqrt((sum(x^2) + sum(x)^2) / (n + 1) + eps) * weight, of n values; the missing value is -sum(x).
+
+    Shapes:
+        x, y: (..., *normalized_shape).
+        weight: normalized_shape. There is no bias.
+
+    Args:
+        normalized_shape: sizes of the last axes without the missing value, an integer or a tuple.
+        eps: added to the mean square, in the units of x squared.
+        elementwise_affine: whether there is a weight.
+        dtype: see `LayerNorm`.
+
+    Raises:
+        ValueError: x does not have these sizes. TypeError: x is not a float array.
+
+    Source:
+        Z. Jiang, J. Gu, H. Zhu and D. Z. Pan, "Pre-RMSNorm and Pre-CRMSNorm Transformers: Equivalent and Efficient
+        Pre-LN Transformers", 2023, arXiv:2305.14858. The paper has no weight, which belongs to the layer behind it, and
+        takes LayerNorm's eps; GPT-NeoX has 1e-8. It is RMSNorm and LayerNorm of (x, -sum(x)) without its last value.
+
+    >>> import numpy as np, normzoo as nz
+    >>> nz.CRMSNorm(2, eps=0)(np.array([[1, 0]], np.float32)).round(2)
+    array([[1.22, 0.  ]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        normalized_shape: int | tuple[int, ...],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        *,
+        dtype: Any = np.float32,
+    ) -> None:
+        self.normalized_shape = check_shape("CRMSNorm", "normalized_shape", normalized_shape)
+        super().__init__(
+            self.normalized_shape,
+            shape=self.normalized_shape,
+            eps=eps,
+            weight=elementwise_affine,
+            bias=False,
+            dtype=dtype,
+        )
+
+    def check(self, x: Array, **inputs: Array) -> None:
+        layer_norm.axes(self, x, self.normalized_shape, None)
+
+    def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
+        n, eps = prod(self.normalized_shape), self.eps or 0.0
+        v = x.reshape(-1, n)
+        weight = params["weight"].reshape(n) if params else np.ones(n)
+        # 1 moments, with the missing value
+        one = unit(v, 1, eps**0.5)
+        v = v * one
+        last = -v.sum(axis=1, keepdims=True)
+        rstd = reciprocal(np.sqrt(((v * v).sum(axis=1, keepdims=True) + last * last) / (n + 1) + eps * one * one))
+        # 2 normalize
+        xhat = v * rstd
+
+        def pull(dy: Array) -> dict[str, Array]:
+            d = dy.reshape(v.shape)
+            g = d * weight
+            along = (g * xhat).sum(axis=1, keepdims=True) / (n + 1)
+            dx = rstd * (g - (xhat - last * rstd) * along) * one
+            return {"x": dx.reshape(x.shape), "weight": summed(d * xhat, (n,))}
+
+        return (xhat * weight).reshape(x.shape), pull
+
+    def _options(self) -> dict[str, Any]:
+        return super()._options() | {"elementwise_affine": "weight" in self.params}

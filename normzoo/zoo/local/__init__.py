@@ -1,0 +1,1 @@
+"""Norms by a window of neighbours, in space or along the channels."""

@@ -1,0 +1,233 @@
+"""Local contrast and divisive normalization: every value by the mean and spread of a window of positions around it.
+The windows overlap, so they are outside the algebra: NumPy, float64 inside, on every backend."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from normzoo.backends.contract import Array
+from normzoo.passes.arrays import check_features, check_number, check_shape, check_size
+from normzoo.passes.formulas import check_range, reciprocal, summed, unit
+from normzoo.passes.saved import Pull
+from normzoo.statistics.running import check_channels
+from normzoo.zoo.exact import ExactNorm
+from normzoo.zoo.local.local_response_norm import window_sum
+
+Smooth = Callable[[Array], Array]
+
+
+class LocalContrastNorm(ExactNorm):
+    """Local contrast normalization: the mean of a Gaussian window taken away, then divided by the window's deviation.
+
+    Formula:
+        v = x - mean_w(x), y = v / max(c, sigma), sigma = sqrt(mean_w(v^2)), c = mean of sigma over all positions of
+        the sample. mean_w is over all channels and the positions of a Gaussian window around each; at the border over
+        those that lie inside, with weights that add up to 1. 0 / 0 is 0.
+
+    Shapes:
+        x, y: (N, C, L), (N, C, H, W), ...; with channel_axis=-1, (N, ..., C).
+
+    Args:
+        kernel_size: positions in the window along every axis, odd: an integer, or a tuple of one for each axis.
+        sigma: standard deviation of the window, in positions.
+        channel_axis: see `BatchNorm`.
+
+    Raises:
+        ValueError: x has no axis of positions, or not as many as kernel_size; kernel_size is even or sigma is not
+            above 0. TypeError: x is not a float array.
+
+    Source:
+        K. Jarrett, K. Kavukcuoglu, M. Ranzato and Y. LeCun, "What is the Best Multi-Stage Architecture for Object
+        Recognition?", 2009, https://doi.org/10.1109/ICCV.2009.5459469. Its window is 9 by 9; it names neither sigma (2
+        is pylearn2's) nor borders (these are Torch7's). Torch7's SpatialContrastiveNormalization has a flat window by
+        default and divides by max(sigma, 1e-4), without c; pylearn2's by max(c, sigma, 1e-4).
+
+    >>> import numpy as np, normzoo as nz
+    >>> nz.LocalContrastNorm(3, sigma=10.0)(np.array([[[0, 1, 0]]], np.float32)).round(2)
+    array([[[-0.85,  1.15, -0.85]]], dtype=float32)
+    """
+
+    def __init__(self, kernel_size: int | tuple[int, ...] = 9, sigma: float = 2.0, *, channel_axis: int = 1) -> None:
+        super().__init__(kernel_size, weight=False, bias=False)
+        self.kernel_size = check_shape(self, "kernel_size", kernel_size)
+        if any(size % 2 == 0 for size in self.kernel_size):
+            raise ValueError(f"{self}: expected kernel_size to be odd, got {kernel_size}")
+        self.sigma = check_number(self, "sigma", sigma)
+        if not self.sigma > 0:
+            raise ValueError(f"{self}: expected sigma > 0, got {sigma}")
+        self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
+
+    def check(self, x: Array, **inputs: Array) -> None:
+        check_windows(self, x, self.channel_axis, None, "kernel_size", self.kernel_size)
+
+    def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
+        v = np.moveaxis(x, self.channel_axis, 1)
+        positions = tuple(range(2, v.ndim))
+        one = unit(v, (1, *positions))
+        v = v * one
+        taps = [np.exp(-0.5 * (np.arange(-(n // 2), n // 2 + 1) / self.sigma) ** 2) for n in self.kernel_size]
+        smooth, back = windows(v.shape[2:], taps)
+        # the rounding of a mean is no contrast
+        flat = v.min(axis=(1, *positions), keepdims=True) == v.max(axis=(1, *positions), keepdims=True)
+        v = np.where(flat, 0.0, v - smooth(v.mean(axis=1, keepdims=True)))
+        sigma = np.sqrt(smooth((v * v).mean(axis=1, keepdims=True)))  # (N, 1, ...)
+        c = sigma.mean(axis=positions, keepdims=True)
+        factor = reciprocal(np.maximum(c, sigma))
+        y = v * factor
+        channel_axis = self.channel_axis
+
+        def pull(dy: Array) -> dict[str, Array]:
+            d = np.moveaxis(dy, channel_axis, 1)
+            channels = d.shape[1]
+            dlargest = -(d * y).sum(axis=1, keepdims=True) * factor
+            above = sigma > c
+            dsigma = np.where(above, dlargest, 0.0)
+            dsigma += np.where(above, 0.0, dlargest).sum(axis=positions, keepdims=True) / np.prod(d.shape[2:])
+            dv = d * factor + v * back(dsigma * reciprocal(sigma)) / channels
+            dx = np.where(flat, 0.0, dv - back(dv.mean(axis=1, keepdims=True))) * one
+            return {"x": np.moveaxis(dx, 1, channel_axis)}
+
+        return np.moveaxis(y, 1, self.channel_axis), pull
+
+    def _options(self) -> dict[str, Any]:
+        return {"sigma": self.sigma, "channel_axis": self.channel_axis}
+
+
+class DivisiveNorm(ExactNorm):
+    """Divisive normalization: every value by the mean and spread of all channels in a window of positions around it.
+
+    Formula:
+        v = x - mean_A(x), y = v / sqrt(mean_B(v^2) + eps) * weight + bias. A and B are all channels at the positions
+        of the windows sum_window and sup_window around each, as far as they lie inside x.
+
+    Shapes:
+        x, y: (N, C, L), (N, C, H, W), ...; with channel_axis=-1, (N, ..., C). For features in a row write x[:, None].
+        weight, bias: (C,).
+
+    Args:
+        num_features: C.
+        sum_window, sup_window: positions in the windows A (summation) and B (suppression) along every axis: an
+            integer, or a tuple of one for each axis. An even window has one position more behind than before.
+        eps: added to the mean of squares, in the units of x squared: the paper's sigma squared.
+        affine, bias, channel_axis, dtype: see `BatchNorm`.
+
+    Raises:
+        ValueError: x has another number of channels, no axis of positions, or not as many as the windows; or a value of
+            float64 beyond 2^500 beside a position that is smaller by more than this factor. TypeError: x is not a float
+            array.
+
+    Source:
+        M. Ren, R. Liao, R. Urtasun, F. H. Sinz and R. S. Zemel, "Normalizing the Normalizers: Comparing and Extending
+        Network Normalization Schemes", 2017, arXiv:1611.04520, after M. Carandini and D. J. Heeger, "Normalization as
+        a canonical neural computation", 2012. eps 1 is its code's, which pads with zeros that count as values and
+        divides the sum over B by the size of A; here, as in the formula of the paper, A and B are what is there.
+        With windows that hold all positions it is LayerNorm over channels and positions.
+
+    >>> import numpy as np, normzoo as nz
+    >>> nz.DivisiveNorm(1, 3, 3)(np.array([[[0, 3, 0]]], np.float32)).round(2)
+    array([[[-0.74,  1.02, -0.74]]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        sum_window: int | tuple[int, ...],
+        sup_window: int | tuple[int, ...],
+        eps: float = 1.0,
+        affine: bool = True,
+        *,
+        bias: bool = True,
+        channel_axis: int = 1,
+        dtype: Any = np.float32,
+    ) -> None:
+        self.num_features = check_features("DivisiveNorm", num_features)
+        super().__init__(
+            num_features,
+            sum_window,
+            sup_window,
+            shape=(num_features,),
+            eps=eps,
+            weight=affine,
+            bias=affine and bias,
+            dtype=dtype,
+        )
+        self.sum_window = check_window(self, "sum_window", sum_window)
+        self.sup_window = check_window(self, "sup_window", sup_window)
+        self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
+
+    def check(self, x: Array, **inputs: Array) -> None:
+        for name in ("sum_window", "sup_window"):
+            check_windows(self, x, self.channel_axis, self.num_features, name, getattr(self, name))
+
+    def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
+        v = np.moveaxis(x, self.channel_axis, 1)
+        span = (-1, *[1] * (v.ndim - 2))  # of a parameter
+        weight = params.get("weight", np.ones(1)).reshape(span)
+        bias = params.get("bias", np.zeros(1)).reshape(span)
+        mean, mean_back = windows(v.shape[2:], [np.ones(n) for n in self.sum_window])
+        square, square_back = windows(v.shape[2:], [np.ones(n) for n in self.sup_window])
+        positions = tuple(range(1, v.ndim))
+        check_range(self, v, positions, 1)
+        one = unit(v, positions, self.eps**0.5)
+        v = v * one
+        v = v - mean(v.mean(axis=1, keepdims=True))
+        factor = reciprocal(np.sqrt(square((v * v).mean(axis=1, keepdims=True)) + self.eps * one * one))
+        xhat = v * factor
+        channel_axis, num_features = self.channel_axis, self.num_features
+
+        def pull(dy: Array) -> dict[str, Array]:
+            d = np.moveaxis(dy, channel_axis, 1)
+            g = d * weight
+            dsquare = -(g * xhat).mean(axis=1, keepdims=True) * factor * factor  # twice, what v * v takes
+            dv = g * factor + v * square_back(dsquare)
+            dx = (dv - mean_back(dv.mean(axis=1, keepdims=True))) * one
+            found = {"x": np.moveaxis(dx, 1, channel_axis)}
+            shape = (num_features, *span[1:])
+            return found | {"weight": summed(d * xhat, shape), "bias": summed(d, shape)}
+
+        return np.moveaxis(xhat * weight + bias, 1, self.channel_axis), pull
+
+    def _options(self) -> dict[str, Any]:
+        affine = {"affine": "weight" in self.params, "bias": "bias" in self.params}
+        return super()._options() | affine | {"channel_axis": self.channel_axis}
+
+
+def check_window(owner: object, name: str, window: Any) -> tuple[int, ...]:
+    """One or more sizes of a window, all above 0."""
+    return tuple(check_size(owner, name, size, least=1) for size in check_shape(owner, name, window))
+
+
+def check_windows(
+    owner: object, x: Array, channel_axis: int, features: int | None, name: str, window: tuple[int, ...]
+) -> None:
+    """x has samples, channels and positions, and a size of the window for all axes of positions, or for each."""
+    if check_channels(owner, x, channel_axis, 3, features) == 0:
+        raise ValueError(f"{owner}: expected the samples on axis 0 of x, got channel_axis={channel_axis}")
+    if len(window) not in (1, x.ndim - 2):
+        raise ValueError(f"{owner}: expected {name} of {x.ndim - 2} sizes for x of shape {x.shape}, got {window}")
+
+
+def windows(shape: tuple[int, ...], taps: list[Array]) -> tuple[Smooth, Smooth]:
+    """Weighted means around every position, and how gradients go back.
+
+    Args:
+        shape: sizes of the axes of positions, the last ones of what the two functions take.
+        taps: the window's weights along each axis, or once for all; what lies outside the array has weight 0.
+    """
+    taps = taps * len(shape) if len(taps) == 1 else taps
+    inside = [window_sum(np.ones(n), (t.size - 1) // 2, t.size // 2, t) for n, t in zip(shape, taps, strict=True)]
+
+    def along(v: Array, transposed: bool) -> Array:
+        for axis, (t, weights) in enumerate(zip(taps, inside, strict=True), start=-len(shape)):
+            before, after = (t.size - 1) // 2, t.size // 2
+            v = np.moveaxis(v, axis, -1)
+            v = (
+                window_sum(v / weights, after, before, t[::-1])
+                if transposed
+                else window_sum(v, before, after, t) / weights
+            )
+            v = np.moveaxis(v, -1, axis)
+        return v
+
+    return lambda v: along(v, False), lambda v: along(v, True)

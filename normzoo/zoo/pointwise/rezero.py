@@ -1,0 +1,73 @@
+"""ReZero: a residual connection whose branch has one learned factor, at first 0."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from normzoo.backends.contract import Array
+from normzoo.norm import entry
+from normzoo.passes.arrays import check_number
+from normzoo.passes.formulas import summed
+from normzoo.passes.saved import Pull, Saved
+from normzoo.zoo.exact import ExactNorm
+
+
+class ReZero(ExactNorm):
+    """ReZero: a residual connection whose branch has one learned factor, at first 0.
+
+    Formula:
+        y = x + alpha * branch.
+
+    Shapes:
+        x, branch, y: any, all the same.
+        alpha: (1,).
+
+    Args:
+        alpha_init: the first alpha; 0 makes every block the identity at first.
+        dtype: of alpha: float32, float64, float16 or bfloat16.
+
+    Raises:
+        ValueError: branch does not have x's shape. TypeError: x or branch is not a float array.
+
+    It takes x and the branch of x: y = norm(x, branch); `grads.branch` is the gradient of the branch, and that of x
+    leaves the branch out. It normalizes nothing, and stands where a block had its norm.
+
+    Source:
+        T. Bachlechner, B. P. Majumder, H. H. Mao, G. W. Cottrell and J. McAuley, "ReZero is All You Need: Fast
+        Convergence at Large Depth", 2020, arXiv:2003.04887.
+
+    >>> import numpy as np, normzoo as nz
+    >>> nz.ReZero(0.5)(np.array([1, 2], np.float32), np.array([2, -2], np.float32))
+    array([2., 1.], dtype=float32)
+    """
+
+    alpha = entry("params", "alpha")
+
+    def __init__(self, alpha_init: float = 0.0, *, dtype: Any = np.float32) -> None:
+        super().__init__(alpha_init, weight=False, bias=False, dtype=dtype)
+        self.alpha_init = check_number(self, "alpha_init", alpha_init)
+        self.params["alpha"] = np.full((1,), self.alpha_init, self._dtype)
+
+    def forward(self, x: Array, branch: Array, out: Array | None = None) -> tuple[Array, Saved]:  # type: ignore[override]
+        """y and what backward needs: see `Norm.forward`.
+
+        Args:
+            branch: what the block computed from x; a float array of x's shape.
+        """
+        return self.exactly(x, out, branch=branch)
+
+    def check(self, x: Array, **inputs: Array) -> None:
+        if inputs["branch"].shape != x.shape:
+            raise ValueError(f"{self}: expected branch of x's shape {x.shape}, got {inputs['branch'].shape}")
+
+    def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
+        alpha, branch = params["alpha"], inputs["branch"]
+
+        def pull(dy: Array) -> dict[str, Array]:
+            return {"x": dy, "branch": dy * alpha, "alpha": summed(dy * branch, (1,))}
+
+        return x + alpha * branch, pull
+
+    def _options(self) -> dict[str, Any]:
+        return {"dtype": self.params["alpha"].dtype.name}

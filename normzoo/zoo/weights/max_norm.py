@@ -1,0 +1,78 @@
+"""Max-norm clipping: every row of a weight array no longer than a limit."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from normzoo.backends.contract import Array
+from normzoo.passes.arrays import check_axis, check_number, check_size
+from normzoo.passes.saved import Pull
+from normzoo.zoo.exact import ExactNorm
+from normzoo.zoo.layer.lp_norm import length
+
+
+class MaxNorm(ExactNorm):
+    """Max-norm clipping: every row of a weight array no longer than a limit.
+
+    Formula:
+        y = x * maxnorm / (norm + eps) where norm > maxnorm, and x itself elsewhere, with norm = sum(|x|^p)^(1/p) over
+        all axes but `dim`.
+
+    Shapes:
+        x, y: of any rank from 1; torch.renorm asks for 2.
+
+    Args:
+        p: order of the norm, above 0; infinity takes the largest value.
+        dim: the axis of the rows: every index along it has a norm.
+        maxnorm: the longest that a row may be, in the units of x.
+        eps: added to the norm of a row that is shortened.
+
+    Raises:
+        ValueError: p, maxnorm or eps is out of range, or x has no axis `dim`. TypeError: x is not a float array.
+
+    The gradient is that of the formula, through the norm, as in PyTorch. The papers shorten weights after an update and
+    take no gradient; Keras multiplies rows below the limit by norm / (norm + eps) too.
+
+    Source:
+        N. Srivastava, G. Hinton, A. Krizhevsky, I. Sutskever and R. Salakhutdinov, "Dropout: A Simple Way to Prevent
+        Neural Networks from Overfitting", 2014, https://jmlr.org/papers/v15/srivastava14a.html; semantics of
+        torch.renorm.
+
+    >>> import numpy as np, normzoo as nz
+    >>> nz.MaxNorm(2, 0, 1)(np.array([[3, 4], [0.3, 0.4]], np.float32)).round(2)
+    array([[0.6, 0.8],
+           [0.3, 0.4]], dtype=float32)
+    """
+
+    def __init__(self, p: float, dim: int, maxnorm: float, *, eps: float = 1e-7) -> None:
+        self.p = check_number("MaxNorm", "p", p)
+        self.dim = check_size("MaxNorm", "dim", dim, least=-(2**31))
+        self.maxnorm = check_number("MaxNorm", "maxnorm", maxnorm)
+        if not self.p > 0:
+            raise ValueError(f"MaxNorm: expected p > 0, got {p}")
+        if not 0 <= self.maxnorm < np.inf:
+            raise ValueError(f"MaxNorm: expected maxnorm >= 0, got {maxnorm}")
+        shown = "float('inf')" if np.isinf(self.p) else self.p
+        super().__init__(shown, self.dim, self.maxnorm, eps=eps, weight=False, bias=False)
+
+    def check(self, x: Array, **inputs: Array) -> None:
+        check_axis(self, self.dim, x.ndim, "dim")
+
+    def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
+        if x.size == 0:
+            return x, lambda dy: {"x": dy}
+        axes = tuple(i for i in range(x.ndim) if i != self.dim % x.ndim)
+        norm, slope = length(x, self.p, axes)
+        inside = norm <= self.maxnorm  # a norm of NaN is not
+        inverse = 1 / (norm + self.eps)
+        factor = np.where(inside, 1.0, self.maxnorm * inverse)
+
+        def pull(dy: Array) -> dict[str, Array]:
+            along = inverse * (dy * x).sum(axis=axes, keepdims=True)
+            return {"x": np.where(inside, dy, factor * (dy - slope * along))}
+
+        return x * factor, pull
+
+    def _options(self) -> dict[str, Any]:
+        return {"eps": self.eps}

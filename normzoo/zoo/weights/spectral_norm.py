@@ -1,0 +1,168 @@
+"""Spectral normalization: a weight matrix by its largest singular value."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from normzoo.backends.contract import Array
+from normzoo.norm import entry
+from normzoo.passes.arrays import check_array, check_axis, check_parameter, check_shape, check_size
+from normzoo.passes.formulas import reciprocal, unit
+from normzoo.passes.saved import Pull, Saved
+from normzoo.statistics.running_state import RunningState
+from normzoo.zoo.exact import ExactNorm, Update
+
+SET_UP = 15  # iterations from random vectors, as in PyTorch
+
+
+class SpectralNorm(ExactNorm):
+    """Spectral normalization: a weight matrix by its largest singular value.
+
+    Formula:
+        y = x / sigma, with sigma = u . (W v), W the matrix of x with `dim` along its rows and all other axes along its
+        columns. In training, n_power_iterations times u = W v and v = W^T u, each by its length (or eps, if longer),
+        come first. With `exact`, u and v are the singular vectors themselves.
+        The gradient takes u and v for constants; at the singular vectors it is that of the singular value (where that
+        is not simple, one of its subgradients).
+
+    Shapes:
+        x, y: `shape`. u: (rows,). v: (columns,). x of rank 1 is divided by its length (or eps), without u and v.
+
+    Args:
+        shape: of x, an integer or a tuple.
+        n_power_iterations: 1 or more, at each call in training.
+        eps: the least length that u and v are divided by.
+        dim: the axis of the outputs; for a transposed convolution 1.
+        exact: whether sigma is found by a singular value decomposition (LAPACK's), without state.
+        seed: of the first u and v, which are random unit vectors.
+        dtype: of u and v: float32, float64, float16 or bfloat16.
+
+    Raises:
+        ValueError: x has another shape. TypeError: x is not a float array. Nothing has changed then.
+
+    PyTorch keeps u and v as _u and _v (weight_u and weight_v in its older form), and iterates 15 times when the norm is
+    set up with a weight. Here the first x is that weight: u and v that are still the random ones are iterated 15 times
+    more, in evaluation too, which does not keep them. `iterate(x)` sets them up, or brings them nearer. In PyTorch, as
+    in the paper, an x of zeros gives NaN; here it gives zeros. Keras and Flax keep u alone and iterate from it.
+
+    Source:
+        T. Miyato, T. Kataoka, M. Koyama and Y. Yoshida, "Spectral Normalization for Generative Adversarial Networks",
+        2018, arXiv:1802.05957; semantics of torch.nn.utils.parametrizations.spectral_norm.
+
+    >>> import numpy as np, normzoo as nz
+    >>> nz.SpectralNorm((2, 2), exact=True)(np.array([[4, 0], [0, 2]], np.float32))
+    array([[1. , 0. ],
+           [0. , 0.5]], dtype=float32)
+    """
+
+    u = entry("buffers", "u")
+    v = entry("buffers", "v")
+
+    def __init__(
+        self,
+        shape: int | tuple[int, ...],
+        n_power_iterations: int = 1,
+        eps: float = 1e-12,
+        dim: int = 0,
+        *,
+        exact: bool = False,
+        seed: int = 0,
+        dtype: Any = np.float32,
+    ) -> None:
+        self.shape = check_shape("SpectralNorm", "shape", shape)
+        self.n_power_iterations = check_size("SpectralNorm", "n_power_iterations", n_power_iterations, least=1)
+        self.dim = check_axis("SpectralNorm", dim, len(self.shape), "dim")
+        super().__init__(self.shape, self.n_power_iterations, eps=eps, weight=False, bias=False, dtype=dtype)
+        self.exact, self.seed = bool(exact), check_size(self, "seed", seed)
+        if len(self.shape) > 1 and not self.exact:
+            rows, columns = self._matrix(np.empty(self.shape)).shape
+            rng = np.random.default_rng(self.seed)
+            for name, size in (("u", rows), ("v", columns)):
+                self.buffers[name] = self._unit(rng.standard_normal(size), self.eps).astype(self._dtype)
+        self._random = {name: a.copy() for name, a in self.buffers.items()}
+
+    def iterate(self, x: Array, n_power_iterations: int = SET_UP) -> None:
+        """Bring u and v nearer to the singular vectors of x."""
+        check_array(self, "x", x)
+        check_parameter(self, "x", x, self.shape)
+        n_power_iterations = check_size(self, "n_power_iterations", n_power_iterations)
+        if "u" in self.buffers:
+            with np.errstate(all="ignore"):
+                wide = x.astype(np.float64)
+                one = float(unit(wide, tuple(range(x.ndim)), self.eps).ravel()[0])
+                w, least = self._matrix(wide * one), self.eps * one
+                RunningState(self.buffers["u"], self.buffers["v"]).replace(
+                    lambda *old: self._iterated(w, n_power_iterations, least, old)
+                )
+
+    def forward(self, x: Array, out: Array | None = None, *, update_stats: bool = True) -> tuple[Array, Saved]:
+        """See `Norm.forward`.
+
+        Args:
+            update_stats: False leaves u and v as they are; y is the same.
+        """
+        return self.exactly(x, out, update_stats=update_stats)
+
+    def check(self, x: Array, **inputs: Array) -> None:
+        check_parameter(self, "x", x, self.shape)
+
+    def compute(
+        self, x: Array, params: Mapping[str, Array], **inputs: Array
+    ) -> tuple[Array, Pull] | tuple[Array, Pull, Update | None]:
+        if x.size == 0:
+            return x, lambda dy: {"x": dy}
+        if x.ndim == 1:
+            return self._vector(x)
+        one = float(unit(x, tuple(range(x.ndim)), self.eps or 0.0).ravel()[0])
+        x = x * one
+        w, least = self._matrix(x), self.eps * one
+        update: Update | None = None
+        if self.exact:
+            u, v = leading(w)
+        else:
+            held = RunningState(*(self.buffers[name] for name in ("u", "v"))).read()
+            times = self.n_power_iterations if self.training else 0
+            if all(np.array_equal(a, random) for a, random in zip(held, self._random.values(), strict=True)):
+                times += SET_UP
+            u, v = self._iterated(w, times, least, held)
+            if self.training:
+                new = {"u": u, "v": v}
+                update = lambda old: new  # noqa: E731
+        inverse = reciprocal((u * np.einsum("ij,j->i", w, v)).sum())
+        y = x * inverse
+        moved = [x.shape[self.dim], *(n for i, n in enumerate(x.shape) if i != self.dim)]
+        slope = np.moveaxis(np.multiply.outer(u, v).reshape(moved), 0, self.dim)
+        return y, lambda dy: {"x": inverse * (dy - (dy * y).sum() * slope) * one}, update
+
+    def _vector(self, x: Array) -> tuple[Array, Pull]:
+        one = unit(x, 0, self.eps or 0.0)
+        x = x * one
+        length, least = np.sqrt((x * x).sum()), self.eps * float(one[0])
+        inverse = reciprocal(np.maximum(length, least))
+        y = x * inverse
+        return y, lambda dy: {"x": inverse * (dy - (0.0 if length < least else (dy * y).sum()) * y) * one}
+
+    def _matrix(self, x: Array) -> Array:
+        return np.moveaxis(x, self.dim, 0).reshape(x.shape[self.dim], -1)
+
+    def _unit(self, a: Array, least: float = 0.0) -> Array:
+        return a * reciprocal(np.maximum(np.sqrt((a * a).sum()), least))
+
+    def _iterated(self, w: Array, times: int, least: float, held: Sequence[Array]) -> tuple[Array, Array]:
+        u, v = (a.astype(np.float64) for a in held)
+        for _ in range(times):
+            u = self._unit(np.einsum("ij,j->i", w, v), least)
+            v = self._unit(np.einsum("ij,i->j", w, u), least)
+        return u, v
+
+    def _options(self) -> dict[str, Any]:
+        return super()._options() | {"dim": self.dim, "exact": self.exact, "seed": self.seed}
+
+
+def leading(w: Array) -> tuple[Array, Array]:
+    """The singular vectors of the largest singular value; NaN where w is not finite."""
+    if not np.isfinite(w).all():
+        return np.full(w.shape[0], np.nan), np.full(w.shape[1], np.nan)
+    left, _, right = np.linalg.svd(w, full_matrices=False)
+    return left[:, 0], right[0]

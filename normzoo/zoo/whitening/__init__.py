@@ -1,0 +1,1 @@
+"""Norms that decorrelate channels; their statistics are matrices."""

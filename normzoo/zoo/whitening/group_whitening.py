@@ -1,0 +1,103 @@
+"""Group whitening: the groups of channels of every sample decorrelated from each other."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from normzoo.backends.contract import Array
+from normzoo.passes.arrays import check_features, check_size
+from normzoo.passes.saved import Pull
+from normzoo.statistics.running import check_channels
+from normzoo.zoo.exact import ExactNorm
+from normzoo.zoo.layer.group_norm import check_groups
+from normzoo.zoo.whitening.whitening import affine, whitened
+
+
+class GroupWhitening(ExactNorm):
+    """Group whitening: the groups of channels of every sample decorrelated from each other.
+
+    Formula:
+        y = W (x - mean) * weight + bias, where x is, for each sample, a matrix with a row for each group of C /
+        num_groups neighbouring channels, which holds their values at all positions; mean and (biased) covariance are
+        those of the rows, and W = (covariance + eps I)^(-1/2), by T of `IterNorm`'s iterations or by eigenvectors.
+
+    Shapes:
+        x, y: (N, C), (N, C, L), (N, C, H, W), ...; with channel_axis=-1, (N, ..., C).
+        weight, bias: (C,).
+
+    Args:
+        num_features: C.
+        num_groups: how many groups; divides C. Below the number of values in a group, or the rows depend on each other.
+        T: iterations, 0 or more; None takes eigenvectors (ZCA).
+        eps: added to the variances, in the units of x squared; above 0.
+        affine, bias, channel_axis, dtype: see `BatchNorm`.
+
+    Raises:
+        ValueError: x has another number of channels or one value a group; eps is 0. TypeError: x is not a float array.
+
+    Defaults are those of the authors' code, which for iterations ignores its eps, and takes fewer groups where there
+    are fewer channels.
+
+    Source:
+        L. Huang, Y. Zhou, L. Liu, F. Zhu and L. Shao, "Group Whitening: Balancing Learning Efficiency and
+        Representational Capacity", 2021, arXiv:2009.13333. With one group it is GroupNorm with one group.
+
+    >>> import numpy as np, normzoo as nz
+    >>> y = nz.GroupWhitening(4, 2, T=None)(np.array([[[1, -1], [1, -1], [0, 0], [1, -1]]], np.float32))
+    >>> (y.reshape(2, 4) @ y.reshape(2, 4).T / 4).round(2) + 0.0
+    array([[1., 0.],
+           [0., 1.]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        num_groups: int = 32,
+        T: int | None = 5,  # the paper's name
+        eps: float = 1e-5,
+        affine: bool = True,
+        *,
+        bias: bool = True,
+        channel_axis: int = 1,
+        dtype: Any = np.float32,
+    ) -> None:
+        self.num_features = check_features("GroupWhitening", num_features)
+        self.num_groups = check_size("GroupWhitening", "num_groups", num_groups, least=1)
+        super().__init__(
+            num_features, num_groups, shape=(num_features,), eps=eps, weight=affine, bias=affine and bias, dtype=dtype
+        )
+        check_groups(self, num_groups, num_features)
+        self.T = None if T is None else check_size(self, "T", T)
+        if self.eps == 0:
+            raise ValueError(f"{self}: expected eps > 0, got 0; write eps=1e-5")
+        self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
+
+    def check(self, x: Array, **inputs: Array) -> None:
+        channel = check_channels(self, x, self.channel_axis, 2, self.num_features)
+        if channel == 0:
+            raise ValueError(f"{self}: expected the samples on axis 0 of x, got channel_axis={self.channel_axis}")
+        if x.size == len(x) * self.num_groups > 0:
+            raise ValueError(f"{self}: expected more than 1 value per group, got x of shape {x.shape}")
+
+    def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
+        axis = self.channel_axis % x.ndim
+        second = np.moveaxis(x, axis, 1)
+        v = second.reshape(len(x), self.num_groups, x.size // max(len(x) * self.num_groups, 1))
+        xhat, _, _, back = whitened(v, self.eps or 0.0, self.T)
+
+        def placed(d: Array) -> Array:
+            return np.moveaxis(d.reshape(second.shape), 1, axis)
+
+        return affine(placed(xhat), params, axis, lambda d: placed(back(np.moveaxis(d, axis, 1).reshape(v.shape))))
+
+    def _options(self) -> dict[str, Any]:
+        return (
+            {"T": self.T}
+            | super()._options()
+            | {
+                "affine": bool(self.params),
+                "bias": "bias" in self.params,
+                "channel_axis": self.channel_axis,
+            }
+        )

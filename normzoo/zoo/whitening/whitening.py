@@ -1,0 +1,222 @@
+"""Whitening: what the norms that decorrelate share. Their statistics are matrices, so they are outside the algebra:
+NumPy, float64 inside, on every backend."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from normzoo.backends.contract import Array
+from normzoo.norm import entry
+from normzoo.passes.arrays import check_momentum, check_size
+from normzoo.passes.formulas import centered, reciprocal, summed, unit
+from normzoo.passes.saved import Pull, Saved
+from normzoo.statistics.running import check_channels
+from normzoo.statistics.running_state import RunningState
+from normzoo.zoo.exact import ExactNorm, Update
+
+Back = Callable[[Array], Array]
+
+
+class BatchWhitening(ExactNorm):
+    """Groups of channels, each decorrelated over the batch and all positions: what `DecorrelatedBatchNorm` and
+    `IterNorm` share. Buffers: running_mean (C,), the running whitening matrices, and num_batches_tracked."""
+
+    counts_empty: ClassVar[bool] = True
+
+    matrix: ClassVar[str]  # the buffer of the whitening matrices, (groups, channels of a group, the same)
+    iterations: int | None = None  # see `whitened`
+
+    running_mean = entry("buffers", "running_mean")
+
+    def __init__(
+        self,
+        *arguments: Any,
+        num_features: int,
+        num_channels: int,
+        eps: float,
+        momentum: float | None,
+        affine: bool,
+        bias: bool,
+        channel_axis: int,
+        dtype: Any,
+    ) -> None:
+        super().__init__(*arguments, shape=(num_features,), eps=eps, weight=affine, bias=affine and bias, dtype=dtype)
+        if num_features % num_channels:
+            raise ValueError(f"{self}: expected groups of one size, got {num_features=}, {num_channels=} a group")
+        self.num_features, self.num_channels = num_features, num_channels
+        self.num_groups = num_features // num_channels
+        self.momentum = None if momentum is None else check_momentum(self, momentum)
+        self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
+        one = np.broadcast_to(np.eye(num_channels), (self.num_groups, num_channels, num_channels))
+        self.buffers["running_mean"] = np.zeros(num_features, self._dtype)
+        self.buffers[self.matrix] = one.astype(self._dtype, order="C")
+        self.buffers["num_batches_tracked"] = np.array(0, np.int64)
+
+    @property
+    def num_batches_tracked(self) -> Array:
+        """How many training batches were seen, int64 of shape ()."""
+        return self.buffers["num_batches_tracked"]
+
+    def reset_running_stats(self) -> None:
+        """Forget all batches: mean 0, whitening by the identity, count 0."""
+        one = np.broadcast_to(np.eye(self.num_channels), (self.num_groups, self.num_channels, self.num_channels))
+        new = [one if name == self.matrix else np.zeros(a.shape) for name, a in self.buffers.items()]
+        RunningState(*self.buffers.values()).replace(lambda *old: new)
+
+    def check(self, x: Array, **inputs: Array) -> None:
+        check_channels(self, x, self.channel_axis, 2, self.num_features)
+        if self.training and self.eps == 0:
+            raise ValueError(f"{self}: expected eps > 0 where batch statistics are used, got 0; write eps=1e-5")
+        if self.training and x.size == self.num_features > 0:
+            raise ValueError(
+                f"{self}: expected more than 1 value per channel in training, got x of shape {x.shape}; use a larger "
+                "batch or norm.eval()"
+            )
+
+    def forward(self, x: Array, out: Array | None = None, *, update_stats: bool = True) -> tuple[Array, Saved]:
+        """See `BatchNorm.forward`."""
+        return self.exactly(x, out, update_stats=update_stats)
+
+    def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull, Update | None]:
+        axis = self.channel_axis % x.ndim
+        first = np.moveaxis(x, axis, 0)
+        v = first.reshape(self.num_groups, self.num_channels, x.size // max(self.num_features, 1))
+        update: Update | None = None
+        if self.training:
+            xhat, mean, matrix, back = whitened(v, self.eps or 0.0, self.iterations)
+
+            def update(old: Mapping[str, Array]) -> dict[str, Any]:
+                batches = old["num_batches_tracked"].item() + 1
+                step = 1.0 / batches if self.momentum is None else self.momentum
+                pairs = (("running_mean", mean.reshape(-1)), (self.matrix, matrix)) if step else ()
+                joined = {name: (1 - step) * old[name].astype(np.float64) + step * new for name, new in pairs}
+                return joined | {"num_batches_tracked": batches}
+
+        else:
+            held = RunningState(self.buffers["running_mean"], self.buffers[self.matrix]).read()
+            mean, matrix = (a.astype(np.float64) for a in held)
+            xhat = product(matrix, v - mean.reshape(*v.shape[:2], 1))
+
+            def back(d: Array) -> Array:
+                return product(matrix.swapaxes(1, 2), d)
+
+        def placed(d: Array) -> Array:
+            return np.moveaxis(d.reshape(first.shape), 0, axis)
+
+        y, pull = affine(placed(xhat), params, axis, lambda d: placed(back(np.moveaxis(d, axis, 0).reshape(v.shape))))
+        return y, pull, update
+
+    def _options(self) -> dict[str, Any]:
+        return super()._options() | {
+            "momentum": self.momentum,
+            "affine": bool(self.params),
+            "bias": "bias" in self.params,
+            "channel_axis": self.channel_axis,
+        }
+
+
+def affine(xhat: Array, params: Mapping[str, Array], axis: int, back: Back) -> tuple[Array, Pull]:
+    """xhat * weight + bias by channels on `axis`, of what `params` has, and the function from dy to the gradients."""
+    shape = tuple(-1 if i == axis else 1 for i in range(xhat.ndim))
+    along = tuple(1 if i != axis else size for i, size in enumerate(xhat.shape))
+    y = xhat * params["weight"].reshape(shape) if "weight" in params else xhat
+    y = y + params["bias"].reshape(shape) if "bias" in params else y
+
+    def pull(dy: Array) -> dict[str, Array]:
+        found = {}
+        if "bias" in params:
+            found["bias"] = summed(dy, along)
+        if "weight" in params:
+            found["weight"] = summed(dy * xhat, along)
+            dy = dy * params["weight"].reshape(shape)
+        return found | {"x": back(dy)}
+
+    return y, pull
+
+
+def product(a: Array, b: Array) -> Array:
+    """Matrix products along the last two axes; the bits do not depend on the number of threads, as those of BLAS do."""
+    return np.einsum("...ij,...jk->...ik", a, b)
+
+
+def transposed_product(a: Array, b: Array) -> Array:
+    """a b^T along the last two axes."""
+    return np.einsum("...ij,...kj->...ik", a, b)
+
+
+def whitened(
+    v: Array,  # (sets, d, m): m samples of d variables, set by set
+    eps: float,
+    iterations: int | None,  # Newton's, or None for eigenvectors
+) -> tuple[Array, Array, Array, Back]:
+    """(xhat, mean, matrix, back): xhat = matrix (v - mean), with matrix = (covariance + eps I)^(-1/2), and the function
+    from the gradient of xhat to that of v."""
+    if v.size == 0:
+        return v, np.zeros(v.shape[:2]), np.broadcast_to(np.eye(v.shape[1]), (len(v), v.shape[1], v.shape[1])), np.copy
+    one = unit(v, (1, 2), eps**0.5)
+    mean, deviation = centered(v * one, -1)
+    m, added = v.shape[2], eps * one * one
+    covariance = transposed_product(deviation, deviation) / m
+    matrix, back_matrix = (
+        by_eigenvectors(covariance, added) if iterations is None else by_newton(covariance, added, iterations)
+    )
+
+    def back(g: Array) -> Array:
+        d_covariance = back_matrix(transposed_product(g, deviation))
+        both = (d_covariance + d_covariance.swapaxes(1, 2)) / m
+        d = product(matrix.swapaxes(1, 2), g) + product(both, deviation)
+        return (d - d.mean(axis=2, keepdims=True)) * one
+
+    return product(matrix, deviation), (mean / one)[..., 0], matrix * one, back
+
+
+def by_eigenvectors(covariance: Array, eps: Array) -> tuple[Array, Back]:
+    """(covariance + eps I)^(-1/2) by eigenvectors, and the function from its gradient to that of the covariance.
+
+    With r the roots of the eigenvalues, the derivative divides by r_i r_j (r_i + r_j), where that of eigenvectors
+    divides by differences of eigenvalues: equal ones do no harm."""
+    finite = np.isfinite(covariance.sum(axis=2)).all(axis=1, keepdims=True)
+    values, vectors = np.linalg.eigh(np.where(finite[..., None], covariance, np.eye(covariance.shape[1])))
+    root = np.where(finite, np.sqrt(np.maximum(values, 0.0) + eps[:, 0]), np.nan)
+    i, j = root[:, :, None], root[:, None, :]
+
+    def back(g: Array) -> Array:
+        along = product(product(vectors.swapaxes(1, 2), g), vectors)
+        inner = np.divide(along, -(i * j * (i + j)), out=np.zeros_like(along), where=i * j != 0)
+        return product(product(vectors, inner), vectors.swapaxes(1, 2))
+
+    # a root of 0 is that of a direction without values, beside values so far from 1 that eps is nothing
+    scaled = np.divide(vectors, j, out=np.zeros_like(vectors), where=np.broadcast_to(j != 0, vectors.shape))
+    return transposed_product(scaled, vectors), back
+
+
+def by_newton(covariance: Array, eps: Array, iterations: int) -> tuple[Array, Back]:
+    """The same by Newton's iterations p = (3 p - p^3 s) / 2 from the identity, with s the matrix by its trace.
+
+    They are run as p = f p, q = q f with f = (3 - p q) / 2 and q = p s. In exact arithmetic that is the same, but p
+    alone loses all digits after it has converged: its rounding errors do not commute with s, and grow."""
+    one = np.eye(covariance.shape[1])
+    sigma = covariance + eps * one
+    inverse = reciprocal(np.trace(sigma, axis1=1, axis2=2)[:, None, None])
+    scaled = sigma * inverse
+    p, q = np.broadcast_to(one, sigma.shape), scaled
+    steps = []
+    for _ in range(iterations):
+        f = 1.5 * one - 0.5 * product(p, q)
+        steps.append((p, q, f))
+        p, q = product(f, p), product(q, f)
+    root = np.sqrt(inverse)
+
+    def back(g: Array) -> Array:
+        dp, dq = g * root, np.zeros_like(sigma)
+        for p_old, q_old, f in reversed(steps):
+            df = transposed_product(dp, p_old) + product(q_old.swapaxes(1, 2), dq)
+            dp = product(f.swapaxes(1, 2), dp) - 0.5 * transposed_product(df, q_old)
+            dq = transposed_product(dq, f) - 0.5 * product(p_old.swapaxes(1, 2), df)
+        # root = trace^(-1/2), scaled = sigma / trace
+        by_root = (g * p).sum(axis=(1, 2), keepdims=True) * root * inverse / 2
+        by_trace = (dq * scaled).sum(axis=(1, 2), keepdims=True) * inverse
+        return dq * inverse - (by_root + by_trace) * one
+
+    return p * root, back
