@@ -91,7 +91,7 @@ def test_a_later_process_loads_what_was_compiled(tmp_path):
     """In miniature: one shape."""
     cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
     ahead_of = (
-        "import normzoo as nz\nfrom normzoo import ahead\nahead.SIZES = ((1, 4, 64),)\n"
+        "import normzoo as nz\nfrom normzoo import ahead\nahead.SIZES = ((1, 4, 128),)\n"
         "print(nz.compile_cache(['rms_norm'], channel_axes=[-1], backward=False, progress=False))"
     )
     first = run(ahead_of, tmp_path, **cache)
