@@ -112,7 +112,7 @@ def _of_few(kind: str, make: Any, flags: tuple, dtype: types.Float) -> Any:
     """The kernel of few values, wherever these lie: of float32 alone."""
     if dtype != types.float32:
         return None
-    return by_address(make(*flags, True, False), _ARRAYS[kind])
+    return by_address(make(*flags, True, False, False), _ARRAYS[kind])
 
 
 @lru_cache(maxsize=256)

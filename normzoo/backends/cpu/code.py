@@ -44,7 +44,8 @@ FEW = 64  # values of a set that `few.py` takes going forward, in runs that are 
 FEW_GIVEN = 32  # and where it is given statistics,
 FEW_BACK = 56  # and going back,
 FEW_EACH = 32  # and going back where each value has its own parameters;
-PAIR = 2  # and of columns, which lanes run over anyway
+PAIR = 2  # and of columns, which lanes run over anyway,
+TABLE = 256  # or more, as `FEW` says, where a sample has no more values than this
 
 FLAT = {
     "float32": Flat(types.float32),
@@ -117,7 +118,7 @@ def forward_code(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.d
     by_column = is_columns(dims)
     arrays, scalars = (store, dtype, dtype, store, DOUBLE), (types.float64, types.float64, types.boolean)
     if dtype == np.float32 and is_few(dims, FEW):
-        flags = moments.center, moments.power, is_apart(dims)
+        flags = moments.center, moments.power, *few_flags(dims, parameter_dims)
         return Code(dims, False, few.forward, False, flags, arrays, 3, scalars)
     makers = rows.forward, rows_split.forward, columns.forward, columns_split.forward
     least = min(FEW_SETS, PER_THREAD * numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
@@ -142,7 +143,7 @@ def backward_code(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.
     by_column = is_columns(dims, True)
     arrays, scalars = (store, store, dtype, DOUBLE, store, dtype, dtype), (types.float64, types.float64)
     if dtype == np.float32 and is_few(dims, few_back(dims, parameter_dims)) and not (by_column and moments == CONSTANT):
-        flags = moments.center, moments.power, has_each(dims, parameter_dims), is_apart(dims)
+        flags = moments.center, moments.power, has_each(dims, parameter_dims), *few_flags(dims, parameter_dims)
         return Code(dims, False, few.backward, False, flags, arrays, 4, scalars)
     makers = rows_gradients.backward, rows_split.backward, columns_gradients.backward, columns_split.backward
     spans = spans_of(dims, by_column, parameter_dims, True)
@@ -179,7 +180,9 @@ def _is_written_in_order(dims: Dims, by_column: bool, whole: bool, spans: int) -
 def is_few(dims: Dims, most: int) -> bool:
     """Do the kernels of few values, of `most` in a set, take this view? They compute float32."""
     _, m, c, n = dims
-    return m * n <= (PAIR if n == 1 and m > 1 and c > 1 else most)
+    if n == 1 and m > 1 and c > 1:
+        return m <= PAIR or (m <= FEW and m * c <= TABLE)
+    return m * n <= most
 
 
 def few_back(dims: Dims, parameter_dims: Dims) -> int:
@@ -192,9 +195,12 @@ def has_each(dims: Dims, parameter_dims: Dims) -> bool:
     return parameter_dims[1] * parameter_dims[3] == dims[1] * dims[3]
 
 
-def is_apart(dims: Dims) -> bool:
-    """Do the values of a set lie beside each other, not those of a row of sets?"""
-    return plain(few.step_of)(dims) != 1
+def few_flags(dims: Dims, parameter_dims: Dims) -> tuple[bool, bool]:
+    """Do the values of what lanes run over lie beside each other? And are that samples of few columns? Where lanes run
+    changes no bit of a set."""
+    b, m, c, n = dims
+    over = 1 < c < LANES and m > 1 and c < b and m * c * n <= TABLE and parameter_dims[0] == 1
+    return over or plain(few.step_of)(dims) != 1, over
 
 
 def is_columns(dims: Dims, gradients: bool = False) -> bool:

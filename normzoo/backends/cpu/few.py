@@ -26,7 +26,7 @@ from normzoo.backends.cpu.arithmetic import (
 )
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.lanes import LANES
-from normzoo.backends.cpu.moments import affine_by, affine_of, put_lanes, rstd_of, standardize
+from normzoo.backends.cpu.moments import MEAN, RSTD, SPREAD, affine_by, affine_of, put_lanes, rstd_of, standardize
 from normzoo.backends.cpu.sharing import share
 from normzoo.backends.cpu.workspaces import clear, workspace
 
@@ -137,9 +137,47 @@ def tasks_of(values, size):
 
 
 @helper
-def plane_at(parameter_dims, i, j):
-    """The plane of value j of run i."""
-    return (i if parameter_dims[1] > 1 else 0) * parameter_dims[3] + (j if parameter_dims[3] > 1 else 0)
+def samples_of(dims, over):
+    """The view whose sets lanes run over: with `over` its sets are whole samples, each of c sets of the norm."""
+    b, m, c, n = dims
+    return (b, 1, 1, m * c * n) if over else dims
+
+
+@helper
+def parameters_of(parameter_dims, over):
+    """Likewise; samples have the same."""
+    _, pm, pc, pn = parameter_dims
+    return (1, 1, 1, pm * pc * pn) if over else parameter_dims
+
+
+@helper
+def plane_at(parameter_dims, i, column, j, over):
+    """The plane of value j of run i, in this column of a sample."""
+    _, pm, pc, pn = parameter_dims
+    plane = i if pm > 1 else 0
+    if over:
+        plane = plane * pc + (column if pc > 1 else 0)
+    return plane * pn + (j if pn > 1 else 0)
+
+
+@helper
+def put_stats(stats, plane, dims, s, column, v, count, over, kept):
+    """One of the statistics of the sets in lanes."""
+    b, _, c, _ = dims
+    if over:
+        store(kept, 0, v)
+        write_across(stats, (plane * b + s) * c + column, c, 1, count, kept, 0)
+    else:
+        put_lanes(stats, plane * b * c + s, v, count)
+
+
+@helper
+def read_stats(stats, plane, dims, s, column, count, over, kept):
+    b, _, c, _ = dims
+    if not over:
+        return load_n(stats, plane * b * c + s, count)
+    read_across(stats, (plane * b + s) * c + column, c, 1, count, kept, 0)
+    return load(kept, 0)
 
 
 @helper
@@ -193,42 +231,47 @@ def give(dims, a, start, count, apart, room):
 
 
 @cache
-def forward(center, power, apart, _streams):
-    """Statistics and y."""
+def forward(center, power, apart, over, _streams):
+    """Statistics and y; with `over`, lanes run over samples of few columns, not over these."""
 
     @helper
     def some_blocks(t, dims, parameter_dims, x, y, stats, divisor, eps, clamp, tables, tasks):
-        b, m, c, n = dims
-        sets = b * c
-        here, end = blocks_of(dims, t, tasks)
-        room, period = room_of(dims, parameter_dims), period_of(dims, parameter_dims)
-        bias_at = planes_of(parameter_dims) * room
-        values = workspace(m * n * LANES, stats)
+        _, m, c, n = dims
+        view, parameters = samples_of(dims, over), parameters_of(parameter_dims, over)
+        columns = c if over else 1
+        here, end = blocks_of(view, t, tasks)
+        room, period = room_of(view, parameters), period_of(view, parameters)
+        bias_at = planes_of(parameters) * room
+        values, kept = workspace(m * columns * n * LANES, stats), workspace(LANES, stats)
         zero = splat(0.0)
         for block in range(here, end):
-            s, count, start = block_at(dims, block)
-            # 1 moments
-            mean, spread_sum = zero, zero
-            take(dims, x, start, count, apart, values, 0)
-            for i in range(m * n if center else 0):
-                mean += load(values, i * LANES)
-            mean = mean / splat(float(m * n)) if center else zero
-            for i in range(m * n if power != 0 else 0):
-                d = load(values, i * LANES) - mean
-                spread_sum = fma(d, d, spread_sum) if power == 2 else spread_sum + magnitude(d)
-            found = spread_sum / splat(divisor)
-            rstd = rstd_of(found, splat(eps), splat(1.0), power, clamp)
-            put_lanes(stats, s, mean, count)
-            put_lanes(stats, sets + s, found, count)
-            put_lanes(stats, 2 * sets + s, rstd, count)
-            # 2 normalize
+            s, count, start = block_at(view, block)
             first = first_in(period, s)
-            for i in range(m):
-                for j in range(n):
-                    p = plane_at(parameter_dims, i, j) * room + first
-                    xhat = (load(values, (i * n + j) * LANES) - mean) * rstd
-                    store(values, (i * n + j) * LANES, fma(xhat, load(tables, p), load(tables, bias_at + p)))
-            give(dims, y, start, count, apart, values)
+            take(view, x, start, count, apart, values, 0)
+            for column in range(columns):
+                # 1 moments
+                mean, spread_sum = zero, zero
+                for i in range(m if center else 0):
+                    for j in range(n):
+                        mean += load(values, ((i * columns + column) * n + j) * LANES)
+                mean = mean / splat(float(m * n)) if center else zero
+                for i in range(m if power != 0 else 0):
+                    for j in range(n):
+                        d = load(values, ((i * columns + column) * n + j) * LANES) - mean
+                        spread_sum = fma(d, d, spread_sum) if power == 2 else spread_sum + magnitude(d)
+                found = spread_sum / splat(divisor)
+                rstd = rstd_of(found, splat(eps), splat(1.0), power, clamp)
+                put_stats(stats, MEAN, dims, s, column, mean, count, over, kept)
+                put_stats(stats, SPREAD, dims, s, column, found, count, over, kept)
+                put_stats(stats, RSTD, dims, s, column, rstd, count, over, kept)
+                # 2 normalize
+                for i in range(m):
+                    for j in range(n):
+                        h = ((i * columns + column) * n + j) * LANES
+                        p = plane_at(parameter_dims, i, column, j, over) * room + first
+                        xhat = (load(values, h) - mean) * rstd
+                        store(values, h, fma(xhat, load(tables, p), load(tables, bias_at + p)))
+            give(view, y, start, count, apart, values)
 
     @kernel
     def few_forward(
@@ -245,10 +288,11 @@ def forward(center, power, apart, _streams):
         clamp,  # bool
     ):
         b, m, c, n = dims
-        size = planes_of(parameter_dims) * room_of(dims, parameter_dims)
+        view, parameters = samples_of(dims, over), parameters_of(parameter_dims, over)
+        size = planes_of(parameters) * room_of(view, parameters)
         tables = workspace(2 * size, stats)
-        spread(dims, parameter_dims, weight, tables, 0)
-        spread(dims, parameter_dims, bias, tables, size)
+        spread(view, parameters, weight, tables, 0)
+        spread(view, parameters, bias, tables, size)
         tasks = larger(1, b * m * c * n // TASK)
         given = dims, parameter_dims, x, y, stats, divisor, eps, clamp, tables, tasks
         share(pool, tasks, some_blocks, given)
@@ -279,7 +323,7 @@ def apply(spans, _streams):
             take(dims, x, start, count, True, values, 0)
             for i in range(m):
                 for j in range(n):
-                    h, p = (i * n + j) * LANES, plane_at(parameter_dims, i, j) * room + first
+                    h, p = (i * n + j) * LANES, plane_at(parameter_dims, i, 0, j, False) * room + first
                     v = standardize(load(values, h), *affine)
                     if spans:
                         v = fma(v, narrow(load(tables, p), x), narrow(load(tables, bias_at + p), x))
@@ -309,73 +353,78 @@ def apply(spans, _streams):
 
 
 @cache
-def backward(center, power, each, apart, _streams):
-    """dx and the parameters' gradients; with `each`, every value of a set is known to have its own parameters."""
+def backward(center, power, each, apart, over, _streams):
+    """dx and the parameters' gradients; with `each`, every value of a set is known to have its own parameters;
+    `over` as going forward."""
 
     constant = power == 0 and not center
 
     @helper
     def some_blocks(t, dims, parameter_dims, dy, x, stats, dx, divisor, limit, table, part, tasks):
-        b, m, c, n = dims
+        _, m, c, n = dims
         _, pm, _, pn = parameter_dims
-        sets = b * c
-        here, end = blocks_of(dims, t, tasks)
-        room, period = room_of(dims, parameter_dims), period_of(dims, parameter_dims)
-        planes = planes_of(parameter_dims)
-        size = planes * room
-        found = workspace(2 * size, stats)
+        view, parameters = samples_of(dims, over), parameters_of(parameter_dims, over)
+        columns = c if over else 1
+        here, end = blocks_of(view, t, tasks)
+        room, period, planes = room_of(view, parameters), period_of(view, parameters), planes_of(parameters)
+        size, k = planes * room, m * columns * n * LANES
+        found, values, kept = workspace(2 * size, stats), workspace(2 * k, stats), workspace(LANES, stats)
         clear(found, 0, 2 * size)
-        k = m * n * LANES
-        values = workspace(2 * k, stats)
         zero = splat(0.0)
         for block in range(here, end):
-            s, count, start = block_at(dims, block)
-            mean, rstd = load_n(stats, s, count), load_n(stats, 2 * sets + s, count)
+            s, count, start = block_at(view, block)
             first = first_in(period, s)
-            affine = affine_of(mean, rstd, x)
-            take(dims, dy, start, count, apart, values, 0)
-            take(dims, x, start, count, apart, values, k)
-            # 1 moments
-            g_sum, gx_sum, signs, dweight, dbias = zero, zero, zero, zero, zero
-            for i in range(m):
-                for j in range(n):
-                    h = (i * n + j) * LANES
-                    d, xhat = load(values, h), (load(values, k + h) - mean) * rstd
-                    p = plane_at(parameter_dims, i, j) * room + first
-                    if constant:  # as rows and columns have it: the bits must not depend on how many items there are
-                        w32 = narrow(load(table, p), x) * affine[0]
-                        store(values, h, wide(fma(narrow(d, x), w32, zeros(x)) * affine[3]))
-                    else:
-                        store(values, k + h, xhat)
-                    if power == 1:
-                        signs += sign(xhat)
-                    dweight, dbias = (d * xhat, d) if each else (fma(d, xhat, dweight), dbias + d)
-                    if each or pn > 1 or (j + 1 == n and (pm > 1 or i + 1 == m)):  # the last value of its parameter
-                        w = load(table, p)
-                        g_sum, gx_sum = fma(dbias, w, g_sum), fma(dweight, w, gx_sum)
-                        if count < LANES:
-                            dweight, dbias = keep(dweight, count), keep(dbias, count)
-                        store(found, p, load(found, p) + dweight)
-                        store(found, size + p, load(found, size + p) + dbias)
-                        dweight, dbias = zero, zero
-            # 2 normalize
-            g_mean = g_sum / splat(float(m * n)) if center else zero
-            sign_mean = signs / splat(float(m * n)) if center else zero
-            gx_mean = gx_sum / splat(divisor)
-            if limit < np.inf:
-                gx_mean = below(rstd, splat(limit), gx_mean)
-            for i in range(0 if constant else m):
-                for j in range(n):
-                    h = (i * n + j) * LANES
-                    v = load(values, h) * load(table, plane_at(parameter_dims, i, j) * room + first) - g_mean
-                    if power != 0:
-                        xhat = load(values, k + h)
-                        v -= (sign(xhat) - sign_mean if power == 1 else xhat) * gx_mean
-                    store(values, h, v * rstd)
-            give(dims, dx, start, count, apart, values)
+            take(view, dy, start, count, apart, values, 0)
+            take(view, x, start, count, apart, values, k)
+            for column in range(columns):
+                mean = read_stats(stats, MEAN, dims, s, column, count, over, kept)
+                rstd = read_stats(stats, RSTD, dims, s, column, count, over, kept)
+                affine = affine_of(mean, rstd, x)
+                # 1 moments
+                g_sum, gx_sum, signs, dweight, dbias = zero, zero, zero, zero, zero
+                for i in range(m):
+                    for j in range(n):
+                        h = ((i * columns + column) * n + j) * LANES
+                        d, xhat = load(values, h), (load(values, k + h) - mean) * rstd
+                        p = plane_at(parameter_dims, i, column, j, over) * room + first
+                        if (
+                            constant
+                        ):  # as rows and columns have it: whichever works, the bits are one
+                            w32 = narrow(load(table, p), x) * affine[0]
+                            store(values, h, wide(fma(narrow(d, x), w32, zeros(x)) * affine[3]))
+                        else:
+                            store(values, k + h, xhat)
+                        if power == 1:
+                            signs += sign(xhat)
+                        dweight, dbias = (d * xhat, d) if each else (fma(d, xhat, dweight), dbias + d)
+                        # the last value of its parameter
+                        if each or pn > 1 or (j + 1 == n and (pm > 1 or i + 1 == m)):
+                            w = load(table, p)
+                            g_sum, gx_sum = fma(dbias, w, g_sum), fma(dweight, w, gx_sum)
+                            if count < LANES:
+                                dweight, dbias = keep(dweight, count), keep(dbias, count)
+                            store(found, p, load(found, p) + dweight)
+                            store(found, size + p, load(found, size + p) + dbias)
+                            dweight, dbias = zero, zero
+                # 2 normalize
+                g_mean = g_sum / splat(float(m * n)) if center else zero
+                sign_mean = signs / splat(float(m * n)) if center else zero
+                gx_mean = gx_sum / splat(divisor)
+                if limit < np.inf:
+                    gx_mean = below(rstd, splat(limit), gx_mean)
+                for i in range(0 if constant else m):
+                    for j in range(n):
+                        h = ((i * columns + column) * n + j) * LANES
+                        p = plane_at(parameter_dims, i, column, j, over) * room + first
+                        v = load(values, h) * load(table, p) - g_mean
+                        if power != 0:
+                            xhat = load(values, k + h)
+                            v -= (sign(xhat) - sign_mean if power == 1 else xhat) * gx_mean
+                        store(values, h, v * rstd)
+            give(view, dx, start, count, apart, values)
         own = 2 * t * planes * period
-        gather(dims, parameter_dims, found, 0, part, own)
-        gather(dims, parameter_dims, found, size, part, own + planes * period)
+        gather(view, parameters, found, 0, part, own)
+        gather(view, parameters, found, size, part, own + planes * period)
 
     @kernel
     def few_backward(
@@ -393,15 +442,16 @@ def backward(center, power, each, apart, _streams):
         limit,  # float: rstd of a clamped set, or inf
     ):
         b, m, c, n = dims
-        planes = planes_of(parameter_dims)
-        size = planes * room_of(dims, parameter_dims)
+        view, parameters = samples_of(dims, over), parameters_of(parameter_dims, over)
+        planes = planes_of(parameters)
+        size = planes * room_of(view, parameters)
         table = workspace(size, stats)
-        spread(dims, parameter_dims, weight, table, 0)
+        spread(view, parameters, weight, table, 0)
         tasks = tasks_of(b * m * c * n, size)
-        own = planes * period_of(dims, parameter_dims)
+        own = planes * period_of(view, parameters)
         part = workspace(tasks * 2 * own, stats)
         share(pool, tasks, some_blocks, (dims, parameter_dims, dy, x, stats, dx, divisor, limit, table, part, tasks))
-        fold(dims, parameter_dims, part, 0, tasks, 2 * own, dweight)
-        fold(dims, parameter_dims, part, own, tasks, 2 * own, dbias)
+        fold(view, parameters, part, 0, tasks, 2 * own, dweight)
+        fold(view, parameters, part, own, tasks, 2 * own, dbias)
 
     return few_backward
