@@ -409,6 +409,8 @@ FEW = [
     (lambda **o: nz.LayerNorm(61, **o), (70, 61)),
     (lambda **o: nz.InstanceNorm(6, affine=True, **o), (500, 6, 2, 2)),
     (lambda **o: nz.InstanceNorm(6, affine=True, **o), (30, 6, 7, 7)),
+    (lambda **o: nz.InstanceNorm(3, affine=True, **o), (37, 3, 8, 8)),
+    (lambda **o: nz.GroupNorm(2, 6, **o), (35, 6, 3, 3)),
     (lambda **o: nz.GroupNorm(3, 12, **o), (70, 12)),
     (lambda **o: nz.GroupNorm(3, 12, **o), (7, 12, 3)),
     (lambda **o: nz.GroupNorm(40, 40, **o), (900, 40)),
