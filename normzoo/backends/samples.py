@@ -24,13 +24,19 @@ def sample(a: Any) -> bytes | None:
     return (a.take(places) if a.flags.c_contiguous else a[np.unravel_index(places, a.shape)]).tobytes()
 
 
+_BITS = {2: np.int16, 4: np.int32, 8: np.int64}
 WIDTH = 8 * SAMPLES  # bytes that the values of an array take among those of two
 
 
 def samples_of(x: Array, weight: Array | None) -> bytes:
     """The bits of some values of x and, if there is one, of weight, each as an integer of 8 bytes."""
-    found = [(a, sample(a)) for a in (x, weight) if a is not None]
-    return b"".join(np.frombuffer(bits, f"i{a.itemsize}").astype(np.int64).tobytes() for a, bits in found if bits)
+    bits = b""
+    for a in (x, weight):
+        if type(a) is np.ndarray and a.size:
+            places = places_in(a.size)
+            found = a.take(places) if a.flags.c_contiguous else a[np.unravel_index(places, a.shape)]
+            bits += found.view(_BITS[found.itemsize]).astype(np.int64).tobytes()
+    return bits
 
 
 def changed(owner: object, name: str) -> RuntimeError:

@@ -1,6 +1,5 @@
 """One pass: `normalize` finds the plan and runs it, from x to y; the `Saved` it leaves goes back to dx."""
 
-from collections.abc import Callable
 from math import inf, prod
 from typing import Any, NamedTuple
 from weakref import WeakSet
@@ -22,7 +21,7 @@ from normzoo.passes.arrays import (
     check_spread,
     on_device,
 )
-from normzoo.passes.plan import CONTIGUOUS, BackwardPlan, ForwardPlan
+from normzoo.passes.plan import CONTIGUOUS, SOME, BackwardPlan, ForwardPlan
 from normzoo.passes.saved import Grads, Saved, SelectedSaved, native
 from normzoo.passes.view import Axes, inverse
 from normzoo.selection.selected import Selected, normalize_selected
@@ -82,7 +81,7 @@ class ViewSaved(Saved):
         bias: Array | None,
         eps: float,
         stats: Array,
-        seen: tuple[Callable[[Array, Array | None], bytes], bytes] | None = None,
+        seen: bytes | None = None,
     ) -> None:
         try:  # a layer's label, which does not hold the layer; one by one: it is a tenth of a small call
             self._owner = owner.label  # type: ignore[attr-defined]
@@ -187,12 +186,10 @@ class ViewSaved(Saved):
         return None if dx is None else self._grads(plan, dx, dweight, dbias)
 
     def _changed(self) -> str | None:
-        samples: Any = None
-        if self._seen is not None:
-            samples, before = self._seen
-        elif self._kept.ndim == 1:  # of a shortcut
-            samples, before = self._plan.samples, self._kept[-2 * SAMPLES :].tobytes()
-        if samples is None:
+        before, samples = self._seen, self._plan.samples
+        if before is None and self._kept.ndim == 1:  # of a shortcut
+            before = self._kept[-2 * SAMPLES :].tobytes()
+        if before is None or samples is None:
             return None
         now = samples(self._v, self._weight)
         return None if now == before[: len(now)] else "x" if now[:WIDTH] != before[:WIDTH] else "weight"
@@ -208,6 +205,8 @@ class ViewSaved(Saved):
             plan = _backward_plans.keep(key, BackwardPlan(*key))
         if out is None:
             plan.shorten()
+            if plan.uses == SOME:
+                self._plan.watch()
         self._plan.recent_back = plan
         v = self._v if plan.x_as_is else self._v.astype(plan.store)
         w = plan.ones if weight is None else weight if plan.weight_as_is else plan.parameter(weight)
@@ -380,7 +379,7 @@ def normalize(
     seen = None
     samples = plan.samples
     if samples is not None and type(v) is ndarray:
-        seen = samples, samples(v, weight)
+        seen = samples(v, weight)
     saved = ViewSaved(owner, plan, x, v, weight, bias, eps, stats, seen)
     if out is not None:
         saved.overwrite(out)

@@ -196,11 +196,15 @@ class ForwardPlan(Plan):
     def shorten(self) -> None:
         """Count a pass and, when it pays, find the shortcut for the next ones."""
         self.uses += 1
-        if self.uses == SOME and self.samples and (self.weight is None or self.weight_as_is):
-            found = optional(self.name, "sampler", self.view.dims, self.store, self.weight)
-            self.samples = found or samples_of
+        if self.uses == SOME:
+            self.watch()
         if self.uses >= ENOUGH and self.shortcut is None:
             self.shortcut = self._made(None, None)
+
+    def watch(self) -> None:
+        """Look at x and weight in less time from now on."""
+        if self.samples is samples_of and (self.weight is None or self.weight_as_is):
+            self.samples = optional(self.name, "sampler", self.view.dims, self.store, self.weight) or samples_of
 
     def shorten_tracked(self, running: tuple[Kind, Kind]) -> None:
         """Behind `shorten`: find the shortcut that updates running statistics of these kinds, too."""

@@ -387,9 +387,7 @@ def backward(center, power, each, apart, over, _streams):
                         h = ((i * columns + column) * n + j) * LANES
                         d, xhat = load(values, h), (load(values, k + h) - mean) * rstd
                         p = plane_at(parameter_dims, i, column, j, over) * room + first
-                        if (
-                            constant
-                        ):  # as rows and columns have it: whichever works, the bits are one
+                        if constant:  # as rows and columns have it: whichever works, the bits are one
                             w32 = narrow(load(table, p), x) * affine[0]
                             store(values, h, wide(fma(narrow(d, x), w32, zeros(x)) * affine[3]))
                         else:
