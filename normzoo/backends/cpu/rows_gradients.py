@@ -186,6 +186,7 @@ def chunk_sums_n(dims, parameter_dims, dy, x, weight, affine, blocks, block, b, 
 @helper
 def chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, start, j, power, again):
     """sum(g), sum(g * xhat), sum(xhat), sum(sign(x - mean)) over chunk j of the set at `start`; a run has one weight.
+    The third is NaN where it is of no use.
 
     Writes the sums of dy * xhat and dy to the pairs of `sums` from `slot`, the set's first, on. The fifth number is not
     0 where most of dy is far nearer to 0 than what it was summed around, which left few digits: `again`, around 0.
@@ -202,9 +203,11 @@ def chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, st
     fine, r = np.float64(lane(affine[2], 0)), np.float64(lane(affine[3], 0))
     around = 0.0 if again else middle_of_dy(dy, start, runs, columns * n, length, x)
     middle = splat(narrow(around, x))
+    is_plain = around == 0.0  # some of dy is near 0, or on the other side: its mean is not far away, see `means_of`
     g_sum, gx_sum, x_sum, far = 0.0, 0.0, 0.0, 0.0
     s, q, z, signs = zero, zero, zero, zero
-    d_sum, q_sum, z_sum = 0.0, 0.0, 0.0
+    none = splat(0.0)
+    s_wide, q_wide, z_wide = none, none, none
     count = 0
     for run in range(runs):
         i = start + run * columns * n
@@ -212,6 +215,10 @@ def chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, st
         is_last, ends = pm > 1 or run + 1 == runs, False
         while not ends:
             stop = smaller(end, i + SUMMED * LANES)
+            while is_plain and i + LANES <= stop:
+                d, v = load_as(dy, i, x), offset(load_as(x, i, x), affine, power)
+                s, q, _, signs = add_lanes(d, v, s, q, z, signs, power)
+                i += LANES
             while i + LANES <= stop:
                 d, v = load_as(dy, i, x) - middle, offset(load_as(x, i, x), affine, power)
                 s, q, z, signs = add_lanes(d, v, s, q, z, signs, power)
@@ -221,12 +228,13 @@ def chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, st
                 d, v = load_n(dy, i, end - i) - middle, keep(offset(load_n(x, i, end - i), affine, power), end - i)
                 s, q, z, signs = add_lanes(keep(d, end - i), v, s, q, z, signs, power)
             if is_last or not ends:
-                d_sum, q_sum, z_sum = d_sum + total(wide(s)), q_sum + total(wide(q)), z_sum + total(wide(z))
+                s_wide, q_wide, z_wide = s_wide + wide(s), q_wide + wide(q), z_wide + wide(z)
                 s, q, z = zero, zero, zero
         count += length
         if is_last:
             w = np.float64(at(weight, top + (first + run) * step))
-            q_sum, z_sum = of_offsets(d_sum, q_sum, z_sum, float(count), fine, r, power)
+            d_sum = total(s_wide)
+            q_sum, z_sum = of_offsets(d_sum, total(q_wide), total(z_wide), float(count), fine, r, power)
             d_sum += around * float(count)
             q_sum += around * z_sum
             if not abs(d_sum) >= 0.5 * abs(around) * float(count):
@@ -236,8 +244,8 @@ def chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, st
             put(sums, to + 1, d_sum)
             g_sum += w * d_sum
             gx_sum += w * q_sum
-            x_sum += z_sum
-            d_sum, q_sum, z_sum, count = 0.0, 0.0, 0.0, 0
+            x_sum += np.nan if is_plain else z_sum
+            s_wide, q_wide, z_wide, count = none, none, none, 0
     return g_sum, gx_sum, x_sum, total(wide(signs)), far
 
 
@@ -288,9 +296,10 @@ def means_of(sums, rstd, k, center, divisor, limit):
     `limit` and is a constant."""
     g, gx, x_sum, signs, _ = sums
     gx /= divisor
-    if center:  # of (g - mean(g)) * xhat, which keeps its digits where mean(g) is far from 0
+    if center:
         g, signs = g / k, signs / k
-        gx -= g * (x_sum / divisor)
+        if x_sum == x_sum:  # noqa: PLR0124 (of (g - mean(g)) * xhat: it keeps its digits where mean(g) is far from 0)
+            gx -= g * (x_sum / divisor)
     else:
         g, signs = 0.0, 0.0
     return g, 0.0 if rstd >= limit else gx, signs
