@@ -21,6 +21,8 @@ from normzoo.statistics.progress import bar
 # sets, in few large ones, in short runs and in high columns, seen from either end (channels first and last).
 SIZES = (
     (4, 128, 16),  # few values
+    (20, 9, 3),
+    (4, 1, 64),
     (2, 16, 256),
     (64, 1, 64),
     (32, 49, 8),
