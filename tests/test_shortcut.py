@@ -512,3 +512,20 @@ def test_moments_that_are_set_on_a_norm(make, rng):
     twin.moments = norm.moments
     check.same_bits(found, twin(x))
     check.same_bits(norm(x), found)
+
+
+@pytest.mark.parametrize("changes", ["x", "weight"])
+def test_a_pass_before_the_shortcut_goes_back_by_it_as_long_as_nothing_changes(changes, taken, rng):
+    norm = nz.LayerNorm(8)
+    x, dy = rng.standard_normal((2, 4, 8)).astype(np.float32)
+    saved = norm.forward(x)[1]
+    stats = [saved.mean.copy(), saved.rstd.copy()]
+    expected = saved.backward(dy)
+    saved.backward(dy)
+    found = saved.backward(dy)
+    assert taken[-1] is found.x
+    for a, b in zip([*found, saved.mean, saved.rstd], [*expected, *stats], strict=True):
+        check.same_bits(a, b)
+    (x if changes == "x" else norm.weight)[0] += 1
+    with pytest.raises(RuntimeError, match=f"expected {changes} as it was in the forward pass"):
+        saved.backward(dy)

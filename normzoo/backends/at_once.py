@@ -22,7 +22,7 @@ if not has_gil() and hasattr(os, "register_at_fork"):  # no fork in the middle o
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
-def at_once(steps: Iterator[Any]) -> bool:
+def _at_once(steps: Iterator[Any]) -> bool:
     """`any(steps)`, where each of these is made by a C function that cannot fail: all in one step, for other threads,
     signals and forks."""
     if has_gil():
@@ -31,3 +31,7 @@ def at_once(steps: Iterator[Any]) -> bool:
     taken, given = starmap(_lock.acquire, ((),)), starmap(_lock.release, ((),))
     any(chain(filterfalse(None, taken), map(put, (found,), (0,), map(any, (steps,))), given))
     return found[0]
+
+
+# of a Python that has its lock whatever happens, without asking for it
+at_once: Callable[[Iterator[Any]], bool] = _at_once if hasattr(sys, "_is_gil_enabled") else any

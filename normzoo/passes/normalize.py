@@ -177,8 +177,12 @@ class ViewSaved(Saved):
 
     def _shortcut(self, dy: Array) -> Grads | None:
         plan = self._plan.recent_back
-        if plan is None or not plan.shortcut or plan.name != chosen() or (self._seen and self._changed()):
+        if plan is None or not plan.shortcut or plan.name != chosen():
             return None
+        if self._seen is not None:  # from now on where the shortcut looks for it
+            if self._kept.ndim > 1:
+                self._kept = _together(self._plan, self._kept, self._seen)
+            self._seen = None
         weight, empty = self._weight, plan.new_small
         dweight, dbias = empty(plan.gradient_shape, plan.dtype), empty(plan.gradient_shape, plan.dtype)
         shortcut = plan.shortcut
@@ -192,10 +196,14 @@ class ViewSaved(Saved):
         if before is None or samples is None:
             return None
         now = samples(self._v, self._weight)
-        return None if now == before[: len(now)] else "x" if now[:WIDTH] != before[:WIDTH] else "weight"
+        if now == before or now == before[: len(now)]:  # of a shortcut there is room for a weight
+            return None
+        return "x" if now[:WIDTH] != before[:WIDTH] else "weight"
 
     def _backward(self, dy: Array, out: Array | None) -> Grads:
-        weight, stats = self._weight, self._stats
+        weight, stats = self._weight, self._kept
+        if stats.ndim == 1:
+            stats = self._stats
         name = chosen()
         if type(dy) is not ndarray or type(self._v) is not ndarray:
             name = backend_of(self._owner, dy=dy, x=self._v, out=out)
@@ -240,6 +248,14 @@ def _half_written(owner: object, out: Any, target: Array) -> MemoryError:
     if out is None or not np.may_share_memory(out, target):
         return MemoryError(f"{owner}: no memory left")
     return MemoryError(f"{owner}: no memory left; out, which was being written, has lost its values")
+
+
+def _together(plan: ForwardPlan, stats: Array, seen: bytes) -> Array:
+    """What a shortcut leaves: the statistics, and behind them what was seen of x and weight."""
+    kept = plan.new_small(plan.kept_shape, DOUBLE)
+    kept[: stats.size] = stats.reshape(stats.size)
+    kept[stats.size :].view(np.int64)[: len(seen) // 8] = np.frombuffer(seen, np.int64)
+    return kept
 
 
 def _stats_of(plan: ForwardPlan, kept: Array) -> Array:
