@@ -15,6 +15,7 @@ from llvmlite import binding, ir
 from numba.core import cgutils, types
 
 from normzoo.backends.cpu.jit import helper
+from normzoo.backends.cpu.lanes import Flat, Space, pointer
 from normzoo.backends.cpu.target import lower, typed
 
 ALONE = 0
@@ -75,8 +76,14 @@ def share(pool, turns, work, arguments):
         work(t, *arguments)
 
 
+def _lent(arguments):
+    """Types of what the turns are given: a workspace is the caller's, whose references they do not count. Threads that
+    counted them would wait for each other."""
+    return tuple(Flat(kind.dtype) if isinstance(kind, Space) else kind for kind in arguments.types)
+
+
 def _type_of_share(pool, turns, work, arguments):
-    work.get_call_type(work.dispatcher.typingctx, (types.int64, *arguments.types), {})  # compiles it
+    work.get_call_type(work.dispatcher.typingctx, (types.int64, *_lent(arguments)), {})  # compiles it
     return types.none
 
 
@@ -86,11 +93,15 @@ typed(share, _type_of_share)
 @lower(share, POOL, types.Integer, types.Dispatcher, types.BaseTuple)
 def _lower_share(context, builder, signature, given):
     _, _, work, arguments = signature.args
-    taken = types.int64, *arguments.types
+    taken = types.int64, *_lent(arguments)
     called = work.get_call_type(context.typing_context, taken, {})
     compiled = work.dispatcher.get_compile_result(called)
     context.active_code_library.add_linking_library(compiled.library)
-    pool, turns, _, arguments = given
+    pool, turns, _, given_arguments = given
+    values = zip(arguments.types, cgutils.unpack_tuple(builder, given_arguments), strict=True)
+    arguments = cgutils.pack_struct(builder, [
+        pointer(context, builder, kind, value) if isinstance(kind, Space) else value for kind, value in values
+    ])  # fmt: skip
     with builder.if_then(builder.icmp_signed(">", turns, _INT(0))):
         failed = _launch(context, builder, compiled.fndesc, taken, pool, turns, arguments)
         with builder.if_then(failed, likely=False):
