@@ -15,7 +15,7 @@ from normzoo.backends.cpu.lanes import LANES, Flat, llvm_type, of, pointer
 from normzoo.backends.cpu.storage import as_floats, as_stored, joined, loaded, stored, to_store, word
 from normzoo.backends.cpu.target import lower, typed
 
-WIDTHS = 8, 4  # values of a row that are turned at once; fewer, and those of fewer than 16 rows, come one by one
+WIDTHS = 8, 4  # values of a row that are turned at once; fewer come one by one
 _INT = ir.IntType(64)
 
 
@@ -83,10 +83,9 @@ _lower(write_across, _write)
 
 def _turn(context, builder, kind, body, args) -> None:
     """`body` for each piece of a block, of the greatest width that there is."""
-    _, _, length, count, _ = args
-    whole = builder.icmp_signed("==", count, _INT(LANES))
+    length = args[2]
     for width in WIDTHS:
-        with builder.if_then(builder.and_(whole, builder.icmp_signed(">=", length, _INT(width)))):
+        with builder.if_then(builder.icmp_signed(">=", length, _INT(width))):
             _pieces(context, builder, kind, width, body, args)
             builder.ret_void()
     _pieces(context, builder, kind, 1, body, args)
@@ -99,10 +98,8 @@ def _pieces(context, builder, kind, width, body, args) -> None:
     a, step, length, count, room = args
     skips = [_INT(0)]
     for row in range(1, LANES):
-        skip = builder.add(skips[-1], step)
-        if width == 1:
-            skip = builder.select(builder.icmp_signed("<", _INT(row), count), skip, skips[-1])
-        skips.append(skip)
+        is_there = builder.icmp_signed("<", _INT(row), count)
+        skips.append(builder.select(is_there, builder.add(skips[-1], step), skips[-1]))
     element = stored(kind).element
     rows = (ir.VectorType(element, width) if width > 1 else element).as_pointer()
     lanes = ir.VectorType(room.type.pointee, LANES).as_pointer()

@@ -40,12 +40,14 @@ STREAMED = 1 << 24  # bytes of a result, from which on it is written past the ca
 FAR = 1 << 20  # bytes of a set whose runs lie apart
 SIDE_BY_SIDE = 48  # values of a run, below which neighbouring ones go back as one run of at most
 SPREAD = 32768  # values, for whose parameters' gradients a level-2 cache has room; of fewer than LANES all, both ways
-FEW = 64  # values of a set that `few.py` takes going forward, in runs that are no columns,
+FEW = 48  # values of a set that `few.py` takes going forward, in runs that are no columns,
 FEW_GIVEN = 32  # and where it is given statistics,
-FEW_BACK = 56  # and going back,
-FEW_EACH = 32  # and going back where each value has its own parameters;
+FEW_BACK = 31  # and going back,
+FEW_EACH = 24  # and going back where each value has its own parameters;
+RAGGED = 56  # or more than FEW and FEW_BACK, where they lie apart in runs shorter than a vector;
 PAIR = 2  # and of columns, which lanes run over anyway,
-TABLE = 256  # or more, as `FEW` says, where a sample has no more values than this
+HIGH = 64  # or up to this, where a sample
+TABLE = 256  # has no more values than this
 
 FLAT = {
     "float32": Flat(types.float32),
@@ -124,14 +126,14 @@ def forward_code(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.d
     least = min(FEW_SETS, PER_THREAD * numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
     spans = spans_of(dims, by_column, parameter_dims)
     whole = _is_whole(dims, by_column, least, spans) and not _is_far_apart(dims, by_column, store)
-    return _code(dims, by_column, makers, whole, (moments.center, moments.power, spans), arrays, 3, scalars)
+    return _code(dims, by_column, makers, whole, moments, spans, arrays, 3, scalars)
 
 
 def apply_code(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) -> Code:
     by_column = is_columns(dims)
     makers = rows_split.apply, columns_split.apply
     arrays = store, dtype, dtype, store, DOUBLE
-    if dtype == np.float32 and not by_column and is_few(dims, FEW_GIVEN):
+    if dtype == np.float32 and not by_column and dims[1] * dims[3] <= FEW_GIVEN:
         flags = (parameter_dims[1] * parameter_dims[3] > 1,)
         return Code(dims, False, few.apply, False, flags, arrays, 3, ())
     spans = spans_of(dims, by_column, parameter_dims)
@@ -149,7 +151,7 @@ def backward_code(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.
     spans = spans_of(dims, by_column, parameter_dims, True)
     # where statistics are constants, threads that share sets read them once, in the order of memory
     whole = _is_whole(dims, by_column, math.inf if moments == CONSTANT and not spans else FEW_SETS, spans)
-    return _code(dims, by_column, makers, whole, (moments.center, moments.power, spans), arrays, 4, scalars)
+    return _code(dims, by_column, makers, whole, moments, spans, arrays, 4, scalars)
 
 
 def _code(
@@ -157,12 +159,14 @@ def _code(
     by_column: bool,
     makers: tuple[Callable[..., Any], ...],  # of rows, of rows that threads share, of columns, of those shared
     whole: bool,  # does a thread take whole sets?
-    flags: tuple,
+    moments: Moments,
+    spans: int,
     arrays: tuple[np.dtype, ...],
     result: int,
     scalars: tuple[types.Type, ...],
 ) -> Code:
-    make, in_order = makers[2 * by_column + (not whole)], _is_written_in_order(dims, by_column, whole, flags[-1])
+    make, in_order = makers[2 * by_column + (not whole)], _is_written_in_order(dims, by_column, whole, spans)
+    flags = moments.center, moments.power, spans + rows.SHORT * is_short(dims, by_column, spans)
     return Code(dims, by_column, make, in_order, flags, arrays, result, scalars)
 
 
@@ -181,8 +185,8 @@ def is_few(dims: Dims, most: int) -> bool:
     """Do the kernels of few values, of `most` in a set, take this view? They compute float32."""
     _, m, c, n = dims
     if n == 1 and m > 1 and c > 1:
-        return m <= PAIR or (m <= FEW and m * c <= TABLE)
-    return m * n <= most
+        return m <= PAIR or (m <= HIGH and m * c <= TABLE)
+    return m * n <= most or (m * n <= RAGGED and n < LANES and m > 1 and c > 1)
 
 
 def few_back(dims: Dims, parameter_dims: Dims) -> int:
@@ -238,13 +242,20 @@ def _is_far_apart(dims: Dims, by_column: bool, store: np.dtype) -> bool:
 
 
 def spans_of(dims: Dims, by_column: bool, parameter_dims: Dims, gradients: bool = False) -> int:
-    """Do the parameters vary along the axis that a kernel cannot take them out of: n of rows, m of columns? Or should
-    they, as runs that lie side by side are too short to be worked on one by one?"""
-    if parameter_dims[1 if by_column else 3] > 1:
-        return rows.EACH
+    """Do the parameters vary along the axis that a kernel cannot take them out of: n of rows, m of columns? Or are runs
+    that lie side by side too short to be worked on one by one?"""
     _, m, c, n = dims
+    _, pm, _, pn = parameter_dims
     is_short = n < LANES or (gradients and n < SIDE_BY_SIDE and m * n <= SPREAD)
-    return rows.RUNS if not by_column and c == 1 and parameter_dims[1] > 1 and is_short else rows.ONE
+    if not by_column and c == 1 and m > 1 and (pm > 1 or pn > 1) and is_short:
+        return rows.RUNS
+    return rows.EACH if (pm if by_column else pn) > 1 else rows.ONE
+
+
+def is_short(dims: Dims, by_column: bool, spans: int) -> bool:
+    """Is a set one short run, or worked on as one?"""
+    _, m, _, n = dims
+    return not by_column and m * n <= rows.MOST and (m == 1 or spans == rows.RUNS)
 
 
 def spread_of(dims: Dims, by_column: bool, parameter_dims: Dims) -> tuple[Dims, Callable[[Array], Array] | None]:

@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.access import at, load, load_n, put, store, zeros
+from normzoo.backends.cpu.access import at, itemsize, load, load_n, prefetch, put, store, zeros
 from normzoo.backends.cpu.across import read_across, write_across
 from normzoo.backends.cpu.arithmetic import (
     below,
@@ -211,6 +211,9 @@ def take(dims, a, start, count, apart, room, to):
     runs, length = (m, n) if c > 1 else (1, m * n)
     for run in range(runs):
         i, q = start + run * c * n, to + run * length * LANES
+        if apart and runs == 1:  # the next block's, which lie in a row: this one has read sixteen rows at a time
+            for h in range(i + length * LANES, i + 2 * length * LANES, 64 // itemsize(a)):
+                prefetch(a, h)
         if apart:
             read_across(a, i, step_of(dims), length, count, room, q)
         else:

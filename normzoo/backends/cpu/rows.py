@@ -28,11 +28,27 @@ from normzoo.backends.cpu.moments import (
 from normzoo.backends.cpu.sharing import share
 from normzoo.backends.cpu.workspaces import workspace
 
-ONE, EACH, RUNS = range(3)  # `spans`: a run has one parameter; each value has; runs have, but are worked on as one
+ONE, EACH, RUNS = range(3)  # `spans`: a run has one parameter; each value has; short runs are worked on as one
+SHORT = 3  # more than these: each set is one run, also of RUNS, of at most so many values:
+MOST = 1024
 CHUNK = 2048  # values: two arrays of float32 fill half a level-1 cache; at most 64 additions a lane
 TOGETHER = 4  # sets of one chunk that are summed before the first is normalized
 FAR = 2.0  # of a chunk's variance is the square by which its mean may lie from what it is summed around
 AHEAD = 1 << 18  # bytes of a set, up to which the next ones are fetched while y is written: two fit a level-2 cache
+
+
+def parts_of(spans):
+    """Of `spans`: whether parameters vary along n, whether runs are worked on as one, and whether a set is SHORT."""
+    short, spans = divmod(spans, SHORT)
+    return spans != ONE, spans == RUNS, short == 1
+
+
+@helper
+def as_short(dims, parameter_dims):
+    """What the compiler then knows of sets of one short run: it leaves out a third of what is done once for a set."""
+    b, _, c, n = dims
+    pb, _, pc, pn = parameter_dims
+    return (b, 1, c, smaller(n, MOST)), (pb, 1, pc, pn)
 
 
 @helper
@@ -44,13 +60,20 @@ def unrolled(dims, parameter_dims):
 
 @helper
 def spread(dims, parameter_dims, weight):
-    """The parameters of runs, repeated for each of their n values."""
-    n = dims[3]
-    room = workspace(parameter_dims[0] * parameter_dims[1] * n, weight)
-    for o in range(parameter_dims[0] * parameter_dims[1]):
-        for i in range(o * n, o * n + n):
-            put(room, i, at(weight, o))
+    """The parameters of runs, or of their values, repeated for each value of a set."""
+    _, m, _, n = dims
+    room = workspace(parameter_dims[0] * m * n, weight)
+    for o in range(parameter_dims[0] * m):
+        for i in range(n):
+            put(room, o * n + i, at(weight, unspread(parameter_dims, m, o, i)))
     return room
+
+
+@helper
+def unspread(parameter_dims, m, o, i):
+    """Where the parameter of value i of run o stands, of all runs of sets that do not share their parameters."""
+    _, pm, _, pn = parameter_dims
+    return (o if pm > 1 else o // m) * pn + (i if pn > 1 else 0)
 
 
 @helper
@@ -286,10 +309,12 @@ def together_of(dims):
 @cache
 def forward(center, power, spans, streams):
     """Statistics and y, a few sets at a time; with `streams` past the caches, which asks for runs of whole vectors."""
-    spans_n, unrolls = spans != ONE, spans == RUNS
+    spans_n, unrolls, short = parts_of(spans)
 
     @helper
     def some_sets(t, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp):
+        if short:
+            dims, parameter_dims = as_short(dims, parameter_dims)
         b, m, c, n = dims
         together = together_of(dims)
         sets = range(t * together, smaller(t * together + together, b * c))

@@ -41,19 +41,20 @@ from normzoo.backends.cpu.moments import (
     write_out,
 )
 from normzoo.backends.cpu.rows import (
-    ONE,
-    RUNS,
     affine_at,
+    as_short,
     chunk_of,
     chunking,
     last_of,
     next_set,
     parameter_at,
     parameter_step,
+    parts_of,
     set_at,
     spread,
     stats_of,
     unrolled,
+    unspread,
 )
 from normzoo.backends.cpu.sharing import pool_for, share
 from normzoo.backends.cpu.workspaces import clear, workspace
@@ -63,6 +64,9 @@ AHEAD_WIDE = 1 << 18  # but for processors with vectors of 64 bytes
 SETS_PER_BLOCK = 48  # whose parameter gradients are added up in the computing type, before they go on in float64:
 # a sum of so many equal float32 is right to 8e-7, of 64 to 1e-6
 SUMMED = 64  # vectors, likewise
+IN_TURN = 1 << 14  # values of planes that a level-2 cache holds beside x and dy,
+PARTS = 64  # and so many sets to each: of fewer it is not worth while, nor are there tasks for many threads
+SAMPLES = 4  # vectors of a chunk that say what its sums are around
 
 
 @helper
@@ -139,15 +143,17 @@ def middle_of_dy(dy, start, runs, step, length, like):
     elif runs * length <= SUMMED * LANES:
         low = high = load_as(dy, start + runs // 2 * step, like)
     else:
-        for h in range(4):
-            d = load_as(dy, start + (2 * h + 1) * runs // 8 * step + h * (length - LANES) // 4, like)
+        for h in range(SAMPLES):
+            d = load_as(dy, start + h * runs // SAMPLES * step + h * (length - LANES) // SAMPLES, like)
             low, high = (d, d) if h == 0 else (smaller(low, d), larger(high, d))
+            if not have_one_sign(low, high):  # before memory is read out of turn, which costs a tenth of all
+                return 0.0
     return middle_of(low, high)
 
 
 @helper
 def chunk_sums_n(dims, parameter_dims, dy, x, weight, affine, blocks, block, b, c, start, j, center, power):
-    """sum(g), sum(g * xhat), 0, sum(sign(x - mean)), 0 over chunk j of the set at `start`; the parameters vary along n.
+    """sum(g), sum(g * xhat), 0, sum(sign(x - mean)) over chunk j of the set at `start`; the parameters vary along n.
 
     With `center` the second is short of what vanishes in the sum over the set, where sum(xhat) is 0. Adds dy * xhat and
     dy to the planes of `blocks` at `block`.
@@ -180,17 +186,13 @@ def chunk_sums_n(dims, parameter_dims, dy, x, weight, affine, blocks, block, b, 
             s, q, z, signs = add_lanes(keep(g - g0, end - i), xhat, s, q, z, signs, power)
     scale = np.float64(lane(affine[0], 0))
     g_sum = total(wide(s)) + np.float64(lane(g0, 0)) * float(runs * length)
-    return g_sum / scale, total(wide(q)) / scale, 0.0, total(wide(signs)), 0.0
+    return g_sum / scale, total(wide(q)) / scale, 0.0, total(wide(signs))
 
 
 @helper
-def chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, start, j, power, again):
-    """sum(g), sum(g * xhat), sum(xhat), sum(sign(x - mean)) over chunk j of the set at `start`; a run has one weight.
-    The third is NaN where it is of no use.
-
-    Writes the sums of dy * xhat and dy to the pairs of `sums` from `slot`, the set's first, on. The fifth number is not
-    0 where most of dy is far nearer to 0 than what it was summed around, which left few digits: `again`, around 0.
-    """
+def sums_around(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, start, j, power, again):
+    """As `chunk_sums`; the fifth number is not 0 where most of dy is far nearer to 0 than what it was summed around,
+    which left few digits: `again`, around 0."""
     _, m, columns, n = dims
     pm = parameter_dims[1]
     first, runs, skip, length = chunk_of(j, m, n)
@@ -205,10 +207,8 @@ def chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, st
     middle = splat(narrow(around, x))
     is_plain = around == 0.0  # some of dy is near 0, or on the other side: its mean is not far away, see `means_of`
     g_sum, gx_sum, x_sum, far = 0.0, 0.0, 0.0, 0.0
+    d_part, q_part, z_part, count = 0.0, 0.0, 0.0, 0
     s, q, z, signs = zero, zero, zero, zero
-    none = splat(0.0)
-    s_wide, q_wide, z_wide = none, none, none
-    count = 0
     for run in range(runs):
         i = start + run * columns * n
         end = i + length
@@ -228,14 +228,15 @@ def chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, st
                 d, v = load_n(dy, i, end - i) - middle, keep(offset(load_n(x, i, end - i), affine, power), end - i)
                 s, q, z, signs = add_lanes(keep(d, end - i), v, s, q, z, signs, power)
             if is_last or not ends:
-                s_wide, q_wide, z_wide = s_wide + wide(s), q_wide + wide(q), z_wide + wide(z)
+                d_part, q_part = d_part + total(wide(s)), q_part + total(wide(q))
+                if not is_plain:
+                    z_part += total(wide(z))
                 s, q, z = zero, zero, zero
         count += length
         if is_last:
             w = np.float64(at(weight, top + (first + run) * step))
-            d_sum = total(s_wide)
-            q_sum, z_sum = of_offsets(d_sum, total(q_wide), total(z_wide), float(count), fine, r, power)
-            d_sum += around * float(count)
+            q_sum, z_sum = of_offsets(d_part, q_part, z_part, float(count), fine, r, power)
+            d_sum = d_part + around * float(count)
             q_sum += around * z_sum
             if not abs(d_sum) >= 0.5 * abs(around) * float(count):
                 far = 1.0
@@ -245,8 +246,22 @@ def chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, st
             g_sum += w * d_sum
             gx_sum += w * q_sum
             x_sum += np.nan if is_plain else z_sum
-            s_wide, q_wide, z_wide, count = none, none, none, 0
+            d_part, q_part, z_part, count = 0.0, 0.0, 0.0, 0
     return g_sum, gx_sum, x_sum, total(wide(signs)), far
+
+
+@helper
+def chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, start, j, power):
+    """sum(g), sum(g * xhat), sum(xhat), sum(sign(x - mean)) over chunk j of the set at `start`; a run has one weight.
+    The third is NaN where it is of no use. Writes the sums of dy * xhat and dy to the pairs of `sums` from `slot`, the
+    set's first, on."""
+    found, again = (0.0, 0.0, 0.0, 0.0, 0.0), False
+    for _ in range(2):
+        found = sums_around(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, start, j, power, again)
+        again = found[4] != 0.0
+        if not again:
+            break
+    return found[0], found[1], found[2], found[3]
 
 
 @helper
@@ -294,7 +309,7 @@ def chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, b, c, start, j, po
 def means_of(sums, rstd, k, center, divisor, limit):
     """The factors that `chunk_dx` takes, of the sums over a set of k values; the rstd of a clamped set stands at
     `limit` and is a constant."""
-    g, gx, x_sum, signs, _ = sums
+    g, gx, x_sum, signs = sums
     gx /= divisor
     if center:
         g, signs = g / k, signs / k
@@ -306,8 +321,8 @@ def means_of(sums, rstd, k, center, divisor, limit):
 
 
 @helper
-def add_five(a, b):
-    return a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3], a[4] + b[4]
+def add_four(a, b):
+    return a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]
 
 
 @helper
@@ -317,6 +332,21 @@ def sets_of_cell(dims, parameter_dims):
     pb, _, pc, _ = parameter_dims
     sets = b // pb * (c if pc == 1 else 1)
     return sets, smaller(SETS_PER_BLOCK, larger(8, sets // 16))
+
+
+@helper
+def turns_of(dims, parameter_dims):
+    """Rows of parameters whose sets a task takes in turn, as they lie in memory: all or one."""
+    cells = parameter_dims[0] * parameter_dims[2]
+    is_little = cells * plane_of(parameter_dims) <= IN_TURN
+    return cells if is_little and sets_of_cell(dims, parameter_dims)[0] >= PARTS else 1
+
+
+@helper
+def turn_of(parameter_dims, turns, t):
+    """Which part of its sets task t takes, and of which row of parameters first."""
+    cells = parameter_dims[0] * parameter_dims[2]
+    return (t, 0) if turns == cells else (t // cells, t % cells)
 
 
 @helper
@@ -333,14 +363,14 @@ def set_of_cell(dims, parameter_dims, cell, u):
 
 @helper
 def fold_blocks(o, parameter_dims, blocks, per_cell, dweight, dbias):
-    """Add up the blocks (cells, per_cell, 2 planes) to LANES gradients, the vector o of (cells, pm, pn), in order."""
-    _, pm, pc, pn = parameter_dims
+    """Add up the blocks (per_cell, cells, 2 planes) to LANES gradients, the vector o of (cells, pm, pn), in order."""
+    pb, pm, pc, pn = parameter_dims
     lines, plane = lines_of(pn), plane_of(parameter_dims)
     r, cell, first = o // lines % pm, o // lines // pm, o % lines * LANES
     left = smaller(pn - first, LANES)
     w, v = splat(0.0), splat(0.0)
     for t in range(per_cell):
-        i = (cell * per_cell + t) * 2 * plane + r * lines * LANES + first
+        i = (t * pb * pc + cell) * 2 * plane + r * lines * LANES + first
         w += wide(load(blocks, i))
         v += wide(load(blocks, i + plane))
     to = ((cell // pc * pm + r) * pc + cell % pc) * pn + first
@@ -370,58 +400,59 @@ def fold_sums(o, dims, parameter_dims, sums, dweight, dbias):
 
 
 @helper
-def fold_runs(dims, parameter_dims, spread_out, dweight):
-    """Add up the gradients of each of the n values of a run, which has one parameter."""
-    n = dims[3]
-    for o in range(parameter_dims[0] * parameter_dims[1]):
-        d = 0.0
-        for i in range(o * n, o * n + n):
-            d += np.float64(at(spread_out, i))
-        put(dweight, o, d)
+def fold_runs(dims, parameter_dims, spread_out, dweight, stats):
+    """Add up the gradients of the values that share a parameter."""
+    pb, pm, _, pn = parameter_dims
+    _, m, _, n = dims
+    sums = workspace(pb * pm * pn, stats)
+    clear(sums, 0, sums.size)
+    for o in range(pb * m):
+        for i in range(n):
+            to = unspread(parameter_dims, m, o, i)
+            put(sums, to, at(sums, to) + np.float64(at(spread_out, o * n + i)))
+    for o in range(sums.size):
+        put(dweight, o, at(sums, o))
 
 
 @cache
 def backward(center, power, spans, streams):
     """dx and the parameters' gradients, one set at a time; `streams` as forward."""
-    spans_n, unrolls = spans != ONE, spans == RUNS
+    spans_n, unrolls, short = parts_of(spans)
 
     @helper
-    def some_sets(
-        t, dims, parameter_dims, dy, x, weight, stats, dx, blocks, sums, sets, size, per_cell, divisor, limit
-    ):
+    def some_sets(t, dims, parameter_dims, dy, x, weight, stats, dx, blocks, sums, divisor, limit):
+        if short:
+            dims, parameter_dims = as_short(dims, parameter_dims)
         _, m, _, n = dims
         chunks = chunking(m, n)[2]
         ahead = next_set(dims, x, AHEAD_WIDE if is_wide() else AHEAD)
-        plane = plane_of(parameter_dims)
-        block = t * 2 * plane
-        if spans_n:
-            clear(blocks, block, 2 * plane)
-        first, last = 0, 1
+        first, last, turns, cell, block, size = 0, 1, 1, 0, 0, 2 * plane_of(parameter_dims)
         if spans_n:  # of others, a division takes as long as a small set
-            first, last = t % per_cell * size, smaller((t % per_cell + 1) * size, sets)
-        u, again = first, False
-        while u < last:
-            s = set_of_cell(dims, parameter_dims, t // per_cell, u) if spans_n else t
+            turns = turns_of(dims, parameter_dims)
+            sets, each = sets_of_cell(dims, parameter_dims)
+            part, cell = turn_of(parameter_dims, turns, t)
+            first, last = part * each, smaller(part * each + each, sets)
+            block = t * turns * size
+            clear(blocks, block, turns * size)
+        for turn in range(first * turns, last * turns):
+            s, to = t, block
+            if spans_n:
+                u, o = (turn, 0) if turns == 1 else (turn // turns, turn % turns)
+                s, to = set_of_cell(dims, parameter_dims, cell + o, u), block + o * size
             i, j, start = set_at(dims, s)
             rstd = stats_of(dims, stats, s)[1]
             affine = affine_at(dims, x, stats, s)
             # 1 moments
-            found = 0.0, 0.0, 0.0, 0.0, 0.0
+            found = 0.0, 0.0, 0.0, 0.0
             for h in range(chunks):
                 if spans_n:
                     found_h = chunk_sums_n(
-                        dims, parameter_dims, dy, x, weight, affine, blocks, block, i, j, start, h, center, power
+                        dims, parameter_dims, dy, x, weight, affine, blocks, to, i, j, start, h, center, power
                     )
                 else:
                     slot = s * slots_of(dims, parameter_dims)
-                    found_h = chunk_sums(
-                        dims, parameter_dims, dy, x, weight, affine, sums, slot, i, j, start, h, power, again
-                    )
-                found = add_five(found, found_h)
-            if not spans_n:
-                again = not again and found[4] != 0.0
-                if again:
-                    continue
+                    found_h = chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, i, j, start, h, power)
+                found = add_four(found, found_h)
             # 2 normalize
             means = means_of(found, rstd, float(m * n), center, divisor, limit)
             for h in range(chunks):
@@ -429,28 +460,25 @@ def backward(center, power, spans, streams):
                     dims, parameter_dims, dy, x, weight, affine, dx, i, j, start, h, power, spans_n, means, streams,
                     ahead,
                 )  # fmt: skip
-            u += 1
 
     @helper
     def gradients(pool, dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, limit):
         b, _, c, _ = dims
         pb, pm, pc, pn = parameter_dims
-        cells = pb * pc
+        cells, parts, tasks = pb * pc, 1, b * c
         if spans_n:
-            sets, size = sets_of_cell(dims, parameter_dims)
-            per_cell = (sets + size - 1) // size
-            blocks = workspace(cells * per_cell * 2 * plane_of(parameter_dims), weight)
+            sets, each = sets_of_cell(dims, parameter_dims)
+            parts = (sets + each - 1) // each
+            tasks = parts * (cells // turns_of(dims, parameter_dims))
+            blocks = workspace(cells * parts * 2 * plane_of(parameter_dims), weight)
             sums = workspace(1, stats)
         else:
-            sets, size, per_cell = 1, 1, 1
-            cells = b * c
             blocks = workspace(1, weight)
             sums = workspace(2 * b * c * slots_of(dims, parameter_dims), stats)
-        given = dims, parameter_dims, dy, x, weight, stats, dx, blocks, sums, sets, size, per_cell, divisor, limit
-        share(pool, cells * per_cell, some_sets, given)
+        share(pool, tasks, some_sets, (dims, parameter_dims, dy, x, weight, stats, dx, blocks, sums, divisor, limit))
         pool = pool_for(blocks.size + sums.size, pool)
         if spans_n:
-            share(pool, cells * pm * lines_of(pn), fold_blocks, (parameter_dims, blocks, per_cell, dweight, dbias))
+            share(pool, cells * pm * lines_of(pn), fold_blocks, (parameter_dims, blocks, parts, dweight, dbias))
         else:
             share(pool, pb * pm * pc, fold_sums, (dims, parameter_dims, sums, dweight, dbias))
 
@@ -474,8 +502,8 @@ def backward(center, power, spans, streams):
             shape, parameter_shape = unrolled(dims, parameter_dims)
             dw, db = workspace(w.size, weight), workspace(w.size, weight)
             gradients(pool, shape, parameter_shape, dy, x, w, stats, dx, dw, db, divisor, limit)
-            fold_runs(dims, parameter_dims, dw, dweight)
-            fold_runs(dims, parameter_dims, db, dbias)
+            fold_runs(dims, parameter_dims, dw, dweight, stats)
+            fold_runs(dims, parameter_dims, db, dbias, stats)
         else:
             gradients(pool, dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, limit)
 

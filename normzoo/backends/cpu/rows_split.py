@@ -6,21 +6,20 @@ from normzoo.backends.cpu.access import at, put
 from normzoo.backends.cpu.jit import helper, kernel
 from normzoo.backends.cpu.moments import merge
 from normzoo.backends.cpu.rows import (
-    ONE,
-    RUNS,
     affine_at,
     chunk_apply,
     chunk_deviations,
     chunk_moments,
     chunking,
     finish,
+    parts_of,
     set_at,
     spread,
     stats_of,
     unrolled,
 )
 from normzoo.backends.cpu.rows_gradients import (
-    add_five,
+    add_four,
     chunk_dx,
     chunk_sums,
     chunk_sums_n,
@@ -71,7 +70,7 @@ def put_three(part, place, first, second, third):
 
 @helper
 def sums_at(part, place):
-    return at(part, place), at(part, place + 1), at(part, place + 2), at(part, place + 3), 0.0
+    return at(part, place), at(part, place + 1), at(part, place + 2), at(part, place + 3)
 
 
 @helper
@@ -93,7 +92,7 @@ def normalizing(spans_n, folds, streams):
 @cache
 def forward(center, power, spans, streams):
     """Statistics and y."""
-    spans_n, unrolls = spans != ONE, spans == RUNS
+    spans_n, unrolls, _ = parts_of(spans)
     normalize_chunk = normalizing(spans_n, False, streams)
 
     @helper
@@ -161,7 +160,7 @@ def forward(center, power, spans, streams):
 @cache
 def apply(spans, streams):
     """y from given statistics."""
-    spans_n, unrolls = spans != ONE, spans == RUNS
+    spans_n, unrolls, _ = parts_of(spans)
     normalize_chunk = normalizing(spans_n, not spans_n, streams)
 
     @kernel
@@ -191,18 +190,17 @@ def apply(spans, streams):
 @cache
 def backward(center, power, spans, streams):
     """dx and the parameters' gradients. Of constant statistics dx needs no sums: it is written with them."""
-    spans_n, unrolls = spans != ONE, spans == RUNS
+    spans_n, unrolls, _ = parts_of(spans)
     constant = power == 0 and not center
     none = 0.0, 0.0, 0.0
 
     @helper
     def sum_chunks_n(t, dims, parameter_dims, dy, x, weight, stats, dx, blocks, part):
         """One chunk of all sets that share their parameters; runs that do have blocks apart."""
-        pm = parameter_dims[1]
+        pb, pm, pc, _ = parameter_dims
         _, pieces, chunks = chunking(dims[1], dims[3])
         cell, h = t // chunks, t % chunks
-        per_cell = chunks // pieces if pm == 1 else 1
-        block = (cell * per_cell + (h // pieces if pm == 1 else 0)) * 2 * plane_of(parameter_dims)
+        block = ((h // pieces if pm == 1 else 0) * pb * pc + cell) * 2 * plane_of(parameter_dims)
         for u in range(sets_of_cell(dims, parameter_dims)[0]):
             s = set_of_cell(dims, parameter_dims, cell, u)
             i, j, start = set_at(dims, s)
@@ -221,12 +219,7 @@ def backward(center, power, spans, streams):
         i, j, start = set_at(dims, s)
         affine = affine_at(dims, x, stats, s)
         slot = s * slots_of(dims, parameter_dims)
-        found, again = (0.0, 0.0, 0.0, 0.0, 0.0), False
-        for _ in range(2):
-            found = chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, i, j, start, h, power, again)
-            again = found[4] != 0.0
-            if not again:
-                break
+        found = chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, i, j, start, h, power)
         put_sums(part, place_of(dims, s, h), found)
         if constant:
             chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, i, j, start, h, power, spans_n, none, streams,
@@ -263,9 +256,9 @@ def backward(center, power, spans, streams):
                 fold_sums(o, dims, parameter_dims, sums, dweight, dbias)
         if not constant:
             for s in range(b * c):
-                found = 0.0, 0.0, 0.0, 0.0, 0.0
+                found = 0.0, 0.0, 0.0, 0.0
                 for h in range(chunks):
-                    found = add_five(found, sums_at(part, place_of(dims, s, h)))
+                    found = add_four(found, sums_at(part, place_of(dims, s, h)))
                 g, gx, signs = means_of(found, stats_of(dims, stats, s)[1], k, center, divisor, limit)
                 put_three(part, place_of(dims, s, 0), g, gx, signs)
             share(pool, b * c * chunks, derive_chunk, (dims, parameter_dims, dy, x, weight, stats, dx, part))
@@ -290,8 +283,8 @@ def backward(center, power, spans, streams):
             shape, parameter_shape = unrolled(dims, parameter_dims)
             dw, db = workspace(w.size, weight), workspace(w.size, weight)
             gradients(pool, shape, parameter_shape, dy, x, w, stats, dx, dw, db, divisor, limit)
-            fold_runs(dims, parameter_dims, dw, dweight)
-            fold_runs(dims, parameter_dims, db, dbias)
+            fold_runs(dims, parameter_dims, dw, dweight, stats)
+            fold_runs(dims, parameter_dims, db, dbias, stats)
         else:
             gradients(pool, dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, limit)
 
