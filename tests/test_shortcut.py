@@ -529,3 +529,20 @@ def test_a_pass_before_the_shortcut_goes_back_by_it_as_long_as_nothing_changes(c
     (x if changes == "x" else norm.weight)[0] += 1
     with pytest.raises(RuntimeError, match=f"expected {changes} as it was in the forward pass"):
         saved.backward(dy)
+
+
+@pytest.mark.parametrize("sets", [7, 171, 2000])
+def test_functions_of_any_number_of_sets_whose_statistics_nobody_asks_for(sets, taken, rng):
+    """They lie on the stack or, where these are many, in memory that is the pass's until its end."""
+    x, p = (3 + rng.standard_normal((sets, 8))).astype(np.float32), np.ones(8, np.float32)
+    columns, mean, var = np.ascontiguousarray(x.T), np.zeros(sets, np.float32), np.ones(sets, np.float32)
+    for _ in range(6):
+        expected = F.layer_norm(x, (8,), p, return_saved=True)[0]
+        check.same_bits(F.layer_norm(x, (8,), p), expected)
+        check.same_bits(F.rms_norm(x, (8,), p), F.rms_norm(x, (8,), p, return_saved=True)[0])
+        state = mean.copy(), var.copy()
+        expected = F.batch_norm(columns, *state, training=True, return_saved=True)[0]
+        check.same_bits(F.batch_norm(columns, mean, var, training=True), expected)
+        for a, b in zip((mean, var), state, strict=True):
+            check.same_bits(a, b)
+    assert sum(found is not None for found in taken) > 10

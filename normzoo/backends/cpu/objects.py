@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import NativeValue, box, models, register_model, unbox
 
-from normzoo.backends.cpu.lanes import Flat, pointer
+from normzoo.backends.cpu.lanes import Flat, Space, pointer
 from normzoo.backends.cpu.target import lower, typed
 
 HEAD = object.__basicsize__  # bytes before the fields of any object; its type is the last of them
@@ -89,7 +89,11 @@ def doubles(address):
 
 
 def place_of(a):
-    """Where the values of an array of a kernel lie."""
+    """Where the values of an array of a kernel lie; of a workspace, as long as it is `needed`."""
+
+
+def needed(space):
+    """A workspace, of which only the place is known elsewhere, lives until here."""
 
 
 def result_of(function, arguments):
@@ -110,6 +114,7 @@ typed(put_word, lambda address, bits: types.none)
 typed(number, lambda address: types.float64)
 typed(doubles, lambda address: Flat(types.float64))
 typed(place_of, lambda a: types.int64)
+typed(needed, lambda space: types.none)
 typed(result_of, lambda function, arguments: types.int64)
 typed(run, lambda code, owned, ints, places, scalars: types.none)
 
@@ -165,6 +170,11 @@ def _doubles(context, builder, sig, args):
 @lower(place_of, Flat)
 def _place_of(context, builder, sig, args):
     return builder.ptrtoint(pointer(context, builder, sig.args[0], args[0]), _INT)
+
+
+@lower(needed, Space)
+def _needed(context, builder, sig, args):
+    return context.get_dummy_value()  # what counts references gives it up behind its last use
 
 
 @lower(result_of, types.Integer, types.Integer)

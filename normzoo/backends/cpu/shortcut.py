@@ -25,6 +25,7 @@ from normzoo.backends.cpu.objects import (
     address_of,
     doubles,
     half,
+    needed,
     number,
     place_of,
     put_word,
@@ -217,6 +218,7 @@ def forward():
             places = data_of(mean), data_of(var), field(block, UNCOUNTED) if count == none else data_of(count), s
             sizes = field(block, CHANNELS), field(block, SETS), field(block, VALUES), number(step + VALUE)
             run(field(block, UPDATE), y, (), places, sizes)
+        needed(own)
         return returned(y)
 
     return forward_shortcut
