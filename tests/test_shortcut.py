@@ -531,7 +531,7 @@ def test_a_pass_before_the_shortcut_goes_back_by_it_as_long_as_nothing_changes(c
         saved.backward(dy)
 
 
-@pytest.mark.parametrize("sets", [7, 171, 2000])
+@pytest.mark.parametrize("sets", [7, 171, 384, 2000])
 def test_functions_of_any_number_of_sets_whose_statistics_nobody_asks_for(sets, taken, rng):
     """They lie on the stack or, where these are many, in memory that is the pass's until its end."""
     x, p = (3 + rng.standard_normal((sets, 8))).astype(np.float32), np.ones(8, np.float32)

@@ -92,6 +92,23 @@ def test_the_last_pass_frees_the_one_before(rng):
     assert seen() is None
 
 
+def test_functions_of_many_sets_work_in_no_memory_that_is_free():
+    """glibc fills what is given back: statistics that lay there were wrong, and the heap broken."""
+    code = (
+        "import numpy as np, normzoo as nz\n"
+        "from normzoo.passes import plan\n"
+        "plan.ENOUGH = 1\n"
+        "x = (3 + np.random.default_rng(0).standard_normal((384, 8))).astype(np.float32)\n"
+        "columns = np.ascontiguousarray(x.T)\n"
+        "own = [np.zeros(384, np.float32), np.ones(384, np.float32)]\n"
+        "for _ in range(8):\n"
+        "    expected = nz.LayerNorm(8).forward(x)[0], nz.BatchNorm(384).forward(columns)[0]\n"
+        "    assert (nz.functional.layer_norm(x, (8,)) == expected[0]).all()\n"
+        "    assert (nz.functional.batch_norm(columns, *own, training=True) == expected[1]).all()\n"
+    )
+    script(code, MALLOC_PERTURB_="165")
+
+
 def test_caches_are_bounded_however_many_shapes_there_are(rng):
     """Plans, and all that is found once for a shape, are forgotten when there are too many; results stay right."""
     bounded = [a for m in (arrays, passes, plan) for a in vars(m).values() if isinstance(a, arrays.Memo)]
