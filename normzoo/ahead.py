@@ -143,16 +143,16 @@ def compile_cache(
 
 def cache_directory() -> str | None:
     """Where compiled kernels are kept on disk; None where no directory can be written to."""
-    from normzoo.backends.cpu import jit  # noqa: PLC0415  not before it is needed, see `backends.backend`
+    from normzoo.backends.cpu.compiling import disk  # noqa: PLC0415  not before it is needed, see `backends.backend`
 
-    return jit.cache_directory()
+    return disk.cache_directory()
 
 
 def _lost() -> list[str]:
     """Why kernels were not kept; it grows."""
-    from normzoo.backends.cpu import jit  # noqa: PLC0415  as above
+    from normzoo.backends.cpu.compiling import disk  # noqa: PLC0415  as above
 
-    return jit.lost
+    return disk.lost
 
 
 def _compile_shortcuts(backward: bool) -> None:

@@ -8,10 +8,11 @@ from numba.core import types
 
 from normzoo.backends import cpu, reference
 from normzoo.backends.contract import CONSTANT, Moments
-from normzoo.backends.cpu import code, threads
-from normzoo.backends.cpu.access import load_n, store_n
-from normzoo.backends.cpu.across import read_across, write_across
-from normzoo.backends.cpu.jit import kernel
+from normzoo.backends.cpu import code
+from normzoo.backends.cpu.compiling.jit import kernel
+from normzoo.backends.cpu.parallel import threads
+from normzoo.backends.cpu.vector.access import load_n, store_n
+from normzoo.backends.cpu.vector.across import read_across, write_across
 
 # Views of every schedule: rows and columns, one chunk and several, whole sets and split ones, ragged at the vector width;
 # columns that go back as rows; narrow ones, whose rows stand side by side, with rows left over.

@@ -38,6 +38,34 @@ ROOMS = {
         "backends.samples",
         "backends.subnormals",
     },
+    "backends/cpu/schedule.py": set(),
+    "backends/cpu/compiling": {"backends.cpu.compiling"},
+    "backends/cpu/vector": {"backends.cpu.compiling", "backends.cpu.schedule", "backends.cpu.vector"},
+    "backends/cpu/parallel": {
+        "backends",
+        "backends.cpu.compiling",
+        "backends.cpu.parallel",
+        "backends.cpu.schedule",
+        "backends.cpu.vector",
+        "backends.subnormals",
+    },
+    "backends/cpu/fastcall": {
+        "backends.contract",
+        "backends.cpu.compiling",
+        "backends.cpu.fastcall",
+        "backends.cpu.parallel",
+        "backends.cpu.vector",
+        "backends.samples",
+        "backends.subnormals",
+    },
+    "backends/cpu/kernels": {
+        "backends.contract",
+        "backends.cpu.compiling",
+        "backends.cpu.kernels",
+        "backends.cpu.parallel",
+        "backends.cpu.schedule",
+        "backends.cpu.vector",
+    },
     "backends/cuda": {"backends.contract", "backends.cuda"},
     "backends/memory.py": {"backends.contract"},
     "backends/reference.py": {"backends.contract", "backends.memory"},
@@ -274,7 +302,7 @@ def test_import_compiles_nothing_and_needs_only_numba_numpy_and_scipy():
         "import sys, normzoo\n"
         "assert 'normzoo.backends.cpu' not in sys.modules, 'a backend is imported when it is first used'\n"
         "assert 'scipy.special' not in sys.modules, 'it takes longer than all of this package'\n"
-        "from normzoo.backends.cpu import rows, rows_gradients, columns, columns_gradients, rows_split, columns_split\n"
+        "from normzoo.backends.cpu.kernels import rows, rows_gradients, columns, columns_gradients, rows_split, columns_split\n"
         "made = [f.cache_info().currsize for m in (rows, rows_gradients, columns, columns_gradients, rows_split, columns_split) for f in vars(m).values() if hasattr(f, 'cache_info')]\n"
         "assert len(made) > 8 and not any(made), made\n"
         "found = {n.split('.')[0] for n in sys.modules} & {'torch', 'jax', 'onnx', 'safetensors', 'ml_dtypes', 'matplotlib', 'sklearn', 'tqdm', 'mpi4py', 'dask'}\n"

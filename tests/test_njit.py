@@ -10,9 +10,9 @@ from numba.core.errors import TypingError
 
 import normzoo as nz
 import normzoo.njit
-from normzoo.backends.cpu.access import put
-from normzoo.backends.cpu.jit import kernel
-from normzoo.backends.cpu.workspaces import workspace
+from normzoo.backends.cpu.compiling.jit import kernel
+from normzoo.backends.cpu.vector.access import put
+from normzoo.backends.cpu.vector.workspaces import workspace
 from normzoo.njit.kernels import by_address, fit_sizes
 from normzoo.passes.view import KINDS, Axes, fit
 from tests import check

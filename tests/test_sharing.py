@@ -9,13 +9,14 @@ import pytest
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from normzoo.backends.cpu import sharing, threads
-from normzoo.backends.cpu.access import at, put
+from normzoo.backends.cpu import schedule
 from normzoo.backends.cpu.code import compiled
-from normzoo.backends.cpu.jit import helper, kernel, plain
-from normzoo.backends.cpu.lanes import Flat
-from normzoo.backends.cpu.sharing import ALONE, LEAST, POOL, pool, pool_for, share
-from normzoo.backends.cpu.target import lower, typed
+from normzoo.backends.cpu.compiling.jit import helper, kernel, plain
+from normzoo.backends.cpu.compiling.target import lower, typed
+from normzoo.backends.cpu.parallel import sharing, threads
+from normzoo.backends.cpu.parallel.sharing import ALONE, LEAST, POOL, pool, pool_for, share
+from normzoo.backends.cpu.vector.access import at, put
+from normzoo.backends.cpu.vector.lanes import Flat
 
 FOUND = Flat(types.float64)
 
@@ -107,8 +108,8 @@ def test_a_turn_without_memory_ends_the_kernel(where, given):
 
 
 @pytest.mark.parametrize(("seconds", "values", "wakes"), [
-    (50e-6, 1 << 17, False), (50e-6, 1 << 19, True), (1e-6, 1 << 17, True), (1, threads.MOST - 1, False),
-    (1, threads.MOST, True),
+    (50e-6, 1 << 17, False), (50e-6, 1 << 19, True), (1e-6, 1 << 17, True), (1, schedule.ALWAYS_SHARED - 1, False),
+    (1, schedule.ALWAYS_SHARED, True),
 ])  # fmt: skip
 def test_threads_are_woken_where_that_takes_less_than_they_save(seconds, values, wakes, monkeypatch):
     numba.get_num_threads()

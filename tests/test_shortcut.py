@@ -13,7 +13,8 @@ import pytest
 import normzoo as nz
 from normzoo.backends import cpu
 from normzoo.backends.contract import Moments
-from normzoo.backends.cpu import objects, shortcut
+from normzoo.backends.cpu import schedule
+from normzoo.backends.cpu.fastcall import objects, shortcut
 from normzoo.passes import normalize as passes
 from normzoo.passes import plan
 from normzoo.passes.view import Axes
@@ -389,7 +390,7 @@ def test_plans_with_shortcuts_are_copied_and_pickled(rng):
 
 
 def test_sizes_that_are_large_have_none(rng, taken):
-    for rows, short in ((cpu.SMALL // 64, True), (cpu.SMALL // 64 + 1, False)):
+    for rows, short in ((schedule.SMALL // 64, True), (schedule.SMALL // 64 + 1, False)):
         norm = nz.LayerNorm(64)
         x = rng.standard_normal((rows, 64)).astype(np.float32)
         taken.clear()

@@ -17,7 +17,7 @@ for name, value in {"OMP_WAIT_POLICY": "passive", "OMP_PROC_BIND": "true", "OMP_
 def kernels_of(package: Path) -> Path:
     """Where the compiled kernels of the installed package stay: commits with the same kernels share them."""
     digest = hashlib.sha256()
-    for file in sorted(package.glob("backends/cpu/*.py")):
+    for file in sorted(package.glob("backends/cpu/**/*.py")):
         digest.update(file.read_bytes())
     return Path(__file__).parents[1] / "env" / "kernels" / digest.hexdigest()[:16]
 

@@ -13,8 +13,8 @@ from numba.extending import overload
 
 from normzoo import functional
 from normzoo.backends.contract import CONSTANT, Moments
-from normzoo.backends.cpu import running
-from normzoo.backends.cpu.jit import INNER
+from normzoo.backends.cpu.compiling.jit import INNER
+from normzoo.backends.cpu.kernels import running
 from normzoo.njit.kernels import Kinds, by_address, fit_sizes, forward, inner
 from normzoo.njit.saved import SavedType
 from normzoo.norm import SPACING

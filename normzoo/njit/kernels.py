@@ -19,10 +19,19 @@ from numba.core import types
 from numba.extending import intrinsic, register_jitable
 
 from normzoo.backends.contract import CONSTANT, Moments
-from normzoo.backends.cpu import code, columns, columns_gradients, columns_split, few, rows, rows_gradients, rows_split
-from normzoo.backends.cpu.jit import INNER
-from normzoo.backends.cpu.lanes import Flat
-from normzoo.backends.cpu.sharing import ALONE
+from normzoo.backends.cpu import code
+from normzoo.backends.cpu.compiling.jit import INNER
+from normzoo.backends.cpu.kernels import (
+    columns,
+    columns_gradients,
+    columns_split,
+    few,
+    rows,
+    rows_gradients,
+    rows_split,
+)
+from normzoo.backends.cpu.parallel.sharing import ALONE
+from normzoo.backends.cpu.vector.lanes import Flat
 from normzoo.passes import view
 
 inner = register_jitable(**INNER)

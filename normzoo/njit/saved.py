@@ -10,7 +10,7 @@ from numba.experimental import structref
 from numba.extending import overload_method
 
 from normzoo.backends.contract import Moments
-from normzoo.backends.cpu.jit import INNER
+from normzoo.backends.cpu.compiling.jit import INNER
 from normzoo.njit.kernels import Kinds, backward
 from normzoo.passes.saved import Grads
 

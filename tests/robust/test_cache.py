@@ -14,10 +14,11 @@ import pytest
 from numba.core import types
 from numba.core.bytecode import FunctionIdentity
 
-from normzoo.backends.cpu import jit
-from normzoo.backends.cpu.access import put
 from normzoo.backends.cpu.code import compiled
-from normzoo.backends.cpu.lanes import Flat
+from normzoo.backends.cpu.compiling import disk
+from normzoo.backends.cpu.compiling.jit import kernel
+from normzoo.backends.cpu.vector.access import put
+from normzoo.backends.cpu.vector.lanes import Flat
 from tests.robust.process import ROOT, environment, script
 
 ONE_CALL = """
@@ -33,7 +34,7 @@ with nz.use("reference"):
 def variant(flag):
     """A small kernel that closes over a flag, as all do."""
 
-    @jit.kernel
+    @kernel
     def write(a):
         put(a, 0, flag)
 
@@ -149,7 +150,7 @@ def test_other_sources_compile_anew_and_old_files_are_removed(tmp_path, monkeypa
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     run(variant(1.0), np.zeros(1))
     before = {p.name for p in tmp_path.rglob("*.nbc")}
-    monkeypatch.setattr(jit, "SOURCE", jit.SOURCE + 1)
+    monkeypatch.setattr(disk, "SOURCE", disk.SOURCE + 1)
     for hits in (0, 1):
         again = variant(1.0)
         run(again, np.zeros(1))
@@ -164,7 +165,7 @@ def test_names_of_files_are_short(tmp_path, monkeypatch):
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
 
     def made(a, b, c, d, e, f, g):
-        @jit.kernel
+        @kernel
         def a_kernel_of_a_rather_long_name_that_says_it_all_and_more(x):
             put(x, 0, a + b + c + d + e + f + g)
 
@@ -197,10 +198,10 @@ def test_dates_of_sources_do_not_matter(tmp_path):
 SMALL = """
 import numpy as np
 from numba.core import types
-from normzoo.backends.cpu.access import put
+from normzoo.backends.cpu.vector.access import put
 from normzoo.backends.cpu.code import compiled
-from normzoo.backends.cpu.jit import kernel
-from normzoo.backends.cpu.lanes import Flat
+from normzoo.backends.cpu.compiling.jit import kernel
+from normzoo.backends.cpu.vector.lanes import Flat
 
 def variant(flag):
     @kernel
@@ -245,20 +246,22 @@ def test_kernels_are_loaded_from_a_directory_that_cannot_be_written(tmp_path, mo
     """An image is built by root, and run by somebody else."""
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     run(variant(1.0), np.zeros(1))
-    monkeypatch.setattr(jit, "_can_be_written", lambda place: False)
-    monkeypatch.setattr(jit, "lost", [])
+    monkeypatch.setattr(disk, "_can_be_written", lambda place: False)
+    monkeypatch.setattr(disk, "lost", [])
     again, other = variant(1.0), variant(2.0)
     run(again, np.zeros(1))
     assert sum(again.stats.cache_hits.values()) == 1
     run(other, np.zeros(1))
-    assert len(jit.lost) == 1 and "set NUMBA_CACHE_DIR" in jit.lost[0]
+    assert len(disk.lost) == 1 and "set NUMBA_CACHE_DIR" in disk.lost[0]
 
 
 def test_a_user_without_a_home_and_a_working_directory_that_is_gone(tmp_path):
     """Nothing is written to a directory named "~", and norms are computed."""
     (tmp_path / "gone").mkdir()
     begin = "import os, pwd\nos.rmdir(os.getcwd())\npwd.getpwuid = lambda uid: {}[uid]\ndel os.environ['HOME']\n"
-    more = "from normzoo.backends.cpu import jit\nassert '~' not in str(jit._places('')), jit._places('')\n"
+    more = (
+        "from normzoo.backends.cpu.compiling import disk\nassert '~' not in str(disk._places('')), disk._places('')\n"
+    )
     homeless = {"HOME": tmp_path / "home", "XDG_CACHE_HOME": "", "PYTHONPATH": site_of(tmp_path)}
     script(begin + TINY + more, NUMBA_CACHE_DIR="kernels", cwd=tmp_path / "gone", **homeless)
     assert not (tmp_path / "gone").exists()

@@ -205,11 +205,11 @@ def test_mod_wsgi_689_another_interpreter_compiles():
     """It may not say what handles Ctrl-C."""
     code = """
         import signal, threading
-        from normzoo.backends.cpu import jit
+        from normzoo.backends.cpu.compiling import locks
         def refuses(*_):
             raise ValueError("signal only works in main thread of the main interpreter")
         signal.signal = refuses
-        with jit.uninterrupted():
+        with locks.uninterrupted():
             pass
     """
     script(textwrap.dedent(code))

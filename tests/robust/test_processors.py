@@ -11,10 +11,10 @@ pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="processo
 EVERY_VALUE = """
 import numpy as np
 from numba.core import types
-from normzoo.backends.cpu.access import at, load, load_n, load_same, put, store, store_n
+from normzoo.backends.cpu.vector.access import at, load, load_n, load_same, put, store, store_n
 from normzoo.backends.cpu.code import compiled
-from normzoo.backends.cpu.jit import kernel
-from normzoo.backends.cpu.lanes import Flat
+from normzoo.backends.cpu.compiling.jit import kernel
+from normzoo.backends.cpu.vector.lanes import Flat
 
 SHORT, SINGLE = Flat(types.int16), Flat(types.float32)
 
@@ -64,10 +64,10 @@ assert (bits(tails.view(np.float16)) == bits(np.where(first, right, np.float16(0
 SOME_OF_AVX512 = """
 import ml_dtypes, numpy as np
 from numba.core import types
-from normzoo.backends.cpu.access import load, store
+from normzoo.backends.cpu.vector.access import load, store
 from normzoo.backends.cpu.code import compiled
-from normzoo.backends.cpu.jit import kernel
-from normzoo.backends.cpu.lanes import Flat
+from normzoo.backends.cpu.compiling.jit import kernel
+from normzoo.backends.cpu.vector.lanes import Flat
 
 @kernel
 def narrow(source, target):

@@ -13,27 +13,17 @@ from numba.core import types
 from normzoo.backends import memory  # noqa: F401 (a backend says where its arrays come from)
 from normzoo.backends.at_once import at_once, has_gil
 from normzoo.backends.contract import Apply, Array, Backward, Dims, Forward, Kind, Moments
-from normzoo.backends.cpu import gathering, objects, running, shortcut, threads
-from normzoo.backends.cpu.code import (
-    FLAT,
-    SERIAL,
-    STREAMED,
-    Code,
-    Compiled,
-    apply_code,
-    backward_code,
-    compiled,
-    forward_code,
-    spread_of,
-)
-from normzoo.backends.cpu.lanes import Flat
-from normzoo.backends.cpu.sharing import ALONE, POOL
-from normzoo.backends.cpu.shortcut import Shortcut
+from normzoo.backends.cpu.code import FLAT, Code, Compiled, apply_code, backward_code, compiled, forward_code, spread_of
+from normzoo.backends.cpu.fastcall import objects, shortcut
+from normzoo.backends.cpu.fastcall.shortcut import Shortcut
+from normzoo.backends.cpu.kernels import gathering, running
+from normzoo.backends.cpu.parallel import threads
+from normzoo.backends.cpu.parallel.sharing import ALONE, POOL
+from normzoo.backends.cpu.schedule import LINE, SERIAL, SMALL, STREAMED
+from normzoo.backends.cpu.vector.lanes import Flat
 from normzoo.backends.samples import SAMPLES, places_in
 from normzoo.backends.subnormals import LEAST, ONE, kept
 
-SMALL = 16384  # values up to which a pass keeps Python's lock, for some microseconds
-LINE = 64  # bytes
 _UNCOUNTED = np.array(0)  # the number of batches of who does not count them
 updates_whole = not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
 

@@ -14,7 +14,9 @@ import numpy as np
 from numba.core import types
 
 from normzoo.backends.contract import CONSTANT, Array, Dims, Moments
-from normzoo.backends.cpu import (
+from normzoo.backends.cpu.compiling.jit import plain
+from normzoo.backends.cpu.compiling.locks import uninterrupted
+from normzoo.backends.cpu.kernels import (
     columns,
     columns_gradients,
     columns_split,
@@ -22,32 +24,35 @@ from normzoo.backends.cpu import (
     rows,
     rows_gradients,
     rows_split,
-    threads,
 )
-from normzoo.backends.cpu.access import WHOLE
-from normzoo.backends.cpu.jit import plain, uninterrupted
-from normzoo.backends.cpu.lanes import LANES, Flat
-from normzoo.backends.cpu.sharing import POOL
-
-SERIAL = 65536  # values up to which starting the threads costs more than they save, or hardly less
-FEW_SETS = 16  # fewer sets than this, each of several chunks, are worked on by all threads together;
-PER_THREAD = 2  # going forward, fewer than this for each thread
-SHORT = 256  # runs below this are folded columns, where there are several
-RUN = 4  # and a run for every so many values of one: else what is done once a column is too much
-WIDE = 1536  # columns of a tile from which on x and dy, of many runs, are too large for a level-2 cache
-BESIDE = 1 << 20  # values of high columns that a thread reads twice, one sample after the other; larger ones are shared
-STREAMED = 1 << 24  # bytes of a result, from which on it is written past the caches: they would not hold it
-FAR = 1 << 20  # bytes of a set whose runs lie apart
-SIDE_BY_SIDE = 48  # values of a run, below which neighbouring ones go back as one run of at most
-SPREAD = 32768  # values, for whose parameters' gradients a level-2 cache has room; of fewer than LANES all, both ways
-FEW = 48  # values of a set that `few.py` takes going forward, in runs that are no columns,
-FEW_GIVEN = 32  # and where it is given statistics,
-FEW_BACK = 31  # and going back,
-FEW_EACH = 24  # and going back where each value has its own parameters;
-RAGGED = 56  # or more than FEW and FEW_BACK, where they lie apart in runs shorter than a vector;
-PAIR = 2  # and of columns, which lanes run over anyway,
-HIGH = 64  # or up to this, where a sample
-TABLE = 256  # has no more values than this
+from normzoo.backends.cpu.parallel import threads
+from normzoo.backends.cpu.parallel.sharing import POOL
+from normzoo.backends.cpu.schedule import (
+    APART_BYTES,
+    FEW,
+    FEW_APART,
+    FEW_BACK,
+    FEW_COLUMN,
+    FEW_EACH,
+    FEW_GIVEN,
+    FEW_SAMPLE,
+    FEW_SAMPLE_COLUMN,
+    FOLDED_RUN,
+    FOLDED_RUNS,
+    FOLDED_TILE,
+    GROUP,
+    HIGH_COLUMNS,
+    NEIGHBOUR_RUN,
+    NEIGHBOUR_SET,
+    SERIAL,
+    SETS_PER_THREAD,
+    SHORT_SET,
+    SPLIT_SETS,
+    STREAM_ALIGNMENT,
+    STREAMED,
+    STRIP,
+)
+from normzoo.backends.cpu.vector.lanes import LANES, Flat
 
 FLAT = {
     "float32": Flat(types.float32),
@@ -109,7 +114,7 @@ class Code(NamedTuple):
         if size * self.arrays[self.result].itemsize < STREAMED or not self.in_order:
             return code(False)
         place = 3 + self.result  # behind the pool, dims and those of the parameters
-        return lambda *given: code(given[place].__array_interface__["data"][0] % WHOLE == 0)(*given)
+        return lambda *given: code(given[place].__array_interface__["data"][0] % STREAM_ALIGNMENT == 0)(*given)
 
     def compiled(self, past_caches: bool) -> Compiled:
         signature = POOL, _DIMS, _DIMS, *(FLAT[a.name] for a in self.arrays), *self.scalars
@@ -123,7 +128,7 @@ def forward_code(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.d
         flags = moments.center, moments.power, *few_flags(dims, parameter_dims)
         return Code(dims, False, few.forward, False, flags, arrays, 3, scalars)
     makers = rows.forward, rows_split.forward, columns.forward, columns_split.forward
-    least = min(FEW_SETS, PER_THREAD * numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+    least = min(SPLIT_SETS, SETS_PER_THREAD * numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
     spans = spans_of(dims, by_column, parameter_dims)
     whole = _is_whole(dims, by_column, least, spans) and not _is_far_apart(dims, by_column, store)
     return _code(dims, by_column, makers, whole, moments, spans, arrays, 3, scalars)
@@ -150,7 +155,7 @@ def backward_code(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.
     makers = rows_gradients.backward, rows_split.backward, columns_gradients.backward, columns_split.backward
     spans = spans_of(dims, by_column, parameter_dims, True)
     # where statistics are constants, threads that share sets read them once, in the order of memory
-    whole = _is_whole(dims, by_column, math.inf if moments == CONSTANT and not spans else FEW_SETS, spans)
+    whole = _is_whole(dims, by_column, math.inf if moments == CONSTANT and not spans else SPLIT_SETS, spans)
     return _code(dims, by_column, makers, whole, moments, spans, arrays, 4, scalars)
 
 
@@ -185,8 +190,8 @@ def is_few(dims: Dims, most: int) -> bool:
     """Do the kernels of few values, of `most` in a set, take this view? They compute float32."""
     _, m, c, n = dims
     if n == 1 and m > 1 and c > 1:
-        return m <= PAIR or (m <= HIGH and m * c <= TABLE)
-    return m * n <= most or (m * n <= RAGGED and n < LANES and m > 1 and c > 1)
+        return m <= FEW_COLUMN or (m <= FEW_SAMPLE_COLUMN and m * c <= FEW_SAMPLE)
+    return m * n <= most or (m * n <= FEW_APART and n < LANES and m > 1 and c > 1)
 
 
 def few_back(dims: Dims, parameter_dims: Dims) -> int:
@@ -203,7 +208,7 @@ def few_flags(dims: Dims, parameter_dims: Dims) -> tuple[bool, bool]:
     """Do the values of what lanes run over lie beside each other? And are that samples of few columns? Where lanes run
     changes no bit of a set."""
     b, m, c, n = dims
-    over = 1 < c < LANES and m > 1 and c < b and m * c * n <= TABLE and parameter_dims[0] == 1
+    over = 1 < c < LANES and m > 1 and c < b and m * c * n <= FEW_SAMPLE and parameter_dims[0] == 1
     return over or plain(few.step_of)(dims) != 1, over
 
 
@@ -214,9 +219,9 @@ def is_columns(dims: Dims, gradients: bool = False) -> bool:
     _, m, c, n = dims
     if n == 1:
         return True
-    if gradients and min(c, LANES) * n > WIDE:
+    if gradients and min(c, LANES) * n > FOLDED_TILE:
         return False
-    return n < SHORT and n < RUN * m and m >= columns.STRIP and c > 1
+    return n < FOLDED_RUN and n < FOLDED_RUNS * m and m >= STRIP and c > 1
 
 
 def _is_whole(dims: Dims, by_column: bool, few: float, spans: int) -> bool:
@@ -229,7 +234,7 @@ def _is_whole(dims: Dims, by_column: bool, few: float, spans: int) -> bool:
     view = plain(columns.view_of)(dims, spans)
     m, width = view[1], plain(columns.width_of)(view)
     tiles = -(-view[2] * view[3] // width)
-    return m <= columns.GROUP or (b * tiles >= few and m * width <= BESIDE)
+    return m <= GROUP or (b * tiles >= few and m * width <= HIGH_COLUMNS)
 
 
 def _is_far_apart(dims: Dims, by_column: bool, store: np.dtype) -> bool:
@@ -238,7 +243,7 @@ def _is_far_apart(dims: Dims, by_column: bool, store: np.dtype) -> bool:
     _, m, c, n = dims
     if by_column or n % LANES or 1 in (m, c):
         return False
-    return m * n * store.itemsize > FAR and math.prod(dims) * store.itemsize >= STREAMED
+    return m * n * store.itemsize > APART_BYTES and math.prod(dims) * store.itemsize >= STREAMED
 
 
 def spans_of(dims: Dims, by_column: bool, parameter_dims: Dims, gradients: bool = False) -> int:
@@ -246,7 +251,7 @@ def spans_of(dims: Dims, by_column: bool, parameter_dims: Dims, gradients: bool 
     that lie side by side too short to be worked on one by one?"""
     _, m, c, n = dims
     _, pm, _, pn = parameter_dims
-    is_short = n < LANES or (gradients and n < SIDE_BY_SIDE and m * n <= SPREAD)
+    is_short = n < LANES or (gradients and n < NEIGHBOUR_RUN and m * n <= NEIGHBOUR_SET)
     if not by_column and c == 1 and m > 1 and (pm > 1 or pn > 1) and is_short:
         return rows.RUNS
     return rows.EACH if (pm if by_column else pn) > 1 else rows.ONE
@@ -255,7 +260,7 @@ def spans_of(dims: Dims, by_column: bool, parameter_dims: Dims, gradients: bool 
 def is_short(dims: Dims, by_column: bool, spans: int) -> bool:
     """Is a set one short run, or worked on as one?"""
     _, m, _, n = dims
-    return not by_column and m * n <= rows.MOST and (m == 1 or spans == rows.RUNS)
+    return not by_column and m * n <= SHORT_SET and (m == 1 or spans == rows.RUNS)
 
 
 def spread_of(dims: Dims, by_column: bool, parameter_dims: Dims) -> tuple[Dims, Callable[[Array], Array] | None]:

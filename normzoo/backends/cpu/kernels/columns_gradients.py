@@ -9,27 +9,9 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.access import at, load, load_n, load_same, prefetch, put, store, zeros
-from normzoo.backends.cpu.arithmetic import (
-    below,
-    fma,
-    inverse_power,
-    is_outside,
-    keep,
-    lane,
-    larger,
-    magnitude,
-    narrow,
-    sign,
-    smaller,
-    splat,
-    total,
-    wide,
-)
-from normzoo.backends.cpu.columns import (
+from normzoo.backends.cpu.compiling.jit import helper, kernel
+from normzoo.backends.cpu.kernels.columns import (
     FORMS,
-    GROUP,
-    STRIP,
     band_of,
     clear_behind,
     four,
@@ -45,9 +27,7 @@ from normzoo.backends.cpu.columns import (
     view_of,
     width_of,
 )
-from normzoo.backends.cpu.jit import helper, kernel
-from normzoo.backends.cpu.lanes import LANES
-from normzoo.backends.cpu.moments import (
+from normzoo.backends.cpu.kernels.moments import (
     factors_of,
     gradient,
     held,
@@ -60,16 +40,38 @@ from normzoo.backends.cpu.moments import (
     write,
     write_out,
 )
-from normzoo.backends.cpu.sharing import pool_for, share
-from normzoo.backends.cpu.workspaces import clear, workspace
+from normzoo.backends.cpu.parallel.sharing import pool_for, share
+from normzoo.backends.cpu.schedule import (
+    COLUMN_SAMPLES,
+    COLUMN_SAMPLES_SPANNED,
+    GROUP,
+    HEIGHT_BACK,
+    STRIP,
+    SUMMED_COLUMNS,
+    SUMMED_ROWS,
+)
+from normzoo.backends.cpu.vector.access import at, load, load_n, load_same, prefetch, put, store, zeros
+from normzoo.backends.cpu.vector.arithmetic import (
+    below,
+    fma,
+    inverse_power,
+    is_outside,
+    keep,
+    lane,
+    larger,
+    magnitude,
+    narrow,
+    sign,
+    smaller,
+    splat,
+    total,
+    wide,
+)
+from normzoo.backends.cpu.vector.lanes import LANES
+from normzoo.backends.cpu.vector.workspaces import clear, workspace
 
 SUMS = 4  # planes of sums: g, g * xhat, xhat, sign(x - mean)
-SAMPLES = 16  # rows of a column that say what its sums are around: of a mean near 0 they hardly have one sign
-ROWS = 256  # that are summed in the computing type, STRIP at a time, before they go on in float64: half a group
-SPANNED = 4  # SAMPLES where the weights vary along m: the sums are no gradients, and need not be around 0 if dy is
 TAKEN = 5  # planes of `weigh`: four factors, and the weight times the scale
-HEIGHT = 2  # as in columns.py; of more rows the registers would not hold what was loaded
-SUMMED = 512  # columns, of one sample or several, whose gradients a task adds up in the computing type
 
 
 @helper
@@ -78,7 +80,11 @@ def fill_centers(view, parameter_dims, dy, weight, b, top, end, first, last, sum
     where their signs differ. The columns of a set have that of the first, if the weights vary along m."""
     n = view[3]
     rows = end - top
-    rows = smaller(SPANNED, rows) if spans_m else smaller(SAMPLES, smaller(rows, larger(SAMPLES // 2, rows // 2)))
+    rows = (
+        smaller(COLUMN_SAMPLES_SPANNED, rows)
+        if spans_m
+        else smaller(COLUMN_SAMPLES, smaller(rows, larger(COLUMN_SAMPLES // 2, rows // 2)))
+    )
     apart = (end - top) // rows
     one = spans_m and n > 1
     run = n if one else LANES
@@ -169,7 +175,7 @@ def group_sums(view, parameter_dims, dy, x, weight, b, g, first, last, blocks, b
     """Sums over group g of the columns [first, last), into the planes of `part`."""
     m = view[1]
     top, end = g * GROUP, smaller(g * GROUP + GROUP, m)
-    half = smaller(top + ROWS, end)
+    half = smaller(top + SUMMED_ROWS, end)
     size = last - first
     if spans_m:
         for j in range(0, size, LANES):
@@ -350,7 +356,7 @@ def repeats_of(dims, parameter_dims):
     """Samples of a task whose parameters vary along m, so that its block of gradients is small beside its dx."""
     b, _, c, n = dims
     pb, _, pc, pn = parameter_dims
-    return larger(1, smaller(b // pb, 16 if pc * pn > 1 else SUMMED // (c * n)))
+    return larger(1, smaller(b // pb, 16 if pc * pn > 1 else SUMMED_COLUMNS // (c * n)))
 
 
 @helper
@@ -468,7 +474,7 @@ def backward(center, power, spans_m, streams):
                   power, divisor, limit, x, spans_m)  # fmt: skip
             repeat(dims, view, taken, TAKEN, 0, width)
             region_dx(view, parameter_dims, dy, x, weight, dx, i, 0, view[1], first, last, forms, 0, width, (taken, 0),
-                      HEIGHT, width, power, spans_m, streams)  # fmt: skip
+                      HEIGHT_BACK, width, power, spans_m, streams)  # fmt: skip
 
     @kernel
     def columns_backward(

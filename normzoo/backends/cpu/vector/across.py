@@ -11,9 +11,9 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from normzoo.backends.cpu.lanes import LANES, Flat, llvm_type, of, pointer
-from normzoo.backends.cpu.storage import as_floats, as_stored, joined, loaded, stored, to_store, word
-from normzoo.backends.cpu.target import lower, typed
+from normzoo.backends.cpu.compiling.target import lower, typed
+from normzoo.backends.cpu.vector.lanes import LANES, Flat, llvm_type, of, pointer
+from normzoo.backends.cpu.vector.storage import as_floats, as_stored, joined, loaded, stored, to_store, word
 
 WIDTHS = 8, 4  # values of a row that are turned at once; fewer come one by one
 _INT = ir.IntType(64)

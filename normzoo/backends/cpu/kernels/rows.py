@@ -1,8 +1,8 @@
 """Kernels of the views whose last axis is reduced (n > 1): a set (b, c) is m runs of n neighbouring values.
 
-A set is cut into chunks of about CHUNK values, by its shape alone: several runs, or a piece of one. A chunk is summed
-around the mean of some of its values and, where its own mean turns out to lie far from that, once more around this,
-while it is in the level-1 cache. Chunks are merged in order, in float64. So neither the number of threads nor the
+A set is cut into chunks of about ROW_CHUNK values, by its shape alone: several runs, or a piece of one. A chunk is
+summed around the mean of some of its values and, where its own mean turns out to lie far from that, once more around
+this, while it is in the level-1 cache. Chunks are merged in order, in float64. So neither the number of threads nor the
 number of sets can be seen in the bits. Here a thread takes whole sets; in `rows_split.py` all threads share each set.
 """
 
@@ -10,11 +10,8 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.access import at, itemsize, load_as, load_n, load_same, load_two, prefetch, put, zeros
-from normzoo.backends.cpu.arithmetic import fma, keep, lane, magnitude, narrow, smaller, splat, total, wide
-from normzoo.backends.cpu.jit import helper, kernel
-from normzoo.backends.cpu.lanes import LANES
-from normzoo.backends.cpu.moments import (
+from normzoo.backends.cpu.compiling.jit import helper, kernel
+from normzoo.backends.cpu.kernels.moments import (
     affine_by,
     affine_of,
     extreme_moments,
@@ -25,16 +22,15 @@ from normzoo.backends.cpu.moments import (
     standardize,
     write_out,
 )
-from normzoo.backends.cpu.sharing import share
-from normzoo.backends.cpu.workspaces import workspace
+from normzoo.backends.cpu.parallel.sharing import share
+from normzoo.backends.cpu.schedule import FAR_MEAN, FETCHED_SET, ROW_CHUNK, SETS_TOGETHER, SHORT_SET
+from normzoo.backends.cpu.vector.access import at, itemsize, load_as, load_n, load_same, load_two, prefetch, put, zeros
+from normzoo.backends.cpu.vector.arithmetic import fma, keep, lane, magnitude, narrow, smaller, splat, total, wide
+from normzoo.backends.cpu.vector.lanes import LANES
+from normzoo.backends.cpu.vector.workspaces import workspace
 
 ONE, EACH, RUNS = range(3)  # `spans`: a run has one parameter; each value has; short runs are worked on as one
-SHORT = 3  # more than these: each set is one run, also of RUNS, of at most so many values:
-MOST = 1024
-CHUNK = 2048  # values: two arrays of float32 fill half a level-1 cache; at most 64 additions a lane
-TOGETHER = 4  # sets of one chunk that are summed before the first is normalized
-FAR = 2.0  # of a chunk's variance is the square by which its mean may lie from what it is summed around
-AHEAD = 1 << 18  # bytes of a set, up to which the next ones are fetched while y is written: two fit a level-2 cache
+SHORT = 3  # more than these: each set is one run, also of RUNS, of at most SHORT_SET values
 
 
 def parts_of(spans):
@@ -48,7 +44,7 @@ def as_short(dims, parameter_dims):
     """What the compiler then knows of sets of one short run: it leaves out a third of what is done once for a set."""
     b, _, c, n = dims
     pb, _, pc, pn = parameter_dims
-    return (b, 1, c, smaller(n, MOST)), (pb, 1, pc, pn)
+    return (b, 1, c, smaller(n, SHORT_SET)), (pb, 1, pc, pn)
 
 
 @helper
@@ -80,12 +76,12 @@ def unspread(parameter_dims, m, o, i):
 def chunking(m, n):
     """runs in a chunk, pieces of a run, chunks in a set. Of small sets without a division, which takes as long as the
     rest of what is done once for a set; so do the functions behind."""
-    if m * n <= CHUNK:
+    if m * n <= ROW_CHUNK:
         return m, 1, 1
-    if n > CHUNK:
-        pieces = (n + CHUNK - 1) // CHUNK
+    if n > ROW_CHUNK:
+        pieces = (n + ROW_CHUNK - 1) // ROW_CHUNK
         return 1, pieces, m * pieces
-    group = smaller(m, CHUNK // n)
+    group = smaller(m, ROW_CHUNK // n)
     return group, 1, (m + group - 1) // group
 
 
@@ -96,8 +92,8 @@ def chunk_of(j, m, n):
     if chunks == 1:
         return 0, m, 0, n
     run = j // pieces * group
-    i = j % pieces * CHUNK
-    return run, smaller(group, m - run), i, smaller(CHUNK, n - i) if pieces > 1 else n
+    i = j % pieces * ROW_CHUNK
+    return run, smaller(group, m - run), i, smaller(ROW_CHUNK, n - i) if pieces > 1 else n
 
 
 @helper
@@ -202,7 +198,7 @@ def chunk_moments(dims, x, start, j, center):
         by = sum1 / count
         mean = np.float64(lane(shift, 0)) + by
         m2 -= sum1 * by
-        if not sum1 * by > FAR * m2:
+        if not sum1 * by > FAR_MEAN * m2:
             break
         shift = splat(narrow(mean, x))
     return count, mean, 0.0 if m2 < 0.0 else m2
@@ -303,7 +299,7 @@ def next_set(dims, x, most):
 def together_of(dims):
     """Sets whose moments are found before the first is normalized, so that what must wait for the sums of one is done
     while another is read or written: of those of which a level-1 cache holds several."""
-    return TOGETHER if dims[1] * dims[3] <= CHUNK else 1
+    return SETS_TOGETHER if dims[1] * dims[3] <= ROW_CHUNK else 1
 
 
 @cache
@@ -335,7 +331,7 @@ def forward(center, power, spans, streams):
                     spread += chunk_deviations(dims, x, start, h, mean)
             finish(dims, x, start, mean, spread, stats, s, center, power, divisor, eps, clamp)
         # 2 normalize
-        ahead = next_set(dims, x, AHEAD) * together
+        ahead = next_set(dims, x, FETCHED_SET) * together
         for s in sets:
             for h in range(chunks):
                 chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, s, h, spans_n, False, streams, ahead)

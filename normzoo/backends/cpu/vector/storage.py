@@ -9,7 +9,7 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from normzoo.backends.cpu.lanes import LANES, is_short, llvm_type
+from normzoo.backends.cpu.vector.lanes import LANES, is_short, llvm_type
 
 _SHORTS = ir.VectorType(ir.IntType(16), LANES)
 _WORDS = ir.VectorType(ir.IntType(32), LANES)

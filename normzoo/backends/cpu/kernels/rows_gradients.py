@@ -10,25 +10,8 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.access import at, is_wide, load, load_as, load_n, load_same, prefetch, put, zeros
-from normzoo.backends.cpu.arithmetic import (
-    fma,
-    have_one_sign,
-    keep,
-    lane,
-    larger,
-    narrow,
-    nearer,
-    nearest,
-    sign,
-    smaller,
-    splat,
-    total,
-    wide,
-)
-from normzoo.backends.cpu.jit import helper, kernel
-from normzoo.backends.cpu.lanes import LANES
-from normzoo.backends.cpu.moments import (
+from normzoo.backends.cpu.compiling.jit import helper, kernel
+from normzoo.backends.cpu.kernels.moments import (
     factors_of,
     gradient,
     held,
@@ -40,7 +23,7 @@ from normzoo.backends.cpu.moments import (
     standardize,
     write_out,
 )
-from normzoo.backends.cpu.rows import (
+from normzoo.backends.cpu.kernels.rows import (
     affine_at,
     as_short,
     chunk_of,
@@ -56,17 +39,34 @@ from normzoo.backends.cpu.rows import (
     unrolled,
     unspread,
 )
-from normzoo.backends.cpu.sharing import pool_for, share
-from normzoo.backends.cpu.workspaces import clear, workspace
-
-AHEAD = 1 << 15  # as in rows.py: x and dy of more would fill the level-1 cache while they are read again,
-AHEAD_WIDE = 1 << 18  # but for processors with vectors of 64 bytes
-SETS_PER_BLOCK = 48  # whose parameter gradients are added up in the computing type, before they go on in float64:
-# a sum of so many equal float32 is right to 8e-7, of 64 to 1e-6
-SUMMED = 64  # vectors, likewise
-IN_TURN = 1 << 14  # values of planes that a level-2 cache holds beside x and dy,
-PARTS = 64  # and so many sets to each: of fewer it is not worth while, nor are there tasks for many threads
-SAMPLES = 4  # vectors of a chunk that say what its sums are around
+from normzoo.backends.cpu.parallel.sharing import pool_for, share
+from normzoo.backends.cpu.schedule import (
+    FETCHED_SET_BACK,
+    FETCHED_SET_WIDE,
+    ROW_SAMPLES,
+    SETS_PER_BLOCK,
+    SUMMED_VECTORS,
+    TURN_PLANES,
+    TURN_SETS,
+)
+from normzoo.backends.cpu.vector.access import at, is_wide, load, load_as, load_n, load_same, prefetch, put, zeros
+from normzoo.backends.cpu.vector.arithmetic import (
+    fma,
+    have_one_sign,
+    keep,
+    lane,
+    larger,
+    narrow,
+    nearer,
+    nearest,
+    sign,
+    smaller,
+    splat,
+    total,
+    wide,
+)
+from normzoo.backends.cpu.vector.lanes import LANES
+from normzoo.backends.cpu.vector.workspaces import clear, workspace
 
 
 @helper
@@ -140,11 +140,11 @@ def middle_of_dy(dy, start, runs, step, length, like):
         for h in range(LANES):
             d = load_same(dy, start + h * runs // LANES * step + h * length // LANES)
             low, high = (d, d) if h == 0 else (smaller(low, d), larger(high, d))
-    elif runs * length <= SUMMED * LANES:
+    elif runs * length <= SUMMED_VECTORS * LANES:
         low = high = load_as(dy, start + runs // 2 * step, like)
     else:
-        for h in range(SAMPLES):
-            d = load_as(dy, start + h * runs // SAMPLES * step + h * (length - LANES) // SAMPLES, like)
+        for h in range(ROW_SAMPLES):
+            d = load_as(dy, start + h * runs // ROW_SAMPLES * step + h * (length - LANES) // ROW_SAMPLES, like)
             low, high = (d, d) if h == 0 else (smaller(low, d), larger(high, d))
             if not have_one_sign(low, high):  # before memory is read out of turn, which costs a tenth of all
                 return 0.0
@@ -214,7 +214,7 @@ def sums_around(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, s
         end = i + length
         is_last, ends = pm > 1 or run + 1 == runs, False
         while not ends:
-            stop = smaller(end, i + SUMMED * LANES)
+            stop = smaller(end, i + SUMMED_VECTORS * LANES)
             while is_plain and i + LANES <= stop:
                 d, v = load_as(dy, i, x), offset(load_as(x, i, x), affine, power)
                 s, q, _, signs = add_lanes(d, v, s, q, z, signs, power)
@@ -338,8 +338,8 @@ def sets_of_cell(dims, parameter_dims):
 def turns_of(dims, parameter_dims):
     """Rows of parameters whose sets a task takes in turn, as they lie in memory: all or one."""
     cells = parameter_dims[0] * parameter_dims[2]
-    is_little = cells * plane_of(parameter_dims) <= IN_TURN
-    return cells if is_little and sets_of_cell(dims, parameter_dims)[0] >= PARTS else 1
+    is_little = cells * plane_of(parameter_dims) <= TURN_PLANES
+    return cells if is_little and sets_of_cell(dims, parameter_dims)[0] >= TURN_SETS else 1
 
 
 @helper
@@ -425,7 +425,7 @@ def backward(center, power, spans, streams):
             dims, parameter_dims = as_short(dims, parameter_dims)
         _, m, _, n = dims
         chunks = chunking(m, n)[2]
-        ahead = next_set(dims, x, AHEAD_WIDE if is_wide() else AHEAD)
+        ahead = next_set(dims, x, FETCHED_SET_WIDE if is_wide() else FETCHED_SET_BACK)
         first, last, turns, cell, block, size = 0, 1, 1, 0, 0, 2 * plane_of(parameter_dims)
         if spans_n:  # of others, a division takes as long as a small set
             turns = turns_of(dims, parameter_dims)

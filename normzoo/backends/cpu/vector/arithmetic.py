@@ -7,8 +7,8 @@ import numpy as np
 from llvmlite import ir
 from numba.core import types
 
-from normzoo.backends.cpu.lanes import LANES, Flat, Values, Vec, filled, intrinsic, llvm_type, mask, of, suffix
-from normzoo.backends.cpu.target import lower, typed
+from normzoo.backends.cpu.compiling.target import lower, typed
+from normzoo.backends.cpu.vector.lanes import LANES, Flat, Values, Vec, filled, intrinsic, llvm_type, mask, of, suffix
 
 # -- lanes from and to scalars -----------------------------------------------------------------------------
 

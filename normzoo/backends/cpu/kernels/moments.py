@@ -5,8 +5,9 @@ import math
 import numpy as np
 
 from normzoo.backends.contract import BEYOND
-from normzoo.backends.cpu.access import at, itemsize, load, load_as, load_n, store, store_as, store_n, stream_as
-from normzoo.backends.cpu.arithmetic import (
+from normzoo.backends.cpu.compiling.jit import helper
+from normzoo.backends.cpu.vector.access import at, itemsize, load, load_as, load_n, store, store_as, store_n, stream_as
+from normzoo.backends.cpu.vector.arithmetic import (
     fma,
     inverse,
     inverse_power,
@@ -23,8 +24,7 @@ from normzoo.backends.cpu.arithmetic import (
     wide,
     within,
 )
-from normzoo.backends.cpu.jit import helper
-from normzoo.backends.cpu.lanes import LANES
+from normzoo.backends.cpu.vector.lanes import LANES
 
 MEAN, SPREAD, RSTD = 0, 1, 2  # the planes of `stats`, (3, b, c) float64
 

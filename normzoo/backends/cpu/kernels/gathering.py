@@ -6,13 +6,12 @@ cache would hold. Without, they are bytes.
 
 from functools import cache
 
-from normzoo.backends.cpu.access import at, load, put, stream, zeros
-from normzoo.backends.cpu.arithmetic import smaller
-from normzoo.backends.cpu.jit import helper, kernel
-from normzoo.backends.cpu.lanes import LANES
-from normzoo.backends.cpu.sharing import share
-
-STEP = 64  # rows a task
+from normzoo.backends.cpu.compiling.jit import helper, kernel
+from normzoo.backends.cpu.parallel.sharing import share
+from normzoo.backends.cpu.schedule import GATHERED_ROWS
+from normzoo.backends.cpu.vector.access import at, load, put, stream, zeros
+from normzoo.backends.cpu.vector.arithmetic import smaller
+from normzoo.backends.cpu.vector.lanes import LANES
 
 
 @helper
@@ -44,7 +43,7 @@ def spread(streams):
 
     @helper
     def spread_some(t, source, place, target, rows, width):
-        for i in range(t * STEP, smaller((t + 1) * STEP, rows)):
+        for i in range(t * GATHERED_ROWS, smaller((t + 1) * GATHERED_ROWS, rows)):
             j = at(place, i)
             if j >= 0:
                 copy_row(source, j, target, i, width, streams)
@@ -60,6 +59,6 @@ def spread(streams):
         rows,
         width,
     ):
-        share(pool, (rows + STEP - 1) // STEP, spread_some, (source, place, target, rows, width))
+        share(pool, (rows + GATHERED_ROWS - 1) // GATHERED_ROWS, spread_some, (source, place, target, rows, width))
 
     return rows_spread

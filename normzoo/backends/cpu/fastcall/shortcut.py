@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Kind
-from normzoo.backends.cpu.jit import helper, kernel
-from normzoo.backends.cpu.objects import (
+from normzoo.backends.cpu.compiling.jit import helper, kernel
+from normzoo.backends.cpu.fastcall.objects import (
     DATA,
     DTYPE,
     FLAGS,
@@ -36,8 +36,8 @@ from normzoo.backends.cpu.objects import (
     shared,
     word,
 )
-from normzoo.backends.cpu.sharing import ALONE
-from normzoo.backends.cpu.workspaces import workspace
+from normzoo.backends.cpu.parallel.sharing import ALONE
+from normzoo.backends.cpu.vector.workspaces import workspace
 from normzoo.backends.samples import SAMPLES
 from normzoo.backends.subnormals import LEAST
 

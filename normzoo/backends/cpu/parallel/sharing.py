@@ -14,13 +14,13 @@ from time import perf_counter
 from llvmlite import binding, ir
 from numba.core import cgutils, types
 
-from normzoo.backends.cpu.jit import helper
-from normzoo.backends.cpu.lanes import Flat, Space, pointer
-from normzoo.backends.cpu.target import lower, typed
+from normzoo.backends.cpu.compiling.jit import helper
+from normzoo.backends.cpu.compiling.target import lower, typed
+from normzoo.backends.cpu.schedule import FOLDED_ON_THREADS
+from normzoo.backends.cpu.vector.lanes import Flat, Space, pointer
 
 ALONE = 0
 POOL = types.int64
-LEAST = 1 << 17  # values: of fewer, what is to be done to each takes less than to wake the threads, up to 50 us
 
 _INT = ir.IntType(64)
 _BYTES = ir.IntType(8).as_pointer()
@@ -59,7 +59,7 @@ def waking(count: int, loops: int = 12) -> float:
 @helper
 def pool_for(values, pool):
     """The pool where there are enough values to do something with, else ALONE."""
-    return pool if values >= LEAST else ALONE
+    return pool if values >= FOLDED_ON_THREADS else ALONE
 
 
 def share(pool, turns, work, arguments):

@@ -5,11 +5,11 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.access import at, load_n, put
-from normzoo.backends.cpu.arithmetic import larger, narrow, smaller, splat, wide
-from normzoo.backends.cpu.jit import helper, kernel
-from normzoo.backends.cpu.lanes import LANES
-from normzoo.backends.cpu.moments import put_lanes
+from normzoo.backends.cpu.compiling.jit import helper, kernel
+from normzoo.backends.cpu.kernels.moments import put_lanes
+from normzoo.backends.cpu.vector.access import at, load_n, put
+from normzoo.backends.cpu.vector.arithmetic import larger, narrow, smaller, splat, wide
+from normzoo.backends.cpu.vector.lanes import LANES
 
 
 @helper

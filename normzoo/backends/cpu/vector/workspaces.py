@@ -5,11 +5,10 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.imputils import impl_ret_new_ref
 
-from normzoo.backends.cpu.access import element_at
-from normzoo.backends.cpu.lanes import Flat, Space, of
-from normzoo.backends.cpu.target import lower, typed
-
-LOCAL = 4096  # bytes of a workspace that lies on the stack: to get and free memory takes 40 ns
+from normzoo.backends.cpu.compiling.target import lower, typed
+from normzoo.backends.cpu.schedule import STACK_BYTES
+from normzoo.backends.cpu.vector.access import element_at
+from normzoo.backends.cpu.vector.lanes import Flat, Space, of
 
 
 def workspace(count, a):
@@ -25,12 +24,12 @@ def _workspace(context, builder, sig, args):
     size = ir.Constant(ir.IntType(64), sig.return_type.dtype.bitwidth // 8)
     space = cgutils.create_struct_proxy(sig.return_type)(context, builder)
     with builder.goto_entry_block():
-        local = builder.alloca(ir.ArrayType(ir.IntType(8), LOCAL))
+        local = builder.alloca(ir.ArrayType(ir.IntType(8), STACK_BYTES))
         local.align = 64
     length = builder.mul(args[0], size)
     held = cgutils.alloca_once(builder, space.held.type, zfill=True)  # none
     data = cgutils.alloca_once_value(builder, builder.bitcast(local, space.data.type))
-    with builder.if_then(builder.icmp_unsigned(">", length, ir.Constant(length.type, LOCAL))):
+    with builder.if_then(builder.icmp_unsigned(">", length, ir.Constant(length.type, STACK_BYTES))):
         taken = context.nrt.meminfo_alloc_aligned(builder, length, align=64)
         builder.store(taken, held)
         builder.store(builder.bitcast(context.nrt.meminfo_data(builder, taken), space.data.type), data)

@@ -2,12 +2,9 @@
 
 from functools import cache
 
-from normzoo.backends.cpu.arithmetic import larger, smaller
-from normzoo.backends.cpu.columns import (
+from normzoo.backends.cpu.compiling.jit import helper, kernel
+from normzoo.backends.cpu.kernels.columns import (
     FORMS,
-    GROUP,
-    NEXT,
-    TILE,
     deviations,
     finish,
     fold_rows,
@@ -21,7 +18,7 @@ from normzoo.backends.cpu.columns import (
     tiles_of,
     view_of,
 )
-from normzoo.backends.cpu.columns_gradients import (
+from normzoo.backends.cpu.kernels.columns_gradients import (
     SUMS,
     TAKEN,
     add_groups,
@@ -36,10 +33,11 @@ from normzoo.backends.cpu.columns_gradients import (
     weigh,
     width_of,
 )
-from normzoo.backends.cpu.jit import helper, kernel
-from normzoo.backends.cpu.lanes import LANES
-from normzoo.backends.cpu.sharing import pool_for, share
-from normzoo.backends.cpu.workspaces import clear, workspace
+from normzoo.backends.cpu.parallel.sharing import pool_for, share
+from normzoo.backends.cpu.schedule import FETCHED_ROW, GROUP, TILE
+from normzoo.backends.cpu.vector.arithmetic import larger, smaller
+from normzoo.backends.cpu.vector.lanes import LANES
+from normzoo.backends.cpu.vector.workspaces import clear, workspace
 
 
 @helper
@@ -83,7 +81,7 @@ def normalizing(spans_m, folds, streams):
         i, top = t // heights, t % heights * height
         end, to = smaller(top + height, view[1]), i * FORMS * step
         region_apply(view, parameter_dims, x, weight, bias, y, i, top, end, 0, view[2] * view[3], forms, to, step, 1,
-                     NEXT, spans_m, folds, streams)  # fmt: skip
+                     FETCHED_ROW, spans_m, folds, streams)  # fmt: skip
 
     return normalize_block
 
@@ -217,7 +215,8 @@ def backward(center, power, spans_m, streams):
                 top = g * GROUP
                 end = smaller(top + GROUP, m)
                 region_dx(view, parameter_dims, dy, x, weight, dx, own, top, end, first, last, forms,
-                          to, step, (taken, own * TAKEN * step + first), 1, NEXT, power, spans_m, streams)  # fmt: skip
+                          to, step, (taken, own * TAKEN * step + first), 1, FETCHED_ROW, power, spans_m,
+                          streams)  # fmt: skip
 
     @helper
     def add_sample(i, dims, dy, x, forms, part, kept):
@@ -245,8 +244,8 @@ def backward(center, power, spans_m, streams):
         step, height, heights = padded(view), height_of(view), heights_of(view)
         i, top = t // heights, t % heights * height
         region_dx(view, parameter_dims, dy, x, weight, dx, i, top, smaller(top + height, view[1]), 0,
-                  view[2] * view[3], forms, i * FORMS * step, step, (taken, i * TAKEN * step), 1, NEXT, power, spans_m,
-                  streams)  # fmt: skip
+                  view[2] * view[3], forms, i * FORMS * step, step, (taken, i * TAKEN * step), 1, FETCHED_ROW, power,
+                  spans_m, streams)  # fmt: skip
 
     @kernel
     def columns_backward_split(

@@ -2,10 +2,9 @@
 
 from functools import cache
 
-from normzoo.backends.cpu.access import at, put
-from normzoo.backends.cpu.jit import helper, kernel
-from normzoo.backends.cpu.moments import merge
-from normzoo.backends.cpu.rows import (
+from normzoo.backends.cpu.compiling.jit import helper, kernel
+from normzoo.backends.cpu.kernels.moments import merge
+from normzoo.backends.cpu.kernels.rows import (
     affine_at,
     chunk_apply,
     chunk_deviations,
@@ -18,7 +17,7 @@ from normzoo.backends.cpu.rows import (
     stats_of,
     unrolled,
 )
-from normzoo.backends.cpu.rows_gradients import (
+from normzoo.backends.cpu.kernels.rows_gradients import (
     add_four,
     chunk_dx,
     chunk_sums,
@@ -33,8 +32,9 @@ from normzoo.backends.cpu.rows_gradients import (
     sets_of_cell,
     slots_of,
 )
-from normzoo.backends.cpu.sharing import share
-from normzoo.backends.cpu.workspaces import clear, workspace
+from normzoo.backends.cpu.parallel.sharing import share
+from normzoo.backends.cpu.vector.access import at, put
+from normzoo.backends.cpu.vector.workspaces import clear, workspace
 
 
 @helper

@@ -19,12 +19,10 @@ import numba
 from numba.np.ufunc import parallel
 
 from normzoo.backends import PROCESS
-from normzoo.backends.cpu.sharing import ALONE, pool, waking
+from normzoo.backends.cpu.parallel.sharing import ALONE, pool, waking
+from normzoo.backends.cpu.schedule import ALWAYS_SHARED, ASSUMED_SPEED, TIMED_CALLS
 from normzoo.backends.subnormals import mode
 
-SPEED = 2e9  # values a second that a thread normalizes, until a kernel's own calls were timed,
-TIMED = 3  # which is done so often
-MOST = 1 << 20  # values from which on threads are woken however long it takes
 _one_at_a_time = threading.Lock()  # loops on a workqueue
 
 
@@ -66,12 +64,12 @@ class _Alone:
     A single call tells nothing that the next could use."""
 
     def __init__(self, values: float) -> None:
-        self.seconds, self.calls = values / SPEED, 0
+        self.seconds, self.calls = values / ASSUMED_SPEED, 0
 
     def times(self) -> bool:
         """Is this a call to be timed?"""
         self.calls += 1
-        return 1 < self.calls <= 1 + TIMED
+        return 1 < self.calls <= 1 + TIMED_CALLS
 
     def take(self, seconds: float) -> None:
         self.seconds = seconds if self.calls == 2 else min(self.seconds, seconds)
@@ -99,12 +97,12 @@ def guarded(kernel: Callable[..., Any], values: float = math.inf) -> Callable[..
             kernel(threads, *arguments)
 
     chosen = call_one_at_a_time if numba.threading_layer() == "workqueue" else call
-    if values >= MOST:
+    if values >= ALWAYS_SHARED:
         return chosen
     waking_them, alone = _waking_of(count), _Alone(values)
 
     def call_where_worth(_: int, *arguments: Any) -> None:
-        if alone.calls <= TIMED and alone.times():
+        if alone.calls <= TIMED_CALLS and alone.times():
             start = perf_counter()
             kernel(ALONE, *arguments)
             alone.take(perf_counter() - start)

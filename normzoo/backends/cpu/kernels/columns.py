@@ -1,9 +1,9 @@
 """Kernels of the views whose last axis is kept (n == 1): a set (b, c) is m values, c apart; c runs along the lanes.
 
 They also serve short runs (n > 1 small): x is then seen as m rows of c*n columns, and the n columns of a set are folded
-after each was summed. CHUNK rows are summed around the mean of those before, the first of a GROUP of chunks around that
-of its FIRST rows; all by the shape alone, merged in order, in float64. A task walks a tile of columns, whose
-workspaces stay in the level-1 cache. Here a thread takes whole tiles; in `columns_split.py` all threads share each
+after each was summed. A chunk of COLUMN_CHUNK rows is summed around the mean of those before, the first of a GROUP
+around that of its FIRST_ROWS rows; all by the shape alone, merged in order, in float64. A task walks a tile of columns,
+whose workspaces stay in the level-1 cache. Here a thread takes whole tiles; in `columns_split.py` threads share each
 column.
 """
 
@@ -11,11 +11,8 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.access import at, load, load_as, load_n, prefetch, put, store, zeros
-from normzoo.backends.cpu.arithmetic import fma, keep, lane, larger, narrow, smaller, splat, total, wide
-from normzoo.backends.cpu.jit import helper, kernel
-from normzoo.backends.cpu.lanes import LANES
-from normzoo.backends.cpu.moments import (
+from normzoo.backends.cpu.compiling.jit import helper, kernel
+from normzoo.backends.cpu.kernels.moments import (
     affine_by,
     affine_of,
     extreme_moments,
@@ -29,21 +26,25 @@ from normzoo.backends.cpu.moments import (
     standardize,
     write_out,
 )
-from normzoo.backends.cpu.sharing import share
-from normzoo.backends.cpu.workspaces import workspace
-
-CHUNK = 64  # rows between two merges
-FIRST = 16  # rows whose mean the first chunk is summed around: at most sqrt(3) of its deviations from its own mean
-GROUP = 512  # rows that one task sums in a row
-STRIP = 4  # rows between two visits to a column's sums
-HEIGHT = 4  # rows of a tile that are normalized with what was loaded for a vector of columns
-NEXT = 2048  # values of a row-wise walk, by which fetching is ahead of the work
-BAND = 1024  # columns whose forms and factors stay in the level-1 cache while their rows stream by,
-UNBROKEN = 1600  # where there are more than these: rows in two parts take longer than forms from the level-2 cache
-TILE = 65536  # values of a tile that is read twice: a quarter of a megabyte of float32
-WIDEST = 1024  # columns of a tile
-NARROW = 128  # columns, up to which rows are worked on side by side: a tile has room for as many
-LEAST, LEAST_FULL = 8, 64  # rows of those; where columns fill the lanes without, they only save turns of loops
+from normzoo.backends.cpu.parallel.sharing import share
+from normzoo.backends.cpu.schedule import (
+    BAND,
+    COLUMN_CHUNK,
+    FIRST_ROWS,
+    GROUP,
+    HEIGHT,
+    NARROW,
+    SIDE_ROWS,
+    SIDE_ROWS_FULL,
+    STRIP,
+    TILE,
+    UNBROKEN,
+    WIDEST,
+)
+from normzoo.backends.cpu.vector.access import at, load, load_as, load_n, prefetch, put, store, zeros
+from normzoo.backends.cpu.vector.arithmetic import fma, keep, lane, larger, narrow, smaller, splat, total, wide
+from normzoo.backends.cpu.vector.lanes import LANES
+from normzoo.backends.cpu.vector.workspaces import workspace
 
 
 @helper
@@ -56,7 +57,7 @@ def view_of(dims, spans_m):
     together = 1
     if not spans_m:
         vectors = LANES // smaller(LANES, columns & -columns)  # rows that are whole vectors
-        together = smaller(NARROW // columns, m // (LEAST if vectors > 1 else LEAST_FULL))
+        together = smaller(NARROW // columns, m // (SIDE_ROWS if vectors > 1 else SIDE_ROWS_FULL))
         if together < 4 and vectors == 1:
             together = 1
         elif together > vectors:
@@ -172,7 +173,7 @@ def group_moments(view, x, b, g, first, last, sums, width, part, to, step, cente
         store(part, to + j, splat(0.0))
         store(part, to + step + j, splat(0.0))
     if center:  # the mean of the first rows, around the first of all
-        start, stop = place_in(view, b, top) + first, smaller(top + FIRST, end)
+        start, stop = place_in(view, b, top) + first, smaller(top + FIRST_ROWS, end)
         for j in range(0, size, LANES):
             store(sums, j, load_n(x, start + j, smaller(size - j, LANES)))
         add_rows(view, x, b, top, stop, first, last, sums, width)
@@ -180,8 +181,8 @@ def group_moments(view, x, b, g, first, last, sums, width, part, to, step, cente
         for j in range(0, size, LANES):
             store(sums, j, narrow(fma(wide(load(sums, width + j)), inverse, wide(load(sums, j))), x))
     count = 0.0
-    for chunk in range(top, end, CHUNK):
-        stop = smaller(chunk + CHUNK, end)
+    for chunk in range(top, end, COLUMN_CHUNK):
+        stop = smaller(chunk + COLUMN_CHUNK, end)
         for j in range(0, size, LANES):
             store(sums, width + j, zeros(x))
             store(sums, 2 * width + j, zeros(x))

@@ -9,9 +9,22 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.access import at, itemsize, load, load_n, prefetch, put, store, zeros
-from normzoo.backends.cpu.across import read_across, write_across
-from normzoo.backends.cpu.arithmetic import (
+from normzoo.backends.cpu.compiling.jit import helper, kernel
+from normzoo.backends.cpu.kernels.moments import (
+    MEAN,
+    RSTD,
+    SPREAD,
+    affine_by,
+    affine_of,
+    put_lanes,
+    rstd_of,
+    standardize,
+)
+from normzoo.backends.cpu.parallel.sharing import share
+from normzoo.backends.cpu.schedule import FEW_TASK, FEW_TASKS
+from normzoo.backends.cpu.vector.access import at, itemsize, load, load_n, prefetch, put, store, zeros
+from normzoo.backends.cpu.vector.across import read_across, write_across
+from normzoo.backends.cpu.vector.arithmetic import (
     below,
     fma,
     keep,
@@ -24,14 +37,8 @@ from normzoo.backends.cpu.arithmetic import (
     total,
     wide,
 )
-from normzoo.backends.cpu.jit import helper, kernel
-from normzoo.backends.cpu.lanes import LANES
-from normzoo.backends.cpu.moments import MEAN, RSTD, SPREAD, affine_by, affine_of, put_lanes, rstd_of, standardize
-from normzoo.backends.cpu.sharing import share
-from normzoo.backends.cpu.workspaces import clear, workspace
-
-TASK = 4096  # values of a task, or more where parameters are many: each task has their gradients
-TASKS = 64  # at most
+from normzoo.backends.cpu.vector.lanes import LANES
+from normzoo.backends.cpu.vector.workspaces import clear, workspace
 
 
 @helper
@@ -133,7 +140,7 @@ def fold(dims, parameter_dims, part, i, tasks, skip, dweight):
 @helper
 def tasks_of(values, size):
     """Tasks of a backward pass, each with planes of `size` for its parameters' gradients; by the shape alone."""
-    return 1 if values <= TASK else smaller(TASKS, larger(1, values // larger(TASK, 16 * size)))
+    return 1 if values <= FEW_TASK else smaller(FEW_TASKS, larger(1, values // larger(FEW_TASK, 16 * size)))
 
 
 @helper
@@ -296,7 +303,7 @@ def forward(center, power, apart, over, _streams):
         tables = workspace(2 * size, stats)
         spread(view, parameters, weight, tables, 0)
         spread(view, parameters, bias, tables, size)
-        tasks = larger(1, b * m * c * n // TASK)
+        tasks = larger(1, b * m * c * n // FEW_TASK)
         given = dims, parameter_dims, x, y, stats, divisor, eps, clamp, tables, tasks
         share(pool, tasks, some_blocks, given)
 
@@ -349,7 +356,7 @@ def apply(spans, _streams):
         tables = workspace(2 * size, stats)
         spread(dims, parameter_dims, weight, tables, 0)
         spread(dims, parameter_dims, bias, tables, size)
-        tasks = larger(1, b * m * c * n // TASK)
+        tasks = larger(1, b * m * c * n // FEW_TASK)
         share(pool, tasks, some_blocks, (dims, parameter_dims, x, y, stats, tables, tasks))
 
     return few_apply

@@ -7,7 +7,9 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from normzoo.backends.cpu.lanes import (
+from normzoo.backends.cpu.compiling.target import lower, typed
+from normzoo.backends.cpu.schedule import STREAM_ALIGNMENT
+from normzoo.backends.cpu.vector.lanes import (
     LANES,
     Flat,
     Values,
@@ -20,7 +22,7 @@ from normzoo.backends.cpu.lanes import (
     pointer,
     suffix,
 )
-from normzoo.backends.cpu.storage import (
+from normzoo.backends.cpu.vector.storage import (
     as_floats,
     as_stored,
     has,
@@ -35,7 +37,6 @@ from normzoo.backends.cpu.storage import (
     two_of_words,
     word,
 )
-from normzoo.backends.cpu.target import lower, typed
 
 
 def element_at(context, builder, array_type, array, index):
@@ -45,9 +46,6 @@ def element_at(context, builder, array_type, array, index):
 def _address(context, builder, array_type, array, index):
     place = element_at(context, builder, array_type, array, index)
     return builder.bitcast(place, stored(array_type.dtype).as_pointer())
-
-
-WHOLE = 16  # bytes of the narrowest vectors, which can be written past the caches anywhere that NumPy's arrays begin
 
 
 def load(a, i):
@@ -259,7 +257,7 @@ def _prefetch(context, builder, sig, args):
 
 
 def stream(a, i, v):
-    """a[i : i + 16] = v, past the caches; the address of a[i] is a multiple of WHOLE."""
+    """a[i : i + 16] = v, past the caches; the address of a[i] is a multiple of STREAM_ALIGNMENT."""
     store(a, i, v)
 
 
@@ -273,7 +271,7 @@ def _stream(context, builder, sig, args):
 
 def _written_past(context, builder, sig, args, lanes):
     place = _address(context, builder, sig.args[0], args[0], args[1])
-    write = builder.store(lanes, place, align=WHOLE)
+    write = builder.store(lanes, place, align=STREAM_ALIGNMENT)
     write.set_metadata("nontemporal", builder.module.add_metadata([word(1)]))
     return context.get_dummy_value()
 

@@ -12,8 +12,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import NativeValue, box, models, register_model, unbox
 
-from normzoo.backends.cpu.lanes import Flat, Space, pointer
-from normzoo.backends.cpu.target import lower, typed
+from normzoo.backends.cpu.compiling.target import lower, typed
+from normzoo.backends.cpu.vector.lanes import Flat, Space, pointer
 
 HEAD = object.__basicsize__  # bytes before the fields of any object; its type is the last of them
 TYPE = HEAD - 8

@@ -1,0 +1,203 @@
+"""Compiled kernels on disk: a cache that notices every edit.
+
+Numba's looks at one source file and its date, so an edit to a helper in another file would silently keep the old
+machine code, and a copy with other dates would be compiled anew: here a digest of all kernel sources, `SOURCE`, is what
+a cache is fresh by.
+"""
+
+import contextlib
+import glob
+import hashlib
+import logging
+import os
+import pkgutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import llvmlite
+import numba
+from numba.core.caching import IndexDataCacheFile
+from numba.core.compiler import CompileResult
+
+PACKAGE = "normzoo.backends.cpu"
+
+
+def _digest(data: bytes) -> int:
+    return int(hashlib.sha256(data).hexdigest()[:15], 16)
+
+
+def _source(name: str) -> str | None:
+    """A module's source or, where a program was frozen without sources, its bytecode; None where there is neither."""
+    loader: Any = getattr(find_spec(name), "loader", None)
+    try:
+        return loader.get_source(name) or _text(loader.get_code(name))
+    except (AttributeError, ImportError, OSError):  # such as an extension module
+        return None
+
+
+def _text(constant: Any) -> str:
+    """Code, and the constants in it, as text that is the same in every process."""
+    if isinstance(constant, CodeType):
+        constant = constant.co_code, constant.co_names, constant.co_consts
+    if isinstance(constant, tuple):
+        return f"({', '.join(map(_text, constant))})"
+    return f"{{{sorted(map(_text, constant))}}}" if isinstance(constant, frozenset) else repr(constant)
+
+
+def _modules(package: str) -> Iterator[str]:
+    """Its modules and those of the folders in it."""
+    for found in pkgutil.iter_modules(import_module(package).__path__, f"{package}."):
+        yield found.name
+        if found.ispkg:
+            yield from _modules(found.name)
+
+
+def _digest_of_sources() -> int | None:
+    """Of all kernel files and of the compilers; None where a file cannot be read: an edit of it would not be seen."""
+    names = list(_modules(PACKAGE))
+    found = [_source(name) for name in sorted(names)]
+    if __name__ not in names or None in found:
+        return None
+    return _digest("\0".join([*filter(None, found), numba.__version__, llvmlite.__version__]).encode())
+
+
+SOURCE = _digest_of_sources()
+
+
+lost: list[str] = []  # why kernels that this process compiled were not kept
+
+
+def _lose(why: str) -> None:
+    """Said once: each process compiles again, which takes seconds, but its results are right."""
+    if not lost:
+        logging.getLogger("normzoo").warning("normzoo: compiled kernels are not kept on disk: %s", why)
+    lost.append(why)
+
+
+class Cache:
+    """A kernel's files on disk, one for each signature. A name says all that the code depends on, so there is no index,
+    which processes that compile at once would write over; and it is short, as some file systems want it."""
+
+    def __init__(self, function: Callable) -> None:
+        self._name = f"{function.__module__}.{function.__qualname__}"
+        self._prefix = f"{function.__name__[:40]}-"
+        self._python = f".py{sys.version_info[0]}{sys.version_info[1]}{getattr(sys, 'abiflags', '')}.nbc"
+
+    @property
+    def cache_path(self) -> str | None:
+        return cache_directory()
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        target_context.refresh()
+        name = self._file(sig, target_context.codegen())
+        for place in _readable() if SOURCE is not None else ():
+            path = os.path.join(place, name)
+            try:
+                return CompileResult._rebuild(target_context, *_files(place)._load_data(name))
+            except (OSError, MemoryError):  # there is no such file, most often
+                continue
+            except Exception:  # what is in a broken file may raise anything
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+        return None
+
+    def save_overload(self, sig: Any, compiled: Any) -> None:
+        place = cache_directory()
+        if SOURCE is None:
+            _lose("the sources of the kernels cannot be read, so an edit of them would not be seen")
+        elif compiled.library.has_dynamic_globals:
+            _lose(f"{self._name} has addresses of this process in it")
+        elif place is None:
+            _lose("no directory can be written; set NUMBA_CACHE_DIR to one before Python starts")
+        else:
+            try:
+                _files(place)._save_data(self._file(sig, compiled.codegen), compiled._reduce())
+                self._remove_others(place)
+            except Exception as error:  # a full disk, or another Numba
+                _lose(f"{place}: {error or type(error).__name__}")
+
+    def flush(self) -> None:
+        """Numba calls this where a function is to be compiled anew: what is on disk is as good."""
+
+    def _file(self, sig: Any, codegen: Any) -> str:
+        key = repr((self._name, sig, codegen.magic_tuple()))
+        return f"{self._prefix}{SOURCE or 0:x}-{_digest(key.encode()):x}{self._python}"
+
+    def _remove_others(self, place: str) -> None:
+        """Files of other sources."""
+        own = f"{self._prefix}{SOURCE:x}-"
+        for path in Path(place).glob(f"{glob.escape(self._prefix)}*{self._python}"):
+            if not path.name.startswith(own):
+                path.unlink(missing_ok=True)
+
+
+def _files(place: str) -> IndexDataCacheFile:
+    """Numba's reader and writer of files in a directory, which are there whole or not at all."""
+    return IndexDataCacheFile(place, "", None)
+
+
+def _given() -> str:
+    return numba.config.CACHE_DIR  # type: ignore[attr-defined]
+
+
+@lru_cache(maxsize=16)
+def _places(given: str) -> list[str]:
+    """Directories that kernels may lie in, of which the first that can be written to gets new ones, as Numba's do: that
+    of NUMBA_CACHE_DIR, beside the sources, and the user's. Of an archive or a frozen program there is nothing beside
+    the sources. Each installation has a folder of its own, whose old kernels it removes; a frozen program, which may be
+    unpacked to another place each time, one for its sources."""
+    package, frozen = _absolute(sys.modules[PACKAGE].__path__[0]), getattr(sys, "frozen", False)
+    own = f"normzoo_{(SOURCE or 0) if frozen else _digest(os.fsencode(package)):x}"
+    beside = os.path.join(package, "__pycache__") if os.path.isdir(package) and not frozen else ""
+    folders = (_absolute(folder) if folder else "" for folder in (given, _of_user()))
+    of_given, of_user = (os.path.join(folder, own) if folder else "" for folder in folders)
+    return [place for place in (of_given, beside, of_user) if place]
+
+
+def _absolute(path: str) -> str:
+    """Wherever the program goes from here; "" where the path is of a working directory that is gone."""
+    try:
+        return os.path.abspath(path)
+    except OSError:
+        return ""
+
+
+def _of_user() -> str:
+    """The user's cache of Numba; "" where there is none."""
+    try:
+        from numba.misc.appdirs import AppDirs  # noqa: PLC0415  (an inner name of Numba's)
+
+        place = AppDirs(appname="numba", appauthor=False).user_cache_dir
+    except ImportError:
+        return ""
+    return place if os.path.isabs(place) else ""  # ~/.cache, of a user who has no home
+
+
+def cache_directory() -> str | None:
+    """Where kernels are kept on disk; None where no directory can be written to."""
+    return next(filter(_can_be_written, _places(_given())), None)
+
+
+def _readable() -> Iterator[str]:
+    """That directory and those before it, which somebody else may have filled: they are found, but not written to."""
+    for place in _places(_given()):
+        yield place
+        if _can_be_written(place):
+            return
+
+
+@lru_cache(maxsize=64)
+def _can_be_written(place: str) -> bool:
+    try:
+        os.makedirs(place, exist_ok=True)
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,52 @@
+"""What makes a function a kernel, which Python calls, or a helper, which kernels are made of.
+
+The flags that a kernel closes over prune dead branches, and are part of its name.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from normzoo.backends.cpu.compiling.disk import Cache
+from normzoo.backends.cpu.compiling.pipeline import HelperCompiler, InlineCompiler, KernelCompiler
+from normzoo.backends.cpu.compiling.target import jit
+
+# How Numba compiles what only compiled code calls: with no way in from Python or C, and no machine code of its own.
+NO_WAY_IN: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+INNER = NO_WAY_IN | {"pipeline_class": InlineCompiler}
+
+
+def helper(function: Callable) -> Any:
+    """A function that is inlined into every kernel that calls it."""
+    return jit(function, HelperCompiler, forceinline=True, **NO_WAY_IN)
+
+
+def _flags(function: Callable) -> dict[str, Any]:
+    """What a kernel and its helpers close over, by name."""
+    found: dict[str, Any] = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        value = cell.cell_contents
+        found |= _flags(plain(value)) if callable(value) else {name: value}
+    return found
+
+
+def kernel(function: Callable | None = None, *, nogil: bool = True) -> Any:
+    """A function that Python calls, which lets other threads of Python run meanwhile.
+
+    Its flags are part of its name: Numba names machine code by the function's name, its types and a number of the
+    process. What two processes wrote to the disk cache may carry one number, and one name would be found for another
+    in a third.
+    """
+    if function is None:
+        return partial(kernel, nogil=nogil)
+    flags = ", ".join(f"{name}={value}" for name, value in sorted(_flags(function).items()))
+    function.__qualname__ += f"({flags})"
+    made = jit(function, KernelCompiler, nogil=nogil, no_cfunc_wrapper=True)
+    if made is not function:  # Numba is not switched off
+        made._cache = Cache(function)
+    return made
+
+
+def plain(function: Any) -> Callable:
+    """The Python function of a helper or kernel; it is itself where NUMBA_DISABLE_JIT switches Numba off."""
+    return getattr(function, "py_func", function)
