@@ -14,7 +14,7 @@ from normzoo.exchange.registry import create, list_norms
 from normzoo.norm import Norm
 from normzoo.passes.device import device_array
 from normzoo.passes.saved import Grads, Saved
-from normzoo.selection.selected import select
+from normzoo.selection.select import select
 from normzoo.statistics.diagnose import Diagnosis, diagnose
 from normzoo.statistics.recalibrate import recalibrate
 from normzoo.statistics.stats import Stats

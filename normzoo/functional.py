@@ -5,17 +5,21 @@ classes document formulas, shapes and errors.
 """
 
 from collections.abc import Sequence
+from operator import is_
 from typing import Any, NamedTuple
 
 from numpy import ndarray
 
 from normzoo.backends.contract import Array
 from normzoo.norm import eps_for as _eps_for
-from normzoo.passes.arrays import check_array, check_eps, check_momentum, check_shape, check_size
-from normzoo.passes.normalize import Recent as _Recent
+from normzoo.passes.arrays import check_array
+from normzoo.passes.form import Form as _Form
 from normzoo.passes.normalize import normalize as _normalize
-from normzoo.passes.normalize import recall as _recall
-from normzoo.statistics.running import recall_tracked as _recall_tracked
+from normzoo.passes.numbers import check_eps, check_momentum, check_shape, check_size
+from normzoo.passes.site import Site as _Site
+from normzoo.statistics.running import How as _How
+from normzoo.statistics.running import Running as _Running
+from normzoo.statistics.running import normalize_tracked as _normalize_tracked
 from normzoo.statistics.updates import USUAL as _USUAL
 from normzoo.statistics.updates import check_rules as _check_rules
 from normzoo.zoo.batch import batch_norm as _batch_norm
@@ -27,8 +31,7 @@ from normzoo.zoo.layer import rms_norm as _rms_norm
 from normzoo.zoo.local import local_response_norm as _local_response_norm
 
 _CENTERED, _UNCENTERED = _layer_norm.LayerNorm.moments, _rms_norm.RMSNorm.moments
-_PASSED, _REFUSED = _USUAL.on_nonfinite, _USUAL.single_value
-_BATCH, _INSTANCE, _LAYER, _GROUP, _RMS = (_Recent() for _ in range(5))
+_LAYER, _GROUP, _RMS = (_Site(name) for name in ("layer_norm", "group_norm", "rms_norm"))
 _FIRST = 1  # the usual axis of channels
 
 
@@ -47,11 +50,48 @@ def _copied(owner: str, mean: Array | None, var: Array | None) -> State:
     return State(mean.copy(), var.copy())
 
 
-def _chosen(result: tuple[Array, Any], saved: bool, state: State | None) -> Any:
-    """y alone, or with what was asked for behind it."""
-    if state is None:
-        return result if saved else result[0]
-    return (*result, state) if saved else (result[0], state)
+class _Tracking:
+    """A function that tracks running statistics, with the memory of its calls by x's own and by these."""
+
+    def __init__(self, name: str, module: Any) -> None:
+        self.name, self.axes, self.messages = name, module.axes, module.MESSAGES
+        self.sites = _Site(name), _Site(name)
+
+    def call(
+        self, arrays: tuple, running: tuple, own: Any, eps: Any, channel_axis: Any, keep: bool, rest: tuple
+    ) -> Any:
+        """y, or y and what was asked for behind it.
+
+        Args:
+            arrays: x, weight, bias and out.
+            running: mean, variance, None and momentum.
+            own: x's own statistics are used.
+            keep: return_saved.
+            rest: return_state, update_stats, on_nonfinite and single_value.
+        """
+        x, weight, bias, out = arrays
+        mean, var, _, momentum = running
+        returns_state, updates, on_nonfinite, single_value = rest
+        if type(channel_axis) is not int:
+            channel_axis = check_size(self.name, "channel_axis", channel_axis, least=-(2**31))
+        how = _How(
+            bool(own), self.messages, _check_rules(self.name, on_nonfinite, single_value, mean is not None), updates
+        )
+        state = _copied(self.name, mean, var) if returns_state else None
+        if state is not None:
+            mean, var = state
+        form = _Form(self.name, self.axes(self.name, x, channel_axis), _CENTERED, eps)
+        momentum = check_momentum(self.name, momentum)
+        y, saved = _normalize_tracked(form, x, weight, bias, _Running(mean, var, None, momentum), how, out, keep)
+        if all(map(is_, rest, _PLAIN)):
+            self.sites[how.own].remember(channel_axis, form, arrays, running, given=not how.own)
+        found = ((y, saved) if keep else (y,)) + (() if state is None else (state,))
+        return found if len(found) > 1 else y
+
+
+_BATCH, _INSTANCE = _Tracking("batch_norm", _batch_norm), _Tracking("instance_norm", _instance_norm)
+_PASSED, _REFUSED = _USUAL
+_PLAIN = False, True, _PASSED, _REFUSED
 
 
 def batch_norm(
@@ -84,26 +124,13 @@ def batch_norm(
     array([[-1.],
            [ 1.]], dtype=float32)
     """
-    usual = on_nonfinite is _PASSED and single_value is _REFUSED and update_stats is True
-    plain = usual and training is True and out is None and not return_saved and not return_state
-    if plain:
-        y = _recall_tracked(_BATCH, channel_axis, x, running_mean, running_var, weight, bias, momentum, eps)
-        if y is not None:
-            return y
-    if type(channel_axis) is not int:
-        channel_axis = check_size("batch_norm", "channel_axis", channel_axis, least=-(2**31))
-    rules = _check_rules("batch_norm", on_nonfinite, single_value, running_mean is not None)
-    state = _copied("batch_norm", running_mean, running_var) if return_state else None
-    mean, var = state or (running_mean, running_var)
-    axes = _batch_norm.axes("batch_norm", x, channel_axis)
-    momentum = check_momentum("batch_norm", momentum)
-    result = _batch_norm.batch_norm(
-        "batch_norm", x, axes, mean, var, weight, bias, bool(training), momentum, eps, out, return_saved,
-        rules=rules, update=update_stats,
-    )  # fmt: skip
-    if plain:
-        _BATCH.keep(channel_axis, axes, _CENTERED, tracked=True)
-    return _chosen(result, return_saved, state)
+    arrays, running = (x, weight, bias, out), (running_mean, running_var, None, momentum)
+    rest = return_state, update_stats, on_nonfinite, single_value
+    if on_nonfinite is _PASSED and single_value is _REFUSED and update_stats is True and return_state is False:
+        found = _BATCH.sites[bool(training)].recall(channel_axis, arrays, eps, running, return_saved)
+        if found is not None:
+            return found if return_saved else found[0]
+    return _BATCH.call(arrays, running, training, eps, channel_axis, return_saved, rest)
 
 
 def instance_norm(
@@ -128,27 +155,13 @@ def instance_norm(
 
     The other arguments are those of `batch_norm`.
     """
-    usual = on_nonfinite is _PASSED and single_value is _REFUSED and update_stats is True
-    plain = usual and use_input_stats is True and out is None and not return_saved and not return_state
-    if plain:
-        y = _recall_tracked(_INSTANCE, channel_axis, x, running_mean, running_var, weight, bias, momentum, eps)
-        if y is not None:
-            return y
-    if type(channel_axis) is not int:
-        channel_axis = check_size("instance_norm", "channel_axis", channel_axis, least=-(2**31))
-    rules = _check_rules("instance_norm", on_nonfinite, single_value, running_mean is not None)
-    state = _copied("instance_norm", running_mean, running_var) if return_state else None
-    mean, var = state or (running_mean, running_var)
-    axes = _instance_norm.axes("instance_norm", x, channel_axis)
-    momentum = check_momentum("instance_norm", momentum)
-    own = bool(use_input_stats)
-    result = _instance_norm.instance_norm(
-        "instance_norm", x, axes, mean, var, weight, bias, own, momentum, eps, out, return_saved,
-        rules=rules, update=update_stats,
-    )  # fmt: skip
-    if plain:
-        _INSTANCE.keep(channel_axis, axes, _CENTERED, tracked=True)
-    return _chosen(result, return_saved, state)
+    arrays, running = (x, weight, bias, out), (running_mean, running_var, None, momentum)
+    rest = return_state, update_stats, on_nonfinite, single_value
+    if on_nonfinite is _PASSED and single_value is _REFUSED and update_stats is True and return_state is False:
+        found = _INSTANCE.sites[bool(use_input_stats)].recall(channel_axis, arrays, eps, running, return_saved)
+        if found is not None:
+            return found if return_saved else found[0]
+    return _INSTANCE.call(arrays, running, use_input_stats, eps, channel_axis, return_saved, rest)
 
 
 def layer_norm(
@@ -168,16 +181,16 @@ def layer_norm(
     >>> nz.functional.layer_norm(np.float32([[0, 2]]), (2,)).round(2)
     array([[-1.,  1.]], dtype=float32)
     """
-    plain = axis is None and out is None and not return_saved
-    if plain and (y := _recall(_LAYER, normalized_shape, x, weight, bias, eps)) is not None:
-        return y
+    arrays = x, weight, bias, out
+    if axis is None and (found := _LAYER.recall(normalized_shape, arrays, eps, keep=return_saved)) is not None:
+        return found if return_saved else found[0]
     shape = check_shape("layer_norm", "normalized_shape", normalized_shape)
     if axis is not None:
         axis = _layer_norm.check_axes("layer_norm", axis)
-    axes = _layer_norm.axes("layer_norm", x, shape, axis)
-    y, _, saved = _normalize("layer_norm", x, axes, weight, bias, _CENTERED, eps, out, keep=return_saved)
-    if plain:
-        _LAYER.keep(normalized_shape, axes, _CENTERED)
+    form = _Form("layer_norm", _layer_norm.axes("layer_norm", x, shape, axis), _CENTERED, eps)
+    y, _, saved = _normalize(form, x, weight, bias, out, keep=return_saved)
+    if axis is None:
+        _LAYER.remember(normalized_shape, form, arrays)
     return (y, saved) if return_saved else y
 
 
@@ -193,16 +206,16 @@ def group_norm(
     return_saved: bool = False,
 ) -> Any:
     """See `GroupNorm`."""
-    plain = channel_axis is _FIRST and out is None and not return_saved
-    if plain and (y := _recall(_GROUP, num_groups, x, weight, bias, eps)) is not None:
-        return y
+    arrays, plain = (x, weight, bias, out), channel_axis is _FIRST
+    if plain and (found := _GROUP.recall(num_groups, arrays, eps, keep=return_saved)) is not None:
+        return found if return_saved else found[0]
     num_groups = check_size("group_norm", "num_groups", num_groups, least=1)
     if type(channel_axis) is not int:
         channel_axis = check_size("group_norm", "channel_axis", channel_axis, least=-(2**31))
-    axes = _group_norm.axes("group_norm", x, num_groups, channel_axis)
-    y, _, saved = _normalize("group_norm", x, axes, weight, bias, _CENTERED, eps, out, keep=return_saved)
+    form = _Form("group_norm", _group_norm.axes("group_norm", x, num_groups, channel_axis), _CENTERED, eps)
+    y, _, saved = _normalize(form, x, weight, bias, out, keep=return_saved)
     if plain:
-        _GROUP.keep(num_groups, axes, _CENTERED)
+        _GROUP.remember(num_groups, form, arrays)
     return (y, saved) if return_saved else y
 
 
@@ -217,20 +230,19 @@ def rms_norm(
     return_saved: bool = False,
 ) -> Any:
     """See `RMSNorm`."""
-    plain = axis is None and out is None and not return_saved
-    if plain and type(x) is ndarray:
-        y = _recall(_RMS, normalized_shape, x, weight, None, _eps_for(x) if eps is None else eps)
-        if y is not None:
-            return y
+    arrays = x, weight, None, out
+    if axis is None and type(x) is ndarray:
+        eps = _eps_for(x) if eps is None else eps
+        if (found := _RMS.recall(normalized_shape, arrays, eps, keep=return_saved)) is not None:
+            return found if return_saved else found[0]
     shape = check_shape("rms_norm", "normalized_shape", normalized_shape)
     if axis is not None:
         axis = _layer_norm.check_axes("rms_norm", axis)
     axes = _layer_norm.axes("rms_norm", x, shape, axis)
-    if eps is None:
-        eps = _eps_for(x)
-    y, _, saved = _normalize("rms_norm", x, axes, weight, None, _UNCENTERED, eps, out, keep=return_saved)
-    if plain:
-        _RMS.keep(normalized_shape, axes, _UNCENTERED)
+    form = _Form("rms_norm", axes, _UNCENTERED, _eps_for(x) if eps is None else eps)
+    y, _, saved = _normalize(form, x, weight, None, out, keep=return_saved)
+    if axis is None:
+        _RMS.remember(normalized_shape, form, arrays)
     return (y, saved) if return_saved else y
 
 

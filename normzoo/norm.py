@@ -1,8 +1,7 @@
 """The layer: parameters, buffers, modes, state, and the last forward pass."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from difflib import get_close_matches
-from functools import lru_cache, wraps
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any, ClassVar, Self
 
@@ -14,9 +13,7 @@ from normzoo.passes.arrays import (
     DEVICES,
     base_array,
     check_array,
-    check_counts,
     check_device,
-    check_eps,
     check_float_dtype,
     check_parameter,
     compute_dtype,
@@ -24,10 +21,14 @@ from normzoo.passes.arrays import (
     quiet,
     read_only,
 )
-from normzoo.passes.normalize import Recent, normalize, recall_saved
-from normzoo.passes.saved import Label, Saved
+from normzoo.passes.attributes import Last, closing, entries, entry, held, meant
+from normzoo.passes.form import Form
+from normzoo.passes.normalize import normalize
+from normzoo.passes.numbers import check_counts, check_eps
+from normzoo.passes.saved import Grads, Label, Saved
+from normzoo.passes.site import Site
 from normzoo.passes.view import Axes
-from normzoo.selection.selected import SELECTS, select
+from normzoo.selection.select import SELECTS, select
 from normzoo.statistics.running_state import RunningState, copy_at_once
 
 SPACING = {np.dtype(dtype): float(np.finfo(dtype).eps) for dtype in (np.float32, np.float64)}
@@ -38,96 +39,6 @@ def eps_for(x: Array) -> float:
     dtype = (x if type(x) is np.ndarray else base_array("eps", "x", x)).dtype
     found = SPACING.get(dtype)
     return SPACING[compute_dtype(dtype)] if found is None else found
-
-
-MEANT = {"gamma": "weight", "beta": "bias", "scale": "weight"}  # what other libraries call these
-
-
-def meant(name: Any, known: Collection[str], words: bool = True) -> str | None:
-    """The known name that `name` is a misspelling of or, with `words`, another library's word for; None for others."""
-    if not isinstance(name, str):
-        return None
-    if words and MEANT.get(name, "") in known:
-        return MEANT[name]
-    near = [other for other in known if abs(len(other) - len(name)) <= 1]
-    return next(iter(get_close_matches(name, near, 1, 0.8)), None)
-
-
-class Entries(dict):
-    """Arrays by name. Once the norm is made, a new name that is one of them misspelled is refused: nobody reads it."""
-
-    __slots__ = ("label",)
-
-    label: Label  # of the norm
-
-    def __setitem__(self, name: str, a: Array) -> None:
-        if name not in self and (found := meant(name, self)) is not None:
-            raise ValueError(f"{self.label}: expected one of {list(self)}, got {name!r}; write {found!r}")
-        super().__setitem__(name, a)
-
-    def __reduce__(self) -> tuple:
-        return entries, (self.label, dict(self))  # not one by one, as names may be alike
-
-
-def entries(label: Label, arrays: Mapping[str, Array]) -> Entries:
-    """The arrays of a norm that is made."""
-    new = Entries(arrays)
-    new.label = label
-    return new
-
-
-class Last:
-    """What the last pass left."""
-
-    __slots__ = ("grads", "saved")
-
-    def __init__(self) -> None:
-        self.grads: dict[str, Array] = {}
-        self.saved: Saved | None = None
-
-
-def closing(init: Callable[..., None]) -> Callable[..., None]:
-    """`__init__` of a class, behind which a norm of this class is made: see `Norm.__setattr__`."""
-
-    @wraps(init)
-    def made(self: "Norm", *arguments: Any, **options: Any) -> None:
-        init(self, *arguments, **options)
-        if type(self).__init__ is made:
-            self.params, self.buffers = (entries(self.label, arrays) for arrays in (self.params, self.buffers))
-            self._made = True
-
-    return made
-
-
-def held(name: str) -> property:
-    """An attribute of the last pass. A call puts it there itself: small calls have no time for `Norm.__setattr__`."""
-
-    def get(self: "Norm") -> Any:
-        return getattr(self._last, name)
-
-    def put(self: "Norm", value: Any) -> None:
-        setattr(self._last, name, value)
-
-    return property(get, put)
-
-
-def entry(kind: str, name: str) -> property:
-    """An attribute that is an entry of `params` or `buffers`, or None where there is none."""
-
-    def get(self: "Norm") -> Array | None:
-        return getattr(self, kind).get(name)
-
-    def put(self: "Norm", value: Array) -> None:
-        held = getattr(self, kind)
-        if name not in held:
-            raise ValueError(f"{self}: has no {name} to set; create the norm with one")
-        if type(value) is not np.ndarray:
-            value = base_array(self, name, value) if not isinstance(value, np.ndarray) else value
-        check_array(self, name, value)
-        check_parameter(self, name, value, held[name].shape)
-        held[name] = value
-
-    return property(get, put)
 
 
 # What a class supports that does not say so, if its forward is not that of `Norm`: see `Norm.masks`.
@@ -155,9 +66,9 @@ def copy_in(states: Sequence[tuple["Norm", Mapping[str, Array]]]) -> None:
     """Copy into norms what their `checked_state` gave: all of it or, whatever interrupts, nothing."""
     pairs = [((norm.params | norm.buffers)[name], value) for norm, new in states for name, value in new.items()]
     copy_at_once([pair for pair in pairs if isinstance(pair[0], np.ndarray)])
-    for held, value in pairs:
-        if not isinstance(held, np.ndarray):  # on a device
-            held[...] = value
+    for target, value in pairs:
+        if not isinstance(target, np.ndarray):  # on a device
+            target[...] = value
 
 
 def _no_values(norm: object) -> None:
@@ -224,8 +135,8 @@ class Norm:
             if found is not None:
                 raise AttributeError(f"{self}: has no {name} to set; write norm.{found}")
         super().__setattr__(name, value)
-        if "_recent" in own:  # its axes may be others now
-            own["_recent"].forget()
+        if "_site" in own:  # its axes may be others now
+            own["_site"].forget()
 
     def __init__(
         self,
@@ -249,7 +160,7 @@ class Norm:
         if bias:
             self.params["bias"] = np.zeros(shape, dtype)
         self._shape = shape
-        self._recent = Recent()
+        self._site = Site(self.label)
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled and deep-copied: parameters and buffers, these of one batch, without what the last pass left,
@@ -257,12 +168,12 @@ class Norm:
         state = {name: None if isinstance(value, Saved) else value for name, value in vars(self).items()}
         held = dict(self.buffers)
         buffers = entries(self.label, dict(zip(held, RunningState(*held.values()).read(), strict=True)))
-        return state | {"_last": Last(), "_recent": Recent(), "buffers": buffers}
+        return state | {"_last": Last(), "_site": Site(self.label), "buffers": buffers}
 
     def __copy__(self) -> Self:
         """Another norm of the same arrays, with passes of its own."""
         new = type(self).__new__(type(self))
-        vars(new).update(vars(self) | {"_last": Last(), "_recent": Recent()})
+        vars(new).update(vars(self) | {"_last": Last(), "_site": Site(self.label)})
         new.grads, new.saved = self.grads, self.saved
         return new
 
@@ -290,22 +201,20 @@ class Norm:
             TypeError: x or out is not a float array (or out's dtype not x's).
             ValueError: a shape or value does not fit, or out overlaps an input in part.
         """
-        plain = type(x) is np.ndarray
+        params, plain = self.params, type(x) is np.ndarray
+        weight, bias, eps = params.get("weight"), params.get("bias"), self.eps
+        if eps is None and plain:
+            eps = SPACING.get(x.dtype)  # of what is no float, None, which is no eps
+        arrays = x, weight, bias, out
+        found = self._site.recall(None, arrays, eps)
+        if found is not None:
+            return found
         if not plain:
             x = base_array(self, "x", x)
-        weight, bias, eps = self.params.get("weight"), self.params.get("bias"), self.eps
-        usual = plain and out is None
-        if usual:
-            spacing = SPACING.get(x.dtype) if eps is None else eps  # of what is no float, None, which is no eps
-            found = recall_saved(self, self._recent, x, weight, bias, spacing)
-            if found is not None:
-                return found
         axes = self.axes(x)
-        if eps is None:
-            eps = eps_for(x)
-        y, _, saved = normalize(self, x, axes, weight, bias, self.moments, eps, out, parameter_shape=self._shape)
-        if usual:
-            self._recent.keep(None, axes, self.moments, False, self, x)
+        form = Form(self, axes, self.moments, eps_for(x) if eps is None else eps, self._shape)
+        y, _, saved = normalize(form, x, weight, bias, out)
+        self._site.remember(None, form, arrays, norm=self)
         return y, saved
 
     def __call__(self, x: Array, *arguments: Any, **options: Any) -> Array:
@@ -334,8 +243,12 @@ class Norm:
         if last.saved is None:
             raise RuntimeError(f"{self}: expected a forward pass before backward; write y = norm(x) first")
         found = last.saved.backward(dy, out)
-        last.grads = {name: getattr(found, name) for name in self.params}
-        last.grads.update(found.others)
+        grads: dict[str, Array] = {}
+        for name in self.params:
+            grads[name] = getattr(found, name)
+        if type(found) is not Grads:
+            grads.update(found.others)
+        last.grads = grads
         return found.x
 
     def train(self, mode: bool = True) -> Self:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from normzoo.backends.cuda import driver
-from normzoo.passes import normalize as passes
 from normzoo.passes import plan
+from normzoo.passes import site as passes
 from tests.cuda_executor import Executor
 
 

@@ -343,7 +343,7 @@ def test_the_driver_of_numba_cuda_allocates_launches_and_copies_on_the_callers_s
         assert all(bounds == driver.launch_bounds(bounds[0]) for _, bounds in cuda.compiled)
         before = len([c for c in api.calls if c[0] == "free"])
         del x, y, norm
-        nz.passes.normalize.forget()
+        nz.passes.site.forget()
         gc.collect()
         assert len([c for c in api.calls if c[0] == "free"]) > before
         api.fails = True

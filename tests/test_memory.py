@@ -91,5 +91,6 @@ def test_a_finalizer_that_keeps_memory_does_not_raise(monkeypatch):
 
     memory.release_memory()
     monkeypatch.setattr(memory, "_pool", Pool())
-    memory._keep(np.empty(memory.LEAST, np.uint8))
+    y = memory.empty((memory.LEAST,), np.dtype(np.uint8))
+    del y
     assert not memory._pool

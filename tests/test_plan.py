@@ -10,8 +10,8 @@ import pytest
 
 import normzoo as nz
 from normzoo.backends.contract import Moments
-from normzoo.passes import normalize as passes
-from normzoo.passes import plan
+from normzoo.passes import normalize, plan
+from normzoo.passes import site as passes
 from normzoo.passes.arrays import Memo
 from normzoo.passes.view import Axes
 from tests import check
@@ -195,6 +195,29 @@ def test_training_and_evaluation_alternate(rng):
     assert norm.buffers["running_mean"].dtype == np.dtype(">f4")
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_running_statistics_in_the_other_order_of_bytes_at_each_call(training, rng):
+    x = (3 + rng.standard_normal((8, 5))).astype(np.float32)
+    own, swapped = ([a.astype(dtype) for a in (np.zeros(5), np.ones(5))] for dtype in ("<f4", ">f4"))
+    for _ in range(3):
+        y, expected = (F.batch_norm(x, *running, training=training) for running in (swapped, own))
+        check.same_bits(y, expected)
+        for a, b in zip(swapped, own, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_the_mode_of_a_norm_is_looked_at_by_each_call(rng):
+    """However it was set: here past the norm, which is told of attributes that are."""
+    x = (3 + rng.standard_normal((8, 5))).astype(np.float32)
+    for norm in (nz.BatchNorm(5), nz.InstanceNorm(5, track_running_stats=True)):
+        a = x if isinstance(norm, nz.BatchNorm) else np.stack([x, 2 * x], axis=-1)
+        for mode in (True, False, False, True, True, False):
+            vars(norm)["training"] = mode
+            before = norm.running_mean.copy()
+            norm(a)
+            assert (norm.running_mean != before).any() == mode
+
+
 def test_the_backward_pass_runs_on_the_backend_of_its_block(rng):
     x = rng.standard_normal((4, 7)).astype(np.float32)
     norm = nz.LayerNorm(7)
@@ -209,7 +232,8 @@ def test_functional_forms_keep_nothing_unless_asked(rng, monkeypatch):
     def fail(*arguments):
         raise AssertionError("a Saved was made")
 
-    monkeypatch.setattr(passes, "ViewSaved", fail)
+    for module in (passes, normalize):
+        monkeypatch.setattr(module, "ViewSaved", fail)
     x, p = rng.standard_normal((4, 6, 3)).astype(np.float32), np.ones(6, np.float32)
     F.layer_norm(x, 3)
     F.rms_norm(x, 3)
@@ -218,6 +242,8 @@ def test_functional_forms_keep_nothing_unless_asked(rng, monkeypatch):
     F.batch_norm(x, p, p.copy(), p, p)
     F.batch_norm(x, p, p.copy(), p, p, training=True)
     F.normalize(x)
+    for _ in range(2):  # a new call, and one that is remembered
+        F.layer_norm(x, 3)
     with pytest.raises(AssertionError):
         F.layer_norm(x, 3, return_saved=True)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import normzoo as nz
-from normzoo.passes import normalize as passes
 from normzoo.passes import plan
+from normzoo.passes import site as passes
 from tests import check
 from tests.cases import CASES, channels_last_strides, draw, filled
 from tests.zoo import ZOO

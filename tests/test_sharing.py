@@ -14,7 +14,7 @@ from normzoo.backends.cpu.code import compiled
 from normzoo.backends.cpu.compiling.jit import helper, kernel, plain
 from normzoo.backends.cpu.compiling.target import lower, typed
 from normzoo.backends.cpu.parallel import sharing, threads
-from normzoo.backends.cpu.parallel.sharing import ALONE, LEAST, POOL, pool, pool_for, share
+from normzoo.backends.cpu.parallel.sharing import ALONE, POOL, pool, pool_for, share
 from normzoo.backends.cpu.vector.access import at, put
 from normzoo.backends.cpu.vector.lanes import Flat
 
@@ -86,8 +86,8 @@ def test_every_turn_is_taken_once(turns, given):
 
 
 def test_a_few_values_wake_no_threads():
-    assert plain(pool_for)(LEAST - 1, 7) == ALONE
-    assert plain(pool_for)(LEAST, 7) == 7
+    assert plain(pool_for)(schedule.FOLDED_ON_THREADS - 1, 7) == ALONE
+    assert plain(pool_for)(schedule.FOLDED_ON_THREADS, 7) == 7
 
 
 @pytest.mark.parametrize("told", [1, 2])

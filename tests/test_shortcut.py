@@ -15,8 +15,8 @@ from normzoo.backends import cpu
 from normzoo.backends.contract import Moments
 from normzoo.backends.cpu import schedule
 from normzoo.backends.cpu.fastcall import objects, shortcut
-from normzoo.passes import normalize as passes
 from normzoo.passes import plan
+from normzoo.passes import site as passes
 from normzoo.passes.view import Axes
 from normzoo.statistics import running
 from normzoo.zoo.layer import group_norm
@@ -530,6 +530,16 @@ def test_a_pass_before_the_shortcut_goes_back_by_it_as_long_as_nothing_changes(c
     (x if changes == "x" else norm.weight)[0] += 1
     with pytest.raises(RuntimeError, match=f"expected {changes} as it was in the forward pass"):
         saved.backward(dy)
+
+
+@pytest.mark.parametrize(("name", "value"), [("eps", 0.0), ("momentum", 5.0), ("momentum", "abc"), ("momentum", None)])
+def test_a_bad_number_is_refused_however_often_a_function_was_called(name, value, rng):
+    x = rng.standard_normal((4, 6)).astype(np.float32)
+    for kept in ((None, None), (np.zeros(6), np.ones(6))):
+        for _ in range(4):
+            F.batch_norm(x, *kept, training=True)
+        with pytest.raises((TypeError, ValueError), match=f"expected {name}"):
+            F.batch_norm(x, *kept, training=True, **{name: value})
 
 
 @pytest.mark.parametrize("sets", [7, 171, 384, 2000])

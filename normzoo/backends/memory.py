@@ -8,6 +8,7 @@ about its size is put there. The pool holds LIMIT bytes at most; `release_memory
 from collections import deque
 from collections.abc import Callable
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -21,17 +22,26 @@ _pool: deque[Array] = deque()  # oldest first; appending and popping are atomic
 
 
 class _Lease:
-    """The owner of a result's memory: every view of the result keeps it alive."""
+    """The owner of a result's memory: every view of the result keeps it alive. When the last one dies, the memory goes
+    to the pool, and the oldest goes out of it where that is too much."""
 
-    __slots__ = ("__array_interface__", "_memory")
+    __slots__ = ("__array_interface__", "memory")
 
-    def __init__(self, memory: Array, size: int) -> None:
-        self._memory = memory
-        self.__array_interface__ = {**memory[:size].__array_interface__, "version": 3}
+    memory: Array
+    __array_interface__: dict[str, Any]
 
     def __del__(self) -> None:
-        if _pool is not None:  # the interpreter may be shutting down
-            _keep(self._memory)
+        if _pool is None:  # the interpreter is shutting down
+            return
+        try:
+            _pool.append(self.memory)
+            held = 0
+            for memory in _pool.copy():  # which is one step for other threads
+                held += memory.nbytes
+            while held > LIMIT:
+                held -= _pool.popleft().nbytes
+        except (MemoryError, IndexError):  # IndexError: other threads took what was counted
+            _pool.clear()
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype) -> Array:
@@ -39,7 +49,21 @@ def empty(shape: tuple[int, ...], dtype: np.dtype) -> Array:
     size = dtype.itemsize * prod(shape)
     if size < LEAST:
         return np.empty(shape, dtype)
-    return np.asarray(_Lease(_take(size), size)).view(dtype).reshape(shape)
+    for _ in range(len(_pool)):
+        try:
+            memory = _pool.pop()
+        except IndexError:  # another thread was faster
+            memory = _new(size)
+            break
+        if size <= memory.nbytes <= size + size // 4:
+            break
+        _pool.appendleft(memory)
+    else:
+        memory = _new(size)
+    lease = _Lease()
+    lease.memory = memory
+    lease.__array_interface__ = {**memory[:size].__array_interface__, "version": 3}
+    return np.asarray(lease).view(dtype).reshape(shape)
 
 
 def full(shape: tuple[int, ...], dtype: np.dtype, value: float) -> Array:
@@ -69,29 +93,9 @@ def release_memory() -> int:
     return released
 
 
-def _take(size: int) -> Array:
-    """At least `size` bytes, at most a quarter more."""
-    for _ in range(len(_pool)):
-        try:
-            memory = _pool.pop()
-        except IndexError:
-            break
-        if size <= memory.nbytes <= size + size // 4:
-            return memory
-        _pool.appendleft(memory)
+def _new(size: int) -> Array:
+    """So many bytes of fresh memory."""
     step = PAGE if size >= 4 * PAGE else LINE
     raw = np.empty(size + step, np.uint8)
     start = -raw.__array_interface__["data"][0] % step
     return raw[start : start + size]
-
-
-def _keep(memory: Array) -> None:
-    """Put memory into the pool, and the oldest out where that is too much. It is called by a finalizer, which must not
-    raise."""
-    try:
-        _pool.append(memory)
-        held = sum(m.nbytes for m in _pool.copy())  # a copy is one step for other threads
-        while held > LIMIT:
-            held -= _pool.popleft().nbytes
-    except (MemoryError, IndexError):  # IndexError: other threads took what was counted
-        _pool.clear()

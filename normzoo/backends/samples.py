@@ -16,18 +16,9 @@ def places_in(size: int) -> Array:
     return np.arange(SAMPLES) * max(size - 1, 0) // (SAMPLES - 1)
 
 
-def _values(a: Any) -> Array | None:
-    """These values; None of an array on a device, or without values."""
-    if type(a) is not np.ndarray or not a.size:
-        return None
-    places = places_in(a.size)
-    return a.take(places) if a.flags.c_contiguous else a[np.unravel_index(places, a.shape)]
-
-
 def sample(a: Any) -> bytes | None:
-    """The bits of these values; None where there are none."""
-    found = _values(a)
-    return None if found is None else found.tobytes()
+    """The bits of these values; None of an array on a device, or without values."""
+    return samples_of(a, None) or None
 
 
 _BITS = {2: np.int16, 4: np.int32, 8: np.int64}
@@ -37,8 +28,10 @@ WIDTH = 8 * SAMPLES  # bytes that the values of an array take among those of two
 def samples_of(x: Array, weight: Array | None) -> bytes:
     """The bits of some values of x and, if there is one, of weight, each as an integer of 8 bytes."""
     bits = b""
-    for found in (_values(x), _values(weight)):
-        if found is not None:
+    for a in (x, weight):
+        if type(a) is np.ndarray and a.size:
+            places = places_in(a.size)
+            found = a.take(places) if a.flags.c_contiguous else a[np.unravel_index(places, a.shape)]
             bits += found.view(_BITS[found.itemsize]).astype(np.int64).tobytes()
     return bits
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from normzoo.backends.contract import Array
-from normzoo.passes.arrays import check_number
+from normzoo.passes.numbers import check_number
 
 HEADER = 4  # numbers before the values: status, which way, how many exchanges before, how many values a rank has
 WORKED, RAISED = 0.0, 1.0

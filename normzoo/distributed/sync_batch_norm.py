@@ -8,14 +8,17 @@ from normzoo.backends import chosen
 from normzoo.backends.contract import CONSTANT, Array
 from normzoo.distributed.exchange import Exchange
 from normzoo.norm import eps_for
-from normzoo.passes.arrays import base_array, check_out, check_parameter, compute_dtype, on_device, read_only
-from normzoo.passes.normalize import ViewSaved, normalize
+from normzoo.passes.arrays import base_array, check_parameter, compute_dtype, on_device
+from normzoo.passes.form import Form, Known
+from normzoo.passes.normalize import normalize
+from normzoo.passes.overlaps import check_out
 from normzoo.passes.saved import Grads, Saved, empty_in_layout, layout_of
 from normzoo.passes.view import Axes
-from normzoo.statistics.running import check_running
+from normzoo.passes.view_saved import ViewSaved
+from normzoo.statistics.running import How, Running, check_running, check_writeable, normalize_tracked
 from normzoo.statistics.stats import Stats
 from normzoo.statistics.updates import commit, is_finite, nonfinite
-from normzoo.zoo.batch.batch_norm import MESSAGES, BatchNorm, batch_norm
+from normzoo.zoo.batch.batch_norm import MESSAGES, BatchNorm
 
 FEW = 16  # values of a set: below this, gradients may be differences of almost equal terms, and float64 is used
 
@@ -92,15 +95,18 @@ class SyncBatchNorm(BatchNorm):
         self._check_merged(total, found)
         params, buffers, single = self.params, self.buffers, total == 1
         if single and self.rules.single_value == "running":
-            given = buffers["running_mean"], buffers["running_var"], params.get("weight"), params.get("bias")
-            return batch_norm(self, x, axes, *given, False, 0.0, eps, out)
+            form, running = (
+                Form(self, axes, self.moments, eps),
+                Running(buffers["running_mean"], buffers["running_var"]),
+            )
+            weight, bias = params.get("weight"), params.get("bias")
+            return normalize_tracked(form, x, weight, bias, running, How(False, MESSAGES), out)
         y, own = self.apply(x, axes, found, eps, self.weight, self.bias, spare if out is None else out)
         skipped = self.rules.on_nonfinite == "skip" and not is_finite(found)
         if self.track_running_stats and update_stats and not single and not skipped:
-            running = buffers["running_mean"], buffers["running_var"]
-            ready = check_running(self, axes, *running).ready
-            momentum, average = self.momentum or 0.0, self.momentum is None
-            commit(chosen(), running, self.num_batches_tracked, found, total, momentum, average, ready)
+            batches = self.num_batches_tracked
+            running = Running(buffers["running_mean"], buffers["running_var"], batches, self.momentum)
+            commit(chosen(), running, found, total, check_running(self, axes, running))
         return y, SyncSaved(self, x, axes, own, found, eps, total)
 
     def _check(self, x: Array, axes: Axes, out: Array | None) -> float:
@@ -110,11 +116,11 @@ class SyncBatchNorm(BatchNorm):
             raise ValueError(f"{self}: expected eps > 0 where batch statistics are used, got 0; write eps=1e-5")
         for name in ("weight", "bias"):
             check_parameter(self, name, self.params.get(name), axes.parameter_shape)
-        mean, var = (self.buffers.get(name) for name in ("running_mean", "running_var"))
-        if not check_running(self, axes, mean, var).writeable:
-            raise ValueError(f"{self}: expected running statistics that can be written, {read_only(self)}")
+        running = Running(self.buffers.get("running_mean"), self.buffers.get("running_var"))
+        check_running(self, axes, running)
+        check_writeable(self, running)
         if out is not None:
-            check_out(self, out, x.shape, x.dtype, (x,), (self.weight, self.bias, mean, var))
+            check_out(self, out, x.shape, x.dtype, (x,), (self.weight, self.bias, *running[:2]))
         return eps
 
     def _own(self, x: Array, axes: Axes, eps: float) -> tuple[int, Array, Array | None]:
@@ -124,7 +130,7 @@ class SyncBatchNorm(BatchNorm):
         if axes.values <= FEW:
             stats = Stats.of(x, tuple(i for i, letter in enumerate(axes.letters) if letter == "r"))
             return axes.values, np.stack([stats.mean, stats.m2]), None
-        y, found, _ = normalize(self, x, axes, None, None, self.moments, eps, keep=False)
+        y, found, _ = normalize(Form(self, axes, self.moments, eps), x, None, None, keep=False)
         with np.errstate(over="ignore"):
             here = found[:2].reshape(2, self.num_features) * np.array([[1.0], [axes.values]])
         return axes.values, here, y
@@ -154,7 +160,7 @@ class SyncBatchNorm(BatchNorm):
             else p.astype(compute_dtype(x.dtype, p.dtype), copy=False)
             for p, value in ((weight, 1), (bias, 0))
         )
-        y, _, saved = normalize(self, x, axes, weight, bias, CONSTANT, eps, out, stats=found)
+        y, _, saved = normalize(Form(self, axes, CONSTANT, eps), x, weight, bias, out, Known(found))
         return y, saved
 
     def _options(self) -> dict[str, Any]:
@@ -184,7 +190,7 @@ class SyncSaved(Saved):
         self, owner: SyncBatchNorm, x: Array, axes: Axes, own: ViewSaved, found: Array, eps: float, total: int
     ) -> None:
         self._owner, self._own, self._total, self._x = owner, own, total, x
-        self._axes, self._found, self._eps = axes, found, eps
+        self._axes, self._found, self._eps, self._like = axes, found, eps, (x.shape, x.dtype)
         self._weight, self._bias = owner.weight, owner.bias
         self._source, self._overwritten, self._met = x, own._overwritten, False
 
@@ -202,10 +208,6 @@ class SyncSaved(Saved):
     def rstd(self) -> Array:
         """1 / sqrt(spread + eps), (1, C) float64."""
         return self._found[2]
-
-    @property
-    def _like(self) -> tuple[tuple[int, ...], np.dtype]:
-        return self._x.shape, self._x.dtype
 
     def _changed(self) -> str | None:
         return self._own._changed()
@@ -237,7 +239,9 @@ class SyncSaved(Saved):
             scale = -found[2, 0] * (1.0 if weight is None else weight.astype(np.float64))
             slope, shift = ((scale * mean).astype(wide) for mean in means)
             # 3 dx = rstd * g - rstd * weight * (mean(dy) + xhat * mean(dy * xhat))
-            dx += normalize(owner, x, self._axes, slope, shift, CONSTANT, self._eps, stats=found, keep=False)[0]
+            dx += normalize(
+                Form(owner, self._axes, CONSTANT, self._eps), x, slope, shift, None, Known(found), keep=False
+            )[0]
             if self._total == 1:
                 dx[...] = 0.0
             if out is not None or dx.dtype != self._x.dtype:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from normzoo.exchange.dialects import counterpart
 from normzoo.norm import Norm
-from normzoo.passes.arrays import check_number, check_size
+from normzoo.passes.numbers import check_number, check_size
 from normzoo.zoo.batch.batch_norm import BatchNorm
 from normzoo.zoo.instance.instance_norm import InstanceNorm
 from normzoo.zoo.layer.group_norm import GroupNorm

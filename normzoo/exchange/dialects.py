@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array
-from normzoo.passes.arrays import base_array, check_counts, check_size
+from normzoo.passes.arrays import base_array
+from normzoo.passes.numbers import check_counts, check_size
 
 TORCH = "torch"
 _FLAX = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}

@@ -28,8 +28,9 @@ import numpy as np
 from normzoo.backends.contract import Array
 from normzoo.distributed.sync_batch_norm import SyncBatchNorm
 from normzoo.norm import Norm
-from normzoo.passes.arrays import check_array, check_parameter, check_size, check_spread
+from normzoo.passes.arrays import check_array, check_parameter, check_spread
 from normzoo.passes.formulas import reciprocal
+from normzoo.passes.numbers import check_size
 from normzoo.zoo.batch.batch_norm import BatchNorm
 from normzoo.zoo.batch.frozen_batch_norm import FrozenBatchNorm
 from normzoo.zoo.batch.ghost_batch_norm import GhostBatchNorm

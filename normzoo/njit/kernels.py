@@ -29,6 +29,7 @@ from normzoo.backends.cpu.kernels import (
     rows,
     rows_gradients,
     rows_split,
+    rows_walk,
 )
 from normzoo.backends.cpu.parallel.sharing import ALONE
 from normzoo.backends.cpu.vector.lanes import Flat
@@ -40,7 +41,7 @@ inner(code.has_each)
 fit_sizes = inner(view.fit_sizes)
 is_columns, is_few, spans_of = inner(code.is_columns), inner(code.is_few), inner(code.spans_of)
 few_back = inner(code.few_back)
-FEW, RUNS = code.FEW, rows.RUNS
+FEW, RUNS = code.FEW, rows_walk.RUNS
 
 
 class Kinds(NamedTuple):
@@ -103,7 +104,9 @@ def _variants(kind: str, by_row: Any, by_column: Any, kinds: Kinds) -> list[Any]
     makers = (by_row, by_row, by_column, by_column, by_row)
     return [
         by_address(make(spans, False), _ARRAYS[kind]) if needed else None
-        for make, spans, needed in zip(makers, (rows.ONE, rows.EACH, False, True, rows.RUNS), kinds, strict=True)
+        for make, spans, needed in zip(
+            makers, (rows_walk.ONE, rows_walk.EACH, False, True, rows_walk.RUNS), kinds, strict=True
+        )
     ]
 
 

@@ -15,12 +15,13 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from normzoo.backends.contract import CONSTANT, Array, Moments
-from normzoo.passes.arrays import base_array, check_out, compute_dtype
+from normzoo.backends.contract import CONSTANT, Array
+from normzoo.passes.arrays import base_array, compute_dtype
+from normzoo.passes.form import Form, Known
 from normzoo.passes.formulas import FAR, reciprocal
 from normzoo.passes.normalize import normalize
+from normzoo.passes.overlaps import check_out
 from normzoo.passes.saved import Chained, Grads, Saved, empty_in_layout, grads_by_name, layout_of
-from normzoo.passes.view import Axes
 
 TINY = 2  # values of a set
 
@@ -30,18 +31,16 @@ Find = Callable[[Array, Array], tuple[Array, Array, Back]]  # (mean, var) -> (sl
 
 
 def affine(
-    owner: object,
+    form: Form,  # the capital letters of its axes span the sets
     x: Array,
-    axes: Axes,  # their capital letters span the sets
     params: Mapping[str, Array],
-    moments: Moments,
-    eps: float,
-    out: Array | None,
     find: Find,
+    out: Array | None,
     apart: tuple[Array, ...] = (),
 ) -> tuple[Array, Array, Saved]:
     """y, the statistics (3, sets) of x and the `Saved` of the pass. `find` is called with arrays of the shape that the
     capital letters of `axes` span; `params` are those whose gradients its way back gives."""
+    owner, axes, moments, eps, _ = form
     x = base_array(owner, "x", x)
     if out is not None:
         check_out(owner, out, x.shape, x.dtype, (x,), (*params.values(), *apart))
@@ -50,7 +49,7 @@ def affine(
     narrow = x.dtype.itemsize < wide.itemsize
     v = x.astype(wide) if narrow else x
     # 1 moments
-    y, stats, _ = normalize(owner, v, axes, None, None, moments, eps, keep=False)
+    y, stats, _ = normalize(form, v, None, None, keep=False)
     shape, count = axes.parameter_shape, max(axes.values, 1)
     mean, var = stats[0].reshape(shape), stats[1].reshape(shape)
     check_spread(owner, stats, eps)
@@ -62,7 +61,7 @@ def affine(
     weight, bias = (np.broadcast_to(a, shape).astype(dtype) for a in (slope / unit, shift))
     # 2 normalize
     target = y if out is None or narrow else out
-    y, _, part = normalize(owner, v, axes, weight, bias, CONSTANT, eps, target, stats=numbers)
+    y, _, part = normalize(form._replace(moments=CONSTANT), v, weight, bias, target, Known(numbers))
     like = x.shape, x.dtype, layout_of(x)
     if narrow:
         y = placed(y, empty_in_layout(*like) if out is None else out)

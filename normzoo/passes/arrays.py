@@ -4,10 +4,9 @@ A message names the norm, the invariant, what was received and what to write ins
 wrong shapes and values ValueErrors; nothing has been changed when one is raised.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -237,88 +236,6 @@ def check_parameter(owner: object, name: str, a: Any, shape: tuple[int, ...]) ->
         raise ValueError(f"{owner}: expected {name} of shape {shape}, got {a.shape}")
 
 
-def check_out(
-    owner: object,
-    out: Any,
-    shape: tuple[int, ...],
-    dtype: np.dtype,
-    inputs: tuple[Array | None, ...],
-    apart: tuple[Array | None, ...] = (),
-) -> None:
-    """`out` can take the result: it has x's shape and dtype, and is one of `inputs` or apart from them, and from
-    `apart`."""
-    if not isinstance(out, np.ndarray) and not on_device(out):
-        raise TypeError(f"{owner}: expected out to be a NumPy array, got {type(out).__name__}; write np.empty_like(x)")
-    if out.dtype != dtype:
-        raise TypeError(f"{owner}: expected out of dtype {dtype}, got {out.dtype}; write np.empty_like(x)")
-    if out.shape != shape:
-        raise ValueError(f"{owner}: expected out of shape {shape}, got {out.shape}; write np.empty_like(x)")
-    if not out.flags.writeable:
-        raise ValueError(f"{owner}: expected out to be writeable, got a read-only array; write np.empty_like(x)")
-    if not out.flags.c_contiguous and overlaps_itself(out):
-        raise ValueError(
-            f"{owner}: expected out whose elements lie apart, without broadcast axes, got shape {out.shape} with "
-            f"strides {out.strides}; write np.empty_like(x)"
-        )
-    if type(out) is not np.ndarray and isinstance(out, np.ndarray):
-        out = np.asarray(out)  # what looks at its memory may be another function for a subclass
-    for i, other in enumerate((*inputs, *apart)):
-        may_be = i < len(inputs)
-        if other is None or (may_be and other is out) or not may_overlap(out, other):
-            continue
-        if not (may_be and same_place(out, other)) and overlap(out, other):
-            raise ValueError(
-                f"{owner}: expected out to be an input itself or apart from it, got memory that overlaps in part; "
-                "write np.empty_like(x)"
-            )
-
-
-def overlaps_itself(a: Array) -> bool:
-    """Do elements of a share memory? Said of all arrays in which an axis does not span the ones inside it, as it does
-    in every slice and transpose of an array without overlap."""
-    reach = a.dtype.itemsize
-    for stride, size in sorted((abs(stride), size) for stride, size in zip(a.strides, a.shape, strict=True)):
-        if size > 1:
-            if stride < reach:
-                return a.size > 0
-            reach += stride * (size - 1)
-    return False
-
-
-def same_place(a: Array, b: Array) -> bool:
-    """a and b are the same elements in the same order."""
-    if a is b:
-        return True
-    if type(a) is np.ndarray and type(b) is np.ndarray and not np.may_share_memory(a, b):
-        return False  # found in a tenth of the time that addresses take
-    return address(a) == address(b) and (a.shape, a.strides, a.dtype) == (b.shape, b.strides, b.dtype)
-
-
-def address(a: Array) -> int:
-    """Where a begins."""
-    return a.__array_interface__["data"][0] if isinstance(a, np.ndarray) else a.address
-
-
-def may_overlap(a: Array, b: Array) -> bool:
-    """The bounds of a and b meet."""
-    if type(a) is np.ndarray and type(b) is np.ndarray:
-        return np.may_share_memory(a, b)
-    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
-        return not (on_device(a) or on_device(b)) and np.may_share_memory(a, b)
-    (start, end), (first, last) = a.bounds, b.bounds
-    return start < last and first < end
-
-
-def overlap(a: Array, b: Array) -> bool:
-    """a and b share memory; where that takes too long to find out, they do."""
-    if on_device(a):
-        return True  # their bounds meet, and that is all that is known
-    try:
-        return np.shares_memory(a, b, max_work=100_000)  # type: ignore[arg-type]
-    except np.exceptions.TooHardError:
-        return True
-
-
 def check_spread(owner: object, name: str, values: Array) -> Array:
     """Running variances or the like, as float64: none is below 0."""
     if (values < 0).any():
@@ -328,101 +245,6 @@ def check_spread(owner: object, name: str, values: Array) -> Array:
             "statistics of data: load others, or find them anew in training or by nz.recalibrate(norm, batches)"
         )
     return values.astype(np.float64)
-
-
-def check_number(owner: object, name: str, value: Any) -> float:
-    """A real number."""
-    if type(value) is float and value == value:  # noqa: PLR0124 (not NaN)
-        return value
-    if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
-        raise TypeError(f"{owner}: expected {name} to be a number, got {quoted(value)}")
-    if math.isnan(value):
-        raise ValueError(f"{owner}: expected {name} to be a number, got nan")
-    return float(value)
-
-
-def check_eps(owner: object, eps: Any) -> float:
-    """A number that is not negative."""
-    eps = check_number(owner, "eps", eps)
-    if not 0 <= eps < np.inf:
-        raise ValueError(f"{owner}: expected eps >= 0, got {eps}; write eps=1e-5")
-    return eps
-
-
-def check_size(owner: object, name: str, value: Any, least: int = 0, most: int | None = None) -> int:
-    """An integer of at least `least`, and of at most `most`, which 64 bits hold."""
-    if type(value) is int and value >= least and most is None:
-        return value
-    if isinstance(value, bool | np.bool_) or not isinstance(value, Integral):
-        raise TypeError(f"{owner}: expected {name} to be an integer, got {quoted(value)}")
-    if value < least:
-        raise ValueError(f"{owner}: expected {name} >= {least}, got {value}")
-    if most is not None and int(value) > most:
-        raise ValueError(f"{owner}: expected {name} to fit 64 bits, got {value}")
-    return int(value)
-
-
-def check_features(owner: object, value: Any, name: str = "num_features") -> int:
-    """A number of channels: 1 or more."""
-    if type(value) is int and value >= 1:
-        return value
-    if check_size(owner, name, value) == 0:
-        raise ValueError(f"{owner}: expected {name} >= 1, got 0; write {name}=x.shape[1], or of another axis")
-    return int(value)
-
-
-def check_momentum(owner: object, value: Any) -> float:
-    """The weight of the new value in running statistics."""
-    if type(value) is float and 0 <= value <= 1:
-        return value
-    found = check_number(owner, "momentum", value)
-    if not 0 <= found <= 1:
-        raise ValueError(
-            f"{owner}: expected momentum in [0, 1], the weight of the new value, got {value}; write momentum=0.1"
-        )
-    return found
-
-
-def check_axis(owner: object, axis: Any, ndim: int, name: str = "axis") -> int:
-    """An axis of an array of rank `ndim`, counted from the front."""
-    axis = check_size(owner, name, axis, least=-ndim)
-    if axis >= ndim:
-        raise ValueError(f"{owner}: expected {name} in [-{ndim}, {ndim}) for x of rank {ndim}, got {axis}")
-    return axis % ndim
-
-
-def check_shape(owner: object, name: str, shape: Any) -> tuple[int, ...]:
-    """One or more sizes, as an integer or a sequence of integers."""
-    if type(shape) is tuple and shape:
-        for size in shape:
-            if type(size) is not int or size < 0:
-                break
-        else:
-            return shape
-    sizes = (shape,) if isinstance(shape, Integral) else shape
-    if not isinstance(sizes, tuple | list):
-        raise TypeError(f"{owner}: expected {name} to be an integer or a tuple of them, got {quoted(shape)}")
-    if not sizes:
-        raise ValueError(f"{owner}: expected {name} with at least one axis, got {shape}; write {name}=x.shape[-1]")
-    return tuple(check_size(owner, name, size) for size in sizes)
-
-
-def check_counts(owner: object, name: str, value: Any, shape: tuple[int, ...]) -> Array:
-    """Counts of batches or values, in int64: an integer, or an array of as many. Floats are read too, as `half()` over
-    all entries of a state leaves them, and one value with an axis of its own, as PyTorch 0.3 wrote it."""
-    a = np.asarray(value) if isinstance(value, np.ndarray | np.generic) else None
-    if a is not None and a.shape != shape and a.size == 1 == math.prod(shape):
-        a = a.reshape(shape)
-    if (() if a is None else a.shape) != shape:
-        raise ValueError(f"{owner}: expected {name} of shape {shape}, got {np.shape(value)}")
-    found = np.empty(math.prod(shape), np.int64)
-    for i, count in enumerate((value,) if a is None else a.ravel()):
-        if a is not None and a.dtype.name in FLOATS:
-            if not float(count).is_integer():
-                raise TypeError(f"{owner}: expected {name} to be an integer, got {count}")
-            count = int(count)  # noqa: PLW2901
-        found[i] = check_size(owner, name, count, most=np.iinfo(np.int64).max)
-    return found.reshape(shape)
 
 
 def check_float_dtype(owner: object, dtype: Any) -> np.dtype:

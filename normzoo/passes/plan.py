@@ -16,6 +16,7 @@ from normzoo.backends import backend
 from normzoo.backends.contract import CONSTANT, Array, Kind, Memory
 from normzoo.backends.samples import SAMPLES, samples_of
 from normzoo.passes.arrays import compute_dtype, kernel_array, quiet, rounded, storage_dtype
+from normzoo.passes.form import Signature
 from normzoo.passes.view import Axes, View, find_view, inverse
 
 ENOUGH = 1000  # passes of a plan before its shortcut is made: its code is loaded in 3 ms, compiled in 0.2 to 0.4 s
@@ -119,11 +120,9 @@ class ForwardPlan(Plan):
         expected: shape of the parameters.
         like: shape and dtype of x.
         weight, bias: None, or their kinds.
-        kinds: those of x, weight and bias; None where statistics are given, or where not all is read or written where
-            it lies.
+        kinds: those of x, weight and bias; None where not all is read and written where it lies, or statistics are
+            known.
         known: the statistics are given, or those that an earlier pass found.
-        asked: moments, name of the backend, and shape of the parameters or None: what must be asked for, beside arrays
-            of these kinds, to take the shortcut.
         tracked: the shortcut that updates running statistics.
         recent_back: the plan of the last pass back.
         reads_x: the backward pass reads x's own memory.
@@ -133,24 +132,21 @@ class ForwardPlan(Plan):
     """
 
     __slots__ = (
-        "asked", "axes", "bias", "copied", "expected", "kept_shape", "kinds", "known", "layout", "like", "moments",
+        "axes", "bias", "copied", "expected", "kept_shape", "kinds", "known", "layout", "like", "moments",
         "reads_x", "recent_back", "samples", "sets_shape", "stats_shape", "tracked", "used", "weight",
     )  # fmt: skip
 
     def __init__(
         self,
         axes: Axes,
-        key: tuple,  # (moments, name of the backend, shape of the parameters or None for that of `axes`, None or the
-        # dtypes of statistics that are given, whether x's own are known; shape, dtype, flags.num and strides of x, None
-        # if it is C-contiguous; shape, dtype and flags.num of weight, and of bias, None where there is none)
+        key: tuple,  # a `Signature`
     ) -> None:
         self.axes, self.key = axes, key
-        moments, name, expected, given, known, shape, dtype, flags, strides, *parameters = key
-        self.like = shape, dtype
-        weight, bias = (None if p[1] is None else p for p in (tuple(parameters[:3]), tuple(parameters[3:])))
-        self.weight, self.bias = weight, bias
-        if expected is None:
-            expected = axes.parameter_shape
+        asked = Signature(*key)
+        moments, name, given, known = asked.moments, asked.backend, asked.given, asked.known
+        (shape, dtype, flags), strides, weight, bias = asked.x, asked.strides, asked.weight, asked.bias
+        self.like, self.weight, self.bias = (shape, dtype), weight, bias
+        expected = axes.parameter_shape if asked.parameter_shape is None else asked.parameter_shape
         self.expected = expected
         spans = weight is not None or bias is not None
         if spans and prod(expected) != prod(axes.parameter_shape):
@@ -175,9 +171,9 @@ class ForwardPlan(Plan):
         shares = not self.copied and flags & ALIGNED != 0 and dtype == self.store
         self.as_is = shares and view.straight and strides is None
         straight_in = self.as_is and (weight is None or self.weight_as_is) and (bias is None or self.bias_as_is)
-        usual = straight_in and self.plain and given is None and not known and prod(shape) > 0
+        usual = straight_in and self.plain and not known and prod(shape) > 0
         self.kinds = ((shape, dtype, flags), weight, bias) if usual else None
-        self.asked, self.tracked, self.recent_back = key[:3], None, None
+        self.tracked, self.recent_back = None, None
         self.moments = moments if given is None else CONSTANT
         self.known = known or given is not None
         self.reads_x = shares and (self.moments is not CONSTANT or weight is not None)
@@ -185,39 +181,34 @@ class ForwardPlan(Plan):
         self.stats_shape = (3, dims[0], dims[2])
         self.sets_shape = own.dims[0], own.dims[2]
         self.kept_shape = (prod(self.stats_shape) + 2 * SAMPLES,)
-        self.samples = samples_of if self.reads_x and prod(dims) else None
-        if prod(dims) == 0:
+        size = prod(shape)
+        self.samples = samples_of if self.reads_x and size else None
+        if size == 0:
             self.run = _nothing if self.known else self._nothing
         elif not self.known:
             self.run = backend(name).forward(dims, parameter_dims, moments, self.dtype, self.store)
         else:
             self.run = backend(name).apply(dims, parameter_dims, self.dtype, self.store)
 
-    def shorten(self) -> None:
-        """Count a pass and, when it pays, find the shortcut for the next ones."""
-        self.uses += 1
-        if self.uses == SOME:
-            self.watch()
-        if self.uses >= ENOUGH and self.shortcut is None:
-            self.shortcut = self._made(None, None)
+    def shorten(self, running: tuple[Kind | None, Kind | None] = (None, None)) -> None:
+        """Find the shortcut for the next passes, which update running statistics of these kinds, if they are given."""
+        if running == (None, None):
+            self.shortcut = self._made(running) if self.shortcut is None else self.shortcut
+        elif self.tracked is None:
+            self.tracked = self._made(running)
 
     def watch(self) -> None:
         """Look at x and weight in less time from now on."""
         if self.samples is samples_of and (self.weight is None or self.weight_as_is):
             self.samples = optional(self.name, "sampler", self.view.dims, self.store, self.weight) or samples_of
 
-    def shorten_tracked(self, running: tuple[Kind, Kind]) -> None:
-        """Behind `shorten`: find the shortcut that updates running statistics of these kinds, too."""
-        if self.uses >= ENOUGH and self.tracked is None:
-            self.tracked = self._made(*running)
-
-    def _made(self, mean: Kind | None, var: Kind | None) -> Any:
-        if self.kinds is None:
+    def _made(self, running: tuple[Kind | None, Kind | None]) -> Any:
+        if self.kinds is None or self.known:
             return False
         view = self.view
         return optional(
             self.name, "forward_shortcut", view.dims, view.parameter_dims, self.moments, self.dtype, self.store,
-            (*self.kinds, mean, var), self.ones, self.zeros,
+            (*self.kinds, *running), self.ones, self.zeros,
         )  # fmt: skip
 
     def _nothing(self, *arrays: Any) -> Array:
@@ -234,10 +225,12 @@ class BackwardPlan(Plan):
         kind: that of dy.
         x_as_is: what the forward pass read is read again as it is; else it is converted to `store`.
         gradient_shape: dweight and dbias are new_small(gradient_shape, dtype),
-        weight_given, bias_given: and these are the results; else see `gradient`.
+        weight_given, bias_given, gives_both: and these are the results; else see `gradient`.
     """
 
-    __slots__ = ("bias_given", "expected", "gradient_shape", "kind", "moments", "weight_given", "x_as_is")
+    __slots__ = (
+        "bias_given", "expected", "gives_both", "gradient_shape", "kind", "moments", "weight_given", "x_as_is",
+    )  # fmt: skip
 
     def __init__(self, plan: ForwardPlan, name: str, dtype: np.dtype, flags: int) -> None:
         view, weight, bias = plan.view, plan.weight, plan.bias
@@ -252,6 +245,7 @@ class BackwardPlan(Plan):
         straight = view.pieces_straight and (weight is not None or bias is not None)
         self.gradient_shape = self.expected if straight else view.parameter_dims
         self.weight_given, self.bias_given = (straight and p is not None and p[1] == self.dtype for p in (weight, bias))
+        self.gives_both = self.weight_given and self.bias_given
         if prod(view.dims) == 0:
             self.run = _zeros
         else:
@@ -259,7 +253,6 @@ class BackwardPlan(Plan):
 
     def shorten(self) -> None:
         """As that of a `ForwardPlan`."""
-        self.uses += 1
         if self.uses < ENOUGH or self.shortcut is not None:
             return
         straight = self.as_is and self.x_as_is and self.plain and (self.ones is not None or self.weight_as_is)

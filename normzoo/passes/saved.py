@@ -11,7 +11,8 @@ from normzoo.backends.contract import Array
 from normzoo.backends.memory import empty
 from normzoo.backends.samples import changed
 from normzoo.backends.subnormals import in_any_mode
-from normzoo.passes.arrays import CHARS, base_array, check_out, on_device, quiet, same_place
+from normzoo.passes.arrays import CHARS, base_array, on_device, quiet
+from normzoo.passes.overlaps import check_out, same_place
 from normzoo.passes.view import inverse
 
 Pull = Callable[[Array], Mapping[str, Array]]  # dy -> the gradients by name, "x" among them; all float64
@@ -82,9 +83,10 @@ class Saved(ABC):
     """What one forward pass leaves for its backward pass. x and weight are held, not copied: change them after the
     backward pass, not before, where that is an error as far as a few of their values show it."""
 
-    __slots__ = ("_bias", "_overwritten", "_owner", "_source", "_weight")
+    __slots__ = ("_bias", "_like", "_overwritten", "_owner", "_source", "_weight")
 
     _owner: object  # whose str() begins messages
+    _like: tuple[tuple[int, ...], np.dtype]  # shape and dtype of x
     _weight: Array | None
     _bias: Array | None
     _source: Array | None  # x, where the backward pass reads x's own memory
@@ -146,11 +148,6 @@ class Saved(ABC):
         """Which array that the backward pass reads, "x" or "weight", is seen to have other values than before."""
         return None
 
-    @property
-    @abstractmethod
-    def _like(self) -> tuple[tuple[int, ...], np.dtype]:
-        """Shape and dtype of x."""
-
     @abstractmethod
     def _backward(self, dy: Array, out: Array | None) -> Grads:
         """The gradients, with x's in `out` if given."""
@@ -185,22 +182,18 @@ class PulledBack(FunctionSaved):
     """The `Saved` of a norm outside the algebra: a function from dy to the gradients, all float64. It has copies of
     what it needs, so that x may be overwritten."""
 
-    __slots__ = ("_arguments", "_layout", "_pull", "_x_like")
+    __slots__ = ("_arguments", "_layout", "_pull")
 
     def __init__(self, owner: object, x: Array, pull: Pull, arguments: Mapping[str, Array] | None = None) -> None:
         self._owner, self._pull = getattr(owner, "label", owner), pull
         self._weight = self._bias = self._source = None
         self._overwritten = False
-        self._x_like, self._layout = (x.shape, x.dtype), layout_of(x)
+        self._like, self._layout = (x.shape, x.dtype), layout_of(x)
         self._arguments = {name: (a.shape, a.dtype) for name, a in (arguments or {}).items()}
-
-    @property
-    def _like(self) -> tuple[tuple[int, ...], np.dtype]:
-        return self._x_like
 
     @in_any_mode
     def _backward(self, dy: Array, out: Array | None) -> Grads:
-        dx = empty_in_layout(*self._x_like, self._layout) if out is None else out
+        dx = empty_in_layout(*self._like, self._layout) if out is None else out
         found = self._pull(dy.astype(np.float64, order="C"))
         dx[...] = found["x"]
         others = {
@@ -220,7 +213,7 @@ class Chained(FunctionSaved):
         apart: more arrays that it reads, which out may not overlap.
     """
 
-    __slots__ = ("_apart", "_parts", "_pull", "_x_like")
+    __slots__ = ("_apart", "_parts", "_pull")
 
     def __init__(
         self,
@@ -232,13 +225,9 @@ class Chained(FunctionSaved):
     ) -> None:
         self._owner, self._pull, self._parts, self._apart = getattr(owner, "label", owner), pull, parts, apart
         self._weight = self._bias = None
-        self._x_like = x.shape, x.dtype
+        self._like = x.shape, x.dtype
         self._source = next((p._source for p in parts if p._source is not None), None)
         self._overwritten = any(p._overwritten for p in parts)
-
-    @property
-    def _like(self) -> tuple[tuple[int, ...], np.dtype]:
-        return self._x_like
 
     def _backward(self, dy: Array, out: Array | None) -> Grads:
         if out is not None:
@@ -254,21 +243,17 @@ class Chained(FunctionSaved):
 class SelectedSaved(FunctionSaved):
     """The `Saved` of a pass in which not all values count: `back` is the way from dy to dx, dweight and dbias."""
 
-    __slots__ = ("_back", "_layout", "_x_like")
+    __slots__ = ("_back", "_layout")
 
     def __init__(
         self, owner: object, x: Array, back: Callable[..., tuple], weight: Array | None, bias: Array | None
     ) -> None:
         self._owner, self._back, self._weight, self._bias = getattr(owner, "label", owner), back, weight, bias
-        self._x_like, self._layout = (x.shape, x.dtype), layout_of(x)
+        self._like, self._layout = (x.shape, x.dtype), layout_of(x)
         self._source, self._overwritten = x, False
 
-    @property
-    def _like(self) -> tuple[tuple[int, ...], np.dtype]:
-        return self._x_like
-
     def _backward(self, dy: Array, out: Array | None) -> Grads:
-        dx = empty_in_layout(*self._x_like, self._layout) if out is None else out
+        dx = empty_in_layout(*self._like, self._layout) if out is None else out
         found = zip(self._back(dy, dx), (self._weight, self._bias), strict=True)
         return Grads(dx, *(d if p is None else d.reshape(p.shape) for d, p in found))
 

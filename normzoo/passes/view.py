@@ -10,25 +10,17 @@ which are b, m, c and n. Along b the parameters may repeat, which is why kK fits
 """
 
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from normzoo.backends.contract import Array
 
 
-class _Axes(NamedTuple):
+class Axes(NamedTuple):
+    """How a norm uses the axes of x, some of them cut in two."""
+
     shape: tuple[int, ...]
     letters: str
     owner: tuple[int, ...] | None = None  # the axis of x that each piece belongs to; None: piece i is axis i
-
-
-class Axes(_Axes):
-    """How a norm uses the axes of x, some of them cut in two."""
-
-    recent: Any = None  # the plan of the last pass over these axes: see `passes.normalize`
-    tracked: Any = None  # of the last running statistics with these axes: see `running.normalize_tracked`
-
-    def __reduce__(self) -> tuple:
-        return Axes, tuple(self)
 
     @property
     def values(self) -> int:

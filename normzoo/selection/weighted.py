@@ -12,21 +12,20 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array, Moments
+from normzoo.passes.form import Form
 from normzoo.passes.formulas import reciprocal, summed, unit
-from normzoo.passes.view import Axes
 
 
 def normalize_weighted(
+    form: Form,
     chosen: Any,  # selection.Selected
     x: Array,
     y: Array,
-    axes: Axes,
     weight: Array | None,
     bias: Array | None,
-    moments: Moments,
-    eps: float,
 ) -> tuple[tuple[Array, Array, Array], Callable[[Array, Array], tuple]]:
     """(sum of weights, mean, spread) of every set, and the way back; writes y. See `selection.normalize_selected`."""
+    axes = form.axes
     owner = axes.owner or tuple(range(len(axes.shape)))
     reduced = tuple(i for i, letter in enumerate(axes.letters) if letter in "rR")
     kept = [size for size, letter in zip(axes.shape, axes.letters, strict=True) if letter in "kK"]
@@ -46,7 +45,7 @@ def normalize_weighted(
     found = np.zeros((3, len(parts), *kept))
     made, steps = np.zeros(axes.shape), []
     for s, part in enumerate(parts):
-        xhat, step, statistics = _one(v[part], counted[part], reduced, moments, eps)
+        xhat, step, statistics = _one(v[part], counted[part], reduced, form.moments, form.eps)
         made[part] = xhat
         steps.append((part, step))
         for plane, value in zip(found, statistics, strict=True):

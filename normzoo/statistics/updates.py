@@ -62,38 +62,28 @@ def nonfinite(owner: object, stats: Array) -> str:
     )
 
 
-def commit(
-    name: str,
-    running: tuple[Array, Array],
-    count: Array | None,
-    stats: Array,
-    values: int,
-    momentum: float,
-    average: bool = False,
-    ready: bool = True,
-) -> None:
+def commit(name: str, running: Any, stats: Array, values: int, ready: bool = True) -> None:
     """Take a batch's statistics into the running ones, in place: all of it or, where anything raises, nothing.
 
     Args:
         name: of the backend.
-        running: mean and variance, writeable.
-        count: num_batches_tracked, if it is kept.
+        running: mean, variance, number of batches and momentum, see `running.Running`; writeable.
         stats: (3, b, c), of sets of `values` values; without values, the batch is counted only.
-        average: the momentum is 1 / (count + 1).
-        ready: the backend takes `running` as they are.
+        ready: the backend takes mean and variance as they are.
     """
-    where = backend(name)
+    where, (mean, var, count, momentum) = backend(name), running
+    average = momentum is None
     taken = values and (average or momentum != 0)
     if taken and ready and where.updates_whole and (count is None or _is_ready(count)):
-        where.update(*running, stats, values, momentum, count, average)
+        where.update(mean, var, stats, values, 0.0 if average else momentum, count, average)
         return
-    if type(running[0]) is not np.ndarray:  # on a device
-        if average and count is not None:
+    if type(mean) is not np.ndarray:  # on a device
+        if average:
             momentum = 1.0 / (count.item() + 1)
         if taken and ready:
-            where.update(*running, stats, values, momentum)
+            where.update(mean, var, stats, values, momentum)
         elif taken:
-            for a, found in zip(running, updated(running, stats, values, momentum), strict=True):
+            for a, found in zip((mean, var), updated((mean, var), stats, values, momentum), strict=True):
                 a[...] = found.reshape(a.shape)
         if count is not None:
             count[()] = count.item() + 1
@@ -105,7 +95,7 @@ def commit(
         mean_and_var = updated(old[:2], stats, values, step) if taken else (None, None)
         return [*mean_and_var, batches + 1][: len(old)]
 
-    RunningState(*running, *(() if count is None else (count,))).replace(new)
+    RunningState(mean, var, *(() if count is None else (count,))).replace(new)
 
 
 def _is_ready(count: Array) -> bool:

@@ -8,8 +8,8 @@ from torch.library import custom_op
 
 from normzoo.backends.contract import CONSTANT
 from normzoo.norm import eps_for
-from normzoo.passes.normalize import Left
 from normzoo.passes.view import Axes, find_view
+from normzoo.passes.view_saved import Left
 from normzoo.statistics.updates import commit
 from normzoo.torch.function import Spec, run, run_back
 from normzoo.torch.tensors import array_of, tensor_of
@@ -138,4 +138,4 @@ def update_running(mean: Tensor, var: Tensor, stats: Tensor, x: Tensor, momentum
     running = array_of("batch_norm", "running_mean", mean), array_of("batch_norm", "running_var", var)
     ready = all(t.dtype in (torch.float32, torch.float64) and t.is_contiguous() for t in (mean, var))
     name = "cpu" if mean.device.type == "cpu" else f"cuda:{running[0].stream}"
-    commit(name, running, None, array_of("batch_norm", "statistics", stats), values, momentum, False, ready)
+    commit(name, (*running, None, momentum), array_of("batch_norm", "statistics", stats), values, ready)

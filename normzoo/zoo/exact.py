@@ -13,7 +13,8 @@ import numpy as np
 from normzoo.backends.contract import Array
 from normzoo.backends.subnormals import in_any_mode
 from normzoo.norm import Norm
-from normzoo.passes.arrays import base_array, check_out, read_only
+from normzoo.passes.arrays import base_array, read_only
+from normzoo.passes.overlaps import check_out
 from normzoo.passes.saved import Pull, PulledBack, Saved, empty_in_layout, layout_of
 from normzoo.statistics.running_state import RunningState
 

@@ -9,8 +9,7 @@ import pytest
 
 import normzoo as nz
 from normzoo.backends import memory
-from normzoo.passes import arrays, plan
-from normzoo.passes import normalize as passes
+from normzoo.passes import arrays, normalize, view_saved
 from tests.cases import CASES, draw, filled
 from tests.robust.process import script
 from tests.zoo import ZOO
@@ -82,6 +81,19 @@ def test_what_is_saved_goes_with_the_layer_at_once(row, rng):
         gc.enable()
 
 
+def test_a_norm_that_left_out_values_is_freed_at_once(rng):
+    x = rng.standard_normal((4, 8)).astype(np.float32)
+    norm = nz.LayerNorm(8)
+    norm(x, mask=rng.random((4, 8)) < 0.7)
+    seen = weakref.ref(norm)
+    gc.disable()
+    try:
+        del norm
+        assert seen() is None, "it is part of a circle"
+    finally:
+        gc.enable()
+
+
 def test_the_last_pass_frees_the_one_before(rng):
     norm = nz.LayerNorm(8)
     x = rng.standard_normal((4, 8)).astype(np.float32)
@@ -111,7 +123,7 @@ def test_functions_of_many_sets_work_in_no_memory_that_is_free():
 
 def test_caches_are_bounded_however_many_shapes_there_are(rng):
     """Plans, and all that is found once for a shape, are forgotten when there are too many; results stay right."""
-    bounded = [a for m in (arrays, passes, plan) for a in vars(m).values() if isinstance(a, arrays.Memo)]
+    bounded = [a for m in (arrays, normalize, view_saved) for a in vars(m).values() if isinstance(a, arrays.Memo)]
     assert len(bounded) >= 2
     size = arrays.Memo.SIZE
     norm = nz.LayerNorm(4)

@@ -20,10 +20,13 @@ from normzoo.backends.cpu.kernels import (
     columns,
     columns_gradients,
     columns_split,
+    columns_walk,
     few,
+    few_tables,
     rows,
     rows_gradients,
     rows_split,
+    rows_walk,
 )
 from normzoo.backends.cpu.parallel import threads
 from normzoo.backends.cpu.parallel.sharing import POOL
@@ -131,7 +134,7 @@ def forward_code(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.d
     least = min(SPLIT_SETS, SETS_PER_THREAD * numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
     spans = spans_of(dims, by_column, parameter_dims)
     whole = _is_whole(dims, by_column, least, spans) and not _is_far_apart(dims, by_column, store)
-    return _code(dims, by_column, makers, whole, moments, spans, arrays, 3, scalars)
+    return _code(dims, by_column, makers, whole, moments, spans, (arrays, 3, scalars))
 
 
 def apply_code(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) -> Code:
@@ -156,7 +159,7 @@ def backward_code(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.
     spans = spans_of(dims, by_column, parameter_dims, True)
     # where statistics are constants, threads that share sets read them once, in the order of memory
     whole = _is_whole(dims, by_column, math.inf if moments == CONSTANT and not spans else SPLIT_SETS, spans)
-    return _code(dims, by_column, makers, whole, moments, spans, arrays, 4, scalars)
+    return _code(dims, by_column, makers, whole, moments, spans, (arrays, 4, scalars))
 
 
 def _code(
@@ -166,23 +169,21 @@ def _code(
     whole: bool,  # does a thread take whole sets?
     moments: Moments,
     spans: int,
-    arrays: tuple[np.dtype, ...],
-    result: int,
-    scalars: tuple[types.Type, ...],
+    given: tuple,  # arrays, result and scalars of a `Code`
 ) -> Code:
     make, in_order = makers[2 * by_column + (not whole)], _is_written_in_order(dims, by_column, whole, spans)
-    flags = moments.center, moments.power, spans + rows.SHORT * is_short(dims, by_column, spans)
-    return Code(dims, by_column, make, in_order, flags, arrays, result, scalars)
+    flags = moments.center, moments.power, spans + rows_walk.SHORT * is_short(dims, by_column, spans)
+    return Code(dims, by_column, make, in_order, flags, *given)
 
 
 def _is_written_in_order(dims: Dims, by_column: bool, whole: bool, spans: int) -> bool:
     """Does a thread write whole vectors, one behind the other? What jumps between pages is slower past the caches."""
     b, m, c, n = dims
     if by_column:
-        view = plain(columns.view_of)(dims, spans)
+        view = plain(columns_walk.view_of)(dims, spans)
         columns_of_all = view[2] * view[3]
         in_vectors = columns_of_all % LANES == 0 and (b == 1 or m * c * n % LANES == 0)
-        return in_vectors and not (whole and columns_of_all > plain(columns.width_of)(view))
+        return in_vectors and not (whole and columns_of_all > plain(columns_walk.width_of)(view))
     return n % LANES == 0 and not (whole and m > 1 and c > 1)
 
 
@@ -209,7 +210,7 @@ def few_flags(dims: Dims, parameter_dims: Dims) -> tuple[bool, bool]:
     changes no bit of a set."""
     b, m, c, n = dims
     over = 1 < c < LANES and m > 1 and c < b and m * c * n <= FEW_SAMPLE and parameter_dims[0] == 1
-    return over or plain(few.step_of)(dims) != 1, over
+    return over or plain(few_tables.step_of)(dims) != 1, over
 
 
 def is_columns(dims: Dims, gradients: bool = False) -> bool:
@@ -229,10 +230,10 @@ def _is_whole(dims: Dims, by_column: bool, few: float, spans: int) -> bool:
     ones."""
     b, m, c, n = dims
     if not by_column:
-        m, n = (1, m * n) if spans == rows.RUNS else (m, n)
-        return plain(rows.chunking)(m, n)[2] == 1 or b * c >= few
-    view = plain(columns.view_of)(dims, spans)
-    m, width = view[1], plain(columns.width_of)(view)
+        m, n = (1, m * n) if spans == rows_walk.RUNS else (m, n)
+        return plain(rows_walk.chunking)(m, n)[2] == 1 or b * c >= few
+    view = plain(columns_walk.view_of)(dims, spans)
+    m, width = view[1], plain(columns_walk.width_of)(view)
     tiles = -(-view[2] * view[3] // width)
     return m <= GROUP or (b * tiles >= few and m * width <= HIGH_COLUMNS)
 
@@ -253,14 +254,14 @@ def spans_of(dims: Dims, by_column: bool, parameter_dims: Dims, gradients: bool 
     _, pm, _, pn = parameter_dims
     is_short = n < LANES or (gradients and n < NEIGHBOUR_RUN and m * n <= NEIGHBOUR_SET)
     if not by_column and c == 1 and m > 1 and (pm > 1 or pn > 1) and is_short:
-        return rows.RUNS
-    return rows.EACH if (pm if by_column else pn) > 1 else rows.ONE
+        return rows_walk.RUNS
+    return rows_walk.EACH if (pm if by_column else pn) > 1 else rows_walk.ONE
 
 
 def is_short(dims: Dims, by_column: bool, spans: int) -> bool:
     """Is a set one short run, or worked on as one?"""
     _, m, _, n = dims
-    return not by_column and m * n <= SHORT_SET and (m == 1 or spans == rows.RUNS)
+    return not by_column and m * n <= SHORT_SET and (m == 1 or spans == rows_walk.RUNS)
 
 
 def spread_of(dims: Dims, by_column: bool, parameter_dims: Dims) -> tuple[Dims, Callable[[Array], Array] | None]:

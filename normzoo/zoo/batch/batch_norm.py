@@ -6,12 +6,15 @@ import numpy as np
 
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import eps_for
-from normzoo.passes.arrays import DEVICES, check_features, check_size, once
-from normzoo.passes.normalize import recall_saved
+from normzoo.passes.arrays import DEVICES, once
+from normzoo.passes.form import Form
+from normzoo.passes.numbers import check_features, check_size
 from normzoo.passes.saved import Saved
+from normzoo.passes.site import NONE
 from normzoo.passes.view import Axes
-from normzoo.statistics.running import TrackedNorm, check_channels, normalize_tracked
-from normzoo.statistics.updates import USUAL, Rules
+from normzoo.statistics.running import How, Running, normalize_tracked
+from normzoo.statistics.tracked import TrackedNorm, check_channels
+from normzoo.statistics.updates import USUAL
 
 MESSAGES = (
     "expected running_mean and running_var in evaluation; write training=True",
@@ -113,41 +116,24 @@ class BatchNorm(TrackedNorm):
             update_stats: False leaves running statistics and num_batches_tracked as they are, as the second pass over
                 a batch that is checkpointed must; y is the same.
         """
-        params, buffers = self.params, self.buffers
-        weight, bias, count = params.get("weight"), params.get("bias"), buffers.get("num_batches_tracked")
-        mean, var = buffers.get("running_mean"), buffers.get("running_var")
-        tracked = self.training and self.track_running_stats
-        usual = tracked and out is None and update_stats is True and self.rules is USUAL
-        if usual:
-            running = mean, var, count, self.momentum
-            known = recall_saved(self, self._recent, x, weight, bias, self.eps, running)
-            if known is not None:
-                return known
-        axes = self.axes(x)
-        # Untracked, or training: the batch's statistics. The buffers are passed where they are read or written.
-        if self.training and not tracked:
-            mean = var = None
+        params, buffers, tracks = self.params, self.buffers, self.track_running_stats
+        weight, bias, eps = params.get("weight"), params.get("bias"), self.eps
+        # Where the batch's statistics are used and no others are kept, the running ones are neither read nor written.
+        running: Any = NONE
+        if tracks or not self.training:
+            count = buffers.get("num_batches_tracked")
+            running = buffers.get("running_mean"), buffers.get("running_var"), count, self.momentum
+        own = bool(self.training or running[0] is None)
+        usual = (tracks or self.training) and update_stats is True and self.rules is USUAL
+        arrays = x, weight, bias, out
+        if usual and (found := self._site.recall(own, arrays, eps, running)) is not None:
+            return found
+        form = Form(self, self.axes(x), self.moments, eps_for(x) if eps is None else eps)
         found = normalize_tracked(
-            self,
-            x,
-            axes,
-            self.moments,
-            mean,
-            var,
-            weight,
-            bias,
-            tracked or mean is None,
-            self.momentum or 0.0,
-            eps_for(x) if self.eps is None else self.eps,
-            out,
-            MESSAGES,
-            rules=self.rules,
-            update=update_stats,
-            count=count,
-            average=self.momentum is None,
+            form, x, weight, bias, Running(*running), How(own, MESSAGES, self.rules, update_stats), out
         )
         if usual:
-            self._recent.keep(None, axes, self.moments, True, self, x)
+            self._site.remember(own, form, arrays, running, not own, norm=self)
         return found
 
 
@@ -163,45 +149,3 @@ def check_own(owner: object, x: Array, values: int, eps: float) -> None:
         raise ValueError(f"{owner}: {MESSAGES[2]}")
     if values == 1:
         raise ValueError(f"{owner}: {MESSAGES[1].format(x.shape)}")
-
-
-def batch_norm(
-    owner: object,
-    x: Array,
-    axes: Axes,
-    running_mean: Array | None,
-    running_var: Array | None,
-    weight: Array | None,
-    bias: Array | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    out: Array | None,
-    keep: bool = True,
-    *,
-    rules: Rules = USUAL,
-    update: bool = True,
-    count: Array | None = None,
-    average: bool = False,
-) -> tuple[Array, Any]:
-    """Batch normalization by the batch's statistics (`training`), which update the running ones, or by these."""
-    return normalize_tracked(
-        owner,
-        x,
-        axes,
-        BatchNorm.moments,
-        running_mean,
-        running_var,
-        weight,
-        bias,
-        training,
-        momentum,
-        eps,
-        out,
-        MESSAGES,
-        keep,
-        rules=rules,
-        update=update,
-        count=count,
-        average=average,
-    )

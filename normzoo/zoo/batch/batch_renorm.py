@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.backends.contract import Array
-from normzoo.norm import entry
-from normzoo.passes.arrays import check_number, check_spread, compute_dtype
+from normzoo.backends.contract import CONSTANT, Array
+from normzoo.passes.arrays import check_spread, compute_dtype
+from normzoo.passes.attributes import entry
+from normzoo.passes.form import Form, Known
 from normzoo.passes.formulas import reciprocal, root
 from normzoo.passes.normalize import normalize
+from normzoo.passes.numbers import check_number
 from normzoo.passes.saved import Chained, Grads, Saved
 from normzoo.statistics.running import normalize_by
 from normzoo.statistics.running_state import RunningState
@@ -98,11 +100,13 @@ class BatchRenorm(BatchNorm):
         mean, std = RunningState(*running).read()
         means, stds = mean.astype(np.float64), check_spread(self, "running_std", std)
         if not self.training:
-            return normalize_by(self, x, axes, means, reciprocal(stds), weight, bias, out, running)
+            return normalize_by(
+                Form(self, axes, CONSTANT, 0.0), x, (means, reciprocal(stds)), weight, bias, out, running
+            )
         check_own(self, x, axes.values, eps)
         running, (rmax, dmax) = self._running(), self.bounds()
         # 1 moments
-        y, stats, _ = normalize(self, x, axes, None, None, self.moments, eps, keep=False)
+        y, stats, _ = normalize(Form(self, axes, self.moments, eps), x, None, None, keep=False)
         mean, std = stats[0].reshape(-1), root(stats, eps).reshape(-1)
         r = np.clip(std / stds, 1 / rmax, rmax)
         d = np.clip((mean - means) / stds, -dmax, dmax)
@@ -110,10 +114,9 @@ class BatchRenorm(BatchNorm):
         dtype = compute_dtype(y.dtype, *(p.dtype for p in self.params.values()))
         w, b = (a.astype(dtype) for a in (corrected[0], corrected[1] if bias is None else corrected[1] + bias))
         # 2 normalize
-        y, _, part = normalize(
-            self, x, axes, w, b, self.moments, eps, y if out is None else out, stats=stats,
-            apart=(*running, *self.params.values()),
-        )  # fmt: skip
+        apart = *running, *self.params.values()
+        form, target = Form(self, axes, self.moments, eps), y if out is None else out
+        y, _, part = normalize(form, x, w, b, target, Known(stats), apart=apart)
         if update_stats:
             self._join((mean, std), x.size)
 

@@ -6,11 +6,14 @@ import numpy as np
 
 from normzoo.backends.contract import Array
 from normzoo.passes.affine import Find, affine, standardized
-from normzoo.passes.arrays import check_number, check_spread
+from normzoo.passes.arrays import check_spread
+from normzoo.passes.form import Form
+from normzoo.passes.numbers import check_number
 from normzoo.passes.saved import Saved
-from normzoo.statistics.running import TrackedNorm
+from normzoo.statistics.running import UNTRACKED, How, normalize_tracked
 from normzoo.statistics.running_state import RunningState
-from normzoo.zoo.batch.batch_norm import BatchNorm, batch_norm, check_own
+from normzoo.statistics.tracked import TrackedNorm
+from normzoo.zoo.batch.batch_norm import MESSAGES, BatchNorm, check_own
 
 
 class EMABatchNorm(BatchNorm):
@@ -76,7 +79,7 @@ class EMABatchNorm(BatchNorm):
         mean, var, batches = RunningState(*running, count).read()
         past = mean.astype(np.float64), check_spread(self, "running_var", var)
         find = blended(self, past, self._share(batches.item(), *past))
-        y, stats, saved = affine(self, x, axes, self.params, self.moments, self.eps, out, find, running)
+        y, stats, saved = affine(Form(self, axes, self.moments, self.eps), x, self.params, find, out, running)
 
         def joined(batches: int, *running: Array) -> list[Array]:
             old = [a.astype(np.float64) for a in running]
@@ -167,12 +170,13 @@ class AlphaBatchNorm(BatchNorm):
             return super().forward(x, out, update_stats=update_stats)
         axes = self.axes(x)
         if self.alpha == 0:
-            return batch_norm(self, x, axes, None, None, self.weight, self.bias, True, 0.0, self.eps, out)
+            form = Form(self, axes, self.moments, self.eps)
+            return normalize_tracked(form, x, self.weight, self.bias, UNTRACKED, How(True, MESSAGES), out)
         running = self.buffers["running_mean"], self.buffers["running_var"]
         mean, var = RunningState(*running).read()
         past = mean.astype(np.float64), check_spread(self, "running_var", var)
         find = blended(self, past, 1 - self.alpha)
-        y, _, saved = affine(self, x, axes, self.params, self.moments, self.eps, out, find, running)
+        y, _, saved = affine(Form(self, axes, self.moments, self.eps), x, self.params, find, out, running)
         return y, saved
 
     def _options(self) -> dict[str, Any]:

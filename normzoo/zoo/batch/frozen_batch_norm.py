@@ -5,11 +5,14 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array, Moments
-from normzoo.norm import Norm, entry
-from normzoo.passes.arrays import DEVICES, check_features, check_size
+from normzoo.norm import Norm
+from normzoo.passes.arrays import DEVICES
+from normzoo.passes.attributes import entry
+from normzoo.passes.form import Form
+from normzoo.passes.numbers import check_features, check_size
 from normzoo.passes.saved import Chained, Grads, Saved
 from normzoo.passes.view import Axes
-from normzoo.statistics.running import normalize_tracked
+from normzoo.statistics.running import How, Running, normalize_tracked
 from normzoo.zoo.batch import batch_norm
 
 
@@ -69,22 +72,9 @@ class FrozenBatchNorm(Norm):
         return batch_norm.axes(self, x, self.channel_axis, self.num_features)
 
     def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
-        y, part = normalize_tracked(
-            self,
-            x,
-            self.axes(x),
-            self.moments,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            False,
-            0.0,
-            self.eps,
-            out,
-            batch_norm.MESSAGES,
-            True,
-        )
+        form = Form(self, self.axes(x), self.moments, self.eps)
+        running = Running(self.running_mean, self.running_var)
+        y, part = normalize_tracked(form, x, self.weight, self.bias, running, How(False, batch_norm.MESSAGES), out)
         return y, Chained(self, x, lambda dy, out: Grads(part.backward(dy, out).x), (part,))
 
     def _options(self) -> dict[str, Any]:

@@ -5,11 +5,13 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array
-from normzoo.passes.arrays import DEVICES, check_size, once
+from normzoo.passes.arrays import DEVICES, once
+from normzoo.passes.form import Form
 from normzoo.passes.normalize import normalize
+from normzoo.passes.numbers import check_size
 from normzoo.passes.saved import Saved
 from normzoo.passes.view import Axes
-from normzoo.statistics.running import check_channels
+from normzoo.statistics.tracked import check_channels
 from normzoo.statistics.updates import updated
 from normzoo.zoo.batch.batch_norm import BatchNorm, check_own
 
@@ -84,7 +86,9 @@ class GhostBatchNorm(BatchNorm):
         axes = self.axes(x)
         check_own(self, x, axes.values, self.eps)
         running = self._running() if self.track_running_stats else ()
-        y, stats, saved = normalize(self, x, axes, self.weight, self.bias, self.moments, self.eps, out, apart=running)
+        y, stats, saved = normalize(
+            Form(self, axes, self.moments, self.eps), x, self.weight, self.bias, out, apart=running
+        )
         if running and update_stats:
             self._take_in(x.size, lambda batches, *past: self._joined(batches, past, stats, axes.values))
         return y, saved

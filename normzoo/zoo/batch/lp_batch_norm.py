@@ -4,12 +4,15 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.backends.contract import Array, Moments
-from normzoo.norm import entry
+from normzoo.backends.contract import CONSTANT, Array, Moments
 from normzoo.passes.affine import placed
-from normzoo.passes.arrays import base_array, check_number, check_out, check_size, check_spread, compute_dtype
+from normzoo.passes.arrays import base_array, check_spread, compute_dtype
+from normzoo.passes.attributes import entry
+from normzoo.passes.form import Form
 from normzoo.passes.formulas import reciprocal
 from normzoo.passes.normalize import normalize
+from normzoo.passes.numbers import check_number, check_size
+from normzoo.passes.overlaps import check_out
 from normzoo.passes.saved import Chained, Grads, Saved, empty_in_layout, layout_of
 from normzoo.statistics.running import normalize_by
 from normzoo.statistics.running_state import RunningState
@@ -29,7 +32,9 @@ class ScaledBatchNorm(BatchNorm):
         running = self.buffers["running_mean"], self.buffers["running_scale"]
         mean, scale = RunningState(*running).read()
         rstd = reciprocal(check_spread(self, "running_scale", scale) + self.eps)
-        return normalize_by(self, x, self.axes(x), mean, rstd, self.weight, self.bias, out, running)
+        return normalize_by(
+            Form(self, self.axes(x), CONSTANT, 0.0), x, (mean, rstd), self.weight, self.bias, out, running
+        )
 
     def track(self, x: Array, running: tuple[Array, ...], mean: Array, scale: Array) -> None:
         """The batch joins the running statistics."""
@@ -105,15 +110,7 @@ class L1BatchNorm(ScaledBatchNorm):
         ones = np.ones(self.num_features)
         w = ((ones if weight is None else weight) / np.float64(factor)).astype(dtype)
         y, stats, part = normalize(
-            self,
-            x,
-            axes,
-            w,
-            bias,
-            self.moments,
-            self.eps / factor,
-            out,
-            apart=(*running, *self.params.values()),
+            Form(self, axes, self.moments, self.eps / factor), x, w, bias, out, apart=(*running, *self.params.values())
         )
         self.track(x, running, stats[0].reshape(-1), factor * stats[1].reshape(-1))
 
@@ -198,7 +195,7 @@ class LInfBatchNorm(ScaledBatchNorm):
         narrow = x.dtype.itemsize == 2
         v = x.astype(np.float32) if narrow else x
         # 1 moments
-        y, stats, _ = normalize(self, v, axes, None, None, self.moments, self.eps, keep=False)
+        y, stats, _ = normalize(Form(self, axes, self.moments, self.eps), v, None, None, keep=False)
         mean = stats[0].reshape(-1)
         constant = (1 + (np.pi * np.log(4)) ** 0.5) / (2 * (2 * np.log(max(n, 2))) ** 0.5) / k
         deviation = (np.moveaxis(v, channel, 0) - mean.reshape(-1, *[1] * (x.ndim - 1))).reshape(len(mean), n)
@@ -209,7 +206,9 @@ class LInfBatchNorm(ScaledBatchNorm):
         chosen, places = np.nonzero(largest)
         signs = np.sign(deviation[chosen, places])
         # 2 normalize
-        y, part = normalize_by(self, v, axes, mean, rstd, *self._affine(v), y if out is None or narrow else out)
+        y, part = normalize_by(
+            Form(self, axes, CONSTANT, 0.0), v, (mean, rstd), *self._affine(v), y if out is None or narrow else out
+        )
         if narrow:
             y = placed(y, empty_in_layout(*like) if out is None else out)
         self.track(x, running, mean, scale)

@@ -4,10 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.backends.contract import Array, Moments
-from normzoo.norm import Norm, entry
+from normzoo.backends.contract import CONSTANT, Array, Moments
+from normzoo.norm import Norm
 from normzoo.passes.affine import affine
-from normzoo.passes.arrays import check_features, check_number, check_size, check_spread, read_only
+from normzoo.passes.arrays import check_spread, read_only
+from normzoo.passes.attributes import entry
+from normzoo.passes.form import Form
+from normzoo.passes.numbers import check_features, check_number, check_size
 from normzoo.passes.saved import Saved
 from normzoo.passes.view import Axes
 from normzoo.statistics.running import normalize_by
@@ -112,7 +115,9 @@ class PowerNorm(Norm):
         check_spread(self, "running_phi", phi)
         if not self.training:
             rstd = _reciprocal(np.sqrt(phi + self.eps))
-            return normalize_by(self, x, axes, np.zeros_like(phi), rstd, self.weight, self.bias, out, held)
+            return normalize_by(
+                Form(self, axes, CONSTANT, 0.0), x, (np.zeros_like(phi), rstd), self.weight, self.bias, out, held
+            )
         if not all(a.flags.writeable for a in held):
             raise ValueError(f"{self}: expected running values that can be written, {read_only(self)}")
         weight = np.ones(()) if self.weight is None else self.weight.astype(np.float64)
@@ -137,7 +142,7 @@ class PowerNorm(Norm):
 
             return weight * rstd, bias, back
 
-        y, stats, saved = affine(self, x, axes, self.params, self.moments, self.eps, out, find, held)
+        y, stats, saved = affine(Form(self, axes, self.moments, self.eps), x, self.params, find, out, held)
         if not update_stats:
             return y, saved
         new, share = stats[1].reshape(-1), self.alpha_fwd

@@ -5,11 +5,13 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array
-from normzoo.passes.arrays import check_size
+from normzoo.passes.form import Form
 from normzoo.passes.normalize import normalize
+from normzoo.passes.numbers import check_size
 from normzoo.passes.saved import Chained, Grads, Saved
 from normzoo.passes.view import Axes
-from normzoo.zoo.batch.batch_norm import BatchNorm, batch_norm, check_own
+from normzoo.statistics.running import How, Running, normalize_tracked
+from normzoo.zoo.batch.batch_norm import MESSAGES, BatchNorm, check_own
 from normzoo.zoo.batch.ghost_batch_norm import ghost_axes
 
 
@@ -82,7 +84,9 @@ class SplitBatchNorm(BatchNorm):
             return y, row_of(self, x, part, 0, self.num_splits)
         axes = self.axes(x)
         check_own(self, x, axes.values, self.eps)
-        y, stats, saved = normalize(self, x, axes, self.weight, self.bias, self.moments, self.eps, out, apart=running)
+        y, stats, saved = normalize(
+            Form(self, axes, self.moments, self.eps), x, self.weight, self.bias, out, apart=running
+        )
         if running and update_stats:
             self._update(stats, axes.values, x.size)
         return y, saved
@@ -188,11 +192,8 @@ def by_row(
     counts, count = norm.buffers.get("num_batches_tracked"), None
     if own and counts is not None:
         count = counts[row : row + 1].reshape(())  # its own memory
-    momentum, average = norm.momentum or 0.0, norm.momentum is None
-    return batch_norm(
-        norm, x, norm.axes(x), mean, var, weight, bias, own, momentum, norm.eps, out,
-        update=update_stats, count=count, average=average,
-    )  # fmt: skip
+    form, how = Form(norm, norm.axes(x), norm.moments, norm.eps), How(own, MESSAGES, update=update_stats)
+    return normalize_tracked(form, x, weight, bias, Running(mean, var, count, norm.momentum), how, out)
 
 
 def row_of(owner: object, x: Array, part: Saved, row: int, rows: int) -> Saved:

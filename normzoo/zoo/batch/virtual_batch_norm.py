@@ -5,14 +5,18 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array, Moments
-from normzoo.norm import Norm, entry
+from normzoo.norm import Norm
 from normzoo.passes.affine import affine, check_spread, placed, standardized
-from normzoo.passes.arrays import base_array, check_features, check_out, check_size, once, quiet, read_only
+from normzoo.passes.arrays import base_array, once, quiet, read_only
+from normzoo.passes.attributes import entry
+from normzoo.passes.form import Form
 from normzoo.passes.normalize import normalize
+from normzoo.passes.numbers import check_features, check_size
+from normzoo.passes.overlaps import check_out
 from normzoo.passes.saved import Saved
 from normzoo.passes.view import Axes
-from normzoo.statistics.running import check_channels
 from normzoo.statistics.running_state import RunningState
+from normzoo.statistics.tracked import check_channels
 from normzoo.zoo.batch import batch_norm
 
 
@@ -101,7 +105,7 @@ class VirtualBatchNorm(Norm):
             raise ValueError(f"{self}: expected reference statistics that can be written, {read_only(self)}")
         if out is not None:
             check_out(self, out, reference.shape, reference.dtype, (reference,), (self.weight, self.bias, *held))
-        y, stats, _ = normalize(self, reference, axes, self.weight, self.bias, self.moments, self.eps, keep=False)
+        y, stats, _ = normalize(Form(self, axes, self.moments, self.eps), reference, self.weight, self.bias, keep=False)
         check_spread(self, stats, self.eps)
         if out is not None:
             y = placed(y, out)
@@ -134,7 +138,7 @@ class VirtualBatchNorm(Norm):
 
             return slope, shift, back
 
-        y, _, saved = affine(self, x, axes, self.params, self.moments, self.eps, out, find, held)
+        y, _, saved = affine(Form(self, axes, self.moments, self.eps), x, self.params, find, out, held)
         return y, saved
 
     def _options(self) -> dict[str, Any]:

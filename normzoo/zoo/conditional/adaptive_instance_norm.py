@@ -4,11 +4,13 @@ from typing import Any
 
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
-from normzoo.passes.arrays import base_array, check_size, compute_dtype, once
+from normzoo.passes.arrays import base_array, compute_dtype, once
+from normzoo.passes.form import Form
 from normzoo.passes.normalize import normalize
+from normzoo.passes.numbers import check_size
 from normzoo.passes.saved import Chained, MoreGrads, Saved
 from normzoo.passes.view import Axes
-from normzoo.statistics.running import check_channels
+from normzoo.statistics.tracked import check_channels
 from normzoo.zoo.instance.positional_norm import moments, moments_back
 
 
@@ -63,10 +65,10 @@ class AdaptiveInstanceNorm(Norm):
                 f"{self}: expected style of x's samples and channels {content.sizes('k')}, got style of shape "
                 f"{style.shape} for x of {x.shape}"
             )
-        _, _, seen = normalize(self, style, other, None, None, self.moments, eps)
+        _, _, seen = normalize(Form(self, other, self.moments, eps), style, None, None)
         mean, std = (m.reshape(other.sizes("k")) for m in moments(seen, compute_dtype(x.dtype, style.dtype), eps))
         spans = content._replace(letters=content.letters.replace("k", "K"))
-        y, _, last = normalize(self, x, spans, std, mean, self.moments, eps, out, apart=(style,))
+        y, _, last = normalize(Form(self, spans, self.moments, eps), x, std, mean, out, apart=(style,))
         label = self.label
 
         def pull(dy: Array, out: Array | None) -> MoreGrads:

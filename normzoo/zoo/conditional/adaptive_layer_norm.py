@@ -7,8 +7,10 @@ import numpy as np
 
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
-from normzoo.passes.arrays import base_array, cast_like, check_parameter, check_shape, check_size, compute_dtype, quiet
+from normzoo.passes.arrays import base_array, cast_like, check_parameter, compute_dtype, quiet
+from normzoo.passes.form import Form
 from normzoo.passes.normalize import normalize
+from normzoo.passes.numbers import check_shape, check_size
 from normzoo.passes.saved import Chained, Grads, Saved, grads_by_name
 from normzoo.zoo.conditional.film import modulated, modulated_back
 from normzoo.zoo.layer import layer_norm
@@ -191,5 +193,5 @@ def modulate(
     last = tuple(range(x.ndim - len(shape), x.ndim))
     axes, spans, weight, bias = modulated(owner, x, letters, last, 1.0, scale=scale, shift=shift)
     eps = owner.eps or 0.0
-    y, _, saved = normalize(owner, x, axes, weight, bias, owner.moments, eps, out, parameter_shape=spans, apart=apart)
+    y, _, saved = normalize(Form(owner, axes, owner.moments, eps, spans), x, weight, bias, out, apart=apart)
     return y, modulated_back(owner, x, saved, last, scale=scale, shift=shift)

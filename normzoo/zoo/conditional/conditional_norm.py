@@ -6,12 +6,17 @@ import numpy as np
 
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
-from normzoo.passes.arrays import check_features, check_size, once
+from normzoo.passes.arrays import once
+from normzoo.passes.form import Form
+from normzoo.passes.numbers import check_features, check_size
 from normzoo.passes.saved import Chained, Grads, Saved
 from normzoo.passes.view import Axes
-from normzoo.statistics.running import TrackedNorm
+from normzoo.statistics.running import UNTRACKED, How, Running, normalize_tracked
+from normzoo.statistics.tracked import TrackedNorm
 from normzoo.zoo.batch import batch_norm
+from normzoo.zoo.batch.batch_norm import BatchNorm
 from normzoo.zoo.instance import instance_norm
+from normzoo.zoo.instance.instance_norm import InstanceNorm
 
 
 class ConditionalBatchNorm(TrackedNorm):
@@ -156,7 +161,8 @@ class ConditionalInstanceNorm(Norm):
         axes, eps = self.axes(x), self.eps or 0.0
         labels = check_labels(self, labels, x.shape[0], self.num_classes)
         weight, bias = (table[labels] for table in self.params.values())
-        y, last = instance_norm.instance_norm(self, x, axes, None, None, weight, bias, True, 0.0, eps, out)
+        form = Form(self, axes, InstanceNorm.moments, eps)
+        y, last = normalize_tracked(form, x, weight, bias, UNTRACKED, How(True, instance_norm.MESSAGES), out)
         return y, back_to_tables(self, x, last, labels)
 
     def _options(self) -> dict[str, Any]:
@@ -230,11 +236,9 @@ def batch_statistics(
     """BatchNorm's forward pass, in its modes and with its buffers, with parameters that span what `axes` say."""
     buffers = norm.buffers
     tracked, count = norm.training and norm.track_running_stats, buffers.get("num_batches_tracked")
-    momentum, average = norm.momentum or 0.0, norm.momentum is None
     read = tracked or not norm.training
     mean, var = (buffers.get("running_mean"), buffers.get("running_var")) if read else (None, None)
-    own, eps = tracked or mean is None, norm.eps or 0.0
-    return batch_norm.batch_norm(
-        norm, x, axes, mean, var, weight, bias, own, momentum, eps, out,
-        update=update_stats, count=count if tracked else None, average=average,
-    )  # fmt: skip
+    running = Running(mean, var, count if tracked else None, norm.momentum)
+    how = How(tracked or mean is None, batch_norm.MESSAGES, update=update_stats)
+    form = Form(norm, axes, BatchNorm.moments, norm.eps or 0.0)
+    return normalize_tracked(form, x, weight, bias, running, how, out)

@@ -6,12 +6,14 @@ import numpy as np
 
 from normzoo.backends.contract import CONSTANT, Array
 from normzoo.norm import Norm
-from normzoo.passes.arrays import base_array, cast_like, check_size, shifted
+from normzoo.passes.arrays import base_array, cast_like, shifted
+from normzoo.passes.form import Form
 from normzoo.passes.formulas import summed
 from normzoo.passes.normalize import normalize
+from normzoo.passes.numbers import check_size
 from normzoo.passes.saved import Chained, MoreGrads, Saved
 from normzoo.passes.view import Axes
-from normzoo.statistics.running import check_channels
+from normzoo.statistics.tracked import check_channels
 
 
 class FiLM(Norm):
@@ -55,7 +57,7 @@ class FiLM(Norm):
         gamma, beta = base_array(self, "gamma", gamma), base_array(self, "beta", beta)
         axes, shape, weight, bias = modulated(self, x, "r" * x.ndim, (channel,), gamma=gamma, beta=beta)
         read = gamma, beta
-        y, _, last = normalize(self, x, axes, weight, bias, CONSTANT, 0.0, out, parameter_shape=shape, apart=read)
+        y, _, last = normalize(Form(self, axes, CONSTANT, 0.0, shape), x, weight, bias, out, apart=read)
         return y, modulated_back(self, x, last, (channel,), gamma=gamma, beta=beta)
 
     def _options(self) -> dict[str, Any]:

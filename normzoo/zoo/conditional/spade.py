@@ -5,14 +5,18 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array, Moments
-from normzoo.passes.arrays import base_array, check_features, check_parameter, check_size, shifted
+from normzoo.passes.arrays import base_array, check_parameter, shifted
+from normzoo.passes.form import Form
+from normzoo.passes.numbers import check_features, check_size
 from normzoo.passes.saved import Saved
 from normzoo.passes.view import Axes
-from normzoo.statistics.running import TrackedNorm
+from normzoo.statistics.running import UNTRACKED, How, normalize_tracked
+from normzoo.statistics.tracked import TrackedNorm
 from normzoo.zoo.batch import batch_norm
 from normzoo.zoo.conditional.conditional_norm import batch_statistics
 from normzoo.zoo.conditional.film import modulated_back
 from normzoo.zoo.instance import instance_norm
+from normzoo.zoo.instance.instance_norm import InstanceNorm
 
 
 class SPADE(TrackedNorm):
@@ -103,7 +107,8 @@ class SPADE(TrackedNorm):
             y, last = batch_statistics(self, x, axes, weight, beta, out, update_stats)
         else:
             eps = self.eps or 0.0
-            y, last = instance_norm.instance_norm(self, x, axes, None, None, weight, beta, True, 0.0, eps, out)
+            form, how = Form(self, axes, InstanceNorm.moments, eps), How(True, instance_norm.MESSAGES)
+            y, last = normalize_tracked(form, x, weight, beta, UNTRACKED, how, out)
 
         return y, modulated_back(self, x, last, (self.channel_axis % x.ndim,), gamma=gamma, beta=beta)
 

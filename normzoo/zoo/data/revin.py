@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array
-from normzoo.passes.arrays import base_array, check_features, check_out, check_size
+from normzoo.passes.arrays import base_array
 from normzoo.passes.formulas import centered, reciprocal, summed, unit
+from normzoo.passes.numbers import check_features, check_size
+from normzoo.passes.overlaps import check_out
 from normzoo.passes.saved import Pull, PulledBack, Saved, empty_in_layout, layout_of
-from normzoo.statistics.running import check_channels
+from normzoo.statistics.tracked import check_channels
 from normzoo.zoo.exact import ExactNorm
 
 

@@ -6,24 +6,19 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import CONSTANT, Array
-from normzoo.norm import Norm, entry
-from normzoo.passes.arrays import (
-    base_array,
-    check_batches,
-    check_features,
-    check_number,
-    check_size,
-    on_device,
-    once,
-    read_only,
-)
+from normzoo.norm import Norm
+from normzoo.passes.arrays import base_array, check_batches, on_device, once, read_only
+from normzoo.passes.attributes import entry
+from normzoo.passes.form import Form
 from normzoo.passes.formulas import reciprocal
 from normzoo.passes.normalize import normalize
+from normzoo.passes.numbers import check_features, check_number, check_size
 from normzoo.passes.saved import Chained, Grads, Saved
 from normzoo.passes.view import Axes
-from normzoo.statistics.running import check_channels, normalize_by
+from normzoo.statistics.running import normalize_by
 from normzoo.statistics.running_state import RunningState
 from normzoo.statistics.stats import ALL_NAMES, Stats, data_array
+from normzoo.statistics.tracked import check_channels
 
 
 class Standardize(Norm):
@@ -162,7 +157,7 @@ class Standardize(Norm):
         mean, root = self._scale()
         with np.errstate(over="ignore"):
             rstd = reciprocal(root)
-        return normalize_by(self, x, axes, mean, rstd, None, None, out)
+        return normalize_by(Form(self, axes, CONSTANT, 0.0), x, (mean, rstd), None, None, out)
 
     transform = Norm.__call__
 
@@ -175,7 +170,7 @@ class Standardize(Norm):
         """x of y and what the backward pass needs, without keeping it: see `forward`."""
         y, axes = base_array(self, "y", y), self.axes(y)
         mean, std = self._scale()
-        x, _, inner = normalize(self, y, axes, std, mean, CONSTANT, 0.0, out)
+        x, _, inner = normalize(Form(self, axes, CONSTANT, 0.0), y, std, mean, out)
 
         def pull(dx: Array, out: Array | None) -> Grads:
             return Grads(inner.backward(dx, out).x)

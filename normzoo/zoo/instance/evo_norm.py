@@ -6,9 +6,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from normzoo.backends.contract import Array
-from normzoo.norm import entry
-from normzoo.passes.arrays import check_features, check_momentum, check_size, check_spread
+from normzoo.passes.arrays import check_spread
+from normzoo.passes.attributes import entry
 from normzoo.passes.formulas import reciprocal, special, standardized, summed
+from normzoo.passes.numbers import check_features, check_momentum, check_size
 from normzoo.passes.saved import Pull, Saved
 from normzoo.zoo.exact import ExactNorm, Update
 from normzoo.zoo.instance import instance_norm

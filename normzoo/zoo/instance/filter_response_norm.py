@@ -5,13 +5,16 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array, Moments
-from normzoo.norm import Norm, entry
-from normzoo.passes.arrays import base_array, check_features, check_size
+from normzoo.norm import Norm
+from normzoo.passes.arrays import base_array
+from normzoo.passes.attributes import entry
+from normzoo.passes.form import Form
 from normzoo.passes.formulas import reciprocal
 from normzoo.passes.normalize import normalize
+from normzoo.passes.numbers import check_features, check_size
 from normzoo.passes.saved import Chained, Grads, Saved, grads_by_name
 from normzoo.passes.view import Axes
-from normzoo.statistics.running import check_channels
+from normzoo.statistics.tracked import check_channels
 from normzoo.zoo.instance.instance_norm import axes
 
 
@@ -85,7 +88,7 @@ class FilterResponseNorm(Norm):
             eps = self.eps + abs(float(params["eps_l"][0]))
             letters = Axes(x.shape, "K" + letters.letters[1:])
             weight, bias = (np.repeat(p[None], x.shape[0], axis=0) for p in (weight, bias))
-        z, stats, inner = normalize(self, x, letters, weight, bias, self.moments, eps, out)
+        z, stats, inner = normalize(Form(self, letters, self.moments, eps), x, weight, bias, out)
         # what a set was multiplied by, squared; of a selection, the moments are by name
         square = stats[2] ** 2 if isinstance(stats, np.ndarray) else reciprocal(stats.var + eps)
         passed = None

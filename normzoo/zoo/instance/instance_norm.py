@@ -6,11 +6,14 @@ import numpy as np
 
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import eps_for
-from normzoo.passes.arrays import DEVICES, check_features, check_size, once
+from normzoo.passes.arrays import DEVICES, once
+from normzoo.passes.form import Form
+from normzoo.passes.numbers import check_features, check_size
 from normzoo.passes.saved import Saved
 from normzoo.passes.view import Axes
-from normzoo.statistics.running import TrackedNorm, check_channels, normalize_tracked
-from normzoo.statistics.updates import USUAL, Rules
+from normzoo.statistics.running import How, Running, normalize_tracked
+from normzoo.statistics.tracked import TrackedNorm, check_channels
+from normzoo.statistics.updates import USUAL
 
 MESSAGES = (
     "expected running_mean and running_var with use_input_stats=False; pass them",
@@ -61,6 +64,7 @@ class InstanceNorm(TrackedNorm):
     recalibrates = "unbiased"
     moments = Moments(center=True, power=2)
     counts_batches = False
+    asks = "channel_axis", "num_features"
 
     def __init__(
         self,
@@ -96,21 +100,20 @@ class InstanceNorm(TrackedNorm):
     def forward(self, x: Array, out: Array | None = None, *, update_stats: bool = True) -> tuple[Array, Saved]:
         """See `Norm.forward`, and `BatchNorm.forward` for `update_stats`."""
         params, buffers = self.params, self.buffers
-        return instance_norm(
-            self,
-            x,
-            self.axes(x),
-            buffers.get("running_mean"),
-            buffers.get("running_var"),
-            params.get("weight"),
-            params.get("bias"),
-            self.training or not self.track_running_stats,
-            self.momentum or 0.0,
-            eps_for(x) if self.eps is None else self.eps,
-            out,
-            rules=self.rules,
-            update=update_stats,
+        weight, bias, eps = params.get("weight"), params.get("bias"), self.eps
+        running = buffers.get("running_mean"), buffers.get("running_var"), None, self.momentum or 0.0
+        own = bool(self.training or not self.track_running_stats)
+        usual = update_stats is True and self.rules is USUAL
+        arrays = x, weight, bias, out
+        if usual and (found := self._site.recall(own, arrays, eps, running)) is not None:
+            return found
+        form = Form(self, self.axes(x), self.moments, eps_for(x) if eps is None else eps)
+        found = normalize_tracked(
+            form, x, weight, bias, Running(*running), How(own, MESSAGES, self.rules, update_stats), out
         )
+        if usual:
+            self._site.remember(own, form, arrays, running, not own, norm=self)
+        return found
 
 
 @once
@@ -119,41 +122,3 @@ def axes(owner: object, x: Array, channel_axis: int, features: int | None = None
     if channel == 0:
         raise ValueError(f"{owner}: expected the samples on axis 0 of x, got channel_axis={channel_axis}")
     return Axes(x.shape, "k" + "r" * (channel - 1) + "K" + "r" * (x.ndim - channel - 1))
-
-
-def instance_norm(
-    owner: object,
-    x: Array,
-    axes: Axes,
-    running_mean: Array | None,
-    running_var: Array | None,
-    weight: Array | None,
-    bias: Array | None,
-    use_input_stats: bool,
-    momentum: float,
-    eps: float,
-    out: Array | None,
-    keep: bool = True,
-    *,
-    rules: Rules = USUAL,
-    update: bool = True,
-) -> tuple[Array, Any]:
-    """Instance normalization by x's own statistics, which update the running ones, or by the running ones."""
-    return normalize_tracked(
-        owner,
-        x,
-        axes,
-        InstanceNorm.moments,
-        running_mean,
-        running_var,
-        weight,
-        bias,
-        use_input_stats,
-        momentum,
-        eps,
-        out,
-        MESSAGES,
-        keep,
-        rules=rules,
-        update=update,
-    )

@@ -4,9 +4,10 @@ from typing import Any
 
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
-from normzoo.passes.arrays import check_size, once
+from normzoo.passes.arrays import once
+from normzoo.passes.numbers import check_size
 from normzoo.passes.view import Axes
-from normzoo.statistics.running import check_channels
+from normzoo.statistics.tracked import check_channels
 
 
 class PixelNorm(Norm):

@@ -6,12 +6,15 @@ import numpy as np
 
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
-from normzoo.passes.arrays import base_array, check_parameter, check_size, compute_dtype, once, quiet
+from normzoo.passes.arrays import base_array, check_parameter, compute_dtype, once, quiet
+from normzoo.passes.form import Form, Known
 from normzoo.passes.formulas import root
-from normzoo.passes.normalize import ViewSaved, normalize
+from normzoo.passes.normalize import normalize
+from normzoo.passes.numbers import check_size
 from normzoo.passes.saved import Chained, Grads, Saved
 from normzoo.passes.view import Axes
-from normzoo.statistics.running import check_channels
+from normzoo.passes.view_saved import ViewSaved
+from normzoo.statistics.tracked import check_channels
 
 
 class PositionalNorm(Norm):
@@ -60,7 +63,7 @@ class PositionalNorm(Norm):
 
     def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
         axes, eps = self.axes(x), self.eps or 0.0
-        y, _, saved = normalize(self, x, axes, None, None, self.moments, eps, out)
+        y, _, saved = normalize(Form(self, axes, self.moments, eps), x, None, None, out)
         return y, PositionalSaved(self, x, axes, saved, eps)
 
     def backward(
@@ -127,8 +130,5 @@ def moments_back(owner: object, x: Array, axes: Axes, saved: ViewSaved, eps: flo
     count = max(axes.values, 1)
     weight, bias = (d.astype(compute_dtype(d.dtype)) / count for d in (dstd, dmean))
     stats = np.stack([saved.mean, saved.spread, saved.rstd])
-    dx, _, _ = normalize(
-        owner, x, spans, weight, bias, PositionalNorm.moments, eps, keep=False, parameter_shape=weight.shape,
-        stats=stats,
-    )  # fmt: skip
-    return dx
+    form = Form(owner, spans, PositionalNorm.moments, eps, weight.shape)
+    return normalize(form, x, weight, bias, None, Known(stats), keep=False)[0]

@@ -5,12 +5,14 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array, Moments
-from normzoo.norm import entry
 from normzoo.passes.affine import affine, standardized
-from normzoo.passes.arrays import check_features, check_size, check_spread
+from normzoo.passes.arrays import check_spread
+from normzoo.passes.attributes import entry
+from normzoo.passes.form import Form
+from normzoo.passes.numbers import check_features, check_size
 from normzoo.passes.saved import Saved
-from normzoo.statistics.running import TrackedNorm
 from normzoo.statistics.running_state import RunningState
+from normzoo.statistics.tracked import TrackedNorm
 from normzoo.zoo.batch.virtual_batch_norm import sample_axes
 
 
@@ -57,7 +59,7 @@ class MixedNorm(TrackedNorm):
         def find(mean: Array, var: Array) -> tuple[Array, Array, Any]:
             return self.mix(mean, var, past, params)
 
-        y, stats, saved = affine(self, x, axes, self.params, self.moments, self.eps, out, find, running)
+        y, stats, saved = affine(Form(self, axes, self.moments, self.eps), x, self.params, find, out, running)
         if running and self.training and update_stats:
             with np.errstate(all="ignore"):
                 mean, var = stats[:2].reshape(2, x.shape[0], self.num_features)

@@ -6,8 +6,10 @@ import numpy as np
 
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
-from normzoo.passes.arrays import check_number, check_out, check_shape
+from normzoo.passes.form import Form, Known
 from normzoo.passes.normalize import normalize
+from normzoo.passes.numbers import check_number, check_shape
+from normzoo.passes.overlaps import check_out
 from normzoo.passes.saved import Chained, Grads, Saved
 from normzoo.passes.view import Axes
 from normzoo.zoo.layer import layer_norm
@@ -68,12 +70,12 @@ class AdaNorm(Norm):
         if out is not None:
             check_out(self, out, x.shape, x.dtype, (x,))
         wide = x.astype(np.float32) if x.itemsize == 2 else x  # so that xhat is not rounded twice
-        xhat, stats, _ = normalize(self, wide, axes, None, None, self.moments, eps, keep=False)
+        xhat, stats, _ = normalize(Form(self, axes, self.moments, eps), wide, None, None, keep=False)
         xhat *= -self.k * self.scale
         xhat += self.scale
         # The brackets are a weight with a value for every value of x: its own gradient is what the paper leaves out.
         y, _, last = normalize(
-            self, x, axes._replace(letters=axes.letters.upper()), xhat, None, self.moments, eps, out, stats=stats
+            Form(self, axes._replace(letters=axes.letters.upper()), self.moments, eps), x, xhat, None, out, Known(stats)
         )
         return y, Chained(self, x, lambda dy, out: Grads(last.backward(dy, out).x), (last,))
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array
-from normzoo.passes.arrays import check_shape
 from normzoo.passes.formulas import reciprocal, summed, unit
+from normzoo.passes.numbers import check_shape
 from normzoo.passes.saved import Pull
 from normzoo.zoo.exact import ExactNorm
 from normzoo.zoo.layer import layer_norm

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from normzoo.backends.contract import Array
-from normzoo.passes.arrays import base_array, check_size
+from normzoo.passes.arrays import base_array
 from normzoo.passes.formulas import FAR, centered, check_range, reciprocal, summed, unit
+from normzoo.passes.numbers import check_size
 from normzoo.passes.saved import Pull
-from normzoo.statistics.running import check_channels
+from normzoo.statistics.tracked import check_channels
 from normzoo.zoo.exact import ExactNorm
 
 

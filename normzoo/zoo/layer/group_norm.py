@@ -6,9 +6,10 @@ import numpy as np
 
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
-from normzoo.passes.arrays import check_features, check_size, once
+from normzoo.passes.arrays import once
+from normzoo.passes.numbers import check_features, check_size
 from normzoo.passes.view import Axes
-from normzoo.statistics.running import check_channels
+from normzoo.statistics.tracked import check_channels
 
 
 class GroupNorm(Norm):

@@ -6,7 +6,8 @@ import numpy as np
 
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
-from normzoo.passes.arrays import check_features, check_size, once
+from normzoo.passes.arrays import once
+from normzoo.passes.numbers import check_features, check_size
 from normzoo.passes.view import Axes
 from normzoo.zoo.layer import group_norm
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
-from normzoo.passes.arrays import check_number, check_shape
+from normzoo.passes.numbers import check_number, check_shape
 from normzoo.passes.view import Axes
 from normzoo.zoo.layer import layer_norm
 

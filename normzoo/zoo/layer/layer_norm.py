@@ -6,7 +6,8 @@ import numpy as np
 
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
-from normzoo.passes.arrays import check_array, check_axis, check_shape, check_size, once
+from normzoo.passes.arrays import check_array, once
+from normzoo.passes.numbers import check_axis, check_shape, check_size
 from normzoo.passes.view import Axes
 
 

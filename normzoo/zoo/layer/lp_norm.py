@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array, Moments
-from normzoo.passes.arrays import check_axis, check_masks, check_number, check_out, once
+from normzoo.passes.arrays import check_masks, once
+from normzoo.passes.form import Form
 from normzoo.passes.formulas import unit
 from normzoo.passes.normalize import normalize
+from normzoo.passes.numbers import check_axis, check_number
+from normzoo.passes.overlaps import check_out
 from normzoo.passes.saved import PulledBack, empty_in_layout, layout_of
 from normzoo.passes.view import Axes
 
@@ -31,7 +34,9 @@ def lp_normalize(
     if len(set(axes)) != len(axes):
         raise ValueError(f"{OWNER}: expected dim with different axes, got {dim}")
     if p in (1, 2):
-        y, _, saved = normalize(OWNER, x, letters(OWNER, x, axes), None, None, MOMENTS[int(p)], eps, out, keep=keep)
+        y, _, saved = normalize(
+            Form(OWNER, letters(OWNER, x, axes), MOMENTS[int(p)], eps), x, None, None, out, keep=keep
+        )
         return y, saved
     check_masks(OWNER, "x", x, takes=False)
     if out is not None:

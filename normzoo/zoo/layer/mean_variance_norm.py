@@ -2,7 +2,8 @@
 
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
-from normzoo.passes.arrays import check_array, check_axis, once
+from normzoo.passes.arrays import check_array, once
+from normzoo.passes.numbers import check_axis
 from normzoo.passes.view import Axes
 from normzoo.zoo.layer.layer_norm import check_axes
 

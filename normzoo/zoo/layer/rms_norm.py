@@ -6,8 +6,11 @@ import numpy as np
 
 from normzoo.backends.contract import CONSTANT, Array, Moments
 from normzoo.norm import Norm, eps_for
-from normzoo.passes.arrays import DEVICES, cast_like, check_number, check_out, check_shape, shifted
+from normzoo.passes.arrays import DEVICES, cast_like, shifted
+from normzoo.passes.form import Form
 from normzoo.passes.normalize import normalize
+from normzoo.passes.numbers import check_number, check_shape
+from normzoo.passes.overlaps import check_out
 from normzoo.passes.saved import Chained, Grads, Saved
 from normzoo.passes.view import Axes
 from normzoo.zoo.layer import layer_norm
@@ -103,13 +106,13 @@ class RMSNorm(Norm):
         if self.casting == "llama":
             if out is not None:
                 check_out(self, out, x.shape, x.dtype, (x,), (own,))
-            xhat, _, first = normalize(self, x, axes, None, None, self.moments, eps)
-            y, _, last = normalize(self, xhat, axes, weight, None, CONSTANT, 0.0, out)
+            xhat, _, first = normalize(Form(self, axes, self.moments, eps), x, None, None)
+            y, _, last = normalize(Form(self, axes, CONSTANT, 0.0), xhat, weight, None, out)
             if out is not None:
                 first.overwrite(out)
             parts = first, last
         else:
-            y, _, last = normalize(self, x, axes, weight, None, self.moments, eps, out, apart=(own,))
+            y, _, last = normalize(Form(self, axes, self.moments, eps), x, weight, None, out, apart=(own,))
             parts = (last,)
 
         def pull(dy: Array, out: Array | None) -> Grads:

@@ -6,8 +6,10 @@ import numpy as np
 
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
-from normzoo.passes.arrays import DEVICES, base_array, check_array, check_axis, check_size, once
+from normzoo.passes.arrays import DEVICES, base_array, check_array, once
+from normzoo.passes.form import Form
 from normzoo.passes.normalize import normalize
+from normzoo.passes.numbers import check_axis, check_size
 from normzoo.passes.saved import Saved
 from normzoo.passes.view import Axes
 from normzoo.zoo.layer.lp_norm import MOMENTS
@@ -53,7 +55,7 @@ class UnitNorm(Norm):
     def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
         if type(x) is not np.ndarray:
             x = base_array(self, "x", x)
-        y, _, saved = normalize(self, x, self.axes(x), None, None, MOMENTS[self.order], self.eps or 0.0, out)
+        y, _, saved = normalize(Form(self, self.axes(x), MOMENTS[self.order], self.eps or 0.0), x, None, None, out)
         return y, saved
 
     def axes(self, x: Array) -> Axes:

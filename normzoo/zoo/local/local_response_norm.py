@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array
-from normzoo.passes.arrays import check_array, check_masks, check_number, check_out, check_size
+from normzoo.passes.arrays import check_array, check_masks
 from normzoo.passes.formulas import FAR
+from normzoo.passes.numbers import check_number, check_size
+from normzoo.passes.overlaps import check_out
 from normzoo.passes.saved import Pull, PulledBack, Saved, empty_in_layout, layout_of
-from normzoo.statistics.running import check_channels
+from normzoo.statistics.tracked import check_channels
 from normzoo.zoo.exact import ExactNorm
 
 OWNER = "local_response_norm"

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array
-from normzoo.norm import entry
-from normzoo.passes.arrays import check_number, check_shape
+from normzoo.passes.attributes import entry
 from normzoo.passes.formulas import special, summed
+from normzoo.passes.numbers import check_number, check_shape
 from normzoo.passes.saved import Pull
 from normzoo.zoo.exact import ExactNorm
 from normzoo.zoo.layer.layer_norm import axes

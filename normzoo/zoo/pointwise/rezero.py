@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array
-from normzoo.norm import entry
-from normzoo.passes.arrays import check_number
+from normzoo.passes.attributes import entry
 from normzoo.passes.formulas import summed
+from normzoo.passes.numbers import check_number
 from normzoo.passes.saved import Pull, Saved
 from normzoo.zoo.exact import ExactNorm
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array
-from normzoo.passes.arrays import check_axis, check_number, check_size
+from normzoo.passes.numbers import check_axis, check_number, check_size
 from normzoo.passes.saved import Pull
 from normzoo.zoo.exact import ExactNorm
 from normzoo.zoo.layer.lp_norm import length

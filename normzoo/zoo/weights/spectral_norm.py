@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array
-from normzoo.norm import entry
-from normzoo.passes.arrays import check_array, check_axis, check_parameter, check_shape, check_size
+from normzoo.passes.arrays import check_array, check_parameter
+from normzoo.passes.attributes import entry
 from normzoo.passes.formulas import reciprocal, unit
+from normzoo.passes.numbers import check_axis, check_shape, check_size
 from normzoo.passes.saved import Pull, Saved
 from normzoo.statistics.running_state import RunningState
 from normzoo.zoo.exact import ExactNorm, Update

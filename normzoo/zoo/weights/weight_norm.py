@@ -6,9 +6,11 @@ import numpy as np
 
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
-from normzoo.passes.arrays import check_array, check_axis, check_parameter, check_shape, quiet
+from normzoo.passes.arrays import check_array, check_parameter, quiet
+from normzoo.passes.form import Form
 from normzoo.passes.formulas import root
 from normzoo.passes.normalize import normalize
+from normzoo.passes.numbers import check_axis, check_shape
 from normzoo.passes.view import Axes
 
 
@@ -64,5 +66,5 @@ class WeightNorm(Norm):
     def match(self, x: Array) -> None:
         """Make the lengths those of x, so that norm(x) is x."""
         check_array(self, "x", x)
-        _, stats, _ = normalize(self, x, self.axes(x), None, None, self.moments, self.eps or 0.0, keep=False)
+        _, stats, _ = normalize(Form(self, self.axes(x), self.moments, self.eps or 0.0), x, None, None, keep=False)
         self.params["weight"][...] = root(stats, self.eps or 0.0).reshape(self._shape)

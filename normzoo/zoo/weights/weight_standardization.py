@@ -6,8 +6,10 @@ import numpy as np
 
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
-from normzoo.passes.arrays import check_array, check_axis, check_features, check_number, check_size, compute_dtype, once
+from normzoo.passes.arrays import check_array, compute_dtype, once
+from normzoo.passes.form import Form
 from normzoo.passes.normalize import normalize
+from normzoo.passes.numbers import check_axis, check_features, check_number, check_size
 from normzoo.passes.saved import Chained, Grads, Saved
 from normzoo.passes.view import Axes
 
@@ -117,7 +119,7 @@ class ScaledWeightStandardization(Norm):
             if gain is not None:
                 weight *= gain
         y, _, saved = normalize(
-            self, x, self.axes(x), weight, None, self.moments, least, out, apart=() if gain is None else (gain,)
+            Form(self, self.axes(x), self.moments, least), x, weight, None, out, apart=() if gain is None else (gain,)
         )
         if weight is gain:
             return y, saved

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.norm import entry
-from normzoo.passes.arrays import check_features, check_size
+from normzoo.passes.attributes import entry
+from normzoo.passes.numbers import check_features, check_size
 from normzoo.zoo.whitening.whitening import BatchWhitening
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array
-from normzoo.passes.arrays import check_features, check_size
+from normzoo.passes.numbers import check_features, check_size
 from normzoo.passes.saved import Pull
-from normzoo.statistics.running import check_channels
+from normzoo.statistics.tracked import check_channels
 from normzoo.zoo.exact import ExactNorm
 from normzoo.zoo.layer.group_norm import check_groups
 from normzoo.zoo.whitening.whitening import affine, whitened

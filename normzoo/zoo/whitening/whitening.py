@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from normzoo.backends.contract import Array
-from normzoo.norm import entry
-from normzoo.passes.arrays import check_momentum, check_size
+from normzoo.passes.attributes import entry
 from normzoo.passes.formulas import centered, reciprocal, summed, unit
+from normzoo.passes.numbers import check_momentum, check_size
 from normzoo.passes.saved import Pull, Saved
-from normzoo.statistics.running import check_channels
 from normzoo.statistics.running_state import RunningState
+from normzoo.statistics.tracked import check_channels
 from normzoo.zoo.exact import ExactNorm, Update
 
 Back = Callable[[Array], Array]

@@ -9,244 +9,46 @@ column.
 
 from functools import cache
 
-import numpy as np
-
 from normzoo.backends.cpu.compiling.jit import helper, kernel
+from normzoo.backends.cpu.kernels.columns_moments import (
+    deviations,
+    finish,
+    fold_rows,
+    fold_sets,
+    group_moments,
+    merge_groups,
+)
+from normzoo.backends.cpu.kernels.columns_walk import (
+    band_of,
+    groups_of,
+    place_in,
+    place_of,
+    read_in,
+    rest_of,
+    row_parameter,
+    strip_of,
+    tiles_of,
+    view_of,
+    width_of,
+)
 from normzoo.backends.cpu.kernels.moments import (
     affine_by,
     affine_of,
-    extreme_moments,
     held,
-    hold,
-    is_extreme,
-    merge,
     put_lanes,
-    read,
-    rstd_of,
     standardize,
     write_out,
 )
 from normzoo.backends.cpu.parallel.sharing import share
 from normzoo.backends.cpu.schedule import (
-    BAND,
-    COLUMN_CHUNK,
-    FIRST_ROWS,
-    GROUP,
     HEIGHT,
-    NARROW,
-    SIDE_ROWS,
-    SIDE_ROWS_FULL,
-    STRIP,
-    TILE,
-    UNBROKEN,
-    WIDEST,
 )
-from normzoo.backends.cpu.vector.access import at, load, load_as, load_n, prefetch, put, store, zeros
-from normzoo.backends.cpu.vector.arithmetic import fma, keep, lane, larger, narrow, smaller, splat, total, wide
+from normzoo.backends.cpu.vector.access import at, load, load_n, prefetch, store, zeros
+from normzoo.backends.cpu.vector.arithmetic import fma, smaller, splat, wide
 from normzoo.backends.cpu.vector.lanes import LANES
 from normzoo.backends.cpu.vector.workspaces import workspace
 
-
-@helper
-def view_of(dims, spans_m):
-    """(b, rows, c, n, values of a sample): how x is walked over. As `dims` says or, where columns are so narrow that
-    they leave lanes empty, with several rows side by side: each column is then there several times, which `fold_rows`
-    and `repeat` know. What is behind the last of such rows is part of another; it is `rest_of`."""
-    b, m, c, n = dims
-    columns = larger(1, c * n)
-    together = 1
-    if not spans_m:
-        vectors = LANES // smaller(LANES, columns & -columns)  # rows that are whole vectors
-        together = smaller(NARROW // columns, m // (SIDE_ROWS if vectors > 1 else SIDE_ROWS_FULL))
-        if together < 4 and vectors == 1:
-            together = 1
-        elif together > vectors:
-            together = together // vectors * vectors
-    if together <= 1:
-        return b, m, c, n, m * c * n
-    return b, m // together, together * c * n, 1, m * c * n
-
-
-@helper
-def rest_of(view):
-    """Values behind the last row."""
-    return view[4] - view[1] * view[2] * view[3]
-
-
-@helper
-def place_in(view, b, row):
-    """Where this row begins."""
-    return b * view[4] + row * view[2] * view[3]
-
-
-@helper
-def width_of(view):
-    """Columns of a tile that stays in the cache, or of a band of higher ones: whole vectors, and whole sets."""
-    _, m, c, n, _ = view
-    unit = LANES * n
-    widest = smaller(TILE // m, WIDEST) if m <= GROUP else WIDEST // 2
-    return smaller((c * n + unit - 1) // unit, larger(1, widest // unit)) * unit
-
-
-@helper
-def tiles_of(view):
-    """Tiles of a sample: all of its rows, as many columns as `width_of` says."""
-    width = width_of(view)
-    return (view[2] * view[3] + width - 1) // width
-
-
-@helper
-def groups_of(m):
-    """Groups of rows."""
-    return (m + GROUP - 1) // GROUP
-
-
-@helper
-def place_of(parameter_dims, b):
-    """Which of the pb sets of parameters belongs to b."""
-    return b if parameter_dims[0] > b else b % parameter_dims[0]
-
-
-@helper
-def row_parameter(dims, parameter_dims, p, b, row, j, left, full, like):
-    """The lanes of a parameter that varies along m: one value for all columns, or one for each; see `read`."""
-    at_row = place_of(parameter_dims, b) * parameter_dims[1] + row
-    if parameter_dims[2] * parameter_dims[3] > 1:
-        return read(p, at_row * dims[2] * dims[3] + j, left, full, like)
-    return splat(at(p, at_row))
-
-
-@helper
-def read_in(view, a, i, left, full):
-    """Lanes of x, or of an array of its shape, as `read`; those behind `left` are anything, which is faster: there are
-    no masks for sixteen bits."""
-    if full:
-        return load_as(a, i, a)
-    return load(a, i) if i + LANES <= view[0] * view[4] else load_n(a, i, left)
-
-
 # -- moments. `part` holds planes of float64 for every group, at `to` + column - first, `step` from one to the next
-
-
-@helper
-def strip_of(height, left):
-    """Rows of the next strip; a height of 1 is known when a kernel is compiled, and leaves no loop."""
-    return 1 if height == 1 else smaller(height, left)
-
-
-@helper
-def add_strip(view, x, i, rows, sums, j, width, left, full):
-    """Add `rows` rows from position i on to the sums, around the shift, of the columns at j."""
-    shift = held(sums, j, full, x)
-    s, q = zeros(x), zeros(x)
-    for _ in range(rows):
-        prefetch(x, i + STRIP * view[2] * view[3])
-        d = read_in(view, x, i, left, full) - shift
-        s += d
-        q = fma(d, d, q)
-        i += view[2] * view[3]
-    hold(sums, width + j, held(sums, width + j, full, x) + s, full, x)
-    hold(sums, 2 * width + j, held(sums, 2 * width + j, full, x) + q, full, x)
-
-
-@helper
-def add_rows(view, x, b, top, end, first, last, sums, width):
-    """Add the rows [top, end) of the columns [first, last) to their sums, STRIP rows at a time."""
-    whole = first + (last - first) // LANES * LANES
-    for row in range(top, end, STRIP):
-        i, rows = place_in(view, b, row), smaller(STRIP, end - row)
-        for j in range(first, whole, LANES):
-            add_strip(view, x, i + j, rows, sums, j - first, width, LANES, True)
-        if whole < last:
-            add_strip(view, x, i + whole, rows, sums, whole - first, width, last - whole, False)
-
-
-@helper
-def group_moments(view, x, b, g, first, last, sums, width, part, to, step, center):
-    """mean and m2 of group g of the columns [first, last), into the planes of `part`."""
-    m = view[1]
-    size = last - first
-    top, end = g * GROUP, smaller(g * GROUP + GROUP, m)
-    for j in range(0, size, LANES):
-        for plane in range(3):
-            store(sums, plane * width + j, zeros(x))
-        store(part, to + j, splat(0.0))
-        store(part, to + step + j, splat(0.0))
-    if center:  # the mean of the first rows, around the first of all
-        start, stop = place_in(view, b, top) + first, smaller(top + FIRST_ROWS, end)
-        for j in range(0, size, LANES):
-            store(sums, j, load_n(x, start + j, smaller(size - j, LANES)))
-        add_rows(view, x, b, top, stop, first, last, sums, width)
-        inverse = splat(1.0 / (stop - top))
-        for j in range(0, size, LANES):
-            store(sums, j, narrow(fma(wide(load(sums, width + j)), inverse, wide(load(sums, j))), x))
-    count = 0.0
-    for chunk in range(top, end, COLUMN_CHUNK):
-        stop = smaller(chunk + COLUMN_CHUNK, end)
-        for j in range(0, size, LANES):
-            store(sums, width + j, zeros(x))
-            store(sums, 2 * width + j, zeros(x))
-        add_rows(view, x, b, chunk, stop, first, last, sums, width)
-        added = float(stop - chunk)
-        union = count + added
-        inverse, fraction, between = splat(1.0 / added), splat(added / union), splat(count * (added / union))
-        for j in range(0, size, LANES):
-            s = wide(load(sums, width + j))
-            by = s * inverse
-            m2 = wide(load(sums, 2 * width + j))
-            if center:
-                m2 = larger(m2 - s * by, splat(0.0))
-            else:
-                by = splat(0.0)
-            old = load(part, to + j)
-            delta = (wide(load(sums, j)) + by) - old
-            mean = fma(delta, fraction, old)
-            store(part, to + j, mean)
-            store(part, to + step + j, load(part, to + step + j) + fma(delta * delta, between, m2))
-            store(sums, j, narrow(mean, sums))
-        count = union
-
-
-@helper
-def merge_groups(m, part, to, step, apart, size):
-    """Merge the groups' mean and m2, `apart` from one another, of `size` columns, in order, into the first."""
-    for j in range(to, to + size, LANES):
-        count = splat(float(smaller(GROUP, m)))
-        mean, m2 = load(part, j), load(part, j + step)
-        for g in range(1, groups_of(m)):
-            p = j + g * apart
-            count_g = splat(float(smaller(GROUP, m - g * GROUP)))
-            count, mean, m2 = merge(count, mean, m2, count_g, load(part, p), load(part, p + step))
-        store(part, j, mean)
-        store(part, j + step, m2)
-
-
-@helper
-def fold_rows(dims, view, x, b, part, to, step, center):
-    """Merge what stands side by side, and what is behind the last row, into the first of each column."""
-    columns = dims[2] * dims[3]
-    together, rest = view[2] * view[3] // columns, rest_of(view)
-    if together == 1:
-        return
-    count = splat(float(view[1]))
-    for j in range(0, columns, LANES):
-        left = smaller(columns - j, LANES)
-        shift = load_n(part, to + j, left)
-        s1, s2, m2 = splat(0.0), splat(0.0), splat(0.0)
-        for i in range(to + j, to + together * columns, columns):
-            d = load_n(part, i, left) - shift
-            s1 = fma(count, d, s1)
-            s2 = fma(count * d, d, s2)
-            m2 += load_n(part, i + step, left)
-        start = place_in(view, b, view[1]) + j
-        for i in range(start, start + rest, columns):
-            d = wide(load_n(x, i, left)) - shift
-            if center:
-                s1 += d
-            s2 = fma(d, d, s2)
-        by = s1 / splat(float(dims[1]))
-        put_lanes(part, to + j, shift + by, left)
-        put_lanes(part, to + step + j, m2 + larger(s2 - s1 * by, splat(0.0)), left)
 
 
 @helper
@@ -258,67 +60,6 @@ def repeat(dims, view, planes, count, to, step):
         for first in range(columns, whole, columns):
             for j in range(0, columns, LANES):  # what is written too far is written again
                 put_lanes(planes, p + first + j, load(planes, p + j), room - first - j)
-
-
-@helper
-def fold_sets(dims, stats, b, first, last, part, to, step):
-    """Merge the columns of each set among [first, last) into `stats`: of equal counts, so by sums around the first."""
-    bs, m, c, n = dims
-    if n == 1:
-        for j in range(first, last, LANES):
-            left = smaller(last - j, LANES)
-            put_lanes(stats, b * c + j, load(part, to + j - first), left)
-            put_lanes(stats, (bs + b) * c + j, load(part, to + step + j - first), left)
-        return
-    for s in range(first // n, last // n):
-        at_set = to + s * n - first
-        shift = splat(at(part, at_set))
-        s1, s2, m2 = splat(0.0), splat(0.0), splat(0.0)
-        for i in range(0, n, LANES):
-            left = smaller(n - i, LANES)
-            d = keep(load_n(part, at_set + i, left) - shift, left)
-            s1 += d
-            s2 = fma(d, d, s2)
-            m2 += load_n(part, at_set + step + i, left)
-        sum1 = total(s1)
-        between = total(s2) - sum1 * (sum1 / n)
-        put(stats, b * c + s, at(part, at_set) + sum1 / n)
-        put(stats, (bs + b) * c + s, total(m2) + (m * between if between > 0.0 else 0.0 * between))
-
-
-@helper
-def deviations(dims, x, stats, b, first, last):
-    """sum(|x - mean|) of every set among the columns [first, last), in the order of its rows, into `stats`."""
-    bs, m, c, n = dims
-    for s in range(first // n, last // n):
-        put(stats, (bs + b) * c + s, 0.0)
-    for row in range(m):
-        for s in range(first // n, last // n):
-            i = (b * m + row) * c * n + s * n
-            spread, mean = at(stats, (bs + b) * c + s), at(stats, b * c + s)
-            for j in range(i, i + n):
-                spread += abs(np.float64(at(x, j)) - mean)
-            put(stats, (bs + b) * c + s, spread)
-
-
-@helper
-def finish(dims, x, stats, b, first, last, center, power, divisor, eps, clamp):
-    """From the sums in `stats`: spread and rstd of the sets among [first, last); anew where values are extreme."""
-    bs, m, c, n = dims
-    for j in range(first // n, last // n, LANES):
-        left = smaller(last // n - j, LANES)
-        at_spread, at_rstd = (bs + b) * c + j, (2 * bs + b) * c + j
-        sums = load_n(stats, at_spread, left)
-        spread = sums / splat(divisor) if power != 0 else splat(0.0)
-        put_lanes(stats, at_spread, spread, left)
-        put_lanes(stats, at_rstd, rstd_of(spread, splat(eps), splat(1.0), power, clamp), left)
-        for i in range(left if is_extreme(sums, eps, power, clamp, x) else 0):
-            if is_extreme(lane(sums, i), eps, power, clamp, x):
-                start = b * m * c * n + (j + i) * n
-                mean, spread_i, rstd = extreme_moments(x, start, m, c * n, n, center, power, divisor, eps, clamp)
-                put(stats, b * c + j + i, mean)
-                put(stats, at_spread + i, spread_i)
-                put(stats, at_rstd + i, rstd)
 
 
 # -- forms: planes of the computing type, for every column ---------------------------------------------------------
@@ -378,12 +119,6 @@ def four(planes, k, step, full, like):
     """The lanes of four planes, as `held`."""
     a, b = held(planes, k, full, like), held(planes, k + step, full, like)
     return a, b, held(planes, k + 2 * step, full, like), held(planes, k + 3 * step, full, like)
-
-
-@helper
-def band_of(columns):
-    """Columns of a band."""
-    return UNBROKEN if columns <= UNBROKEN else BAND
 
 
 @helper

@@ -3,36 +3,28 @@
 from functools import cache
 
 from normzoo.backends.cpu.compiling.jit import helper, kernel
-from normzoo.backends.cpu.kernels.columns import (
-    FORMS,
-    deviations,
-    finish,
-    fold_rows,
-    fold_sets,
-    group_moments,
-    groups_of,
-    merge_groups,
-    prepare,
-    region_apply,
-    repeat,
-    tiles_of,
-    view_of,
-)
+from normzoo.backends.cpu.kernels.columns import FORMS, prepare, region_apply, repeat
 from normzoo.backends.cpu.kernels.columns_gradients import (
-    SUMS,
     TAKEN,
-    add_groups,
     block_of,
     fold_blocks,
     fold_columns,
-    fold_row_sums,
     folds_of,
-    group_sums,
     keep_sums,
     region_dx,
     weigh,
     width_of,
 )
+from normzoo.backends.cpu.kernels.columns_moments import (
+    deviations,
+    finish,
+    fold_rows,
+    fold_sets,
+    group_moments,
+    merge_groups,
+)
+from normzoo.backends.cpu.kernels.columns_sums import SUMS, add_groups, fold_row_sums, group_sums
+from normzoo.backends.cpu.kernels.columns_walk import groups_of, tiles_of, view_of
 from normzoo.backends.cpu.parallel.sharing import pool_for, share
 from normzoo.backends.cpu.schedule import FETCHED_ROW, GROUP, TILE
 from normzoo.backends.cpu.vector.arithmetic import larger, smaller

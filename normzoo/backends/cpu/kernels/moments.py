@@ -10,21 +10,18 @@ from normzoo.backends.cpu.vector.access import at, itemsize, load, load_as, load
 from normzoo.backends.cpu.vector.arithmetic import (
     fma,
     inverse,
-    inverse_power,
-    is_outside,
     larger,
     magnitude,
     minus,
     narrow,
-    rescue,
     root,
-    scale_for,
     sign,
     smaller,
     wide,
-    within,
 )
+from normzoo.backends.cpu.vector.comparing import is_outside
 from normzoo.backends.cpu.vector.lanes import LANES
+from normzoo.backends.cpu.vector.scaling import inverse_power, rescue, scale_for, within
 
 MEAN, SPREAD, RSTD = 0, 1, 2  # the planes of `stats`, (3, b, c) float64
 

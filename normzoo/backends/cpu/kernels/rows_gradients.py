@@ -14,21 +14,16 @@ from normzoo.backends.cpu.compiling.jit import helper, kernel
 from normzoo.backends.cpu.kernels.moments import (
     factors_of,
     gradient,
-    held,
-    hold,
-    of_offsets,
-    offset,
     put_lanes,
     read,
-    standardize,
     write_out,
 )
-from normzoo.backends.cpu.kernels.rows import (
-    affine_at,
+from normzoo.backends.cpu.kernels.rows import affine_at, last_of
+from normzoo.backends.cpu.kernels.rows_sums import chunk_sums, chunk_sums_n, lines_of, plane_of, slots_of
+from normzoo.backends.cpu.kernels.rows_walk import (
     as_short,
     chunk_of,
     chunking,
-    last_of,
     next_set,
     parameter_at,
     parameter_step,
@@ -43,225 +38,14 @@ from normzoo.backends.cpu.parallel.sharing import pool_for, share
 from normzoo.backends.cpu.schedule import (
     FETCHED_SET_BACK,
     FETCHED_SET_WIDE,
-    ROW_SAMPLES,
     SETS_PER_BLOCK,
-    SUMMED_VECTORS,
     TURN_PLANES,
     TURN_SETS,
 )
-from normzoo.backends.cpu.vector.access import at, is_wide, load, load_as, load_n, load_same, prefetch, put, zeros
-from normzoo.backends.cpu.vector.arithmetic import (
-    fma,
-    have_one_sign,
-    keep,
-    lane,
-    larger,
-    narrow,
-    nearer,
-    nearest,
-    sign,
-    smaller,
-    splat,
-    total,
-    wide,
-)
+from normzoo.backends.cpu.vector.access import at, is_wide, load, load_as, load_n, prefetch, put
+from normzoo.backends.cpu.vector.arithmetic import lane, larger, narrow, smaller, splat, wide
 from normzoo.backends.cpu.vector.lanes import LANES
 from normzoo.backends.cpu.vector.workspaces import clear, workspace
-
-
-@helper
-def slots_of(dims, parameter_dims):
-    """Pairs of sums that a set keeps."""
-    _, m, _, n = dims
-    _, pieces, chunks = chunking(m, n)
-    return m * pieces if parameter_dims[1] > 1 else chunks
-
-
-@helper
-def lines_of(pn):
-    """Vectors in a row of parameters."""
-    return (pn + LANES - 1) // LANES
-
-
-@helper
-def plane_of(parameter_dims):
-    """Values of a plane of a block: pm rows of whole vectors."""
-    return parameter_dims[1] * lines_of(parameter_dims[3]) * LANES
-
-
-@helper
-def terms_of(dy, x, i, affine, left, full):
-    """dy and xhat on up to LANES values, zeros behind."""
-    xhat = standardize(read(x, i, left, full, x), *affine)
-    return read(dy, i, left, full, x), xhat if full else keep(xhat, left)
-
-
-@helper
-def add_gradients(d, xhat, weight, scale, blocks, p, q, plane, left, full, like):
-    """Add dy * xhat and dy to the gradients at q; g = dy * weight, times the scale of x that keeps it in range."""
-    hold(blocks, q, fma(d, xhat, held(blocks, q, full, like)), full, like)
-    hold(blocks, q + plane, held(blocks, q + plane, full, like) + d, full, like)
-    return d * (read(weight, p, left, full, like) * scale)
-
-
-@helper
-def add_lanes(g, xhat, s, q, z, signs, power):
-    """The sums of g, g * xhat, xhat and sign(xhat), and these lanes."""
-    return s + g, fma(g, xhat, q), z + xhat, signs + sign(xhat) if power == 1 else signs
-
-
-@helper
-def middle_of(low, high):
-    """What sums are best around: of values between `low` and `high`, lane by lane, what is nearest to 0, or 0 where
-    their signs differ."""
-    if not have_one_sign(low, high):
-        return 0.0
-    zero = low - low
-    return np.float64(nearest(larger(low, zero) + smaller(high, zero)))
-
-
-@helper
-def middle_of_g(dims, parameter_dims, dy, weight, scale, start, top):
-    """What sums of dy * (weight * scale) over the set at `start`, whose parameters begin at `top`, are around: of two
-    values amid it, the one nearer to 0, or 0 where their signs differ."""
-    _, m, columns, n = dims
-    i = start + m // 2 * columns * n + n // 2
-    p = top + m // 2 * parameter_step(parameter_dims) + n // 2
-    back = smaller(n // 2, LANES)
-    a, b = at(dy, i) * (at(weight, p) * scale), at(dy, i - back) * (at(weight, p - back) * scale)
-    return splat(nearer(a, b))
-
-
-@helper
-def middle_of_dy(dy, start, runs, step, length, like):
-    """What sums of dy over runs from `start` on are around: `middle_of` some values amid it, of long runs spread."""
-    low, high = zeros(like), zeros(like)
-    if length < LANES:
-        for h in range(LANES):
-            d = load_same(dy, start + h * runs // LANES * step + h * length // LANES)
-            low, high = (d, d) if h == 0 else (smaller(low, d), larger(high, d))
-    elif runs * length <= SUMMED_VECTORS * LANES:
-        low = high = load_as(dy, start + runs // 2 * step, like)
-    else:
-        for h in range(ROW_SAMPLES):
-            d = load_as(dy, start + h * runs // ROW_SAMPLES * step + h * (length - LANES) // ROW_SAMPLES, like)
-            low, high = (d, d) if h == 0 else (smaller(low, d), larger(high, d))
-            if not have_one_sign(low, high):  # before memory is read out of turn, which costs a tenth of all
-                return 0.0
-    return middle_of(low, high)
-
-
-@helper
-def chunk_sums_n(dims, parameter_dims, dy, x, weight, affine, blocks, block, b, c, start, j, center, power):
-    """sum(g), sum(g * xhat), 0, sum(sign(x - mean)) over chunk j of the set at `start`; the parameters vary along n.
-
-    With `center` the second is short of what vanishes in the sum over the set, where sum(xhat) is 0. Adds dy * xhat and
-    dy to the planes of `blocks` at `block`.
-    """
-    _, m, columns, n = dims
-    _, pm, _, pn = parameter_dims
-    plane = plane_of(parameter_dims)
-    first, runs, skip, length = chunk_of(j, m, n)
-    top, step = parameter_at(parameter_dims, b, c), parameter_step(parameter_dims)
-    zero = zeros(weight)
-    g0 = zero
-    if center:  # the same in all chunks. What it is costs dx no digits, wherever dy sits
-        g0 = middle_of_g(dims, parameter_dims, dy, weight, lane(affine[0], 0), start, top)
-    s, q, z, signs = zero, zero, zero, zero
-    for run in range(first, first + runs):
-        i = start + run * columns * n + skip
-        end = i + length
-        p = top + run * step + skip
-        to = block + (run if pm > 1 else 0) * lines_of(pn) * LANES + skip
-        while i + LANES <= end:
-            d, xhat = terms_of(dy, x, i, affine, LANES, True)
-            g = add_gradients(d, xhat, weight, affine[0], blocks, p, to, plane, LANES, True, x)
-            s, q, z, signs = add_lanes(g - g0, xhat, s, q, z, signs, power)
-            i += LANES
-            p += LANES
-            to += LANES
-        if i < end:
-            d, xhat = terms_of(dy, x, i, affine, end - i, False)
-            g = add_gradients(d, xhat, weight, affine[0], blocks, p, to, plane, end - i, False, x)
-            s, q, z, signs = add_lanes(keep(g - g0, end - i), xhat, s, q, z, signs, power)
-    scale = np.float64(lane(affine[0], 0))
-    g_sum = total(wide(s)) + np.float64(lane(g0, 0)) * float(runs * length)
-    return g_sum / scale, total(wide(q)) / scale, 0.0, total(wide(signs))
-
-
-@helper
-def sums_around(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, start, j, power, again):
-    """As `chunk_sums`; the fifth number is not 0 where most of dy is far nearer to 0 than what it was summed around,
-    which left few digits: `again`, around 0."""
-    _, m, columns, n = dims
-    pm = parameter_dims[1]
-    first, runs, skip, length = chunk_of(j, m, n)
-    pieces = chunking(m, n)[1]
-    top, step = parameter_at(parameter_dims, b, c), parameter_step(parameter_dims)
-    start += first * columns * n + skip
-    if columns == 1 and pm == 1:  # the runs are neighbours
-        runs, length = 1, runs * length
-    zero = zeros(weight)
-    fine, r = np.float64(lane(affine[2], 0)), np.float64(lane(affine[3], 0))
-    around = 0.0 if again else middle_of_dy(dy, start, runs, columns * n, length, x)
-    middle = splat(narrow(around, x))
-    is_plain = around == 0.0  # some of dy is near 0, or on the other side: its mean is not far away, see `means_of`
-    g_sum, gx_sum, x_sum, far = 0.0, 0.0, 0.0, 0.0
-    d_part, q_part, z_part, count = 0.0, 0.0, 0.0, 0
-    s, q, z, signs = zero, zero, zero, zero
-    for run in range(runs):
-        i = start + run * columns * n
-        end = i + length
-        is_last, ends = pm > 1 or run + 1 == runs, False
-        while not ends:
-            stop = smaller(end, i + SUMMED_VECTORS * LANES)
-            while is_plain and i + LANES <= stop:
-                d, v = load_as(dy, i, x), offset(load_as(x, i, x), affine, power)
-                s, q, _, signs = add_lanes(d, v, s, q, z, signs, power)
-                i += LANES
-            while i + LANES <= stop:
-                d, v = load_as(dy, i, x) - middle, offset(load_as(x, i, x), affine, power)
-                s, q, z, signs = add_lanes(d, v, s, q, z, signs, power)
-                i += LANES
-            ends = i + LANES > end
-            if ends and i < end:
-                d, v = load_n(dy, i, end - i) - middle, keep(offset(load_n(x, i, end - i), affine, power), end - i)
-                s, q, z, signs = add_lanes(keep(d, end - i), v, s, q, z, signs, power)
-            if is_last or not ends:
-                d_part, q_part = d_part + total(wide(s)), q_part + total(wide(q))
-                if not is_plain:
-                    z_part += total(wide(z))
-                s, q, z = zero, zero, zero
-        count += length
-        if is_last:
-            w = np.float64(at(weight, top + (first + run) * step))
-            q_sum, z_sum = of_offsets(d_part, q_part, z_part, float(count), fine, r, power)
-            d_sum = d_part + around * float(count)
-            q_sum += around * z_sum
-            if not abs(d_sum) >= 0.5 * abs(around) * float(count):
-                far = 1.0
-            to = 2 * (slot + ((first + run) * pieces + j % pieces if pm > 1 else j))
-            put(sums, to, q_sum)
-            put(sums, to + 1, d_sum)
-            g_sum += w * d_sum
-            gx_sum += w * q_sum
-            x_sum += np.nan if is_plain else z_sum
-            d_part, q_part, z_part, count = 0.0, 0.0, 0.0, 0
-    return g_sum, gx_sum, x_sum, total(wide(signs)), far
-
-
-@helper
-def chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, start, j, power):
-    """sum(g), sum(g * xhat), sum(xhat), sum(sign(x - mean)) over chunk j of the set at `start`; a run has one weight.
-    The third is NaN where it is of no use. Writes the sums of dy * xhat and dy to the pairs of `sums` from `slot`, the
-    set's first, on."""
-    found, again = (0.0, 0.0, 0.0, 0.0, 0.0), False
-    for _ in range(2):
-        found = sums_around(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, start, j, power, again)
-        again = found[4] != 0.0
-        if not again:
-            break
-    return found[0], found[1], found[2], found[3]
 
 
 @helper

@@ -4,34 +4,19 @@ from functools import cache
 
 from normzoo.backends.cpu.compiling.jit import helper, kernel
 from normzoo.backends.cpu.kernels.moments import merge
-from normzoo.backends.cpu.kernels.rows import (
-    affine_at,
-    chunk_apply,
-    chunk_deviations,
-    chunk_moments,
-    chunking,
-    finish,
-    parts_of,
-    set_at,
-    spread,
-    stats_of,
-    unrolled,
-)
+from normzoo.backends.cpu.kernels.rows import affine_at, chunk_apply, chunk_deviations, chunk_moments, finish
 from normzoo.backends.cpu.kernels.rows_gradients import (
     add_four,
     chunk_dx,
-    chunk_sums,
-    chunk_sums_n,
     fold_blocks,
     fold_runs,
     fold_sums,
-    lines_of,
     means_of,
-    plane_of,
     set_of_cell,
     sets_of_cell,
-    slots_of,
 )
+from normzoo.backends.cpu.kernels.rows_sums import chunk_sums, chunk_sums_n, lines_of, plane_of, slots_of
+from normzoo.backends.cpu.kernels.rows_walk import chunking, parts_of, set_at, spread, stats_of, unrolled
 from normzoo.backends.cpu.parallel.sharing import share
 from normzoo.backends.cpu.vector.access import at, put
 from normzoo.backends.cpu.vector.workspaces import clear, workspace

@@ -59,22 +59,6 @@ class _Waking:
         return seconds >= self.least
 
 
-class _Alone:
-    """How long a kernel takes one thread: what its number of values says, until it is called again: then it is timed.
-    A single call tells nothing that the next could use."""
-
-    def __init__(self, values: float) -> None:
-        self.seconds, self.calls = values / ASSUMED_SPEED, 0
-
-    def times(self) -> bool:
-        """Is this a call to be timed?"""
-        self.calls += 1
-        return 1 < self.calls <= 1 + TIMED_CALLS
-
-    def take(self, seconds: float) -> None:
-        self.seconds = seconds if self.calls == 2 else min(self.seconds, seconds)
-
-
 _waking_of = lru_cache(maxsize=64)(_Waking)
 
 
@@ -85,32 +69,44 @@ def guarded(kernel: Callable[..., Any], values: float = math.inf) -> Callable[..
         return kernel
     count = numba.get_num_threads()  # lets Numba choose its layer, for as long as the process lives
     threads = pool()
+    run = _one_by_one(kernel) if numba.threading_layer() == "workqueue" else kernel
+    waking_them = _waking_of(count)
+    # How long it takes one thread: what the number of values says, until it was called again, and timed. A single call
+    # tells nothing that the next could use.
+    seconds, calls = values / ASSUMED_SPEED, TIMED_CALLS + 1 if values >= ALWAYS_SHARED else 0
 
     def call(_: int, *arguments: Any) -> None:
-        kernel(threads if os.getpid() == _process and not mode.alone else ALONE, *arguments)
+        nonlocal seconds, calls
+        alone = os.getpid() != _process or mode.alone
+        if calls <= TIMED_CALLS:
+            calls += 1
+            if calls > 1:
+                start = perf_counter()
+                kernel(ALONE, *arguments)
+                taken = perf_counter() - start
+                seconds = taken if calls == 2 else min(seconds, taken)
+                return
+        if not alone and values < ALWAYS_SHARED and seconds < waking_them.least:
+            alone = not waking_them.is_worth(seconds)
+        if alone:
+            kernel(ALONE, *arguments)
+        else:
+            run(threads, *arguments)
 
-    def call_one_at_a_time(_: int, *arguments: Any) -> None:
-        if os.getpid() != _process or mode.alone or _in_a_loop():
+    return call
+
+
+def _one_by_one(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """A kernel of which the threads of a workqueue run one at a time, and none within another loop."""
+
+    def run(threads: int, *arguments: Any) -> None:
+        if _in_a_loop():
             kernel(ALONE, *arguments)
             return
         with _one_at_a_time:
             kernel(threads, *arguments)
 
-    chosen = call_one_at_a_time if numba.threading_layer() == "workqueue" else call
-    if values >= ALWAYS_SHARED:
-        return chosen
-    waking_them, alone = _waking_of(count), _Alone(values)
-
-    def call_where_worth(_: int, *arguments: Any) -> None:
-        if alone.calls <= TIMED_CALLS and alone.times():
-            start = perf_counter()
-            kernel(ALONE, *arguments)
-            alone.take(perf_counter() - start)
-            return
-        worth = os.getpid() == _process and waking_them.is_worth(alone.seconds)
-        (chosen if worth else kernel)(ALONE, *arguments)
-
-    return call_where_worth
+    return run
 
 
 def _in_a_loop() -> bool:

@@ -1,0 +1,49 @@
+"""The values that a pass is called with: its form, and the statistics that it uses; and what its arrays are like."""
+
+from typing import Any, NamedTuple
+
+from normzoo.backends.contract import Array, Kind, Moments
+from normzoo.passes.view import Axes
+
+
+class Form(NamedTuple):
+    """What a pass computes, whatever its arrays hold."""
+
+    owner: object  # whose str() begins error messages
+    axes: Axes  # the letters of x's axes
+    moments: Moments
+    eps: Any
+    parameter_shape: tuple[int, ...] | None = None  # that of weight and bias, where it is not `axes.parameter_shape`
+
+
+class Given(NamedTuple):
+    """Statistics to use instead of x's own, constants of the gradient: one value for each place of the axes K, which
+    all sets there share, see `Axes.merged`; arrays as backends take running statistics."""
+
+    mean: Array
+    var: Array
+
+
+class Known(NamedTuple):
+    """Statistics (3, b, c) that an earlier pass found of this x with these axes and moments, where weight or bias
+    depend on them: they are not found again, and the gradient is that of x's own statistics. With moments CONSTANT
+    they are any, and constants of the gradient."""
+
+    stats: Array
+
+
+Statistics = Given | Known | None  # None: x's own
+
+
+class Signature(NamedTuple):
+    """What a call is like. Calls make it as a plain tuple, which takes less time; `Signature(*key)` has names."""
+
+    moments: Moments
+    backend: str
+    parameter_shape: tuple[int, ...] | None
+    given: tuple[Any, Any] | None  # dtypes of statistics that are given
+    known: bool  # statistics are known
+    x: Kind
+    strides: tuple[int, ...] | None  # of x; None if it is C-contiguous
+    weight: Kind | None
+    bias: Kind | None

@@ -1,0 +1,173 @@
+"""Where a norm or function remembers its last calls, so that one like them need not be looked at again.
+
+A call like one before has the same plan: all that axes, shapes and options say was checked then. What is left is to see
+that it is like it: that its arrays are of the same kinds, and that nothing else has changed that was asked for. This is
+the one memory of calls; a norm empties it where an attribute is set.
+"""
+
+from typing import Any, NamedTuple
+from weakref import WeakSet
+
+import numpy as np
+from numpy import ndarray
+
+from normzoo.backends import backend, chosen
+from normzoo.backends.contract import Array, Kind
+from normzoo.passes import plan as plans
+from normzoo.passes.arrays import Memo
+from normzoo.passes.form import Form, Given
+from normzoo.passes.normalize import find_plan, forget_plans, run
+from normzoo.passes.view_saved import DOUBLE, Arrays, ViewSaved
+
+FLOATS = np.dtype(np.float32), np.dtype(np.float64)  # that running statistics are read and written in as they are
+TWO = 2  # calls that are remembered: two shapes in turn take no longer than one
+
+# Running mean and variance, number of batches, and the weight of a new batch, None where all batches weigh the same.
+RunningArrays = tuple[Any, Any, Any, Any]
+NONE: RunningArrays = (None, None, None, 0.0)
+
+_sites: WeakSet["Site"] = WeakSet()
+
+
+def forget() -> None:
+    """Forget all plans, and the arrays that they hold."""
+    for site in _sites.copy():
+        site.forget()
+    forget_plans()
+
+
+class Route(NamedTuple):
+    """A call that was, and how one like it goes."""
+
+    asked: object  # what was asked for beside arrays, an int or ints, by a function; the mode of a norm
+    plan: Any  # a `ForwardPlan` that has `kinds`
+    running: tuple[
+        Kind | None, Kind | None, Kind | None
+    ]  # kinds of the running statistics and of the number of batches
+    given: bool  # are these used, as in evaluation? Else they are updated, if there are any
+    values: int  # in a set
+
+
+class Site:
+    """The last calls of one norm or function."""
+
+    __slots__ = ("__weakref__", "owner", "routes", "trusted")
+
+    def __init__(self, owner: object) -> None:
+        self.owner = owner
+        self.trusted = Memo()  # (asked, axes): whether a norm's axes are the same where it asks for the same
+        self.routes: tuple[Route, ...] = ()
+        _sites.add(self)
+
+    def __reduce__(self) -> tuple:
+        return Site, (self.owner,)
+
+    def forget(self) -> None:
+        self.routes = ()
+
+    def recall(
+        self, asked: object, arrays: Arrays, eps: Any, running: RunningArrays = NONE, keep: bool = True
+    ) -> tuple[Array, Any] | None:
+        """y and, with `keep`, the `Saved` of a call like a remembered one; None where it is like none of them."""
+        x, weight, bias, out = arrays
+        mean, var, batches, momentum = running
+        if running is not NONE:  # momentum is None where batches are counted
+            weighs = batches is not None if momentum is None else type(momentum) is float and 0.0 <= momentum <= 1.0
+            if not (weighs and type(eps) is float and eps > 0.0):
+                return None
+        name = chosen()
+        for route in self.routes:
+            before, plan, kinds, given, values = route
+            if plan.name != name or (before is not asked and not _is_same(before, asked)):
+                continue
+            shortcut = plan.shortcut if kinds[0] is None else plan.tracked
+            if shortcut and out is None and not given:
+                kept = plan.new_small(plan.kept_shape, DOUBLE) if keep else None
+                y = shortcut.call(shortcut.block, x, weight, bias, eps, kept, mean, var, batches, momentum)
+                if y is not None:
+                    return y, None if kept is None else ViewSaved(self.owner, plan, arrays, x, eps, kept)
+            if type(eps) is float and eps > 0.0 and _fits((*plan.kinds, *kinds), (x, weight, bias, *running), out):
+                break
+        else:
+            return None
+        where, updates = backend(name), mean is not None and not given
+        if updates and not (where.updates_whole and momentum != 0.0):
+            return None
+        if shortcut is None and plan.uses + 1 >= plans.ENOUGH:
+            plan.shorten(kinds[:2])
+        y, stats, saved = run(plan, self.owner, arrays, eps, Given(mean, var) if given else None, keep, (mean, var))
+        if updates:
+            average = momentum is None
+            where.update(mean, var, stats, values, 0.0 if average else momentum, batches, average)
+        return y, saved
+
+    def remember(
+        self,
+        asked: object,
+        form: Form,
+        arrays: Arrays,
+        running: RunningArrays = NONE,
+        given: bool = False,
+        norm: Any = None,
+    ) -> None:
+        """Remember a call that was, if one like it can be told by `asked` and its arrays.
+
+        Args:
+            asked: what a function was asked for, an int or a tuple, which cannot change.
+            given: the running statistics were used, not updated.
+            norm: whose call it was: it asks for all that its axes read.
+        """
+        if any(type(a) is not ndarray and a is not None for a in (*arrays, *running[:3])):
+            return
+        if norm is None and type(asked) not in (int, tuple):
+            return
+        if norm is not None and not self._is_trusted(norm, arrays[0], form.axes):
+            return
+        name = chosen()
+        if running[0] is not None and not _is_ready(name, running, updates=not given):
+            return
+        plan = find_plan(form, name, arrays, Given(*running[:2]) if given else None)
+        mean, var, batches = (None if a is None else (a.shape, a.dtype, a.flags.num) for a in running[:3])
+        if plan.kinds is not None and form.axes.values > 1:
+            route = Route(asked, plan, (mean, var, batches), given, form.axes.values)
+            others = [r for r in self.routes if r.plan is not plan]
+            self.routes = (route, *others[: TWO - 1])
+
+    def _is_trusted(self, norm: Any, x: Array, axes: Any) -> bool:
+        """Does a norm ask for all that its axes read, and is that nothing that can change unseen?"""
+        asked = norm._asked(norm)
+        if type(asked) not in (int, tuple):
+            return False
+        try:
+            known = self.trusted.get((asked, axes))
+        except TypeError:  # a value that can change
+            return False
+        return self.trusted.keep((asked, axes), norm.reads_what_it_asks(x)) if known is None else known
+
+
+def _is_ready(name: str, running: RunningArrays, updates: bool) -> bool:
+    """Does the backend take the running statistics as they are, and update them in one step?"""
+    mean, var, batches, _ = running
+    if not all(a.dtype in FLOATS and a.flags.c_contiguous and a.flags.aligned for a in (mean, var)):
+        return False
+    if not updates:
+        return True
+    counts = batches is None or (batches.dtype == np.int64 and batches.flags.carray)
+    return backend(name).updates_whole and counts and mean.flags.writeable and var.flags.writeable
+
+
+def _is_same(asked: Any, again: Any) -> bool:
+    """Are these equal, and of the same types? 64.0 and True are equal to numbers that they cannot stand for."""
+    if type(again) is not tuple or asked != again:
+        return type(again) is int and type(asked) is int and asked == again
+    return all(type(i) is int for i in again)
+
+
+def _fits(kinds: tuple[Kind | None, ...], arrays: tuple[Any, ...], out: Any) -> bool:
+    """Are the arrays of these kinds?"""
+    if out is not None and type(out) is not ndarray:
+        return False
+    for a, kind in zip(arrays, kinds, strict=False):
+        if (type(a) is not ndarray or (a.shape, a.dtype, a.flags.num) != kind) if kind is not None else a is not None:
+            return False
+    return True
