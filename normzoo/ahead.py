@@ -22,6 +22,7 @@ from normzoo.statistics.progress import bar
 SIZES = (
     (4, 128, 16),  # few values
     (20, 9, 3),
+    (2, 9, 3),
     (4, 1, 64),
     (2, 16, 256),
     (64, 1, 64),
@@ -43,7 +44,9 @@ SIZES = (
     (4, 64, 4096),
     (2, 49, 4096),
     (2, 1024, 256),
+    (24, 1, 1500),
     (8192, 1, 1024),  # so many that they are written past the caches
+    (4096, 1, 1040),
     (8, 4096, 256),
     (16, 2048, 128),
     (2, 65536, 32),
