@@ -14,11 +14,11 @@ from normzoo.backends.contract import Array
 from normzoo.norm import eps_for as _eps_for
 from normzoo.passes.arrays import check_array
 from normzoo.passes.form import Form as _Form
+from normzoo.passes.form import Running as _Running
 from normzoo.passes.normalize import normalize as _normalize
 from normzoo.passes.numbers import check_eps, check_momentum, check_shape, check_size
 from normzoo.passes.site import Site as _Site
 from normzoo.statistics.running import How as _How
-from normzoo.statistics.running import Running as _Running
 from normzoo.statistics.running import normalize_tracked as _normalize_tracked
 from normzoo.statistics.updates import USUAL as _USUAL
 from normzoo.statistics.updates import check_rules as _check_rules

@@ -9,13 +9,13 @@ from normzoo.backends.contract import CONSTANT, Array
 from normzoo.distributed.exchange import Exchange
 from normzoo.norm import eps_for
 from normzoo.passes.arrays import base_array, check_parameter, compute_dtype, on_device
-from normzoo.passes.form import Form, Known
+from normzoo.passes.form import Form, Known, Running
 from normzoo.passes.normalize import normalize
 from normzoo.passes.overlaps import check_out
 from normzoo.passes.saved import Grads, Saved, empty_in_layout, layout_of
 from normzoo.passes.view import Axes
 from normzoo.passes.view_saved import ViewSaved
-from normzoo.statistics.running import How, Running, check_running, check_writeable, normalize_tracked
+from normzoo.statistics.running import How, check_running, check_writeable, normalize_tracked
 from normzoo.statistics.stats import Stats
 from normzoo.statistics.updates import commit, is_finite, nonfinite
 from normzoo.zoo.batch.batch_norm import MESSAGES, BatchNorm

@@ -212,6 +212,16 @@ def moved(a: Any, device: str) -> Any:
     return a if on_device(a) else to_device(a)
 
 
+def are_running(*arrays: Array) -> bool:
+    """Do backends take running statistics as they are, to be read?"""
+    return all(a.dtype in (np.float32, np.float64) and a.flags.c_contiguous and a.flags.aligned for a in arrays)
+
+
+def is_counter(a: Any) -> bool:
+    """Can compiled code count there?"""
+    return type(a) is np.ndarray and a.dtype == np.int64 and a.flags.carray
+
+
 def backend_of(owner: object, **arrays: Any) -> str:
     """The name of the backend that these arrays run on: all of them are NumPy arrays, or all are on the device. Work is
     on the stream of the first."""

@@ -35,6 +35,19 @@ class Known(NamedTuple):
 Statistics = Given | Known | None  # None: x's own
 
 
+class Running(NamedTuple):
+    """Running statistics, one value a channel, as a call is given them: both or neither."""
+
+    mean: Any
+    var: Any
+    batches: Array | None = None  # num_batches_tracked, which goes up with an update
+    momentum: float | None = 0.0  # the weight of a new batch; None: all batches weigh the same, 1 / (batches + 1)
+
+
+UNTRACKED = Running(None, None)
+RunningArrays = tuple[Any, Any, Any, Any]  # calls make it as a plain tuple, which takes less time
+
+
 class Signature(NamedTuple):
     """What a call is like. Calls make it as a plain tuple, which takes less time; `Signature(*key)` has names."""
 

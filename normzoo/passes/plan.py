@@ -193,8 +193,8 @@ class ForwardPlan(Plan):
     def shorten(self, running: tuple[Kind | None, Kind | None] = (None, None)) -> None:
         """Find the shortcut for the next passes, which update running statistics of these kinds, if they are given."""
         if running == (None, None):
-            self.shortcut = self._made(running) if self.shortcut is None else self.shortcut
-        elif self.tracked is None:
+            self.shortcut = self._made(running)
+        else:
             self.tracked = self._made(running)
 
     def watch(self) -> None:
@@ -253,8 +253,6 @@ class BackwardPlan(Plan):
 
     def shorten(self) -> None:
         """As that of a `ForwardPlan`."""
-        if self.uses < ENOUGH or self.shortcut is not None:
-            return
         straight = self.as_is and self.x_as_is and self.plain and (self.ones is not None or self.weight_as_is)
         view = self.view
         self.shortcut = straight and prod(view.dims) > 0 and optional(

@@ -8,23 +8,17 @@ the one memory of calls; a norm empties it where an attribute is set.
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
-import numpy as np
 from numpy import ndarray
 
 from normzoo.backends import backend, chosen
 from normzoo.backends.contract import Array, Kind
 from normzoo.passes import plan as plans
-from normzoo.passes.arrays import Memo
-from normzoo.passes.form import Form, Given
+from normzoo.passes.arrays import Memo, are_running, is_counter
+from normzoo.passes.form import UNTRACKED, Form, Given, RunningArrays
 from normzoo.passes.normalize import find_plan, forget_plans, run
 from normzoo.passes.view_saved import DOUBLE, Arrays, ViewSaved
 
-FLOATS = np.dtype(np.float32), np.dtype(np.float64)  # that running statistics are read and written in as they are
 TWO = 2  # calls that are remembered: two shapes in turn take no longer than one
-
-# Running mean and variance, number of batches, and the weight of a new batch, None where all batches weigh the same.
-RunningArrays = tuple[Any, Any, Any, Any]
-NONE: RunningArrays = (None, None, None, 0.0)
 
 _sites: WeakSet["Site"] = WeakSet()
 
@@ -41,9 +35,7 @@ class Route(NamedTuple):
 
     asked: object  # what was asked for beside arrays, an int or ints, by a function; the mode of a norm
     plan: Any  # a `ForwardPlan` that has `kinds`
-    running: tuple[
-        Kind | None, Kind | None, Kind | None
-    ]  # kinds of the running statistics and of the number of batches
+    running: tuple[Kind | None, Kind | None, Kind | None]  # kinds of mean, variance and number of batches
     given: bool  # are these used, as in evaluation? Else they are updated, if there are any
     values: int  # in a set
 
@@ -66,12 +58,12 @@ class Site:
         self.routes = ()
 
     def recall(
-        self, asked: object, arrays: Arrays, eps: Any, running: RunningArrays = NONE, keep: bool = True
+        self, asked: object, arrays: Arrays, eps: Any, running: RunningArrays = UNTRACKED, keep: bool = True
     ) -> tuple[Array, Any] | None:
         """y and, with `keep`, the `Saved` of a call like a remembered one; None where it is like none of them."""
         x, weight, bias, out = arrays
         mean, var, batches, momentum = running
-        if running is not NONE:  # momentum is None where batches are counted
+        if running is not UNTRACKED:  # momentum is None where batches are counted
             weighs = batches is not None if momentum is None else type(momentum) is float and 0.0 <= momentum <= 1.0
             if not (weighs and type(eps) is float and eps > 0.0):
                 return None
@@ -106,7 +98,7 @@ class Site:
         asked: object,
         form: Form,
         arrays: Arrays,
-        running: RunningArrays = NONE,
+        running: RunningArrays = UNTRACKED,
         given: bool = False,
         norm: Any = None,
     ) -> None:
@@ -148,11 +140,11 @@ class Site:
 def _is_ready(name: str, running: RunningArrays, updates: bool) -> bool:
     """Does the backend take the running statistics as they are, and update them in one step?"""
     mean, var, batches, _ = running
-    if not all(a.dtype in FLOATS and a.flags.c_contiguous and a.flags.aligned for a in (mean, var)):
+    if not are_running(mean, var):
         return False
     if not updates:
         return True
-    counts = batches is None or (batches.dtype == np.int64 and batches.flags.carray)
+    counts = batches is None or is_counter(batches)
     return backend(name).updates_whole and counts and mean.flags.writeable and var.flags.writeable
 
 

@@ -12,6 +12,7 @@ from numpy import ndarray
 from normzoo.backends import chosen
 from normzoo.backends.contract import Array
 from normzoo.passes.arrays import (
+    are_running,
     backend_of,
     base_array,
     check_parameter,
@@ -19,7 +20,7 @@ from normzoo.passes.arrays import (
     kernel_array,
     read_only,
 )
-from normzoo.passes.form import Form, Given, Known
+from normzoo.passes.form import Form, Given, Known, Running
 from normzoo.passes.normalize import normalize
 from normzoo.passes.overlaps import check_out
 from normzoo.passes.view import Axes
@@ -27,18 +28,6 @@ from normzoo.selection.select import Selected
 from normzoo.selection.selected import average_of
 from normzoo.statistics.running_state import RunningState
 from normzoo.statistics.updates import USUAL, Rules, commit, is_finite, nonfinite
-
-
-class Running(NamedTuple):
-    """Running statistics, one value a channel, as a call is given them: both or neither."""
-
-    mean: Any
-    var: Any
-    batches: Array | None = None  # num_batches_tracked, which goes up with an update
-    momentum: float | None = 0.0  # the weight of a new batch; None: all batches weigh the same, 1 / (batches + 1)
-
-
-UNTRACKED = Running(None, None)
 
 
 class How(NamedTuple):
@@ -69,7 +58,7 @@ def check_running(owner: object, axes: Axes, running: Running) -> bool:
     for name, a in (("running_mean", mean), ("running_var", var)):
         check_parameter(owner, name, a, axes.sizes("K"))
     arrays = [a for a in (mean, var) if a is not None]
-    return all(a.dtype in (np.float32, np.float64) and a.flags.c_contiguous and a.flags.aligned for a in arrays)
+    return are_running(*arrays)
 
 
 def check_writeable(owner: object, running: Running) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from normzoo.backends import backend, chosen
 from normzoo.backends.contract import Array
 from normzoo.backends.subnormals import in_any_mode
-from normzoo.passes.arrays import backend_of, kernel_array, moved
+from normzoo.passes.arrays import backend_of, is_counter, kernel_array, moved
 from normzoo.statistics.running_state import RunningState
 
 
@@ -27,7 +27,6 @@ class Rules(NamedTuple):
 
 
 USUAL = Rules()
-_INT64 = np.dtype(np.int64)
 CHOICES = {"on_nonfinite": ("propagate", "skip", "raise"), "single_value": ("raise", "bias", "running")}
 
 
@@ -67,14 +66,14 @@ def commit(name: str, running: Any, stats: Array, values: int, ready: bool = Tru
 
     Args:
         name: of the backend.
-        running: mean, variance, number of batches and momentum, see `running.Running`; writeable.
+        running: mean, variance, number of batches and momentum, see `form.Running`; writeable.
         stats: (3, b, c), of sets of `values` values; without values, the batch is counted only.
         ready: the backend takes mean and variance as they are.
     """
     where, (mean, var, count, momentum) = backend(name), running
     average = momentum is None
     taken = values and (average or momentum != 0)
-    if taken and ready and where.updates_whole and (count is None or _is_ready(count)):
+    if taken and ready and where.updates_whole and (count is None or is_counter(count)):
         where.update(mean, var, stats, values, 0.0 if average else momentum, count, average)
         return
     if type(mean) is not np.ndarray:  # on a device
@@ -96,11 +95,6 @@ def commit(name: str, running: Any, stats: Array, values: int, ready: bool = Tru
         return [*mean_and_var, batches + 1][: len(old)]
 
     RunningState(mean, var, *(() if count is None else (count,))).replace(new)
-
-
-def _is_ready(count: Array) -> bool:
-    """Compiled code can count there."""
-    return type(count) is np.ndarray and count.dtype == _INT64 and count.flags.carray
 
 
 @in_any_mode

@@ -7,12 +7,11 @@ import numpy as np
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import eps_for
 from normzoo.passes.arrays import DEVICES, once
-from normzoo.passes.form import Form
+from normzoo.passes.form import UNTRACKED, Form, Running
 from normzoo.passes.numbers import check_features, check_size
 from normzoo.passes.saved import Saved
-from normzoo.passes.site import NONE
 from normzoo.passes.view import Axes
-from normzoo.statistics.running import How, Running, normalize_tracked
+from normzoo.statistics.running import How, normalize_tracked
 from normzoo.statistics.tracked import TrackedNorm, check_channels
 from normzoo.statistics.updates import USUAL
 
@@ -119,7 +118,7 @@ class BatchNorm(TrackedNorm):
         params, buffers, tracks = self.params, self.buffers, self.track_running_stats
         weight, bias, eps = params.get("weight"), params.get("bias"), self.eps
         # Where the batch's statistics are used and no others are kept, the running ones are neither read nor written.
-        running: Any = NONE
+        running: Any = UNTRACKED
         if tracks or not self.training:
             count = buffers.get("num_batches_tracked")
             running = buffers.get("running_mean"), buffers.get("running_var"), count, self.momentum

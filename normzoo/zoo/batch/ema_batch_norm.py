@@ -7,10 +7,10 @@ import numpy as np
 from normzoo.backends.contract import Array
 from normzoo.passes.affine import Find, affine, standardized
 from normzoo.passes.arrays import check_spread
-from normzoo.passes.form import Form
+from normzoo.passes.form import UNTRACKED, Form
 from normzoo.passes.numbers import check_number
 from normzoo.passes.saved import Saved
-from normzoo.statistics.running import UNTRACKED, How, normalize_tracked
+from normzoo.statistics.running import How, normalize_tracked
 from normzoo.statistics.running_state import RunningState
 from normzoo.statistics.tracked import TrackedNorm
 from normzoo.zoo.batch.batch_norm import MESSAGES, BatchNorm, check_own

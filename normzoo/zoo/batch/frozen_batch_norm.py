@@ -8,11 +8,11 @@ from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
 from normzoo.passes.arrays import DEVICES
 from normzoo.passes.attributes import entry
-from normzoo.passes.form import Form
+from normzoo.passes.form import Form, Running
 from normzoo.passes.numbers import check_features, check_size
 from normzoo.passes.saved import Chained, Grads, Saved
 from normzoo.passes.view import Axes
-from normzoo.statistics.running import How, Running, normalize_tracked
+from normzoo.statistics.running import How, normalize_tracked
 from normzoo.zoo.batch import batch_norm
 
 

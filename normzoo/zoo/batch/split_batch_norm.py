@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array
-from normzoo.passes.form import Form
+from normzoo.passes.form import Form, Running
 from normzoo.passes.normalize import normalize
 from normzoo.passes.numbers import check_size
 from normzoo.passes.saved import Chained, Grads, Saved
 from normzoo.passes.view import Axes
-from normzoo.statistics.running import How, Running, normalize_tracked
+from normzoo.statistics.running import How, normalize_tracked
 from normzoo.zoo.batch.batch_norm import MESSAGES, BatchNorm, check_own
 from normzoo.zoo.batch.ghost_batch_norm import ghost_axes
 

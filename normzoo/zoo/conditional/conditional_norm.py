@@ -7,11 +7,11 @@ import numpy as np
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
 from normzoo.passes.arrays import once
-from normzoo.passes.form import Form
+from normzoo.passes.form import UNTRACKED, Form, Running
 from normzoo.passes.numbers import check_features, check_size
 from normzoo.passes.saved import Chained, Grads, Saved
 from normzoo.passes.view import Axes
-from normzoo.statistics.running import UNTRACKED, How, Running, normalize_tracked
+from normzoo.statistics.running import How, normalize_tracked
 from normzoo.statistics.tracked import TrackedNorm
 from normzoo.zoo.batch import batch_norm
 from normzoo.zoo.batch.batch_norm import BatchNorm

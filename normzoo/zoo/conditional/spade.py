@@ -6,11 +6,11 @@ import numpy as np
 
 from normzoo.backends.contract import Array, Moments
 from normzoo.passes.arrays import base_array, check_parameter, shifted
-from normzoo.passes.form import Form
+from normzoo.passes.form import UNTRACKED, Form
 from normzoo.passes.numbers import check_features, check_size
 from normzoo.passes.saved import Saved
 from normzoo.passes.view import Axes
-from normzoo.statistics.running import UNTRACKED, How, normalize_tracked
+from normzoo.statistics.running import How, normalize_tracked
 from normzoo.statistics.tracked import TrackedNorm
 from normzoo.zoo.batch import batch_norm
 from normzoo.zoo.conditional.conditional_norm import batch_statistics

@@ -7,11 +7,11 @@ import numpy as np
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import eps_for
 from normzoo.passes.arrays import DEVICES, once
-from normzoo.passes.form import Form
+from normzoo.passes.form import Form, Running
 from normzoo.passes.numbers import check_features, check_size
 from normzoo.passes.saved import Saved
 from normzoo.passes.view import Axes
-from normzoo.statistics.running import How, Running, normalize_tracked
+from normzoo.statistics.running import How, normalize_tracked
 from normzoo.statistics.tracked import TrackedNorm, check_channels
 from normzoo.statistics.updates import USUAL
 

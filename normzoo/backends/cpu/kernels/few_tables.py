@@ -4,7 +4,7 @@ import numpy as np
 
 from normzoo.backends.cpu.compiling.jit import helper
 from normzoo.backends.cpu.kernels.moments import put_lanes
-from normzoo.backends.cpu.schedule import FEW_TASK, FEW_TASKS
+from normzoo.backends.cpu.schedule import FEW_TASK, FEW_TASKS, LINE
 from normzoo.backends.cpu.vector.access import at, itemsize, load, load_n, prefetch, put, store
 from normzoo.backends.cpu.vector.across import read_across, write_across
 from normzoo.backends.cpu.vector.arithmetic import larger, narrow, smaller, splat, total
@@ -189,7 +189,7 @@ def take(dims, a, start, count, apart, room, to):
     for run in range(runs):
         i, q = start + run * c * n, to + run * length * LANES
         if apart and runs == 1:  # the next block's, which lie in a row: this one has read sixteen rows at a time
-            for h in range(i + length * LANES, i + 2 * length * LANES, 64 // itemsize(a)):
+            for h in range(i + length * LANES, i + 2 * length * LANES, LINE // itemsize(a)):
                 prefetch(a, h)
         if apart:
             read_across(a, i, step_of(dims), length, count, room, q)
