@@ -40,8 +40,8 @@ inner(view.take_run)
 inner(code.has_each)
 fit_sizes = inner(view.fit_sizes)
 is_columns, is_few, spans_of = inner(code.is_columns), inner(code.is_few), inner(code.spans_of)
-few_back = inner(code.few_back)
-FEW, RUNS = code.FEW, rows_walk.RUNS
+few_forward, few_back = inner(code.few_forward), inner(code.few_back)
+RUNS = rows_walk.RUNS
 
 
 class Kinds(NamedTuple):
@@ -156,7 +156,7 @@ def forward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
             if known
             else (ALONE, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, False)
         )
-        if has_few and is_few(dims, FEW):
+        if has_few and is_few(dims, few_forward(dims, parameter_dims)):
             of_few(arguments)
             return
         which = _choice(dims, parameter_dims, False)

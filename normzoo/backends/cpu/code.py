@@ -37,6 +37,7 @@ from normzoo.backends.cpu.schedule import (
     FEW_BACK,
     FEW_COLUMN,
     FEW_EACH,
+    FEW_EACH_BACK,
     FEW_GIVEN,
     FEW_SAMPLE,
     FEW_SAMPLE_COLUMN,
@@ -127,13 +128,13 @@ class Code(NamedTuple):
 def forward_code(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Code:
     by_column = is_columns(dims)
     arrays, scalars = (store, dtype, dtype, store, DOUBLE), (types.float64, types.float64, types.boolean)
-    if dtype == np.float32 and is_few(dims, FEW):
+    if dtype == np.float32 and is_few(dims, few_forward(dims, parameter_dims)):
         flags = moments.center, moments.power, *few_flags(dims, parameter_dims)
         return Code(dims, False, few.forward, False, flags, arrays, 3, scalars)
     makers = rows.forward, rows_split.forward, columns.forward, columns_split.forward
     least = min(SPLIT_SETS, SETS_PER_THREAD * numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
     spans = spans_of(dims, by_column, parameter_dims)
-    whole = _is_whole(dims, by_column, least, spans) and not _is_far_apart(dims, by_column, store)
+    whole = _is_whole(dims, by_column, least, spans, store) and not _is_far_apart(dims, by_column, store)
     return _code(dims, by_column, makers, whole, moments, spans, (arrays, 3, scalars))
 
 
@@ -145,7 +146,7 @@ def apply_code(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtyp
         flags = (parameter_dims[1] * parameter_dims[3] > 1,)
         return Code(dims, False, few.apply, False, flags, arrays, 3, ())
     spans = spans_of(dims, by_column, parameter_dims)
-    in_order = _is_written_in_order(dims, by_column, False, spans)
+    in_order = _is_written_in_order(dims, by_column, False, spans, store)
     return Code(dims, by_column, makers[by_column], in_order, (spans,), arrays, 3, ())
 
 
@@ -158,7 +159,8 @@ def backward_code(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.
     makers = rows_gradients.backward, rows_split.backward, columns_gradients.backward, columns_split.backward
     spans = spans_of(dims, by_column, parameter_dims, True)
     # where statistics are constants, threads that share sets read them once, in the order of memory
-    whole = _is_whole(dims, by_column, math.inf if moments == CONSTANT and not spans else SPLIT_SETS, spans)
+    few_sets = math.inf if moments == CONSTANT and not spans else SPLIT_SETS
+    whole = _is_whole(dims, by_column, few_sets, spans, store)
     return _code(dims, by_column, makers, whole, moments, spans, (arrays, 4, scalars))
 
 
@@ -171,16 +173,17 @@ def _code(
     spans: int,
     given: tuple,  # arrays, result and scalars of a `Code`
 ) -> Code:
-    make, in_order = makers[2 * by_column + (not whole)], _is_written_in_order(dims, by_column, whole, spans)
+    arrays, result, _ = given
+    in_order = _is_written_in_order(dims, by_column, whole, spans, arrays[result])
     flags = moments.center, moments.power, spans + rows_walk.SHORT * is_short(dims, by_column, spans)
-    return Code(dims, by_column, make, in_order, flags, *given)
+    return Code(dims, by_column, makers[2 * by_column + (not whole)], in_order, flags, *given)
 
 
-def _is_written_in_order(dims: Dims, by_column: bool, whole: bool, spans: int) -> bool:
+def _is_written_in_order(dims: Dims, by_column: bool, whole: bool, spans: int, store: np.dtype) -> bool:
     """Does a thread write whole vectors, one behind the other? What jumps between pages is slower past the caches."""
     b, m, c, n = dims
     if by_column:
-        view = plain(columns_walk.view_of)(dims, spans)
+        view = plain(columns_walk.view_of)(dims, spans, store)
         columns_of_all = view[2] * view[3]
         in_vectors = columns_of_all % LANES == 0 and (b == 1 or m * c * n % LANES == 0)
         return in_vectors and not (whole and columns_of_all > plain(columns_walk.width_of)(view))
@@ -195,9 +198,14 @@ def is_few(dims: Dims, most: int) -> bool:
     return m * n <= most or (m * n <= FEW_APART and n < LANES and m > 1 and c > 1)
 
 
+def few_forward(dims: Dims, parameter_dims: Dims) -> int:
+    """Values of a set that `few.py` takes going forward."""
+    return FEW_EACH if has_each(dims, parameter_dims) else FEW
+
+
 def few_back(dims: Dims, parameter_dims: Dims) -> int:
-    """Values of a set that `few.py` takes going back."""
-    return FEW_EACH if has_each(dims, parameter_dims) else FEW_BACK
+    """And going back."""
+    return FEW_EACH_BACK if has_each(dims, parameter_dims) else FEW_BACK
 
 
 def has_each(dims: Dims, parameter_dims: Dims) -> bool:
@@ -225,14 +233,14 @@ def is_columns(dims: Dims, gradients: bool = False) -> bool:
     return n < FOLDED_RUN and n < FOLDED_RUNS * m and m >= STRIP and c > 1
 
 
-def _is_whole(dims: Dims, by_column: bool, few: float, spans: int) -> bool:
+def _is_whole(dims: Dims, by_column: bool, few: float, spans: int, store: np.dtype) -> bool:
     """Does a thread take whole sets? Else all threads share every set, with the same bits: of fewer than `few` large
     ones."""
     b, m, c, n = dims
     if not by_column:
         m, n = (1, m * n) if spans == rows_walk.RUNS else (m, n)
         return plain(rows_walk.chunking)(m, n)[2] == 1 or b * c >= few
-    view = plain(columns_walk.view_of)(dims, spans)
+    view = plain(columns_walk.view_of)(dims, spans, store)
     m, width = view[1], plain(columns_walk.width_of)(view)
     tiles = -(-view[2] * view[3] // width)
     return m <= GROUP or (b * tiles >= few and m * width <= HIGH_COLUMNS)

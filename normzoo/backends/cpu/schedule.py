@@ -18,6 +18,7 @@ HIGH_COLUMNS = 1 << 20  # values of high columns that a thread reads twice, one 
 STREAMED = 1 << 24  # bytes of a result, from which on it is written past the caches: they would not hold it
 STREAM_ALIGNMENT = 16  # bytes of the narrowest vectors: where NumPy's arrays begin, they can be written past the caches
 LINE = 64  # bytes
+PAGE = 4096  # bytes, of which all can be read if one can: at least, on every processor
 APART_BYTES = 1 << 20  # bytes of a set whose runs lie apart, from which on threads share it
 NEIGHBOUR_RUN = 48  # values of a run, below which neighbours go back as one run of at most (order)
 NEIGHBOUR_SET = 32768  # values, for whose parameters' gradients a level-2 cache has room; of runs below LANES all do
@@ -26,9 +27,10 @@ SHORT_SET = 1024  # values up to which a set that is one run has a kernel of its
 # -- sets of few values: few.py (order: what they do not take is summed in float32) -------------------------------
 
 FEW = 48  # values of a set that go forward there, in runs that are no columns;
+FEW_EACH = 32  # where each value has its own parameters, whose tables would fill the level-1 cache;
 FEW_GIVEN = 32  # where the statistics are given;
 FEW_BACK = 31  # going back;
-FEW_EACH = 24  # going back where each value has its own parameters;
+FEW_EACH_BACK = 24  # going back where each value has its own parameters;
 FEW_APART = 56  # either way, where runs shorter than a vector lie apart
 FEW_COLUMN = 2  # values of a column, which lanes run over anyway,
 FEW_SAMPLE_COLUMN = 64  # or up to this, where a sample
@@ -59,12 +61,14 @@ GROUP = 512  # rows that one task sums in a row (order)
 STRIP = 4  # rows between two visits to a column's sums (order)
 HEIGHT = 4  # rows of a tile that are normalized with what was loaded for a vector of columns;
 HEIGHT_BACK = 2  # going back: of more rows the registers would not hold what was loaded
+AT_ONCE = 1 << 23  # bytes of an array, up to which threads that walk over whole rows take several at once; always those
+# of sixteen bits, whose conversions take the time,
+LONG_ROW = 1600  # and of more columns than this, whose forms and factors come from the level-2 cache
 FETCHED_ROW = 2048  # values of a row-wise walk, by which fetching is ahead of the work
-BAND = 1024  # columns whose forms and factors stay in the level-1 cache while their rows stream by,
-UNBROKEN = 1600  # where there are more than these: rows in two parts take longer than forms from the level-2 cache
 TILE = 65536  # values of a tile that is read twice: a quarter of a megabyte of float32
 WIDEST = 1024  # columns of a tile
-NARROW = 128  # columns, up to which rows are worked on side by side: a tile has room for as many (order)
+NARROW = 128  # columns, up to which rows are worked on side by side: a tile has room for as many (order);
+NARROW_HALVES = 256  # of sixteen bits, whose conversions take the time
 SIDE_ROWS = 8  # rows of those, at least;
 SIDE_ROWS_FULL = 64  # where columns fill the lanes without, they only save turns of loops
 COLUMN_SAMPLES = 16  # rows that say what sums of dy are around: of a mean near 0 they hardly have one sign (order);

@@ -19,14 +19,12 @@ from normzoo.backends.cpu.kernels.columns_moments import (
     merge_groups,
 )
 from normzoo.backends.cpu.kernels.columns_walk import (
-    band_of,
     groups_of,
     place_in,
     place_of,
     read_in,
     rest_of,
     row_parameter,
-    strip_of,
     tiles_of,
     view_of,
     width_of,
@@ -140,9 +138,23 @@ def y_strip(view, parameter_dims, x, weight, bias, y, b, row, rows, j, forms, k,
 
 
 @helper
-def region_apply(view, parameter_dims, x, weight, bias, y, b, top, end, first, last, forms, to, step, height, ahead,
+def rows_apply(view, parameter_dims, x, weight, bias, y, b, row, rows, first, last, forms, k, step, ahead, spans_m,
+               folds, streams):  # fmt: skip
+    """y on `rows` rows from `row` on of the columns [first, last)."""
+    whole = first + (last - first) // LANES * LANES
+    for j in range(first, whole, LANES):
+        y_strip(view, parameter_dims, x, weight, bias, y, b, row, rows, j, forms, k + j, step, ahead, LANES, True,
+                spans_m, folds, streams)  # fmt: skip
+    if whole < last:
+        y_strip(view, parameter_dims, x, weight, bias, y, b, row, rows, whole, forms, k + whole, step, ahead,
+                last - whole, False, spans_m, folds, False)  # fmt: skip
+
+
+@helper
+def region_apply(view, parameter_dims, x, weight, bias, y, b, top, end, first, last, forms, to, step, at_once, ahead,
                  spans_m, folds, streams):  # fmt: skip
-    """y on the rows [top, end) of the columns [first, last): a band of columns and `height` rows at a time.
+    """y on the rows [top, end) of the columns [first, last), HEIGHT at a time or, without `at_once`, one: two loops,
+    whose lengths are known when they are compiled.
 
     `ahead`: where the values lie, from those of the work, that are fetched meanwhile; `streams`: y goes past the
     caches.
@@ -150,18 +162,16 @@ def region_apply(view, parameter_dims, x, weight, bias, y, b, top, end, first, l
     for turn in range(2 if end == view[1] and rest_of(view) > 0 else 1):
         if turn == 1:  # what is behind the last row
             top, end, last = end, end + 1, first + rest_of(view)
-        width = band_of(last - first)
-        for band in range(first, last, width):
-            stop = smaller(band + width, last)
-            whole = band + (stop - band) // LANES * LANES
-            for row in range(top, end, height):
-                k, rows = to - first, strip_of(height, end - row)
-                for j in range(band, whole, LANES):
-                    y_strip(view, parameter_dims, x, weight, bias, y, b, row, rows, j, forms, k + j, step, ahead, LANES,
-                            True, spans_m, folds, streams)  # fmt: skip
-                if whole < stop:
-                    y_strip(view, parameter_dims, x, weight, bias, y, b, row, rows, whole, forms, k + whole, step,
-                            ahead, stop - whole, False, spans_m, folds, False)  # fmt: skip
+        row = top
+        while row < end:
+            if at_once and row + HEIGHT <= end:
+                rows_apply(view, parameter_dims, x, weight, bias, y, b, row, HEIGHT, first, last, forms, to - first,
+                           step, ahead, spans_m, folds, streams)  # fmt: skip
+                row += HEIGHT
+            else:
+                rows_apply(view, parameter_dims, x, weight, bias, y, b, row, 1, first, last, forms, to - first, step,
+                           ahead, spans_m, folds, streams)  # fmt: skip
+                row += 1
 
 
 @cache
@@ -170,7 +180,7 @@ def forward(center, power, spans_m, streams):
 
     @helper
     def one_tile(t, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp):
-        view = view_of(dims, spans_m)
+        view = view_of(dims, spans_m, x)
         m, width, tiles = view[1], width_of(view), tiles_of(view)
         i, first = t // tiles, t % tiles * width
         last = smaller(first + width, view[2] * view[3])
@@ -189,7 +199,7 @@ def forward(center, power, spans_m, streams):
         # 2 normalize
         prepare(dims, parameter_dims, x, weight, bias, stats, i, first, end, forms, 0, width, spans_m, False)
         repeat(dims, view, forms, FORMS, 0, width)
-        region_apply(view, parameter_dims, x, weight, bias, y, i, 0, m, first, last, forms, 0, width, HEIGHT, width,
+        region_apply(view, parameter_dims, x, weight, bias, y, i, 0, m, first, last, forms, 0, width, True, width,
                      spans_m, False, streams)  # fmt: skip
 
     @kernel
@@ -207,6 +217,6 @@ def forward(center, power, spans_m, streams):
         clamp,  # bool
     ):
         given = dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp
-        share(pool, dims[0] * tiles_of(view_of(dims, spans_m)), one_tile, given)
+        share(pool, dims[0] * tiles_of(view_of(dims, spans_m, x)), one_tile, given)
 
     return columns_forward

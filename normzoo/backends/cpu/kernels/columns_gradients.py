@@ -13,13 +13,11 @@ from normzoo.backends.cpu.compiling.jit import helper, kernel
 from normzoo.backends.cpu.kernels.columns import FORMS, clear_behind, four, prepare, repeat
 from normzoo.backends.cpu.kernels.columns_sums import SUMS, add_groups, fold_row_sums, group_sums
 from normzoo.backends.cpu.kernels.columns_walk import (
-    band_of,
     groups_of,
     place_in,
     read_in,
     rest_of,
     row_parameter,
-    strip_of,
     tiles_of,
     view_of,
     width_of,
@@ -119,24 +117,35 @@ def dx_strip(view, parameter_dims, dy, x, weight, dx, b, row, rows, j, forms, k,
 
 
 @helper
-def region_dx(view, parameter_dims, dy, x, weight, dx, b, top, end, first, last, forms, to, step, taken, height,
+def rows_dx(view, parameter_dims, dy, x, weight, dx, b, row, rows, first, last, forms, k, step, taken, o, ahead, power,
+            spans_m, streams):  # fmt: skip
+    """dx on `rows` rows from `row` on of the columns [first, last)."""
+    whole = first + (last - first) // LANES * LANES
+    for j in range(first, whole, LANES):
+        dx_strip(view, parameter_dims, dy, x, weight, dx, b, row, rows, j, forms, k + j, step, taken, o + j, ahead,
+                 LANES, True, power, spans_m, streams)  # fmt: skip
+    if whole < last:
+        dx_strip(view, parameter_dims, dy, x, weight, dx, b, row, rows, whole, forms, k + whole, step, taken, o + whole,
+                 ahead, last - whole, False, power, spans_m, False)  # fmt: skip
+
+
+@helper
+def region_dx(view, parameter_dims, dy, x, weight, dx, b, top, end, first, last, forms, to, step, taken, at_once,
               ahead, power, spans_m, streams):  # fmt: skip
     """dx on the rows [top, end) of the columns [first, last), as `region_apply` has y."""
     for turn in range(2 if end == view[1] and rest_of(view) > 0 else 1):
         if turn == 1:
             top, end, last = end, end + 1, first + rest_of(view)
-        width = band_of(last - first)
-        for band in range(first, last, width):
-            stop = smaller(band + width, last)
-            whole = band + (stop - band) // LANES * LANES
-            for row in range(top, end, height):
-                k, o, rows = to - first, taken[1] - first, strip_of(height, end - row)
-                for j in range(band, whole, LANES):
-                    dx_strip(view, parameter_dims, dy, x, weight, dx, b, row, rows, j, forms, k + j, step, taken[0],
-                             o + j, ahead, LANES, True, power, spans_m, streams)  # fmt: skip
-                if whole < stop:
-                    dx_strip(view, parameter_dims, dy, x, weight, dx, b, row, rows, whole, forms, k + whole, step,
-                             taken[0], o + whole, ahead, stop - whole, False, power, spans_m, False)  # fmt: skip
+        row = top
+        while row < end:
+            if at_once and row + HEIGHT_BACK <= end:
+                rows_dx(view, parameter_dims, dy, x, weight, dx, b, row, HEIGHT_BACK, first, last, forms, to - first,
+                        step, taken[0], taken[1] - first, ahead, power, spans_m, streams)  # fmt: skip
+                row += HEIGHT_BACK
+            else:
+                rows_dx(view, parameter_dims, dy, x, weight, dx, b, row, 1, first, last, forms, to - first, step,
+                        taken[0], taken[1] - first, ahead, power, spans_m, streams)  # fmt: skip
+                row += 1
 
 
 @helper
@@ -232,7 +241,7 @@ def backward(center, power, spans_m, streams):
     def some_tiles(t, dims, parameter_dims, dy, x, weight, stats, dx, blocks, kept, divisor, limit):
         b, m, c, n = dims
         pb = parameter_dims[0]
-        view = view_of(dims, spans_m)
+        view = view_of(dims, spans_m, x)
         columns, width, tiles, groups = c * n, width_of(view), tiles_of(view), groups_of(view[1])
         repeats = repeats_of(dims, parameter_dims) if spans_m else 1
         plane = block_of(dims, parameter_dims)
@@ -262,7 +271,7 @@ def backward(center, power, spans_m, streams):
                   power, divisor, limit, x, spans_m)  # fmt: skip
             repeat(dims, view, taken, TAKEN, 0, width)
             region_dx(view, parameter_dims, dy, x, weight, dx, i, 0, view[1], first, last, forms, 0, width, (taken, 0),
-                      HEIGHT_BACK, width, power, spans_m, streams)  # fmt: skip
+                      True, width, power, spans_m, streams)  # fmt: skip
 
     @kernel
     def columns_backward(
@@ -281,7 +290,7 @@ def backward(center, power, spans_m, streams):
     ):
         b, _, c, n = dims
         pb, pm, _, _ = parameter_dims
-        tiles = tiles_of(view_of(dims, spans_m))
+        tiles = tiles_of(view_of(dims, spans_m, x))
         repeats = repeats_of(dims, parameter_dims) if spans_m else 1
         per_place = (b // pb + repeats - 1) // repeats
         plane = block_of(dims, parameter_dims)

@@ -24,7 +24,7 @@ from normzoo.backends.cpu.kernels.columns_moments import (
     merge_groups,
 )
 from normzoo.backends.cpu.kernels.columns_sums import SUMS, add_groups, fold_row_sums, group_sums
-from normzoo.backends.cpu.kernels.columns_walk import groups_of, tiles_of, view_of
+from normzoo.backends.cpu.kernels.columns_walk import are_at_once, groups_of, tiles_of, view_of
 from normzoo.backends.cpu.parallel.sharing import pool_for, share
 from normzoo.backends.cpu.schedule import FETCHED_ROW, GROUP, TILE
 from normzoo.backends.cpu.vector.arithmetic import larger, smaller
@@ -68,12 +68,12 @@ def units_of(dims, view):
 def normalizing(spans_m, folds, streams):
     @helper
     def normalize_block(t, dims, parameter_dims, x, weight, bias, y, forms):
-        view = view_of(dims, spans_m)
+        view = view_of(dims, spans_m, x)
         step, height, heights = padded(view), height_of(view), heights_of(view)
         i, top = t // heights, t % heights * height
         end, to = smaller(top + height, view[1]), i * FORMS * step
-        region_apply(view, parameter_dims, x, weight, bias, y, i, top, end, 0, view[2] * view[3], forms, to, step, 1,
-                     FETCHED_ROW, spans_m, folds, streams)  # fmt: skip
+        region_apply(view, parameter_dims, x, weight, bias, y, i, top, end, 0, view[2] * view[3], forms, to, step,
+                     are_at_once(view, x, streams), FETCHED_ROW, spans_m, folds, streams)  # fmt: skip
 
     return normalize_block
 
@@ -82,7 +82,7 @@ def normalizing(spans_m, folds, streams):
 def preparing(spans_m, folds):
     @helper
     def prepare_sample(i, dims, parameter_dims, x, weight, bias, stats, forms):
-        view = view_of(dims, spans_m)
+        view = view_of(dims, spans_m, x)
         step = padded(view)
         to, columns = i * FORMS * step, dims[2] * dims[3]
         prepare(dims, parameter_dims, x, weight, bias, stats, i, 0, columns, forms, to, step, spans_m, folds)
@@ -98,7 +98,7 @@ def forward(center, power, spans_m, streams):
 
     @helper
     def sum_group(t, dims, x, part):
-        view = view_of(dims, spans_m)
+        view = view_of(dims, spans_m, x)
         columns, step, width = view[2] * view[3], padded(view), width_of(view)
         groups, tiles = groups_of(view[1]), tiles_of(view)
         i, g, first = t // tiles // groups, t // tiles % groups, t % tiles * width
@@ -108,7 +108,7 @@ def forward(center, power, spans_m, streams):
 
     @helper
     def finish_unit(t, dims, parameter_dims, x, weight, bias, stats, part, forms, divisor, eps, clamp):
-        view = view_of(dims, spans_m)
+        view = view_of(dims, spans_m, x)
         columns, m = dims[2] * dims[3], view[1]
         step, unit, units = padded(view), unit_of(dims, view), units_of(dims, view)
         i, first = t // units, t % units * unit
@@ -138,7 +138,7 @@ def forward(center, power, spans_m, streams):
         eps,
         clamp,
     ):
-        view = view_of(dims, spans_m)
+        view = view_of(dims, spans_m, x)
         b, groups, step = dims[0], groups_of(view[1]), padded(view)
         part = workspace(b * groups * 2 * step, stats)
         forms = workspace(b * FORMS * step, x)
@@ -170,7 +170,7 @@ def apply(spans_m, streams):
         y,
         stats,  # (3, b, c) float64
     ):
-        view = view_of(dims, spans_m)
+        view = view_of(dims, spans_m, x)
         b = dims[0]
         forms = workspace(b * FORMS * padded(view), x)
         threads = pool_for(forms.size, pool)
@@ -190,7 +190,7 @@ def backward(center, power, spans_m, streams):
     @helper
     def sum_groups(t, dims, parameter_dims, dy, x, weight, dx, blocks, part, forms, taken):
         """A task owns the rows of a group in the block of its tile."""
-        view = view_of(dims, spans_m)
+        view = view_of(dims, spans_m, x)
         b, pb, m = dims[0], parameter_dims[0], view[1]
         step, width = padded(view), width_of(view)
         groups, tiles = groups_of(m), tiles_of(view)
@@ -207,12 +207,12 @@ def backward(center, power, spans_m, streams):
                 top = g * GROUP
                 end = smaller(top + GROUP, m)
                 region_dx(view, parameter_dims, dy, x, weight, dx, own, top, end, first, last, forms,
-                          to, step, (taken, own * TAKEN * step + first), 1, FETCHED_ROW, power, spans_m,
+                          to, step, (taken, own * TAKEN * step + first), False, FETCHED_ROW, power, spans_m,
                           streams)  # fmt: skip
 
     @helper
     def add_sample(i, dims, dy, x, forms, part, kept):
-        view = view_of(dims, spans_m)
+        view = view_of(dims, spans_m, x)
         m, columns, step = view[1], dims[2] * dims[3], padded(view)
         at_part = i * groups_of(m) * SUMS * step
         add_groups(m, part, at_part, step, SUMS * step, view[2] * view[3])
@@ -223,7 +223,7 @@ def backward(center, power, spans_m, streams):
     @helper
     def weigh_sample(i, dims, stats, x, part, forms, taken, divisor, limit):
         _, m, c, n = dims
-        view = view_of(dims, spans_m)
+        view = view_of(dims, spans_m, x)
         columns, step, groups = c * n, padded(view), groups_of(view[1])
         at_part, to = i * groups * SUMS * step, i * FORMS * step
         weigh(dims, stats, i, 0, columns, part, at_part, step, forms, to, step, (taken, i * TAKEN * step),
@@ -232,12 +232,12 @@ def backward(center, power, spans_m, streams):
 
     @helper
     def derive_block(t, dims, parameter_dims, dy, x, weight, dx, forms, taken):
-        view = view_of(dims, spans_m)
+        view = view_of(dims, spans_m, x)
         step, height, heights = padded(view), height_of(view), heights_of(view)
         i, top = t // heights, t % heights * height
         region_dx(view, parameter_dims, dy, x, weight, dx, i, top, smaller(top + height, view[1]), 0,
-                  view[2] * view[3], forms, i * FORMS * step, step, (taken, i * TAKEN * step), 1, FETCHED_ROW, power,
-                  spans_m, streams)  # fmt: skip
+                  view[2] * view[3], forms, i * FORMS * step, step, (taken, i * TAKEN * step),
+                  are_at_once(view, x, streams), FETCHED_ROW, power, spans_m, streams)  # fmt: skip
 
     @kernel
     def columns_backward_split(
@@ -256,7 +256,7 @@ def backward(center, power, spans_m, streams):
     ):
         b, _, c, n = dims
         pb, pm, _, _ = parameter_dims
-        view = view_of(dims, spans_m)
+        view = view_of(dims, spans_m, x)
         step, groups, tiles = padded(view), groups_of(view[1]), tiles_of(view)
         part = workspace(b * groups * SUMS * step, stats)
         forms, taken = workspace(b * FORMS * step, x), workspace(b * TAKEN * step, x)

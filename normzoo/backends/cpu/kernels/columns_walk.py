@@ -2,30 +2,41 @@
 
 from normzoo.backends.cpu.compiling.jit import helper
 from normzoo.backends.cpu.kernels.moments import read
-from normzoo.backends.cpu.schedule import BAND, GROUP, NARROW, SIDE_ROWS, SIDE_ROWS_FULL, TILE, UNBROKEN, WIDEST
-from normzoo.backends.cpu.vector.access import at, load, load_as, load_n
+from normzoo.backends.cpu.schedule import (
+    AT_ONCE,
+    GROUP,
+    LONG_ROW,
+    NARROW,
+    NARROW_HALVES,
+    SIDE_ROWS,
+    SIDE_ROWS_FULL,
+    TILE,
+    WIDEST,
+)
+from normzoo.backends.cpu.vector.access import at, itemsize, load, load_as, load_n
 from normzoo.backends.cpu.vector.arithmetic import larger, smaller, splat
 from normzoo.backends.cpu.vector.lanes import LANES
 
 
 @helper
-def view_of(dims, spans_m):
-    """(b, rows, c, n, values of a sample): how x is walked over. As `dims` says or, where columns are so narrow that
-    they leave lanes empty, with several rows side by side: each column is then there several times, which `fold_rows`
-    and `repeat` know. What is behind the last of such rows is part of another; it is `rest_of`."""
+def view_of(dims, spans_m, x):
+    """(b, rows, c, n, values of a sample, rows side by side): how x is walked over. As `dims` says or, where columns
+    are so narrow that they leave lanes empty, with several rows side by side: each column is then there several times,
+    which `fold_rows` and `repeat` know. What is behind the last of such rows is part of another; it is `rest_of`."""
     b, m, c, n = dims
     columns = larger(1, c * n)
     together = 1
     if not spans_m:
         vectors = LANES // smaller(LANES, columns & -columns)  # rows that are whole vectors
-        together = smaller(NARROW // columns, m // (SIDE_ROWS if vectors > 1 else SIDE_ROWS_FULL))
+        room = NARROW_HALVES if itemsize(x) == 2 and 2 * columns > NARROW else NARROW
+        together = smaller(room // columns, m // (SIDE_ROWS if vectors > 1 else SIDE_ROWS_FULL))
         if together < 4 and vectors == 1:
             together = 1
         elif together > vectors:
             together = together // vectors * vectors
     if together <= 1:
-        return b, m, c, n, m * c * n
-    return b, m // together, together * c * n, 1, m * c * n
+        return b, m, c, n, m * c * n, 1
+    return b, m // together, together * c * n, 1, m * c * n, together
 
 
 @helper
@@ -42,9 +53,12 @@ def place_in(view, b, row):
 
 @helper
 def width_of(view):
-    """Columns of a tile that stays in the cache, or of a band of higher ones: whole vectors, and whole sets."""
-    _, m, c, n, _ = view
+    """Columns of a tile that stays in the cache, or of a band of higher ones: whole vectors, and whole sets; all, where
+    rows stand side by side."""
+    _, m, c, n, _, together = view
     unit = LANES * n
+    if together > 1:
+        return (c * n + unit - 1) // unit * unit
     widest = smaller(TILE // m, WIDEST) if m <= GROUP else WIDEST // 2
     return smaller((c * n + unit - 1) // unit, larger(1, widest // unit)) * unit
 
@@ -87,12 +101,8 @@ def read_in(view, a, i, left, full):
 
 
 @helper
-def strip_of(height, left):
-    """Rows of the next strip; a height of 1 is known when a kernel is compiled, and leaves no loop."""
-    return 1 if height == 1 else smaller(height, left)
-
-
-@helper
-def band_of(columns):
-    """Columns of a band."""
-    return UNBROKEN if columns <= UNBROKEN else BAND
+def are_at_once(view, x, streams):
+    """Where threads walk over whole rows: is it faster to work on several at once, with what was loaded for a vector of
+    columns? Stores to one line then do not follow each other, which takes longer where they leave the cache."""
+    is_held = itemsize(x) == 2 or view[0] * view[4] * itemsize(x) <= AT_ONCE or view[2] * view[3] > LONG_ROW
+    return is_held and not streams

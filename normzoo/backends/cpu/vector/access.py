@@ -15,12 +15,9 @@ from normzoo.backends.cpu.vector.lanes import (
     Values,
     Vec,
     filled,
-    intrinsic,
     llvm_type,
-    mask,
     of,
     pointer,
-    suffix,
 )
 from normzoo.backends.cpu.vector.storage import (
     as_floats,
@@ -29,6 +26,7 @@ from normzoo.backends.cpu.vector.storage import (
     is_bfloat16,
     loaded,
     loaded_in_order,
+    loaded_some,
     packed,
     reorders,
     store_in_order,
@@ -135,11 +133,7 @@ def _load_n(context, builder, sig, args):
     dtype = sig.args[0].dtype
     place = _address(context, builder, sig.args[0], args[0], args[1])
     count = context.cast(builder, args[2], sig.args[2], types.int64)
-    align = ir.Constant(ir.IntType(32), dtype.bitwidth // 8)
-    name = f"llvm.masked.load.{suffix(dtype)}.p0{suffix(dtype)}"
-    zeros = ir.Constant(stored(dtype), None)
-    v = intrinsic(builder, name, stored(dtype), [place, align, mask(builder, count), zeros])
-    return loaded(context, builder, dtype, v)
+    return loaded(context, builder, dtype, loaded_some(context, builder, dtype, place, count))
 
 
 def store(a, i, v):

@@ -9,7 +9,8 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from normzoo.backends.cpu.vector.lanes import LANES, is_short, llvm_type
+from normzoo.backends.cpu.schedule import PAGE
+from normzoo.backends.cpu.vector.lanes import LANES, intrinsic, is_short, llvm_type, mask, suffix
 
 _SHORTS = ir.VectorType(ir.IntType(16), LANES)
 _WORDS = ir.VectorType(ir.IntType(32), LANES)
@@ -181,6 +182,52 @@ _QUARTER = 4
 def has(context, feature: str) -> bool:
     """Has the processor that is compiled for these instructions?"""
     return f"+{feature}" in context.codegen().magic_tuple()[2]
+
+
+def loaded_some(context, builder, dtype: Any, place, count):
+    """What lay in memory of the lanes below `count`, and zeros."""
+    has_masks = has(context, "avx512bw") or (dtype.bitwidth > 16 and has(context, "avx"))
+    return (_masked if has_masks else _without_masks)(builder, dtype, place, count)
+
+
+def _masked(builder, dtype, place, count):
+    align = ir.Constant(ir.IntType(32), dtype.bitwidth // 8)
+    name = f"llvm.masked.load.{suffix(dtype)}.p0{suffix(dtype)}"
+    zeros = ir.Constant(stored(dtype), None)
+    return intrinsic(builder, name, stored(dtype), [place, align, mask(builder, count), zeros])
+
+
+def _without_masks(builder, dtype, place, count):
+    """As `_masked`, for which LLVM would ask of one element after the other whether to load it: all are loaded where
+    they lie in one page of memory, which can be read beyond an array, and those behind taken for zeros."""
+    size = dtype.bitwidth // 8
+    in_page = builder.and_(builder.ptrtoint(place, count.type), ir.Constant(count.type, PAGE - 1))
+    is_safe = builder.icmp_unsigned("<=", in_page, ir.Constant(count.type, PAGE - LANES * size))
+    with builder.if_else(is_safe, likely=True) as (within, across):
+        with within:
+            zeros = ir.Constant(stored(dtype), None)
+            whole = builder.select(mask(builder, count), builder.load(place, align=size), zeros)
+            here = builder.block
+        with across:
+            one_by_one = builder.call(_one_by_one(builder.module, dtype, place, count), [place, count])
+            there = builder.block
+    v = builder.phi(stored(dtype))
+    v.add_incoming(whole, here)
+    v.add_incoming(one_by_one, there)
+    return v
+
+
+def _one_by_one(module, dtype, place, count):
+    """`_masked` as a function of its own, which is hardly ever called and would be long at every place."""
+    name = f"load_n_{dtype}"
+    function = module.globals.get(name)
+    if function is None:
+        function = ir.Function(module, ir.FunctionType(stored(dtype), [place.type, count.type]), name)
+        function.linkage = "internal"
+        function.attributes.add("noinline")
+        builder = ir.IRBuilder(function.append_basic_block("entry"))
+        builder.ret(_masked(builder, dtype, *function.args))
+    return function
 
 
 def reorders(context, like: Any) -> bool:
