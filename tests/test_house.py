@@ -39,11 +39,13 @@ ROOMS = {
         "backends.subnormals",
     },
     "backends/cpu/schedule.py": set(),
-    "backends/cpu/compiling": {"backends.cpu.compiling"},
-    "backends/cpu/vector": {"backends.cpu.compiling", "backends.cpu.schedule", "backends.cpu.vector"},
+    "backends/cpu/numba_internals": {"backends.cpu.numba_internals"},
+    "backends/cpu/compiling": {"backends.cpu.compiling", "backends.cpu.numba_internals"},
+    "backends/cpu/vector": {"backends.cpu.numba_internals", "backends.cpu.schedule", "backends.cpu.vector"},
     "backends/cpu/parallel": {
         "backends",
         "backends.cpu.compiling",
+        "backends.cpu.numba_internals",
         "backends.cpu.parallel",
         "backends.cpu.schedule",
         "backends.cpu.vector",
@@ -53,6 +55,7 @@ ROOMS = {
         "backends.contract",
         "backends.cpu.compiling",
         "backends.cpu.fastcall",
+        "backends.cpu.numba_internals",
         "backends.cpu.parallel",
         "backends.cpu.vector",
         "backends.samples",
@@ -352,6 +355,49 @@ def test_a_room_imports_only_what_it_may(path):
         inner = module.removeprefix("normzoo").removeprefix(".")
         allowed = ROOMS[room]
         assert any(inner == a or (a and inner.startswith(a + ".")) for a in allowed), f"{room} imports {module}"
+
+
+KNOWN_OF_NUMBA = {
+    "numba",
+    "numba.core.cgutils",
+    "numba.core.errors",
+    "numba.core.event",
+    "numba.core.types",
+    "numba.experimental.structref",
+    "numba.extending",
+    "llvmlite",
+    "llvmlite.binding",
+    "llvmlite.ir",
+}  # what their documentation shows
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_private_names_of_numba_stand_in_one_place(path):
+    if path.parent.name == "numba_internals" or "cuda" in path.parts:
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        found = []
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            within = [f"{node.module}.{alias.name}" for alias in node.names]
+            found = within if node.module in {"numba.core", "numba.experimental", "llvmlite"} else [node.module]
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "context":
+            found = [f"numba.{node.attr}"] if node.attr in PRIVATE_OF_A_CONTEXT else []
+        for name in found:
+            assert name.split(".")[0] not in ("numba", "llvmlite") or name in KNOWN_OF_NUMBA, name
+
+
+PRIVATE_OF_A_CONTEXT = {
+    "active_code_library",
+    "add_dynamic_addr",
+    "call_conv",
+    "call_internal_no_propagate",
+    "codegen",
+    "get_python_api",
+    "nrt",
+    "typing_context",
+}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(PACKAGE).as_posix())

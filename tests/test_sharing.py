@@ -12,7 +12,7 @@ from numba.core import cgutils, types
 from normzoo.backends.cpu import schedule
 from normzoo.backends.cpu.code import compiled
 from normzoo.backends.cpu.compiling.jit import helper, kernel, plain
-from normzoo.backends.cpu.compiling.target import lower, typed
+from normzoo.backends.cpu.numba_internals.way import lower, typed
 from normzoo.backends.cpu.parallel import sharing, threads
 from normzoo.backends.cpu.parallel.sharing import ALONE, POOL, pool, pool_for, share
 from normzoo.backends.cpu.vector.access import at, put

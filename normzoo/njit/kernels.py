@@ -31,6 +31,7 @@ from normzoo.backends.cpu.kernels import (
     rows_split,
     rows_walk,
 )
+from normzoo.backends.cpu.numba_internals.needed import address_in, call_at, function_type, machine_code, raise_as
 from normzoo.backends.cpu.parallel.sharing import ALONE
 from normzoo.backends.cpu.vector.lanes import Flat
 from normzoo.passes import view
@@ -68,23 +69,19 @@ def by_address(kernel: Any, arrays: tuple[bool, ...]) -> Callable:
     def call(typing_context, arguments):
         given = arguments.types
         taken = tuple(Flat(t.dtype) if flat else types.unliteral(t) for t, flat in zip(given, arrays, strict=True))
-        kernel.compile(taken)
-        compiled = kernel.overloads[taken]
+        _, code, _ = machine_code(kernel, taken)
 
         def generate(context, builder, signature, args):
             parts = [builder.extract_value(args[0], i) for i in range(len(given))]
-            address = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
-            convention = context.call_conv
-            kind = convention.get_function_type(types.none, taken)
-            pointer = context.add_dynamic_addr(builder, address, info=kernel.py_func.__name__)
-            function = builder.bitcast(pointer, kind.as_pointer())
+            pointer = address_in(context, builder, code, kernel.py_func.__name__)
+            function = builder.bitcast(pointer, function_type(context, taken).as_pointer())
             flattened = [
                 context.make_array(t)(context, builder, part).data if flat else part
                 for t, part, flat in zip(given, parts, arrays, strict=True)
             ]
-            status, _ = convention.call_function(builder, function, types.none, taken, flattened)
+            status = call_at(context, builder, function, taken, flattened)
             with builder.if_then(status.is_error, likely=False):
-                convention.return_status_propagate(builder, status)
+                raise_as(context, builder, status)
             return context.get_dummy_value()
 
         return types.none(arguments), generate

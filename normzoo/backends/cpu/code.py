@@ -28,6 +28,7 @@ from normzoo.backends.cpu.kernels import (
     rows_split,
     rows_walk,
 )
+from normzoo.backends.cpu.numba_internals.needed import machine_code
 from normzoo.backends.cpu.parallel import threads
 from normzoo.backends.cpu.parallel.sharing import POOL
 from normzoo.backends.cpu.schedule import (
@@ -82,9 +83,7 @@ def compiled(kernel: Any, signature: tuple[types.Type, ...]) -> Compiled:
     if plain(kernel) is kernel:  # Numba is switched off
         return Compiled(partial(_interpreted, kernel), 0)
     with uninterrupted():
-        kernel.compile(signature)
-    made = kernel.overloads[signature]
-    return Compiled(made.entry_point, made.library.get_pointer_to_function(made.fndesc.llvm_func_name), made)
+        return Compiled(*machine_code(kernel, signature))
 
 
 def _interpreted(kernel: Callable, *arguments: Any) -> None:

@@ -23,8 +23,8 @@ from typing import Any
 
 import llvmlite
 import numba
-from numba.core.caching import IndexDataCacheFile
-from numba.core.compiler import CompileResult
+
+from normzoo.backends.cpu.numba_internals import optional
 
 PACKAGE = "normzoo.backends.cpu"
 
@@ -100,7 +100,7 @@ class Cache:
         for place in _readable() if SOURCE is not None else ():
             path = os.path.join(place, name)
             try:
-                return CompileResult._rebuild(target_context, *_files(place)._load_data(name))
+                return optional.read(place, name, target_context)
             except (OSError, MemoryError):  # there is no such file, most often
                 continue
             except Exception:  # what is in a broken file may raise anything
@@ -112,13 +112,13 @@ class Cache:
         place = cache_directory()
         if SOURCE is None:
             _lose("the sources of the kernels cannot be read, so an edit of them would not be seen")
-        elif compiled.library.has_dynamic_globals:
+        elif optional.has_addresses(compiled):
             _lose(f"{self._name} has addresses of this process in it")
         elif place is None:
             _lose("no directory can be written; set NUMBA_CACHE_DIR to one before Python starts")
         else:
             try:
-                _files(place)._save_data(self._file(sig, compiled.codegen), compiled._reduce())
+                optional.written(place, self._file(sig, compiled.codegen), compiled)
                 self._remove_others(place)
             except Exception as error:  # a full disk, or another Numba
                 _lose(f"{place}: {error or type(error).__name__}")
@@ -127,7 +127,7 @@ class Cache:
         """Numba calls this where a function is to be compiled anew: what is on disk is as good."""
 
     def _file(self, sig: Any, codegen: Any) -> str:
-        key = repr((self._name, sig, codegen.magic_tuple()))
+        key = repr((self._name, sig, optional.codegen_key(codegen)))
         return f"{self._prefix}{SOURCE or 0:x}-{_digest(key.encode()):x}{self._python}"
 
     def _remove_others(self, place: str) -> None:
@@ -136,11 +136,6 @@ class Cache:
         for path in Path(place).glob(f"{glob.escape(self._prefix)}*{self._python}"):
             if not path.name.startswith(own):
                 path.unlink(missing_ok=True)
-
-
-def _files(place: str) -> IndexDataCacheFile:
-    """Numba's reader and writer of files in a directory, which are there whole or not at all."""
-    return IndexDataCacheFile(place, "", None)
 
 
 def _given() -> str:
@@ -171,12 +166,7 @@ def _absolute(path: str) -> str:
 
 def _of_user() -> str:
     """The user's cache of Numba; "" where there is none."""
-    try:
-        from numba.misc.appdirs import AppDirs  # noqa: PLC0415  (an inner name of Numba's)
-
-        place = AppDirs(appname="numba", appauthor=False).user_cache_dir
-    except ImportError:
-        return ""
+    place = optional.users_cache()
     return place if os.path.isabs(place) else ""  # ~/.cache, of a user who has no home
 
 

@@ -7,18 +7,23 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numba
+
 from normzoo.backends.cpu.compiling.disk import Cache
-from normzoo.backends.cpu.compiling.pipeline import HelperCompiler, InlineCompiler, KernelCompiler
-from normzoo.backends.cpu.compiling.target import jit
+from normzoo.backends.cpu.numba_internals import optional, way
 
 # How Numba compiles what only compiled code calls: with no way in from Python or C, and no machine code of its own.
 NO_WAY_IN: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-INNER = NO_WAY_IN | {"pipeline_class": InlineCompiler}
+INNER = NO_WAY_IN | way.inlined
 
 
 def helper(function: Callable) -> Any:
-    """A function that is inlined into every kernel that calls it."""
-    return jit(function, HelperCompiler, forceinline=True, **NO_WAY_IN)
+    """A function that is inlined into every kernel that calls it; itself where Numba is switched off."""
+    return function if _is_off() else way.jit(function, True, **NO_WAY_IN)
+
+
+def _is_off() -> bool:
+    return bool(numba.config.DISABLE_JIT)  # type: ignore[attr-defined]
 
 
 def _flags(function: Callable) -> dict[str, Any]:
@@ -41,9 +46,11 @@ def kernel(function: Callable | None = None, *, nogil: bool = True) -> Any:
         return partial(kernel, nogil=nogil)
     flags = ", ".join(f"{name}={value}" for name, value in sorted(_flags(function).items()))
     function.__qualname__ += f"({flags})"
-    made = jit(function, KernelCompiler, nogil=nogil, no_cfunc_wrapper=True)
-    if made is not function:  # Numba is not switched off
-        made._cache = Cache(function)
+    if _is_off():
+        return function
+    made = way.jit(function, False, nogil=nogil, no_cfunc_wrapper=True)
+    if way.is_own:
+        optional.use_cache(made, Cache(function))
     return made
 
 

@@ -6,8 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-from llvmlite.binding.ffi import lib
-from numba.core.compiler_lock import global_compiler_lock
+from normzoo.backends.cpu.numba_internals.optional import compilers_locks
 
 
 @contextlib.contextmanager
@@ -50,6 +49,6 @@ def _let_compile() -> None:
         lock.release()
 
 
-_LOCKS = [global_compiler_lock._lock, lib._lock._lock]  # in the order in which compilations take them
+_LOCKS = compilers_locks()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_wait_for_compilers, after_in_parent=_let_compile, after_in_child=_let_compile)

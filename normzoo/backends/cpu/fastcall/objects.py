@@ -12,7 +12,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import NativeValue, box, models, register_model, unbox
 
-from normzoo.backends.cpu.compiling.target import lower, typed
+from normzoo.backends.cpu.numba_internals.needed import call_at, function_type, python_api, raise_as
+from normzoo.backends.cpu.numba_internals.way import lower, typed
 from normzoo.backends.cpu.vector.lanes import Flat, Space, pointer
 
 HEAD = object.__basicsize__  # bytes before the fields of any object; its type is the last of them
@@ -127,7 +128,7 @@ def _same(context, builder, sig, args):
 
 @lower(shared, types.Integer)
 def _shared(context, builder, sig, args):
-    api = context.get_python_api(builder)
+    api = python_api(context, builder)
     api.incref(builder.inttoptr(args[0], api.pyobj))
     return args[0]
 
@@ -179,7 +180,7 @@ def _needed(context, builder, sig, args):
 
 @lower(result_of, types.Integer, types.Integer)
 def _result_of(context, builder, sig, args):
-    api = context.get_python_api(builder)
+    api = python_api(context, builder)
     return builder.ptrtoint(api.call(*(builder.inttoptr(a, api.pyobj) for a in args)), _INT)
 
 
@@ -190,13 +191,12 @@ def _run(context, builder, sig, args):
     place = context.get_value_type(flat)
     taken = [*sig.args[2].types, *[flat] * len(places), *sig.args[4].types]
     given = [*ints, *(builder.inttoptr(p, place) for p in places), *scalars]
-    kind = context.call_conv.get_function_type(types.none, taken)
-    code = builder.inttoptr(args[0], kind.as_pointer())
-    status, _ = context.call_conv.call_function(builder, code, types.none, taken, given)
+    code = builder.inttoptr(args[0], function_type(context, taken).as_pointer())
+    status = call_at(context, builder, code, taken, given)
     with builder.if_then(status.is_error, likely=False):
-        api = context.get_python_api(builder)
+        api = python_api(context, builder)
         api.decref(builder.inttoptr(args[1], api.pyobj))
-        context.call_conv.return_status_propagate(builder, status)
+        raise_as(context, builder, status)
     return context.get_dummy_value()
 
 

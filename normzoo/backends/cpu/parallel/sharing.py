@@ -15,7 +15,8 @@ from llvmlite import binding, ir
 from numba.core import cgutils, types
 
 from normzoo.backends.cpu.compiling.jit import helper
-from normzoo.backends.cpu.compiling.target import lower, typed
+from normzoo.backends.cpu.numba_internals.needed import call_linked, compile_for, linked, name_of, raise_new
+from normzoo.backends.cpu.numba_internals.way import lower, typed
 from normzoo.backends.cpu.schedule import FOLDED_ON_THREADS
 from normzoo.backends.cpu.vector.lanes import Flat, Space, pointer
 
@@ -76,14 +77,30 @@ def share(pool, turns, work, arguments):
         work(t, *arguments)
 
 
-def _lent(arguments):
-    """Types of what the turns are given: a workspace is the caller's, whose references they do not count. Threads that
-    counted them would wait for each other."""
-    return tuple(Flat(kind.dtype) if isinstance(kind, Space) else kind for kind in arguments.types)
+def _lent(kind):
+    """The type of what the turns are given: a workspace is the caller's, whose references they do not count. Threads
+    that counted them would wait for each other."""
+    if isinstance(kind, Space):
+        return Flat(kind.dtype)
+    if not isinstance(kind, types.BaseTuple):
+        return kind
+    parts = [_lent(part) for part in kind.types]
+    return (
+        types.NamedTuple(parts, kind.instance_class) if isinstance(kind, types.BaseNamedTuple) else types.Tuple(parts)
+    )
+
+
+def _lend(context, builder, kind, value):
+    if isinstance(kind, Space):
+        return pointer(context, builder, kind, value)
+    if not isinstance(kind, types.BaseTuple):
+        return value
+    parts = zip(kind.types, cgutils.unpack_tuple(builder, value), strict=True)
+    return context.make_tuple(builder, _lent(kind), [_lend(context, builder, *part) for part in parts])
 
 
 def _type_of_share(pool, turns, work, arguments):
-    work.get_call_type(work.dispatcher.typingctx, (types.int64, *_lent(arguments)), {})  # compiles it
+    compile_for(work, (types.int64, *_lent(arguments).types))
     return types.none
 
 
@@ -93,19 +110,14 @@ typed(share, _type_of_share)
 @lower(share, POOL, types.Integer, types.Dispatcher, types.BaseTuple)
 def _lower_share(context, builder, signature, given):
     _, _, work, arguments = signature.args
-    taken = types.int64, *_lent(arguments)
-    called = work.get_call_type(context.typing_context, taken, {})
-    compiled = work.dispatcher.get_compile_result(called)
-    context.active_code_library.add_linking_library(compiled.library)
-    pool, turns, _, given_arguments = given
-    values = zip(arguments.types, cgutils.unpack_tuple(builder, given_arguments), strict=True)
-    arguments = cgutils.pack_struct(builder, [
-        pointer(context, builder, kind, value) if isinstance(kind, Space) else value for kind, value in values
-    ])  # fmt: skip
+    taken = types.int64, *_lent(arguments).types
+    called = linked(context, work, taken)
+    pool, turns, _, values = given
+    arguments = _lend(context, builder, arguments, values)
     with builder.if_then(builder.icmp_signed(">", turns, _INT(0))):
-        failed = _launch(context, builder, compiled.fndesc, taken, pool, turns, arguments)
+        failed = _launch(context, builder, called, taken, pool, turns, arguments)
         with builder.if_then(failed, likely=False):
-            context.call_conv.return_user_exc(builder, MemoryError, ("no memory for a kernel's working space",))
+            raise_new(context, builder, MemoryError, "no memory for a kernel's working space")
     return context.get_dummy_value()
 
 
@@ -156,7 +168,7 @@ def _launch(context, builder, called, taken, pool, turns, arguments):
 def _run_of_turns(context, module, called, taken, kind):
     """The function that a pool calls with the number of a part and how many parts, neighbours, it is to work on: their
     turns are neighbours too."""
-    run = ir.Function(module, _WORK, module.get_unique_name(f"turns_of_{called.mangled_name}"))
+    run = ir.Function(module, _WORK, module.get_unique_name(f"turns_of_{name_of(called)}"))
     run.linkage = "internal"
     builder = ir.IRBuilder(run.append_basic_block("entry"))
     part, handed = builder.ptrtoint(builder.load(run.args[0]), _INT), builder.load(run.args[1])
@@ -166,7 +178,7 @@ def _run_of_turns(context, module, called, taken, kind):
     start = builder.sdiv(builder.mul(part, turns), parts)
     stop = builder.sdiv(builder.mul(builder.add(part, handed), turns), parts)
     with cgutils.for_range_slice(builder, start, stop, _INT(1), _INT) as (turn, _):
-        status, _ = context.call_internal_no_propagate(builder, called, types.none(*taken), [turn, *elements])
+        status = call_linked(context, builder, called, taken, [turn, *elements])
         with builder.if_then(status.is_error, likely=False):
             builder.store(_INT(1), _field(builder, shared, FAILED))
     builder.ret_void()

@@ -16,9 +16,9 @@ from time import perf_counter
 from typing import Any
 
 import numba
-from numba.np.ufunc import parallel
 
 from normzoo.backends import PROCESS
+from normzoo.backends.cpu.numba_internals.optional import threads_are_started
 from normzoo.backends.cpu.parallel.sharing import ALONE, pool, waking
 from normzoo.backends.cpu.schedule import ALWAYS_SHARED, ASSUMED_SPEED, TIMED_CALLS
 from normzoo.backends.subnormals import mode
@@ -32,7 +32,7 @@ def _owner() -> int:
     known."""
     spawned = getattr(sys.modules["__main__"], "__name__", "") == "__mp_main__"
     forked = os.getpid() != PROCESS or (parent_process() is not None and not spawned)
-    return 0 if forked and parallel._is_initialized else os.getpid()
+    return 0 if forked and threads_are_started() else os.getpid()
 
 
 _process = _owner()

@@ -7,7 +7,7 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from normzoo.backends.cpu.compiling.target import lower, typed
+from normzoo.backends.cpu.numba_internals.way import lower, typed
 from normzoo.backends.cpu.schedule import STREAM_ALIGNMENT
 from normzoo.backends.cpu.vector.lanes import (
     LANES,

@@ -11,7 +11,7 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from normzoo.backends.cpu.compiling.target import lower, typed
+from normzoo.backends.cpu.numba_internals.way import lower, typed
 from normzoo.backends.cpu.vector.lanes import LANES, Flat, llvm_type, of, pointer
 from normzoo.backends.cpu.vector.storage import as_floats, as_stored, joined, loaded, stored, to_store, word
 

@@ -7,7 +7,7 @@ import numpy as np
 from llvmlite import ir
 from numba.core import types
 
-from normzoo.backends.cpu.compiling.target import lower, typed
+from normzoo.backends.cpu.numba_internals.way import lower, typed
 from normzoo.backends.cpu.vector.lanes import LANES, Flat, Values, Vec, filled, intrinsic, llvm_type, mask, of, suffix
 
 # -- lanes from and to scalars -----------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import numpy as np
 from numba.core import types
 
-from normzoo.backends.cpu.compiling.target import lower, typed
+from normzoo.backends.cpu.numba_internals.way import lower, typed
 from normzoo.backends.cpu.vector.arithmetic import _bits_of, _constant
 from normzoo.backends.cpu.vector.lanes import Flat, Vec
 

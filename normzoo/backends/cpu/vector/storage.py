@@ -9,6 +9,7 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 
+from normzoo.backends.cpu.numba_internals.needed import features, triple
 from normzoo.backends.cpu.schedule import PAGE
 from normzoo.backends.cpu.vector.lanes import LANES, intrinsic, is_short, llvm_type, mask, suffix
 
@@ -58,8 +59,7 @@ def to_store(context, builder, dtype: Any, v):
 def converts_halves(context) -> bool:
     """Has the processor that is compiled for instructions between float16 and float32? LLVM calls a function where it
     has none, and finds no such function in a process."""
-    triple = context.codegen().magic_tuple()[0]
-    return has(context, "f16c") or triple.startswith(("aarch64", "arm64"))
+    return has(context, "f16c") or triple(context).startswith(("aarch64", "arm64"))
 
 
 def _like(v, element: ir.Type) -> ir.Type:
@@ -181,7 +181,7 @@ _QUARTER = 4
 
 def has(context, feature: str) -> bool:
     """Has the processor that is compiled for these instructions?"""
-    return f"+{feature}" in context.codegen().magic_tuple()[2]
+    return f"+{feature}" in features(context)
 
 
 def loaded_some(context, builder, dtype: Any, place, count):

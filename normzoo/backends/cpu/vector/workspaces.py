@@ -3,9 +3,9 @@
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.core.imputils import impl_ret_new_ref
 
-from normzoo.backends.cpu.compiling.target import lower, typed
+from normzoo.backends.cpu.numba_internals.needed import allocated, returned_new
+from normzoo.backends.cpu.numba_internals.way import lower, typed
 from normzoo.backends.cpu.schedule import STACK_BYTES
 from normzoo.backends.cpu.vector.access import element_at
 from normzoo.backends.cpu.vector.lanes import Flat, Space, of
@@ -30,11 +30,11 @@ def _workspace(context, builder, sig, args):
     held = cgutils.alloca_once(builder, space.held.type, zfill=True)  # none
     data = cgutils.alloca_once_value(builder, builder.bitcast(local, space.data.type))
     with builder.if_then(builder.icmp_unsigned(">", length, ir.Constant(length.type, STACK_BYTES))):
-        taken = context.nrt.meminfo_alloc_aligned(builder, length, align=64)
+        taken, begins = allocated(context, builder, length, 64)
         builder.store(taken, held)
-        builder.store(builder.bitcast(context.nrt.meminfo_data(builder, taken), space.data.type), data)
+        builder.store(builder.bitcast(begins, space.data.type), data)
     space.data, space.size, space.held = builder.load(data), args[0], builder.load(held)
-    return impl_ret_new_ref(context, builder, sig.return_type, space._getvalue())
+    return returned_new(context, builder, sig.return_type, space._getvalue())
 
 
 def clear(a, i, count):

@@ -1,4 +1,4 @@
-"""The steps in which Numba compiles kernels and helpers: its own, without what they have no use for."""
+"""The steps in which our own way compiles kernels and helpers: Numba's, without what they have no use for."""
 
 import copy
 from collections.abc import Callable

@@ -1,9 +1,10 @@
-"""Numba's target "cpu" as kernels know it: with what they use, and no more.
+"""Our own way to compile: Numba's target "cpu" as kernels know it, with what they use, and no more.
 
 Numba's own learns all that it can compile at the first call of a process, before it even loads what is on disk: most
 of NumPy, linear algebra (for which it imports SciPy), strings, typed containers. That takes a quarter of a second, and
 the operators of all of these are looked through whenever a kernel adds two numbers. Here arithmetic, tuples, ranges and
-a few functions of `math` are known, and the primitives of this package.
+a few functions of `math` are known, and the primitives of this package. Without the names that this takes hold of,
+kernels are compiled as `plain.py` does, to the same bits.
 """
 
 import logging
@@ -11,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numba
 from numba.core import types
 from numba.core.cpu import CPUContext, CPUTargetOptions
 from numba.core.descriptors import TargetDescriptor
@@ -19,6 +19,9 @@ from numba.core.dispatcher import Dispatcher
 from numba.core.imputils import Registry as Lowered
 from numba.core.runtime import rtsys
 from numba.core.typing import Context, mathdecl, templates
+
+from normzoo.backends.cpu.numba_internals.needed import machine_code
+from normzoo.backends.cpu.numba_internals.pipeline import HelperCompiler, InlineCompiler, KernelCompiler
 
 _declared, _lowered = templates.Registry(), Lowered("normzoo")
 lower = _lowered.lower  # a decorator: how a primitive becomes LLVM's code, for arguments of these types
@@ -117,9 +120,44 @@ class _Function(Dispatcher):
         )
 
 
-def jit(function: Callable, pipeline: type, **options: Any) -> Any:
-    """As numba.njit, for this target; `function` itself where Numba is switched off."""
-    if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
-        return function
-    given = {"nopython": True, "error_model": "numpy", **options}
-    return _Function(function, targetoptions=given, pipeline_class=pipeline)
+def jit(function: Callable, is_helper: bool, **options: Any) -> Any:
+    """As numba.njit, for this target: a helper, which is only ever inlined, or a kernel."""
+    given = {"nopython": True, "error_model": "numpy", "forceinline": is_helper, **options}
+    return _Function(function, targetoptions=given, pipeline_class=HelperCompiler if is_helper else KernelCompiler)
+
+
+# what `register_jitable` takes for functions that only compiled code of Numba's own target calls
+inlined: dict[str, Any] = {"pipeline_class": InlineCompiler}
+
+
+def probe() -> None:
+    """Compile a kernel of a helper and a primitive of its own, and call it.
+
+    Raises:
+        Exception: whatever a version of Numba that is unlike those known raises.
+    """
+
+    def half(v):
+        return v / 2
+
+    typed(half, lambda v: types.float64)
+
+    @lower(half, types.Float)
+    def _half(context, builder, sig, args):
+        return builder.fmul(args[0], args[0].type(0.5))
+
+    def add(total, v):
+        return total + half(v)
+
+    adding = jit(add, True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+    def halves(count, v):
+        total = 0.0
+        for _ in range(count):
+            total = adding(total, v)
+        return total
+
+    call, _, _ = machine_code(jit(halves, False, nogil=True, no_cfunc_wrapper=True), (types.int64, types.float64))
+    found = call(3, 1.5)
+    if found != 2.25:
+        raise ValueError(f"1.5 halved and added up three times is {found!r}")

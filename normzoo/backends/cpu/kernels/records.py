@@ -1,0 +1,62 @@
+"""What kernels hand to their parts: records of named fields, which compiled code takes apart for nothing.
+
+Letters are those of `contract.py`: a view has dims (b, m, c, n), its parameters (pb, pm, pc, pn).
+"""
+
+from typing import Any, NamedTuple
+
+
+class Forward(NamedTuple):
+    """A pass from x to y; or y alone, of given statistics."""
+
+    dims: Any
+    parameter_dims: Any
+    x: Any
+    weight: Any
+    bias: Any
+    y: Any
+    stats: Any  # (3, b, c) float64: mean, spread, rstd
+
+
+class Moments(NamedTuple):
+    """What makes statistics of sums; the rest is known when a kernel is compiled."""
+
+    divisor: Any  # float: values in a set, or 1 for totals
+    eps: Any  # float
+    clamp: Any  # bool
+
+
+class Backward(NamedTuple):
+    """A pass from dy to dx."""
+
+    dims: Any
+    parameter_dims: Any
+    dy: Any
+    x: Any
+    weight: Any
+    stats: Any  # as `Forward` left them
+    dx: Any
+
+
+class Limits(NamedTuple):
+    divisor: Any  # as for `Moments`
+    limit: Any  # float: rstd of a clamped set, or inf
+
+
+class View(NamedTuple):
+    """How columns walk over x, see `columns_walk.view_of`."""
+
+    b: Any
+    rows: Any
+    columns: Any
+    n: Any  # neighbours that are columns of one set
+    values: Any  # of a sample
+    together: Any  # rows side by side
+
+
+class Planes(NamedTuple):
+    """Planes of a workspace, one number for each column: the first at `at`, `step` values apart."""
+
+    values: Any
+    at: Any
+    step: Any

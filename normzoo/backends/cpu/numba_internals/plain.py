@@ -1,0 +1,21 @@
+"""The way that needs no private name: Numba's own target, with the primitives of this package among its own.
+
+The same bits; but Numba first learns all that it can compile, kernels take longer to compile, and are not kept on disk.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+from numba.extending import lower_builtin, type_callable
+
+lower = lower_builtin
+inlined: dict[str, Any] = {}
+
+
+def typed(function: Callable, rule: Callable) -> None:
+    type_callable(function)(lambda context: rule)
+
+
+def jit(function: Callable, is_helper: bool, **options: Any) -> Any:
+    return numba.njit(error_model="numpy", forceinline=is_helper, **options)(function)
