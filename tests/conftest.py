@@ -2,8 +2,11 @@
 a folder for them, which NORMZOO_TEST_CACHE names."""
 
 import gc
+import importlib
 import os
+import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 if "NORMZOO_TEST_CACHE" in os.environ:
@@ -27,6 +30,9 @@ def pytest_addoption(parser):
         metavar="FOLDER",
         help="keep the executor's compiled CUDA kernels there, and use them",
     )
+    parser.addoption(
+        "--plain", action="store_true", help="compile kernels as with a Numba of which no private name is known"
+    )
 
 
 def pytest_configure(config):
@@ -34,6 +40,11 @@ def pytest_configure(config):
         from tests.cuda_executor import kept  # noqa: PLC0415  (Numba and its like are not imported for nothing)
 
         kept.folder = folder
+    if config.getoption("--plain"):
+        sys.modules["normzoo.backends.cpu.numba_internals.target"] = None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module("normzoo.backends.cpu")
 
 
 @pytest.fixture

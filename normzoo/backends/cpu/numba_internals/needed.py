@@ -56,12 +56,12 @@ def address_in(context: Any, builder: Any, address: int, name: str) -> Any:
     return context.add_dynamic_addr(builder, address, info=name)
 
 
-def compile_for(work: types.Dispatcher, taken: tuple[types.Type, ...]) -> None:
+def compile_for(work: Any, taken: tuple[types.Type, ...]) -> None:
     """Compile a function for these types, while types are inferred."""
     work.get_call_type(work.dispatcher.typingctx, taken, {})
 
 
-def linked(context: Any, work: types.Dispatcher, taken: tuple[types.Type, ...]) -> Any:
+def linked(context: Any, work: Any, taken: tuple[types.Type, ...]) -> Any:
     """That function, whose code now belongs to the one that is being compiled."""
     called = work.get_call_type(context.typing_context, taken, {})
     compiled = work.dispatcher.get_compile_result(called)

@@ -7,7 +7,7 @@ from numba.core import compiler_lock
 try:
     from llvmlite.binding import ffi
 except ImportError:
-    ffi = None  # type: ignore[assignment]
+    ffi = None
 
 
 def compilers_locks() -> list[Any]:

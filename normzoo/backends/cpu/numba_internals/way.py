@@ -23,10 +23,11 @@ def _chosen() -> Any:
 def _plain(error: Exception) -> ModuleType:
     from normzoo.backends.cpu.numba_internals import plain  # noqa: PLC0415
 
+    oldest, newest = (".".join(map(str, version)) for version in TRIED)
     warnings.warn(
-        f"normzoo: Numba {numba.__version__} is unlike the versions this was made for, "
-        f"{'.'.join(map(str, TRIED[0]))} to {'.'.join(map(str, TRIED[1]))} ({type(error).__name__}: {error}). Kernels "
-        "are compiled the ordinary way: the same values, but each process compiles them anew",
+        f"normzoo: Numba {numba.__version__} lacks what our own way of compiling takes hold of "
+        f"({type(error).__name__}: {error}), so kernels are compiled the ordinary way: to the same values, but anew in "
+        f"each process, which takes seconds. numba>={oldest} to {newest} have it",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -10,6 +10,7 @@ from functools import lru_cache
 from itertools import pairwise
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 from llvmlite import binding, ir
 from numba.core import cgutils, types
@@ -77,25 +78,25 @@ def share(pool, turns, work, arguments):
         work(t, *arguments)
 
 
-def _lent(kind):
+def _lent(kind: Any) -> Any:
     """The type of what the turns are given: a workspace is the caller's, whose references they do not count. Threads
     that counted them would wait for each other."""
     if isinstance(kind, Space):
         return Flat(kind.dtype)
     if not isinstance(kind, types.BaseTuple):
         return kind
-    parts = [_lent(part) for part in kind.types]
-    return (
-        types.NamedTuple(parts, kind.instance_class) if isinstance(kind, types.BaseNamedTuple) else types.Tuple(parts)
-    )
+    parts = [_lent(part) for part in kind.types]  # type: ignore[attr-defined]
+    if isinstance(kind, types.BaseNamedTuple):
+        return types.NamedTuple(parts, kind.instance_class)  # type: ignore[attr-defined]
+    return types.Tuple(parts)
 
 
-def _lend(context, builder, kind, value):
+def _lend(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     if isinstance(kind, Space):
         return pointer(context, builder, kind, value)
     if not isinstance(kind, types.BaseTuple):
         return value
-    parts = zip(kind.types, cgutils.unpack_tuple(builder, value), strict=True)
+    parts = zip(kind.types, cgutils.unpack_tuple(builder, value), strict=True)  # type: ignore[attr-defined]
     return context.make_tuple(builder, _lent(kind), [_lend(context, builder, *part) for part in parts])
 
 
