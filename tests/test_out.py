@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import normzoo as nz
-from normzoo.backends.cpu.code import is_columns
+from normzoo.backends.cpu.choice import is_columns
 from tests import check
 from tests.cases import CASES, channels_last_strides, draw, filled
 

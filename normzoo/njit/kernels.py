@@ -19,7 +19,19 @@ from numba.core import types
 from numba.extending import intrinsic, register_jitable
 
 from normzoo.backends.contract import CONSTANT, Moments
-from normzoo.backends.cpu import code
+from normzoo.backends.cpu.choice import (
+    BACKWARD,
+    COLUMNS,
+    FEW,
+    FORWARD,
+    ROWS,
+    choice,
+    has_each,
+    is_by_column,
+    is_columns,
+    is_few,
+    spans_of,
+)
 from normzoo.backends.cpu.compiling.jit import INNER
 from normzoo.backends.cpu.kernels import (
     columns,
@@ -29,8 +41,8 @@ from normzoo.backends.cpu.kernels import (
     rows,
     rows_gradients,
     rows_split,
-    rows_walk,
 )
+from normzoo.backends.cpu.kernels.rows_walk import EACH, ONE, RUNS
 from normzoo.backends.cpu.numba_internals.needed import address_in, call_at, function_type, machine_code, raise_as
 from normzoo.backends.cpu.parallel.sharing import ALONE
 from normzoo.backends.cpu.vector.lanes import Flat
@@ -38,11 +50,10 @@ from normzoo.passes import view
 
 inner = register_jitable(**INNER)
 inner(view.take_run)
-inner(code.has_each)
 fit_sizes = inner(view.fit_sizes)
-is_columns, is_few, spans_of = inner(code.is_columns), inner(code.is_few), inner(code.spans_of)
-few_forward, few_back = inner(code.few_forward), inner(code.few_back)
-RUNS = rows_walk.RUNS
+for function in (has_each, is_columns, is_few, spans_of):
+    inner(function)
+choose = inner(choice)
 
 
 class Kinds(NamedTuple):
@@ -96,25 +107,18 @@ _ARRAYS = {
 }
 
 
+# What `choice` gives for each of `Kinds`, in their order.
+NUMBERS = ROWS + ONE, ROWS + EACH, COLUMNS + ONE, COLUMNS + EACH, ROWS + RUNS
+
+
 def _variants(kind: str, by_row: Any, by_column: Any, kinds: Kinds) -> list[Any]:
     """The kernels of the five kinds, each where it may be needed."""
-    makers = (by_row, by_row, by_column, by_column, by_row)
     return [
-        by_address(make(spans, False), _ARRAYS[kind]) if needed else None
-        for make, spans, needed in zip(
-            makers, (rows_walk.ONE, rows_walk.EACH, False, True, rows_walk.RUNS), kinds, strict=True
-        )
+        by_address((by_row, by_column)[is_by_column(number)[0]](is_by_column(number)[1], False), _ARRAYS[kind])
+        if needed
+        else None
+        for number, needed in zip(NUMBERS, kinds, strict=True)
     ]
-
-
-@inner
-def _choice(dims, parameter_dims, gradients):
-    """Which of the five."""
-    by_column = is_columns(dims, gradients)
-    spans = spans_of(dims, by_column, parameter_dims, gradients)
-    if by_column:
-        return 2 + spans
-    return 4 if spans == RUNS else spans
 
 
 def _of_few(kind: str, make: Any, flags: tuple, dtype: types.Float) -> Any:
@@ -153,20 +157,19 @@ def forward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
             if known
             else (ALONE, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, False)
         )
-        if has_few and is_few(dims, few_forward(dims, parameter_dims)):
-            of_few(arguments)
-            return
-        which = _choice(dims, parameter_dims, False)
-        if has_first and which == 0:
+        which = choose(dims, parameter_dims, FORWARD, known, has_few)
+        if has_first and which == NUMBERS[0]:
             first(arguments)
-        if has_second and which == 1:
+        if has_second and which == NUMBERS[1]:
             second(arguments)
-        if has_third and which == 2:
+        if has_third and which == NUMBERS[2]:
             third(arguments)
-        if has_fourth and which == 3:
+        if has_fourth and which == NUMBERS[3]:
             fourth(arguments)
-        if has_fifth and which == 4:
+        if has_fifth and which == NUMBERS[4]:
             fifth(arguments)
+        if has_few and which == FEW:
+            of_few(arguments)
 
     return run
 
@@ -189,19 +192,18 @@ def backward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
     def run(dims, parameter_dims, dy, x, weight, stats, eps, dx, dweight, dbias):
         divisor = float(dims[1] * dims[3])
         arguments = (ALONE, dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, np.inf)
-        if has_few and is_few(dims, few_back(dims, parameter_dims)) and not (known and is_columns(dims, True)):
-            of_few(arguments)
-            return
-        which = _choice(dims, parameter_dims, True)
-        if has_first and which == 0:
+        which = choose(dims, parameter_dims, BACKWARD, known, has_few)
+        if has_first and which == NUMBERS[0]:
             first(arguments)
-        if has_second and which == 1:
+        if has_second and which == NUMBERS[1]:
             second(arguments)
-        if has_third and which == 2:
+        if has_third and which == NUMBERS[2]:
             third(arguments)
-        if has_fourth and which == 3:
+        if has_fourth and which == NUMBERS[3]:
             fourth(arguments)
-        if has_fifth and which == 4:
+        if has_fifth and which == NUMBERS[4]:
             fifth(arguments)
+        if has_few and which == FEW:
+            of_few(arguments)
 
     return run

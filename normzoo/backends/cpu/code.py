@@ -14,6 +14,7 @@ import numpy as np
 from numba.core import types
 
 from normzoo.backends.contract import CONSTANT, Array, Dims, Moments
+from normzoo.backends.cpu.choice import APPLY, BACKWARD, FEW, FORWARD, choice, has_each, is_by_column
 from normzoo.backends.cpu.compiling.jit import plain
 from normzoo.backends.cpu.compiling.locks import uninterrupted
 from normzoo.backends.cpu.kernels import (
@@ -33,29 +34,15 @@ from normzoo.backends.cpu.parallel import threads
 from normzoo.backends.cpu.parallel.sharing import POOL
 from normzoo.backends.cpu.schedule import (
     APART_BYTES,
-    FEW,
-    FEW_APART,
-    FEW_BACK,
-    FEW_COLUMN,
-    FEW_EACH,
-    FEW_EACH_BACK,
-    FEW_GIVEN,
     FEW_SAMPLE,
-    FEW_SAMPLE_COLUMN,
-    FOLDED_RUN,
-    FOLDED_RUNS,
-    FOLDED_TILE,
     GROUP,
     HIGH_COLUMNS,
-    NEIGHBOUR_RUN,
-    NEIGHBOUR_SET,
     SERIAL,
     SETS_PER_THREAD,
     SHORT_SET,
     SPLIT_SETS,
     STREAM_ALIGNMENT,
     STREAMED,
-    STRIP,
 )
 from normzoo.backends.cpu.vector.lanes import LANES, Flat
 
@@ -125,38 +112,38 @@ class Code(NamedTuple):
 
 
 def forward_code(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Code:
-    by_column = is_columns(dims)
+    chosen = choice(dims, parameter_dims, FORWARD, False, dtype == np.float32)
     arrays, scalars = (store, dtype, dtype, store, DOUBLE), (types.float64, types.float64, types.boolean)
-    if dtype == np.float32 and is_few(dims, few_forward(dims, parameter_dims)):
+    if chosen == FEW:
         flags = moments.center, moments.power, *few_flags(dims, parameter_dims)
         return Code(dims, False, few.forward, False, flags, arrays, 3, scalars)
+    by_column, spans = is_by_column(chosen)
     makers = rows.forward, rows_split.forward, columns.forward, columns_split.forward
     least = min(SPLIT_SETS, SETS_PER_THREAD * numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-    spans = spans_of(dims, by_column, parameter_dims)
     whole = _is_whole(dims, by_column, least, spans, store) and not _is_far_apart(dims, by_column, store)
     return _code(dims, by_column, makers, whole, moments, spans, (arrays, 3, scalars))
 
 
 def apply_code(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) -> Code:
-    by_column = is_columns(dims)
-    makers = rows_split.apply, columns_split.apply
+    chosen = choice(dims, parameter_dims, APPLY, True, dtype == np.float32)
     arrays = store, dtype, dtype, store, DOUBLE
-    if dtype == np.float32 and not by_column and dims[1] * dims[3] <= FEW_GIVEN:
+    if chosen == FEW:
         flags = (parameter_dims[1] * parameter_dims[3] > 1,)
         return Code(dims, False, few.apply, False, flags, arrays, 3, ())
-    spans = spans_of(dims, by_column, parameter_dims)
+    by_column, spans = is_by_column(chosen)
+    makers = rows_split.apply, columns_split.apply
     in_order = _is_written_in_order(dims, by_column, False, spans, store)
     return Code(dims, by_column, makers[by_column], in_order, (spans,), arrays, 3, ())
 
 
 def backward_code(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Code:
-    by_column = is_columns(dims, True)
+    chosen = choice(dims, parameter_dims, BACKWARD, moments == CONSTANT, dtype == np.float32)
     arrays, scalars = (store, store, dtype, DOUBLE, store, dtype, dtype), (types.float64, types.float64)
-    if dtype == np.float32 and is_few(dims, few_back(dims, parameter_dims)) and not (by_column and moments == CONSTANT):
+    if chosen == FEW:
         flags = moments.center, moments.power, has_each(dims, parameter_dims), *few_flags(dims, parameter_dims)
         return Code(dims, False, few.backward, False, flags, arrays, 4, scalars)
+    by_column, spans = is_by_column(chosen)
     makers = rows_gradients.backward, rows_split.backward, columns_gradients.backward, columns_split.backward
-    spans = spans_of(dims, by_column, parameter_dims, True)
     # where statistics are constants, threads that share sets read them once, in the order of memory
     few_sets = math.inf if moments == CONSTANT and not spans else SPLIT_SETS
     whole = _is_whole(dims, by_column, few_sets, spans, store)
@@ -189,47 +176,12 @@ def _is_written_in_order(dims: Dims, by_column: bool, whole: bool, spans: int, s
     return n % LANES == 0 and not (whole and m > 1 and c > 1)
 
 
-def is_few(dims: Dims, most: int) -> bool:
-    """Do the kernels of few values, of `most` in a set, take this view? They compute float32."""
-    _, m, c, n = dims
-    if n == 1 and m > 1 and c > 1:
-        return m <= FEW_COLUMN or (m <= FEW_SAMPLE_COLUMN and m * c <= FEW_SAMPLE)
-    return m * n <= most or (m * n <= FEW_APART and n < LANES and m > 1 and c > 1)
-
-
-def few_forward(dims: Dims, parameter_dims: Dims) -> int:
-    """Values of a set that `few.py` takes going forward."""
-    return FEW_EACH if has_each(dims, parameter_dims) else FEW
-
-
-def few_back(dims: Dims, parameter_dims: Dims) -> int:
-    """And going back."""
-    return FEW_EACH_BACK if has_each(dims, parameter_dims) else FEW_BACK
-
-
-def has_each(dims: Dims, parameter_dims: Dims) -> bool:
-    """Has each value of a set parameters of its own?"""
-    return parameter_dims[1] * parameter_dims[3] == dims[1] * dims[3]
-
-
 def few_flags(dims: Dims, parameter_dims: Dims) -> tuple[bool, bool]:
     """Do the values of what lanes run over lie beside each other? And are that samples of few columns? Where lanes run
     changes no bit of a set."""
     b, m, c, n = dims
     over = 1 < c < LANES and m > 1 and c < b and m * c * n <= FEW_SAMPLE and parameter_dims[0] == 1
     return over or plain(few_tables.step_of)(dims) != 1, over
-
-
-def is_columns(dims: Dims, gradients: bool = False) -> bool:
-    """Do the column kernels take this view? Runs too short for the lanes are columns too, where there are several that
-    lie apart: enough for what is done once a column and, of a backward pass, not so many that a tile of LANES sets is
-    too large. Those that lie side by side are summed as one run in rows.py."""
-    _, m, c, n = dims
-    if n == 1:
-        return True
-    if gradients and min(c, LANES) * n > FOLDED_TILE:
-        return False
-    return n < FOLDED_RUN and n < FOLDED_RUNS * m and m >= STRIP and c > 1
 
 
 def _is_whole(dims: Dims, by_column: bool, few: float, spans: int, store: np.dtype) -> bool:
@@ -252,17 +204,6 @@ def _is_far_apart(dims: Dims, by_column: bool, store: np.dtype) -> bool:
     if by_column or n % LANES or 1 in (m, c):
         return False
     return m * n * store.itemsize > APART_BYTES and math.prod(dims) * store.itemsize >= STREAMED
-
-
-def spans_of(dims: Dims, by_column: bool, parameter_dims: Dims, gradients: bool = False) -> int:
-    """Do the parameters vary along the axis that a kernel cannot take them out of: n of rows, m of columns? Or are runs
-    that lie side by side too short to be worked on one by one?"""
-    _, m, c, n = dims
-    _, pm, _, pn = parameter_dims
-    is_short = n < LANES or (gradients and n < NEIGHBOUR_RUN and m * n <= NEIGHBOUR_SET)
-    if not by_column and c == 1 and m > 1 and (pm > 1 or pn > 1) and is_short:
-        return rows_walk.RUNS
-    return rows_walk.EACH if (pm if by_column else pn) > 1 else rows_walk.ONE
 
 
 def is_short(dims: Dims, by_column: bool, spans: int) -> bool:

@@ -26,7 +26,7 @@ SHORT_SET = 1024  # values up to which a set that is one run has a kernel of its
 
 # -- sets of few values: few.py (order: what they do not take is summed in float32) -------------------------------
 
-FEW = 48  # values of a set that go forward there, in runs that are no columns;
+FEW_FORWARD = 48  # values of a set that go forward there, in runs that are no columns;
 FEW_EACH = 32  # where each value has its own parameters, whose tables would fill the level-1 cache;
 FEW_GIVEN = 32  # where the statistics are given;
 FEW_BACK = 31  # going back;

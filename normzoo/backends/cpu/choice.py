@@ -1,0 +1,84 @@
+"""Which kernel works on a view, by its shape alone: for what Python calls (`code.py`) and for what compiled code does.
+
+Rows or columns, or sets of few values, shows in the bits; whether a thread takes whole sets does not, and is chosen in
+`code.py`.
+"""
+
+from normzoo.backends.contract import Dims
+from normzoo.backends.cpu.kernels.rows_walk import EACH, ONE, RUNS
+from normzoo.backends.cpu.schedule import (
+    FEW_APART,
+    FEW_BACK,
+    FEW_COLUMN,
+    FEW_EACH,
+    FEW_EACH_BACK,
+    FEW_FORWARD,
+    FEW_GIVEN,
+    FEW_SAMPLE,
+    FEW_SAMPLE_COLUMN,
+    FOLDED_RUN,
+    FOLDED_RUNS,
+    FOLDED_TILE,
+    NEIGHBOUR_RUN,
+    NEIGHBOUR_SET,
+    STRIP,
+)
+from normzoo.backends.cpu.vector.lanes import LANES
+
+FORWARD, APPLY, BACKWARD = range(3)  # the pass
+ROWS, COLUMNS, FEW = 0, 3, 6  # what `choice` gives: to the first two how parameters vary is added, ONE, EACH or RUNS
+
+
+def choice(dims: Dims, parameter_dims: Dims, which: int, constant: bool, computes_float32: bool) -> int:
+    """The kernel of a pass; `constant`: of given statistics."""
+    by_column = is_columns(dims, which == BACKWARD)
+    if computes_float32 and is_few(dims, parameter_dims, which) and not (constant and by_column):
+        return FEW
+    return (COLUMNS if by_column else ROWS) + spans_of(dims, by_column, parameter_dims, which == BACKWARD)
+
+
+def is_by_column(chosen: int) -> tuple[bool, int]:
+    """Of what was chosen, but for FEW: is it columns? And how do parameters vary?"""
+    return chosen >= COLUMNS, chosen % COLUMNS
+
+
+def is_few(dims: Dims, parameter_dims: Dims, which: int) -> bool:
+    """Has a set few values? Their kernels compute float32."""
+    _, m, c, n = dims
+    if which == APPLY:
+        return m * n <= FEW_GIVEN
+    if n == 1 and m > 1 and c > 1:
+        return m <= FEW_COLUMN or (m <= FEW_SAMPLE_COLUMN and m * c <= FEW_SAMPLE)
+    if has_each(dims, parameter_dims):
+        most = FEW_EACH_BACK if which == BACKWARD else FEW_EACH
+    else:
+        most = FEW_BACK if which == BACKWARD else FEW_FORWARD
+    return m * n <= most or (m * n <= FEW_APART and n < LANES and m > 1 and c > 1)
+
+
+def has_each(dims: Dims, parameter_dims: Dims) -> bool:
+    """Has each value of a set parameters of its own?"""
+    return parameter_dims[1] * parameter_dims[3] == dims[1] * dims[3]
+
+
+def is_columns(dims: Dims, gradients: bool = False) -> bool:
+    """Do the column kernels take this view? Runs too short for the lanes are columns too, where there are several that
+    lie apart: enough for what is done once a column and, of a backward pass, not so many that a tile of LANES sets is
+    too large. Those that lie side by side are summed as one run in rows.py."""
+    _, m, c, n = dims
+    if n == 1:
+        return True
+    if gradients and min(c, LANES) * n > FOLDED_TILE:
+        return False
+    return n < FOLDED_RUN and n < FOLDED_RUNS * m and m >= STRIP and c > 1
+
+
+def spans_of(dims: Dims, by_column: bool, parameter_dims: Dims, gradients: bool = False) -> int:
+    """Do the parameters vary along the axis that a kernel cannot take them out of: n of rows, m of columns? Or are runs
+    that lie side by side too short to be worked on one by one?"""
+    _, m, c, n = dims
+    _, pm, _, pn = parameter_dims
+    is_short = n < LANES or (gradients and n < NEIGHBOUR_RUN and m * n <= NEIGHBOUR_SET)
+    if not by_column and c == 1 and m > 1 and (pm > 1 or pn > 1) and is_short:
+        return RUNS
+    return EACH if (pm if by_column else pn) > 1 else ONE
