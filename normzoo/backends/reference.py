@@ -3,11 +3,11 @@
 import numpy as np
 
 from normzoo.backends import memory as host_memory
-from normzoo.backends.contract import BEYOND, Apply, Array, Backend, Backward, Dims, Forward, Memory, Moments
+from normzoo.backends.contract import BEYOND, Apply, Array, Backend, Backward, Dims, Forward, Moments
 
 
 class Reference(Backend):
-    memory: Memory = host_memory
+    memory = host_memory
 
     def forward(self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Forward:
         b, m, c, n = dims

@@ -198,23 +198,21 @@ class ForwardPlan(Plan):
 
     def shorten(self, running: tuple[Kind | None, Kind | None] = (None, None)) -> None:
         """Find the shortcut for the next passes, which update running statistics of these kinds, if they are given."""
+        made: Shortcut | Literal[False] = False
+        if self.kinds is not None and not self.known:
+            make, view, kinds = backend(self.name).forward_shortcut, self.view, (*self.kinds, *running)
+            task = view.dims, view.parameter_dims, self.moments, self.dtype, self.store, kinds
+            made = optional(make, *task) or False
         if running == (None, None):
-            self.shortcut = self._made(running)
+            self.shortcut = made
         else:
-            self.tracked = self._made(running)
+            self.tracked = made
 
     def watch(self) -> None:
         """Look at x and weight in less time from now on."""
         if self.samples is samples_of and (self.weight is None or self.weight_as_is):
             made = optional(backend(self.name).sampler, self.view.dims, self.store, self.weight)
             self.samples = made or samples_of
-
-    def _made(self, running: tuple[Kind | None, Kind | None]) -> Shortcut | Literal[False]:
-        if self.kinds is None or self.known:
-            return False
-        make, view = backend(self.name).forward_shortcut, self.view
-        kinds = *self.kinds, *running
-        return optional(make, view.dims, view.parameter_dims, self.moments, self.dtype, self.store, kinds) or False
 
     def _nothing(self, *arrays: Any) -> Array:
         return self.memory.full(self.stats_shape, np.dtype(np.float64), 0.0)
@@ -260,8 +258,8 @@ class BackwardPlan(Plan):
         """As that of a `ForwardPlan`."""
         straight = self.as_is and self.x_as_is and self.plain and (self.ones is not None or self.weight_as_is)
         make, view = backend(self.name).backward_shortcut, self.view
-        given = view.dims, view.parameter_dims, self.moments, self.dtype, self.store, self.kind, self.ones is None
-        self.shortcut = (straight and prod(view.dims) > 0 and optional(make, *given)) or False
+        task = view.dims, view.parameter_dims, self.moments, self.dtype, self.store, self.kind, self.ones is None
+        self.shortcut = (straight and prod(view.dims) > 0 and optional(make, *task)) or False
 
     def gradient(self, d: Array, parameter: Array | None) -> Array | None:
         """A parameter's gradient as the caller gets it."""

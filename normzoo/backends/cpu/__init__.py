@@ -12,19 +12,7 @@ from numba.core import types
 
 from normzoo.backends import memory as host_memory
 from normzoo.backends.at_once import at_once, has_gil
-from normzoo.backends.contract import (
-    Apply,
-    Array,
-    Backend,
-    Backward,
-    Dims,
-    Forward,
-    Kind,
-    Memory,
-    Moments,
-    Sampler,
-    Shortcut,
-)
+from normzoo.backends.contract import Apply, Array, Backend, Backward, Dims, Forward, Kind, Moments, Sampler, Shortcut
 from normzoo.backends.cpu.code import FLAT, Code, Compiled, apply_code, backward_code, compiled, forward_code, spread_of
 from normzoo.backends.cpu.fastcall import objects, shortcut
 from normzoo.backends.cpu.kernels import gathering, running
@@ -39,7 +27,7 @@ _UNCOUNTED = np.array(0)  # the number of batches of who does not count them
 
 
 class CPU(Backend):
-    memory: Memory = host_memory
+    memory = host_memory
     updates_whole = not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
 
     def forward(self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Forward:
@@ -99,14 +87,9 @@ class CPU(Backend):
         return run
 
     def forward_shortcut(
-        self,
-        dims: Dims,
-        parameter_dims: Dims,
-        moments: Moments,
-        dtype: np.dtype,
-        store: np.dtype,
+        self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype,
         kinds: tuple[Kind | None, ...],
-    ) -> Shortcut | None:
+    ) -> Shortcut | None:  # fmt: skip
         code = forward_code(dims, parameter_dims, moments, dtype, store)
         x, weight, bias, mean, var = kinds
         words = _words(code, moments, parameter_dims, x, weight is not None)
@@ -125,15 +108,9 @@ class CPU(Backend):
         return shortcut.bound(_forward_call(), words, wanted)
 
     def backward_shortcut(
-        self,
-        dims: Dims,
-        parameter_dims: Dims,
-        moments: Moments,
-        dtype: np.dtype,
-        store: np.dtype,
-        dy: Kind,
-        weighted: bool,
-    ) -> Shortcut | None:
+        self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype,
+        dy: Kind, weighted: bool,
+    ) -> Shortcut | None:  # fmt: skip
         code = backward_code(dims, parameter_dims, moments, dtype, store)
         words = _words(code, moments, parameter_dims, dy, weighted)
         return None if words is None else shortcut.bound(_backward_call(), words, ((dy, shortcut.READY),))

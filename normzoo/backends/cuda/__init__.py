@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.backends.contract import Apply, Backend, Backward, Dims, Forward, Memory, Moments
+from normzoo.backends.contract import Apply, Backend, Backward, Dims, Forward, Moments
 from normzoo.backends.cuda import driver
-from normzoo.backends.cuda.arrays import StreamMemory
+from normzoo.backends.cuda.arrays import Memory
 
 
 def _launcher() -> Any:
@@ -28,7 +28,7 @@ class CUDA(Backend):
     """The backend with new arrays on a stream."""
 
     def __init__(self, stream: int = 0) -> None:
-        self.memory: Memory = StreamMemory(stream)
+        self.memory = Memory(stream)
 
     def forward(self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Forward:
         return _launcher().forward(dims, parameter_dims, moments, dtype, store)

@@ -320,7 +320,7 @@ def handle_of(stream: Any) -> int | None:
     )
 
 
-class StreamMemory:
+class Memory:
     """Where arrays for work on a stream come from: `DeviceArray`s, which stand in for NumPy's."""
 
     def __init__(self, stream: int) -> None:
