@@ -9,7 +9,7 @@ import numba
 import numpy as np
 from numba.core import event
 
-from normzoo.backends import use
+from normzoo.backends import backend, use
 from normzoo.backends.contract import Array
 from normzoo.exchange.registry import _classes
 from normzoo.norm import Norm
@@ -128,7 +128,7 @@ def compile_cache(
     before = len(lost)
     with use("cpu"), event.install_listener("numba:compile", counter), bar(total, progress and total > 0) as shown:
         if work:
-            _compile_shortcuts(backward)
+            backend("cpu").compile_shortcuts(backward)
         for name, dtype, axis in work:
             if shown is not None:
                 shown.set_description(f"{name} {dtype} {'first' if axis == 1 else 'last'}")
@@ -156,12 +156,6 @@ def _lost() -> list[str]:
     from normzoo.backends.cpu.compiling import disk  # noqa: PLC0415  as above
 
     return disk.lost
-
-
-def _compile_shortcuts(backward: bool) -> None:
-    from normzoo.backends.cpu import compile_shortcuts  # noqa: PLC0415  as above
-
-    compile_shortcuts(backward)
 
 
 class _Counter(event.Listener):

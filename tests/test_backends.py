@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from numba.core import types
 
-from normzoo.backends import cpu, reference
+from normzoo.backends import backend
 from normzoo.backends.contract import CONSTANT, Moments
 from normzoo.backends.cpu import code
 from normzoo.backends.cpu.compiling.jit import kernel
 from normzoo.backends.cpu.parallel import threads
 from normzoo.backends.cpu.vector.access import load_n, store_n
 from normzoo.backends.cpu.vector.across import read_across, write_across
+
+REFERENCE, CPU = BACKENDS = backend("reference"), backend("cpu")
 
 # Views of every schedule: rows and columns, one chunk and several, whole sets and split ones, ragged at the vector width;
 # columns that go back as rows; narrow ones, whose rows stand side by side, with rows left over.
@@ -61,20 +63,20 @@ def frozen(*arrays):
     return flat
 
 
-def run_backward(backend, x, dy, weight, stats, moments, eps):
+def run_backward(where, x, dy, weight, stats, moments, eps):
     dx, dweight, dbias = (np.full(a.shape, np.nan, a.dtype) for a in (x, weight, weight))
-    run = backend.backward(x.shape, weight.shape, moments, weight.dtype, x.dtype)
+    run = where.backward(x.shape, weight.shape, moments, weight.dtype, x.dtype)
     d, v, w = frozen(dy, x, weight)
     run(d, v, stats, w, eps, dx, dweight, dbias)
     return dx, dweight, dbias
 
 
-def run(backend, x, dy, weight, bias, moments, eps=1e-5):
+def run(where, x, dy, weight, bias, moments, eps=1e-5):
     y = np.full(x.shape, np.nan, x.dtype)
-    forward = backend.forward(x.shape, weight.shape, moments, weight.dtype, x.dtype)
+    forward = where.forward(x.shape, weight.shape, moments, weight.dtype, x.dtype)
     stats = forward(*frozen(x, weight, bias), eps, y)
     assert stats.shape == (3, x.shape[0], x.shape[2]) and stats.dtype == np.float64
-    return y, *stats, *run_backward(backend, x, dy, weight, stats, moments, eps)
+    return y, *stats, *run_backward(where, x, dy, weight, stats, moments, eps)
 
 
 def compare(x, results, tolerance):
@@ -101,7 +103,7 @@ def test_every_parameter_view(view, dtype, rng):
     x, dy = (3 + rng.standard_normal((2, *view))).astype(dtype)
     for parameters in parameter_views(view):
         weight, bias = rng.standard_normal((2, *parameters)).astype(dtype)
-        results = [run(backend, x, dy, weight, bias, Moments()) for backend in (reference, cpu)]
+        results = [run(where, x, dy, weight, bias, Moments()) for where in BACKENDS]
         compare(x, results, 3e-6 if dtype == np.float32 else 1e-12)
 
 
@@ -127,7 +129,7 @@ def test_every_kind_of_moments(view, moments, rng):
         x[1] *= 1e-9  # below eps
     full = tuple(size if i in ((1, 2) if view in WHOLE else (2,)) else 1 for i, size in enumerate(view))
     weight, bias = rng.standard_normal((2, *full)).astype(np.float32)
-    results = [run(backend, x, dy, weight, bias, moments) for backend in (reference, cpu)]
+    results = [run(where, x, dy, weight, bias, moments) for where in BACKENDS]
     compare(x, results, 3e-6)
 
 
@@ -137,11 +139,11 @@ def test_statistics_that_are_given(view, rng):
     stats = rng.uniform(0.5, 2, (3, view[0], view[2]))
     weight, bias = rng.standard_normal((2, 1, 1, view[2], 1))
     results = []
-    for backend in (reference, cpu):
+    for where in BACKENDS:
         y = np.empty_like(x)
         v, w, a = frozen(x, weight, bias)
-        backend.apply(x.shape, weight.shape, weight.dtype, x.dtype)(v, stats, w, a, y)
-        results.append((y, *stats, *run_backward(backend, x, dy, weight, stats, CONSTANT, 0.0)))
+        where.apply(x.shape, weight.shape, weight.dtype, x.dtype)(v, stats, w, a, y)
+        results.append((y, *stats, *run_backward(where, x, dy, weight, stats, CONSTANT, 0.0)))
     compare(x, results, 1e-12)
 
 
@@ -155,7 +157,7 @@ def test_one_thread_and_all_have_the_same_bits(rng, monkeypatch):
         results = []
         for threshold in (0, 10**9):
             monkeypatch.setattr(code, "SERIAL", threshold)
-            results.append(run(cpu, x, dy, weight, bias, Moments()))
+            results.append(run(CPU, x, dy, weight, bias, Moments()))
         for one, two in zip(*results, strict=True):
             np.testing.assert_array_equal(one, two)
     assert len(shared) == 10
@@ -167,9 +169,9 @@ def test_columns_do_not_show_in_their_neighbours(view, value, rng):
     """The last vector of a row reads what follows it too: the first columns of the next row."""
     x, dy = rng.standard_normal((2, *view)).astype(np.float32)
     weight, bias = rng.standard_normal((2, 1, 1, view[2], 1)).astype(np.float32)
-    expected = run(cpu, x, dy, weight, bias, Moments())
+    expected = run(CPU, x, dy, weight, bias, Moments())
     x[:, ::3, 0], dy[:, ::3, 0] = value, value
-    for a, b in zip(run(cpu, x, dy, weight, bias, Moments()), expected, strict=True):
+    for a, b in zip(run(CPU, x, dy, weight, bias, Moments()), expected, strict=True):
         axis = 2 if a.ndim == 4 else 1  # of the sets
         np.testing.assert_array_equal(np.delete(a, 0, axis), np.delete(b, 0, axis))
 
@@ -180,11 +182,11 @@ def test_columns_do_not_show_in_their_neighbours(view, value, rng):
 def test_running_statistics(dtype, sets, count, rng):
     stats = rng.uniform(0.5, 2, (3, sets, 5))
     results = []
-    for backend in (reference, cpu):
+    for where in BACKENDS:
         mean, var = np.ones((2, 5), dtype)
-        backend.update(mean, var, stats, count, 0.25)
+        where.update(mean, var, stats, count, 0.25)
         made = np.full((3, 1, 5), np.nan)
-        backend.constants(mean, var, 0.5, made)
+        where.constants(mean, var, 0.5, made)
         results.append((mean, var, made))
     for expected, actual in zip(*results, strict=True):
         assert actual.dtype == expected.dtype
@@ -193,6 +195,28 @@ def test_running_statistics(dtype, sets, count, rng):
     np.testing.assert_allclose(mean, 0.75 + 0.25 * stats[0].mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(var, 0.75 + 0.25 * unbiased * stats[1].mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(made[2, 0], 1 / np.sqrt(var.astype(np.float64) + 0.5), rtol=1e-12)
+
+
+def test_batches_that_weigh_the_same_are_averaged_and_counted(rng):
+    """Without a momentum, running statistics are the averages over all batches."""
+    batches = rng.uniform(0.5, 2, (4, 3, 1, 5))
+    for where in BACKENDS:
+        mean, var, count = np.zeros(5), np.zeros(5), np.array(0)
+        for stats in batches:
+            where.update(mean, var, stats, 8, None, count)
+        assert count == 4
+        np.testing.assert_allclose(mean, batches[:, 0, 0].mean(axis=0), rtol=1e-14)
+        np.testing.assert_allclose(var, batches[:, 1, 0].mean(axis=0) * 8 / 7, rtol=1e-14)
+
+
+def test_what_a_backend_leaves_out_is_none(rng):
+    """Passes go without, and say nothing."""
+    view, dtype = (4, 1, 1, 8), np.dtype(np.float32)
+    kind, task = ((4, 8), dtype, 0x501), (view, (1, 1, 1, 8), Moments(), dtype, dtype)
+    assert REFERENCE.forward_shortcut(*task, (kind, None, None, None, None)) is None
+    assert REFERENCE.backward_shortcut(*task, kind, False) is None
+    assert REFERENCE.sampler(view, dtype, None) is None
+    assert not REFERENCE.updates_whole
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import normzoo as nz
-from normzoo.backends import cuda as backend
+from normzoo.backends import backend
 from normzoo.backends.cuda import arrays, driver
 from tests import check
 from tests.cuda_executor import unavailable
@@ -349,7 +349,7 @@ def test_the_driver_of_numba_cuda_allocates_launches_and_copies_on_the_callers_s
         api.fails = True
         with pytest.raises(RuntimeError, match="the CUDA driver answered CUDA_ERROR_OUT_OF_MEMORY"):
             nz.device_array(values)
-    backend.on_stream.cache_clear()
+    backend.cache_clear()
 
 
 # a device -------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from normzoo.backends import cuda, reference
+from normzoo.backends import backend
 from normzoo.backends.contract import CONSTANT, Moments
 from normzoo.backends.cuda import arrays, driver
 from tests import check
@@ -21,6 +21,7 @@ ml_dtypes = pytest.importorskip("ml_dtypes", reason="bfloat16 is ml_dtypes'")
 
 FLOAT32, FLOAT64, FLOAT16 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16)
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+REFERENCE, CUDA = backend("reference"), backend("cuda")
 NAMES = ("y", "mean", "spread", "rstd", "dx", "dweight", "dbias")
 
 
@@ -52,10 +53,10 @@ def on_host(x, dy, weight, bias, moments, eps, stats=None):
     y, dx = np.empty(dims), np.empty(dims)
     dweight, dbias = np.empty(parameters), np.empty(parameters)
     if stats is None:
-        stats = reference.forward(dims, parameters, moments, exact, exact)(x, weight, bias, eps, y)
+        stats = REFERENCE.forward(dims, parameters, moments, exact, exact)(x, weight, bias, eps, y)
     else:
-        reference.apply(dims, parameters, exact, exact)(x, stats, weight, bias, y)
-    reference.backward(dims, parameters, moments, exact, exact)(dy, x, stats, weight, eps, dx, dweight, dbias)
+        REFERENCE.apply(dims, parameters, exact, exact)(x, stats, weight, bias, y)
+    REFERENCE.backward(dims, parameters, moments, exact, exact)(dy, x, stats, weight, eps, dx, dweight, dbias)
     return y, *stats, dx, dweight, dbias
 
 
@@ -67,11 +68,11 @@ def on_device(device, x, dy, weight, bias, moments, eps, stats=None, offset=0):
         w, a = put(weight), put(bias)
         y, dx, dweight, dbias = fresh(x, offset), fresh(x, offset), fresh(weight), fresh(weight)
         if stats is None:
-            found = cuda.forward(dims, parameters, moments, dtype, store)(v, w, a, eps, y)
+            found = CUDA.forward(dims, parameters, moments, dtype, store)(v, w, a, eps, y)
         else:
             found = put(stats)
-            cuda.apply(dims, parameters, dtype, store)(v, found, w, a, y)
-        cuda.backward(dims, parameters, moments, dtype, store)(d, v, found, w, eps, dx, dweight, dbias)
+            CUDA.apply(dims, parameters, dtype, store)(v, found, w, a, y)
+        CUDA.backward(dims, parameters, moments, dtype, store)(d, v, found, w, eps, dx, dweight, dbias)
         return tuple(r.copy_to_host() for r in (y, *found, dx, dweight, dbias))
 
 
@@ -442,8 +443,8 @@ def test_y_may_be_x_and_dx_may_be_dy_or_x(rng):
         x, dy, weight, bias = data(rng, view, parameters)
         apart = on_device(HostDriver(), x, dy, weight, bias, Moments(), 1e-5)
         with driver.use(HostDriver(("random", 1))):
-            f = cuda.forward(view, parameters, Moments(), FLOAT32, FLOAT32)
-            g = cuda.backward(view, parameters, Moments(), FLOAT32, FLOAT32)
+            f = CUDA.forward(view, parameters, Moments(), FLOAT32, FLOAT32)
+            g = CUDA.backward(view, parameters, Moments(), FLOAT32, FLOAT32)
             w, a = put(weight), put(bias)
             y = put(x)
             stats = f(y, w, a, 1e-5, y)
@@ -460,12 +461,12 @@ def test_y_may_be_x_and_dx_may_be_dy_or_x(rng):
 def test_running_statistics(dtype, sets, count, rng):
     stats = rng.uniform(0.5, 2, (3, sets, 5))
     mean, var, made = *np.ones((2, 5), dtype), np.full((3, 1, 5), np.nan)
-    reference.update(mean, var, stats, count, 0.25)
-    reference.constants(mean, var, 0.5, made)
+    REFERENCE.update(mean, var, stats, count, 0.25)
+    REFERENCE.constants(mean, var, 0.5, made)
     with driver.use(HostDriver()):
         m, v, s = put(np.ones(5, dtype)), put(np.ones(5, dtype)), fresh(made)
-        cuda.update(m, v, put(stats), count, 0.25)
-        cuda.constants(m, v, 0.5, s)
+        CUDA.update(m, v, put(stats), count, 0.25)
+        CUDA.constants(m, v, 0.5, s)
         for expected, actual in ((mean, m), (var, v), (made, s)):
             np.testing.assert_allclose(actual.copy_to_host(), expected, rtol=1e-14 if dtype == FLOAT64 else 1e-7)
 

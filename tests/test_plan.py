@@ -3,6 +3,7 @@
 import copy
 import itertools
 import pickle
+import sys
 import threading
 
 import numpy as np
@@ -395,3 +396,31 @@ def test_norms_of_the_same_axes_do_not_mix(rng):
         check.same_bits(layer(x), y)
         check.same_bits(F.layer_norm(x, (8,)), y)
         check.same_bits(rms(x), z)
+
+
+def test_the_next_call_of_a_layer_enters_few_functions(rng):
+    """Those that CONTRIBUTING.md lists, and the tuple of gradients; memory of the last result goes back besides."""
+    norm = nz.BatchNorm(64)
+    x = rng.standard_normal((8, 64, 28, 28)).astype(np.float32)
+    for _ in range(3):
+        held = norm(x), norm.backward(x)
+
+    def entered(call, *arguments):
+        names = []
+        sys.setprofile(lambda frame, event, _: names.append(frame.f_code.co_name) if event == "call" else None)
+        try:
+            result = call(*arguments)
+        finally:
+            sys.setprofile(None)
+        return names, result
+
+    forward, y = entered(norm, x)
+    assert forward == [
+        "__call__", "forward", "recall", "_fits", "run", "empty", "run", "call", "samples_of", "__init__", "update",
+    ]  # fmt: skip
+    backward, dx = entered(norm.backward, x)
+    assert backward[:-1] == [
+        "backward", "backward", "_shortcut", "_changed", "samples_of", "_backward", "empty", "run", "call",
+    ]  # fmt: skip
+    for found, before in zip((y, dx), held, strict=True):
+        check.same_bits(found, before)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 from normzoo.backends.contract import Backend
 
@@ -25,16 +25,16 @@ def backend(name: str) -> Backend:
     first asked for: making the kernels' dispatchers is two thirds of the time that importing normzoo would take."""
     name, _, stream = name.partition(":")
     if name == "cpu":
-        from normzoo.backends import cpu  # noqa: PLC0415  (an import that can be read: programs are frozen by these)
+        from normzoo.backends.cpu import CPU  # noqa: PLC0415  (an import that can be read: programs are frozen by these)
 
-        return cast(Backend, cpu)
+        return CPU()
     if name == "reference":
-        from normzoo.backends import reference  # noqa: PLC0415
+        from normzoo.backends.reference import Reference  # noqa: PLC0415
 
-        return cast(Backend, reference)
-    from normzoo.backends import cuda  # noqa: PLC0415
+        return Reference()
+    from normzoo.backends.cuda import CUDA  # noqa: PLC0415
 
-    return cast(Backend, cuda.on_stream(int(stream)) if stream else cuda)
+    return CUDA(int(stream or 0))
 
 
 def device_array(a: Any, stream: Any = None) -> Any:

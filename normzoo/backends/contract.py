@@ -32,6 +32,7 @@ that are read may be read-only. y may be x, and dx may be dy or x; nothing else 
 is a function of the values and the shape: not of the threads.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -58,16 +59,8 @@ Kind = tuple[tuple[int, ...], np.dtype, int]  # shape, dtype and flags.num of an
 Forward = Callable[[Array, Array, Array, float, Array], Array]  # (x, weight, bias, eps, y, written) -> stats
 Apply = Callable[[Array, Array, Array, Array, Array], None]  # (x, stats, weight, bias, y, written)
 Backward = Callable[..., None]  # (dy, x, stats, weight, eps, dx, dweight, dbias), the last three written
-
-
-class Shortcut(Protocol):
-    """A pass over few values, which takes less time than it takes to look at its arrays. `call(block, *arguments)` does
-    that too: it makes the result and returns it or, where an argument is not what the pass was made for, returns None
-    and has done nothing.
-    """
-
-    call: Callable[..., Array | None]
-    block: Any
+Shortcut = Callable[..., Array | None]
+Sampler = Callable[[Array, Array | None], bytes]
 
 
 class Memory(Protocol):
@@ -83,79 +76,39 @@ class Memory(Protocol):
 
 
 class Backend(Protocol):
-    """The functions of a backend module. `stats` is (3, b, c) float64: mean, spread, rstd or, where this is beyond
-    float64, as that of subnormal values without eps, -rstd * BEYOND."""
+    """Base class of backends. `stats` is (3, b, c) float64: mean, spread, rstd or, where this is beyond float64, as
+    that of subnormal values without eps, -rstd * BEYOND."""
 
     memory: Memory
-    updates_whole: bool  # nothing can interrupt `update`, which then takes `batches` and `average` too
+    updates_whole: bool = False  # nothing can interrupt `update`
 
+    @abstractmethod
     def forward(self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Forward:
         """run(x, weight, bias, eps, y) -> stats: the statistics of x, and y by them."""
-        ...
 
+    @abstractmethod
     def apply(self, dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) -> Apply:
         """run(x, stats, weight, bias, y): y by statistics that are given; their spread is not read."""
-        ...
 
+    @abstractmethod
     def backward(
         self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype
     ) -> Backward:
         """run(dy, x, stats, weight, eps, dx, dweight, dbias): the three gradients. Their old values are not read."""
-        ...
 
-    # A backend that has none leaves the next two out.
-
-    def forward_shortcut(
-        self,
-        dims: Dims,
-        parameter_dims: Dims,
-        moments: Moments,
-        dtype: np.dtype,
-        store: np.dtype,
-        kinds: tuple[Kind | None, ...],  # of x, weight, bias, running mean and variance; None where there is none
-        ones: Array | None,  # weight and bias where there are none
-        zeros: Array | None,
-    ) -> Shortcut | None:
-        """call(block, x, weight, bias, eps, stats, running_mean, running_var, batches, momentum) -> y, an array like x:
-        `forward` and `update` in one. stats is written, or None; so are the last four but momentum, or None. eps and
-        momentum must be Python's floats; where statistics are updated, not 0."""
-        ...
-
-    def backward_shortcut(
-        self,
-        dims: Dims,
-        parameter_dims: Dims,
-        moments: Moments,
-        dtype: np.dtype,
-        store: np.dtype,
-        dy: Kind,
-        ones: Array | None,
-    ) -> Shortcut | None:
-        """call(block, dy, x, stats, weight, eps, dweight, dbias) -> dx, an array like dy. Of the arguments, dy alone is
-        looked at: the others are as `backward` takes them, or weight is None."""
-        ...
-
+    @abstractmethod
     def update(
         self,
-        running_mean: Array,  # (channels,) float32 or float64, written
-        running_var: Array,  # the same
+        mean: Array,  # (channels,) float32 or float64, written
+        var: Array,  # the same
         stats: Array,  # (3, b, c), b * c a multiple of channels: these are averaged over all else
         count: int,  # values in a set
-        momentum: float,
-        batches: Array | None = None,  # () int64: goes up by one in the same step
-        average: bool = False,  # the momentum is 1 / (batches + 1)
+        momentum: float | None,  # None: 1 / (batches + 1)
+        batches: Array | None = None,  # () int64: goes up by one
     ) -> None:
         """running = (1 - momentum) * running + momentum * new, in float64; the new variance is unbiased."""
-        ...
 
-    def take_rows(self, source: Array, index: Array, target: Array) -> None:
-        """target[i] = source[index[i]], of rows of bytes: uint8 (rows, width), int64 (kept,), uint8 (kept, width)."""
-        ...
-
-    def spread_rows(self, source: Array, place: Array, target: Array) -> None:
-        """target[i] = source[place[i]], or 0 where place[i] is -1; where it is -2 the row stays."""
-        ...
-
+    @abstractmethod
     def constants(
         self,
         mean: Array,  # (channels,) float32 or float64
@@ -165,4 +118,49 @@ class Backend(Protocol):
     ) -> int:
         """stats = mean, variance, 1 / sqrt(variance + eps), or 0 where that divides by 0: for `apply` and the backward
         pass with CONSTANT. Returns 0 or, on the host, how many channels have a variance below 0."""
-        ...
+
+    @abstractmethod
+    def spread_rows(self, source: Array, place: Array, target: Array) -> None:
+        """target[i] = source[place[i]], or 0 where place[i] is -1; where it is -2 the row stays. These are rows of
+        bytes: uint8 (rows, width), int64 (kept,), uint8 (kept, width)."""
+
+    # What passes can do without: a backend that has none leaves these out; where one raises, that is said once.
+
+    def forward_shortcut(
+        self,
+        dims: Dims,
+        parameter_dims: Dims,
+        moments: Moments,
+        dtype: np.dtype,
+        store: np.dtype,
+        kinds: tuple[Kind | None, ...],  # of x, weight, bias, running mean and variance; None where there is none
+    ) -> Shortcut | None:
+        """call(x, weight, bias, eps, kept, running_mean, running_var, batches, momentum) -> y, an array like x:
+        `forward` and `update` of few values, in less time than it takes to look at the arrays. It does that too: where
+        an argument is not what the pass was made for, it returns None and has done nothing.
+
+        kept is written, statistics or these and samples (see `samples.kept_shape`), or None; so are the last four but
+        momentum, or None. eps and momentum must be Python's floats; where statistics are updated, not 0."""
+        return None
+
+    def backward_shortcut(
+        self,
+        dims: Dims,
+        parameter_dims: Dims,
+        moments: Moments,
+        dtype: np.dtype,
+        store: np.dtype,
+        dy: Kind,
+        weighted: bool,  # is there a weight?
+    ) -> Shortcut | None:
+        """call(dy, x, kept, weight, eps, dweight, dbias) -> dx, an array like dy, or None. Of the arguments, dy and the
+        samples of x and weight in kept are looked at: the others are as `backward` takes them, or weight is None."""
+        return None
+
+    def sampler(self, sizes: tuple[int, ...], store: np.dtype, weight: Kind | None) -> Sampler | None:
+        """As `samples.samples_of`, of an x of these sizes and such a weight, in less time."""
+        return None
+
+    def compile_shortcuts(self, backward: bool) -> None:
+        """Compile ahead what all shortcuts share."""
+        return None

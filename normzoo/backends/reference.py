@@ -2,104 +2,105 @@
 
 import numpy as np
 
-from normzoo.backends import memory  # noqa: F401 (a backend says where its arrays come from)
-from normzoo.backends.contract import BEYOND, Apply, Array, Backward, Dims, Forward, Moments
-
-updates_whole = False
+from normzoo.backends import memory as host_memory
+from normzoo.backends.contract import BEYOND, Apply, Array, Backend, Backward, Dims, Forward, Moments
 
 
-def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Forward:
-    b, m, c, n = dims
+class Reference(Backend):
+    memory = host_memory
+
+    def forward(self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Forward:
+        b, m, c, n = dims
+
+        @np.errstate(all="ignore")
+        def run(x: Array, weight: Array, bias: Array, eps: float, y: Array) -> Array:
+            v = x.reshape(dims).astype(np.float64)
+            # 1 moments, of values scaled by a power of two where their squares would leave the range of float64
+            unit = _unit(v, eps, moments)
+            mean = (v * unit).mean(axis=(1, 3), keepdims=True) if moments.center else np.zeros((b, 1, c, 1))
+            deviation = v * unit - mean
+            if moments.center:  # the mean's own rounding, seen in the deviations, and taken back
+                rounding = deviation.mean(axis=(1, 3), keepdims=True)
+                mean, deviation = mean + rounding, deviation - rounding
+            k = 1 if moments.total else m * n
+            spread = (np.abs(deviation) ** moments.power).sum(axis=(1, 3), keepdims=True) / k
+            scaled = _rstd(spread, eps, unit, moments)
+            rstd = unit * scaled
+            rstd = np.where(np.isinf(rstd) & np.isfinite(scaled), -(scaled * (unit * BEYOND)), rstd)
+            # 2 normalize
+            xhat = deviation * scaled
+            y.reshape(dims)[...] = xhat * _repeat(weight, parameter_dims, b) + _repeat(bias, parameter_dims, b)
+            spread = spread / unit**moments.power if moments.power else np.zeros_like(rstd)
+            return np.stack([mean / unit, spread, rstd]).reshape(3, b, c)
+
+        return run
+
+    def apply(self, dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) -> Apply:
+        b = dims[0]
+
+        @np.errstate(all="ignore")
+        def run(x: Array, stats: Array, weight: Array, bias: Array, y: Array) -> None:
+            xhat = _xhat(x.reshape(dims), stats)
+            y.reshape(dims)[...] = xhat * _repeat(weight, parameter_dims, b) + _repeat(bias, parameter_dims, b)
+
+        return run
+
+    def backward(
+        self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype
+    ) -> Backward:
+        b, m, c, n = dims
+
+        @np.errstate(all="ignore")
+        def run(
+            dy: Array, x: Array, stats: Array, weight: Array, eps: float, dx: Array, dweight: Array, dbias: Array
+        ) -> None:
+            d = dy.reshape(dims).astype(np.float64)
+            rstd = np.where(stats[2] < 0, np.inf, stats[2]).reshape(b, 1, c, 1)
+            xhat = _xhat(x.reshape(dims), stats)
+            g = d * _repeat(weight, parameter_dims, b)
+            # 1 moments
+            g_mean = g.mean(axis=(1, 3), keepdims=True) if moments.center else 0.0
+            gx_mean = (g * xhat).sum(axis=(1, 3), keepdims=True) / (1 if moments.total else m * n)
+            if moments.clamp and eps > 0:
+                gx_mean = np.where(rstd >= 1.0 / eps, 0.0, gx_mean)
+            # 2 normalize
+            q = xhat
+            if moments.power == 1:
+                q = np.sign(xhat)
+                if moments.center:
+                    q = q - q.mean(axis=(1, 3), keepdims=True)
+            elif moments.power == 0:
+                q = gx_mean = np.zeros_like(rstd)
+            dx.reshape(dims)[...] = rstd * (g - g_mean - q * gx_mean)
+            dweight.reshape(parameter_dims)[...] = _reduce(d * xhat, parameter_dims)
+            dbias.reshape(parameter_dims)[...] = _reduce(d, parameter_dims)
+
+        return run
 
     @np.errstate(all="ignore")
-    def run(x: Array, weight: Array, bias: Array, eps: float, y: Array) -> Array:
-        v = x.reshape(dims).astype(np.float64)
-        # 1 moments, of values scaled by a power of two where their squares would leave the range of float64
-        unit = _unit(v, eps, moments)
-        mean = (v * unit).mean(axis=(1, 3), keepdims=True) if moments.center else np.zeros((b, 1, c, 1))
-        deviation = v * unit - mean
-        if moments.center:  # the mean's own rounding, seen in the deviations, and taken back
-            rounding = deviation.mean(axis=(1, 3), keepdims=True)
-            mean, deviation = mean + rounding, deviation - rounding
-        spread = (np.abs(deviation) ** moments.power).sum(axis=(1, 3), keepdims=True) / (1 if moments.total else m * n)
-        scaled = _rstd(spread, eps, unit, moments)
-        rstd = unit * scaled
-        rstd = np.where(np.isinf(rstd) & np.isfinite(scaled), -(scaled * (unit * BEYOND)), rstd)
-        # 2 normalize
-        xhat = deviation * scaled
-        y.reshape(dims)[...] = xhat * _repeat(weight, parameter_dims, b) + _repeat(bias, parameter_dims, b)
-        spread = spread / unit**moments.power if moments.power else np.zeros_like(rstd)
-        return np.stack([mean / unit, spread, rstd]).reshape(3, b, c)
-
-    return run
-
-
-def apply(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) -> Apply:
-    b = dims[0]
-
-    @np.errstate(all="ignore")
-    def run(x: Array, stats: Array, weight: Array, bias: Array, y: Array) -> None:
-        xhat = _xhat(x.reshape(dims), stats)
-        y.reshape(dims)[...] = xhat * _repeat(weight, parameter_dims, b) + _repeat(bias, parameter_dims, b)
-
-    return run
-
-
-def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Backward:
-    b, m, c, n = dims
-
-    @np.errstate(all="ignore")
-    def run(
-        dy: Array, x: Array, stats: Array, weight: Array, eps: float, dx: Array, dweight: Array, dbias: Array
+    def update(
+        self, mean: Array, var: Array, stats: Array, count: int, momentum: float | None, batches: Array | None = None
     ) -> None:
-        d = dy.reshape(dims).astype(np.float64)
-        rstd = np.where(stats[2] < 0, np.inf, stats[2]).reshape(b, 1, c, 1)
-        xhat = _xhat(x.reshape(dims), stats)
-        g = d * _repeat(weight, parameter_dims, b)
-        # 1 moments
-        g_mean = g.mean(axis=(1, 3), keepdims=True) if moments.center else 0.0
-        gx_mean = (g * xhat).sum(axis=(1, 3), keepdims=True) / (1 if moments.total else m * n)
-        if moments.clamp and eps > 0:
-            gx_mean = np.where(rstd >= 1.0 / eps, 0.0, gx_mean)
-        # 2 normalize
-        q = xhat
-        if moments.power == 1:
-            q = np.sign(xhat)
-            if moments.center:
-                q = q - q.mean(axis=(1, 3), keepdims=True)
-        elif moments.power == 0:
-            q = gx_mean = np.zeros_like(rstd)
-        dx.reshape(dims)[...] = rstd * (g - g_mean - q * gx_mean)
-        dweight.reshape(parameter_dims)[...] = _reduce(d * xhat, parameter_dims)
-        dbias.reshape(parameter_dims)[...] = _reduce(d, parameter_dims)
+        if batches is not None:
+            batches += 1
+            momentum = 1 / batches.item() if momentum is None else momentum
+        take = np.float64(momentum)  # float64 whatever the buffers are
+        keep = 1 - take
+        new, spread = stats[:2].reshape(2, -1, mean.size).mean(axis=1)
+        mean[...] = keep * mean + take * new
+        var[...] = keep * var + (take * count / max(count - 1, 1)) * spread
 
-    return run
+    @np.errstate(all="ignore")
+    def constants(self, mean: Array, variance: Array, eps: float, stats: Array) -> int:
+        of_channels = stats.reshape(3, mean.size)
+        of_channels[0], of_channels[1] = mean, variance
+        root = np.sqrt(variance.astype(np.float64) + eps)
+        of_channels[2] = np.divide(1.0, root, out=np.zeros_like(root), where=root != 0)
+        return int((variance < 0).sum())
 
-
-@np.errstate(all="ignore")
-def update(running_mean: Array, running_var: Array, stats: Array, count: int, momentum: float) -> None:
-    mean, spread = stats[:2].reshape(2, -1, running_mean.size).mean(axis=1)
-    keep, take = np.float64(1 - momentum), np.float64(momentum)  # float64 whatever the buffers are
-    running_mean[...] = keep * running_mean + take * mean
-    running_var[...] = keep * running_var + (take * count / max(count - 1, 1)) * spread
-
-
-@np.errstate(all="ignore")
-def constants(mean: Array, variance: Array, eps: float, stats: Array) -> int:
-    of_channels = stats.reshape(3, mean.size)
-    of_channels[0], of_channels[1] = mean, variance
-    root = np.sqrt(variance.astype(np.float64) + eps)
-    of_channels[2] = np.divide(1.0, root, out=np.zeros_like(root), where=root != 0)
-    return int((variance < 0).sum())
-
-
-def take_rows(source: Array, index: Array, target: Array) -> None:
-    target[...] = source[index]
-
-
-def spread_rows(source: Array, place: Array, target: Array) -> None:
-    target[place >= 0] = source[place[place >= 0]]
-    target[place == -1] = 0
+    def spread_rows(self, source: Array, place: Array, target: Array) -> None:
+        target[place >= 0] = source[place[place >= 0]]
+        target[place == -1] = 0
 
 
 def _unit(v: Array, eps: float, moments: Moments) -> Array:

@@ -1,6 +1,7 @@
 """A few values of an array, by which it is seen that it has changed."""
 
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,32 @@ def samples_of(x: Array, weight: Array | None) -> bytes:
             found = a.take(places) if a.flags.c_contiguous else a[np.unravel_index(places, a.shape)]
             bits += found.view(_BITS[found.itemsize]).astype(np.int64).tobytes()
     return bits
+
+
+# What a pass leaves, in one array of float64: statistics, (3, b, c), or these and the samples of x and weight, flat.
+
+
+def kept_shape(stats_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of statistics and samples."""
+    return (prod(stats_shape) + 2 * SAMPLES,)
+
+
+def together(stats: Array, seen: bytes) -> Array:
+    """Statistics and samples in one."""
+    kept = np.empty(kept_shape(stats.shape))
+    kept[: stats.size] = stats.reshape(stats.size)
+    kept[stats.size :].view(np.int64)[: len(seen) // 8] = np.frombuffer(seen, np.int64)
+    return kept
+
+
+def stats_in(kept: Array, stats_shape: tuple[int, ...]) -> Array:
+    """The statistics."""
+    return kept if kept.ndim > 1 else kept[: -2 * SAMPLES].reshape(stats_shape)
+
+
+def samples_in(kept: Array) -> bytes | None:
+    """The samples, if there are any; with room for a weight."""
+    return None if kept.ndim > 1 else kept[-2 * SAMPLES :].tobytes()
 
 
 def changed(owner: object, name: str) -> RuntimeError:

@@ -7,6 +7,7 @@ from numpy import ndarray
 
 from normzoo.backends import backend, chosen
 from normzoo.backends.contract import CONSTANT, Array
+from normzoo.backends.samples import stats_in
 from normzoo.passes import plan as plans
 from normzoo.passes.arrays import Memo, backend_of, base_array, check_array, check_parameter, check_spread, on_device
 from normzoo.passes.form import Form, Given, Known, Statistics
@@ -14,7 +15,7 @@ from normzoo.passes.numbers import check_eps
 from normzoo.passes.overlaps import check_out
 from normzoo.passes.plan import CONTIGUOUS, SOME, ForwardPlan
 from normzoo.passes.saved import SelectedSaved, native
-from normzoo.passes.view_saved import DOUBLE, Arrays, Left, ViewSaved, backward_plans, half_written, stats_of
+from normzoo.passes.view_saved import DOUBLE, Arrays, Left, ViewSaved, backward_plans, half_written
 from normzoo.selection.select import Selected
 from normzoo.selection.selected import normalize_selected
 
@@ -62,10 +63,10 @@ def normalize(
             plan.shorten()
         if plan.shortcut:
             found = plan.new_small(plan.kept_shape if keep else plan.stats_shape, DOUBLE)
-            y = plan.shortcut.call(plan.shortcut.block, *arrays[:3], form.eps, found, None, None, None, 0.0)
+            y = plan.shortcut(*arrays[:3], form.eps, found, None, None, None, 0.0)
             if y is not None:
                 saved = ViewSaved(form.owner, plan, arrays, arrays[0], form.eps, found) if keep else None
-                return y, stats_of(plan, found), saved
+                return y, stats_in(found, plan.stats_shape), saved
     y, stats, saved = run(plan, form.owner, arrays, form.eps, statistics, keep, apart)
     if not plain and on_device(y):
         y = native(y, arrays[0]) if out is None else out

@@ -6,15 +6,16 @@ can share it.
 """
 
 import warnings
+from collections.abc import Callable
 from functools import lru_cache
 from math import prod
-from typing import Any
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
 
 from normzoo.backends import backend
-from normzoo.backends.contract import CONSTANT, Array, Kind, Memory
-from normzoo.backends.samples import SAMPLES, samples_of
+from normzoo.backends.contract import CONSTANT, Array, Kind, Memory, Sampler, Shortcut
+from normzoo.backends.samples import kept_shape, samples_of
 from normzoo.passes.arrays import compute_dtype, kernel_array, quiet, rounded, storage_dtype
 from normzoo.passes.form import Signature
 from normzoo.passes.view import Axes, View, find_view, inverse
@@ -25,6 +26,9 @@ SOME = 20  # passes before its values are sampled by compiled code, which is loa
 # Bits of ndarray.flags.num. Its one attribute costs 0.1 us, and so does each of the flags by name.
 CONTIGUOUS, ALIGNED = 0x1, 0x100
 READY = CONTIGUOUS | ALIGNED  # as backends take arrays
+
+Made = TypeVar("Made")
+Asked = ParamSpec("Asked")
 
 
 class Plan:
@@ -52,8 +56,7 @@ class Plan:
 
     key: tuple
     run: Any
-    shortcut: Any
-    tracked: Any
+    shortcut: Shortcut | Literal[False] | None
     dtype: np.dtype
     store: np.dtype
     memory: Memory
@@ -127,7 +130,7 @@ class ForwardPlan(Plan):
         recent_back: the plan of the last pass back.
         reads_x: the backward pass reads x's own memory.
         samples: of x and weight, by which it is seen whether these change before the pass back reads them; or None.
-        stats_shape: (3, b, c); kept_shape: that of an array of the statistics and of these values of x and weight.
+        stats_shape: (3, b, c); kept_shape: see `samples.kept_shape`.
         sets_shape: (b, c) of the norm's own sets, which share statistics that are given.
     """
 
@@ -135,6 +138,9 @@ class ForwardPlan(Plan):
         "axes", "bias", "copied", "expected", "kept_shape", "kinds", "known", "layout", "like", "moments",
         "reads_x", "recent_back", "samples", "sets_shape", "stats_shape", "tracked", "used", "weight",
     )  # fmt: skip
+
+    samples: Sampler | None
+    tracked: Shortcut | Literal[False] | None
 
     def __init__(
         self,
@@ -180,7 +186,7 @@ class ForwardPlan(Plan):
         dims, parameter_dims = view.dims, view.parameter_dims
         self.stats_shape = (3, dims[0], dims[2])
         self.sets_shape = own.dims[0], own.dims[2]
-        self.kept_shape = (prod(self.stats_shape) + 2 * SAMPLES,)
+        self.kept_shape = kept_shape(self.stats_shape)
         size = prod(shape)
         self.samples = samples_of if self.reads_x and size else None
         if size == 0:
@@ -192,24 +198,21 @@ class ForwardPlan(Plan):
 
     def shorten(self, running: tuple[Kind | None, Kind | None] = (None, None)) -> None:
         """Find the shortcut for the next passes, which update running statistics of these kinds, if they are given."""
+        made: Shortcut | Literal[False] = False
+        if self.kinds is not None and not self.known:
+            make, view, kinds = backend(self.name).forward_shortcut, self.view, (*self.kinds, *running)
+            task = view.dims, view.parameter_dims, self.moments, self.dtype, self.store, kinds
+            made = optional(make, *task) or False
         if running == (None, None):
-            self.shortcut = self._made(running)
+            self.shortcut = made
         else:
-            self.tracked = self._made(running)
+            self.tracked = made
 
     def watch(self) -> None:
         """Look at x and weight in less time from now on."""
         if self.samples is samples_of and (self.weight is None or self.weight_as_is):
-            self.samples = optional(self.name, "sampler", self.view.dims, self.store, self.weight) or samples_of
-
-    def _made(self, running: tuple[Kind | None, Kind | None]) -> Any:
-        if self.kinds is None or self.known:
-            return False
-        view = self.view
-        return optional(
-            self.name, "forward_shortcut", view.dims, view.parameter_dims, self.moments, self.dtype, self.store,
-            (*self.kinds, *running), self.ones, self.zeros,
-        )  # fmt: skip
+            made = optional(backend(self.name).sampler, self.view.dims, self.store, self.weight)
+            self.samples = made or samples_of
 
     def _nothing(self, *arrays: Any) -> Array:
         return self.memory.full(self.stats_shape, np.dtype(np.float64), 0.0)
@@ -254,11 +257,9 @@ class BackwardPlan(Plan):
     def shorten(self) -> None:
         """As that of a `ForwardPlan`."""
         straight = self.as_is and self.x_as_is and self.plain and (self.ones is not None or self.weight_as_is)
-        view = self.view
-        self.shortcut = straight and prod(view.dims) > 0 and optional(
-            self.name, "backward_shortcut", view.dims, view.parameter_dims, self.moments, self.dtype, self.store,
-            self.kind, self.ones,
-        )  # fmt: skip
+        make, view = backend(self.name).backward_shortcut, self.view
+        task = view.dims, view.parameter_dims, self.moments, self.dtype, self.store, self.kind, self.ones is None
+        self.shortcut = (straight and prod(view.dims) > 0 and optional(make, *task)) or False
 
     def gradient(self, d: Array, parameter: Array | None) -> Array | None:
         """A parameter's gradient as the caller gets it."""
@@ -267,11 +268,10 @@ class BackwardPlan(Plan):
         return rounded(self.view.gradient(d, self.expected), parameter.dtype)
 
 
-def optional(name: str, maker: str, *arguments: Any) -> Any:
-    """What a backend makes that passes can do without; False where it makes none, or cannot."""
-    make: Any = getattr(backend(name), maker, None)
+def optional(make: Callable[Asked, Made | None], *asked: Asked.args, **named: Asked.kwargs) -> Made | None:
+    """What a backend makes that passes can do without; None where it makes none, or cannot."""
     try:
-        return (make and make(*arguments)) or False
+        return make(*asked, **named)
     except Exception as error:
         found = f"{type(error).__name__}: {error}".splitlines()[0]
     warnings.warn(
@@ -279,7 +279,7 @@ def optional(name: str, maker: str, *arguments: Any) -> Any:
         RuntimeWarning,
         stacklevel=2,
     )
-    return False
+    return None
 
 
 @lru_cache(maxsize=64)

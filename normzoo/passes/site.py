@@ -75,7 +75,7 @@ class Site:
             shortcut = plan.shortcut if kinds[0] is None else plan.tracked
             if shortcut and out is None and not given:
                 kept = plan.new_small(plan.kept_shape, DOUBLE) if keep else None
-                y = shortcut.call(shortcut.block, x, weight, bias, eps, kept, mean, var, batches, momentum)
+                y = shortcut(x, weight, bias, eps, kept, mean, var, batches, momentum)
                 if y is not None:
                     return y, None if kept is None else ViewSaved(self.owner, plan, arrays, x, eps, kept)
             if type(eps) is float and eps > 0.0 and _fits((*plan.kinds, *kinds), (x, weight, bias, *running), out):
@@ -89,8 +89,7 @@ class Site:
             plan.shorten(kinds[:2])
         y, stats, saved = run(plan, self.owner, arrays, eps, Given(mean, var) if given else None, keep, (mean, var))
         if updates:
-            average = momentum is None
-            where.update(mean, var, stats, values, 0.0 if average else momentum, batches, average)
+            where.update(mean, var, stats, values, momentum, batches)
         return y, saved
 
     def remember(

@@ -8,7 +8,7 @@ from numpy import ndarray
 
 from normzoo.backends import chosen
 from normzoo.backends.contract import Array, Moments
-from normzoo.backends.samples import SAMPLES, WIDTH
+from normzoo.backends.samples import WIDTH, samples_in, stats_in, together
 from normzoo.passes import plan as plans
 from normzoo.passes.arrays import Memo, backend_of, check_array, check_parameter
 from normzoo.passes.plan import SOME, BackwardPlan, ForwardPlan
@@ -35,8 +35,8 @@ class Left(NamedTuple):
 class ViewSaved(Saved):
     """The `Saved` of a norm of the algebra.
 
-    Of what the backward pass reads a few values are kept in `seen`: of x and of weight. A shortcut has them behind the
-    statistics, all in one array.
+    Of what the backward pass reads a few values are kept in `seen`: of x and of weight. A shortcut has them with the
+    statistics, see `samples.kept_shape`.
     """
 
     __slots__ = ("_eps", "_kept", "_plan", "_seen", "_v")
@@ -64,7 +64,7 @@ class ViewSaved(Saved):
 
     @property
     def _stats(self) -> Array:
-        return stats_of(self._plan, self._kept)
+        return stats_in(self._kept, self._plan.stats_shape)
 
     @property
     def mean(self) -> Array:
@@ -142,20 +142,19 @@ class ViewSaved(Saved):
             return None
         if self._seen is not None:  # from now on where the shortcut looks for it
             if self._kept.ndim > 1:
-                self._kept = _together(self._plan, self._kept, self._seen)
+                self._kept = together(self._kept, self._seen)
             self._seen = None
         weight, empty = self._weight, plan.new_small
         dweight, dbias = empty(plan.gradient_shape, plan.dtype), empty(plan.gradient_shape, plan.dtype)
-        shortcut = plan.shortcut
-        dx = shortcut.call(shortcut.block, dy, self._v, self._kept, weight, self._eps, dweight, dbias)
+        dx = plan.shortcut(dy, self._v, self._kept, weight, self._eps, dweight, dbias)
         if dx is None:
             return None
         return Grads(dx, dweight, dbias) if plan.gives_both else self._grads(plan, dx, dweight, dbias)
 
     def _changed(self) -> str | None:
         before, samples = self._seen, self._plan.samples
-        if before is None and self._kept.ndim == 1:  # of a shortcut
-            before = self._kept[-2 * SAMPLES :].tobytes()
+        if before is None:
+            before = samples_in(self._kept)
         if before is None or samples is None:
             return None
         now = samples(self._v, self._weight)
@@ -213,16 +212,3 @@ def half_written(owner: object, out: Any, target: Array) -> MemoryError:
     if out is None or not np.may_share_memory(out, target):
         return MemoryError(f"{owner}: no memory left")
     return MemoryError(f"{owner}: no memory left; out, which was being written, has lost its values")
-
-
-def _together(plan: ForwardPlan, stats: Array, seen: bytes) -> Array:
-    """What a shortcut leaves: the statistics, and behind them what was seen of x and weight."""
-    kept = plan.new_small(plan.kept_shape, DOUBLE)
-    kept[: stats.size] = stats.reshape(stats.size)
-    kept[stats.size :].view(np.int64)[: len(seen) // 8] = np.frombuffer(seen, np.int64)
-    return kept
-
-
-def stats_of(plan: ForwardPlan, kept: Array) -> Array:
-    """The statistics (3, b, c) in what a pass left."""
-    return kept if kept.ndim > 1 else kept[: -2 * SAMPLES].reshape(plan.stats_shape)

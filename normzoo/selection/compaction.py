@@ -89,7 +89,7 @@ class Arrangement:
         index = self.row_index(group)
         if index is not None and merged.flags.c_contiguous:
             part = empty((index.size, *merged.shape[1:]), merged.dtype)
-            backend(chosen()).take_rows(_rows_of_bytes(merged), index, _rows_of_bytes(part))
+            backend(chosen()).spread_rows(_rows_of_bytes(merged), index, _rows_of_bytes(part))
             return part
         part = merged if group.rows is None else merged[group.rows]
         if group.values is not None:

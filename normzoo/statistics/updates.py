@@ -71,18 +71,15 @@ def commit(name: str, running: Any, stats: Array, values: int, ready: bool = Tru
         ready: the backend takes mean and variance as they are.
     """
     where, (mean, var, count, momentum) = backend(name), running
-    average = momentum is None
-    taken = values and (average or momentum != 0)
-    if taken and ready and where.updates_whole and (count is None or is_counter(count)):
-        where.update(mean, var, stats, values, 0.0 if average else momentum, count, average)
+    taken = values and momentum != 0
+    on_device = type(mean) is not np.ndarray
+    if taken and ready and (on_device or (where.updates_whole and (count is None or is_counter(count)))):
+        where.update(mean, var, stats, values, momentum, count)
         return
-    if type(mean) is not np.ndarray:  # on a device
-        if average:
-            momentum = 1.0 / (count.item() + 1)
-        if taken and ready:
-            where.update(mean, var, stats, values, momentum)
-        elif taken:
-            for a, found in zip((mean, var), updated((mean, var), stats, values, momentum), strict=True):
+    if on_device:
+        if taken:
+            step = 1.0 / (count.item() + 1) if momentum is None else momentum
+            for a, found in zip((mean, var), updated((mean, var), stats, values, step), strict=True):
                 a[...] = found.reshape(a.shape)
         if count is not None:
             count[()] = count.item() + 1
@@ -90,7 +87,7 @@ def commit(name: str, running: Any, stats: Array, values: int, ready: bool = Tru
 
     def new(*old: Array) -> list[Any]:
         batches = 0 if count is None else old[2].item()
-        step = 1.0 / (batches + 1) if average else momentum
+        step = 1.0 / (batches + 1) if momentum is None else momentum
         mean_and_var = updated(old[:2], stats, values, step) if taken else (None, None)
         return [*mean_and_var, batches + 1][: len(old)]
 

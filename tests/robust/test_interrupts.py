@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import normzoo as nz
-from normzoo.backends import cpu
+from normzoo.backends import backend, cpu
 from normzoo.passes import plan
 from normzoo.statistics import running_state, updates
 from tests import check
@@ -137,8 +137,8 @@ def test_an_interrupt_in_the_middle_of_an_update(rng, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(cpu, "update", half)
-        patch.setattr(cpu, "updates_whole", False)
+        patch.setattr(backend("cpu"), "update", half)
+        patch.setattr(backend("cpu"), "updates_whole", False)
         norm(x)
     for name, value in norm.state_dict().items():
         check.same_bits(value, state[name])

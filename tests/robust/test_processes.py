@@ -132,7 +132,7 @@ def test_the_parent_keeps_its_threads():
         import os
         import numpy as np
         import normzoo as nz
-        from normzoo.backends import cpu
+        from normzoo.backends.cpu.parallel import threads
         x = np.random.default_rng(0).standard_normal((64, 1024)).astype(np.float32)
         nz.LayerNorm(1024)(x)
         child = os.fork()
@@ -140,7 +140,7 @@ def test_the_parent_keeps_its_threads():
             nz.LayerNorm(1024)(x)
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
-        assert os.getpid() == cpu.threads._process
+        assert os.getpid() == threads._process
         nz.LayerNorm(1024)(x)
     """
     script("import warnings; warnings.simplefilter('ignore')\n" + textwrap.dedent(code))

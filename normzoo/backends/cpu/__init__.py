@@ -10,12 +10,11 @@ import numba
 import numpy as np
 from numba.core import types
 
-from normzoo.backends import memory  # noqa: F401 (a backend says where its arrays come from)
+from normzoo.backends import memory as host_memory
 from normzoo.backends.at_once import at_once, has_gil
-from normzoo.backends.contract import Apply, Array, Backward, Dims, Forward, Kind, Moments
+from normzoo.backends.contract import Apply, Array, Backend, Backward, Dims, Forward, Kind, Moments, Sampler, Shortcut
 from normzoo.backends.cpu.code import FLAT, Code, Compiled, apply_code, backward_code, compiled, forward_code, spread_of
 from normzoo.backends.cpu.fastcall import objects, shortcut
-from normzoo.backends.cpu.fastcall.shortcut import Shortcut
 from normzoo.backends.cpu.kernels import gathering, running
 from normzoo.backends.cpu.parallel import threads
 from normzoo.backends.cpu.parallel.sharing import ALONE, POOL
@@ -25,113 +24,142 @@ from normzoo.backends.samples import SAMPLES, places_in
 from normzoo.backends.subnormals import LEAST, ONE, kept
 
 _UNCOUNTED = np.array(0)  # the number of batches of who does not count them
-updates_whole = not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
 
 
-def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Forward:
-    clamp = moments.clamp
-    code = forward_code(dims, parameter_dims, moments, dtype, store)
-    call = code.call()
-    divisor = _divisor(dims, moments)
-    shape, empty = (3, dims[0], dims[2]), np.empty
-    parameter_dims, spread = spread_of(dims, code.by_column, parameter_dims)
+class CPU(Backend):
+    memory = host_memory
+    updates_whole = not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
 
-    def run(x: Array, weight: Array, bias: Array, eps: float, y: Array) -> Array:
-        stats = empty(shape)
-        (call if LEAST * ONE else kept(call))(
-            ALONE, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp
-        )
-        return stats
+    def forward(self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Forward:
+        clamp = moments.clamp
+        code = forward_code(dims, parameter_dims, moments, dtype, store)
+        call = code.call()
+        divisor = _divisor(dims, moments)
+        shape, empty = (3, dims[0], dims[2]), np.empty
+        parameter_dims, spread = spread_of(dims, code.by_column, parameter_dims)
 
-    if spread is None:
+        def run(x: Array, weight: Array, bias: Array, eps: float, y: Array) -> Array:
+            stats = empty(shape)
+            (call if LEAST * ONE else kept(call))(
+                ALONE, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp
+            )
+            return stats
+
+        if spread is None:
+            return run
+        return lambda x, weight, bias, eps, y: run(x, spread(weight), spread(bias), eps, y)
+
+    def apply(self, dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) -> Apply:
+        code = apply_code(dims, parameter_dims, dtype, store)
+        call = code.call()
+        parameter_dims, spread = spread_of(dims, code.by_column, parameter_dims)
+
+        def run(x: Array, stats: Array, weight: Array, bias: Array, y: Array) -> None:
+            if spread is not None:
+                weight, bias = spread(weight), spread(bias)
+            (call if LEAST * ONE else kept(call))(ALONE, dims, parameter_dims, x, weight, bias, y, stats)
+
         return run
-    return lambda x, weight, bias, eps, y: run(x, spread(weight), spread(bias), eps, y)
+
+    def backward(
+        self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype
+    ) -> Backward:
+        code = backward_code(dims, parameter_dims, moments, dtype, store)
+        call = code.call()
+        divisor = _divisor(dims, moments)
+        clamp = moments.clamp
+        own_dims = parameter_dims
+        parameter_dims, spread = spread_of(dims, code.by_column, parameter_dims)
+
+        def run(
+            dy: Array, x: Array, stats: Array, weight: Array, eps: float, dx: Array, dweight: Array, dbias: Array
+        ) -> None:
+            limit = 1.0 / eps if clamp and eps > 0 else np.inf
+            chosen = call if LEAST * ONE else kept(call)
+            if spread is None:
+                chosen(ALONE, dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, limit)
+                return
+            d = np.empty((2, *parameter_dims), dtype)
+            chosen(ALONE, dims, parameter_dims, dy, x, spread(weight), stats, dx, d[0], d[1], divisor, limit)
+            axes = tuple(axis for axis in (2, 3) if own_dims[axis] == 1)
+            dweight[...], dbias[...] = d.sum(axis=tuple(a + 1 for a in axes)).reshape(2, *dweight.shape)
+
+        return run
+
+    def forward_shortcut(
+        self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype,
+        kinds: tuple[Kind | None, ...],
+    ) -> Shortcut | None:  # fmt: skip
+        code = forward_code(dims, parameter_dims, moments, dtype, store)
+        x, weight, bias, mean, var = kinds
+        words = _words(code, moments, parameter_dims, x, weight is not None)
+        if words is None or (mean is not None and not has_gil()):  # Python's lock is what keeps other threads out
+            return None
+        words[shortcut.ZEROS] = np.zeros(parameter_dims, dtype)
+        if mean is not None and var is not None:
+            words |= {
+                shortcut.UPDATE: _update_code(mean[1], var[1]),
+                shortcut.UNCOUNTED: _UNCOUNTED,
+                shortcut.CHANNELS: math.prod(mean[0]),
+                shortcut.VALUES: dims[1] * dims[3],
+            }
+        count = (), _UNCOUNTED.dtype, 0
+        wanted = *((k, shortcut.READY) for k in (x, weight, bias)), *((k, shortcut.STATE) for k in (mean, var, count))
+        return shortcut.bound(_forward_call(), words, wanted)
+
+    def backward_shortcut(
+        self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype,
+        dy: Kind, weighted: bool,
+    ) -> Shortcut | None:  # fmt: skip
+        code = backward_code(dims, parameter_dims, moments, dtype, store)
+        words = _words(code, moments, parameter_dims, dy, weighted)
+        return None if words is None else shortcut.bound(_backward_call(), words, ((dy, shortcut.READY),))
+
+    def compile_shortcuts(self, backward: bool) -> None:
+        _forward_call()
+        if backward:
+            _backward_call()
+
+    def sampler(self, sizes: tuple[int, ...], store: np.dtype, weight: Kind | None) -> Sampler | None:
+        places = np.array([_seen(sizes, store), _seen(*weight[:2]) if weight else _seen((), store)], np.int64)
+        raw, words = Flat(types.uint8), Flat(types.int64)
+        made, empty = compiled(shortcut.samples(), (raw, raw, words, words)), np.empty
+        if not made.address:
+            return None
+        call, shape = made.call, (2 if weight else 1) * SAMPLES
+
+        def samples(x: Array, weight: Array | None) -> bytes:
+            out = empty(shape)
+            call(x, x if weight is None else weight, places, out)
+            return out.tobytes()
+
+        return samples
+
+    def update(
+        self, mean: Array, var: Array, stats: Array, count: int, momentum: float | None, batches: Array | None = None
+    ) -> None:
+        call = _update_code(mean.dtype, var.dtype, momentum is None).call
+        counter = _UNCOUNTED if batches is None else batches
+        given = mean, var, counter, stats, mean.size, stats.size // 3, count, momentum or 0.0
+        (at_once if LEAST * ONE else kept(at_once))(starmap(call, (given,)))
+
+    def constants(self, mean: Array, variance: Array, eps: float, stats: Array) -> int:
+        call, negative = _constants(mean.dtype, variance.dtype), np.empty((), _UNCOUNTED.dtype)
+        (call if LEAST * ONE else kept(call))(mean, variance, stats, negative, mean.size, eps)
+        return negative.item()
+
+    def spread_rows(self, source: Array, place: Array, target: Array) -> None:
+        """Rows of bytes; as lines, which are written past the caches, where these would not hold them."""
+        places = target.__array_interface__["data"][0] | target.shape[1]
+        streams = target.nbytes >= STREAMED and places % LINE == 0
+        if streams:
+            source, target = source.view(np.float32), target.view(np.float32)
+        call = _gathering(target.nbytes >= SERIAL, streams)
+        call(ALONE, source, np.ascontiguousarray(place, np.int64), target, *target.shape)
 
 
 def _divisor(dims: Dims, moments: Moments) -> float:
     return 1.0 if moments.total else float(dims[1] * dims[3])
-
-
-def apply(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) -> Apply:
-    code = apply_code(dims, parameter_dims, dtype, store)
-    call = code.call()
-    parameter_dims, spread = spread_of(dims, code.by_column, parameter_dims)
-
-    def run(x: Array, stats: Array, weight: Array, bias: Array, y: Array) -> None:
-        if spread is not None:
-            weight, bias = spread(weight), spread(bias)
-        (call if LEAST * ONE else kept(call))(ALONE, dims, parameter_dims, x, weight, bias, y, stats)
-
-    return run
-
-
-def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Backward:
-    code = backward_code(dims, parameter_dims, moments, dtype, store)
-    call = code.call()
-    divisor = _divisor(dims, moments)
-    clamp = moments.clamp
-    own_dims = parameter_dims
-    parameter_dims, spread = spread_of(dims, code.by_column, parameter_dims)
-
-    def run(
-        dy: Array, x: Array, stats: Array, weight: Array, eps: float, dx: Array, dweight: Array, dbias: Array
-    ) -> None:
-        limit = 1.0 / eps if clamp and eps > 0 else np.inf
-        chosen = call if LEAST * ONE else kept(call)
-        if spread is None:
-            chosen(ALONE, dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, limit)
-            return
-        d = np.empty((2, *parameter_dims), dtype)
-        chosen(ALONE, dims, parameter_dims, dy, x, spread(weight), stats, dx, d[0], d[1], divisor, limit)
-        axes = tuple(axis for axis in (2, 3) if own_dims[axis] == 1)
-        dweight[...], dbias[...] = d.sum(axis=tuple(a + 1 for a in axes)).reshape(2, *dweight.shape)
-
-    return run
-
-
-def forward_shortcut(
-    dims: Dims,
-    parameter_dims: Dims,
-    moments: Moments,
-    dtype: np.dtype,
-    store: np.dtype,
-    kinds: tuple[Kind | None, ...],
-    ones: Array | None,
-    zeros: Array | None,
-) -> Shortcut | None:
-    code = forward_code(dims, parameter_dims, moments, dtype, store)
-    x, weight, bias, mean, var = kinds
-    words = _words(code, moments, parameter_dims, x, ones is None)
-    if words is None or (mean is not None and not has_gil()):  # Python's lock is what keeps other threads out
-        return None
-    words |= {shortcut.ONES: ones, shortcut.ZEROS: zeros}
-    if mean is not None and var is not None:
-        words |= {
-            shortcut.UPDATE: _update_code(mean[1], var[1]),
-            shortcut.UNCOUNTED: _UNCOUNTED,
-            shortcut.CHANNELS: math.prod(mean[0]),
-            shortcut.VALUES: dims[1] * dims[3],
-        }
-    count = (), _UNCOUNTED.dtype, 0
-    wanted = *((k, shortcut.READY) for k in (x, weight, bias)), *((k, shortcut.STATE) for k in (mean, var, count))
-    return Shortcut(_forward_call(), words, wanted)
-
-
-def backward_shortcut(
-    dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype, dy: Kind, ones: Array | None
-) -> Shortcut | None:
-    code = backward_code(dims, parameter_dims, moments, dtype, store)
-    words = _words(code, moments, parameter_dims, dy, ones is None)
-    if words is None:
-        return None
-    return Shortcut(_backward_call(), words | {shortcut.ONES: ones}, ((dy, shortcut.READY),))
-
-
-def compile_shortcuts(backward: bool) -> None:
-    """What is compiled for shortcuts: once for all."""
-    _forward_call()
-    if backward:
-        _backward_call()
 
 
 def _forward_call() -> Callable:
@@ -162,6 +190,7 @@ def _words(
         shortcut.CLAMP: int(moments.clamp),
         shortcut.INTS: [*code.dims, *parameter_dims],
         shortcut.SEEN: [*seen],
+        shortcut.ONES: np.ones(parameter_dims, code.arrays[2]),
         shortcut.SETS: code.dims[0] * code.dims[2],
     }
 
@@ -170,48 +199,6 @@ def _seen(sizes: tuple[int, ...], dtype: np.dtype) -> list[int]:
     """What a block has of an array of these sizes, a few values of which are kept; () for none."""
     size = dtype.itemsize if sizes else 0
     return [size, *(size * i for i in places_in(math.prod(sizes)).tolist())]
-
-
-def sampler(
-    sizes: tuple[int, ...], store: np.dtype, weight: Kind | None
-) -> Callable[[Array, Array | None], bytes] | None:
-    """As `samples.samples_of`, of arrays of these kinds, in less time; None where nothing is compiled."""
-    places = np.array([_seen(sizes, store), _seen(*weight[:2]) if weight else _seen((), store)], np.int64)
-    raw, words = Flat(types.uint8), Flat(types.int64)
-    made, empty = compiled(shortcut.samples(), (raw, raw, words, words)), np.empty
-    if not made.address:
-        return None
-    call, shape = made.call, (2 if weight else 1) * SAMPLES
-
-    def samples(x: Array, weight: Array | None) -> bytes:
-        out = empty(shape)
-        call(x, x if weight is None else weight, places, out)
-        return out.tobytes()
-
-    return samples
-
-
-def update(
-    running_mean: Array,
-    running_var: Array,
-    stats: Array,
-    count: int,
-    momentum: float,
-    batches: Array | None = None,
-    average: bool = False,
-) -> None:
-    call = _update_code(running_mean.dtype, running_var.dtype, average).call
-    given = (
-        running_mean, running_var, _UNCOUNTED if batches is None else batches, stats, running_mean.size,
-        stats.size // 3, count, momentum,
-    )  # fmt: skip
-    (at_once if LEAST * ONE else kept(at_once))(starmap(call, (given,)))
-
-
-def constants(mean: Array, variance: Array, eps: float, stats: Array) -> int:
-    call, negative = _constants(mean.dtype, variance.dtype), np.empty((), _UNCOUNTED.dtype)
-    (call if LEAST * ONE else kept(call))(mean, variance, stats, negative, mean.size, eps)
-    return negative.item()
 
 
 @lru_cache(maxsize=16)
@@ -224,20 +211,6 @@ def _update_code(mean: np.dtype, var: np.dtype, average: bool = False) -> Compil
 def _constants(mean: np.dtype, variance: np.dtype) -> Callable:
     flat = FLAT[mean.name], FLAT[variance.name], FLAT["float64"], Flat(types.int64)
     return compiled(running.constants(), (*flat, types.int64, types.float64)).call
-
-
-def take_rows(source: Array, index: Array, target: Array) -> None:
-    spread_rows(source, index, target)  # of which none is -1 or -2
-
-
-def spread_rows(source: Array, place: Array, target: Array) -> None:
-    """Rows of bytes; as lines, which are written past the caches, where these would not hold them."""
-    places = target.__array_interface__["data"][0] | target.shape[1]
-    streams = target.nbytes >= STREAMED and places % LINE == 0
-    if streams:
-        source, target = source.view(np.float32), target.view(np.float32)
-    call = _gathering(target.nbytes >= SERIAL, streams)
-    call(ALONE, source, np.ascontiguousarray(place, np.int64), target, *target.shape)
 
 
 @cache

@@ -8,18 +8,13 @@ geometry.py  what rows and columns do not share; moments.py: steps that kernels 
 forward_kernels.py, backward_kernels.py, merging.py    the kernels
 """
 
-from functools import cache
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from normzoo.backends.contract import Apply, Backward, Dims, Forward, Moments
+from normzoo.backends.contract import Apply, Backend, Backward, Dims, Forward, Moments
 from normzoo.backends.cuda import driver
 from normzoo.backends.cuda.arrays import Memory
-
-memory = Memory(0)
-updates_whole = False
 
 
 def _launcher() -> Any:
@@ -29,41 +24,35 @@ def _launcher() -> Any:
     return launcher
 
 
-def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Forward:
-    return _launcher().forward(dims, parameter_dims, moments, np.dtype(dtype), np.dtype(store))
-
-
-def apply(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) -> Apply:
-    return _launcher().apply(dims, parameter_dims, np.dtype(dtype), np.dtype(store))
-
-
-def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Backward:
-    return _launcher().backward(dims, parameter_dims, moments, np.dtype(dtype), np.dtype(store))
-
-
-def update(running_mean: Any, running_var: Any, stats: Any, count: int, momentum: float) -> None:
-    _launcher().update(running_mean, running_var, stats, count, momentum)
-
-
-def constants(mean: Any, variance: Any, eps: float, stats: Any) -> int:
-    _launcher().constants(mean, variance, eps, stats)
-    return 0  # to look at the variances would be to wait for the device: those below 0 give NaN
-
-
-def take_rows(source: Any, index: Any, target: Any) -> None:
-    raise TypeError("masks are for arrays on the host; copy the array, or leave out what does not count yourself")
-
-
-def spread_rows(source: Any, place: Any, target: Any) -> None:
-    take_rows(source, place, target)
-
-
-@cache
-def on_stream(stream: int) -> Any:
+class CUDA(Backend):
     """The backend with new arrays on a stream."""
-    passes = {name: globals()[name] for name in ("forward", "apply", "backward", "update", "constants")}
-    rows = {"take_rows": take_rows, "spread_rows": spread_rows}
-    return SimpleNamespace(**passes, **rows, memory=Memory(stream), updates_whole=updates_whole)
+
+    def __init__(self, stream: int = 0) -> None:
+        self.memory = Memory(stream)
+
+    def forward(self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Forward:
+        return _launcher().forward(dims, parameter_dims, moments, dtype, store)
+
+    def apply(self, dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) -> Apply:
+        return _launcher().apply(dims, parameter_dims, dtype, store)
+
+    def backward(
+        self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype
+    ) -> Backward:
+        return _launcher().backward(dims, parameter_dims, moments, dtype, store)
+
+    def update(self, mean: Any, var: Any, stats: Any, count: int, momentum: float | None, batches: Any = None) -> None:
+        done = 0 if batches is None else batches.item()
+        _launcher().update(mean, var, stats, count, 1.0 / (done + 1) if momentum is None else momentum)
+        if batches is not None:
+            batches[()] = done + 1
+
+    def constants(self, mean: Any, variance: Any, eps: float, stats: Any) -> int:
+        _launcher().constants(mean, variance, eps, stats)
+        return 0  # to look at the variances would be to wait for the device: those below 0 give NaN
+
+    def spread_rows(self, source: Any, place: Any, target: Any) -> None:
+        raise TypeError("masks are for arrays on the host; copy the array, or leave out what does not count yourself")
 
 
 def variants() -> Any:

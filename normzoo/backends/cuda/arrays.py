@@ -321,15 +321,15 @@ def handle_of(stream: Any) -> int | None:
 
 
 class Memory:
-    """Where arrays for work on a stream come from."""
+    """Where arrays for work on a stream come from: `DeviceArray`s, which stand in for NumPy's."""
 
     def __init__(self, stream: int) -> None:
         self._stream = stream
 
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         return empty(shape, dtype, self._stream)
 
-    def full(self, shape: tuple[int, ...], dtype: Any, value: float) -> DeviceArray:
+    def full(self, shape: tuple[int, ...], dtype: Any, value: float) -> Any:
         return full(shape, value, dtype, self._stream)
 
     def allocator(self, shape: tuple[int, ...], dtype: Any) -> Any:
