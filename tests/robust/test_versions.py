@@ -33,7 +33,7 @@ def test_without_compilation():
 UNWRITTEN = """
 import numpy as np
 import normzoo as nz
-from normzoo.backends.cpu.kernels import columns, columns_gradients, columns_split, few, moments, rows, rows_gradients, rows_split
+from normzoo.backends.cpu.kernels import columns, columns_gradients, columns_split, columns_walk, few, moments, rows, rows_gradients, rows_split
 
 SUBNORMAL = np.float32(1.2345e-41)  # takes a hundred cycles wherever it is computed with
 made = []
@@ -55,7 +55,7 @@ def watched(load):
     return look
 
 
-for module in (columns, columns_gradients, columns_split, few, moments, rows, rows_gradients, rows_split):
+for module in (columns, columns_gradients, columns_split, columns_walk, few, moments, rows, rows_gradients, rows_split):
     for name in ("load", "load_as"):
         if hasattr(module, name):
             setattr(module, name, watched(getattr(module, name)))

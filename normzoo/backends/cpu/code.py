@@ -170,9 +170,8 @@ def _is_written_in_order(dims: Dims, by_column: bool, whole: bool, spans: int, s
     b, m, c, n = dims
     if by_column:
         view = plain(columns_walk.view_of)(dims, spans, store)
-        columns_of_all = view[2] * view[3]
-        in_vectors = columns_of_all % LANES == 0 and (b == 1 or m * c * n % LANES == 0)
-        return in_vectors and not (whole and columns_of_all > plain(columns_walk.width_of)(view))
+        in_vectors = view.columns % LANES == 0 and (b == 1 or m * c * n % LANES == 0)
+        return in_vectors and not (whole and view.columns > plain(columns_walk.width_of)(view))
     return n % LANES == 0 and not (whole and m > 1 and c > 1)
 
 
@@ -192,9 +191,9 @@ def _is_whole(dims: Dims, by_column: bool, few: float, spans: int, store: np.dty
         m, n = (1, m * n) if spans == rows_walk.RUNS else (m, n)
         return plain(rows_walk.chunking)(m, n)[2] == 1 or b * c >= few
     view = plain(columns_walk.view_of)(dims, spans, store)
-    m, width = view[1], plain(columns_walk.width_of)(view)
-    tiles = -(-view[2] * view[3] // width)
-    return m <= GROUP or (b * tiles >= few and m * width <= HIGH_COLUMNS)
+    width = plain(columns_walk.width_of)(view)
+    tiles = -(-view.columns // width)
+    return view.rows <= GROUP or (b * tiles >= few and view.rows * width <= HIGH_COLUMNS)
 
 
 def _is_far_apart(dims: Dims, by_column: bool, store: np.dtype) -> bool:

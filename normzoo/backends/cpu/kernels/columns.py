@@ -9,82 +9,49 @@ column.
 
 from functools import cache
 
-from normzoo.backends.cpu.compiling.jit import helper, kernel
-from normzoo.backends.cpu.kernels.columns_moments import (
-    deviations,
-    finish,
-    fold_rows,
-    fold_sets,
-    group_moments,
-    merge_groups,
-)
+from normzoo.backends.cpu.compiling.jit import helper
+from normzoo.backends.cpu.kernels.columns_moments import finish_sets, group_moments
+from normzoo.backends.cpu.kernels.columns_records import Flags, Planes
 from normzoo.backends.cpu.kernels.columns_walk import (
+    all_over,
+    clear_behind,
     groups_of,
+    own_of,
     place_in,
     place_of,
     read_in,
-    rest_of,
+    repeat,
     row_parameter,
+    tile_of,
     tiles_of,
     view_of,
     width_of,
 )
-from normzoo.backends.cpu.kernels.moments import (
-    affine_by,
-    affine_of,
-    held,
-    put_lanes,
-    standardize,
-    write_out,
-)
+from normzoo.backends.cpu.kernels.making import forward_kernel
+from normzoo.backends.cpu.kernels.moments import affine_by, affine_of, held, put_lanes, standardize, write_out
 from normzoo.backends.cpu.parallel.sharing import share
-from normzoo.backends.cpu.schedule import (
-    HEIGHT,
-)
-from normzoo.backends.cpu.vector.access import at, load, load_n, prefetch, store, zeros
+from normzoo.backends.cpu.schedule import HEIGHT
+from normzoo.backends.cpu.vector.access import at, load_n, prefetch
 from normzoo.backends.cpu.vector.arithmetic import fma, smaller, splat, wide
 from normzoo.backends.cpu.vector.lanes import LANES
 from normzoo.backends.cpu.vector.workspaces import workspace
 
-# -- moments. `part` holds planes of float64 for every group, at `to` + column - first, `step` from one to the next
+FORMS = 6  # planes of `prepare`, in the computing type
 
 
 @helper
-def repeat(dims, view, planes, count, to, step):
-    """Put what `count` planes have for each column where it stands again."""
-    columns, whole = dims[2] * dims[3], view[2] * view[3]
-    room = (whole + LANES - 1) // LANES * LANES
-    for p in range(to, to + count * step, step):
-        for first in range(columns, whole, columns):
-            for j in range(0, columns, LANES):  # what is written too far is written again
-                put_lanes(planes, p + first + j, load(planes, p + j), room - first - j)
-
-
-# -- forms: planes of the computing type, for every column ---------------------------------------------------------
-
-FORMS = 6  # planes of `prepare`
-
-
-@helper
-def clear_behind(planes, to, count, step, size):
-    """Write 0 where the last vector of each of `count` planes goes beyond `size` values. Lanes there are read with the
-    others and count nowhere; but what memory held before may be subnormal numbers, which take a hundred cycles each."""
-    if size % LANES != 0:
-        for p in range(count):
-            store(planes, to + p * step + size // LANES * LANES, zeros(planes))
-
-
-@helper
-def prepare(dims, parameter_dims, x, weight, bias, stats, b, first, last, forms, to, step, spans_m, folds):
-    """The four planes of `affine_of` for the columns [first, last); and weight and bias, if a column has but one. With
-    `folds` the four of `affine_by`."""
-    bs, _, c, n = dims
-    _, _, pc, pn = parameter_dims
-    place = place_of(parameter_dims, b) * pc * pn
+def prepare(given, view, own, forms, flags):
+    """The four planes of `affine_of` for each column; and weight and bias, if a column has but one. With `folds` the
+    four of `affine_by`."""
+    bs, _, c, n = given.dims
+    _, _, pc, pn = given.parameter_dims
+    x, weight, bias, stats, b = given.x, given.weight, given.bias, given.stats, own.b
+    values, to, step = forms
+    start = place_of(given.parameter_dims, b) * pc * pn
     run = LANES if n == 1 else n
-    clear_behind(forms, to, FORMS, step, last - first)
-    for j in range(first, last, run):
-        size = smaller(last - j, run)
+    clear_behind(forms, FORMS, own)
+    for j in range(own.first, own.last, run):
+        size = smaller(own.last - j, run)
         s = j // n
         if n == 1:
             mean, rstd = load_n(stats, b * c + s, size), load_n(stats, (2 * bs + b) * c + s, size)
@@ -92,131 +59,82 @@ def prepare(dims, parameter_dims, x, weight, bias, stats, b, first, last, forms,
             mean, rstd = splat(at(stats, b * c + s)), splat(at(stats, (2 * bs + b) * c + s))
         scale, shift, fine, r = affine_of(mean, rstd, x)
         w, v = splat(at(weight, 0)), splat(at(bias, 0))
-        if not spans_m:
-            p = place + (s if pc > 1 else 0) * pn
+        if not flags.spans_m:
+            p = start + (s if pc > 1 else 0) * pn
             w, v = splat(at(weight, p)), splat(at(bias, p))
         for i in range(0, size, LANES):
             left = smaller(size - i, LANES)
-            if not spans_m and (pn > 1 or (pc > 1 and n == 1)):
-                p = place + (s if pc > 1 else 0) * pn + i
+            if not flags.spans_m and (pn > 1 or (pc > 1 and n == 1)):
+                p = start + (s if pc > 1 else 0) * pn + i
                 w, v = load_n(weight, p, left), load_n(bias, p, left)
-            if folds:
+            if flags.folds:
                 scale, shift, fine, r = affine_by(mean, rstd, wide(w), wide(v), x)
-            k, room = to + j - first + i, last - j - i  # what is written too far is written again
-            put_lanes(forms, k, scale, room)
-            put_lanes(forms, k + step, shift, room)
-            put_lanes(forms, k + 2 * step, fine, room)
-            put_lanes(forms, k + 3 * step, r, room)
-            if not (spans_m or folds):
-                put_lanes(forms, k + 4 * step, w, room)
-                put_lanes(forms, k + 5 * step, v, room)
+            k, room = to + j + i, own.last - j - i  # what is written too far is written again
+            put_lanes(values, k, scale, room)
+            put_lanes(values, k + step, shift, room)
+            put_lanes(values, k + 2 * step, fine, room)
+            put_lanes(values, k + 3 * step, r, room)
+            if not (flags.spans_m or flags.folds):
+                put_lanes(values, k + 4 * step, w, room)
+                put_lanes(values, k + 5 * step, v, room)
+    repeat(view, forms, FORMS)
 
 
 @helper
-def four(planes, k, step, full, like):
-    """The lanes of four planes, as `held`."""
-    a, b = held(planes, k, full, like), held(planes, k + step, full, like)
-    return a, b, held(planes, k + 2 * step, full, like), held(planes, k + 3 * step, full, like)
+def four(planes, j, full, like):
+    """The lanes of the first four planes, as `held`."""
+    values, to, step = planes
+    k = to + j
+    a, b = held(values, k, full, like), held(values, k + step, full, like)
+    return a, b, held(values, k + 2 * step, full, like), held(values, k + 3 * step, full, like)
 
 
 @helper
-def y_strip(view, parameter_dims, x, weight, bias, y, b, row, rows, j, forms, k, step, ahead, left, full, spans_m,
-            folds, streams):  # fmt: skip
-    """y in `rows` rows from `row` on of the columns at j."""
+def y_strip(strip, view, given, forms, ahead, flags):
+    """y in a strip; `ahead`: where the values lie, from those of the work, that are fetched meanwhile."""
+    b, row, rows, j, left, full = strip
+    x = given.x
     i = place_in(view, b, row) + j
-    affine = four(forms, k, step, full, x)
-    if not (spans_m or folds):
-        w, v = held(forms, k + 4 * step, full, x), held(forms, k + 5 * step, full, x)
+    affine = four(forms, j, full, x)
+    if not (flags.spans_m or flags.folds):
+        values, to, step = forms
+        w, v = held(values, to + 4 * step + j, full, x), held(values, to + 5 * step + j, full, x)
     for r in range(row, row + rows):
         prefetch(x, i + ahead)
-        if spans_m:
-            w = row_parameter(view, parameter_dims, weight, b, r, j, left, full, x)
-            v = row_parameter(view, parameter_dims, bias, b, r, j, left, full, x)
+        if flags.spans_m:
+            w = row_parameter(view, given.parameter_dims, given.weight, strip, r, x)
+            v = row_parameter(view, given.parameter_dims, given.bias, strip, r, x)
         z = standardize(read_in(view, x, i, left, full), *affine)
-        write_out(y, i, z if folds else fma(z, w, v), left, full, streams)
-        i += view[2] * view[3]
-
-
-@helper
-def rows_apply(view, parameter_dims, x, weight, bias, y, b, row, rows, first, last, forms, k, step, ahead, spans_m,
-               folds, streams):  # fmt: skip
-    """y on `rows` rows from `row` on of the columns [first, last)."""
-    whole = first + (last - first) // LANES * LANES
-    for j in range(first, whole, LANES):
-        y_strip(view, parameter_dims, x, weight, bias, y, b, row, rows, j, forms, k + j, step, ahead, LANES, True,
-                spans_m, folds, streams)  # fmt: skip
-    if whole < last:
-        y_strip(view, parameter_dims, x, weight, bias, y, b, row, rows, whole, forms, k + whole, step, ahead,
-                last - whole, False, spans_m, folds, False)  # fmt: skip
-
-
-@helper
-def region_apply(view, parameter_dims, x, weight, bias, y, b, top, end, first, last, forms, to, step, at_once, ahead,
-                 spans_m, folds, streams):  # fmt: skip
-    """y on the rows [top, end) of the columns [first, last), HEIGHT at a time or, without `at_once`, one: two loops,
-    whose lengths are known when they are compiled.
-
-    `ahead`: where the values lie, from those of the work, that are fetched meanwhile; `streams`: y goes past the
-    caches.
-    """
-    for turn in range(2 if end == view[1] and rest_of(view) > 0 else 1):
-        if turn == 1:  # what is behind the last row
-            top, end, last = end, end + 1, first + rest_of(view)
-        row = top
-        while row < end:
-            if at_once and row + HEIGHT <= end:
-                rows_apply(view, parameter_dims, x, weight, bias, y, b, row, HEIGHT, first, last, forms, to - first,
-                           step, ahead, spans_m, folds, streams)  # fmt: skip
-                row += HEIGHT
-            else:
-                rows_apply(view, parameter_dims, x, weight, bias, y, b, row, 1, first, last, forms, to - first, step,
-                           ahead, spans_m, folds, streams)  # fmt: skip
-                row += 1
+        write_out(given.y, i, z if flags.folds else fma(z, w, v), left, full, flags.streams)
+        i += view.columns
 
 
 @cache
 def forward(center, power, spans_m, streams):
     """Statistics and y, a tile at a time; with `streams` past the caches, which asks for rows of whole vectors."""
+    flags = Flags(center, power, spans_m, streams)
 
     @helper
-    def one_tile(t, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp):
-        view = view_of(dims, spans_m, x)
-        m, width, tiles = view[1], width_of(view), tiles_of(view)
-        i, first = t // tiles, t % tiles * width
-        last = smaller(first + width, view[2] * view[3])
-        end = smaller(last, dims[2] * dims[3])
-        sums, forms = workspace(3 * width, x), workspace(FORMS * width, x)
-        part = workspace(groups_of(m) * 2 * width, stats)
+    def one_tile(t, given, moments):
+        x = given.x
+        view = view_of(given.dims, flags.spans_m, x)
+        width, tiles, groups = width_of(view), tiles_of(view), groups_of(view.rows)
+        tile = tile_of(view, t // tiles, t % tiles)
+        own = own_of(view, tile)
+        sums = Planes(workspace(3 * width, x), -tile.first, width)
+        forms = Planes(workspace(FORMS * width, x), -tile.first, width)
+        part = Planes(workspace(groups * 2 * width, given.stats), -tile.first, width)
         # 1 moments
-        for g in range(groups_of(m)):
-            group_moments(view, x, i, g, first, last, sums, width, part, g * 2 * width, width, center)
-        merge_groups(m, part, 0, width, 2 * width, last - first)
-        fold_rows(dims, view, x, i, part, 0, width, center)
-        fold_sets(dims, stats, i, first, end, part, 0, width)
-        if power == 1:
-            deviations(dims, x, stats, i, first, end)
-        finish(dims, x, stats, i, first, end, center, power, divisor, eps, clamp)
+        for g in range(groups):
+            group_moments(view, x, tile, g, sums, part, flags.center)
+        finish_sets(view, given, moments, own, part, flags)
         # 2 normalize
-        prepare(dims, parameter_dims, x, weight, bias, stats, i, first, end, forms, 0, width, spans_m, False)
-        repeat(dims, view, forms, FORMS, 0, width)
-        region_apply(view, parameter_dims, x, weight, bias, y, i, 0, m, first, last, forms, 0, width, True, width,
-                     spans_m, False, streams)  # fmt: skip
+        prepare(given, view, own, forms, flags)
+        all_over(y_strip, view, tile, HEIGHT, True, (view, given, forms, width, flags))
 
-    @kernel
-    def columns_forward(
-        pool,  # see sharing.py
-        dims,  # (b, m, c, n)
-        parameter_dims,  # (pb, pm, pc, pn)
-        x,
-        weight,
-        bias,
-        y,
-        stats,  # (3, b, c) float64: mean, spread, rstd
-        divisor,  # float: values in a set, or 1 for totals
-        eps,  # float
-        clamp,  # bool
-    ):
-        given = dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp
-        share(pool, dims[0] * tiles_of(view_of(dims, spans_m, x)), one_tile, given)
+    @helper
+    def work(pool, given, moments):
+        view = view_of(given.dims, flags.spans_m, given.x)
+        share(pool, given.dims[0] * tiles_of(view), one_tile, (given, moments))
 
-    return columns_forward
+    return forward_kernel("columns_forward", work)

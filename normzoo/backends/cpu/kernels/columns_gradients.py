@@ -9,41 +9,31 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.compiling.jit import helper, kernel
-from normzoo.backends.cpu.kernels.columns import FORMS, clear_behind, four, prepare, repeat
-from normzoo.backends.cpu.kernels.columns_sums import SUMS, add_groups, fold_row_sums, group_sums
+from normzoo.backends.cpu.compiling.jit import helper
+from normzoo.backends.cpu.kernels.columns import FORMS, four, prepare
+from normzoo.backends.cpu.kernels.columns_records import Derived, Flags, Planes
+from normzoo.backends.cpu.kernels.columns_sums import SUMS, add_up, group_sums
 from normzoo.backends.cpu.kernels.columns_walk import (
+    all_over,
+    clear_behind,
     groups_of,
+    own_of,
     place_in,
     read_in,
-    rest_of,
+    repeat,
     row_parameter,
+    tile_of,
     tiles_of,
     view_of,
     width_of,
 )
-from normzoo.backends.cpu.kernels.moments import (
-    factors_of,
-    gradient,
-    held,
-    put_lanes,
-    write_out,
-)
+from normzoo.backends.cpu.kernels.making import backward_kernel
+from normzoo.backends.cpu.kernels.moments import factors_of, gradient, held, put_lanes, write_out
+from normzoo.backends.cpu.kernels.records import Forward
 from normzoo.backends.cpu.parallel.sharing import pool_for, share
-from normzoo.backends.cpu.schedule import (
-    HEIGHT_BACK,
-    SUMMED_COLUMNS,
-)
-from normzoo.backends.cpu.vector.access import at, load, load_n, prefetch, put
-from normzoo.backends.cpu.vector.arithmetic import (
-    fma,
-    larger,
-    narrow,
-    smaller,
-    splat,
-    total,
-    wide,
-)
+from normzoo.backends.cpu.schedule import HEIGHT_BACK, SUMMED_COLUMNS
+from normzoo.backends.cpu.vector.access import at, load_n, prefetch, put
+from normzoo.backends.cpu.vector.arithmetic import fma, larger, narrow, smaller, splat, total, wide
 from normzoo.backends.cpu.vector.comparing import below
 from normzoo.backends.cpu.vector.lanes import LANES
 from normzoo.backends.cpu.vector.workspaces import clear, workspace
@@ -52,25 +42,33 @@ TAKEN = 5  # planes of `weigh`: four factors, and the weight times the scale
 
 
 @helper
-def weigh(dims, stats, b, first, last, part, at_part, part_step, forms, to, step, taken, k, center, power, divisor,
-          limit, like, spans_m):  # fmt: skip
+def as_forward(given):
+    """What `prepare` asks for: of the bias nothing."""
+    return Forward(given.dims, given.parameter_dims, given.x, given.weight, given.weight, given.dx, given.stats)
+
+
+@helper
+def weigh(given, limits, view, own, planes, flags):
     """From the sums of each set, its columns in order, what dx takes off g in its columns: see `factors_of`.
 
     And the weight times the scale, if a column has but one. The rstd of a clamped set is a constant.
     """
-    bs, _, c, n = dims
+    bs, m, c, n = given.dims
+    part, at_part, part_step = planes.part
+    forms, at_forms, step = planes.forms
+    taken, at_taken, _ = planes.taken
+    power, stats, k = flags.power, given.stats, float(m * n)
     run = LANES if n == 1 else n
-    clear_behind(taken[0], taken[1], TAKEN, step, last - first)
-    for j in range(first, last, run):
-        size = smaller(last - j, run)
+    clear_behind(planes.taken, TAKEN, own)
+    for j in range(own.first, own.last, run):
+        size = smaller(own.last - j, run)
         g, gx, z, signs = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
         # one vector of sets, or the columns of one set; constant statistics need no sums
-        for i in range(0, size if center or power != 0 else 0, LANES):
-            left = smaller(size - i, LANES)
-            p = at_part + j - first + i
+        for i in range(j, j + size if flags.center or power != 0 else j, LANES):
+            left, p = smaller(j + size - i, LANES), at_part + i
             w = splat(1.0)
-            if not spans_m:
-                w = wide(load_n(forms, to + j - first + i + 4 * step, left))
+            if not flags.spans_m:
+                w = wide(load_n(forms, at_forms + 4 * step + i, left))
             g = fma(w, load_n(part, p, left), g)
             gx = fma(w, load_n(part, p + part_step, left), gx)
             z += load_n(part, p + 2 * part_step, left)
@@ -78,74 +76,46 @@ def weigh(dims, stats, b, first, last, part, at_part, part_step, forms, to, step
                 signs += load_n(part, p + 3 * part_step, left)
         if n > 1:
             g, gx, z, signs = splat(total(g)), splat(total(gx)), splat(total(z)), splat(total(signs))
-        g = g / splat(k) if center else splat(0.0)
-        gx = (gx - g * z) / splat(divisor)  # of (g - mean(g)) * xhat: it keeps digits where mean(g) is far from 0
-        signs = signs / splat(k) if center else splat(0.0)
-        if limit < np.inf:
-            s = (2 * bs + b) * c + j // n
-            gx = below(load_n(stats, s, size) if n == 1 else splat(at(stats, s)), splat(limit), gx)
-        for i in range(0, size, LANES):
-            left = smaller(size - i, LANES)
-            f, o, room = to + j - first + i, taken[1] + j - first + i, last - j - i
+        g = g / splat(k) if flags.center else splat(0.0)
+        # of (g - mean(g)) * xhat: it keeps digits where mean(g) is far from 0
+        gx = (gx - g * z) / splat(limits.divisor)
+        signs = signs / splat(k) if flags.center else splat(0.0)
+        if limits.limit < np.inf:
+            s = (2 * bs + own.b) * c + j // n
+            gx = below(load_n(stats, s, size) if n == 1 else splat(at(stats, s)), splat(limits.limit), gx)
+        for i in range(j, j + size, LANES):
+            left, room = smaller(j + size - i, LANES), own.last - i
+            f, o = at_forms + i, at_taken + i
             scale = load_n(forms, f, left)
             fine, r = load_n(forms, f + 2 * step, left), load_n(forms, f + 3 * step, left)
-            g_high, rest, q, sign_mean = factors_of(g, gx, signs, scale, fine, r, power, like)
-            put_lanes(taken[0], o, g_high, room)
-            put_lanes(taken[0], o + step, rest, room)
-            put_lanes(taken[0], o + 2 * step, q, room)
-            put_lanes(taken[0], o + 3 * step, sign_mean, room)
-            if not spans_m:
-                put_lanes(taken[0], o + 4 * step, load_n(forms, f + 4 * step, left) * scale, room)
+            g_high, rest, q, sign_mean = factors_of(g, gx, signs, scale, fine, r, power, given.x)
+            put_lanes(taken, o, g_high, room)
+            put_lanes(taken, o + step, rest, room)
+            put_lanes(taken, o + 2 * step, q, room)
+            put_lanes(taken, o + 3 * step, sign_mean, room)
+            if not flags.spans_m:
+                put_lanes(taken, o + 4 * step, load_n(forms, f + 4 * step, left) * scale, room)
+    repeat(view, planes.taken, TAKEN)
 
 
 @helper
-def dx_strip(view, parameter_dims, dy, x, weight, dx, b, row, rows, j, forms, k, step, taken, o, ahead, left, full,
-             power, spans_m, streams):  # fmt: skip
-    """dx in `rows` rows from `row` on of the columns at j."""
+def dx_strip(strip, view, given, planes, ahead, flags):
+    """dx in a strip, as `y_strip` has y."""
+    b, row, rows, j, left, full = strip
+    dy, x = given.dy, given.x
     i = place_in(view, b, row) + j
-    affine, factors = four(forms, k, step, full, x), four(taken, o, step, full, x)
-    if not spans_m:
-        w = held(taken, o + 4 * step, full, x)
+    affine, factors = four(planes.forms, j, full, x), four(planes.taken, j, full, x)
+    if not flags.spans_m:
+        taken, to, step = planes.taken
+        w = held(taken, to + 4 * step + j, full, x)
     for r in range(row, row + rows):
         prefetch(x, i + ahead)
         prefetch(dy, i + ahead)
-        if spans_m:
-            w = row_parameter(view, parameter_dims, weight, b, r, j, left, full, x) * affine[0]
+        if flags.spans_m:
+            w = row_parameter(view, given.parameter_dims, given.weight, strip, r, x) * affine[0]
         d, v = read_in(view, dy, i, left, full), read_in(view, x, i, left, full)
-        write_out(dx, i, gradient(d, v, w, affine, factors, power), left, full, streams)
-        i += view[2] * view[3]
-
-
-@helper
-def rows_dx(view, parameter_dims, dy, x, weight, dx, b, row, rows, first, last, forms, k, step, taken, o, ahead, power,
-            spans_m, streams):  # fmt: skip
-    """dx on `rows` rows from `row` on of the columns [first, last)."""
-    whole = first + (last - first) // LANES * LANES
-    for j in range(first, whole, LANES):
-        dx_strip(view, parameter_dims, dy, x, weight, dx, b, row, rows, j, forms, k + j, step, taken, o + j, ahead,
-                 LANES, True, power, spans_m, streams)  # fmt: skip
-    if whole < last:
-        dx_strip(view, parameter_dims, dy, x, weight, dx, b, row, rows, whole, forms, k + whole, step, taken, o + whole,
-                 ahead, last - whole, False, power, spans_m, False)  # fmt: skip
-
-
-@helper
-def region_dx(view, parameter_dims, dy, x, weight, dx, b, top, end, first, last, forms, to, step, taken, at_once,
-              ahead, power, spans_m, streams):  # fmt: skip
-    """dx on the rows [top, end) of the columns [first, last), as `region_apply` has y."""
-    for turn in range(2 if end == view[1] and rest_of(view) > 0 else 1):
-        if turn == 1:
-            top, end, last = end, end + 1, first + rest_of(view)
-        row = top
-        while row < end:
-            if at_once and row + HEIGHT_BACK <= end:
-                rows_dx(view, parameter_dims, dy, x, weight, dx, b, row, HEIGHT_BACK, first, last, forms, to - first,
-                        step, taken[0], taken[1] - first, ahead, power, spans_m, streams)  # fmt: skip
-                row += HEIGHT_BACK
-            else:
-                rows_dx(view, parameter_dims, dy, x, weight, dx, b, row, 1, first, last, forms, to - first, step,
-                        taken[0], taken[1] - first, ahead, power, spans_m, streams)  # fmt: skip
-                row += 1
+        write_out(given.dx, i, gradient(d, v, w, affine, factors, flags.power), left, full, flags.streams)
+        i += view.columns
 
 
 @helper
@@ -186,16 +156,6 @@ def fold_blocks(o, dims, parameter_dims, blocks, count, dweight, dbias):
 
 
 @helper
-def keep_sums(size, part, at_part, part_step, sums, to, step):
-    """Keep a column's sums of dy * xhat and dy: they are gradients."""
-    for j in range(0, size, LANES):
-        left = smaller(size - j, LANES)
-        i = at_part + j
-        put_lanes(sums, to + j, load(part, i + part_step), left)
-        put_lanes(sums, to + step + j, load(part, i), left)
-
-
-@helper
 def folds_of(dims, parameter_dims):
     """Turns of `fold_columns`: where each column has parameters of its own, a vector of them, else one."""
     pb, _, pc, pn = parameter_dims
@@ -233,75 +193,64 @@ def fold_columns(o, dims, parameter_dims, sums, dweight, dbias):
     put(dbias, o, total(v))
 
 
+@helper
+def fold_gradients(pool, given, blocks, count, kept, gradients, spans_m):
+    """dweight and dbias, of `count` blocks or of the sums that were kept."""
+    pool = pool_for(blocks.size + kept.size, pool)
+    dims, parameter_dims = given.dims, given.parameter_dims
+    if spans_m:
+        turns = parameter_dims[0] * parameter_dims[1]
+        share(pool, turns, fold_blocks, (dims, parameter_dims, blocks, count, *gradients))
+    else:
+        share(pool, folds_of(dims, parameter_dims), fold_columns, (dims, parameter_dims, kept, *gradients))
+
+
 @cache
 def backward(center, power, spans_m, streams):
     """dx, column sums and the parameters' gradients, a tile at a time; `streams` as forward."""
+    flags = Flags(center, power, spans_m, streams)
 
     @helper
-    def some_tiles(t, dims, parameter_dims, dy, x, weight, stats, dx, blocks, kept, divisor, limit):
-        b, m, c, n = dims
+    def some_tiles(t, given, limits, blocks, kept):
+        dims, parameter_dims, x = given.dims, given.parameter_dims, given.x
         pb = parameter_dims[0]
-        view = view_of(dims, spans_m, x)
-        columns, width, tiles, groups = c * n, width_of(view), tiles_of(view), groups_of(view[1])
-        repeats = repeats_of(dims, parameter_dims) if spans_m else 1
+        view = view_of(dims, flags.spans_m, x)
+        width, tiles, groups = width_of(view), tiles_of(view), groups_of(view.rows)
+        repeats = repeats_of(dims, parameter_dims) if flags.spans_m else 1
         plane = block_of(dims, parameter_dims)
-        place, first = t % pb, t // pb % tiles * width
-        last = smaller(first + width, view[2] * view[3])
-        end = smaller(last, columns)
-        start = t // pb // tiles * repeats
-        block = t * 2 * plane
-        if spans_m:
-            clear(blocks, block, 2 * plane)
-        sums, forms, taken = workspace(5 * width, x), workspace(FORMS * width, x), workspace(TAKEN * width, x)
-        part = workspace(groups * SUMS * width, stats)
-        for u in range(start, smaller(start + repeats, b // pb)):
-            i = u * pb + place
-            prepare(dims, parameter_dims, x, weight, weight, stats, i, first, end, forms, 0, width, spans_m, False)
-            repeat(dims, view, forms, FORMS, 0, width)
+        place, number, start = t % pb, t // pb % tiles, t // pb // tiles * repeats
+        block = Planes(blocks, t * 2 * plane, plane)
+        if flags.spans_m:
+            clear(blocks, block.at, 2 * plane)
+        first = number * width
+        sums = Planes(workspace(5 * width, x), -first, width)
+        forms = Planes(workspace(FORMS * width, x), -first, width)
+        taken = Planes(workspace(TAKEN * width, x), -first, width)
+        part = Planes(workspace(groups * SUMS * width, given.stats), -first, width)
+        planes = Derived(part, forms, taken)
+        for u in range(start, smaller(start + repeats, dims[0] // pb)):
+            tile = tile_of(view, u * pb + place, number)
+            own = own_of(view, tile)
+            prepare(as_forward(given), view, own, forms, flags)
             # 1 moments
             for g in range(groups):
-                group_sums(view, parameter_dims, dy, x, weight, i, g, first, last, blocks, block, plane, sums, width,
-                           part, g * SUMS * width, width, forms, 0, width, center, power, spans_m)  # fmt: skip
-            add_groups(view[1], part, 0, width, SUMS * width, last - first)
-            fold_row_sums(dims, view, dy, x, i, part, 0, width, forms, 0, width, power)
-            if not spans_m:
-                keep_sums(end - first, part, 0, width, kept, 2 * i * columns + first, columns)
+                group_sums(view, given, tile, g, block, sums, planes, flags)
+            add_up(view, given, own, planes, kept, flags)
             # 2 normalize
-            weigh(dims, stats, i, first, end, part, 0, width, forms, 0, width, (taken, 0), float(m * n), center,
-                  power, divisor, limit, x, spans_m)  # fmt: skip
-            repeat(dims, view, taken, TAKEN, 0, width)
-            region_dx(view, parameter_dims, dy, x, weight, dx, i, 0, view[1], first, last, forms, 0, width, (taken, 0),
-                      True, width, power, spans_m, streams)  # fmt: skip
+            weigh(given, limits, view, own, planes, flags)
+            all_over(dx_strip, view, tile, HEIGHT_BACK, True, (view, given, planes, width, flags))
 
-    @kernel
-    def columns_backward(
-        pool,  # see sharing.py
-        dims,  # (b, m, c, n)
-        parameter_dims,  # (pb, pm, pc, pn)
-        dy,
-        x,
-        weight,
-        stats,  # (3, b, c) float64
-        dx,
-        dweight,  # (pb, pm, pc, pn)
-        dbias,  # as dweight
-        divisor,  # float: values in a set, or 1 for totals
-        limit,  # float: rstd of a clamped set, or inf
-    ):
-        b, _, c, n = dims
-        pb, pm, _, _ = parameter_dims
-        tiles = tiles_of(view_of(dims, spans_m, x))
-        repeats = repeats_of(dims, parameter_dims) if spans_m else 1
-        per_place = (b // pb + repeats - 1) // repeats
-        plane = block_of(dims, parameter_dims)
-        blocks = workspace(per_place * tiles * pb * 2 * plane if spans_m else 1, weight)
-        kept = workspace(1 if spans_m else 2 * b * c * n, stats)
-        given = dims, parameter_dims, dy, x, weight, stats, dx, blocks, kept, divisor, limit
-        share(pool, per_place * tiles * pb, some_tiles, given)
-        pool = pool_for(blocks.size + kept.size, pool)
-        if spans_m:
-            share(pool, pb * pm, fold_blocks, (dims, parameter_dims, blocks, per_place * tiles, dweight, dbias))
-        else:
-            share(pool, folds_of(dims, parameter_dims), fold_columns, (dims, parameter_dims, kept, dweight, dbias))
+    @helper
+    def work(pool, given, dweight, dbias, limits):
+        (b, _, c, n), parameter_dims = given.dims, given.parameter_dims
+        pb = parameter_dims[0]
+        tiles = tiles_of(view_of(given.dims, flags.spans_m, given.x))
+        repeats = repeats_of(given.dims, parameter_dims) if flags.spans_m else 1
+        count = (b // pb + repeats - 1) // repeats * tiles
+        plane = block_of(given.dims, parameter_dims)
+        blocks = workspace(count * pb * 2 * plane if flags.spans_m else 1, given.weight)
+        kept = workspace(1 if flags.spans_m else 2 * b * c * n, given.stats)
+        share(pool, count * pb, some_tiles, (given, limits, blocks, kept))
+        fold_gradients(pool, given, blocks, count, kept, (dweight, dbias), flags.spans_m)
 
-    return columns_backward
+    return backward_kernel("columns_backward", work)

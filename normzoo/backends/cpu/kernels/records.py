@@ -41,22 +41,3 @@ class Backward(NamedTuple):
 class Limits(NamedTuple):
     divisor: Any  # as for `Moments`
     limit: Any  # float: rstd of a clamped set, or inf
-
-
-class View(NamedTuple):
-    """How columns walk over x, see `columns_walk.view_of`."""
-
-    b: Any
-    rows: Any
-    columns: Any
-    n: Any  # neighbours that are columns of one set
-    values: Any  # of a sample
-    together: Any  # rows side by side
-
-
-class Planes(NamedTuple):
-    """Planes of a workspace, one number for each column: the first at `at`, `step` values apart."""
-
-    values: Any
-    at: Any
-    step: Any
