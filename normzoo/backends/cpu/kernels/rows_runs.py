@@ -19,7 +19,8 @@ def going_forward(work: Any, unrolls: bool) -> Any:
         if unrolls:
             dims, parameter_dims, x, weight, bias, y, stats = given
             w, v = spread(dims, parameter_dims, weight), spread(dims, parameter_dims, bias)
-            work(pool, Forward(*unrolled(dims, parameter_dims), x, w, v, y, stats), *moments)
+            shape, parameter_shape = unrolled(dims, parameter_dims)
+            work(pool, Forward(shape, parameter_shape, x, w, v, y, stats), *moments)
         else:
             work(pool, given, *moments)
 
@@ -35,7 +36,8 @@ def going_back(work: Any, unrolls: bool) -> Any:
             dims, parameter_dims, dy, x, weight, stats, dx = given
             w = spread(dims, parameter_dims, weight)
             dw, db = workspace(w.size, weight), workspace(w.size, weight)
-            work(pool, Backward(*unrolled(dims, parameter_dims), dy, x, w, stats, dx), dw, db, limits)
+            shape, parameter_shape = unrolled(dims, parameter_dims)
+            work(pool, Backward(shape, parameter_shape, dy, x, w, stats, dx), dw, db, limits)
             fold(dims, parameter_dims, dw, dweight, stats)
             fold(dims, parameter_dims, db, dbias, stats)
         else:
