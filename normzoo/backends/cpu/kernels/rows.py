@@ -139,20 +139,19 @@ def chunk_deviations(dims, x, start, j, mean):
 
 
 @helper
-def finish(given, s, mean, spread, moments, flags):
-    """Write mean, spread / divisor and rstd of set s; start over if its values are extreme."""
+def finish(given, here, mean, spread, moments, flags):
+    """Write mean, spread / divisor and rstd of a set; start over if its values are extreme."""
     b, m, c, n = given.dims
     divisor, eps, clamp = moments
     center, power = flags.center, flags.power
     if is_extreme(spread, eps, power, clamp, given.x):
-        start = set_at(given.dims, s).start
-        mean, spread, rstd = extreme_moments(given.x, start, m, c * n, n, center, power, divisor, eps, clamp)
+        mean, spread, rstd = extreme_moments(given.x, here.start, m, c * n, n, center, power, divisor, eps, clamp)
     else:
         spread = spread / divisor if power != 0 else 0.0
         rstd = rstd_of(spread, eps, 1.0, power, clamp)
-    put(given.stats, s, mean)
-    put(given.stats, b * c + s, spread)
-    put(given.stats, 2 * b * c + s, rstd)
+    put(given.stats, here.index, mean)
+    put(given.stats, b * c + here.index, spread)
+    put(given.stats, 2 * b * c + here.index, rstd)
 
 
 @helper
@@ -230,10 +229,10 @@ def forward(center, power, spans, streams):
         chunks = chunking(m, n)[2]
         # 1 moments
         for s in sets:
-            start = set_at(dims, s).start
+            here = set_at(dims, s)
             count, mean, spread = 0.0, 0.0, 0.0
             for h in range(chunks):
-                count_h, mean_h, spread_h = chunk_moments(dims, x, start, h, center)
+                count_h, mean_h, spread_h = chunk_moments(dims, x, here.start, h, center)
                 if h == 0:
                     count, mean, spread = count_h, mean_h, spread_h
                 else:
@@ -241,8 +240,8 @@ def forward(center, power, spans, streams):
             if power == 1:
                 spread = 0.0
                 for h in range(chunks):
-                    spread += chunk_deviations(dims, x, start, h, mean)
-            finish(given, s, mean, spread, moments, flags)
+                    spread += chunk_deviations(dims, x, here.start, h, mean)
+            finish(given, here, mean, spread, moments, flags)
         # 2 normalize
         ahead = next_set(dims, x, FETCHED_SET) * together
         for s in sets:

@@ -118,7 +118,7 @@ def forward(center, power, spans, streams):
                 put(part, place_of(dims, s, 0) + 2, spread)
         for s in range(b * c):
             _, mean, spread = three_at(part, place_of(dims, s, 0))
-            finish(given, s, mean, spread, moments, flags)
+            finish(given, set_at(dims, s), mean, spread, moments, flags)
         # 2 normalize
         share(pool, b * c * chunks, normalize_chunk, (given,))
 

@@ -90,8 +90,11 @@ def parameter_step(parameter_dims):
 def set_at(dims, s):
     """Set s."""
     _, m, c, n = dims
-    i, j = (s, 0) if c == 1 else (s // c, s % c)
-    return Set(s, i, j, (i * m * c + j) * n)
+    b, column, start = s, 0, s * m * n
+    if c != 1:
+        b, column = s // c, s % c
+        start = (b * m * c + column) * n
+    return Set(s, b, column, start)
 
 
 @helper
