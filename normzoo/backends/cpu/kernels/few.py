@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.compiling.jit import helper, kernel
+from normzoo.backends.cpu.compiling.jit import helper
 from normzoo.backends.cpu.kernels.few_tables import (
     block_at,
     blocks_of,
@@ -17,18 +17,16 @@ from normzoo.backends.cpu.kernels.few_tables import (
     fold,
     gather,
     give,
-    parameters_of,
-    period_of,
+    layout_of,
     plane_at,
-    planes_of,
     put_stats,
     read_stats,
-    room_of,
-    samples_of,
     spread,
     take,
-    tasks_of,
+    tasks_back,
+    tasks_to_y,
 )
+from normzoo.backends.cpu.kernels.making import apply_kernel, backward_kernel, forward_kernel
 from normzoo.backends.cpu.kernels.moments import (
     MEAN,
     RSTD,
@@ -39,12 +37,10 @@ from normzoo.backends.cpu.kernels.moments import (
     standardize,
 )
 from normzoo.backends.cpu.parallel.sharing import share
-from normzoo.backends.cpu.schedule import FEW_TASK
 from normzoo.backends.cpu.vector.access import load, load_n, store, zeros
 from normzoo.backends.cpu.vector.arithmetic import (
     fma,
     keep,
-    larger,
     magnitude,
     narrow,
     sign,
@@ -56,24 +52,33 @@ from normzoo.backends.cpu.vector.lanes import LANES
 from normzoo.backends.cpu.vector.workspaces import clear, workspace
 
 
+@helper
+def tables_of(given, layout):
+    """The parameters in planes, of biases behind those of weights."""
+    size = layout.planes * layout.room
+    tables = workspace(2 * size, given.stats)
+    spread(layout, given.weight, tables, 0)
+    spread(layout, given.bias, tables, size)
+    return tables
+
+
 @cache
 def forward(center, power, apart, over, _streams):
     """Statistics and y; with `over`, lanes run over samples of few columns, not over these."""
 
     @helper
-    def some_blocks(t, dims, parameter_dims, x, y, stats, divisor, eps, clamp, tables, tasks):
-        _, m, c, n = dims
-        view, parameters = samples_of(dims, over), parameters_of(parameter_dims, over)
+    def some_blocks(t, given, moments, tables, tasks):
+        _, m, c, n = given.dims
+        layout = layout_of(given, over)
         columns = c if over else 1
-        here, end = blocks_of(view, t, tasks)
-        room, period = room_of(view, parameters), period_of(view, parameters)
-        bias_at = planes_of(parameters) * room
-        values, kept = workspace(m * columns * n * LANES, stats), workspace(LANES, stats)
+        here, end = blocks_of(layout.dims, t, tasks)
+        bias_at = layout.planes * layout.room
+        values, kept = workspace(m * columns * n * LANES, given.stats), workspace(LANES, given.stats)
         zero = splat(0.0)
-        for block in range(here, end):
-            s, count, start = block_at(view, block)
-            first = first_in(period, s)
-            take(view, x, start, count, apart, values, 0)
+        for number in range(here, end):
+            block = block_at(layout.dims, number)
+            first = first_in(layout.period, block.first)
+            take(layout.dims, given.x, block, apart, values, 0)
             for column in range(columns):
                 # 1 moments
                 mean, spread_sum = zero, zero
@@ -85,45 +90,26 @@ def forward(center, power, apart, over, _streams):
                     for j in range(n):
                         d = load(values, ((i * columns + column) * n + j) * LANES) - mean
                         spread_sum = fma(d, d, spread_sum) if power == 2 else spread_sum + magnitude(d)
-                found = spread_sum / splat(divisor)
-                rstd = rstd_of(found, splat(eps), splat(1.0), power, clamp)
-                put_stats(stats, MEAN, dims, s, column, mean, count, over, kept)
-                put_stats(stats, SPREAD, dims, s, column, found, count, over, kept)
-                put_stats(stats, RSTD, dims, s, column, rstd, count, over, kept)
+                found = spread_sum / splat(moments.divisor)
+                rstd = rstd_of(found, splat(moments.eps), splat(1.0), power, moments.clamp)
+                put_stats(given, MEAN, block, column, mean, over, kept)
+                put_stats(given, SPREAD, block, column, found, over, kept)
+                put_stats(given, RSTD, block, column, rstd, over, kept)
                 # 2 normalize
                 for i in range(m):
                     for j in range(n):
                         h = ((i * columns + column) * n + j) * LANES
-                        p = plane_at(parameter_dims, i, column, j, over) * room + first
+                        p = plane_at(given.parameter_dims, i, column, j, over) * layout.room + first
                         xhat = (load(values, h) - mean) * rstd
                         store(values, h, fma(xhat, load(tables, p), load(tables, bias_at + p)))
-            give(view, y, start, count, apart, values)
+            give(layout.dims, given.y, block, apart, values)
 
-    @kernel
-    def few_forward(
-        pool,  # see sharing.py
-        dims,  # (b, m, c, n)
-        parameter_dims,  # (pb, pm, pc, pn)
-        x,
-        weight,
-        bias,
-        y,
-        stats,  # (3, b, c) float64: mean, spread, rstd
-        divisor,  # float: values in a set, or 1 for totals
-        eps,  # float
-        clamp,  # bool
-    ):
-        b, m, c, n = dims
-        view, parameters = samples_of(dims, over), parameters_of(parameter_dims, over)
-        size = planes_of(parameters) * room_of(view, parameters)
-        tables = workspace(2 * size, stats)
-        spread(view, parameters, weight, tables, 0)
-        spread(view, parameters, bias, tables, size)
-        tasks = larger(1, b * m * c * n // FEW_TASK)
-        given = dims, parameter_dims, x, y, stats, divisor, eps, clamp, tables, tasks
-        share(pool, tasks, some_blocks, given)
+    @helper
+    def all_blocks(pool, given, moments):
+        tables, tasks = tables_of(given, layout_of(given, over)), tasks_to_y(given.dims)
+        share(pool, tasks, some_blocks, (given, moments, tables, tasks))
 
-    return few_forward
+    return forward_kernel("few_forward", all_blocks)
 
 
 @cache
@@ -131,51 +117,38 @@ def apply(spans, _streams):
     """y from given statistics, in the arithmetic of rows and columns: whichever works on a view, the bits are one."""
 
     @helper
-    def some_blocks(t, dims, parameter_dims, x, y, stats, tables, tasks):
+    def some_blocks(t, given, tables, tasks):
+        dims, parameter_dims, x, _, _, y, stats = given
         b, m, c, n = dims
-        sets = b * c
+        layout = layout_of(given, False)
         here, end = blocks_of(dims, t, tasks)
-        room, period = room_of(dims, parameter_dims), period_of(dims, parameter_dims)
-        bias_at = planes_of(parameter_dims) * room
+        bias_at = layout.planes * layout.room
         values = workspace(m * n * LANES, x)
-        for block in range(here, end):
-            s, count, start = block_at(dims, block)
-            mean, rstd = load_n(stats, s, count), load_n(stats, 2 * sets + s, count)
-            first = first_in(period, s)
+        for number in range(here, end):
+            block = block_at(dims, number)
+            s, count, _ = block
+            mean, rstd = load_n(stats, s, count), load_n(stats, 2 * b * c + s, count)
+            first = first_in(layout.period, s)
             if spans:
                 affine = affine_of(mean, rstd, x)
             else:
                 affine = affine_by(mean, rstd, load(tables, first), load(tables, bias_at + first), x)
-            take(dims, x, start, count, True, values, 0)
+            take(dims, x, block, True, values, 0)
             for i in range(m):
                 for j in range(n):
-                    h, p = (i * n + j) * LANES, plane_at(parameter_dims, i, 0, j, False) * room + first
+                    h, p = (i * n + j) * LANES, plane_at(parameter_dims, i, 0, j, False) * layout.room + first
                     v = standardize(load(values, h), *affine)
                     if spans:
                         v = fma(v, narrow(load(tables, p), x), narrow(load(tables, bias_at + p), x))
                     store(values, h, v)
-            give(dims, y, start, count, True, values)
+            give(dims, y, block, True, values)
 
-    @kernel
-    def few_apply(
-        pool,  # see sharing.py
-        dims,  # (b, m, c, n)
-        parameter_dims,  # (pb, pm, pc, pn)
-        x,
-        weight,
-        bias,
-        y,
-        stats,  # (3, b, c) float64
-    ):
-        b, m, c, n = dims
-        size = planes_of(parameter_dims) * room_of(dims, parameter_dims)
-        tables = workspace(2 * size, stats)
-        spread(dims, parameter_dims, weight, tables, 0)
-        spread(dims, parameter_dims, bias, tables, size)
-        tasks = larger(1, b * m * c * n // FEW_TASK)
-        share(pool, tasks, some_blocks, (dims, parameter_dims, x, y, stats, tables, tasks))
+    @helper
+    def all_blocks(pool, given):
+        tables, tasks = tables_of(given, layout_of(given, False)), tasks_to_y(given.dims)
+        share(pool, tasks, some_blocks, (given, tables, tasks))
 
-    return few_apply
+    return apply_kernel("few_apply", all_blocks)
 
 
 @cache
@@ -186,25 +159,27 @@ def backward(center, power, each, apart, over, _streams):
     constant = power == 0 and not center
 
     @helper
-    def some_blocks(t, dims, parameter_dims, dy, x, stats, dx, divisor, limit, table, part, tasks):
+    def some_blocks(t, given, limits, table, part, tasks):
+        dims, parameter_dims, dy, x, _, stats, dx = given
         _, m, c, n = dims
         _, pm, _, pn = parameter_dims
-        view, parameters = samples_of(dims, over), parameters_of(parameter_dims, over)
+        divisor, limit = limits
+        layout = layout_of(given, over)
+        view, _, planes, period, room = layout
         columns = c if over else 1
         here, end = blocks_of(view, t, tasks)
-        room, period, planes = room_of(view, parameters), period_of(view, parameters), planes_of(parameters)
         size, k = planes * room, m * columns * n * LANES
         found, values, kept = workspace(2 * size, stats), workspace(2 * k, stats), workspace(LANES, stats)
         clear(found, 0, 2 * size)
         zero = splat(0.0)
-        for block in range(here, end):
-            s, count, start = block_at(view, block)
-            first = first_in(period, s)
-            take(view, dy, start, count, apart, values, 0)
-            take(view, x, start, count, apart, values, k)
+        for number in range(here, end):
+            block = block_at(view, number)
+            count, first = block.count, first_in(period, block.first)
+            take(view, dy, block, apart, values, 0)
+            take(view, x, block, apart, values, k)
             for column in range(columns):
-                mean = read_stats(stats, MEAN, dims, s, column, count, over, kept)
-                rstd = read_stats(stats, RSTD, dims, s, column, count, over, kept)
+                mean = read_stats(given, MEAN, block, column, over, kept)
+                rstd = read_stats(given, RSTD, block, column, over, kept)
                 affine = affine_of(mean, rstd, x)
                 # 1 moments
                 g_sum, gx_sum, signs, dweight, dbias = zero, zero, zero, zero, zero
@@ -245,37 +220,21 @@ def backward(center, power, each, apart, over, _streams):
                             xhat = load(values, k + h)
                             v -= (sign(xhat) - sign_mean if power == 1 else xhat) * gx_mean
                         store(values, h, v * rstd)
-            give(view, dx, start, count, apart, values)
+            give(view, dx, block, apart, values)
         own = 2 * t * planes * period
-        gather(view, parameters, found, 0, part, own)
-        gather(view, parameters, found, size, part, own + planes * period)
+        gather(layout, found, 0, part, own)
+        gather(layout, found, size, part, own + planes * period)
 
-    @kernel
-    def few_backward(
-        pool,  # see sharing.py
-        dims,  # (b, m, c, n)
-        parameter_dims,  # (pb, pm, pc, pn)
-        dy,
-        x,
-        weight,
-        stats,  # (3, b, c) float64
-        dx,
-        dweight,  # (pb, pm, pc, pn)
-        dbias,  # as dweight
-        divisor,  # float: values in a set, or 1 for totals
-        limit,  # float: rstd of a clamped set, or inf
-    ):
-        b, m, c, n = dims
-        view, parameters = samples_of(dims, over), parameters_of(parameter_dims, over)
-        planes = planes_of(parameters)
-        size = planes * room_of(view, parameters)
-        table = workspace(size, stats)
-        spread(view, parameters, weight, table, 0)
-        tasks = tasks_of(b * m * c * n, size)
-        own = planes * period_of(view, parameters)
-        part = workspace(tasks * 2 * own, stats)
-        share(pool, tasks, some_blocks, (dims, parameter_dims, dy, x, stats, dx, divisor, limit, table, part, tasks))
-        fold(view, parameters, part, 0, tasks, 2 * own, dweight)
-        fold(view, parameters, part, own, tasks, 2 * own, dbias)
+    @helper
+    def all_blocks(pool, given, dweight, dbias, limits):
+        layout = layout_of(given, over)
+        size, own = layout.planes * layout.room, layout.planes * layout.period
+        table = workspace(size, given.stats)
+        spread(layout, given.weight, table, 0)
+        tasks = tasks_back(given.dims, size)
+        part = workspace(tasks * 2 * own, given.stats)
+        share(pool, tasks, some_blocks, (given, limits, table, part, tasks))
+        fold(layout, part, 0, tasks, 2 * own, dweight)
+        fold(layout, part, own, tasks, 2 * own, dbias)
 
-    return few_backward
+    return backward_kernel("few_backward", all_blocks)

@@ -1,5 +1,7 @@
 """Sets of few values as lanes see them: blocks of sixteen sets, and their parameters in planes."""
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from normzoo.backends.cpu.compiling.jit import helper
@@ -9,6 +11,24 @@ from normzoo.backends.cpu.vector.access import at, itemsize, load, load_n, prefe
 from normzoo.backends.cpu.vector.across import read_across, write_across
 from normzoo.backends.cpu.vector.arithmetic import larger, narrow, smaller, splat, total
 from normzoo.backends.cpu.vector.lanes import LANES
+
+
+class Layout(NamedTuple):
+    """How lanes see sets, and their parameters in planes; see `layout_of`."""
+
+    dims: Any
+    parameter_dims: Any
+    planes: Any  # parameters of a set
+    period: Any  # after how many sets the parameters repeat
+    room: Any  # values of a plane: a period, and what a block that begins in it may need beyond
+
+
+class Block(NamedTuple):
+    """What lanes hold at once: `count` sets from set `first` on, whose values begin at `start`."""
+
+    first: Any
+    count: Any
+    start: Any
 
 
 @helper
@@ -26,23 +46,15 @@ def series_of(dims):
 
 
 @helper
-def period_of(dims, parameter_dims):
-    """After how many sets the parameters repeat."""
-    pb, _, pc, _ = parameter_dims
-    return pb * dims[2] if pb > 1 or pc > 1 else 1
-
-
-@helper
-def room_of(dims, parameter_dims):
-    """Values of a plane of `spread`: a period, and what a block that begins in it may need beyond."""
-    period = period_of(dims, parameter_dims)
-    return period + LANES if period > 1 else LANES
-
-
-@helper
-def planes_of(parameter_dims):
-    """Parameters of a set."""
-    return parameter_dims[1] * parameter_dims[3]
+def layout_of(given, over):
+    """With `over` lanes run over whole samples, each of c sets of the norm."""
+    b, m, c, n = given.dims
+    _, pm, pc, pn = given.parameter_dims
+    dims = (b, 1, 1, m * c * n) if over else given.dims
+    parameter_dims = (1, 1, 1, pm * pc * pn) if over else given.parameter_dims
+    pb, pm, pc, pn = parameter_dims
+    period = pb * dims[2] if pb > 1 or pc > 1 else 1
+    return Layout(dims, parameter_dims, pm * pn, period, period + LANES if period > 1 else LANES)
 
 
 @helper
@@ -53,11 +65,11 @@ def first_of(parameter_dims, plane, place):
 
 
 @helper
-def spread(dims, parameter_dims, weight, table, to):
+def spread(layout, weight, table, to):
     """The parameters in planes, one for each value of a set that has its own, by the order of the sets."""
+    _, parameter_dims, planes, period, room = layout
     pb, _, pc, pn = parameter_dims
-    period, room = period_of(dims, parameter_dims), room_of(dims, parameter_dims)
-    for plane in range(planes_of(parameter_dims)):
+    for plane in range(planes):
         i = to + plane * room
         if period == 1:
             store(table, i, splat(np.float64(at(weight, plane))))
@@ -73,10 +85,10 @@ def spread(dims, parameter_dims, weight, table, to):
 
 
 @helper
-def gather(dims, parameter_dims, sums, i, part, to):
+def gather(layout, sums, i, part, to):
     """What `spread` spreads, of gradients: a task's at sums[i:] to part[to:], a period of each plane."""
-    period, room = period_of(dims, parameter_dims), room_of(dims, parameter_dims)
-    for plane in range(planes_of(parameter_dims)):
+    _, _, planes, period, room = layout
+    for plane in range(planes):
         if period == 1:
             put(part, to + plane, total(load(sums, i + plane * room)))
             continue
@@ -89,12 +101,12 @@ def gather(dims, parameter_dims, sums, i, part, to):
 
 
 @helper
-def fold(dims, parameter_dims, part, i, tasks, skip, dweight):
+def fold(layout, part, i, tasks, skip, dweight):
     """Each parameter's gradient: what all tasks have at part[i:], `skip` values apart, added up in order."""
+    _, parameter_dims, planes, period, _ = layout
     pb, _, pc, pn = parameter_dims
-    period = period_of(dims, parameter_dims)
     repeats = period // pb
-    for plane in range(planes_of(parameter_dims)):
+    for plane in range(planes):
         for place in range(pb):
             first = first_of(parameter_dims, plane, place)
             d = 0.0
@@ -108,23 +120,18 @@ def fold(dims, parameter_dims, part, i, tasks, skip, dweight):
 
 
 @helper
-def tasks_of(values, size):
-    """Tasks of a backward pass, each with planes of `size` for its parameters' gradients; by the shape alone."""
-    return 1 if values <= FEW_TASK else smaller(FEW_TASKS, larger(1, values // larger(FEW_TASK, 16 * size)))
-
-
-@helper
-def samples_of(dims, over):
-    """The view whose sets lanes run over: with `over` its sets are whole samples, each of c sets of the norm."""
+def tasks_to_y(dims):
+    """Tasks that the blocks are shared out to."""
     b, m, c, n = dims
-    return (b, 1, 1, m * c * n) if over else dims
+    return larger(1, b * m * c * n // FEW_TASK)
 
 
 @helper
-def parameters_of(parameter_dims, over):
-    """Likewise; samples have the same."""
-    _, pm, pc, pn = parameter_dims
-    return (1, 1, 1, pm * pc * pn) if over else parameter_dims
+def tasks_back(dims, size):
+    """Going back, each has planes of `size` for its parameters' gradients; by the shape alone."""
+    b, m, c, n = dims
+    values = b * m * c * n
+    return 1 if values <= FEW_TASK else smaller(FEW_TASKS, larger(1, values // larger(FEW_TASK, 16 * size)))
 
 
 @helper
@@ -138,33 +145,33 @@ def plane_at(parameter_dims, i, column, j, over):
 
 
 @helper
-def put_stats(stats, plane, dims, s, column, v, count, over, kept):
-    """One of the statistics of the sets in lanes."""
-    b, _, c, _ = dims
+def put_stats(given, plane, block, column, v, over, kept):
+    """One of the statistics of the sets in lanes, which are those of this column with `over`."""
+    b, _, c, _ = given.dims
     if over:
         store(kept, 0, v)
-        write_across(stats, (plane * b + s) * c + column, c, 1, count, kept, 0)
+        write_across(given.stats, (plane * b + block.first) * c + column, c, 1, block.count, kept, 0)
     else:
-        put_lanes(stats, plane * b * c + s, v, count)
+        put_lanes(given.stats, plane * b * c + block.first, v, block.count)
 
 
 @helper
-def read_stats(stats, plane, dims, s, column, count, over, kept):
-    b, _, c, _ = dims
+def read_stats(given, plane, block, column, over, kept):
+    b, _, c, _ = given.dims
     if not over:
-        return load_n(stats, plane * b * c + s, count)
-    read_across(stats, (plane * b + s) * c + column, c, 1, count, kept, 0)
+        return load_n(given.stats, plane * b * c + block.first, block.count)
+    read_across(given.stats, (plane * b + block.first) * c + column, c, 1, block.count, kept, 0)
     return load(kept, 0)
 
 
 @helper
 def block_at(dims, t):
-    """First set, sets, and first value of block t."""
+    """Block t of all."""
     _, m, c, n = dims
     series, length = series_of(dims)
     blocks = (length + LANES - 1) // LANES
     row, first = (t // blocks, t % blocks * LANES) if series > 1 else (0, t * LANES)
-    return row * length + first, smaller(LANES, length - first), row * m * c * n + first * step_of(dims)
+    return Block(row * length + first, smaller(LANES, length - first), row * m * c * n + first * step_of(dims))
 
 
 @helper
@@ -182,29 +189,29 @@ def first_in(period, s):
 
 
 @helper
-def take(dims, a, start, count, apart, room, to):
-    """The values of `count` sets, of which the first is at `start`, to room[to:], LANES of each."""
+def take(dims, a, block, apart, room, to):
+    """The values of a block to room[to:], LANES of each."""
     _, m, c, n = dims
     runs, length = (m, n) if c > 1 else (1, m * n)
     for run in range(runs):
-        i, q = start + run * c * n, to + run * length * LANES
+        i, q = block.start + run * c * n, to + run * length * LANES
         if apart and runs == 1:  # the next block's, which lie in a row: this one has read sixteen rows at a time
             for h in range(i + length * LANES, i + 2 * length * LANES, LINE // itemsize(a)):
                 prefetch(a, h)
         if apart:
-            read_across(a, i, step_of(dims), length, count, room, q)
+            read_across(a, i, step_of(dims), length, block.count, room, q)
         else:
-            store(room, q, narrow(load(a, i) if count >= LANES else load_n(a, i, count), room))
+            store(room, q, narrow(load(a, i) if block.count >= LANES else load_n(a, i, block.count), room))
 
 
 @helper
-def give(dims, a, start, count, apart, room):
+def give(dims, a, block, apart, room):
     """Back what `take` takes."""
     _, m, c, n = dims
     runs, length = (m, n) if c > 1 else (1, m * n)
     for run in range(runs):
-        i, q = start + run * c * n, run * length * LANES
+        i, q = block.start + run * c * n, run * length * LANES
         if apart:
-            write_across(a, i, step_of(dims), length, count, room, q)
+            write_across(a, i, step_of(dims), length, block.count, room, q)
         else:
-            put_lanes(a, i, narrow(load(room, q), a), count)
+            put_lanes(a, i, narrow(load(room, q), a), block.count)

@@ -1,7 +1,6 @@
 """The three kernels of the contract, made of what does their work: their arguments are written down here alone.
 
-All take the pool of `sharing.py` first. Sets that a thread takes whole, and those that all threads share, are two works
-of one kernel.
+Sets that a thread takes whole, and those that all threads share, are two works of one kernel.
 """
 
 from collections.abc import Callable
@@ -19,7 +18,19 @@ def _named(name: str, function: Callable) -> Any:
 def forward_kernel(name: str, work: Any) -> Any:
     """Statistics and y: work(pool, forward, moments)."""
 
-    def forward(pool, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp):
+    def forward(
+        pool,  # see sharing.py
+        dims,  # (b, m, c, n)
+        parameter_dims,  # (pb, pm, pc, pn)
+        x,
+        weight,
+        bias,
+        y,
+        stats,  # (3, b, c) float64: mean, spread, rstd
+        divisor,  # float: values in a set, or 1 for totals
+        eps,  # float
+        clamp,  # bool
+    ):
         work(pool, Forward(dims, parameter_dims, x, weight, bias, y, stats), Moments(divisor, eps, clamp))
 
     return _named(name, forward)
@@ -37,7 +48,20 @@ def apply_kernel(name: str, work: Any) -> Any:
 def backward_kernel(name: str, work: Any) -> Any:
     """dx and the parameters' gradients: work(pool, backward, dweight, dbias, limits)."""
 
-    def backward(pool, dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, limit):
+    def backward(
+        pool,
+        dims,
+        parameter_dims,
+        dy,
+        x,
+        weight,
+        stats,
+        dx,
+        dweight,  # (pb, pm, pc, pn)
+        dbias,  # as dweight
+        divisor,
+        limit,  # float: rstd of a clamped set, or inf
+    ):
         given = Backward(dims, parameter_dims, dy, x, weight, stats, dx)
         work(pool, given, dweight, dbias, Limits(divisor, limit))
 

@@ -10,7 +10,8 @@ from functools import cache
 
 import numpy as np
 
-from normzoo.backends.cpu.compiling.jit import helper, kernel
+from normzoo.backends.cpu.compiling.jit import helper
+from normzoo.backends.cpu.kernels.making import forward_kernel
 from normzoo.backends.cpu.kernels.moments import (
     affine_by,
     affine_of,
@@ -22,7 +23,10 @@ from normzoo.backends.cpu.kernels.moments import (
     standardize,
     write_out,
 )
+from normzoo.backends.cpu.kernels.records import Forward
+from normzoo.backends.cpu.kernels.rows_runs import going_forward
 from normzoo.backends.cpu.kernels.rows_walk import (
+    Flags,
     as_short,
     chunk_of,
     chunking,
@@ -31,9 +35,7 @@ from normzoo.backends.cpu.kernels.rows_walk import (
     parameter_step,
     parts_of,
     set_at,
-    spread,
     stats_of,
-    unrolled,
 )
 from normzoo.backends.cpu.parallel.sharing import share
 from normzoo.backends.cpu.schedule import FAR_MEAN, FETCHED_SET, ROW_CHUNK, SETS_TOGETHER
@@ -43,18 +45,19 @@ from normzoo.backends.cpu.vector.lanes import LANES
 
 
 @helper
-def affine_at(dims, x, stats, s):
+def affine_at(given, s):
     """`affine_of` set s, in lanes."""
-    mean, rstd = stats_of(dims, stats, s)
-    scale, shift, fine, r = affine_of(mean, rstd, x)
+    mean, rstd = stats_of(given, s)
+    scale, shift, fine, r = affine_of(mean, rstd, given.x)
     return splat(scale), splat(shift), splat(fine), splat(r)
 
 
 @helper
-def folded_at(dims, x, stats, s, weight, bias):
-    """`affine_by` the statistics of set s and parameters, in lanes."""
-    mean, rstd = stats_of(dims, stats, s)
-    scale, shift, fine, r = affine_by(mean, rstd, np.float64(weight), np.float64(bias), x)
+def folded_at(given, s, p):
+    """`affine_by` the statistics of set s and the parameters at p, in lanes."""
+    mean, rstd = stats_of(given, s)
+    weight, bias = np.float64(at(given.weight, p)), np.float64(at(given.bias, p))
+    scale, shift, fine, r = affine_by(mean, rstd, weight, bias, given.x)
     return splat(scale), splat(shift), splat(fine), splat(r)
 
 
@@ -136,27 +139,30 @@ def chunk_deviations(dims, x, start, j, mean):
 
 
 @helper
-def finish(dims, x, start, mean, spread, stats, s, center, power, divisor, eps, clamp):
-    """Write mean, spread / divisor and rstd of set s at `start`; start over if its values are extreme."""
-    _, m, c, n = dims
-    sets = dims[0] * c
-    if is_extreme(spread, eps, power, clamp, x):
-        mean, spread, rstd = extreme_moments(x, start, m, c * n, n, center, power, divisor, eps, clamp)
+def finish(given, here, mean, spread, moments, flags):
+    """Write mean, spread / divisor and rstd of a set; start over if its values are extreme."""
+    b, m, c, n = given.dims
+    divisor, eps, clamp = moments
+    center, power = flags.center, flags.power
+    if is_extreme(spread, eps, power, clamp, given.x):
+        mean, spread, rstd = extreme_moments(given.x, here.start, m, c * n, n, center, power, divisor, eps, clamp)
     else:
         spread = spread / divisor if power != 0 else 0.0
         rstd = rstd_of(spread, eps, 1.0, power, clamp)
-    put(stats, s, mean)
-    put(stats, sets + s, spread)
-    put(stats, 2 * sets + s, rstd)
+    put(given.stats, here.index, mean)
+    put(given.stats, b * c + here.index, spread)
+    put(given.stats, 2 * b * c + here.index, rstd)
 
 
 @helper
-def y_of(v, weight, bias, y, i, p, w, a, affine, spans_n, folds, streams, left, full):
-    """y = xhat * weight + bias, of up to LANES values v; with `folds` weight and bias are in `affine`."""
-    if spans_n:
-        w, a = read(weight, p, left, full, y), read(bias, p, left, full, y)
+def y_of(given, v, i, p, form, flags, left, full):
+    """y = xhat * weight + bias at i, of up to LANES values v; `form`: weight, bias and `affine_of` the set. Weight and
+    bias are in the last where they are folded, and at p where each value has its own."""
+    w, a, affine = form
+    if flags.spans_n:
+        w, a = read(given.weight, p, left, full, given.y), read(given.bias, p, left, full, given.y)
     v = standardize(v, *affine)
-    write_out(y, i, v if folds else fma(v, w, a), left, full, streams)
+    write_out(given.y, i, v if flags.folds else fma(v, w, a), left, full, flags.streams)
 
 
 @helper
@@ -167,39 +173,36 @@ def last_of(x, i, end):
 
 
 @helper
-def chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, s, j, spans_n, folds, streams, ahead):
-    """y on chunk j of set s.
-
-    `spans_n`: the parameters vary along n; `folds`: see `affine_by`; `streams`: y goes past the caches; `ahead`: of
-    what is fetched meanwhile.
-    """
+def chunk_apply(given, s, j, flags, ahead):
+    """y on chunk j of set s; `ahead`: of what is fetched meanwhile."""
+    dims, parameter_dims, x, weight, bias, _, _ = given
     _, m, c, n = dims
-    b, column, start = set_at(dims, s)
+    here = set_at(dims, s)
     first, runs, skip, length = chunk_of(j, m, n)
-    top, step = parameter_at(parameter_dims, b, column), parameter_step(parameter_dims)
-    affine = affine_at(dims, x, stats, s)
-    if folds:
-        affine = folded_at(dims, x, stats, s, at(weight, top), at(bias, top))
+    top, step = parameter_at(parameter_dims, here), parameter_step(parameter_dims)
+    affine = affine_at(given, s)
+    if flags.folds:
+        affine = folded_at(given, s, top)
     for run in range(first, first + runs):
-        i = start + run * c * n + skip
+        i = here.start + run * c * n + skip
         end = i + length
         p = top + run * step
-        w, a = splat(at(weight, p)), splat(at(bias, p))
-        if folds and step > 0:
-            affine = folded_at(dims, x, stats, s, at(weight, p), at(bias, p))
+        if flags.folds and step > 0:
+            affine = folded_at(given, s, p)
+        form = splat(at(weight, p)), splat(at(bias, p)), affine
         p += skip
         last = last_of(x, i, end)
         while i + LANES <= end:
             if ahead > 0:
                 prefetch(x, i + ahead)
-            y_of(load_as(x, i, x), weight, bias, y, i, p, w, a, affine, spans_n, folds, streams, LANES, True)
+            y_of(given, load_as(x, i, x), i, p, form, flags, LANES, True)
             i += LANES
             p += LANES
         if i < end and length > LANES:
             p -= LANES - (end - i)
-            y_of(last, weight, bias, y, end - LANES, p, w, a, affine, spans_n, folds, False, LANES, True)
+            y_of(given, last, end - LANES, p, form, flags, LANES, True)
         elif i < end:
-            y_of(load_n(x, i, end - i), weight, bias, y, i, p, w, a, affine, spans_n, folds, False, end - i, False)
+            y_of(given, load_n(x, i, end - i), i, p, form, flags, end - i, False)
 
 
 @helper
@@ -213,21 +216,23 @@ def together_of(dims):
 def forward(center, power, spans, streams):
     """Statistics and y, a few sets at a time; with `streams` past the caches, which asks for runs of whole vectors."""
     spans_n, unrolls, short = parts_of(spans)
+    flags = Flags(center, power, spans_n, streams)
 
     @helper
-    def some_sets(t, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp):
+    def some_sets(t, given, moments):
         if short:
-            dims, parameter_dims = as_short(dims, parameter_dims)
+            given = Forward(*as_short(given))
+        dims, x = given.dims, given.x
         b, m, c, n = dims
         together = together_of(dims)
         sets = range(t * together, smaller(t * together + together, b * c))
         chunks = chunking(m, n)[2]
         # 1 moments
         for s in sets:
-            start = set_at(dims, s)[2]
+            here = set_at(dims, s)
             count, mean, spread = 0.0, 0.0, 0.0
             for h in range(chunks):
-                count_h, mean_h, spread_h = chunk_moments(dims, x, start, h, center)
+                count_h, mean_h, spread_h = chunk_moments(dims, x, here.start, h, center)
                 if h == 0:
                     count, mean, spread = count_h, mean_h, spread_h
                 else:
@@ -235,35 +240,18 @@ def forward(center, power, spans, streams):
             if power == 1:
                 spread = 0.0
                 for h in range(chunks):
-                    spread += chunk_deviations(dims, x, start, h, mean)
-            finish(dims, x, start, mean, spread, stats, s, center, power, divisor, eps, clamp)
+                    spread += chunk_deviations(dims, x, here.start, h, mean)
+            finish(given, here, mean, spread, moments, flags)
         # 2 normalize
         ahead = next_set(dims, x, FETCHED_SET) * together
         for s in sets:
             for h in range(chunks):
-                chunk_apply(dims, parameter_dims, x, weight, bias, y, stats, s, h, spans_n, False, streams, ahead)
+                chunk_apply(given, s, h, flags, ahead)
 
-    @kernel
-    def rows_forward(
-        pool,  # see sharing.py
-        dims,  # (b, m, c, n)
-        parameter_dims,  # (pb, pm, pc, pn)
-        x,
-        weight,
-        bias,
-        y,
-        stats,  # (3, b, c) float64: mean, spread, rstd
-        divisor,  # float: m*n, or 1 for totals
-        eps,  # float
-        clamp,  # bool
-    ):
-        together = together_of(dims)
-        turns = (dims[0] * dims[2] + together - 1) // together
-        if unrolls:
-            w, v = spread(dims, parameter_dims, weight), spread(dims, parameter_dims, bias)
-            shape, parameter_shape = unrolled(dims, parameter_dims)
-            share(pool, turns, some_sets, (shape, parameter_shape, x, w, v, y, stats, divisor, eps, clamp))
-        else:
-            share(pool, turns, some_sets, (dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp))
+    @helper
+    def all_sets(pool, given, moments):
+        b, _, c, _ = given.dims
+        together = together_of(given.dims)
+        share(pool, (b * c + together - 1) // together, some_sets, (given, moments))
 
-    return rows_forward
+    return forward_kernel("rows_forward", going_forward(all_sets, unrolls))

@@ -8,9 +8,8 @@ and dy * xhat, one pair a chunk, or a run where the parameters vary along m. Bot
 
 from functools import cache
 
-import numpy as np
-
-from normzoo.backends.cpu.compiling.jit import helper, kernel
+from normzoo.backends.cpu.compiling.jit import helper
+from normzoo.backends.cpu.kernels.making import backward_kernel
 from normzoo.backends.cpu.kernels.moments import (
     factors_of,
     gradient,
@@ -18,9 +17,12 @@ from normzoo.backends.cpu.kernels.moments import (
     read,
     write_out,
 )
+from normzoo.backends.cpu.kernels.records import Backward
 from normzoo.backends.cpu.kernels.rows import affine_at, last_of
+from normzoo.backends.cpu.kernels.rows_runs import going_back
 from normzoo.backends.cpu.kernels.rows_sums import chunk_sums, chunk_sums_n, lines_of, plane_of, slots_of
 from normzoo.backends.cpu.kernels.rows_walk import (
+    Flags,
     as_short,
     chunk_of,
     chunking,
@@ -29,10 +31,7 @@ from normzoo.backends.cpu.kernels.rows_walk import (
     parameter_step,
     parts_of,
     set_at,
-    spread,
     stats_of,
-    unrolled,
-    unspread,
 )
 from normzoo.backends.cpu.parallel.sharing import pool_for, share
 from normzoo.backends.cpu.schedule import (
@@ -49,59 +48,61 @@ from normzoo.backends.cpu.vector.workspaces import clear, workspace
 
 
 @helper
-def dx_of(d, v, weight, dx, i, p, w, affine, factors, power, spans_n, streams, left, full):
-    """dx of up to LANES values d of dy and v of x."""
-    if spans_n:
-        w = read(weight, p, left, full, dx) * affine[0]
-    write_out(dx, i, gradient(d, v, w, affine, factors, power), left, full, streams)
+def dx_of(given, terms, i, p, form, flags, left, full):
+    """dx at i, of up to LANES values of dy and of x; `form`: weight * scale, `affine_of` the set and its `factors_of`.
+    The weight is at p where each value has its own."""
+    d, v = terms
+    w, affine, factors = form
+    if flags.spans_n:
+        w = read(given.weight, p, left, full, given.dx) * affine[0]
+    write_out(given.dx, i, gradient(d, v, w, affine, factors, flags.power), left, full, flags.streams)
 
 
 @helper
-def chunk_dx(dims, parameter_dims, dy, x, weight, affine, dx, b, c, start, j, power, spans_n, means, streams, ahead):
-    """dx on chunk j of the set at `start`."""
-    _, m, columns, n = dims
+def chunk_dx(given, here, j, affine, means, flags, ahead):
+    """dx on chunk j of the set `here`; `ahead` as going forward."""
+    dims, parameter_dims, dy, x, weight, _, _ = given
+    _, m, c, n = dims
     g_mean, gx_mean, sign_mean = means
     scale, fine, r = lane(affine[0], 0), lane(affine[2], 0), lane(affine[3], 0)
-    g_high, rest, taken, middle = factors_of(g_mean, gx_mean, sign_mean, scale, fine, r, power, x)
+    g_high, rest, taken, middle = factors_of(g_mean, gx_mean, sign_mean, scale, fine, r, flags.power, x)
     factors = splat(g_high), splat(rest), splat(taken), splat(middle)
     first, runs, skip, length = chunk_of(j, m, n)
-    top, step = parameter_at(parameter_dims, b, c), parameter_step(parameter_dims)
+    top, step = parameter_at(parameter_dims, here), parameter_step(parameter_dims)
     for run in range(first, first + runs):
-        i = start + run * columns * n + skip
+        i = here.start + run * c * n + skip
         end = i + length
         p = top + run * step
-        w = splat(at(weight, p)) * affine[0]
+        form = splat(at(weight, p)) * affine[0], affine, factors
         p += skip
-        last_d, last_v = last_of(dy, i, end), last_of(x, i, end)
+        last = last_of(dy, i, end), last_of(x, i, end)
         while i + LANES <= end:
             if ahead > 0:
                 prefetch(x, i + ahead)
                 prefetch(dy, i + ahead)
-            d, v = load_as(dy, i, x), load_as(x, i, x)
-            dx_of(d, v, weight, dx, i, p, w, affine, factors, power, spans_n, streams, LANES, True)
+            dx_of(given, (load_as(dy, i, x), load_as(x, i, x)), i, p, form, flags, LANES, True)
             i += LANES
             p += LANES
         if i < end and length > LANES:
             p -= LANES - (end - i)
-            dx_of(last_d, last_v, weight, dx, end - LANES, p, w, affine, factors, power, spans_n, False, LANES, True)
+            dx_of(given, last, end - LANES, p, form, flags, LANES, True)
         elif i < end:
-            d, v = load_n(dy, i, end - i), load_n(x, i, end - i)
-            dx_of(d, v, weight, dx, i, p, w, affine, factors, power, spans_n, False, end - i, False)
+            dx_of(given, (load_n(dy, i, end - i), load_n(x, i, end - i)), i, p, form, flags, end - i, False)
 
 
 @helper
-def means_of(sums, rstd, k, center, divisor, limit):
-    """The factors that `chunk_dx` takes, of the sums over a set of k values; the rstd of a clamped set stands at
-    `limit` and is a constant."""
+def means_of(sums, rstd, k, limits, center):
+    """The factors that `chunk_dx` takes, of the sums over a set of k values; the rstd of a clamped set stands at the
+    limit and is a constant."""
     g, gx, x_sum, signs = sums
-    gx /= divisor
+    gx /= limits.divisor
     if center:
         g, signs = g / k, signs / k
         if x_sum == x_sum:  # noqa: PLR0124 (of (g - mean(g)) * xhat: it keeps its digits where mean(g) is far from 0)
-            gx -= g * (x_sum / divisor)
+            gx -= g * (x_sum / limits.divisor)
     else:
         g, signs = 0.0, 0.0
-    return g, 0.0 if rstd >= limit else gx, signs
+    return g, 0.0 if rstd >= limits.limit else gx, signs
 
 
 @helper
@@ -183,33 +184,20 @@ def fold_sums(o, dims, parameter_dims, sums, dweight, dbias):
     put(dbias, o, v)
 
 
-@helper
-def fold_runs(dims, parameter_dims, spread_out, dweight, stats):
-    """Add up the gradients of the values that share a parameter."""
-    pb, pm, _, pn = parameter_dims
-    _, m, _, n = dims
-    sums = workspace(pb * pm * pn, stats)
-    clear(sums, 0, sums.size)
-    for o in range(pb * m):
-        for i in range(n):
-            to = unspread(parameter_dims, m, o, i)
-            put(sums, to, at(sums, to) + np.float64(at(spread_out, o * n + i)))
-    for o in range(sums.size):
-        put(dweight, o, at(sums, o))
-
-
 @cache
 def backward(center, power, spans, streams):
     """dx and the parameters' gradients, one set at a time; `streams` as forward."""
     spans_n, unrolls, short = parts_of(spans)
+    flags = Flags(center, power, spans_n, streams)
 
     @helper
-    def some_sets(t, dims, parameter_dims, dy, x, weight, stats, dx, blocks, sums, divisor, limit):
+    def some_sets(t, given, blocks, sums, limits):
         if short:
-            dims, parameter_dims = as_short(dims, parameter_dims)
+            given = Backward(*as_short(given))
+        dims, parameter_dims = given.dims, given.parameter_dims
         _, m, _, n = dims
         chunks = chunking(m, n)[2]
-        ahead = next_set(dims, x, FETCHED_SET_WIDE if is_wide() else FETCHED_SET_BACK)
+        ahead = next_set(dims, given.x, FETCHED_SET_WIDE if is_wide() else FETCHED_SET_BACK)
         first, last, turns, cell, block, size = 0, 1, 1, 0, 0, 2 * plane_of(parameter_dims)
         if spans_n:  # of others, a division takes as long as a small set
             turns = turns_of(dims, parameter_dims)
@@ -223,30 +211,23 @@ def backward(center, power, spans, streams):
             if spans_n:
                 u, o = (turn, 0) if turns == 1 else (turn // turns, turn % turns)
                 s, to = set_of_cell(dims, parameter_dims, cell + o, u), block + o * size
-            i, j, start = set_at(dims, s)
-            rstd = stats_of(dims, stats, s)[1]
-            affine = affine_at(dims, x, stats, s)
+            here, affine = set_at(dims, s), affine_at(given, s)
             # 1 moments
             found = 0.0, 0.0, 0.0, 0.0
             for h in range(chunks):
                 if spans_n:
-                    found_h = chunk_sums_n(
-                        dims, parameter_dims, dy, x, weight, affine, blocks, to, i, j, start, h, center, power
-                    )
+                    found_h = chunk_sums_n(given, here, h, affine, blocks, to, flags)
                 else:
-                    slot = s * slots_of(dims, parameter_dims)
-                    found_h = chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, i, j, start, h, power)
+                    found_h = chunk_sums(given, here, h, affine, sums, power)
                 found = add_four(found, found_h)
             # 2 normalize
-            means = means_of(found, rstd, float(m * n), center, divisor, limit)
+            means = means_of(found, stats_of(given, s)[1], float(m * n), limits, center)
             for h in range(chunks):
-                chunk_dx(
-                    dims, parameter_dims, dy, x, weight, affine, dx, i, j, start, h, power, spans_n, means, streams,
-                    ahead,
-                )  # fmt: skip
+                chunk_dx(given, here, h, affine, means, flags, ahead)
 
     @helper
-    def gradients(pool, dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, limit):
+    def all_sets(pool, given, dweight, dbias, limits):
+        dims, parameter_dims, _, _, weight, stats, _ = given
         b, _, c, _ = dims
         pb, pm, pc, pn = parameter_dims
         cells, parts, tasks = pb * pc, 1, b * c
@@ -259,36 +240,11 @@ def backward(center, power, spans, streams):
         else:
             blocks = workspace(1, weight)
             sums = workspace(2 * b * c * slots_of(dims, parameter_dims), stats)
-        share(pool, tasks, some_sets, (dims, parameter_dims, dy, x, weight, stats, dx, blocks, sums, divisor, limit))
+        share(pool, tasks, some_sets, (given, blocks, sums, limits))
         pool = pool_for(blocks.size + sums.size, pool)
         if spans_n:
             share(pool, cells * pm * lines_of(pn), fold_blocks, (parameter_dims, blocks, parts, dweight, dbias))
         else:
             share(pool, pb * pm * pc, fold_sums, (dims, parameter_dims, sums, dweight, dbias))
 
-    @kernel
-    def rows_backward(
-        pool,  # see sharing.py
-        dims,  # (b, m, c, n)
-        parameter_dims,  # (pb, pm, pc, pn)
-        dy,
-        x,
-        weight,
-        stats,  # (3, b, c) float64
-        dx,
-        dweight,  # (pb, pm, pc, pn)
-        dbias,  # as dweight
-        divisor,  # float: m*n, or 1 for totals
-        limit,  # float: rstd of a clamped set, or inf
-    ):
-        if unrolls:
-            w = spread(dims, parameter_dims, weight)
-            shape, parameter_shape = unrolled(dims, parameter_dims)
-            dw, db = workspace(w.size, weight), workspace(w.size, weight)
-            gradients(pool, shape, parameter_shape, dy, x, w, stats, dx, dw, db, divisor, limit)
-            fold_runs(dims, parameter_dims, dw, dweight, stats)
-            fold_runs(dims, parameter_dims, db, dbias, stats)
-        else:
-            gradients(pool, dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, limit)
-
-    return rows_backward
+    return backward_kernel("rows_backward", going_back(all_sets, unrolls))

@@ -37,18 +37,20 @@ def plane_of(parameter_dims):
 
 
 @helper
-def terms_of(dy, x, i, affine, left, full):
+def terms_of(given, i, affine, left, full):
     """dy and xhat on up to LANES values, zeros behind."""
-    xhat = standardize(read(x, i, left, full, x), *affine)
-    return read(dy, i, left, full, x), xhat if full else keep(xhat, left)
+    xhat = standardize(read(given.x, i, left, full, given.x), *affine)
+    return read(given.dy, i, left, full, given.x), xhat if full else keep(xhat, left)
 
 
 @helper
-def add_gradients(d, xhat, weight, scale, blocks, p, q, plane, left, full, like):
+def add_gradients(given, terms, scale, p, blocks, q, left, full):
     """Add dy * xhat and dy to the gradients at q; g = dy * weight, times the scale of x that keeps it in range."""
-    hold(blocks, q, fma(d, xhat, held(blocks, q, full, like)), full, like)
-    hold(blocks, q + plane, held(blocks, q + plane, full, like) + d, full, like)
-    return d * (read(weight, p, left, full, like) * scale)
+    d, xhat = terms
+    x, plane = given.x, plane_of(given.parameter_dims)
+    hold(blocks, q, fma(d, xhat, held(blocks, q, full, x)), full, x)
+    hold(blocks, q + plane, held(blocks, q + plane, full, x) + d, full, x)
+    return d * (read(given.weight, p, left, full, x) * scale)
 
 
 @helper
@@ -68,12 +70,13 @@ def middle_of(low, high):
 
 
 @helper
-def middle_of_g(dims, parameter_dims, dy, weight, scale, start, top):
+def middle_of_g(given, scale, start, top):
     """What sums of dy * (weight * scale) over the set at `start`, whose parameters begin at `top`, are around: of two
     values amid it, the one nearer to 0, or 0 where their signs differ."""
-    _, m, columns, n = dims
-    i = start + m // 2 * columns * n + n // 2
-    p = top + m // 2 * parameter_step(parameter_dims) + n // 2
+    _, m, c, n = given.dims
+    dy, weight = given.dy, given.weight
+    i = start + m // 2 * c * n + n // 2
+    p = top + m // 2 * parameter_step(given.parameter_dims) + n // 2
     back = smaller(n // 2, LANES)
     a, b = at(dy, i) * (at(weight, p) * scale), at(dy, i - back) * (at(weight, p - back) * scale)
     return splat(nearer(a, b))
@@ -99,65 +102,66 @@ def middle_of_dy(dy, start, runs, step, length, like):
 
 
 @helper
-def chunk_sums_n(dims, parameter_dims, dy, x, weight, affine, blocks, block, b, c, start, j, center, power):
-    """sum(g), sum(g * xhat), 0, sum(sign(x - mean)) over chunk j of the set at `start`; the parameters vary along n.
+def chunk_sums_n(given, here, j, affine, blocks, block, flags):
+    """sum(g), sum(g * xhat), 0, sum(sign(x - mean)) over chunk j of the set `here`; the parameters vary along n.
 
     With `center` the second is short of what vanishes in the sum over the set, where sum(xhat) is 0. Adds dy * xhat and
     dy to the planes of `blocks` at `block`.
     """
-    _, m, columns, n = dims
-    _, pm, _, pn = parameter_dims
-    plane = plane_of(parameter_dims)
+    _, m, c, n = given.dims
+    _, pm, _, pn = given.parameter_dims
     first, runs, skip, length = chunk_of(j, m, n)
-    top, step = parameter_at(parameter_dims, b, c), parameter_step(parameter_dims)
-    zero = zeros(weight)
+    top, step = parameter_at(given.parameter_dims, here), parameter_step(given.parameter_dims)
+    zero = zeros(given.weight)
     g0 = zero
-    if center:  # the same in all chunks. What it is costs dx no digits, wherever dy sits
-        g0 = middle_of_g(dims, parameter_dims, dy, weight, lane(affine[0], 0), start, top)
+    if flags.center:  # the same in all chunks. What it is costs dx no digits, wherever dy sits
+        g0 = middle_of_g(given, lane(affine[0], 0), here.start, top)
     s, q, z, signs = zero, zero, zero, zero
     for run in range(first, first + runs):
-        i = start + run * columns * n + skip
+        i = here.start + run * c * n + skip
         end = i + length
         p = top + run * step + skip
         to = block + (run if pm > 1 else 0) * lines_of(pn) * LANES + skip
         while i + LANES <= end:
-            d, xhat = terms_of(dy, x, i, affine, LANES, True)
-            g = add_gradients(d, xhat, weight, affine[0], blocks, p, to, plane, LANES, True, x)
-            s, q, z, signs = add_lanes(g - g0, xhat, s, q, z, signs, power)
+            terms = terms_of(given, i, affine, LANES, True)
+            g = add_gradients(given, terms, affine[0], p, blocks, to, LANES, True)
+            s, q, z, signs = add_lanes(g - g0, terms[1], s, q, z, signs, flags.power)
             i += LANES
             p += LANES
             to += LANES
         if i < end:
-            d, xhat = terms_of(dy, x, i, affine, end - i, False)
-            g = add_gradients(d, xhat, weight, affine[0], blocks, p, to, plane, end - i, False, x)
-            s, q, z, signs = add_lanes(keep(g - g0, end - i), xhat, s, q, z, signs, power)
+            terms = terms_of(given, i, affine, end - i, False)
+            g = add_gradients(given, terms, affine[0], p, blocks, to, end - i, False)
+            s, q, z, signs = add_lanes(keep(g - g0, end - i), terms[1], s, q, z, signs, flags.power)
     scale = np.float64(lane(affine[0], 0))
     g_sum = total(wide(s)) + np.float64(lane(g0, 0)) * float(runs * length)
     return g_sum / scale, total(wide(q)) / scale, 0.0, total(wide(signs))
 
 
 @helper
-def sums_around(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, start, j, power, again):
+def sums_around(given, here, j, affine, sums, power, again):
     """As `chunk_sums`; the fifth number is not 0 where most of dy is far nearer to 0 than what it was summed around,
     which left few digits: `again`, around 0."""
-    _, m, columns, n = dims
+    dims, parameter_dims, dy, x, weight, _, _ = given
+    _, m, c, n = dims
     pm = parameter_dims[1]
     first, runs, skip, length = chunk_of(j, m, n)
     pieces = chunking(m, n)[1]
-    top, step = parameter_at(parameter_dims, b, c), parameter_step(parameter_dims)
-    start += first * columns * n + skip
-    if columns == 1 and pm == 1:  # the runs are neighbours
+    top, step = parameter_at(parameter_dims, here), parameter_step(parameter_dims)
+    slot = here.index * slots_of(dims, parameter_dims)
+    start = here.start + first * c * n + skip
+    if c == 1 and pm == 1:  # the runs are neighbours
         runs, length = 1, runs * length
     zero = zeros(weight)
     fine, r = np.float64(lane(affine[2], 0)), np.float64(lane(affine[3], 0))
-    around = 0.0 if again else middle_of_dy(dy, start, runs, columns * n, length, x)
+    around = 0.0 if again else middle_of_dy(dy, start, runs, c * n, length, x)
     middle = splat(narrow(around, x))
     is_plain = around == 0.0  # some of dy is near 0, or on the other side: its mean is not far away, see `means_of`
     g_sum, gx_sum, x_sum, far = 0.0, 0.0, 0.0, 0.0
     d_part, q_part, z_part, count = 0.0, 0.0, 0.0, 0
     s, q, z, signs = zero, zero, zero, zero
     for run in range(runs):
-        i = start + run * columns * n
+        i = start + run * c * n
         end = i + length
         is_last, ends = pm > 1 or run + 1 == runs, False
         while not ends:
@@ -198,13 +202,12 @@ def sums_around(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, s
 
 
 @helper
-def chunk_sums(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, start, j, power):
-    """sum(g), sum(g * xhat), sum(xhat), sum(sign(x - mean)) over chunk j of the set at `start`; a run has one weight.
-    The third is NaN where it is of no use. Writes the sums of dy * xhat and dy to the pairs of `sums` from `slot`, the
-    set's first, on."""
+def chunk_sums(given, here, j, affine, sums, power):
+    """sum(g), sum(g * xhat), sum(xhat), sum(sign(x - mean)) over chunk j of the set `here`; a run has one weight. The
+    third is NaN where it is of no use. Writes the sums of dy * xhat and dy to the set's pairs of `sums`."""
     found, again = (0.0, 0.0, 0.0, 0.0, 0.0), False
     for _ in range(2):
-        found = sums_around(dims, parameter_dims, dy, x, weight, affine, sums, slot, b, c, start, j, power, again)
+        found = sums_around(given, here, j, affine, sums, power, again)
         again = found[4] != 0.0
         if not again:
             break

@@ -1,15 +1,35 @@
 """How rows are walked over: sets, the chunks that they are cut into, and the parameters of their runs."""
 
+from typing import Any, NamedTuple
+
 from normzoo.backends.cpu.compiling.jit import helper
 from normzoo.backends.cpu.schedule import ROW_CHUNK, SHORT_SET
-from normzoo.backends.cpu.vector.access import at, itemsize, put
+from normzoo.backends.cpu.vector.access import at, itemsize
 from normzoo.backends.cpu.vector.arithmetic import smaller
-from normzoo.backends.cpu.vector.workspaces import workspace
 
 ONE, EACH, RUNS = range(3)  # `spans`: a run has one parameter; each value has; short runs are worked on as one
 
 
 SHORT = 3  # more than these: each set is one run, also of RUNS, of at most SHORT_SET values
+
+
+class Flags(NamedTuple):
+    """What is known of a pass when its kernel is compiled."""
+
+    center: bool
+    power: int
+    spans_n: bool  # the parameters vary along n
+    streams: bool  # the result goes past the caches
+    folds: bool = False  # y is made by `affine_by`
+
+
+class Set(NamedTuple):
+    """Set `index`, (b, c), whose values begin at `start`."""
+
+    index: Any
+    b: Any
+    c: Any
+    start: Any
 
 
 def parts_of(spans):
@@ -19,36 +39,12 @@ def parts_of(spans):
 
 
 @helper
-def as_short(dims, parameter_dims):
-    """What the compiler then knows of sets of one short run: it leaves out a third of what is done once for a set."""
-    b, _, c, n = dims
-    pb, _, pc, pn = parameter_dims
-    return (b, 1, c, smaller(n, SHORT_SET)), (pb, 1, pc, pn)
-
-
-@helper
-def unrolled(dims, parameter_dims):
-    """Short runs that lie side by side as one, whose values have each its own parameter."""
-    b, m, _, n = dims
-    return (b, 1, 1, m * n), (parameter_dims[0], 1, 1, m * n)
-
-
-@helper
-def spread(dims, parameter_dims, weight):
-    """The parameters of runs, or of their values, repeated for each value of a set."""
-    _, m, _, n = dims
-    room = workspace(parameter_dims[0] * m * n, weight)
-    for o in range(parameter_dims[0] * m):
-        for i in range(n):
-            put(room, o * n + i, at(weight, unspread(parameter_dims, m, o, i)))
-    return room
-
-
-@helper
-def unspread(parameter_dims, m, o, i):
-    """Where the parameter of value i of run o stands, of all runs of sets that do not share their parameters."""
-    _, pm, _, pn = parameter_dims
-    return (o if pm > 1 else o // m) * pn + (i if pn > 1 else 0)
+def as_short(given):
+    """A record's fields, of sets of one short run: what the compiler then knows leaves out a third of what is done once
+    for a set."""
+    b, _, c, n = given.dims
+    pb, _, pc, pn = given.parameter_dims
+    return (b, 1, c, smaller(n, SHORT_SET)), (pb, 1, pc, pn), *given[2:]
 
 
 @helper
@@ -76,11 +72,11 @@ def chunk_of(j, m, n):
 
 
 @helper
-def parameter_at(parameter_dims, b, c):
-    """Flat position in the parameter view of the value for (b, 0, c, 0); that of run 1 is `parameter_step` away."""
+def parameter_at(parameter_dims, here):
+    """Flat position in the parameter view of the first value of a set; that of run 1 is `parameter_step` away."""
     pb, pm, pc, pn = parameter_dims
-    place = (0 if pb == 1 else b if pb > b else b % pb) * pm
-    return (place * pc + (c if pc > 1 else 0)) * pn
+    place = (0 if pb == 1 else here.b if pb > here.b else here.b % pb) * pm
+    return (place * pc + (here.c if pc > 1 else 0)) * pn
 
 
 @helper
@@ -92,19 +88,20 @@ def parameter_step(parameter_dims):
 
 @helper
 def set_at(dims, s):
-    """b, c and the flat position of set s."""
+    """Set s."""
     _, m, c, n = dims
-    if c == 1:
-        return s, 0, s * m * n
-    i, j = s // c, s % c
-    return i, j, (i * m * c + j) * n
+    b, column, start = s, 0, s * m * n
+    if c != 1:
+        b, column = s // c, s % c
+        start = (b * m * c + column) * n
+    return Set(s, b, column, start)
 
 
 @helper
-def stats_of(dims, stats, s):
+def stats_of(given, s):
     """mean and rstd of set s."""
-    sets = dims[0] * dims[2]
-    return at(stats, s), at(stats, 2 * sets + s)
+    sets = given.dims[0] * given.dims[2]
+    return at(given.stats, s), at(given.stats, 2 * sets + s)
 
 
 @helper

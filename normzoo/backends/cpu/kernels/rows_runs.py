@@ -1,0 +1,86 @@
+"""Runs of rows that lie side by side and are too short to be worked on one by one: a set is worked on as one run, whose
+values have each its own parameters."""
+
+from typing import Any
+
+import numpy as np
+
+from normzoo.backends.cpu.compiling.jit import helper
+from normzoo.backends.cpu.kernels.records import Backward, Forward
+from normzoo.backends.cpu.vector.access import at, put
+from normzoo.backends.cpu.vector.workspaces import clear, workspace
+
+
+def going_forward(work: Any, unrolls: bool) -> Any:
+    """work(pool, forward, *moments), with `unrolls` on runs as one."""
+
+    @helper
+    def unrolling(pool, given, *moments):
+        if unrolls:
+            dims, parameter_dims, x, weight, bias, y, stats = given
+            w, v = spread(dims, parameter_dims, weight), spread(dims, parameter_dims, bias)
+            shape, parameter_shape = unrolled(dims, parameter_dims)
+            work(pool, Forward(shape, parameter_shape, x, w, v, y, stats), *moments)
+        else:
+            work(pool, given, *moments)
+
+    return unrolling
+
+
+def going_back(work: Any, unrolls: bool) -> Any:
+    """work(pool, backward, dweight, dbias, limits), likewise."""
+
+    @helper
+    def unrolling(pool, given, dweight, dbias, limits):
+        if unrolls:
+            dims, parameter_dims, dy, x, weight, stats, dx = given
+            w = spread(dims, parameter_dims, weight)
+            dw, db = workspace(w.size, weight), workspace(w.size, weight)
+            shape, parameter_shape = unrolled(dims, parameter_dims)
+            work(pool, Backward(shape, parameter_shape, dy, x, w, stats, dx), dw, db, limits)
+            fold(dims, parameter_dims, dw, dweight, stats)
+            fold(dims, parameter_dims, db, dbias, stats)
+        else:
+            work(pool, given, dweight, dbias, limits)
+
+    return unrolling
+
+
+@helper
+def unrolled(dims, parameter_dims):
+    """The view and that of its parameters."""
+    b, m, _, n = dims
+    return (b, 1, 1, m * n), (parameter_dims[0], 1, 1, m * n)
+
+
+@helper
+def spread(dims, parameter_dims, weight):
+    """The parameters of runs, or of their values, repeated for each value of a set."""
+    _, m, _, n = dims
+    room = workspace(parameter_dims[0] * m * n, weight)
+    for o in range(parameter_dims[0] * m):
+        for i in range(n):
+            put(room, o * n + i, at(weight, unspread(parameter_dims, m, o, i)))
+    return room
+
+
+@helper
+def unspread(parameter_dims, m, o, i):
+    """Where the parameter of value i of run o stands, of all runs of sets that do not share their parameters."""
+    _, pm, _, pn = parameter_dims
+    return (o if pm > 1 else o // m) * pn + (i if pn > 1 else 0)
+
+
+@helper
+def fold(dims, parameter_dims, spread_out, dweight, stats):
+    """Add up the gradients of the values that share a parameter."""
+    pb, pm, _, pn = parameter_dims
+    _, m, _, n = dims
+    sums = workspace(pb * pm * pn, stats)
+    clear(sums, 0, sums.size)
+    for o in range(pb * m):
+        for i in range(n):
+            to = unspread(parameter_dims, m, o, i)
+            put(sums, to, at(sums, to) + np.float64(at(spread_out, o * n + i)))
+    for o in range(sums.size):
+        put(dweight, o, at(sums, o))
