@@ -189,7 +189,7 @@ def finish(given, moments, own, center, power):
         for i in range(left if is_extreme(sums, eps, power, clamp, x) else 0):
             if is_extreme(lane(sums, i), eps, power, clamp, x):
                 start = b * m * c * n + (j + i) * n
-                mean, spread_i, rstd = extreme_moments(x, start, m, c * n, n, center, power, divisor, eps, clamp)
+                mean, spread_i, rstd = extreme_moments(given, start, moments, center, power)
                 put(stats, b * c + j + i, mean)
                 put(stats, at_spread + i, spread_i)
                 put(stats, at_rstd + i, rstd)

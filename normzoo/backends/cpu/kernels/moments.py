@@ -194,20 +194,23 @@ def is_extreme(spread, eps, power, clamp, like):
 
 
 @helper
-def extreme_moments(x, start, count_m, step, n, center, power, divisor, eps, clamp):
-    """mean, spread, rstd of `count_m` runs of n values, in two passes over values scaled by a power of two.
+def extreme_moments(given, start, moments, center, power):
+    """mean, spread, rstd of the set at `start`, in two passes over values scaled by a power of two.
 
     The scale brings the larger of the values and sqrt(eps) to about 1, so that neither's square leaves the range.
     """
+    x, (divisor, eps, clamp) = given.x, moments
+    _, m, c, n = given.dims
+    step = c * n
     plain = 0.0
     largest = eps if clamp or power == 1 else math.sqrt(eps)
-    for i in range(count_m):
+    for i in range(m):
         for j in range(n):
             v = np.float64(at(x, start + i * step + j))
             plain += v
             if not abs(v) <= largest:
                 largest = abs(v)
-    k = np.float64(count_m * n)
+    k = np.float64(m * n)
     scale = 1.0
     mean = plain / k if center else 0.0
     if 0.0 < largest < math.inf:
@@ -215,12 +218,12 @@ def extreme_moments(x, start, count_m, step, n, center, power, divisor, eps, cla
         if center:  # around the first value: exact in a constant set
             first = np.float64(at(x, start)) * scale
             mean = 0.0
-            for i in range(count_m):
+            for i in range(m):
                 for j in range(n):
                     mean += np.float64(at(x, start + i * step + j)) * scale - first
             mean = first + mean / k
     spread = 0.0
-    for i in range(count_m):
+    for i in range(m):
         for j in range(n):
             d = abs(np.float64(at(x, start + i * step + j)) * scale - mean)
             spread += d * d if power == 2 else d

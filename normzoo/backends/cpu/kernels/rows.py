@@ -141,11 +141,11 @@ def chunk_deviations(dims, x, start, j, mean):
 @helper
 def finish(given, here, mean, spread, moments, flags):
     """Write mean, spread / divisor and rstd of a set; start over if its values are extreme."""
-    b, m, c, n = given.dims
+    b, _, c, _ = given.dims
     divisor, eps, clamp = moments
-    center, power = flags.center, flags.power
+    power = flags.power
     if is_extreme(spread, eps, power, clamp, given.x):
-        mean, spread, rstd = extreme_moments(given.x, here.start, m, c * n, n, center, power, divisor, eps, clamp)
+        mean, spread, rstd = extreme_moments(given, here.start, moments, flags.center, power)
     else:
         spread = spread / divisor if power != 0 else 0.0
         rstd = rstd_of(spread, eps, 1.0, power, clamp)
