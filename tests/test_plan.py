@@ -398,21 +398,22 @@ def test_norms_of_the_same_axes_do_not_mix(rng):
         check.same_bits(rms(x), z)
 
 
+def entered(call, *arguments):
+    names = []
+    sys.setprofile(lambda frame, event, _: names.append(frame.f_code.co_name) if event == "call" else None)
+    try:
+        result = call(*arguments)
+    finally:
+        sys.setprofile(None)
+    return names, result
+
+
 def test_the_next_call_of_a_layer_enters_few_functions(rng):
     """Those that CONTRIBUTING.md lists, and the tuple of gradients; memory of the last result goes back besides."""
     norm = nz.BatchNorm(64)
     x = rng.standard_normal((8, 64, 28, 28)).astype(np.float32)
     for _ in range(3):
         held = norm(x), norm.backward(x)
-
-    def entered(call, *arguments):
-        names = []
-        sys.setprofile(lambda frame, event, _: names.append(frame.f_code.co_name) if event == "call" else None)
-        try:
-            result = call(*arguments)
-        finally:
-            sys.setprofile(None)
-        return names, result
 
     forward, y = entered(norm, x)
     assert forward == [
@@ -424,3 +425,22 @@ def test_the_next_call_of_a_layer_enters_few_functions(rng):
     ]  # fmt: skip
     for found, before in zip((y, dx), held, strict=True):
         check.same_bits(found, before)
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape"),
+    [
+        (nz.LayerNorm(1), (3, 1)),
+        (nz.RMSNorm(1), (3, 1)),
+        (nz.BatchNorm(5).eval(), (1, 5)),
+        (nz.GroupNorm(2, 2), (3, 2, 2)),
+    ],
+    ids=str,
+)
+def test_sets_of_one_value_are_remembered_too(norm, shape, rng):
+    """One sample in evaluation is how a network is mostly called."""
+    x = rng.standard_normal(shape, np.float32)
+    y = norm(x)
+    forward, again = entered(norm, x)
+    assert "find_plan" not in forward and "axes" not in forward
+    check.same_bits(again, y)

@@ -119,7 +119,8 @@ class Site:
             return
         plan = find_plan(form, name, arrays, Given(*running[:2]) if given else None)
         mean, var, batches = (None if a is None else (a.shape, a.dtype, a.flags.num) for a in running[:3])
-        if plan.kinds is not None and form.axes.values > 1:
+        least = 1 if given or mean is None else 2  # one value has no variance that could be taken in
+        if plan.kinds is not None and form.axes.values >= least:
             route = Route(asked, plan, (mean, var, batches), given, form.axes.values)
             others = [r for r in self.routes if r.plan is not plan]
             self.routes = (route, *others[: TWO - 1])
