@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -14,7 +14,8 @@ from numba.extending import overload
 from normzoo import functional
 from normzoo.backends.contract import CONSTANT, Moments
 from normzoo.backends.cpu.compiling.jit import INNER
-from normzoo.backends.cpu.kernels import running
+from normzoo.backends.cpu.kernels import running as running_kernels
+from normzoo.backends.cpu.kernels.records import Forward
 from normzoo.njit.kernels import Kinds, by_address, fit_sizes, forward, inner
 from normzoo.njit.saved import SavedType
 from normzoo.norm import SPACING
@@ -22,7 +23,6 @@ from normzoo.zoo.layer.layer_norm import LayerNorm
 from normzoo.zoo.layer.rms_norm import RMSNorm
 
 CENTERED, UNCENTERED = LayerNorm.moments, RMSNorm.moments
-SIZES = types.UniTuple(types.intp, 4)
 k, r, K, R = range(4)  # the letters of `view.py`, see `view.KINDS`
 
 
@@ -74,21 +74,27 @@ def _parameter(given: bool, other_given: bool, value: float) -> Callable:
     return inner(lambda p, other, x: np.full(1, value, x.dtype))
 
 
-@lru_cache(maxsize=256)
-def _pass(
-    owner: str, x: Any, weight: Any, bias: Any, moments: Moments, kinds: Kinds, keep: bool, plain: tuple, full: tuple
-) -> Callable:
-    """run(x, weight, bias, sizes, count, eps, stats) -> y or (y, saved), and the statistics in `stats`.
+class Form(NamedTuple):
+    """What of a pass is no array."""
 
-    Args:
-        plain, full: the kinds of the axes `sizes`, without parameters and with them.
-    """
+    owner: str
+    plain: tuple  # the kinds of the axes `sizes`, without parameters
+    full: tuple  # and with them
+    moments: Moments
+    kinds: Kinds
+    keep: bool  # is there a way back?
+
+
+@lru_cache(maxsize=256)
+def _pass(form: Form, x: Any, weight: Any, bias: Any) -> Callable:
+    """run(x, weight, bias, sizes, count, eps, stats) -> y or (y, saved), and the statistics in `stats`."""
+    owner, plain, full, moments, kinds, keep = form
     has_weight, has_bias = not _none(weight), not _none(bias)
     letters = full if has_weight or has_bias else plain
     affine = has_weight or has_bias
     run = forward(moments, kinds, x.dtype)
     shaped = next((p.ndim for p in (weight, bias) if not _none(p)), 1)
-    saved_type = SavedType(x, shaped, SIZES, owner, moments, kinds, has_weight, has_bias)
+    saved_type = SavedType(x, shaped, owner, moments, kinds, has_weight, has_bias)
     weight_of, bias_of = _parameter(has_weight, has_bias, 1.0), _parameter(has_bias, has_weight, 0.0)
     message = f"{owner}: expected weight and bias of one value for each that they span, in their own shape"
 
@@ -107,10 +113,10 @@ def _pass(
             dims, parameter_dims, w, b = prepare(x, weight, bias, sizes, count)
             s, y = stats.reshape((3, dims[0], dims[2])), np.empty_like(x)
             if x.size > 0:
-                run(dims, parameter_dims, x, w, b, y, s, eps)
+                run(Forward(dims, parameter_dims, x, w, b, y, s), eps)
             saved: Any = new(saved_type)  # type: ignore[call-arg]
             saved.x, saved.weight, saved.stats = x, w, s
-            saved.dims, saved.parameter_dims, saved.eps = dims, parameter_dims, eps
+            saved.dims, saved.parameter_dims = dims, parameter_dims
             return y, saved
     else:
 
@@ -118,7 +124,7 @@ def _pass(
             dims, parameter_dims, w, b = prepare(x, weight, bias, sizes, count)
             y = np.empty_like(x)
             if x.size > 0:
-                run(dims, parameter_dims, x, w, b, y, stats, eps)
+                run(Forward(dims, parameter_dims, x, w, b, y, stats), eps)
             return y
 
     return numba.njit(**INNER)(call)
@@ -155,7 +161,7 @@ def _last_axes(owner: str, x: Any, shape: Any, weight: Any, bias: Any, moments: 
             n *= x.shape[first + i]
         return rows, n
 
-    return _pass(owner, x, weight, bias, moments, kinds, keep, (k, r), (k, R)), sizes_of
+    return _pass(Form(owner, (k, r), (k, R), moments, kinds, keep), x, weight, bias), sizes_of
 
 
 @overload(functional.layer_norm, prefer_literal=True, jit_options=INNER)
@@ -206,7 +212,7 @@ def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5, channel_axis=1, 
         raise TypingError(f"group_norm: expected num_groups to be an integer, got {num_groups}")
     affine = not (_none(weight) and _none(bias))
     kinds = Kinds(rows_spanned=affine, columns_spanned=affine, rows_of_runs=affine)
-    run = _pass("group_norm", x, weight, bias, CENTERED, kinds, keep, (k, k, r, r), (k, K, R, r))
+    run = _pass(Form("group_norm", (k, k, r, r), (k, K, R, r), CENTERED, kinds, keep), x, weight, bias)
 
     def call(x, num_groups, weight=None, bias=None, eps=1e-5, channel_axis=1, out=None, return_saved=False):
         n, c = x.shape[0], x.shape[1]
@@ -220,15 +226,15 @@ def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5, channel_axis=1, 
     return call
 
 
-_take_in = by_address(running.update(), (True, True, True, True, False, False, False, False))
-_constants = by_address(running.constants(), (True, True, True, True, False, False))
+_take_in = by_address(running_kernels.update(), (True, True, True, True, False, False, False, False))
+_constants = by_address(running_kernels.constants(), (True, True, True, True, False, False))
 
 
 @lru_cache(maxsize=256)
-def _tracked(
-    owner: str, x: Any, mean: Any, var: Any, weight: Any, bias: Any, own: bool, keep: bool, plain: tuple, full: tuple
-) -> Callable:
-    """run(x, mean, var, weight, bias, sizes, sets, values, momentum, eps) of batch_norm and instance_norm."""
+def _tracked(form: Form, x: Any, running: tuple, weight: Any, bias: Any) -> Callable:
+    """run(x, running, weight, bias, sizes, counts, momentum, eps) of batch_norm and instance_norm; `counts` are the
+    sets and their values."""
+    owner, own, (mean, var) = form.owner, form.moments != CONSTANT, running
     tracked = not _none(mean)
     updates = own and tracked
     if tracked == _none(var):
@@ -238,15 +244,15 @@ def _tracked(
     for name, a in (("running_mean", mean), ("running_var", var)):
         if tracked and a.ndim != 1:
             raise TypingError(f"{owner}: expected {name} of 1 dimension, got {a.ndim}")
-    of_positions = full[0] != r  # of every sample: its sets are rows
-    kinds = Kinds(columns=not of_positions)
-    run = _pass(owner, x, weight, bias, CENTERED if own else CONSTANT, kinds, keep, plain, full)
+    of_positions = form.full[0] != r  # of every sample: its sets are rows
+    run = _pass(form._replace(kinds=Kinds(columns=not of_positions)), x, weight, bias)
     message = f"{owner}: expected running statistics of one value for each channel of x"
     values_message = f"{owner}: expected more than 1 value per channel where x's own statistics are used"
     variance_message = f"{owner}: expected running_var >= 0, got a variance below 0"
     eps_message = f"{owner}: expected eps > 0 where x's own statistics are used"
 
-    def call(x, mean, var, weight, bias, sizes, sets, values, momentum, eps):
+    def call(x, running, weight, bias, sizes, counts, momentum, eps):
+        (mean, var), (sets, values) = running, counts
         stats = np.zeros((3, sets, 1))
         if tracked:  # noqa: SIM102 (alone, it decides what is compiled)
             if mean.size != x.shape[1] or var.size != x.shape[1]:
@@ -279,18 +285,16 @@ def batch_norm(
     own, keep = _flag("batch_norm", "training", training), _flag("batch_norm", "return_saved", return_saved)
     named = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
     _check("batch_norm", x, 2, named, {"channel_axis": channel_axis, "out": out})
-    run = _tracked(
-        "batch_norm", x, running_mean, running_var, weight, bias, own, keep, (r, k, r), (r, K, r)
-    )  # fmt: skip
+    form = Form("batch_norm", (r, k, r), (r, K, r), CENTERED if own else CONSTANT, Kinds(), keep)
+    run = _tracked(form, x, (running_mean, running_var), weight, bias)
 
     def call(
         x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5, channel_axis=1,
         out=None, return_saved=False,
     ):  # fmt: skip
         n, c, s = x.shape[0], x.shape[1], _positions(x, 2)
-        return run(
-            x, running_mean, running_var, weight, bias, (n, c, s), c, n * s, float(momentum), float(eps)
-        )  # fmt: skip
+        running = running_mean, running_var
+        return run(x, running, weight, bias, (n, c, s), (c, n * s), float(momentum), float(eps))
 
     return call
 
@@ -306,17 +310,16 @@ def instance_norm(
     named = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
     _check("instance_norm", x, 2, named, {"channel_axis": channel_axis, "out": out})
     samples = k if own else r  # see `Axes.merged`
-    run = _tracked(
-        "instance_norm", x, running_mean, running_var, weight, bias, own, keep, (samples, k, r), (samples, K, r)
-    )  # fmt: skip
+    moments = CENTERED if own else CONSTANT
+    form = Form("instance_norm", (samples, k, r), (samples, K, r), moments, Kinds(), keep)
+    run = _tracked(form, x, (running_mean, running_var), weight, bias)
 
     def call(
         x, running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True, momentum=0.1, eps=1e-5,
         channel_axis=1, out=None, return_saved=False,
     ):  # fmt: skip
         n, c, s = x.shape[0], x.shape[1], _positions(x, 2)
-        return run(
-            x, running_mean, running_var, weight, bias, (n, c, s), n * c if own else c, s, float(momentum), float(eps)
-        )  # fmt: skip
+        running, sets = (running_mean, running_var), n * c if own else c
+        return run(x, running, weight, bias, (n, c, s), (sets, s), float(momentum), float(eps))
 
     return call

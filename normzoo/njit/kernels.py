@@ -130,8 +130,8 @@ def _of_few(kind: str, make: Any, flags: tuple, dtype: types.Float) -> Any:
 
 @lru_cache(maxsize=256)
 def forward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
-    """run(dims, parameter_dims, x, weight, bias, y, stats, eps): the statistics of x, and y by them; with CONSTANT y by
-    the statistics that are there."""
+    """run(forward, eps), of a record: the statistics of x, and y by them; with CONSTANT y by the statistics that are
+    there."""
     center, power = moments.center, moments.power
     known = moments == CONSTANT
     if known:
@@ -150,7 +150,8 @@ def forward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
     has_few = of_few is not None
 
     @numba.njit(error_model="numpy", **INNER)
-    def run(dims, parameter_dims, x, weight, bias, y, stats, eps):
+    def run(given, eps):
+        dims, parameter_dims, x, weight, bias, y, stats = given
         divisor = float(dims[1] * dims[3])
         arguments = (
             (ALONE, dims, parameter_dims, x, weight, bias, y, stats)
@@ -176,7 +177,7 @@ def forward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
 
 @lru_cache(maxsize=256)
 def backward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
-    """run(dims, parameter_dims, dy, x, weight, stats, eps, dx, dweight, dbias)."""
+    """run(backward, dweight, dbias), of a record."""
     center, power = moments.center, moments.power
     first, second, third, fourth, fifth = _variants(
         "backward",
@@ -189,7 +190,8 @@ def backward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
     has_few = of_few is not None
 
     @numba.njit(error_model="numpy", **INNER)
-    def run(dims, parameter_dims, dy, x, weight, stats, eps, dx, dweight, dbias):
+    def run(given, dweight, dbias):
+        dims, parameter_dims, dy, x, weight, stats, dx = given
         divisor = float(dims[1] * dims[3])
         arguments = (ALONE, dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, np.inf)
         which = choose(dims, parameter_dims, BACKWARD, known, has_few)

@@ -11,20 +11,22 @@ from numba.extending import overload_method
 
 from normzoo.backends.contract import Moments
 from normzoo.backends.cpu.compiling.jit import INNER
+from normzoo.backends.cpu.kernels.records import Backward
 from normzoo.njit.kernels import Kinds, backward
 from normzoo.passes.saved import Grads
+
+SIZES = types.UniTuple(types.intp, 4)
 
 
 @structref.register
 class SavedType(types.StructRef):
-    """A pass: the fields x, weight (ones where there is none), stats (3, b, c), dims, parameter_dims and eps; and what
+    """A pass: the fields x, weight (ones where there is none), stats (3, b, c), dims and parameter_dims; and what
     the compiler knows of it."""
 
     def __init__(
         self,
         x: Any,
         shaped: int,  # dimensions of the parameters
-        sizes: Any,
         owner: str,
         moments: Moments,
         kinds: Kinds,
@@ -36,9 +38,8 @@ class SavedType(types.StructRef):
             "x": x,
             "weight": weight,
             "stats": stats,
-            "dims": sizes,
-            "parameter_dims": sizes,
-            "eps": types.float64,
+            "dims": SIZES,
+            "parameter_dims": SIZES,
         }
         super().__init__(tuple(fields.items()))
         self.owner, self.moments, self.kinds = owner, moments, kinds
@@ -76,7 +77,7 @@ def _backward(saved, dy):
             raise ValueError(message)
         dx, dweight, dbias = np.empty_like(x), np.zeros_like(weight), np.zeros_like(weight)
         if dy.size > 0:
-            run(saved.dims, saved.parameter_dims, dy, x, weight, saved.stats, saved.eps, dx, dweight, dbias)
+            run(Backward(saved.dims, saved.parameter_dims, dy, x, weight, saved.stats, dx), dweight, dbias)
         return Grads(dx, weight_of(dweight), bias_of(dbias))
 
     return gradients
