@@ -6,7 +6,7 @@ from typing import Any
 
 import numba
 
-TRIED = (0, 62), (0, 68)  # versions of Numba with which all tests were run, the oldest and the newest: CONTRIBUTING.md
+TRIED = (0, 62), (0, 68)  # the oldest and the newest Numba that kernels were tested with: see CONTRIBUTING.md
 
 
 def _chosen() -> Any:
