@@ -11,7 +11,7 @@ from functools import cache
 
 from normzoo.backends.cpu.compiling.jit import helper
 from normzoo.backends.cpu.kernels.columns_moments import finish_sets, group_moments
-from normzoo.backends.cpu.kernels.columns_records import Flags, Planes
+from normzoo.backends.cpu.kernels.columns_records import Planes
 from normzoo.backends.cpu.kernels.columns_walk import (
     all_over,
     clear_behind,
@@ -29,6 +29,7 @@ from normzoo.backends.cpu.kernels.columns_walk import (
 )
 from normzoo.backends.cpu.kernels.making import forward_kernel
 from normzoo.backends.cpu.kernels.moments import affine_by, affine_of, held, put_lanes, standardize, write_out
+from normzoo.backends.cpu.kernels.records import Flags
 from normzoo.backends.cpu.parallel.sharing import share
 from normzoo.backends.cpu.schedule import HEIGHT
 from normzoo.backends.cpu.vector.access import at, load_n, prefetch
@@ -59,12 +60,12 @@ def prepare(given, view, own, forms, flags):
             mean, rstd = splat(at(stats, b * c + s)), splat(at(stats, (2 * bs + b) * c + s))
         scale, shift, fine, r = affine_of(mean, rstd, x)
         w, v = splat(at(weight, 0)), splat(at(bias, 0))
-        if not flags.spans_m:
+        if not flags.spans:
             p = start + (s if pc > 1 else 0) * pn
             w, v = splat(at(weight, p)), splat(at(bias, p))
         for i in range(0, size, LANES):
             left = smaller(size - i, LANES)
-            if not flags.spans_m and (pn > 1 or (pc > 1 and n == 1)):
+            if not flags.spans and (pn > 1 or (pc > 1 and n == 1)):
                 p = start + (s if pc > 1 else 0) * pn + i
                 w, v = load_n(weight, p, left), load_n(bias, p, left)
             if flags.folds:
@@ -74,7 +75,7 @@ def prepare(given, view, own, forms, flags):
             put_lanes(values, k + step, shift, room)
             put_lanes(values, k + 2 * step, fine, room)
             put_lanes(values, k + 3 * step, r, room)
-            if not (flags.spans_m or flags.folds):
+            if not (flags.spans or flags.folds):
                 put_lanes(values, k + 4 * step, w, room)
                 put_lanes(values, k + 5 * step, v, room)
     repeat(view, forms, FORMS)
@@ -96,12 +97,12 @@ def y_strip(strip, view, given, forms, ahead, flags):
     x = given.x
     i = place_in(view, b, row) + j
     affine = four(forms, j, full, x)
-    if not (flags.spans_m or flags.folds):
+    if not (flags.spans or flags.folds):
         values, to, step = forms
         w, v = held(values, to + 4 * step + j, full, x), held(values, to + 5 * step + j, full, x)
     for r in range(row, row + rows):
         prefetch(x, i + ahead)
-        if flags.spans_m:
+        if flags.spans:
             w = row_parameter(view, given.parameter_dims, given.weight, strip, r, x)
             v = row_parameter(view, given.parameter_dims, given.bias, strip, r, x)
         z = standardize(read_in(view, x, i, left, full), *affine)
@@ -117,7 +118,7 @@ def forward(center, power, spans_m, streams):
     @helper
     def one_tile(t, given, moments):
         x = given.x
-        view = view_of(given.dims, flags.spans_m, x)
+        view = view_of(given.dims, flags.spans, x)
         width, tiles, groups = width_of(view), tiles_of(view), groups_of(view.rows)
         tile = tile_of(view, t // tiles, t % tiles)
         own = own_of(view, tile)
@@ -134,7 +135,7 @@ def forward(center, power, spans_m, streams):
 
     @helper
     def work(pool, given, moments):
-        view = view_of(given.dims, flags.spans_m, given.x)
+        view = view_of(given.dims, flags.spans, given.x)
         share(pool, given.dims[0] * tiles_of(view), one_tile, (given, moments))
 
     return forward_kernel("columns_forward", work)

@@ -11,7 +11,7 @@ import numpy as np
 
 from normzoo.backends.cpu.compiling.jit import helper
 from normzoo.backends.cpu.kernels.columns import FORMS, four, prepare
-from normzoo.backends.cpu.kernels.columns_records import Derived, Flags, Planes
+from normzoo.backends.cpu.kernels.columns_records import Derived, Planes
 from normzoo.backends.cpu.kernels.columns_sums import SUMS, add_up, group_sums
 from normzoo.backends.cpu.kernels.columns_walk import (
     all_over,
@@ -29,7 +29,7 @@ from normzoo.backends.cpu.kernels.columns_walk import (
 )
 from normzoo.backends.cpu.kernels.making import backward_kernel
 from normzoo.backends.cpu.kernels.moments import factors_of, gradient, held, put_lanes, write_out
-from normzoo.backends.cpu.kernels.records import Forward
+from normzoo.backends.cpu.kernels.records import Flags, Forward
 from normzoo.backends.cpu.parallel.sharing import pool_for, share
 from normzoo.backends.cpu.schedule import HEIGHT_BACK, SUMMED_COLUMNS
 from normzoo.backends.cpu.vector.access import at, load_n, prefetch, put
@@ -67,7 +67,7 @@ def weigh(given, limits, view, own, planes, flags):
         for i in range(j, j + size if flags.center or power != 0 else j, LANES):
             left, p = smaller(j + size - i, LANES), at_part + i
             w = splat(1.0)
-            if not flags.spans_m:
+            if not flags.spans:
                 w = wide(load_n(forms, at_forms + 4 * step + i, left))
             g = fma(w, load_n(part, p, left), g)
             gx = fma(w, load_n(part, p + part_step, left), gx)
@@ -93,7 +93,7 @@ def weigh(given, limits, view, own, planes, flags):
             put_lanes(taken, o + step, rest, room)
             put_lanes(taken, o + 2 * step, q, room)
             put_lanes(taken, o + 3 * step, sign_mean, room)
-            if not flags.spans_m:
+            if not flags.spans:
                 put_lanes(taken, o + 4 * step, load_n(forms, f + 4 * step, left) * scale, room)
     repeat(view, planes.taken, TAKEN)
 
@@ -105,13 +105,13 @@ def dx_strip(strip, view, given, planes, ahead, flags):
     dy, x = given.dy, given.x
     i = place_in(view, b, row) + j
     affine, factors = four(planes.forms, j, full, x), four(planes.taken, j, full, x)
-    if not flags.spans_m:
+    if not flags.spans:
         taken, to, step = planes.taken
         w = held(taken, to + 4 * step + j, full, x)
     for r in range(row, row + rows):
         prefetch(x, i + ahead)
         prefetch(dy, i + ahead)
-        if flags.spans_m:
+        if flags.spans:
             w = row_parameter(view, given.parameter_dims, given.weight, strip, r, x) * affine[0]
         d, v = read_in(view, dy, i, left, full), read_in(view, x, i, left, full)
         write_out(given.dx, i, gradient(d, v, w, affine, factors, flags.power), left, full, flags.streams)
@@ -214,13 +214,13 @@ def backward(center, power, spans_m, streams):
     def some_tiles(t, given, limits, blocks, kept):
         dims, parameter_dims, x = given.dims, given.parameter_dims, given.x
         pb = parameter_dims[0]
-        view = view_of(dims, flags.spans_m, x)
+        view = view_of(dims, flags.spans, x)
         width, tiles, groups = width_of(view), tiles_of(view), groups_of(view.rows)
-        repeats = repeats_of(dims, parameter_dims) if flags.spans_m else 1
+        repeats = repeats_of(dims, parameter_dims) if flags.spans else 1
         plane = block_of(dims, parameter_dims)
         place, number, start = t % pb, t // pb % tiles, t // pb // tiles * repeats
         block = Planes(blocks, t * 2 * plane, plane)
-        if flags.spans_m:
+        if flags.spans:
             clear(blocks, block.at, 2 * plane)
         first = number * width
         sums = Planes(workspace(5 * width, x), -first, width)
@@ -244,13 +244,13 @@ def backward(center, power, spans_m, streams):
     def work(pool, given, dweight, dbias, limits):
         (b, _, c, n), parameter_dims = given.dims, given.parameter_dims
         pb = parameter_dims[0]
-        tiles = tiles_of(view_of(given.dims, flags.spans_m, given.x))
-        repeats = repeats_of(given.dims, parameter_dims) if flags.spans_m else 1
+        tiles = tiles_of(view_of(given.dims, flags.spans, given.x))
+        repeats = repeats_of(given.dims, parameter_dims) if flags.spans else 1
         count = (b // pb + repeats - 1) // repeats * tiles
         plane = block_of(given.dims, parameter_dims)
-        blocks = workspace(count * pb * 2 * plane if flags.spans_m else 1, given.weight)
-        kept = workspace(1 if flags.spans_m else 2 * b * c * n, given.stats)
+        blocks = workspace(count * pb * 2 * plane if flags.spans else 1, given.weight)
+        kept = workspace(1 if flags.spans else 2 * b * c * n, given.stats)
         share(pool, count * pb, some_tiles, (given, limits, blocks, kept))
-        fold_gradients(pool, given, blocks, count, kept, (dweight, dbias), flags.spans_m)
+        fold_gradients(pool, given, blocks, count, kept, (dweight, dbias), flags.spans)
 
     return backward_kernel("columns_backward", work)

@@ -3,16 +3,6 @@
 from typing import Any, NamedTuple
 
 
-class Flags(NamedTuple):
-    """What is known when a kernel is compiled."""
-
-    center: Any
-    power: Any
-    spans_m: Any  # do parameters vary along m?
-    streams: Any  # does the result go past the caches?
-    folds: Any = False  # are the forms those of y, not of xhat?
-
-
 class View(NamedTuple):
     """How columns walk over x, see `columns_walk.view_of`."""
 

@@ -13,7 +13,7 @@ from normzoo.backends.cpu.kernels.columns_gradients import (
     weigh,
 )
 from normzoo.backends.cpu.kernels.columns_moments import finish_sets, group_moments
-from normzoo.backends.cpu.kernels.columns_records import Derived, Flags, Planes, Region
+from normzoo.backends.cpu.kernels.columns_records import Derived, Planes, Region
 from normzoo.backends.cpu.kernels.columns_sums import SUMS, add_up, group_sums
 from normzoo.backends.cpu.kernels.columns_walk import (
     all_over,
@@ -28,6 +28,7 @@ from normzoo.backends.cpu.kernels.columns_walk import (
     width_of,
 )
 from normzoo.backends.cpu.kernels.making import apply_kernel, backward_kernel, forward_kernel
+from normzoo.backends.cpu.kernels.records import Flags
 from normzoo.backends.cpu.parallel.sharing import pool_for, share
 from normzoo.backends.cpu.schedule import FETCHED_ROW, HEIGHT, HEIGHT_BACK, TILE
 from normzoo.backends.cpu.vector.arithmetic import larger, smaller
@@ -78,7 +79,7 @@ def sample_in(view, b):
 def normalizing(flags):
     @helper
     def normalize_block(t, given, forms):
-        view = view_of(given.dims, flags.spans_m, given.x)
+        view = view_of(given.dims, flags.spans, given.x)
         block, at_once = block_in(view, t), are_at_once(view, given.x, flags.streams)
         own = sample_of(forms, FORMS, view, block.b)
         all_over(y_strip, view, block, HEIGHT, at_once, (view, given, own, FETCHED_ROW, flags))
@@ -89,7 +90,7 @@ def normalizing(flags):
 def preparing(flags):
     @helper
     def prepare_sample(b, given, forms):
-        view = view_of(given.dims, flags.spans_m, given.x)
+        view = view_of(given.dims, flags.spans, given.x)
         prepare(given, view, sample_in(view, b), sample_of(forms, FORMS, view, b), flags)
 
     return prepare_sample
@@ -104,7 +105,7 @@ def forward(center, power, spans_m, streams):
     @helper
     def sum_group(t, given, part):
         x = given.x
-        view = view_of(given.dims, flags.spans_m, x)
+        view = view_of(given.dims, flags.spans, x)
         groups, tiles, width = groups_of(view.rows), tiles_of(view), width_of(view)
         tile = tile_of(view, t // tiles // groups, t % tiles)
         sums = Planes(workspace(3 * width, x), -tile.first, width)
@@ -113,7 +114,7 @@ def forward(center, power, spans_m, streams):
 
     @helper
     def finish_unit(t, given, moments, part, forms):
-        view = view_of(given.dims, flags.spans_m, given.x)
+        view = view_of(given.dims, flags.spans, given.x)
         unit, units = unit_of(view), units_of(view)
         b, first = t // units, t % units * unit
         own = Region(b, 0, view.rows, first, smaller(first + unit, view.own))
@@ -122,7 +123,7 @@ def forward(center, power, spans_m, streams):
 
     @helper
     def work(pool, given, moments):
-        view = view_of(given.dims, flags.spans_m, given.x)
+        view = view_of(given.dims, flags.spans, given.x)
         b, groups, step = given.dims[0], groups_of(view.rows), padded(view)
         part, forms = workspace(b * groups * 2 * step, given.stats), workspace(b * FORMS * step, given.x)
         # 1 moments
@@ -143,7 +144,7 @@ def apply(spans_m, streams):
 
     @helper
     def work(pool, given):
-        view = view_of(given.dims, flags.spans_m, given.x)
+        view = view_of(given.dims, flags.spans, given.x)
         b = given.dims[0]
         forms = workspace(b * FORMS * padded(view), given.x)
         share(pool_for(forms.size, pool), b, prepare_sample, (given, forms))
@@ -169,7 +170,7 @@ def backward(center, power, spans_m, streams):
     def sum_groups(t, given, blocks, spaces):
         """A task owns the rows of a group in the block of its tile."""
         x, pb = given.x, given.parameter_dims[0]
-        view = view_of(given.dims, flags.spans_m, x)
+        view = view_of(given.dims, flags.spans, x)
         groups, tiles, width = groups_of(view.rows), tiles_of(view), width_of(view)
         place, g, number = t // tiles // groups, t // tiles % groups, t % tiles
         plane = block_of(given.dims, given.parameter_dims)
@@ -184,17 +185,17 @@ def backward(center, power, spans_m, streams):
 
     @helper
     def add_sample(b, given, spaces, kept):
-        view = view_of(given.dims, flags.spans_m, given.x)
+        view = view_of(given.dims, flags.spans, given.x)
         add_up(view, given, sample_in(view, b), planes_of(spaces, view, b), kept, flags)
 
     @helper
     def weigh_sample(b, given, limits, spaces):
-        view = view_of(given.dims, flags.spans_m, given.x)
+        view = view_of(given.dims, flags.spans, given.x)
         weigh(given, limits, view, sample_in(view, b), planes_of(spaces, view, b), flags)
 
     @helper
     def derive_block(t, given, spaces):
-        view = view_of(given.dims, flags.spans_m, given.x)
+        view = view_of(given.dims, flags.spans, given.x)
         block, at_once = block_in(view, t), are_at_once(view, given.x, flags.streams)
         planes = planes_of(spaces, view, block.b)
         all_over(dx_strip, view, block, HEIGHT_BACK, at_once, (view, given, planes, FETCHED_ROW, flags))
@@ -202,15 +203,15 @@ def backward(center, power, spans_m, streams):
     @helper
     def work(pool, given, dweight, dbias, limits):
         (b, _, c, n), pb = given.dims, given.parameter_dims[0]
-        view = view_of(given.dims, flags.spans_m, given.x)
+        view = view_of(given.dims, flags.spans, given.x)
         step, groups, tiles = padded(view), groups_of(view.rows), tiles_of(view)
         part = workspace(b * groups * SUMS * step, given.stats)
         forms, taken = workspace(b * FORMS * step, given.x), workspace(b * TAKEN * step, given.x)
         spaces = Derived(part, forms, taken)
         plane = block_of(given.dims, given.parameter_dims)
-        blocks = workspace(tiles * pb * 2 * plane if flags.spans_m else 1, given.weight)
+        blocks = workspace(tiles * pb * 2 * plane if flags.spans else 1, given.weight)
         clear(blocks, 0, blocks.size)
-        kept = workspace(1 if flags.spans_m else 2 * b * c * n, given.stats)
+        kept = workspace(1 if flags.spans else 2 * b * c * n, given.stats)
         threads = pool_for(forms.size, pool)
         share(threads, b, prepare_sample, (as_forward(given), forms))
         if constant:
@@ -220,7 +221,7 @@ def backward(center, power, spans_m, streams):
         share(pool_for(part.size, pool), b, add_sample, (given, spaces, kept))
         if not constant:
             share(threads, b, weigh_sample, (given, limits, spaces))
-        fold_gradients(pool, given, blocks, tiles, kept, (dweight, dbias), flags.spans_m)
+        fold_gradients(pool, given, blocks, tiles, kept, (dweight, dbias), flags.spans)
         # 2 normalize
         if not constant:
             share(pool, b * blocks_of(view), derive_block, (given, spaces))

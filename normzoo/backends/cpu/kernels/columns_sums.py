@@ -95,10 +95,10 @@ def add_sums(strip, view, given, blocks, sums, forms, flags):
         prefetch(x, i + STRIP * view.columns)
         prefetch(dy, i + STRIP * view.columns)
         g, v = read_in(view, dy, i, left, full), read_in(view, x, i, left, full)
-        xhat = standardize(v, *affine) if flags.spans_m else offset(v, affine, power)
-        if flags.spans_m and not full:
+        xhat = standardize(v, *affine) if flags.spans else offset(v, affine, power)
+        if flags.spans and not full:
             g, xhat = keep(g, left), keep(xhat, left)  # which all lanes of a weight are added up of
-        if flags.spans_m:
+        if flags.spans:
             o = block + (r * view.columns + j if lanes_vary else r * LANES)
             size = left if lanes_vary else LANES
             write(gradients, o, fma(g, xhat, read(gradients, o, size, full, x)), size, full, x)
@@ -108,7 +108,7 @@ def add_sums(strip, view, given, blocks, sums, forms, flags):
         g = g - middle
         s += g
         q = fma(g, xhat, q)
-        if not flags.spans_m:
+        if not flags.spans:
             z += xhat
         if power == 1:
             signs += sign(xhat)
@@ -116,7 +116,7 @@ def add_sums(strip, view, given, blocks, sums, forms, flags):
     k = to + step + j
     hold(values, k, held(values, k, full, x) + s, full, x)
     hold(values, k + step, held(values, k + step, full, x) + q, full, x)
-    if not flags.spans_m:
+    if not flags.spans:
         hold(values, k + 2 * step, held(values, k + 2 * step, full, x) + z, full, x)
     if power == 1:
         hold(values, k + 3 * step, held(values, k + 3 * step, full, x) + signs, full, x)
@@ -140,13 +140,13 @@ def group_sums(view, given, tile, g, blocks, sums, planes, flags):
     forms, at_forms, step = planes.forms
     part, at_part, part_step = group_of(planes.part, SUMS, g)
     half = smaller(top + SUMMED_ROWS, end)
-    if flags.spans_m:
+    if flags.spans:
         for j in range(first, last, LANES):
             store(values, to + j, zeros(given.x))
         if flags.center:  # the same in all groups
-            fill_centers(view, given, tile, sums, planes.forms, flags.spans_m)
+            fill_centers(view, given, tile, sums, planes.forms, flags.spans)
     else:
-        fill_centers(view, given, group_in(tile, g), sums, planes.forms, flags.spans_m)
+        fill_centers(view, given, group_in(tile, g), sums, planes.forms, flags.spans)
     rows_here = splat(float(end - top))
     again = True
     while again:
@@ -167,7 +167,7 @@ def group_sums(view, given, tile, g, blocks, sums, planes, flags):
             if half < end:
                 s, q = s + load(part, i), q + load(part, i + part_step)
                 z, signs = z + load(part, i + 2 * part_step), signs + load(part, i + 3 * part_step)
-            if flags.spans_m:
+            if flags.spans:
                 s = fma(middle, rows_here, s)  # the sums were scaled as x is, which kept them in range
                 unscale = inverse_power(wide(load(forms, f)))
                 s, q = s * unscale, q * unscale
@@ -235,7 +235,7 @@ def add_up(view, given, own, planes, kept, flags):
     (part, to, step), b = planes.part, own.b
     add_groups(view, own, planes.part)
     fold_row_sums(view, given, b, planes, flags.power)
-    if not flags.spans_m:
+    if not flags.spans:
         for j in range(own.first, own.last, LANES):
             left = smaller(own.last - j, LANES)
             put_lanes(kept, 2 * b * view.own + j, load(part, to + step + j), left)

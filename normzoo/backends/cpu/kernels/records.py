@@ -6,6 +6,16 @@ Letters are those of `contract.py`: a view has dims (b, m, c, n), its parameters
 from typing import Any, NamedTuple
 
 
+class Flags(NamedTuple):
+    """What is known of a pass when its kernel is compiled."""
+
+    center: bool
+    power: int
+    spans: bool  # parameters vary along the axis that a kernel cannot take them out of: n of rows, m of columns
+    streams: bool  # the result goes past the caches
+    folds: bool = False  # y is made by `affine_by`
+
+
 class Forward(NamedTuple):
     """A pass from x to y; or y alone, of given statistics."""
 

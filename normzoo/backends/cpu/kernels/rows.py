@@ -23,10 +23,9 @@ from normzoo.backends.cpu.kernels.moments import (
     standardize,
     write_out,
 )
-from normzoo.backends.cpu.kernels.records import Forward
+from normzoo.backends.cpu.kernels.records import Flags, Forward
 from normzoo.backends.cpu.kernels.rows_runs import going_forward
 from normzoo.backends.cpu.kernels.rows_walk import (
-    Flags,
     as_short,
     chunk_of,
     chunking,
@@ -159,7 +158,7 @@ def y_of(given, v, i, p, form, flags, left, full):
     """y = xhat * weight + bias at i, of up to LANES values v; `form`: weight, bias and `affine_of` the set. Weight and
     bias are in the last where they are folded, and at p where each value has its own."""
     w, a, affine = form
-    if flags.spans_n:
+    if flags.spans:
         w, a = read(given.weight, p, left, full, given.y), read(given.bias, p, left, full, given.y)
     v = standardize(v, *affine)
     write_out(given.y, i, v if flags.folds else fma(v, w, a), left, full, flags.streams)

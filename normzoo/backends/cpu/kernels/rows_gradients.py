@@ -17,12 +17,11 @@ from normzoo.backends.cpu.kernels.moments import (
     read,
     write_out,
 )
-from normzoo.backends.cpu.kernels.records import Backward
+from normzoo.backends.cpu.kernels.records import Backward, Flags
 from normzoo.backends.cpu.kernels.rows import affine_at, last_of
 from normzoo.backends.cpu.kernels.rows_runs import going_back
 from normzoo.backends.cpu.kernels.rows_sums import chunk_sums, chunk_sums_n, lines_of, plane_of, slots_of
 from normzoo.backends.cpu.kernels.rows_walk import (
-    Flags,
     as_short,
     chunk_of,
     chunking,
@@ -53,7 +52,7 @@ def dx_of(given, terms, i, p, form, flags, left, full):
     The weight is at p where each value has its own."""
     d, v = terms
     w, affine, factors = form
-    if flags.spans_n:
+    if flags.spans:
         w = read(given.weight, p, left, full, given.dx) * affine[0]
     write_out(given.dx, i, gradient(d, v, w, affine, factors, flags.power), left, full, flags.streams)
 

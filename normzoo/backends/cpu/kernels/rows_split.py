@@ -5,6 +5,7 @@ from functools import cache
 from normzoo.backends.cpu.compiling.jit import helper
 from normzoo.backends.cpu.kernels.making import apply_kernel, backward_kernel, forward_kernel
 from normzoo.backends.cpu.kernels.moments import merge
+from normzoo.backends.cpu.kernels.records import Flags
 from normzoo.backends.cpu.kernels.rows import affine_at, chunk_apply, chunk_deviations, chunk_moments, finish
 from normzoo.backends.cpu.kernels.rows_gradients import (
     add_four,
@@ -17,7 +18,7 @@ from normzoo.backends.cpu.kernels.rows_gradients import (
 )
 from normzoo.backends.cpu.kernels.rows_runs import going_back, going_forward
 from normzoo.backends.cpu.kernels.rows_sums import chunk_sums, chunk_sums_n, lines_of, plane_of, slots_of
-from normzoo.backends.cpu.kernels.rows_walk import Flags, chunking, parts_of, set_at, stats_of
+from normzoo.backends.cpu.kernels.rows_walk import chunking, parts_of, set_at, stats_of
 from normzoo.backends.cpu.parallel.sharing import share
 from normzoo.backends.cpu.vector.access import at, put
 from normzoo.backends.cpu.vector.workspaces import clear, workspace

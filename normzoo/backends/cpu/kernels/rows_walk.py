@@ -13,16 +13,6 @@ ONE, EACH, RUNS = range(3)  # `spans`: a run has one parameter; each value has; 
 SHORT = 3  # more than these: each set is one run, also of RUNS, of at most SHORT_SET values
 
 
-class Flags(NamedTuple):
-    """What is known of a pass when its kernel is compiled."""
-
-    center: bool
-    power: int
-    spans_n: bool  # the parameters vary along n
-    streams: bool  # the result goes past the caches
-    folds: bool = False  # y is made by `affine_by`
-
-
 class Set(NamedTuple):
     """Set `index`, (b, c), whose values begin at `start`."""
 
