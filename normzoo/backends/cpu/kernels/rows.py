@@ -197,6 +197,8 @@ def chunk_apply(given, s, j, flags, ahead):
             y_of(given, load_as(x, i, x), i, p, form, flags, LANES, True)
             i += LANES
             p += LANES
+        if ahead > 0 and i < end:  # what is masked reads as far as a vector, too
+            prefetch(x, i + LANES - 1 + ahead)
         if i < end and length > LANES:
             p -= LANES - (end - i)
             y_of(given, last, end - LANES, p, form, flags, LANES, True)

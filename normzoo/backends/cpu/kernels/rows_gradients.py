@@ -82,6 +82,9 @@ def chunk_dx(given, here, j, affine, means, flags, ahead):
             dx_of(given, (load_as(dy, i, x), load_as(x, i, x)), i, p, form, flags, LANES, True)
             i += LANES
             p += LANES
+        if ahead > 0 and i < end:  # what is masked reads as far as a vector, too
+            prefetch(x, i + LANES - 1 + ahead)
+            prefetch(dy, i + LANES - 1 + ahead)
         if i < end and length > LANES:
             p -= LANES - (end - i)
             dx_of(given, last, end - LANES, p, form, flags, LANES, True)
