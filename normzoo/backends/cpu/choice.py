@@ -21,6 +21,7 @@ from normzoo.backends.cpu.schedule import (
     FOLDED_TILE,
     NEIGHBOUR_RUN,
     NEIGHBOUR_SET,
+    NEIGHBOUR_SHARED,
     STRIP,
 )
 from normzoo.backends.cpu.vector.lanes import LANES
@@ -76,9 +77,10 @@ def is_columns(dims: Dims, gradients: bool = False) -> bool:
 def spans_of(dims: Dims, by_column: bool, parameter_dims: Dims, gradients: bool = False) -> int:
     """Do the parameters vary along the axis that a kernel cannot take them out of: n of rows, m of columns? Or are runs
     that lie side by side too short to be worked on one by one?"""
-    _, m, c, n = dims
-    _, pm, _, pn = parameter_dims
-    is_short = n < LANES or (gradients and n < NEIGHBOUR_RUN and m * n <= NEIGHBOUR_SET)
+    b, m, c, n = dims
+    pb, pm, _, pn = parameter_dims
+    is_shared = n < NEIGHBOUR_RUN and n * n <= NEIGHBOUR_SHARED * (b // pb)
+    is_short = n < LANES or (gradients and is_shared and m * n <= NEIGHBOUR_SET)
     if not by_column and c == 1 and m > 1 and (pm > 1 or pn > 1) and is_short:
         return RUNS
     return EACH if (pm if by_column else pn) > 1 else ONE

@@ -20,8 +20,10 @@ STREAM_ALIGNMENT = 16  # bytes of the narrowest vectors: where NumPy's arrays be
 LINE = 64  # bytes
 PAGE = 4096  # bytes, of which all can be read if one can: at least, on every processor
 APART_BYTES = 1 << 20  # bytes of a set whose runs lie apart, from which on threads share it
-NEIGHBOUR_RUN = 48  # values of a run, below which neighbours go back as one run of at most (order)
+NEIGHBOUR_RUN = 40  # values of a run, below which neighbours go back as one run of at most (order)
 NEIGHBOUR_SET = 32768  # values, for whose parameters' gradients a level-2 cache has room; of runs below LANES all do
+NEIGHBOUR_SHARED = 48  # times the sets that share parameters: the largest square of a run's values. In fewer sets, what
+# repeats the parameters and adds up their gradients takes longer than it saves (order)
 SHORT_SET = 1024  # values up to which a set that is one run has a kernel of its own: a fifth less time, the same bits
 
 # -- sets of few values: few.py (order: what they do not take is summed in float32) -------------------------------

@@ -3,11 +3,12 @@ values have each its own parameters."""
 
 from typing import Any
 
-import numpy as np
-
 from normzoo.backends.cpu.compiling.jit import helper
+from normzoo.backends.cpu.kernels.moments import put_lanes
 from normzoo.backends.cpu.kernels.records import Backward, Forward
-from normzoo.backends.cpu.vector.access import at, put
+from normzoo.backends.cpu.vector.access import at, load_n, put, store_n
+from normzoo.backends.cpu.vector.arithmetic import smaller, splat, total, wide
+from normzoo.backends.cpu.vector.lanes import LANES
 from normzoo.backends.cpu.vector.workspaces import clear, workspace
 
 
@@ -59,16 +60,19 @@ def spread(dims, parameter_dims, weight):
     _, m, _, n = dims
     room = workspace(parameter_dims[0] * m * n, weight)
     for o in range(parameter_dims[0] * m):
-        for i in range(n):
-            put(room, o * n + i, at(weight, unspread(parameter_dims, m, o, i)))
+        first = first_of(parameter_dims, m, o)
+        for i in range(0, n, LANES):  # what is written too far is written again
+            v = load_n(weight, first + i, smaller(n - i, LANES)) if parameter_dims[3] > 1 else splat(at(weight, first))
+            put_lanes(room, o * n + i, v, room.size - o * n - i)
     return room
 
 
 @helper
-def unspread(parameter_dims, m, o, i):
-    """Where the parameter of value i of run o stands, of all runs of sets that do not share their parameters."""
+def first_of(parameter_dims, m, o):
+    """Where the parameter of the first value of run o stands, of all runs of sets that do not share their
+    parameters."""
     _, pm, _, pn = parameter_dims
-    return (o if pm > 1 else o // m) * pn + (i if pn > 1 else 0)
+    return (o if pm > 1 else o // m) * pn
 
 
 @helper
@@ -79,8 +83,15 @@ def fold(dims, parameter_dims, spread_out, dweight, stats):
     sums = workspace(pb * pm * pn, stats)
     clear(sums, 0, sums.size)
     for o in range(pb * m):
-        for i in range(n):
-            to = unspread(parameter_dims, m, o, i)
-            put(sums, to, at(sums, to) + np.float64(at(spread_out, o * n + i)))
+        first, found = first_of(parameter_dims, m, o), splat(0.0)
+        for i in range(0, n, LANES):
+            left = smaller(n - i, LANES)
+            v = wide(load_n(spread_out, o * n + i, left))
+            if pn > 1:
+                store_n(sums, first + i, load_n(sums, first + i, left) + v, left)
+            else:
+                found += v
+        if pn == 1:
+            put(sums, first, at(sums, first) + total(found))
     for o in range(sums.size):
         put(dweight, o, at(sums, o))
