@@ -1,4 +1,5 @@
-"""Norms of ONNX nodes, without ONNX: a node is anything with op_type, input and attribute, as a NodeProto has them."""
+"""Norms from ONNX nodes, without importing ONNX: a node is any object with op_type, input and attribute, as a NodeProto
+has."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,27 +19,27 @@ from normzoo.zoo.layer.rms_norm import RMSNorm
 from normzoo.zoo.layer.unit_norm import UnitNorm
 from normzoo.zoo.local.local_response_norm import LocalResponseNorm
 
-# The field of an AttributeProto that has the value of an attribute of this type.
+# The field of an AttributeProto that contains the value, by the attribute's type.
 _FIELDS = {1: "f", 2: "i", 3: "s", 6: "floats", 7: "ints"}
-MOST_REPEATED = 1 << 24  # values of a parameter that is given by fewer: a shape in a file costs no memory, they do
-_IGNORED = {"stash_type", "consumed_inputs"}  # arithmetic is never narrower than float32; memory is not shared
+MOST_REPEATED = 1 << 24  # most values of a repeated parameter: a shape in a file is small, the values take memory
+_IGNORED = {"stash_type", "consumed_inputs"}  # arithmetic is never narrower than float32; memory is never shared
 
 
 class Node(NamedTuple):
-    """A node that was taken apart."""
+    """The parts of a node."""
 
-    owner: str  # what messages call it
+    owner: str  # its name in messages
     attributes: dict[str, Any]
-    inputs: list[str]  # their names, x first
-    outputs: list[str]  # those that are there
+    inputs: list[str]  # names of the inputs, x first
+    outputs: list[str]  # names of the outputs that the node has
     initializers: Mapping[str, Any]
-    shape: tuple[int | None, ...] | None  # of x, as far as it is known
+    shape: tuple[int | None, ...] | None  # shape of x, as far as it is known
 
     def error(self, expected: str, got: object, write: str = "") -> ValueError:
         return ValueError(f"{self.owner}: expected {expected}, got {got}{'; ' if write else ''}{write}")
 
     def constant(self, i: int, what: str) -> Array | None:
-        """An input that is an initializer, a float array; None where the node has none."""
+        """An input that is an initializer, as a float array; None if the node has no such input."""
         name = self.inputs[i] if i < len(self.inputs) else ""
         if not name:
             return None
@@ -49,7 +50,7 @@ class Node(NamedTuple):
         return a
 
     def vector(self, i: int, what: str) -> Array:
-        """An input of one axis that must be there."""
+        """A required input with one axis."""
         a = self.constant(i, what)
         if a is None:
             raise self.error(f"an input {what}", f"inputs {self.inputs}")
@@ -58,12 +59,12 @@ class Node(NamedTuple):
         return a
 
     def repeated(self, values: int, a: Array, what: str) -> None:
-        """Parameters are as large as the node's own say, or of a size that costs little."""
+        """Check that a repeated parameter is not large: as large as the node's own arrays, or cheap."""
         if values > max(a.size, MOST_REPEATED):
             raise self.error(f"at most {MOST_REPEATED} values of a {what} that repeats", values, "write it out")
 
     def filled(self, norm: Norm, **arrays: Array | None) -> Norm:
-        """The norm with these parameters and buffers."""
+        """The norm, with these parameters and buffers loaded."""
         state = {name: a for name, a in arrays.items() if a is not None}
         try:
             norm.load_state_dict(norm.state_dict() | state)
@@ -79,7 +80,7 @@ def from_onnx(
     opset: int | None = None,
     shape: Sequence[int | None] | None = None,
 ) -> Norm:
-    """The norm of a node: y = norm(x) is the node's first output for its first input.
+    """The norm of an ONNX node, such that y = norm(x) is the node's first output for its first input.
 
     | node | norm |
     |---|---|
@@ -94,20 +95,19 @@ def from_onnx(
 
     Args:
         node: a NodeProto, or anything with op_type, input and attribute (and name, output and domain).
-        initializers: what the node's other inputs are: a dict name -> array, or the graph's initializers.
-        opset: of the model. GroupNormalization has parameters of the groups before 21 and of the channels from then
-            on; None tells by their number. BatchNormalization of opset 6 and before is in training unless is_test says
-            otherwise; None takes a node without is_test for one of a later opset.
-        shape: of x, None for a size that is not known; wanted where the node alone does not say how many channels
-            (GroupNormalization of opset 18) or which axes (an axis counted from the front, a scale that repeats) there
-            are.
+        initializers: the node's other inputs: a dict name -> array, or the graph's initializers.
+        opset: opset of the model. GroupNormalization has one parameter value per group before opset 21, and one per
+            channel since; None decides by their number. BatchNormalization of opset 6 and earlier is in training unless
+            is_test says otherwise; None takes a node without is_test as one of a later opset.
+        shape: shape of x, with None for unknown sizes. Required if the node alone does not determine the number of
+            channels (GroupNormalization of opset 18) or the axes (an axis counted from the front, a repeated scale).
 
-    In training mode ONNX tracks the biased variance of a batch, as `state_dict(dialect=...)` says; BatchNorm, as
-    PyTorch, the unbiased one.
+    In training mode ONNX tracks the biased variance of a batch, see `state_dict(dialect=...)`; BatchNorm, like PyTorch,
+    the unbiased one.
 
     Raises:
-        ValueError: the node is of another kind, has other attributes or inputs than its operator, or misses some; the
-            message names it. TypeError: an initializer is not a float array.
+        ValueError: another kind of node, or the node has attributes or inputs that its operator does not have, or lacks
+            some; the message names them. TypeError: an initializer is not a float array.
 
     Source:
         ONNX operators, https://onnx.ai/onnx/operators/.
@@ -137,7 +137,7 @@ def from_onnx(
         elif attribute.name not in _IGNORED:
             raise found.error(f"attributes {sorted(known)}", repr(attribute.name))
     if opset is None and any(a.name == "consumed_inputs" for a in node.attribute):
-        opset = 1  # which had it until 5
+        opset = 1  # opsets 1 to 4 have it
     for name, default in known.items():
         if name not in found.attributes:
             if isinstance(default, type):
@@ -155,7 +155,7 @@ def from_onnx(
 
 
 def _value(node: Node, attribute: Any, default: Any) -> Any:
-    """The value of an attribute, of the type of its default (or of the type that it must have)."""
+    """The value of an attribute, of the type of its default (or of the required type)."""
     wanted = default if isinstance(default, type) else type(default)
     field = _FIELDS.get(int(attribute.type))
     value: Any = None if field is None else getattr(attribute, field)
@@ -170,7 +170,7 @@ def _array(a: Any) -> Any:
     """An initializer as an array."""
     if isinstance(a, np.ndarray) or not hasattr(a, "dims"):
         return a
-    from onnx import numpy_helper  # noqa: PLC0415 (whoever has a TensorProto has onnx)
+    from onnx import numpy_helper  # noqa: PLC0415 (a TensorProto comes from onnx)
 
     return numpy_helper.to_array(a)
 
@@ -186,12 +186,12 @@ def _batch(node: Node, opset: int | None) -> Norm:
 
 
 def _trains(node: Node, opset: int | None) -> bool:
-    """Is this BatchNormalization in training? Each age of the operator says it in another way."""
+    """Is this BatchNormalization in training? Every version of the operator indicates it differently."""
     mode, tested, more = node.attributes["training_mode"], node.attributes["is_test"], len(node.outputs) > 1
     if mode is None and (tested is not None or (opset is not None and opset < 7)):
-        return not tested  # of opset 1 to 6, where it is 0 unless it is there
+        return not tested  # opset 1 to 6, where is_test is 0 if absent
     if mode is None and (opset is None or opset < 14):
-        return more  # from 7 to 13 only a node in training gives statistics
+        return more  # in opset 7 to 13 only a node in training outputs statistics
     if more and not mode:
         raise node.error("one output where training_mode is 0", node.outputs, "write training_mode=1")
     return mode == 1
@@ -222,12 +222,12 @@ def _rms(node: Node, opset: int | None) -> Norm:
 
 
 def _spread(node: Node, arrays: dict[str, Array]) -> tuple[tuple[int, ...], dict[str, Any], dict[str, Array]]:
-    """Sizes of the normalized axes, which are those from `axis` on, what the parameters span if that is more, and the
-    parameters written out over it. The standard has them broadcast to x."""
+    """Sizes of the normalized axes (those from `axis` on); the axes that the parameters span, if those are more; and
+    the parameters expanded to these axes. In the standard, parameters broadcast to x."""
     axis, known = node.attributes["axis"], node.shape
     what, most = max(arrays.items(), key=lambda item: item[1].ndim)
     if known is None:
-        if axis >= 0:  # a parameter may repeat along leading axes: its rank need not be that of x
+        if axis >= 0:  # a parameter may repeat along leading axes: its rank may differ from that of x
             raise node.error(
                 f"the rank of x, of which axis={axis} counts from the front", "none", "write shape=x.shape"
             )
@@ -248,7 +248,7 @@ def _spread(node: Node, arrays: dict[str, Array]) -> tuple[tuple[int, ...], dict
         sizes = [n if size is None and n != 1 else size for n, size in zip(shape, sizes, strict=True)]
         padded[name] = a.reshape(shape)
     normalized = list(range(axis % rank, rank))
-    if known is None:  # an axis of one value in all of them; x of more is refused by the norm
+    if known is None:  # size 1 in all parameters; the norm refuses an x with more
         sizes = [1 if size is None else size for size in sizes]
     if any(sizes[i] is None for i in normalized):
         raise node.error(f"sizes of the axes from axis={axis} on", known, "write shape=x.shape")
@@ -302,12 +302,12 @@ def _mean_variance(node: Node, opset: int | None) -> Norm:
 
 
 def _widest(*arrays: Array) -> np.dtype:
-    """The dtype that holds all of them."""
+    """The widest of the dtypes."""
     return max((a.dtype for a in arrays), key=lambda dtype: dtype.itemsize)
 
 
-_MODES = {"training_mode": None, "is_test": None}  # integers, which say something by their absence too
-# How a node is read, its attributes and their defaults (a type where there is none), and how many inputs it has.
+_MODES = {"training_mode": None, "is_test": None}  # integers, whose absence has a meaning, too
+# For each node: its reader, its attributes with defaults (or types, if required), and its numbers of inputs.
 _KINDS: dict[str, tuple[Callable[[Node, int | None], Norm], dict[str, Any], tuple[int, int]]] = {
     "BatchNormalization": (_batch, _MODES | {"epsilon": 1e-5, "momentum": 0.9, "spatial": 1}, (5, 5)),
     "InstanceNormalization": (_instance, {"epsilon": 1e-5}, (3, 3)),
