@@ -63,7 +63,9 @@ def _check(owner: str, x: Any, least: int, arrays: dict[str, Any], absent: dict[
         raise TypingError(f"{owner}: expected x of {least} dimensions or more, got {x.ndim}")
     for name, a in absent.items():
         if not (_none(a) or a == 1 or getattr(a, "literal_value", getattr(a, "value", None)) == 1):
-            raise TypingError(f"{owner}: {name}= is not there in compiled code; call it from Python, or move the axes")
+            raise TypingError(
+                f"{owner}: {name}= is not supported in compiled code; call it from Python, or move the axes"
+            )
 
 
 def _parameter(given: bool, other_given: bool, value: float) -> Callable:

@@ -55,7 +55,7 @@ def build(out: Path) -> list[Path]:
         RuntimeError: Python runs without docstrings.
     """
     if sys.flags.optimize > 1:
-        raise RuntimeError("reference: expected docstrings, which python -OO takes away; write python without -OO")
+        raise RuntimeError("reference: expected docstrings, which python -OO removes; write python without -OO")
     others = [out / name for name in (INDEX, SEARCH, "normzoo.html") if (out / name).exists()]
     if others and not all((out / f"{name.replace('.', '/')}.html").exists() for name in MODULES):
         raise ValueError(

@@ -95,7 +95,7 @@ def select(
     array([[-1.,  1.,  0.]], dtype=float32)
     """
     if isinstance(x, Selected):
-        raise TypeError("select: expected an array, got one that was selected from already")
+        raise TypeError("select: expected an array, got a selection; write select(selection.x, ...)")
     check_array("select", "x", x)
     x = np.asarray(x)
     if masked not in POLICIES:
@@ -119,7 +119,7 @@ def select(
             raise TypeError(f"select: expected sample_weight of numbers, got {weights.dtype}")
         weights = weights.astype(np.float64)
         if not (np.isfinite(weights).all() and (weights >= 0).all()):
-            raise ValueError("select: expected sample_weight of finite numbers >= 0, got others")
+            raise ValueError("select: expected sample_weight of finite numbers >= 0, got negative or non-finite ones")
     ids, axis = None, 0
     if segments is not None:
         axis = check_axis("select", segment_axis, x.ndim, "segment_axis")

@@ -170,7 +170,9 @@ def _piece(owner: object, axes: Axes, axis: int) -> int:
     """Index of the piece of `axes` that is this axis of x."""
     pieces = [i for i, o in enumerate(axes.owner or range(len(axes.shape))) if o == axis]
     if len(pieces) != 1:
-        raise ValueError(f"{owner}: expected segments along an axis that is not cut, got segment_axis={axis}")
+        raise ValueError(
+            f"{owner}: expected segments along an axis that the norm does not split, got segment_axis={axis}"
+        )
     return pieces[0]
 
 

@@ -90,7 +90,8 @@ class Normalize(torch.autograd.Function):
     def jvp(ctx: Any, *tangents: Any) -> Any:
         raise NotImplementedError(
             "normzoo.torch: expected no forward-mode differentiation, as there is no jvp of a pass; write "
-            "torch.autograd.functional.jvp(function, inputs), which goes back twice, or normzoo.torch.revert(model)"
+            "torch.autograd.functional.jvp(function, inputs), which uses two backward passes, or "
+            "normzoo.torch.revert(model)"
         )
 
 

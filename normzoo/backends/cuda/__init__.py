@@ -52,7 +52,9 @@ class CUDA(Backend):
         return 0  # checking the variances would wait for the device: a negative one gives NaN
 
     def spread_rows(self, source: Any, place: Any, target: Any) -> None:
-        raise TypeError("masks are for arrays on the host; copy the array, or leave out what does not count yourself")
+        raise TypeError(
+            "expected a masked array on the host, got a device array; copy it, or remove values that do not count"
+        )
 
 
 def variants() -> Any:
