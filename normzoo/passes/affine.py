@@ -1,7 +1,7 @@
 """Norms that are an affine function of x in every set, whose slope and shift depend on the set's own mean and variance:
 for statistics blended with running ones, with those of other sets, or with those of a reference.
 
-    y = (x - mean) * slope + shift          slope, shift = find(mean, var), one value a set
+    y = (x - mean) * slope + shift          slope, shift = find(mean, var), one value per set
 
     dslope = sum(dy * (x - mean))     dshift = sum(dy)                       over the set, of k values
     dmean, dvar = the gradients of find, for dslope and dshift; then dmean -= slope * dshift

@@ -49,7 +49,7 @@ def entries(label: Label, arrays: Mapping[str, Array]) -> Entries:
 
 
 class Last:
-    """What the last pass of a norm left."""
+    """The gradients and the `Saved` of a norm's last pass."""
 
     __slots__ = ("grads", "saved")
 

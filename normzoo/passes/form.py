@@ -49,8 +49,8 @@ RunningArrays = tuple[Any, Any, Any, Any]  # calls build a plain tuple, which is
 
 
 class Signature(NamedTuple):
-    """What decides the plan of a call. Calls build it as a plain tuple, which is faster; `Signature(*key)` gives the
-    names."""
+    """The properties of a call that determine its plan. Calls build it as a plain tuple, which is faster;
+    `Signature(*key)` gives the names."""
 
     moments: Moments
     backend: str

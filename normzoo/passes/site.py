@@ -104,7 +104,7 @@ class Site:
         """Remember a call, if `asked` and the arrays are enough to recognise a similar one.
 
         Args:
-            asked: what a function was asked for, an int or a tuple, both immutable.
+            asked: the arguments of a function besides arrays, an int or a tuple, both immutable.
             given: the running statistics were used, not updated.
             norm: the norm, if a norm was called: whether it asks for everything that its axes depend on is checked.
         """

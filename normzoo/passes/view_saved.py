@@ -22,7 +22,7 @@ Arrays = tuple[Any, Any, Any, Any]  # x, weight, bias, out
 
 
 class Left(NamedTuple):
-    """What a pass leaves without the arrays that it read, for callers who keep these: see `normalize.resume`."""
+    """The results of a pass without the arrays that it read, for callers who keep these: see `normalize.resume`."""
 
     owner: object
     axes: Axes  # merged, if the statistics were given
@@ -128,7 +128,7 @@ class ViewSaved(Saved):
 
     @property
     def left(self) -> Left:
-        """What the pass leaves, without x, weight and bias."""
+        """The results of the pass, without x, weight and bias."""
         plan = self._plan
         return Left(self._owner, plan.used, plan.key[2], plan.moments, self._eps, self._stats)
 

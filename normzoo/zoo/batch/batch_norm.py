@@ -51,7 +51,7 @@ class BatchNorm(TrackedNorm):
             statistics.
 
     Raises:
-        ValueError: x has another number of channels or rank below 2; one value a channel (see `single_value`), or eps
+        ValueError: x has another number of channels or rank below 2; one value per channel (see `single_value`), or eps
             of 0, where batch statistics are used. TypeError: x is not a float array. FloatingPointError: see
             `on_nonfinite`. Nothing has changed then.
 

@@ -36,7 +36,7 @@ class EMABatchNorm(BatchNorm):
         affine, bias, channel_axis, dtype: see `BatchNorm`.
 
     Raises:
-        ValueError: as `BatchNorm`, or values of float64 so large (2^500) that a variance is none. TypeError: x is not a
+        ValueError: as `BatchNorm`, or float64 values so large (2^500) that a variance overflows. TypeError: x is not a
             float array. Nothing has changed then.
 
     Training and evaluation use the same formula, so running_var is biased here, as is the variance that normalizes.
@@ -121,7 +121,7 @@ class AlphaBatchNorm(BatchNorm):
         bias, channel_axis, dtype: see `BatchNorm`.
 
     Raises:
-        ValueError: alpha is not in [0, 1], or values of float64 so large (2^500) that a variance is none; otherwise as
+        ValueError: alpha is not in [0, 1], or float64 values so large (2^500) that a variance overflows; otherwise as
             `BatchNorm`. TypeError: x is not a float array.
 
     Schneider et al. (2020, arXiv:2006.16971) take alpha = N / (N + n) for a batch of n, with N = 16 or so.

@@ -35,8 +35,8 @@ class GhostBatchNorm(BatchNorm):
             ghosts of all batches are averaged equally.
 
     Raises:
-        ValueError: ghosts does not divide N, or one value a channel of a ghost, in training; otherwise as `BatchNorm`.
-            TypeError: x is not a float array. Nothing has changed then.
+        ValueError: ghosts does not divide N, or one value per channel of a ghost, in training; otherwise as
+            `BatchNorm`. TypeError: x is not a float array. Nothing has changed then.
 
     num_batches_tracked counts batches, not ghosts. In the paper's sum, ghost i has the weight (1 - momentum)^i *
     momentum, so the last ghosts are forgotten first; implementations update in order, as is done here.

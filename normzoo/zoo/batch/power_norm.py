@@ -44,8 +44,8 @@ class PowerNorm(Norm):
         bias, channel_axis, dtype: see `BatchNorm`.
 
     Raises:
-        ValueError: x has another number of channels or rank below 2, or values of float64 so large (2^500) that a mean
-            square is none; an alpha is not in [0, 1]. TypeError: x is not a float array. Nothing has changed then.
+        ValueError: x has another number of channels or rank below 2, or float64 values so large (2^500) that a mean
+            square overflows; an alpha is not in [0, 1]. TypeError: x is not a float array. Nothing has changed then.
 
     Every forward pass updates nu once, in its first backward pass. The authors' code keeps ema_gz = nu / (1 -
     alpha_bkw), divides dx by the batch's psi although y was divided by the running one, uses nu in the warm-up, too,

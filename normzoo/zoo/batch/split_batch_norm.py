@@ -34,7 +34,7 @@ class SplitBatchNorm(BatchNorm):
         bias, channel_axis, dtype: see `BatchNorm`.
 
     Raises:
-        ValueError: num_splits does not divide N, or one value a channel of a part, in training; otherwise as
+        ValueError: num_splits does not divide N, or one value per channel of a part, in training; otherwise as
             `BatchNorm`. TypeError: x is not a float array. Nothing has changed then.
 
     timm has part 0 in the module itself and the others in aux_bn; here they are rows of one array.

@@ -43,8 +43,8 @@ class VirtualBatchNorm(Norm):
     the reference of the next layer.
 
     Raises:
-        ValueError: x has another number of channels or rank below 2, or values of float64 so large (2^500) that a
-            variance is none. RuntimeError: no reference was given. TypeError: x is not a float array.
+        ValueError: x has another number of channels or rank below 2, or float64 values so large (2^500) that a variance
+            overflows. RuntimeError: no reference was given. TypeError: x is not a float array.
 
     No sample depends on the others of its batch, and training and evaluation are the same. Reference and x may have
     different positions. In the authors' code the reference runs through the network in every step, and the gradient

@@ -36,7 +36,7 @@ class EvoNormB0(ExactNorm):
         channel_axis, dtype: see `BatchNorm`.
 
     Raises:
-        ValueError: x has another number of channels, or the samples are not on axis 0; one value a channel in
+        ValueError: x has another number of channels, or the samples are not on axis 0; one value per channel in
             training. TypeError: x is not a float array. Nothing has changed then.
 
     An empty batch is counted in num_batches_tracked and leaves the running variance unchanged.

@@ -103,8 +103,8 @@ class SwitchableNorm(MixedNorm):
         affine, bias, channel_axis, dtype: see `BatchNorm`.
 
     Raises:
-        ValueError: x has another number of channels, or one position a channel, or values of float64 so large (2^500)
-            that a variance is none. TypeError: x is not a float array. Nothing has changed then.
+        ValueError: x has another number of channels, or one position per channel, or float64 values so large (2^500)
+            that a variance overflows. TypeError: x is not a float array. Nothing has changed then.
 
     The authors' code uses the unbiased variance of an instance (the paper: biased), derives those of layer and batch
     from it, and tracks the variance of the batch; here the running variance is unbiased, as BatchNorm's.
@@ -194,8 +194,8 @@ class BatchInstanceNorm(MixedNorm):
         eps, momentum, affine, bias, channel_axis, dtype: see `BatchNorm`. Without affine, rho is the only parameter.
 
     Raises:
-        ValueError: x has another number of channels, or one position a channel, or values of float64 so large (2^500)
-            that a variance is none. TypeError: x is not a float array. Nothing has changed then.
+        ValueError: x has another number of channels, or one position per channel, or float64 values so large (2^500)
+            that a variance overflows. TypeError: x is not a float array. Nothing has changed then.
 
     The paper clips rho after each step of the optimizer (`np.clip(norm.rho, 0, 1, out=norm.rho)`); with a rho that is
     clipped so, results are the same. The authors' code calls it bin_gate; both start at 1.

@@ -15,7 +15,7 @@ from normzoo.zoo.exact import ExactNorm
 
 
 class Past(NamedTuple):
-    """What `CumulativeLayerNorm.step` keeps of earlier time steps; arrays are (N, 1) float64."""
+    """The state of `CumulativeLayerNorm.step`, from earlier time steps; arrays are (N, 1) float64."""
 
     steps: int
     unit: Array  # a power of two that scales the values: 1, unless the largest value so far is far from 1

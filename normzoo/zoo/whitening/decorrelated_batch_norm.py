@@ -30,7 +30,7 @@ class DecorrelatedBatchNorm(BatchWhitening):
         affine, bias, channel_axis, dtype: see `BatchNorm`.
 
     Raises:
-        ValueError: x has another number of channels or rank below 2; one value a channel, or eps of 0, where batch
+        ValueError: x has another number of channels or rank below 2; one value per channel, or eps of 0, where batch
             statistics are used. TypeError: x is not a float array. Nothing has changed then.
 
     The gradient is correct for equal eigenvalues, too. Defaults are those of the authors' PyTorch code, whose last

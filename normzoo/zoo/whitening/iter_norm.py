@@ -32,7 +32,7 @@ class IterNorm(BatchWhitening):
         affine, bias, channel_axis, dtype: see `BatchNorm`.
 
     Raises:
-        ValueError: x has another number of channels or rank below 2; one value a channel, or eps of 0, where batch
+        ValueError: x has another number of channels or rank below 2; one value per channel, or eps of 0, where batch
             statistics are used. TypeError: x is not a float array. Nothing has changed then.
 
     The gradient goes through the iterations, which are computed in a form that is stable for any T: the authors' code
