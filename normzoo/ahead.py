@@ -106,8 +106,8 @@ def compile_cache(
             raise ValueError(f"compile_cache: expected norms among {', '.join(sorted(classes))}, got {name!r}")
         if norms is not None and next(_examples(classes[name], 1), None) is None:
             raise ValueError(
-                "compile_cache: expected norms that can be made of a number of channels and take x alone, got "
-                f"{name!r}; it has no kernels, or those of the norms it is made of: name these"
+                "compile_cache: expected norms that are created from a number of channels and take only x, got "
+                f"{name!r}; it has no kernels, or uses those of other norms: name these"
             )
     kinds = [_float_dtype(dtype) for dtype in _each("dtypes", dtypes)]
     ends = _each("channel_axes", channel_axes)
@@ -119,7 +119,7 @@ def compile_cache(
     directory = cache_directory()
     if directory is None:
         raise RuntimeError(
-            "compile_cache: expected a directory where compiled kernels can be kept, found none that can be "
+            "compile_cache: expected a directory where compiled kernels can be stored, found none that can be "
             "written; set NUMBA_CACHE_DIR to one before Python starts"
         )
     work = [(name, dtype, axis) for name in names for dtype in kinds for axis in ends]
@@ -139,7 +139,7 @@ def compile_cache(
                     shown.update()
     if len(lost) > before:
         raise RuntimeError(
-            f"compile_cache: expected to keep {counter.kernels} kernels, lost {len(lost) - before} of them: {lost[-1]}"
+            f"compile_cache: expected to store {counter.kernels} kernels, lost {len(lost) - before} of them: {lost[-1]}"
         )
     return Compiled(counter.kernels, directory)
 

@@ -110,7 +110,7 @@ def normalize(
     if _transformed():
         raise RuntimeError(
             f"normzoo.torch.functional.{spec.name}: expected to run outside torch.func transforms (vmap, grad, jvp), "
-            f"which cannot see into it; use torch.nn.functional.{spec.name} there, or normzoo.torch.revert(model)"
+            f"which do not support it; use torch.nn.functional.{spec.name} there, or normzoo.torch.revert(model)"
         )
     # A tracer sees no pass over raw memory: y would be a constant in its graph.
     odd = not _PLAIN.issuperset(map(type, tensors)) or getattr(x, "is_meta", False)
