@@ -262,8 +262,7 @@ def convert_sync(norm: Any, comm: Any = None, *, timeout: float = 300.0, on_time
     options and mode. See `SyncBatchNorm` for the arguments.
 
     Raises:
-        TypeError: `norm` is not a BatchNorm. LayerNorm and similar norms depend on no other sample and need no
-            conversion.
+        TypeError: `norm` is no BatchNorm: LayerNorm and its like depend on no other sample, and need no converting.
     """
     if type(norm) not in (BatchNorm, SyncBatchNorm):
         raise TypeError(f"convert_sync: expected a BatchNorm, got {type(norm).__name__}; leave other norms as they are")

@@ -12,8 +12,8 @@ one letter per axis of the weight: O for outputs, I for inputs, any others for p
 | DepthwiseConv2D of Keras, with groups= the channels | "HWIO" |
 | a table of embeddings | "IO" |
 
-A depthwise convolution of PyTorch is a convolution with groups. What follows the norm, such as the SiLU of a detection
-network, is not changed.
+A depthwise convolution of PyTorch is one with groups. What follows the norm, such as the SiLU of a detection network,
+stays as it is.
 
 The error is a bound for every output, float64. With x the input of the layer (or of its norm's weight), the results of
 exact arithmetic with folded and with unfolded arrays differ by at most error * max(1, max|x|). The bound covers
@@ -41,9 +41,9 @@ from normzoo.zoo.layer.rms_norm import RMSNorm
 
 __all__ = ["Folded", "affine_into", "batch_norm_into", "batch_norms", "center_into"]
 
-CONSTANT = (BatchNorm, FrozenBatchNorm, GhostBatchNorm, SyncBatchNorm)  # in evaluation they are a scale and a shift
-SCALED = (LayerNorm, RMSNorm, GroupNorm, InstanceNorm)  # their last step is a scale and a shift
-STEPS = 8 * 2.0**-53  # float64 roundings in computing a folded value, with a margin
+CONSTANT = (BatchNorm, FrozenBatchNorm, GhostBatchNorm, SyncBatchNorm)  # in evaluation: a scale and a shift
+SCALED = (LayerNorm, RMSNorm, GroupNorm, InstanceNorm)  # end in a scale and a shift
+STEPS = 8 * 2.0**-53  # roundings of float64 on the way to a folded value, and some to spare
 
 
 class Folded(NamedTuple):
@@ -230,7 +230,7 @@ def center_into(weight: Array, bias: Array | None, *, layout: str = "OI") -> Fol
 
 
 def _scale(owner: str, norm: Norm) -> tuple[Array, Array, Array]:
-    """Scale, mean and shift of a batch normalization in evaluation mode, float64: y = (x - mean) * scale + shift."""
+    """Scale, mean and shift of a batch normalization in evaluation: y = (x - mean) * scale + shift; float64."""
     held = {name: a.astype(np.float64) for name, a in (norm.params | norm.buffers).items()}
     if "running_mean" not in held:
         raise ValueError(f"{owner}: expected {norm} with running statistics, got none; write track_running_stats=True")

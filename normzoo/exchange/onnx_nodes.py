@@ -19,27 +19,27 @@ from normzoo.zoo.layer.rms_norm import RMSNorm
 from normzoo.zoo.layer.unit_norm import UnitNorm
 from normzoo.zoo.local.local_response_norm import LocalResponseNorm
 
-# The field of an AttributeProto that contains the value, by the attribute's type.
+# The field of an AttributeProto that has the value of an attribute of this type.
 _FIELDS = {1: "f", 2: "i", 3: "s", 6: "floats", 7: "ints"}
-MOST_REPEATED = 1 << 24  # most values of a repeated parameter: a shape in a file is small, the values take memory
-_IGNORED = {"stash_type", "consumed_inputs"}  # arithmetic is never narrower than float32; memory is never shared
+MOST_REPEATED = 1 << 24  # values of a parameter that is given by fewer: a shape in a file costs no memory, they do
+_IGNORED = {"stash_type", "consumed_inputs"}  # arithmetic is never narrower than float32; memory is not shared
 
 
 class Node(NamedTuple):
-    """The parts of a node."""
+    """A node that was taken apart."""
 
-    owner: str  # its name in messages
+    owner: str  # what messages call it
     attributes: dict[str, Any]
-    inputs: list[str]  # names of the inputs, x first
-    outputs: list[str]  # names of the outputs that the node has
+    inputs: list[str]  # their names, x first
+    outputs: list[str]  # those that are there
     initializers: Mapping[str, Any]
-    shape: tuple[int | None, ...] | None  # shape of x, as far as it is known
+    shape: tuple[int | None, ...] | None  # of x, as far as it is known
 
     def error(self, expected: str, got: object, write: str = "") -> ValueError:
         return ValueError(f"{self.owner}: expected {expected}, got {got}{'; ' if write else ''}{write}")
 
     def constant(self, i: int, what: str) -> Array | None:
-        """An input that is an initializer, as a float array; None if the node has no such input."""
+        """An input that is an initializer, a float array; None where the node has none."""
         name = self.inputs[i] if i < len(self.inputs) else ""
         if not name:
             return None
@@ -50,7 +50,7 @@ class Node(NamedTuple):
         return a
 
     def vector(self, i: int, what: str) -> Array:
-        """A required input with one axis."""
+        """An input of one axis that must be there."""
         a = self.constant(i, what)
         if a is None:
             raise self.error(f"an input {what}", f"inputs {self.inputs}")
@@ -59,12 +59,12 @@ class Node(NamedTuple):
         return a
 
     def repeated(self, values: int, a: Array, what: str) -> None:
-        """Check that a repeated parameter is not large: as large as the node's own arrays, or cheap."""
+        """Parameters are as large as the node's own say, or of a size that costs little."""
         if values > max(a.size, MOST_REPEATED):
             raise self.error(f"at most {MOST_REPEATED} values of a {what} that repeats", values, "write it out")
 
     def filled(self, norm: Norm, **arrays: Array | None) -> Norm:
-        """The norm, with these parameters and buffers loaded."""
+        """The norm with these parameters and buffers."""
         state = {name: a for name, a in arrays.items() if a is not None}
         try:
             norm.load_state_dict(norm.state_dict() | state)
@@ -95,12 +95,13 @@ def from_onnx(
 
     Args:
         node: a NodeProto, or anything with op_type, input and attribute (and name, output and domain).
-        initializers: the node's other inputs: a dict name -> array, or the graph's initializers.
-        opset: opset of the model. GroupNormalization has one parameter value per group before opset 21, and one per
-            channel since; None decides by their number. BatchNormalization of opset 6 and earlier is in training unless
-            is_test says otherwise; None takes a node without is_test as one of a later opset.
-        shape: shape of x, with None for unknown sizes. Required if the node alone does not determine the number of
-            channels (GroupNormalization of opset 18) or the axes (an axis counted from the front, a repeated scale).
+        initializers: what the node's other inputs are: a dict name -> array, or the graph's initializers.
+        opset: of the model. GroupNormalization has parameters of the groups before 21 and of the channels from then
+            on; None tells by their number. BatchNormalization of opset 6 and before is in training unless is_test says
+            otherwise; None takes a node without is_test for one of a later opset.
+        shape: of x, None for a size that is not known; wanted where the node alone does not say how many channels
+            (GroupNormalization of opset 18) or which axes (an axis counted from the front, a scale that repeats) there
+            are.
 
     In training mode ONNX tracks the biased variance of a batch, see `state_dict(dialect=...)`; BatchNorm, like PyTorch,
     the unbiased one.
@@ -155,7 +156,7 @@ def from_onnx(
 
 
 def _value(node: Node, attribute: Any, default: Any) -> Any:
-    """The value of an attribute, of the type of its default (or of the required type)."""
+    """The value of an attribute, of the type of its default (or of the type that it must have)."""
     wanted = default if isinstance(default, type) else type(default)
     field = _FIELDS.get(int(attribute.type))
     value: Any = None if field is None else getattr(attribute, field)
@@ -170,7 +171,7 @@ def _array(a: Any) -> Any:
     """An initializer as an array."""
     if isinstance(a, np.ndarray) or not hasattr(a, "dims"):
         return a
-    from onnx import numpy_helper  # noqa: PLC0415 (a TensorProto comes from onnx)
+    from onnx import numpy_helper  # noqa: PLC0415 (whoever has a TensorProto has onnx)
 
     return numpy_helper.to_array(a)
 
@@ -306,8 +307,8 @@ def _widest(*arrays: Array) -> np.dtype:
     return max((a.dtype for a in arrays), key=lambda dtype: dtype.itemsize)
 
 
-_MODES = {"training_mode": None, "is_test": None}  # integers, whose absence has a meaning, too
-# For each node: its reader, its attributes with defaults (or types, if required), and its numbers of inputs.
+_MODES = {"training_mode": None, "is_test": None}  # integers, which say something by their absence too
+# How a node is read, its attributes and their defaults (a type where there is none), and how many inputs it has.
 _KINDS: dict[str, tuple[Callable[[Node, int | None], Norm], dict[str, Any], tuple[int, int]]] = {
     "BatchNormalization": (_batch, _MODES | {"epsilon": 1e-5, "momentum": 0.9, "spatial": 1}, (5, 5)),
     "InstanceNormalization": (_instance, {"epsilon": 1e-5}, (3, 3)),

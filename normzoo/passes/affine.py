@@ -39,8 +39,8 @@ def affine(
     out: Array | None,
     apart: tuple[Array, ...] = (),
 ) -> tuple[Array, Array, Saved]:
-    """y, the statistics (3, sets) of x and the `Saved` of the pass. `find` gets arrays of the shape that the capital
-    letters of `axes` span; its backward function gives the gradients of `params`."""
+    """y, the statistics (3, sets) of x and the `Saved` of the pass. `find` is called with arrays of the shape that the
+    capital letters of `axes` span; `params` are those whose gradients its way back gives."""
     owner, axes, moments, eps, _ = form
     x = base_array(owner, "x", x)
     if out is not None:

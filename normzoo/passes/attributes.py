@@ -1,4 +1,4 @@
-"""Attributes of a norm: parameters and buffers by name, and the detection of misspelled names."""
+"""Attributes of a norm: parameters and buffers by name, and names that are misspelled."""
 
 from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches

@@ -7,13 +7,13 @@ from normzoo.passes.view import Axes
 
 
 class Form(NamedTuple):
-    """What a pass computes, independent of the values of its arrays."""
+    """What a pass computes, whatever its arrays hold."""
 
     owner: object  # its str() begins error messages
     axes: Axes  # the letters of x's axes
     moments: Moments
     eps: Any
-    parameter_shape: tuple[int, ...] | None = None  # shape of weight and bias; None: `axes.parameter_shape`
+    parameter_shape: tuple[int, ...] | None = None  # that of weight and bias, where it is not `axes.parameter_shape`
 
 
 class Given(NamedTuple):

@@ -39,7 +39,8 @@ def normalize(
     keep: bool = True,
     apart: tuple[Array | None, ...] = (),
 ) -> tuple[Array, Any, Any]:
-    """y, the statistics and, with `keep`, the `Saved` of the pass. Every norm reaches a backend through this function.
+    """y, the statistics and, with `keep`, the `Saved` of the pass: the one way from any norm of the algebra to a
+    backend.
 
     Args:
         form: what is computed.
@@ -108,7 +109,7 @@ def run(
     keep: bool,
     apart: tuple[Array | None, ...] = (),
 ) -> tuple[Array, Any, Any]:
-    """`normalize` with its plan."""
+    """`normalize` by its plan."""
     x, weight, bias, out = arrays
     if not (type(eps) is float and 0.0 <= eps < inf):
         eps = check_eps(owner, eps)

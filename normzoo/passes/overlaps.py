@@ -16,8 +16,8 @@ def check_out(
     inputs: tuple[Array | None, ...],
     apart: tuple[Array | None, ...] = (),
 ) -> None:
-    """Check that `out` can take the result: it has x's shape and dtype, and either is one of `inputs` or overlaps
-    neither them nor `apart`."""
+    """`out` can take the result: it has x's shape and dtype, and is one of `inputs` or apart from them, and from
+    `apart`."""
     if not isinstance(out, np.ndarray) and not on_device(out):
         raise TypeError(f"{owner}: expected out to be a NumPy array, got {type(out).__name__}; write np.empty_like(x)")
     if out.dtype != dtype:

@@ -36,14 +36,14 @@ class Plan:
 
     Attributes:
         view: see `View`.
-        name, memory: the backend's name, and its allocator of arrays.
-        dtype, store: the computing dtype, and the dtype in which the backend reads and writes arrays of x's shape.
-        as_is: x (dy in a backward plan) is passed without conversion; else see `take`.
-        new_small: the allocation function for small arrays.
-        new, memory_shape, result: y (or dx) is allocated by new(memory_shape, result), with its axes in memory order.
-        direct: the backend can write directly into this array, and
-        plain: the array needs no transpose either; else see `target`.
-        weight_as_is, ones, zeros: the weight is passed without conversion; arrays for absent parameters.
+        name, memory: the backend, and where its arrays come from.
+        dtype, store: what is computed in, and what the backend reads and writes arrays of x's shape in.
+        as_is: x (dy in a backward plan) is read where it lies; else see `take`.
+        new_small: what makes small arrays.
+        new, memory_shape, result: y (or dx) is new(memory_shape, result): its axes in the order of memory.
+        direct: such an array is itself what the backend writes, and
+        plain: its axes are in order; else see `target`.
+        weight_as_is, ones, zeros: a weight is read where it lies; absent parameters.
         run: the backend's callable.
         shortcut: see `Backend.forward_shortcut`; None: not looked for yet, False: there is none.
         uses: passes run without a shortcut.
@@ -124,8 +124,9 @@ class ForwardPlan(Plan):
         expected: shape of the parameters.
         like: shape and dtype of x.
         weight, bias: None, or their kinds.
-        kinds: of x, weight and bias; None if an array needs a conversion or copy, or the statistics are known.
-        known: the statistics are given, or an earlier pass computed them.
+        kinds: those of x, weight and bias; None where not all is read and written where it lies, or statistics are
+            known.
+        known: the statistics are given, or those that an earlier pass found.
         tracked: the shortcut that updates running statistics.
         recent_back: the plan of the last backward pass.
         reads_x: the backward pass reads x's own memory.
@@ -292,6 +293,6 @@ def _nothing(*arrays: Any) -> None:
 
 
 def _zeros(dy: Array, x: Array, stats: Array, weight: Array, eps: float, dx: Array, dw: Array, db: Array) -> None:
-    """A backward pass over arrays without values."""
+    """The backward pass over arrays without values."""
     dw[...] = 0
     db[...] = 0

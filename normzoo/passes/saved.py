@@ -94,16 +94,16 @@ class Saved(ABC):
     _overwritten: bool
 
     def backward(self, dy: Array, out: Array | None = None) -> Grads:
-        """Gradients of x, weight and bias, for the gradient `dy` of y.
+        """Gradients of x, weight and bias for the gradient `dy` of y.
 
         Args:
             dy: of x's shape, any float dtype, any strides.
-            out: an array like x that dx is written to; it may be dy or x itself.
+            out: takes dx; an array like x, which may be dy or x itself.
 
         Raises:
-            TypeError: dy or out is not a float array, or out has another dtype than x.
-            ValueError: dy or out has another shape, or out partly overlaps an input.
-            RuntimeError: x is needed but was overwritten by an in-place pass, or x or weight has changed since the
+            TypeError: dy or out is not a float array (or out's dtype not x's).
+            ValueError: dy or out has another shape, or out overlaps an input in part.
+            RuntimeError: x was overwritten by an in-place pass and is needed, or x or weight has changed since the
                 forward pass.
         """
         if out is None and not self._overwritten:
@@ -146,12 +146,12 @@ class Saved(ABC):
         return None
 
     def _changed(self) -> str | None:
-        """Name of an array that the backward pass reads, "x" or "weight", whose samples have changed; else None."""
+        """Which array that the backward pass reads, "x" or "weight", is seen to have other values than before."""
         return None
 
     @abstractmethod
     def _backward(self, dy: Array, out: Array | None) -> Grads:
-        """The gradients; x's is written to `out` unless that is None."""
+        """The gradients, with x's in `out` if given."""
 
     def overwrite(self, out: Array) -> None:
         """Note that `out` was written: if it is x, x cannot be read again."""
@@ -209,9 +209,9 @@ class Chained(FunctionSaved):
 
     Args:
         like: shape and dtype of x.
-        pull: (dy, out) -> Grads; x's gradient is written to `out` unless that is None. It calls `backward` of `parts`.
-        parts: the `Saved` of the passes; their backward passes may need x's memory.
-        apart: further arrays that it reads, which out must not overlap.
+        pull: (dy, out) -> Grads, with x's in `out` if given; it calls `backward` of `parts`.
+        parts: what the passes left, which the backward pass may need x's memory for.
+        apart: more arrays that it reads, which out may not overlap.
     """
 
     __slots__ = ("_apart", "_parts", "_pull")

@@ -60,7 +60,7 @@ class Site:
     def recall(
         self, asked: object, arrays: Arrays, eps: Any, running: RunningArrays = UNTRACKED, keep: bool = True
     ) -> tuple[Array, Any] | None:
-        """y and, with `keep`, the `Saved` of a call similar to a remembered one; None if there is no such call."""
+        """y and, with `keep`, the `Saved` of a call like a remembered one; None where it is like none of them."""
         x, weight, bias, out = arrays
         mean, var, batches, momentum = running
         if running is not UNTRACKED:  # momentum may be None if batches are counted

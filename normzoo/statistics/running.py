@@ -105,7 +105,7 @@ def normalize_tracked(
     tracks = running.mean is not None and update
     if tracks:
         check_writeable(owner, running)
-    late = out if how.rules.on_nonfinite == "raise" else None  # a pass that may raise must not write out before
+    late = out if how.rules.on_nonfinite == "raise" else None  # out is not written where this raises
     apart = (running.mean, running.var) if tracks else ()
     y, stats, saved = normalize(form, x, weight, bias, out if late is None else None, keep=keep, apart=apart)
     if _is_refused(owner, how.rules, stats):

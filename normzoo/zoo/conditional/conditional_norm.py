@@ -157,7 +157,7 @@ class ConditionalInstanceNorm(Norm):
         return instance_axes(self, x, self.channel_axis, self.num_features)
 
     def forward(self, x: Array, labels: Array, out: Array | None = None) -> tuple[Array, Saved]:  # type: ignore[override]
-        """y for x and the classes of its samples; see `Norm.forward`."""
+        """y for x and the class of every sample; see `Norm.forward`."""
         axes, eps = self.axes(x), self.eps or 0.0
         labels = check_labels(self, labels, x.shape[0], self.num_classes)
         weight, bias = (table[labels] for table in self.params.values())
