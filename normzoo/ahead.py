@@ -1,4 +1,4 @@
-"""Compiling ahead: every kernel that named norms can reach, into Numba's disk cache, before the first call needs it."""
+"""Ahead-of-time compilation: all kernels that named norms can reach, into Numba's disk cache, before the first call."""
 
 import inspect
 from collections.abc import Iterator, Sequence
@@ -16,9 +16,9 @@ from normzoo.norm import Norm
 from normzoo.passes.arrays import FLOATS
 from normzoo.statistics.progress import bar
 
-# Sizes (N, S, C) of the examples: samples, positions, channels. A kernel is picked by the shape of a set and by the
-# number of values, so the examples stand well apart from where that changes: few and many values, each in many small
-# sets, in few large ones, in short runs and in high columns, seen from either end (channels first and last).
+# Sizes (N, S, C) of the example arrays: samples, positions, channels. Kernels are chosen by the shape of a set and by
+# the number of values; the examples are far from the limits between kernels: few and many values, each in many small
+# sets, in few large ones, in short runs and in high columns, with channels first and last.
 SIZES = (
     (4, 128, 16),  # few values
     (20, 9, 3),
@@ -45,7 +45,7 @@ SIZES = (
     (2, 49, 4096),
     (2, 1024, 256),
     (24, 1, 1500),
-    (8192, 1, 1024),  # so many that they are written past the caches
+    (8192, 1, 1024),  # so many that results bypass the caches
     (4096, 1, 1040),
     (8, 4096, 256),
     (16, 2048, 128),
@@ -54,7 +54,7 @@ SIZES = (
 
 
 class Compiled(NamedTuple):
-    """What `compile_cache` did: how many kernels it compiled, and the directory that keeps all of them."""
+    """The result of `compile_cache`: how many kernels were compiled, and the directory of the disk cache."""
 
     kernels: int
     directory: str
@@ -70,27 +70,27 @@ def compile_cache(
 ) -> Compiled:
     """Compile the CPU kernels of norms and dtypes into Numba's disk cache, so that later processes only load them.
 
-    For container images and CI; `python -m normzoo compile` does the same from a shell. Runs every norm forward and
-    backward, with and without parameters, and those that track statistics in evaluation too, on example arrays of
-    all kinds of shapes; a kernel that is there already is loaded. Kernels belong to the processor they were compiled
-    on. They are prepared for parameters and gradients that are no wider than x and float32; sets of two values go
-    back in float64.
+    For container images and CI; `python -m normzoo compile` does the same in a shell. Every norm runs forward and
+    backward, with and without parameters, and norms that track statistics also in evaluation, on example arrays of all
+    kinds of shapes. Kernels that are already in the cache are loaded. They only work on the kind of processor that they
+    were compiled on. They are compiled for parameters and gradients that are at most as wide as x and float32; the
+    backward pass of sets of two values uses float64.
 
     Args:
-        norms: names as in `list_norms`; None is all that can be made of a number of channels and take x alone. The
-            others have no kernels, or those of the norms that they are made of.
-        dtypes: of x: float16, bfloat16, float32 or float64, as names or NumPy dtypes.
-        channel_axes: 1 for arrays of channels first, (N, C, ...), and -1 for channels last; LayerNorm and RMSNorm
-            normalize over this axis.
-        backward: False leaves the backward kernels out, for inference.
-        progress: show a bar while it runs, if tqdm is installed.
+        norms: names as in `list_norms`; None means all that can be created from a number of channels and that take only
+            x. The other norms have no kernels, or use those of other norms.
+        dtypes: dtypes of x: float16, bfloat16, float32 or float64, as names or NumPy dtypes.
+        channel_axes: 1 for channels first, (N, C, ...), and -1 for channels last; LayerNorm and RMSNorm normalize over
+            this axis.
+        backward: False omits the backward kernels, for inference.
+        progress: show a progress bar, if tqdm is installed.
 
     Returns:
-        (kernels, directory): how many were compiled now, and where Numba keeps them.
+        (kernels, directory): the number of kernels compiled by this call, and the directory of the disk cache.
 
     Raises:
-        ValueError: a name, dtype or axis is none of these. TypeError: they are not in a sequence.
-        RuntimeError: no directory can be written to (set NUMBA_CACHE_DIR to one), not all kernels could be kept there
+        ValueError: an unknown name, dtype or axis. TypeError: not in a sequence.
+        RuntimeError: no directory can be written (set NUMBA_CACHE_DIR to one that can), not all kernels could be stored
             (the message says why, such as a full disk), or NUMBA_DISABLE_JIT switches Numba off.
 
     >>> import normzoo as nz
@@ -106,8 +106,8 @@ def compile_cache(
             raise ValueError(f"compile_cache: expected norms among {', '.join(sorted(classes))}, got {name!r}")
         if norms is not None and next(_examples(classes[name], 1), None) is None:
             raise ValueError(
-                "compile_cache: expected norms that can be made of a number of channels and take x alone, got "
-                f"{name!r}; it has no kernels, or those of the norms it is made of: name these"
+                "compile_cache: expected norms that are created from a number of channels and take only x, got "
+                f"{name!r}; it has no kernels, or uses those of other norms: name these"
             )
     kinds = [_float_dtype(dtype) for dtype in _each("dtypes", dtypes)]
     ends = _each("channel_axes", channel_axes)
@@ -119,7 +119,7 @@ def compile_cache(
     directory = cache_directory()
     if directory is None:
         raise RuntimeError(
-            "compile_cache: expected a directory where compiled kernels can be kept, found none that can be "
+            "compile_cache: expected a directory where compiled kernels can be stored, found none that can be "
             "written; set NUMBA_CACHE_DIR to one before Python starts"
         )
     work = [(name, dtype, axis) for name in names for dtype in kinds for axis in ends]
@@ -139,27 +139,27 @@ def compile_cache(
                     shown.update()
     if len(lost) > before:
         raise RuntimeError(
-            f"compile_cache: expected to keep {counter.kernels} kernels, lost {len(lost) - before} of them: {lost[-1]}"
+            f"compile_cache: expected to store {counter.kernels} kernels, lost {len(lost) - before} of them: {lost[-1]}"
         )
     return Compiled(counter.kernels, directory)
 
 
 def cache_directory() -> str | None:
-    """Where compiled kernels are kept on disk; None where no directory can be written to."""
-    from normzoo.backends.cpu.compiling import disk  # noqa: PLC0415  not before it is needed, see `backends.backend`
+    """The directory of compiled kernels on disk; None if no directory can be written."""
+    from normzoo.backends.cpu.compiling import disk  # noqa: PLC0415  at first use, see `backends.backend`
 
     return disk.cache_directory()
 
 
 def _lost() -> list[str]:
-    """Why kernels were not kept; it grows."""
+    """Reasons why kernels could not be stored; the list grows."""
     from normzoo.backends.cpu.compiling import disk  # noqa: PLC0415  as above
 
     return disk.lost
 
 
 class _Counter(event.Listener):
-    """Counts compilations; those of helpers, inside that of a kernel, are part of it."""
+    """Counts compilations of kernels; compilations of helpers within that of a kernel are not counted."""
 
     def __init__(self) -> None:
         self.kernels = self._depth = 0
@@ -183,7 +183,7 @@ def _each(name: str, values: Any) -> list:
 def _float_dtype(dtype: Any) -> np.dtype:
     if isinstance(dtype, str) and dtype == "bfloat16":
         try:
-            import ml_dtypes  # noqa: F401, PLC0415 (optional; NumPy knows the name from then on)
+            import ml_dtypes  # noqa: F401, PLC0415 (optional; makes the name known to NumPy)
         except ImportError:
             raise ValueError("compile_cache: expected ml_dtypes to be installed for bfloat16; install it") from None
     try:
@@ -196,7 +196,7 @@ def _float_dtype(dtype: Any) -> np.dtype:
 
 
 def _examples(kind: type[Norm], channel_axis: int) -> Iterator[tuple[Norm, tuple[int, ...]]]:
-    """Norms of a class, and shapes of x that they take."""
+    """Norms of a class, and shapes of x for them."""
     known = inspect.signature(kind).parameters
     takes = [p for p in inspect.signature(kind.forward).parameters.values() if p.default is p.empty]
     if kind.axes is Norm.axes or len(takes) > 2:  # self and x
@@ -215,7 +215,7 @@ def _examples(kind: type[Norm], channel_axis: int) -> Iterator[tuple[Norm, tuple
                     "track_running_stats": True,
                     "channel_axis": channel_axis,
                     "axis": channel_axis,
-                    "with_mean": False,  # Standardize: nothing to adapt to
+                    "with_mean": False,  # Standardize: it cannot be adapted here
                     "with_std": False,
                 }
                 given = {name: value for name, value in options.items() if name in known}
@@ -224,23 +224,23 @@ def _examples(kind: type[Norm], channel_axis: int) -> Iterator[tuple[Norm, tuple
                 norm = kind(**given)
                 try:
                     sizes, letters, *_ = norm.axes(np.broadcast_to(np.float32(0), shape))
-                except ValueError:  # a norm of weights wants the channels elsewhere
+                except ValueError:  # a norm of weights, with its channels on another axis
                     return
                 if prod(size for size, letter in zip(sizes, letters, strict=True) if letter in "rR") > 2:
                     yield norm, shape
 
 
 def _example(shape: tuple[int, ...], dtype: np.dtype) -> Array:
-    """Any numbers that are not all equal."""
+    """Some numbers that are not all equal."""
     return np.resize((np.arange(7 << 10) % 7).astype(dtype), prod(shape)).reshape(shape)
 
 
 def _run(norm: Norm, x: Array, backward: bool) -> None:
-    """Every pass of a norm over x."""
+    """Run every pass of a norm on x."""
     for training in (True, False) if norm.buffers else (True,):
         y, saved = norm.train(training).forward(x)
         if backward:
             saved.backward(y)
-    if getattr(norm, "momentum", None) is not None:  # None, by which all batches weigh the same, has code of its own
+    if getattr(norm, "momentum", None) is not None:  # None (all batches weigh the same) has code of its own
         norm.momentum = None
         norm.train().forward(x)

@@ -118,7 +118,8 @@ def test_a_full_disk_is_no_success(tmp_path):
     done = process.run("-c", ON_A_FULL_DISK, check=False, NUMBA_CACHE_DIR=tmp_path)
     assert done.returncode == 2 and not done.stdout
     assert (
-        "compile_cache: expected to keep 2 kernels, lost 2 of them: " in done.stderr and "File too large" in done.stderr
+        "compile_cache: expected to store 2 kernels, lost 2 of them: " in done.stderr
+        and "File too large" in done.stderr
     )
 
 

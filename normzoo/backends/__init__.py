@@ -1,5 +1,5 @@
-"""Which backend an array belongs to: NumPy arrays to `cpu`, or to `reference` inside `use("reference")`; arrays on a
-device to `cuda`, whatever the block."""
+"""Which backend an array runs on: NumPy arrays on `cpu`, or on `reference` inside `use("reference")`; device arrays
+always on `cuda`, also inside `use`."""
 
 import os
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from normzoo.backends.contract import Backend
 
 _HOST = ("cpu", "reference")
 DLPACK_CUDA = 2  # kDLCUDA
-PROCESS = os.getpid()  # that imported the library; backends may be imported in a fork of it
+PROCESS = os.getpid()  # the process that imported the library; a backend may be imported later, in a fork of it
 _chosen: ContextVar[str] = ContextVar("normzoo_backend", default="cpu")
 
 
@@ -21,11 +21,11 @@ chosen = _chosen.get  # () -> the name of the backend that host arrays run on no
 
 @cache
 def backend(name: str) -> Backend:
-    """The backend of this name; "cuda:7" is that of a device with new arrays on stream 7. It is imported when it is
-    first asked for: making the kernels' dispatchers is two thirds of the time that importing normzoo would take."""
+    """The backend of this name; "cuda:7" is the CUDA backend whose new arrays belong to stream 7. A backend is imported
+    at its first use: making the kernels' dispatchers would be two thirds of the import time of normzoo."""
     name, _, stream = name.partition(":")
     if name == "cpu":
-        from normzoo.backends.cpu import CPU  # noqa: PLC0415  (an import that can be read: programs are frozen by these)
+        from normzoo.backends.cpu import CPU  # noqa: PLC0415  (a literal import: tools that freeze programs find it)
 
         return CPU()
     if name == "reference":
@@ -38,16 +38,16 @@ def backend(name: str) -> Backend:
 
 
 def device_array(a: Any, stream: Any = None) -> Any:
-    """The backend's array on the memory of a device array of any library, or None where `a` is not on a device.
+    """The CUDA backend's array on the memory of a device array of any library; None if `a` is not on a device.
 
-    Nothing of CUDA is imported before an array asks for it.
+    No CUDA package is imported before the first device array.
     """
     if getattr(a, "__cuda_array_interface__", None) is None:
         kind = getattr(a, "__dlpack_device__", None)
         try:
             if kind is None or int(kind()[0]) != DLPACK_CUDA:
                 return None
-        except (BufferError, RuntimeError, TypeError, ValueError):  # of a device that DLPack does not know
+        except (BufferError, RuntimeError, TypeError, ValueError):  # a device that DLPack does not know
             return None
     from normzoo.backends.cuda.arrays import from_interface  # noqa: PLC0415
 
@@ -65,7 +65,7 @@ def to_device(a: Any, stream: Any = None) -> Any:
 def use(name: str) -> Iterator[None]:
     """Run every norm in the block on the backend `name`: "reference" (NumPy, the definition) or "cpu" (the default).
 
-    The choice belongs to the running thread or task; a backward pass runs on the backend of the block it is in.
+    The choice belongs to the current thread or task. A backward pass runs on the backend of the block that calls it.
 
     >>> import numpy as np, normzoo as nz
     >>> x = np.ones((2, 4), np.float32)

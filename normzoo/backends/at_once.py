@@ -1,7 +1,7 @@
-"""Several steps as one, for other threads, signals and forks: a call that runs C functions one behind the other.
+"""Several steps as one, for other threads, signals and forks: a single call that runs C functions one after another.
 
-Between these Python looks for no signal and lets no other thread run, nor fork; so there is no lock that could stay
-held.
+Between C functions Python handles no signal, switches to no other thread and does not fork. So no lock is needed that
+an interruption could leave locked.
 """
 
 import os
@@ -15,16 +15,16 @@ from typing import Any
 has_gil: Callable[[], bool] = getattr(sys, "_is_gil_enabled", lambda: True)
 put: Callable[..., None] = setitem
 
-# Without the interpreter's lock, steps take this one in C as well. It is held for the copying alone: nothing that runs
-# meanwhile can be interrupted, ask for it again, or raise.
+# Without the interpreter's lock (free-threaded Python), the steps also take this lock, in C. It is held only while
+# copying: the code that holds it cannot be interrupted, cannot raise, and does not take it a second time.
 _lock = threading.Lock()
 if not has_gil() and hasattr(os, "register_at_fork"):  # no fork in the middle of a step
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def _at_once(steps: Iterator[Any]) -> bool:
-    """`any(steps)`, where each of these is made by a C function that cannot fail: all in one step, for other threads,
-    signals and forks."""
+    """`any(steps)` as one step for other threads, signals and forks. Each step must be made by a C function that cannot
+    fail."""
     if has_gil():
         return any(steps)
     found = [False]
@@ -33,5 +33,5 @@ def _at_once(steps: Iterator[Any]) -> bool:
     return found[0]
 
 
-# of a Python that has its lock whatever happens, without asking for it
+# A Python older than `_is_gil_enabled` always has the interpreter's lock: no check is needed.
 at_once: Callable[[Iterator[Any]], bool] = _at_once if hasattr(sys, "_is_gil_enabled") else any

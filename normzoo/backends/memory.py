@@ -1,8 +1,8 @@
-"""Memory of large results, used again.
+"""Reuse of the memory of large results.
 
-A fresh array of many megabytes costs as much as the kernel that fills it: the system hands its pages out one fault at
-a time. So the memory of a large result goes to a small pool when the last view of it dies, and the next result of
-about its size is put there. The pool holds LIMIT bytes at most; `release_memory` empties it.
+A fresh array of many megabytes costs as much as the kernel that fills it, because the operating system maps its pages
+one page fault at a time. Therefore the memory of a large result goes into a small pool when its last view dies, and the
+next result of about the same size reuses it. The pool holds at most LIMIT bytes; `release_memory` empties it.
 """
 
 from collections import deque
@@ -14,16 +14,16 @@ import numpy as np
 
 from normzoo.backends.contract import Array
 
-LEAST = 1 << 20  # bytes: smaller arrays come from NumPy's own allocator, which keeps them
-LIMIT = 1 << 29  # bytes in the pool
-LINE, PAGE = 64, 1 << 21  # results begin at a cache line, large ones at a huge page
+LEAST = 1 << 20  # bytes: smaller arrays come from NumPy's own allocator, which caches them
+LIMIT = 1 << 29  # bytes: capacity of the pool
+LINE, PAGE = 64, 1 << 21  # bytes: results are aligned to a cache line, large ones to a huge page
 
 _pool: deque[Array] = deque()  # oldest first; appending and popping are atomic
 
 
 class _Lease:
-    """The owner of a result's memory: every view of the result keeps it alive. When the last one dies, the memory goes
-    to the pool, and the oldest goes out of it where that is too much."""
+    """Owner of a result's memory: every view of the result keeps it alive. When the last view dies, the memory goes
+    into the pool; if the pool then exceeds LIMIT, its oldest entries are dropped."""
 
     __slots__ = ("__array_interface__", "memory")
 
@@ -36,16 +36,16 @@ class _Lease:
         try:
             _pool.append(self.memory)
             held = 0
-            for memory in _pool.copy():  # which is one step for other threads
+            for memory in _pool.copy():  # the copy is atomic for other threads
                 held += memory.nbytes
             while held > LIMIT:
                 held -= _pool.popleft().nbytes
-        except (MemoryError, IndexError):  # IndexError: other threads took what was counted
+        except (MemoryError, IndexError):  # IndexError: other threads emptied the pool meanwhile
             _pool.clear()
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype) -> Array:
-    """`np.empty`, in used memory where the array is large and the pool has some that fits."""
+    """`np.empty`; a large array reuses memory from the pool if a piece there fits."""
     size = dtype.itemsize * prod(shape)
     if size < LEAST:
         return np.empty(shape, dtype)
@@ -72,12 +72,13 @@ def full(shape: tuple[int, ...], dtype: np.dtype, value: float) -> Array:
 
 
 def allocator(shape: tuple[int, ...], dtype: np.dtype) -> Callable[[tuple[int, ...], np.dtype], Array]:
-    """What makes an array of this size: `np.empty` itself for a small one, where a call more is a fifth of its time."""
+    """The fastest allocation function for this size: `np.empty` itself for a small array, where one more call would
+    cost a fifth of the time."""
     return np.empty if dtype.itemsize * prod(shape) < LEAST else empty
 
 
 def release_memory() -> int:
-    """Give the memory that is kept for later results back to the system; returns how many bytes it was.
+    """Return the memory kept for later results to the system. Returns the number of bytes released.
 
     >>> import normzoo as nz
     >>> _ = nz.release_memory()
@@ -94,7 +95,7 @@ def release_memory() -> int:
 
 
 def _new(size: int) -> Array:
-    """So many bytes of fresh memory."""
+    """`size` bytes of fresh, aligned memory."""
     step = PAGE if size >= 4 * PAGE else LINE
     raw = np.empty(size + step, np.uint8)
     start = -raw.__array_interface__["data"][0] % step

@@ -1,4 +1,4 @@
-"""A few values of an array, by which it is seen that it has changed."""
+"""A few values of an array, compared later to detect that the array was changed in place."""
 
 from functools import lru_cache
 from math import prod
@@ -8,26 +8,26 @@ import numpy as np
 
 from normzoo.backends.contract import Array
 
-SAMPLES = 8  # values, evenly apart, the first and the last among them
+SAMPLES = 8  # number of values: evenly spaced, the first and the last included
 
 
 @lru_cache(maxsize=1024)
 def places_in(size: int) -> Array:
-    """Where they are among so many, counted in the order of memory."""
+    """Flat indices of the samples in an array of `size` values, in memory order."""
     return np.arange(SAMPLES) * max(size - 1, 0) // (SAMPLES - 1)
 
 
 def sample(a: Any) -> bytes | None:
-    """The bits of these values; None of an array on a device, or without values."""
+    """The bits of the samples of `a`; None for a device array or an empty array."""
     return samples_of(a, None) or None
 
 
 _BITS = {2: np.int16, 4: np.int32, 8: np.int64}
-WIDTH = 8 * SAMPLES  # bytes that the values of an array take among those of two
+WIDTH = 8 * SAMPLES  # bytes that the samples of one array take in the result of `samples_of`
 
 
 def samples_of(x: Array, weight: Array | None) -> bytes:
-    """The bits of some values of x and, if there is one, of weight, each as an integer of 8 bytes."""
+    """The bits of the samples of x and, if there is one, of weight, each sample as an integer of 8 bytes."""
     bits = b""
     for a in (x, weight):
         if type(a) is np.ndarray and a.size:
@@ -37,16 +37,17 @@ def samples_of(x: Array, weight: Array | None) -> bytes:
     return bits
 
 
-# What a pass leaves, in one array of float64: statistics, (3, b, c), or these and the samples of x and weight, flat.
+# What a pass keeps is one float64 array: either the statistics, (3, b, c), or a flat array of the statistics followed
+# by the samples of x and weight.
 
 
 def kept_shape(stats_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Of statistics and samples."""
+    """Shape of the flat array of statistics and samples."""
     return (prod(stats_shape) + 2 * SAMPLES,)
 
 
 def together(stats: Array, seen: bytes) -> Array:
-    """Statistics and samples in one."""
+    """One flat array of the statistics and the samples."""
     kept = np.empty(kept_shape(stats.shape))
     kept[: stats.size] = stats.reshape(stats.size)
     kept[stats.size :].view(np.int64)[: len(seen) // 8] = np.frombuffer(seen, np.int64)
@@ -54,17 +55,17 @@ def together(stats: Array, seen: bytes) -> Array:
 
 
 def stats_in(kept: Array, stats_shape: tuple[int, ...]) -> Array:
-    """The statistics."""
+    """The statistics in `kept`."""
     return kept if kept.ndim > 1 else kept[: -2 * SAMPLES].reshape(stats_shape)
 
 
 def samples_in(kept: Array) -> bytes | None:
-    """The samples, if there are any; with room for a weight."""
+    """The samples in `kept`, or None; they include room for those of a weight."""
     return None if kept.ndim > 1 else kept[-2 * SAMPLES :].tobytes()
 
 
 def changed(owner: object, name: str) -> RuntimeError:
-    """What to raise where the array of this name is seen to have changed between a pass and the one back."""
+    """The error for an array of this name that was changed between the forward and the backward pass."""
     remedy = "write h = h + norm(h) instead of h += norm(h), or norm(h.copy())"
     if name != "x":
         remedy = "change parameters after the backward pass"

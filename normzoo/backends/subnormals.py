@@ -1,8 +1,8 @@
-"""Results are the same whether or not a program has told the processor to flush subnormal numbers to zero.
+"""Results are the same whether or not the program has told the processor to flush subnormal numbers to zero.
 
-That mode belongs to a thread (compilers' -ffast-math, `torch.set_flush_denormal`). In a thread that has it, a pass runs
-without it, on that thread alone: whether the other threads of a pool have it is not known, and bits do not depend on
-their number. It is seen by a product that is 0 in that mode alone; seeing it costs nanoseconds.
+The flush mode belongs to a thread (compilers' -ffast-math, `torch.set_flush_denormal`). If the calling thread has it
+set, a pass clears the mode and runs on that thread alone: the mode of the other threads of a pool is unknown, and
+results do not depend on the number of threads. A product that is 0 only in that mode detects it, in nanoseconds.
 """
 
 import ctypes
@@ -13,18 +13,18 @@ from typing import Any
 
 LEAST, ONE = 5e-324, 1.0  # `LEAST * ONE` is false where subnormal numbers are flushed
 _DEFAULT = ctypes.c_void_p(-1)  # FE_DFL_ENV of glibc and musl
-_SIZE = 256  # bytes that hold a fenv_t of any processor
+_SIZE = 256  # bytes: at least sizeof(fenv_t) on any processor
 
 
 class _Mode(threading.local):
     alone = False
 
 
-mode = _Mode()  # `mode.alone`: the pass of this thread stays on it
+mode = _Mode()  # `mode.alone`: passes of this thread use no other threads
 
 
 def kept(function: Callable) -> Callable:
-    """The function, with subnormal numbers as IEEE 754 has them, for a thread that flushes them."""
+    """The function, run with subnormal numbers as in IEEE 754, in a thread that flushes them."""
 
     @functools.wraps(function)
     def run(*arguments: Any, **options: Any) -> Any:
@@ -45,7 +45,7 @@ def kept(function: Callable) -> Callable:
 
 
 def in_any_mode(function: Callable) -> Callable:
-    """Decorator of what is long enough to be looked at every time: `kept` where it must be."""
+    """Decorator for functions long enough to check the mode in every call: they use `kept` if the thread flushes."""
     careful = kept(function)
 
     @functools.wraps(function)
@@ -61,7 +61,7 @@ def _library() -> Any:
     for name in ("libm.so.6", None):
         try:
             library = ctypes.CDLL(name)
-            library.fegetenv, library.fesetenv  # noqa: B018  (what is not there raises)
+            library.fegetenv, library.fesetenv  # noqa: B018  (raises if a function is missing)
             return library
         except (OSError, AttributeError):
             continue

@@ -1,4 +1,4 @@
-"""A few numbers from every rank to every rank, within a time limit."""
+"""An exchange of a few numbers between all ranks, with a time limit."""
 
 import sys
 import time
@@ -9,15 +9,15 @@ import numpy as np
 from normzoo.backends.contract import Array
 from normzoo.passes.numbers import check_number
 
-HEADER = 4  # numbers before the values: status, which way, how many exchanges before, how many values a rank has
+HEADER = 4  # numbers before the values: status, direction, number of earlier exchanges, number of values of this rank
 WORKED, RAISED = 0.0, 1.0
 WAYS = ("forward", "backward")
-SPINS = 200  # looks without a pause: as long as it takes where all ranks are there
-PAUSES = 1e-5, 1e-3  # seconds between looks, at first and at most
+SPINS = 200  # checks without a pause: about as long as an exchange takes if no rank is late
+PAUSES = 1e-5, 1e-3  # seconds between checks, at first and at most
 
 
 class Comm(Protocol):
-    """What is used of an mpi4py communicator."""
+    """The methods of an mpi4py communicator that are used."""
 
     def Get_rank(self) -> int: ...
 
@@ -41,18 +41,18 @@ def world() -> Any:
 
 
 class Exchange:
-    """All ranks' numbers, in the order of the ranks, on all of them: one collective each time.
+    """The numbers of all ranks, in the order of the ranks, on every rank, by one collective call per exchange.
 
     Args:
-        owner: whose str() begins messages.
+        owner: the object whose str() begins error messages.
         comm: an mpi4py communicator.
         timeout: seconds that a rank waits for the others.
-        on_timeout: "abort" says on stderr which rank waited for what, and ends all processes by comm.Abort(1): nothing
-            less ends them, as a process that leaves MPI waits for the others too. "raise" raises TimeoutError; the
-            communicator is of no more use then.
+        on_timeout: "abort" writes to stderr which rank waited for what, and ends all processes by comm.Abort(1);
+            nothing less ends them, as a process that leaves MPI also waits for the others. "raise" raises TimeoutError;
+            the communicator is unusable afterwards.
 
-    Every message says which way it goes and how many went before it, so that ranks that are out of step are found; and
-    a rank whose part failed sends that, so that the others do not wait for it.
+    Every message contains its direction and the number of earlier exchanges, so that ranks out of step are detected. A
+    rank whose computation failed sends that, so that the others do not wait for it.
     """
 
     def __init__(self, owner: object, comm: Any, timeout: float, on_timeout: str) -> None:
@@ -71,12 +71,12 @@ class Exchange:
         self._owner, self._made = owner, 0
 
     def gather(self, way: str, count: int, values: Array, failed: BaseException | None = None) -> tuple[Array, Array]:
-        """(counts, values) of every rank: (ranks,) int64 and (ranks, ...) float64, where `values` is (...).
+        """(counts, values) of all ranks: (ranks,) int64 and (ranks, ...) float64, where `values` has shape (...).
 
         Args:
             way: "forward" or "backward".
-            count: below 2^53.
-            failed: what this rank's part raised: it is raised again when the others know.
+            count: an integer below 2^53.
+            failed: the exception of this rank's computation; it is raised again after the others were told.
 
         Raises:
             RuntimeError: another rank failed, or the ranks do different things. TimeoutError: see `on_timeout`.
@@ -101,7 +101,7 @@ class Exchange:
         return found[:, 3].astype(np.int64), found[:, HEADER:].reshape(size, *values.shape)
 
     def _wait(self, request: Any, way: str) -> None:
-        """Until the exchange is done, or for `timeout` seconds."""
+        """Wait until the exchange is done, at most `timeout` seconds."""
         spins, pause, end = 0, PAUSES[0], time.monotonic() + self.timeout
         while not request.Test():
             spins += 1

@@ -1,4 +1,4 @@
-"""Statistics of arrays that are too large for memory: in blocks, or by Dask where its chunks are."""
+"""Statistics of arrays too large for memory: in blocks, or by Dask on the workers that hold the chunks."""
 
 from typing import Any
 
@@ -13,16 +13,16 @@ RECORD = np.dtype([("count", np.int64), ("mean", np.float64), ("m2", np.float64)
 
 
 def stats_of(x: Any, axis: Axis | None = None, *, split_every: int = 8) -> Stats:
-    """`Stats` of x over `axis`, of data of any size.
+    """`Stats` of x over `axis`, for data of any size.
 
     A NumPy array or memory map is read once, in blocks of about a million values. A Dask array is reduced by Dask, on
-    its own scheduler and where its chunks are: a `Stats` of every chunk, merged in a tree whose shape depends on the
-    chunks alone, so that workers and threads do not show in the bits.
+    its own scheduler and workers: one `Stats` per chunk, merged in a tree whose shape depends only on the chunks. So
+    the result is bit-identical for any number of workers and threads.
 
     Args:
         x: float array: NumPy, a memory map, or Dask (pip install 'normzoo[dask]').
-        axis: an axis or several; None is all.
-        split_every: chunks that are merged at a time, for Dask.
+        axis: an axis or several; None means all.
+        split_every: number of chunks merged at a time, for Dask.
 
     Raises:
         TypeError: x is not a float array. ValueError: `axis` is not an axis of x.
@@ -55,7 +55,7 @@ def _of_dask(x: Any, axis: Axis | None, split_every: int) -> Stats:
 
 
 def _chunk(x: Array, axis: tuple[int, ...], keepdims: bool, **_: Any) -> Array:
-    """Records of a chunk's sets, with axes of one where it was reduced."""
+    """Records of the sets of one chunk; reduced axes have size 1."""
     return _recorded(Stats.of(x, axis), axis)
 
 

@@ -1,4 +1,4 @@
-"""Batch normalization by the statistics of all processes' batches together."""
+"""Batch normalization by the joint statistics of the batches of all processes."""
 
 from typing import Any
 
@@ -20,38 +20,40 @@ from normzoo.statistics.stats import Stats
 from normzoo.statistics.updates import commit, is_finite, nonfinite
 from normzoo.zoo.batch.batch_norm import MESSAGES, BatchNorm
 
-FEW = 16  # values of a set: below this, gradients may be differences of almost equal terms, and float64 is used
+FEW = 16  # values of a set: up to this, gradients may be differences of almost equal terms, and float64 is used
 
 
 class SyncBatchNorm(BatchNorm):
     """Batch normalization by the mean and variance over the batches of all processes.
 
     Formula:
-        That of `BatchNorm` on the batches of all ranks, one behind the other: y and dx are its rows of this rank.
-        weight's and bias's gradients are this rank's sums, which add up to BatchNorm's: as all other gradients of a
-        network that trains data-parallel, they are summed over the ranks by whoever sums those.
+        As `BatchNorm` on the batches of all ranks, concatenated: y and dx are the rows of this rank. The gradients of
+        weight and bias are the sums of this rank; over all ranks they add up to BatchNorm's. Like all other gradients
+        in data-parallel training, they must be summed over the ranks by the caller.
 
     Shapes:
-        x, y: as in `BatchNorm`; each rank may have another number of samples and positions, none included.
+        x, y: as in `BatchNorm`; each rank may have a different number of samples and positions, even none.
 
     Args:
         num_features, eps, momentum, affine, track_running_stats, bias, channel_axis, dtype, on_nonfinite,
-            single_value: see `BatchNorm`; they are the same on every rank.
+            single_value: see `BatchNorm`; they must be the same on every rank.
         comm: an mpi4py communicator; None is MPI.COMM_WORLD.
         timeout: seconds that a rank waits for the others in a pass.
         on_timeout: "abort" ends all processes with a message; "raise" raises TimeoutError. See `Exchange`.
 
-    In training, every rank calls forward, and backward for it, in the same order. Each costs one collective of 4 +
-    2 * C numbers of a rank: count, mean and m2 (backward: the sums of dy and dy * xhat), merged in the order of the
-    ranks, so that statistics, running statistics and y's scale have the same bits on all ranks. In evaluation by
-    running statistics the ranks do not meet. Beside the exchange, forward takes about 1.8 times as long as BatchNorm's
-    and backward 2.2 times, measured on (32, 64, 56, 56) float32: statistics are known only after all of x was read.
+    In training, every rank calls forward, and backward for it, in the same order. Each call costs one collective of 4 +
+    2 * C numbers per rank: count, mean and m2 (backward: the sums of dy and dy * xhat), merged in the order of the
+    ranks, so that statistics, running statistics and rstd have the same bits on all ranks. In evaluation by running
+    statistics the ranks do not communicate. Besides the exchange, forward takes about 1.8 times as long as BatchNorm's
+    and backward 2.2 times, measured on (32, 64, 56, 56) float32, because statistics are known only after all of x was
+    read.
 
     Raises:
-        ValueError, TypeError, FloatingPointError: as `BatchNorm`, where a rank's own x or out is at fault on this rank
-            alone; the others raise RuntimeError at once. What all ranks see together (one value, NaN) all raise.
+        ValueError, TypeError, FloatingPointError: as `BatchNorm`. An error in a rank's own x or out is raised on that
+            rank; the other ranks raise RuntimeError at once. An error in the joint batch (one value, NaN) is raised on
+            all ranks.
         RuntimeError: another rank raised, or is in another pass; comm is None and there is no mpi4py.
-        TimeoutError: see on_timeout. Nothing of the norm has changed when any of these is raised.
+        TimeoutError: see on_timeout. The norm is unchanged after any of these errors.
 
     Source:
         S. Ioffe and C. Szegedy, 2015, arXiv:1502.03167; semantics of torch.nn.SyncBatchNorm, on a CPU.
@@ -110,7 +112,7 @@ class SyncBatchNorm(BatchNorm):
         return y, SyncSaved(self, x, axes, own, found, eps, total)
 
     def _check(self, x: Array, axes: Axes, out: Array | None) -> float:
-        """eps; what can be wrong on this rank alone is found before the ranks meet."""
+        """eps, after all checks that concern this rank alone, before the ranks communicate."""
         eps = eps_for(x) if self.eps is None else self.eps
         if eps == 0:
             raise ValueError(f"{self}: expected eps > 0 where batch statistics are used, got 0; write eps=1e-5")
@@ -124,7 +126,7 @@ class SyncBatchNorm(BatchNorm):
         return eps
 
     def _own(self, x: Array, axes: Axes, eps: float) -> tuple[int, Array, Array | None]:
-        """Count, (mean, m2) and, to be written over, an array like y, of this rank's batch."""
+        """Count, (mean, m2) of this rank's batch, and an array like y that may be overwritten."""
         if x.size == 0:
             return 0, np.zeros((2, self.num_features)), None
         if axes.values <= FEW:
@@ -136,7 +138,7 @@ class SyncBatchNorm(BatchNorm):
         return axes.values, here, y
 
     def _check_merged(self, total: int, found: Array) -> None:
-        """What is wrong with the batch of all ranks, all of them raise."""
+        """Raise on all ranks if the joint batch is invalid."""
         if total == 1 and self.rules.single_value == "raise":
             raise ValueError(f"{self}: {MESSAGES[1].format('one value a channel on all ranks together')}")
         if self.rules.on_nonfinite == "raise" and not is_finite(found):
@@ -152,9 +154,9 @@ class SyncBatchNorm(BatchNorm):
         bias: Array | None,
         out: Array | None = None,
     ) -> tuple[Array, ViewSaved]:
-        """y by these statistics, and a `Saved` to which they are constants: its dx is rstd * dy * weight, and its sums
+        """y by these statistics, and a `Saved` that takes them as constants: its dx is rstd * dy * weight, and its sums
         are those that the ranks exchange."""
-        weight, bias = (  # wide and never None: their gradients are the sums
+        weight, bias = (  # in the computing dtype and never None: their gradients are the sums
             np.full(self.num_features, value, compute_dtype(x.dtype))
             if p is None
             else p.astype(compute_dtype(x.dtype, p.dtype), copy=False)
@@ -168,7 +170,7 @@ class SyncBatchNorm(BatchNorm):
 
 
 def merged(counts: Array, parts: Array, eps: float) -> tuple[int, Array]:
-    """How many values there are, and their mean, var and rstd (3, 1, C), from count and (mean, m2) of every rank."""
+    """The total number of values, and their mean, var and rstd (3, 1, C), from count and (mean, m2) of every rank."""
     stats = Stats.empty(parts.shape[2:])
     for count, (mean, m2) in zip(counts, parts, strict=True):
         stats = stats.merge(Stats(count, mean, m2))
@@ -180,7 +182,7 @@ def merged(counts: Array, parts: Array, eps: float) -> tuple[int, Array]:
 
 
 class SyncSaved(Saved):
-    """The `Saved` of a batch that is one of several: the means of its gradient are those of all of them."""
+    """The `Saved` of one rank's part of a joint batch: the means in its gradient are those over all ranks."""
 
     __slots__ = ("_axes", "_eps", "_found", "_met", "_own", "_total", "_x")
 
@@ -196,12 +198,12 @@ class SyncSaved(Saved):
 
     @property
     def mean(self) -> Array:
-        """Of all ranks' values, (1, C) float64."""
+        """The mean over all ranks, (1, C) float64."""
         return self._found[0]
 
     @property
     def spread(self) -> Array:
-        """The biased variance of all ranks' values, (1, C) float64."""
+        """The biased variance over all ranks, (1, C) float64."""
         return self._found[1]
 
     @property
@@ -217,13 +219,13 @@ class SyncSaved(Saved):
         try:
             return super().backward(dy, out)
         except Exception as error:
-            if not self._met:  # the other ranks do not wait for this one
+            if not self._met:  # the other ranks must not wait for this one
                 self._owner.exchange.gather("backward", 0, np.zeros((2, self._owner.num_features)), error)
             raise
 
     def _backward(self, dy: Array, out: Array | None) -> Grads:
         owner, x, found, weight, bias = self._owner, self._x, self._found, self._weight, self._bias
-        # 1 sums of dy and dy * xhat, and rstd * g, here
+        # 1 sums of dy and dy * xhat, and rstd * g, of this rank
         wide = np.dtype(np.float64) if self._total <= FEW else compute_dtype(x.dtype, dy.dtype)
         own = self._own
         if x.dtype != wide:
@@ -256,8 +258,8 @@ class SyncSaved(Saved):
 
 
 def convert_sync(norm: Any, comm: Any = None, *, timeout: float = 300.0, on_timeout: str = "abort") -> SyncBatchNorm:
-    """A `SyncBatchNorm` in the place of a `BatchNorm`: the same parameters and buffers (the arrays themselves), options
-    and mode. See `SyncBatchNorm` for the arguments.
+    """A `SyncBatchNorm` that replaces a `BatchNorm`: with the same parameters and buffers (the arrays themselves),
+    options and mode. See `SyncBatchNorm` for the arguments.
 
     Raises:
         TypeError: `norm` is no BatchNorm: LayerNorm and its like depend on no other sample, and need no converting.

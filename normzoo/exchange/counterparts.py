@@ -1,4 +1,4 @@
-"""Norms by the names, arguments and defaults of Flax and Keras: `create(..., dialect=)` and, the way back, `describe`.
+"""Norms by the names, arguments and defaults of Flax and Keras: `create(..., dialect=)` and its inverse, `describe`.
 
 | here | flax | keras | onnx |
 |---|---|---|---|
@@ -26,14 +26,14 @@ from normzoo.zoo.local.local_response_norm import LocalResponseNorm
 
 
 class Described(NamedTuple):
-    """What a norm is called in another framework, and the arguments that make it there."""
+    """The name of a norm in another framework, and the arguments that create it there."""
 
     name: str
     arguments: dict[str, Any]
 
 
 class Words(NamedTuple):
-    """How a framework says what they all have."""
+    """A framework's names of the options that switch parameters on and off."""
 
     scale: str
     shift: str
@@ -64,10 +64,11 @@ def create_like(dialect: str, name: str, *arguments: Any, **options: Any) -> Nor
 
 
 def describe(norm: Norm, dialect: str) -> Described:
-    """What a norm is called in Flax, Keras or ONNX, and the arguments (of ONNX: the node's attributes) that make it.
+    """The name of a norm in Flax, Keras or ONNX, and the arguments (for ONNX, the node's attributes) that create it
+    there.
 
     Raises:
-        ValueError: there is nothing like this norm.
+        ValueError: the framework has no such norm.
 
     >>> import normzoo as nz
     >>> nz.describe(nz.BatchNorm(8), "keras")[1]["momentum"]
@@ -81,7 +82,7 @@ def describe(norm: Norm, dialect: str) -> Described:
         return Described(found, arguments | _attributes(norm))
     words = WORDS[dialect]
     held = norm.params | norm.buffers
-    if found != "RMSNormalization":  # Keras's always has a scale
+    if found != "RMSNormalization":  # Keras's RMSNormalization always has a scale
         arguments[words.scale] = "weight" in held
     if not isinstance(norm, RMSNorm):
         arguments[words.shift] = "bias" in held
@@ -126,7 +127,7 @@ def _attributes(norm: Any) -> dict[str, Any]:
     if getattr(norm, "channel_axis", 1) != 1:
         raise ValueError(f"{norm}: expected channel_axis=1, as ONNX has, got {norm.channel_axis}")
     if isinstance(norm, BatchNorm):
-        # Without running statistics, those of the batch are used in evaluation too; nothing is left to weigh then.
+        # Without running statistics, evaluation uses batch statistics, too; then there is no momentum to describe.
         tracked = "running_mean" in norm.buffers
         momentum = {"momentum": 1 - _momentum(norm, "onnx")} if norm.training and tracked else {}
         return momentum | {"training_mode": int(norm.training or not tracked)}
@@ -147,7 +148,7 @@ def _plain(norm: Any, dialect: str) -> dict[str, Any]:
         if norm.size % 2 == 0 and norm.even != "after":
             raise ValueError(f"{norm}: expected even='after' of an even size, as ONNX has, got {norm.even!r}")
         return {"size": norm.size, "alpha": norm.alpha, "beta": norm.beta, "bias": norm.k}
-    # Vectors shorter than 1e-12 are what an eps of 1e-12 is for.
+    # Other frameworks have no eps here: 1e-12, PyTorch's default, only affects vectors shorter than 1e-12.
     most = 1e-12 if isinstance(norm, UnitNorm) else 0.0
     if norm.eps > most:
         raise ValueError(f"{norm}: expected eps={most:g}, as {dialect} has none, got {norm.eps}")
@@ -161,19 +162,19 @@ def _plain(norm: Any, dialect: str) -> dict[str, Any]:
 
 
 def _old(momentum: Any) -> float:
-    """Momentum as the weight of the new value, where it is given as that of the old."""
+    """Momentum as the weight of the new value, from a momentum that is the weight of the old value."""
     return 1.0 - check_number("create", "momentum", momentum)
 
 
 def _axis(axis: Any) -> int | tuple[int, ...]:
-    """One axis, or several in increasing order, which norms ask for."""
+    """One axis, or several in increasing order, as norms require."""
     if isinstance(axis, Sequence):
         return tuple(sorted(check_size("create", "axis", a, least=-(2**31)) for a in axis))
     return check_size("create", "axis", axis, least=-(2**31))
 
 
 def _sizes(shape: Any, axis: Any) -> dict[str, Any]:
-    """Arguments of a LayerNorm over `axis`; without it where these are the last axes."""
+    """Arguments of a LayerNorm over `axis`; "axis" is left out if these are the last axes."""
     found = _axis(axis)
     axes = found if isinstance(found, tuple) else (found,)
     return {"normalized_shape": shape} | ({} if axes == tuple(range(-len(axes), 0)) else {"axis": found})

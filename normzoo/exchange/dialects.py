@@ -1,4 +1,4 @@
-"""State under the names and conventions of other frameworks: what `state_dict` and `load_state_dict` convert.
+"""State dicts with the names and conventions of other frameworks, as `state_dict` and `load_state_dict` convert them.
 
 | here, torch  | flax  | keras           | onnx (LayerNormalization; GroupNormalization) |
 |---|---|---|---|
@@ -7,11 +7,11 @@
 | running_mean | mean  | moving_mean     | input_mean |
 | running_var  | var   | moving_variance | input_var |
 
-Only torch keeps `num_batches_tracked`. A running variance is copied as it is, so that evaluation gives the same y; but
-torch tracks the unbiased variance of a batch and the others the biased one. With `values`, the number n of values that
-a channel had in every batch, the variance becomes what the other framework would have tracked: all of it but what is
-left of the first value, 1, which is (1 - momentum)^num_batches_tracked, times (n - 1) / n. A state that is read is
-taken to have forgotten its first value, unless it holds num_batches_tracked too.
+Only torch has `num_batches_tracked`. By default a running variance is copied unchanged, so that evaluation gives the
+same y. But torch tracks the unbiased variance of each batch, and the other frameworks the biased one. With `values`,
+the number n of values per channel in every batch, the variance is converted to what the other framework would have
+tracked: it is multiplied by (n - 1) / n, except for the remainder of the initial value 1, which is (1 -
+momentum)^num_batches_tracked. When a state without num_batches_tracked is read, that remainder is taken as 0.
 """
 
 from collections.abc import Mapping
@@ -28,8 +28,8 @@ _FLAX = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var
 _KERAS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 _BATCH = {"weight": "scale", "bias": "B", "running_mean": "input_mean", "running_var": "input_var"}
 
-# The layer or operator of a norm, and the names that its state has there. A norm has one by its exact class: what a
-# subclass changes, the other framework's layer does not know.
+# The layer or operator that corresponds to a norm, and the names of its state there. The lookup is by exact class: the
+# other framework's layer does not know what a subclass changes.
 COUNTERPARTS: dict[str, dict[str, tuple[str, dict[str, str]]]] = {
     "flax": {
         "BatchNorm": ("BatchNorm", _FLAX),
@@ -63,7 +63,7 @@ COUNTERPARTS: dict[str, dict[str, tuple[str, dict[str, str]]]] = {
         "UnitNorm": ("LpNormalization", {}),
     },
 }
-# Operators of ONNX that must have these inputs, which are neutral where the norm has none.
+# Inputs that ONNX requires of these operators; if the norm has none, a neutral value is written.
 _NEEDED = {
     "BatchNormalization": ("weight", "bias", "running_mean", "running_var"),
     "InstanceNormalization": ("weight", "bias"),
@@ -75,10 +75,10 @@ _NEUTRAL = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
 
 
 def counterpart(norm: Any, dialect: str) -> tuple[str, dict[str, str]]:
-    """What the norm is called in a dialect, and the names of its state there.
+    """The name of the norm in a dialect, and the names of its state there.
 
     Raises:
-        ValueError: there is no such dialect, or nothing like this norm in it.
+        ValueError: there is no such dialect, or it has no such norm.
     """
     if dialect not in COUNTERPARTS:
         known = ", ".join(map(repr, (TORCH, *COUNTERPARTS)))
@@ -99,7 +99,7 @@ def counterpart(norm: Any, dialect: str) -> tuple[str, dict[str, str]]:
 
 
 def _check_divides(norm: Any, dialect: str, variance: Array) -> None:
-    """Other frameworks divide by the root of variance + eps, whatever it is."""
+    """Check that variance + eps > 0: other frameworks divide by its square root in any case."""
     none = variance.astype(np.float64) + (norm.eps or 0.0) <= 0
     if none.any():
         first = int(np.argmax(none))
@@ -111,14 +111,14 @@ def _check_divides(norm: Any, dialect: str, variance: Array) -> None:
 
 
 def written(norm: Any, state: Mapping[str, Array], dialect: str, values: int | None, opset: int) -> dict[str, Array]:
-    """The norm's state, a dict of arrays under torch's names, in a dialect."""
+    """The state of the norm, a dict of arrays with torch's names, converted to a dialect."""
     found, names = counterpart(norm, dialect)
     count = state.get("num_batches_tracked")
     state = {name: a for name, a in state.items() if name != "num_batches_tracked"}
     if "running_var" in state:
         _check_divides(norm, dialect, state["running_var"])
         state["running_var"] = _corrected(norm, state["running_var"], values, count, to_biased=True)
-    if "weight" in state and hasattr(norm, "offset"):  # of RMSNorm; the others hold the sum
+    if "weight" in state and hasattr(norm, "offset"):  # RMSNorm; other frameworks store the sum
         state["weight"] = (state["weight"].astype(np.float64) + norm.offset).astype(state["weight"].dtype)
     if dialect == "onnx":
         state = _for_onnx(norm, found, state, opset)
@@ -126,7 +126,7 @@ def written(norm: Any, state: Mapping[str, Array], dialect: str, values: int | N
 
 
 def read(norm: Any, state: Any, dialect: str, values: int | None) -> dict[str, Array]:
-    """The state that `written` gives, or Flax's {"params": ..., "batch_stats": ...}, under torch's names."""
+    """The state from `written`, or Flax's {"params": ..., "batch_stats": ...}, converted to torch's names."""
     found, names = counterpart(norm, dialect)
     if not isinstance(state, Mapping):
         raise TypeError(f"{norm}: expected state to be a dict of arrays, got {type(state).__name__}")
@@ -159,11 +159,11 @@ def read(norm: Any, state: Any, dialect: str, values: int | None) -> dict[str, A
 
 
 def _corrected(norm: Any, var: Array, values: int | None, count: Any, to_biased: bool) -> Array:
-    """A running variance in the other convention, for batches of `values` values a channel; as it is for None."""
+    """A running variance in the other convention, for batches of `values` values per channel; unchanged if None."""
     if values is None:
         return var
     n = check_size(norm, "values", values, least=2)
-    first = 0.0  # what is left of the first value
+    first = 0.0  # the weight that is left of the initial value
     if count is not None:
         batches, momentum = check_counts(norm, "num_batches_tracked", count, ()).item(), norm.momentum
         first = float(batches == 0) if momentum is None else (1 - momentum) ** batches
@@ -171,10 +171,10 @@ def _corrected(norm: Any, var: Array, values: int | None, count: Any, to_biased:
 
 
 def _for_onnx(norm: Any, found: str, state: dict[str, Array], opset: int) -> dict[str, Array]:
-    """With all inputs that the operator must have, per group where it is GroupNormalization of opset 18."""
+    """The state with all inputs that the operator requires, one value per group for GroupNormalization of opset 18."""
     like = next(iter(state.values()), np.zeros((), np.float32)).dtype
     for name in _NEEDED.get(found, ()):
-        # ... in training too, where it does not read the running statistics that it must have
+        # required in training, too, where the operator does not read the running statistics
         state.setdefault(name, np.full(norm._shape, _NEUTRAL[name], like))
     if found in ("LayerNormalization", "RMSNormalization"):
         shape = _broadcast_shape(norm, found)
@@ -185,7 +185,7 @@ def _for_onnx(norm: Any, found: str, state: dict[str, Array], opset: int) -> dic
 
 
 def _broadcast_shape(norm: Any, found: str) -> tuple[int, ...]:
-    """The shape in which parameters of some of the last axes broadcast to x."""
+    """The shape in which parameters along some of the last axes broadcast to x."""
     if norm.axis is not None:
         raise ValueError(f"{norm}: expected the last axes, as ONNX's {found}, got axis={norm.axis}")
     spans = norm.parameter_axis
@@ -202,7 +202,7 @@ def _broadcast_shape(norm: Any, found: str) -> tuple[int, ...]:
 
 
 def _per_group(norm: Any, name: str, a: Array, opset: int) -> Array:
-    """One value for each group, where all channels of a group have the same."""
+    """One value per group, after checking that all channels of a group have the same value."""
     groups = a.reshape(norm.num_groups, -1)
     if not (groups == groups[:, :1]).all():
         raise ValueError(
@@ -213,5 +213,5 @@ def _per_group(norm: Any, name: str, a: Array, opset: int) -> Array:
 
 
 def _is_neutral(norm: Any, dialect: str, name: str, a: Array) -> bool:
-    """An input that ONNX's operator must have and the norm has not, and that changes nothing."""
+    """Is this an input that ONNX requires and the norm does not have, with a value that changes nothing?"""
     return dialect == "onnx" and name in _NEUTRAL and bool((a == _NEUTRAL[name]).all())

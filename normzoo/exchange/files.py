@@ -1,4 +1,4 @@
-"""State files: `save` writes the arrays of norms, `load` reads them, as safetensors or npz. Neither holds any code."""
+"""State files: `save` writes the arrays of norms and `load` reads them, as safetensors or npz. They contain no code."""
 
 import contextlib
 import errno
@@ -21,10 +21,10 @@ from normzoo.norm import Norm, copy_in
 from normzoo.passes.arrays import moved
 
 SUFFIXES = (".safetensors", ".npz")
-BFLOAT16 = ":bfloat16"  # NumPy's files know no bfloat16: it is kept as uint16, under its name and this
-EXPANSION = 1100  # bytes of arrays for a byte of a file: deflate's most is 1032
+BFLOAT16 = ":bfloat16"  # NumPy's files have no bfloat16: such an array is stored as uint16, with this after its name
+EXPANSION = 1100  # most bytes of arrays per byte of a file: deflate reaches at most 1032
 Norms = Norm | Mapping[str, Norm]
-# What zipfile, zlib and NumPy's reader of headers raise for files that are broken; nothing there runs what is read.
+# Errors that zipfile, zlib and NumPy's header reader raise for broken files; none of them executes what it reads.
 _BROKEN = (
     OSError, ValueError, TypeError, EOFError, KeyError, IndexError, AttributeError, NotImplementedError, RuntimeError,
     OverflowError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
@@ -32,20 +32,20 @@ _BROKEN = (
 
 
 def save(path: str | os.PathLike[str], norms: Norms, *, dialect: str = TORCH, **conversion: Any) -> None:
-    """Write the state of a norm, or of several by name, to a .safetensors or .npz file: all of it or, if anything goes
-    wrong, nothing.
+    """Write the state of a norm, or of several norms by name, to a .safetensors or .npz file: completely or, if
+    anything fails, not at all.
 
     Args:
-        path: where to; the suffix says which kind of file.
-        norms: a norm, whose arrays keep their names, or a dict name -> norm, whose arrays are "name.weight" and so on,
-            or without a prefix for the name "".
-        dialect, conversion: whose names the arrays have, and values= and opset=; see `Norm.state_dict`.
+        path: path of the file; its suffix decides the format.
+        norms: a norm, whose arrays keep their names, or a dict name -> norm, whose arrays become "name.weight" and so
+            on (without a prefix for the name "").
+        dialect, conversion: the framework whose names the arrays get, and values= and opset=; see `Norm.state_dict`.
 
-    A symbolic link stays one, and a file that is there keeps its mode.
+    A symbolic link stays a link, and an existing file keeps its mode.
 
     Raises:
-        ValueError: the suffix is another, the dialect has nothing like a norm, or two arrays would have one name.
-            TypeError: norms holds something else, or path is none. OSError: the folder is not there or cannot be
+        ValueError: another suffix, a norm that the dialect does not have, or two arrays with the same name. TypeError:
+            `norms` contains something else, or `path` is not a path. OSError: the folder does not exist or cannot be
             written. ImportError: safetensors is not installed.
 
     >>> import tempfile, normzoo as nz
@@ -75,17 +75,17 @@ def load(
     """Read a .safetensors or .npz file, and load norms from it: all of them or, if anything does not fit, none.
 
     Args:
-        path: the file. Objects that npz files could hold as pickles are refused.
-        into: a norm, which takes all arrays of the file, or a dict name -> norm, of which each takes the arrays
-            "name.weight" and so on; others, such as "name.linear.weight" and the rest of a whole model, are passed
-            over, and not read.
-        dialect, values: what the arrays are named and converted by; see `Norm.load_state_dict`.
+        path: the file. Pickled objects in npz files are refused.
+        into: a norm, which takes all arrays of the file, or a dict name -> norm, each of which takes the arrays
+            "name.weight" and so on. Other arrays, such as "name.linear.weight" and the rest of a whole model, are
+            skipped without being read.
+        dialect, values: the framework whose names the arrays have, and values=; see `Norm.load_state_dict`.
 
     Returns:
-        the arrays that were read, by the names they have in the file.
+        the arrays that were read, by their names in the file.
 
     Raises:
-        ValueError: the file is no such file, or an array is missing or does not fit. TypeError: an array is not of
+        ValueError: the file has another format, or an array is missing or does not fit. TypeError: an array is not of
             floats. ImportError: safetensors is not installed.
 
     >>> import tempfile, normzoo as nz
@@ -128,7 +128,7 @@ def _path(owner: str, path: str | os.PathLike[str]) -> Path:
 
 
 def _named(owner: str, norms: Any) -> dict[str, Norm]:
-    """What the names of a norm's arrays begin with, and the norm."""
+    """The norms by the prefix of their arrays' names."""
     found = {"": norms} if isinstance(norms, Norm) else norms
     if not isinstance(found, Mapping) or not all(isinstance(norm, Norm) for norm in found.values()):
         raise TypeError(f"{owner}: expected a norm or a dict name -> norm, got {type(norms).__name__}")
@@ -145,12 +145,12 @@ def _safetensors(owner: str, module: str) -> Any:
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path` that takes its place when all is written."""
+    """A temporary file beside `path`, which replaces `path` when it is completely written."""
     try:
-        path = path.resolve() if path.is_symlink() else path  # it stays a link, and what it names is replaced
+        path = path.resolve() if path.is_symlink() else path  # the link stays, and its target is replaced
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "save: expected a file, got a folder", str(path))
-        # a short name, of what file systems take, whatever the length of the file's own
+        # a short name, which file systems accept however long the final name is
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=".nz-", suffix=path.suffix)
     except FileNotFoundError as error:
         expected = "save: expected a folder that is there; write pathlib.Path(path).parent.mkdir(parents=True)"
@@ -164,7 +164,7 @@ def _replacing(path: Path) -> Iterator[Path]:
         yield temporary
         mask = os.umask(0)
         os.umask(mask)
-        # mkstemp's mode is for its owner alone
+        # mkstemp makes a file that only its owner can read
         temporary.chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~mask)
         temporary.replace(path)
     finally:
@@ -176,26 +176,26 @@ def _plain(name: str, a: Array) -> tuple[str, Array]:
 
 
 def _bfloat16() -> np.dtype:
-    import ml_dtypes  # noqa: PLC0415 (only files that hold such arrays need it)
+    import ml_dtypes  # noqa: PLC0415 (only files with such arrays need it)
 
     return np.dtype(ml_dtypes.bfloat16)
 
 
 def _own(norm: Norm, prefix: str, name: str) -> bool:
-    """Is this an array of the norm itself, and not of a layer inside that a model has under the same name?"""
+    """Is this an array of the norm itself, and not of a layer that a model has under the same name?"""
     own = name.removeprefix(prefix).removesuffix(BFLOAT16)
     return name.startswith(prefix) and ("." not in own or own in norm.params or own in norm.buffers)
 
 
 def _read_npz(path: Path, takes: Callable[[str], bool]) -> dict[str, Array]:
     found: dict[str, Array] = {}
-    with path.open("rb") as opened:  # what cannot be opened is Python's OSError
+    with path.open("rb") as opened:  # if it cannot be opened, Python's OSError is raised
         if opened.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
             raise ValueError(f"load: {path.name}: expected an npz file, got a single array")
         try:
             with zipfile.ZipFile(opened) as file:
                 sizes = sum(member.file_size for member in file.infolist())
-                if sizes > EXPANSION * path.stat().st_size:  # members that overlap
+                if sizes > EXPANSION * path.stat().st_size:  # a zip bomb: members that overlap
                     raise ValueError(f"{sizes} bytes of arrays, more than {EXPANSION} times its own")
                 for member in file.infolist():
                     name = member.filename.removesuffix(".npy")
@@ -209,8 +209,8 @@ def _read_npz(path: Path, takes: Callable[[str], bool]) -> dict[str, Array]:
 
 
 def _read_member(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
-    """One array, whose memory is no more than the file's bytes expand to, whatever its header says."""
-    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others expand without bound
+    """One array. It takes no more memory than the file's bytes expand to, whatever its header says."""
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others may expand without limit
         raise ValueError(f"{member.filename!r} in the compression {member.compress_type}, which NumPy does not write")
     with file.open(member) as stream:
         version = np.lib.format.read_magic(stream)
@@ -228,15 +228,15 @@ def _read_member(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
 def _read_safetensors(path: Path, takes: Callable[[str], bool]) -> dict[str, Array]:
     found: dict[str, Array] = {}
     module = _safetensors("load", "safetensors")
-    with path.open("rb"):  # a file that is not there is NumPy's and Python's FileNotFoundError
+    with path.open("rb"):  # raises FileNotFoundError as NumPy and Python do
         pass
-    with contextlib.suppress(ImportError):  # where a file has bfloat16, NumPy must know it
+    with contextlib.suppress(ImportError):  # NumPy must know bfloat16 if the file has it
         _bfloat16()
     try:
         with module.safe_open(path, framework="np") as file:
-            for name in file.keys():  # noqa: SIM118 (no dict)
+            for name in file.keys():  # noqa: SIM118 (not a dict)
                 if takes(name):
                     found[name] = file.get_tensor(name)
-    except (module.SafetensorError, AttributeError, TypeError, ValueError) as error:  # of a dtype that NumPy lacks
+    except (module.SafetensorError, AttributeError, TypeError, ValueError) as error:  # a dtype that NumPy does not have
         raise ValueError(f"load: {path.name}: expected a safetensors file, got one with {error}") from error
     return found

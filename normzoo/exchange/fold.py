@@ -1,7 +1,7 @@
-"""Folding: norms that have been trained go into the weights before or behind them, and cost nothing any more.
+"""Folding: the computation of trained norms is moved into the weights before or after them, and then costs nothing.
 
-Every function takes plain arrays, in any layout, and returns new ones as `Folded(weight, bias, error)`. A layout is a
-letter for every axis of the weight: O for the outputs, I for the inputs, any others for positions.
+Every function takes plain arrays, in any layout, and returns new arrays as `Folded(weight, bias, error)`. A layout has
+one letter per axis of the weight: O for outputs, I for inputs, any others for positions.
 
 | layer | layout |
 |---|---|
@@ -15,10 +15,10 @@ letter for every axis of the weight: O for the outputs, I for the inputs, any ot
 A depthwise convolution of PyTorch is one with groups. What follows the norm, such as the SiLU of a detection network,
 stays as it is.
 
-The error is a bound for every output, float64: with x the input of the layer (or of its norm's weight), exact
-arithmetic with the folded arrays differs from that with the unfolded ones by no more than error * max(1, max|x|). It is
-the rounding of the folded arrays to their dtype, u * (sum|weight| + |bias|) with u = 2^-24 for float32, and float64's
-on the way there. Both ways add the rounding of their own sums to it.
+The error is a bound for every output, float64. With x the input of the layer (or of its norm's weight), the results of
+exact arithmetic with folded and with unfolded arrays differ by at most error * max(1, max|x|). The bound covers
+rounding the folded arrays to their dtype, u * (sum|weight| + |bias|) with u = 2^-24 for float32, and the float64
+rounding before that. The rounding of the sums in the layer itself comes on top of it, folded or not.
 """
 
 from typing import Any, NamedTuple
@@ -47,46 +47,46 @@ STEPS = 8 * 2.0**-53  # roundings of float64 on the way to a folded value, and s
 
 
 class Folded(NamedTuple):
-    """New arrays, and how far they may lead from the old ones."""
+    """New arrays, and a bound of the difference that they cause."""
 
-    weight: Array  # of the old one's shape and dtype
+    weight: Array  # of the old weight's shape and dtype
     bias: Array  # (outputs,)
-    error: Array  # (outputs,) float64; see the module
+    error: Array  # (outputs,) float64; see the docstring of the module
 
 
 class Axes(NamedTuple):
-    """Where a weight has its outputs and inputs."""
+    """Which axes of a weight are its outputs and inputs."""
 
     output: int
     input: int
     groups: int
-    outputs: int  # in all
-    output_size: int  # on the axis of outputs
+    outputs: int  # in total
+    output_size: int  # along the output axis
 
     @property
     def grouped_inputs(self) -> bool:
-        """The axis of outputs holds those of one group, and the axis of inputs says which group that is."""
+        """Does the output axis have the outputs of one group only, and the input axis decide which group that is?"""
         return self.output_size != self.outputs
 
 
 def batch_norm_into(weight: Array, bias: Array | None, norm: Norm, *, layout: str = "OIHW", groups: int = 1) -> Folded:
-    """Batch normalization in evaluation into the convolution or linear layer before it.
+    """Fold batch normalization in evaluation mode into the convolution or linear layer before it.
 
     Formula:
         s = gamma / sqrt(running_var + eps)
         weight' = weight * s for each output, bias' = (bias - running_mean) * s + beta
 
     Args:
-        weight: of the layer, its axes as `layout` says.
+        weight: weight of the layer, whose axes `layout` describes.
         bias: (outputs,), or None.
         norm: BatchNorm with running statistics, FrozenBatchNorm, GhostBatchNorm or SyncBatchNorm, with or without
             weight and bias.
-        groups: of the layer; needed where its axis of outputs holds those of one group: a transposed convolution of
-            PyTorch or a depthwise one of Keras.
+        groups: groups of the layer; needed if its output axis has the outputs of one group only: a transposed
+            convolution of PyTorch or a depthwise convolution of Keras.
 
     Raises:
-        ValueError: shapes, layout and groups do not fit, or a folded value is too large for the dtype. TypeError: the
-            norm is another, or an array is not of floats.
+        ValueError: shapes, layout and groups do not fit, or a folded value is too large for the dtype. TypeError:
+            another kind of norm, or an array that is not of floats.
 
     Source:
         S. Ioffe and C. Szegedy, arXiv:1502.03167, section 3.1; B. Jacob et al., "Quantization and Training of Neural
@@ -111,16 +111,16 @@ def batch_norm_into(weight: Array, bias: Array | None, norm: Norm, *, layout: st
 
 
 def batch_norms(first: Norm, second: Norm) -> Folded:
-    """Batch normalization right behind batch normalization, both in evaluation: the weight and bias of the first, whose
-    running statistics stay, that do the work of both.
+    """Fold a batch normalization into the one directly before it, both in evaluation mode. Returns weight and bias of
+    the first that do the work of both; its running statistics stay unchanged.
 
     Formula:
         s = gamma2 / sqrt(running_var2 + eps2), weight' = gamma1 * s, bias' = (beta1 - running_mean2) * s + beta2
 
-    The x of the error is the first's (x - running_mean) / sqrt(running_var + eps).
+    For the error, x is (x - running_mean) / sqrt(running_var + eps) of the first.
 
     Raises:
-        TypeError: a norm is of another kind. ValueError: they have different numbers of channels, or no running
+        TypeError: another kind of norm. ValueError: the norms have different numbers of channels, or no running
             statistics.
 
     >>> import numpy as np, normzoo as nz
@@ -144,21 +144,21 @@ def batch_norms(first: Norm, second: Norm) -> Folded:
 def affine_into(
     norm: Norm, weight: Array, bias: Array | None, *, layout: str = "OI", groups: int = 1, padded: bool = True
 ) -> Folded:
-    """The weight and bias of a norm into the linear layer or convolution behind it; the norm has none from then on.
+    """Fold weight and bias of a norm into the linear layer or convolution after it; the norm then needs none.
 
     Formula:
         weight'[o, i] = weight[o, i] * gamma[i], bias'[o] = bias[o] + sum over i of weight[o, i] * beta[i]
 
     Args:
-        norm: LayerNorm, RMSNorm, GroupNorm or InstanceNorm, whose weight has as many values as the layer has inputs.
+        norm: LayerNorm, RMSNorm, GroupNorm or InstanceNorm, whose weight has one value per input of the layer.
         weight, bias, layout, groups: of the layer; see `batch_norm_into`.
-        padded: False says that a convolution of more than one position has no padding. With padding a bias cannot
-            move, as what lies outside is 0 and not beta.
+        padded: False: a convolution with more than one position has no padding. With padding a bias cannot be folded,
+            because the padded values are 0 and not beta.
 
-    The x of the error is the norm's xhat.
+    For the error, x is the norm's xhat.
 
     Raises:
-        ValueError, TypeError: as `batch_norm_into`; also where a bias would have to pass padding.
+        ValueError, TypeError: as in `batch_norm_into`; also if a bias would be folded into a convolution with padding.
 
     Source:
         S. Ashkboos et al., "SliceGPT: Compress Large Language Models by Deleting Rows and Columns", 2024,
@@ -193,18 +193,18 @@ def affine_into(
     old = np.zeros(axes.outputs) if bias is None else bias.astype(np.float64)
     moved = np.zeros_like(w) if beta is None else w * _along_inputs(beta.reshape(-1).astype(np.float64), weight, axes)
     terms = weight.size // max(1, axes.outputs)
-    size = np.abs(old) + _summed(np.abs(moved), axes) * max(1, terms / 8)  # a sum of so many terms
+    size = np.abs(old) + _summed(np.abs(moved), axes) * max(1, terms / 8)  # rounding of a sum of this many terms
     return _rounded(owner, weight, bias, exact, old + _summed(moved, axes), axes, size)
 
 
 def center_into(weight: Array, bias: Array | None, *, layout: str = "OI") -> Folded:
-    """The centring of LayerNorm into the linear layer before it: LayerNorm over the outputs is RMSNorm from then on,
-    with the same eps and weight. A bias of the LayerNorm goes on by `affine_into`.
+    """Fold the centring of LayerNorm into the linear layer before it: LayerNorm over the outputs is then RMSNorm with
+    the same eps and weight. `affine_into` folds a bias of the LayerNorm.
 
     Formula:
-        weight'[o] = weight[o] - mean over o of weight, bias' likewise
+        weight'[o] = weight[o] - mean over o of weight, and bias' likewise
 
-    On a residual stream all layers that add to it are centred, and the table of embeddings too.
+    On a residual stream, all layers that add to it must be centred, and the embedding table, too.
 
     Raises:
         ValueError, TypeError: as `batch_norm_into`.
@@ -242,7 +242,7 @@ def _scale(owner: str, norm: Norm) -> tuple[Array, Array, Array]:
 
 
 def _axes(owner: str, weight: Array, layout: Any, groups: Any, outputs: int | None) -> Axes:
-    """Axes of `weight`, and its number of outputs: as many as are known or, for None, what it has on axis O."""
+    """The axes of `weight`, and its number of outputs: `outputs` or, if that is None, the size of axis O."""
     check_array(owner, "weight", weight)
     groups = check_size(owner, "groups", groups, least=1)
     if not isinstance(layout, str) or len(layout) != weight.ndim or layout.count("O") != 1 or layout.count("I") != 1:
@@ -263,19 +263,19 @@ def _axes(owner: str, weight: Array, layout: Any, groups: Any, outputs: int | No
 
 
 def _along_outputs(values: Array, weight: Array, axes: Axes) -> Array:
-    """A value for each output, to multiply `weight` with."""
+    """One value per output, shaped to be multiplied with `weight`."""
     shape = [1] * weight.ndim
     if not axes.grouped_inputs:
         shape[axes.output] = axes.outputs
         return values.reshape(shape)
-    # The inputs of a group, one after the other, lead to its outputs.
+    # Consecutive inputs belong to the same group, and lead to its outputs.
     table = np.repeat(values.reshape(axes.groups, -1), weight.shape[axes.input] // axes.groups, axis=0)
     shape[axes.input], shape[axes.output] = table.shape
     return (table if axes.input < axes.output else table.T).reshape(shape)
 
 
 def _along_inputs(values: Array, weight: Array, axes: Axes) -> Array:
-    """A value for each input, to multiply `weight` with, which has on axis I those of one group."""
+    """One value per input, shaped to be multiplied with `weight`, whose axis I has the inputs of one group."""
     table = np.repeat(values.reshape(axes.groups, -1), axes.outputs // axes.groups, axis=0)  # (outputs, inputs of one)
     shape = [1] * weight.ndim
     shape[axes.output], shape[axes.input] = table.shape
@@ -283,7 +283,7 @@ def _along_inputs(values: Array, weight: Array, axes: Axes) -> Array:
 
 
 def _summed(w: Array, axes: Axes) -> Array:
-    """Sums of w for each output."""
+    """The sum of w for each output."""
     if not axes.grouped_inputs:
         return w.sum(axis=tuple(i for i in range(w.ndim) if i != axes.output))
     others = tuple(i for i in range(w.ndim) if i not in (axes.input, axes.output))
@@ -293,7 +293,8 @@ def _summed(w: Array, axes: Axes) -> Array:
 
 
 def _rounded(owner: str, weight: Array, bias: Array | None, w: Array, b: Array, axes: Axes, size: Array) -> Folded:
-    """The folded arrays in the dtypes of the old ones, and the bound; `size` is what float64 rounded for the bias."""
+    """The folded arrays in the dtypes of the old ones, and the bound. `size` bounds the terms that float64 rounds for
+    the bias."""
     dtype = weight.dtype if bias is None else bias.dtype
     with np.errstate(all="ignore"):
         new = np.ascontiguousarray(w.astype(weight.dtype)), b.astype(dtype)
@@ -303,12 +304,12 @@ def _rounded(owner: str, weight: Array, bias: Array | None, w: Array, b: Array, 
         )
     error = _unit(weight.dtype)[0] * _summed(np.abs(w), axes) + _unit(dtype)[0] * np.abs(b)
     error += STEPS * (_summed(np.abs(w), axes) + size)
-    least = _unit(weight.dtype)[1] * _summed(np.ones_like(w), axes) + _unit(dtype)[1]  # where values underflow
+    least = _unit(weight.dtype)[1] * _summed(np.ones_like(w), axes) + _unit(dtype)[1]  # underflow
     return Folded(*new, error * (1 + 2.0**-40) + least)
 
 
 def _unit(dtype: np.dtype) -> tuple[float, float]:
-    """Half the spacing of floats at 1, and of the least ones."""
+    """Half the spacing of the floats at 1, and of the smallest floats."""
     bits, least = {"float16": (11, 2.0**-25), "bfloat16": (8, 2.0**-134), "float32": (24, 2.0**-150)}.get(
         dtype.name, (53, 0.0)
     )

@@ -1,4 +1,5 @@
-"""Norms of ONNX nodes, without ONNX: a node is anything with op_type, input and attribute, as a NodeProto has them."""
+"""Norms from ONNX nodes, without importing ONNX: a node is any object with op_type, input and attribute, as a NodeProto
+has."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -79,7 +80,7 @@ def from_onnx(
     opset: int | None = None,
     shape: Sequence[int | None] | None = None,
 ) -> Norm:
-    """The norm of a node: y = norm(x) is the node's first output for its first input.
+    """The norm of an ONNX node, such that y = norm(x) is the node's first output for its first input.
 
     | node | norm |
     |---|---|
@@ -102,12 +103,12 @@ def from_onnx(
             (GroupNormalization of opset 18) or which axes (an axis counted from the front, a scale that repeats) there
             are.
 
-    In training mode ONNX tracks the biased variance of a batch, as `state_dict(dialect=...)` says; BatchNorm, as
-    PyTorch, the unbiased one.
+    In training mode ONNX tracks the biased variance of a batch, see `state_dict(dialect=...)`; BatchNorm, like PyTorch,
+    the unbiased one.
 
     Raises:
-        ValueError: the node is of another kind, has other attributes or inputs than its operator, or misses some; the
-            message names it. TypeError: an initializer is not a float array.
+        ValueError: another kind of node, or the node has attributes or inputs that its operator does not have, or lacks
+            some; the message names them. TypeError: an initializer is not a float array.
 
     Source:
         ONNX operators, https://onnx.ai/onnx/operators/.
@@ -137,7 +138,7 @@ def from_onnx(
         elif attribute.name not in _IGNORED:
             raise found.error(f"attributes {sorted(known)}", repr(attribute.name))
     if opset is None and any(a.name == "consumed_inputs" for a in node.attribute):
-        opset = 1  # which had it until 5
+        opset = 1  # opsets 1 to 4 have it
     for name, default in known.items():
         if name not in found.attributes:
             if isinstance(default, type):
@@ -186,12 +187,12 @@ def _batch(node: Node, opset: int | None) -> Norm:
 
 
 def _trains(node: Node, opset: int | None) -> bool:
-    """Is this BatchNormalization in training? Each age of the operator says it in another way."""
+    """Is this BatchNormalization in training? Every version of the operator indicates it differently."""
     mode, tested, more = node.attributes["training_mode"], node.attributes["is_test"], len(node.outputs) > 1
     if mode is None and (tested is not None or (opset is not None and opset < 7)):
-        return not tested  # of opset 1 to 6, where it is 0 unless it is there
+        return not tested  # opset 1 to 6, where is_test is 0 if absent
     if mode is None and (opset is None or opset < 14):
-        return more  # from 7 to 13 only a node in training gives statistics
+        return more  # in opset 7 to 13 only a node in training outputs statistics
     if more and not mode:
         raise node.error("one output where training_mode is 0", node.outputs, "write training_mode=1")
     return mode == 1
@@ -222,12 +223,12 @@ def _rms(node: Node, opset: int | None) -> Norm:
 
 
 def _spread(node: Node, arrays: dict[str, Array]) -> tuple[tuple[int, ...], dict[str, Any], dict[str, Array]]:
-    """Sizes of the normalized axes, which are those from `axis` on, what the parameters span if that is more, and the
-    parameters written out over it. The standard has them broadcast to x."""
+    """Sizes of the normalized axes (those from `axis` on); the axes that the parameters span, if those are more; and
+    the parameters expanded to these axes. In the standard, parameters broadcast to x."""
     axis, known = node.attributes["axis"], node.shape
     what, most = max(arrays.items(), key=lambda item: item[1].ndim)
     if known is None:
-        if axis >= 0:  # a parameter may repeat along leading axes: its rank need not be that of x
+        if axis >= 0:  # a parameter may repeat along leading axes: its rank may differ from that of x
             raise node.error(
                 f"the rank of x, of which axis={axis} counts from the front", "none", "write shape=x.shape"
             )
@@ -248,7 +249,7 @@ def _spread(node: Node, arrays: dict[str, Array]) -> tuple[tuple[int, ...], dict
         sizes = [n if size is None and n != 1 else size for n, size in zip(shape, sizes, strict=True)]
         padded[name] = a.reshape(shape)
     normalized = list(range(axis % rank, rank))
-    if known is None:  # an axis of one value in all of them; x of more is refused by the norm
+    if known is None:  # size 1 in all parameters; the norm refuses an x with more
         sizes = [1 if size is None else size for size in sizes]
     if any(sizes[i] is None for i in normalized):
         raise node.error(f"sizes of the axes from axis={axis} on", known, "write shape=x.shape")
@@ -302,7 +303,7 @@ def _mean_variance(node: Node, opset: int | None) -> Norm:
 
 
 def _widest(*arrays: Array) -> np.dtype:
-    """The dtype that holds all of them."""
+    """The widest of the dtypes."""
     return max((a.dtype for a in arrays), key=lambda dtype: dtype.itemsize)
 
 

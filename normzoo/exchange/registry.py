@@ -1,4 +1,4 @@
-"""Norms by name, for configuration files. What the package exports is what there is."""
+"""Norms by name, for configuration files. All norms that the package exports are known."""
 
 import inspect
 import re
@@ -6,11 +6,11 @@ from typing import Any, Self
 
 from normzoo.norm import Norm
 
-_NAMES = {"FiLM": "film", "ReZero": "rezero", "RevIN": "revin", "SPADE": "spade"}  # names that are one word
+_NAMES = {"FiLM": "film", "ReZero": "rezero", "RevIN": "revin", "SPADE": "spade"}  # names written as one word
 
 
 class Listed(str):
-    """The name of a norm, with a line about it and its paper."""
+    """The name of a norm, with a one-line summary and its paper."""
 
     summary: str
     paper: str
@@ -28,24 +28,24 @@ class Listed(str):
 
 
 def list_norms() -> list[Listed]:
-    """Names that `create` takes; each has attributes `summary` (a line) and `paper` (its source).
+    """The names that `create` accepts; each has attributes `summary` (one line) and `paper` (its source).
 
     >>> import normzoo as nz
     >>> "group_norm" in nz.list_norms()
     True
     >>> next(name for name in nz.list_norms() if name == "group_norm").summary
-    'Group normalization: every group of channels of every sample by its mean and variance.'
+    'Group normalization: normalize every group of channels of every sample by its mean and variance.'
     """
     return [Listed(name, norm) for name, norm in sorted(_classes().items())]
 
 
 def create(name: str, *arguments: Any, dialect: str | None = None, **options: Any) -> Norm:
-    """A norm by its name in snake case, with the arguments of its class; or by that of another framework's layer.
+    """A norm by its name in snake case, with the arguments of its class; or by the name of another framework's layer.
 
     Args:
-        dialect: "flax" or "keras": `name` is a layer's there, and so are the options, their defaults and their meaning.
-            The first argument is the number of features, or the sizes of the normalized axes, which these frameworks
-            find out when they see x.
+        dialect: "flax" or "keras": `name` is the name of a layer there; the options, their defaults and their meaning
+            are that framework's, too. The first argument is the number of features, or the sizes of the normalized
+            axes, which these frameworks read from x.
 
     Raises:
         ValueError: there is no norm of this name.
@@ -57,7 +57,7 @@ def create(name: str, *arguments: Any, dialect: str | None = None, **options: An
     LayerNorm((64,), eps=1e-06, elementwise_affine=True, bias=True)
     """
     if dialect is not None:
-        from normzoo.exchange.counterparts import create_like  # noqa: PLC0415 (it needs the zoo, which this module does not)
+        from normzoo.exchange.counterparts import create_like  # noqa: PLC0415 (imports the zoo; this module does not)
 
         return create_like(dialect, name, *arguments, **options)
     classes = _classes()

@@ -1,26 +1,27 @@
-"""The functional norms inside functions that Numba compiles, forward and backward.
+"""The functional norms in functions that Numba compiles, forward and backward.
 
     import normzoo as nz
-    import normzoo.njit  # teaches Numba these five
+    import normzoo.njit  # makes the five functions known to Numba
 
     @numba.njit
     def step(x, weight, bias, dy):
         y, saved = nz.functional.layer_norm(x, (x.shape[1],), weight, bias, return_saved=True)
         return saved.backward(dy)  # Grads(x, weight, bias)
 
-The calls are those of Python: `batch_norm`, `instance_norm`, `layer_norm`, `group_norm` and `rms_norm` of
-`nz.functional`, with return_saved=, and `saved.backward(dy)`. They run this library's own kernels, on one thread, with
-the bits that a call from Python gives; inside prange every iteration may call them. Python is not entered.
+The calls are the same as in Python: `batch_norm`, `instance_norm`, `layer_norm`, `group_norm` and `rms_norm` of
+`nz.functional`, with return_saved=, and `saved.backward(dy)`. They run this library's own kernels, on one thread, and
+results are bit-identical to those of a call from Python. They may be called in the iterations of prange, and never
+enter the Python interpreter.
 
-Arrays are C-contiguous, float32 or float64, x, weight, bias and dy of one dtype. What else there is to the functions,
-out=, channel_axis= and axis= among it, is for Python alone: Numba says so when it compiles. `return_saved` and, of
-batch_norm and instance_norm, `training` and `use_input_stats` are written as True or False, for they decide what is
-compiled. Wrong shapes raise ValueError, and MemoryError is raised where a kernel finds no working space; inside prange
-Numba drops what is raised, and an iteration that raises ends there, whatever it called. A mean of a set, its spread and
-its rstd are in `saved.stats`, (3, b, c).
+Arrays must be C-contiguous, float32 or float64, with the same dtype for x, weight, bias and dy. Other arguments of the
+functions, such as out=, channel_axis= and axis=, only work in Python: Numba raises when it compiles. `return_saved`,
+`training` of batch_norm and `use_input_stats` of instance_norm must be literally True or False, as they decide what is
+compiled. Wrong shapes raise ValueError, and a kernel without memory for its workspace raises MemoryError; inside prange
+Numba drops exceptions, and an iteration that raises ends there. Mean, spread and rstd of every set are in
+`saved.stats`, (3, b, c).
 
-The first compilation of a norm takes seconds, for its kernels; Numba's disk cache keeps them.
-`import normzoo` does not import this.
+The first compilation of a norm takes seconds, for its kernels; Numba's disk cache stores them.
+`import normzoo` does not import this package.
 """
 
 from normzoo.njit import functions, saved

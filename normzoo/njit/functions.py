@@ -31,7 +31,7 @@ def _none(a: Any) -> bool:
 
 
 def _flag(owner: str, name: str, value: Any) -> bool:
-    """What is decided while compiling."""
+    """The value of an argument that must be known when compiling."""
     if isinstance(value, types.Omitted):
         value = value.value
     if isinstance(value, types.BooleanLiteral):
@@ -45,7 +45,8 @@ def _flag(owner: str, name: str, value: Any) -> bool:
 
 
 def _check(owner: str, x: Any, least: int, arrays: dict[str, Any], absent: dict[str, Any]) -> None:
-    """x is an array that kernels take, so are the others or None, and what only Python has is not given."""
+    """Check that x and the other arrays are such as kernels take (or None), and that arguments only for Python are
+    absent."""
     for name, a in {"x": x, **arrays}.items():
         if name != "x" and _none(a):
             continue
@@ -62,11 +63,14 @@ def _check(owner: str, x: Any, least: int, arrays: dict[str, Any], absent: dict[
         raise TypingError(f"{owner}: expected x of {least} dimensions or more, got {x.ndim}")
     for name, a in absent.items():
         if not (_none(a) or a == 1 or getattr(a, "literal_value", getattr(a, "value", None)) == 1):
-            raise TypingError(f"{owner}: {name}= is not there in compiled code; call it from Python, or move the axes")
+            raise TypingError(
+                f"{owner}: {name}= is not supported in compiled code; call it from Python, or move the axes"
+            )
 
 
 def _parameter(given: bool, other_given: bool, value: float) -> Callable:
-    """of(p, other, x): a parameter as kernels take it; an absent one is filled, with the other's shape or of size 1."""
+    """of(p, other, x): a parameter as kernels take it; an absent one is an array of `value`, with the other's shape or
+    size 1."""
     if given:
         return inner(lambda p, other, x: p)
     if other_given:
@@ -75,19 +79,19 @@ def _parameter(given: bool, other_given: bool, value: float) -> Callable:
 
 
 class Form(NamedTuple):
-    """What of a pass is no array."""
+    """The part of a pass that does not depend on arrays."""
 
     owner: str
-    plain: tuple  # the kinds of the axes `sizes`, without parameters
-    full: tuple  # and with them
+    plain: tuple  # kinds of the axes `sizes`, without parameters
+    full: tuple  # the same with parameters
     moments: Moments
     kinds: Kinds
-    keep: bool  # is there a way back?
+    keep: bool  # is a `Saved` returned?
 
 
 @lru_cache(maxsize=256)
 def _pass(form: Form, x: Any, weight: Any, bias: Any) -> Callable:
-    """run(x, weight, bias, sizes, count, eps, stats) -> y or (y, saved), and the statistics in `stats`."""
+    """run(x, weight, bias, sizes, count, eps, stats) -> y or (y, saved). It writes the statistics to `stats`."""
     owner, plain, full, moments, kinds, keep = form
     has_weight, has_bias = not _none(weight), not _none(bias)
     letters = full if has_weight or has_bias else plain
@@ -132,7 +136,7 @@ def _pass(form: Form, x: Any, weight: Any, bias: Any) -> Callable:
 
 @lru_cache(maxsize=256)
 def _last_axes(owner: str, x: Any, shape: Any, weight: Any, bias: Any, moments: Moments, keep: bool) -> tuple:
-    """What layer_norm and rms_norm share: the pass and the sizes."""
+    """The pass, and the function that computes the sizes, for layer_norm and rms_norm."""
     shape = types.unliteral(shape)
     if not isinstance(shape, types.Integer) and not (
         isinstance(shape, types.UniTuple) and isinstance(shape.dtype, types.Integer)
@@ -196,7 +200,7 @@ def rms_norm(x, normalized_shape, weight=None, eps=None, axis=None, out=None, re
 
 @inner
 def _positions(x, first):
-    """Values behind the axes before `first`."""
+    """Number of values along the axes from `first` on."""
     size = 1
     for i in range(first, x.ndim):
         size *= x.shape[i]
@@ -232,8 +236,8 @@ _constants = by_address(running_kernels.constants(), (True, True, True, True, Fa
 
 @lru_cache(maxsize=256)
 def _tracked(form: Form, x: Any, running: tuple, weight: Any, bias: Any) -> Callable:
-    """run(x, running, weight, bias, sizes, counts, momentum, eps) of batch_norm and instance_norm; `counts` are the
-    sets and their values."""
+    """run(x, running, weight, bias, sizes, counts, momentum, eps) for batch_norm and instance_norm; `counts` are
+    (number of sets, values per set)."""
     owner, own, (mean, var) = form.owner, form.moments != CONSTANT, running
     tracked = not _none(mean)
     updates = own and tracked
@@ -244,7 +248,7 @@ def _tracked(form: Form, x: Any, running: tuple, weight: Any, bias: Any) -> Call
     for name, a in (("running_mean", mean), ("running_var", var)):
         if tracked and a.ndim != 1:
             raise TypingError(f"{owner}: expected {name} of 1 dimension, got {a.ndim}")
-    of_positions = form.full[0] != r  # of every sample: its sets are rows
+    of_positions = form.full[0] != r  # statistics of every sample: its sets are rows
     run = _pass(form._replace(kinds=Kinds(columns=not of_positions)), x, weight, bias)
     message = f"{owner}: expected running statistics of one value for each channel of x"
     values_message = f"{owner}: expected more than 1 value per channel where x's own statistics are used"
@@ -254,7 +258,7 @@ def _tracked(form: Form, x: Any, running: tuple, weight: Any, bias: Any) -> Call
     def call(x, running, weight, bias, sizes, counts, momentum, eps):
         (mean, var), (sets, values) = running, counts
         stats = np.zeros((3, sets, 1))
-        if tracked:  # noqa: SIM102 (alone, it decides what is compiled)
+        if tracked:  # noqa: SIM102 (a separate `if`: it decides what is compiled)
             if mean.size != x.shape[1] or var.size != x.shape[1]:
                 raise ValueError(message)
         if own:
@@ -281,7 +285,7 @@ def batch_norm(
     x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5, channel_axis=1,
     out=None, return_saved=False,
 ):  # fmt: skip
-    """See `nz.functional.batch_norm`; running statistics are written to in training."""
+    """See `nz.functional.batch_norm`; training updates the running statistics in place."""
     own, keep = _flag("batch_norm", "training", training), _flag("batch_norm", "return_saved", return_saved)
     named = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
     _check("batch_norm", x, 2, named, {"channel_axis": channel_axis, "out": out})
@@ -304,7 +308,7 @@ def instance_norm(
     x, running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True, momentum=0.1, eps=1e-5,
     channel_axis=1, out=None, return_saved=False,
 ):  # fmt: skip
-    """See `nz.functional.instance_norm`; running statistics are written to with use_input_stats."""
+    """See `nz.functional.instance_norm`; use_input_stats updates the running statistics in place."""
     own = _flag("instance_norm", "use_input_stats", use_input_stats)
     keep = _flag("instance_norm", "return_saved", return_saved)
     named = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}

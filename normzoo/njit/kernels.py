@@ -1,12 +1,12 @@
-"""The passes of the contract as functions that compiled code calls: the CPU backend's choice of a kernel, at run time.
+"""The passes of the contract as functions for compiled code: the CPU backend's choice of a kernel, made at run time.
 
-A norm says which of the five kinds of kernels its views may need, rows or columns, with parameters that vary along the
-axis a kernel cannot take them out of or not: only these are compiled, and those of few values. All run alone. Those
-that share large sets among threads are not needed: they have the bits of these.
+A norm declares which of the five kinds of kernels its views may need: rows or columns, with parameters that vary within
+a set (along n of rows, m of columns) or not. Only these are compiled, and those of few values. All run on one thread.
+Kernels that share large sets among threads are not needed: these give the same bits.
 
-Kernels are called by their address. Numba would else take the code of every kernel into each function around it and
-optimize it there again, which took minutes. The price is that Numba does not cache the functions that call norms; the
-kernels themselves it does.
+Kernels are called by address. Otherwise Numba would copy the code of every kernel into each calling function and
+optimize it again there, which took minutes. The disadvantage is that Numba does not cache functions that call norms; it
+does cache the kernels.
 """
 
 from collections.abc import Callable
@@ -57,23 +57,23 @@ choose = inner(choice)
 
 
 class Kinds(NamedTuple):
-    """Kernels that a norm may need."""
+    """The kernels that a norm may need."""
 
     rows: bool = True
     rows_spanned: bool = False  # the parameters vary along n
     columns: bool = True
-    columns_spanned: bool = False  # they vary along m
-    rows_of_runs: bool = False  # so they do, but the runs are short neighbours
+    columns_spanned: bool = False  # parameters vary along m
+    rows_of_runs: bool = False  # parameters vary along m, and runs are short and adjacent in memory
 
 
 def by_address(kernel: Any, arrays: tuple[bool, ...]) -> Callable:
-    """A compiled kernel as a function of compiled code, of the arrays or scalars that it takes.
+    """A compiled kernel as a function for compiled code; it takes a tuple of arrays and scalars.
 
     Args:
-        arrays: for each argument, whether the kernel takes it as `Flat`; else as it is.
+        arrays: for each argument, whether the kernel takes it as `Flat`, or without conversion.
 
     Raises:
-        MemoryError: in compiled code: the kernel found none for its working space.
+        MemoryError: in compiled code, if the kernel finds no memory for its workspace.
     """
 
     @intrinsic
@@ -107,12 +107,12 @@ _ARRAYS = {
 }
 
 
-# What `choice` gives for each of `Kinds`, in their order.
+# The result of `choice` for each of `Kinds`, in their order.
 NUMBERS = ROWS + ONE, ROWS + EACH, COLUMNS + ONE, COLUMNS + EACH, ROWS + RUNS
 
 
 def _variants(kind: str, by_row: Any, by_column: Any, kinds: Kinds) -> list[Any]:
-    """The kernels of the five kinds, each where it may be needed."""
+    """The kernels of the five kinds; None for those that are not needed."""
     return [
         by_address((by_row, by_column)[is_by_column(number)[0]](is_by_column(number)[1], False), _ARRAYS[kind])
         if needed
@@ -122,7 +122,7 @@ def _variants(kind: str, by_row: Any, by_column: Any, kinds: Kinds) -> list[Any]
 
 
 def _of_few(kind: str, make: Any, flags: tuple, dtype: types.Float) -> Any:
-    """The kernel of few values, wherever these lie: of float32 alone."""
+    """The kernel of few values in any layout; only for float32."""
     if dtype != types.float32:
         return None
     return by_address(make(*flags, True, False, False), _ARRAYS[kind])
@@ -130,8 +130,8 @@ def _of_few(kind: str, make: Any, flags: tuple, dtype: types.Float) -> Any:
 
 @lru_cache(maxsize=256)
 def forward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
-    """run(forward, eps), of a record: the statistics of x, and y by them; with CONSTANT y by the statistics that are
-    there."""
+    """run(forward, eps), with a record: computes the statistics of x and y; with CONSTANT, only y, by the statistics in
+    the record."""
     center, power = moments.center, moments.power
     known = moments == CONSTANT
     if known:
@@ -145,7 +145,7 @@ def forward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
         )
     first, second, third, fourth, fifth = calls
     has_first, has_second, has_third, has_fourth, has_fifth = kinds
-    # with CONSTANT, other kernels have the bits of `few.apply`
+    # with CONSTANT, other kernels are bit-identical to `few.apply`
     of_few: Any = None if known else _of_few("forward", few.forward, (center, power), dtype)
     has_few = of_few is not None
 
@@ -177,7 +177,7 @@ def forward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
 
 @lru_cache(maxsize=256)
 def backward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
-    """run(backward, dweight, dbias), of a record."""
+    """run(backward, dweight, dbias), with a record."""
     center, power = moments.center, moments.power
     first, second, third, fourth, fifth = _variants(
         "backward",

@@ -1,4 +1,4 @@
-"""What a pass in compiled code leaves, and its way back: Numba's type for `normzoo.passes.saved.Saved`."""
+"""What a pass in compiled code saves, and its backward pass: Numba's type for `normzoo.passes.saved.Saved`."""
 
 from typing import Any
 
@@ -20,13 +20,13 @@ SIZES = types.UniTuple(types.intp, 4)
 
 @structref.register
 class SavedType(types.StructRef):
-    """A pass: the fields x, weight (ones where there is none), stats (3, b, c), dims and parameter_dims; and what
-    the compiler knows of it."""
+    """A pass: the fields x, weight (ones if there is none), stats (3, b, c), dims and parameter_dims; and what is known
+    when compiling."""
 
     def __init__(
         self,
         x: Any,
-        shaped: int,  # dimensions of the parameters
+        shaped: int,  # rank of the parameters
         owner: str,
         moments: Moments,
         kinds: Kinds,
@@ -60,7 +60,7 @@ def _absent(a: Any) -> None:
 
 @overload_method(SavedType, "backward", jit_options=INNER)  # type: ignore[call-arg]
 def _backward(saved, dy):
-    """Grads(x, weight, bias) for the gradient dy of y; see `normzoo.passes.saved.Saved.backward`."""
+    """Grads(x, weight, bias), for the gradient dy of y; see `normzoo.passes.saved.Saved.backward`."""
     x = saved.field_dict["x"]
     if not isinstance(dy, types.Array) or (dy.dtype, dy.ndim, dy.layout) != (x.dtype, x.ndim, "C"):
         raise TypingError(

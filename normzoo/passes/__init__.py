@@ -1,6 +1,6 @@
-"""The way of an array to a backend and back: checks at the door, the view, the plan of a call, a pass, what it leaves.
+"""The path from an array to a backend and back: argument checks, the view, the plan, the pass, and what it saves.
 
-Every norm of the algebra goes this way, layer or function; `normalize` is where it begins, `Saved.backward` where it
-returns. May import `backends` and, for arrays with values left out, `selection`; knows no norm by name, keeps no
-running statistics, and computes nothing of the size of x itself.
+Every norm that the backends compute takes this path, layer or function. `normalize` is the start of the forward pass,
+`Saved.backward` that of the backward pass. May import `backends` and, for arrays with values left out, `selection`;
+knows no norm by name, keeps no running statistics, and computes nothing of the size of x itself.
 """

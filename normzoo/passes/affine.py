@@ -1,14 +1,15 @@
-"""Norms that are, in every set, an affine function of x whose slope and shift are found from the set's own mean and
-variance: statistics blended with running ones, with those of other sets, or with those of a reference.
+"""Norms that are an affine function of x in every set, whose slope and shift depend on the set's own mean and variance:
+for statistics blended with running ones, with those of other sets, or with those of a reference.
 
-    y = (x - mean) * slope + shift          slope, shift = find(mean, var), one value a set
+    y = (x - mean) * slope + shift          slope, shift = find(mean, var), one value per set
 
     dslope = sum(dy * (x - mean))     dshift = sum(dy)                       over the set, of k values
-    dmean, dvar = those of find, given dslope and dshift, and dmean -= slope * dshift
+    dmean, dvar = the gradients of find, for dslope and dshift; then dmean -= slope * dshift
     dx = dy * slope + dmean / k + 2 * (x - mean) * dvar / k
 
-All are passes of the algebra: one that finds the statistics, one with slope and shift as parameters, and one more in
-the backward pass that adds what the statistics give. What is done for a set, and not for a value, is float64 in NumPy.
+Three passes: the first computes the statistics, the second has slope and shift as its parameters, and the third, in the
+backward pass, adds the gradient through the statistics. What is computed once per set, not per value, is float64 in
+NumPy.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,11 +24,11 @@ from normzoo.passes.normalize import normalize
 from normzoo.passes.overlaps import check_out
 from normzoo.passes.saved import Chained, Grads, Saved, empty_in_layout, grads_by_name, layout_of
 
-TINY = 2  # values of a set
+TINY = 2  # number of values in a tiny set
 
 Back = Callable[[Array, Array], tuple[Array, Array, dict[str, Array]]]
 # (dslope, dshift) -> (dmean, dvar, the parameters' gradients), all float64
-Find = Callable[[Array, Array], tuple[Array, Array, Back]]  # (mean, var) -> (slope, shift, the way back)
+Find = Callable[[Array, Array], tuple[Array, Array, Back]]  # (mean, var) -> (slope, shift, the backward function)
 
 
 def affine(
@@ -44,7 +45,7 @@ def affine(
     x = base_array(owner, "x", x)
     if out is not None:
         check_out(owner, out, x.shape, x.dtype, (x,), (*params.values(), *apart))
-    # what is added up is not rounded to sixteen bits before; in tiny sets the terms of dx almost cancel
+    # terms of sums are not rounded to 16 bits before they are added; in tiny sets the terms of dx almost cancel
     wide = np.dtype(np.float64 if axes.values <= TINY else np.float32)
     narrow = x.dtype.itemsize < wide.itemsize
     v = x.astype(wide) if narrow else x
@@ -54,7 +55,7 @@ def affine(
     mean, var = stats[0].reshape(shape), stats[1].reshape(shape)
     check_spread(owner, stats, eps)
     slope, shift, back = find(mean, var)
-    # deviations are brought to about 1, so that their sums stay in the range of x's floats
+    # deviations are scaled to about 1, so that their sums stay in the range of x's dtype
     unit = np.where(stats[2] > 0, stats[2], 1.0)
     numbers, unit = np.stack([stats[0], stats[1], unit]), unit.reshape(shape)
     dtype = compute_dtype(v.dtype, *(p.dtype for p in params.values()))
@@ -83,8 +84,9 @@ def affine(
 
 
 def check_spread(owner: object, stats: Array, eps: float) -> None:
-    """The variances of the sets (3, b, c) are numbers of float64. Those of finite values are not where the values are
-    beyond 1e150 or, with an eps of 0, below its inverse: what a pass does with them in its own unit, `find` cannot."""
+    """Check that the variances of the sets (3, b, c) are in the range of float64. Variances of finite values are not,
+    if the values exceed 1e150 or, with eps = 0, are below its inverse. A pass handles those by scaling, but `find`
+    cannot."""
     mean, var, rstd = stats
     finite = np.isfinite(mean) & np.isfinite(rstd)
     lost = finite & ((np.abs(mean) > FAR) | ((rstd > 0) & ((var > FAR * FAR) | (var + eps < 1 / FAR / FAR))))
@@ -98,14 +100,14 @@ def check_spread(owner: object, stats: Array, eps: float) -> None:
 
 def standardized(
     mean: Array,  # of every set
-    center: Array,  # what is subtracted from x there
-    var: Array,  # what x is divided by the root of
+    center: Array,  # subtracted from x in the set
+    var: Array,  # x is divided by sqrt(var + eps)
     weight: Array,  # broadcast over the sets
     bias: Array,
     eps: float,
 ) -> tuple[Array, Array, Callable[[Array, Array], tuple[Array, Array, Array, Array, Array]]]:
-    """slope and shift of y = (x - center) / sqrt(var + eps) * weight + bias, and the way back from dslope and dshift:
-    (dmean, dcenter, dvar, and of every set dweight and dbias)."""
+    """slope and shift of y = (x - center) / sqrt(var + eps) * weight + bias, and the backward function from dslope and
+    dshift: (dmean, dcenter, dvar, and dweight and dbias of every set)."""
     root = np.sqrt(var + eps)
     rstd = np.divide(1.0, root, out=np.zeros_like(root), where=root != 0)
     slope = weight * rstd
@@ -120,6 +122,6 @@ def standardized(
 
 
 def placed(a: Array, out: Array) -> Array:
-    """out, with the values of a."""
+    """Copy the values of `a` into `out`; return `out`."""
     out[...] = a
     return out

@@ -1,4 +1,4 @@
-"""Checks at the door: what may come in, and the message when it may not.
+"""Argument checks: which arrays are accepted, and the messages for those that are not.
 
 A message names the norm, the invariant, what was received and what to write instead. Wrong types are TypeErrors,
 wrong shapes and values ValueErrors; nothing has been changed when one is raised.
@@ -14,18 +14,18 @@ import numpy as np
 from normzoo.backends import chosen, device_array, to_device
 from normzoo.backends.contract import Array
 
-# Decorator of what computes in NumPy: a program that has floating-point errors raised or printed (np.seterr) gets the
-# numbers, infinities and NaN among them, as everyone does. Layers get it in `Norm.__init_subclass__`.
+# Decorator of functions that compute in NumPy: they return the numbers, with infinities and NaN, even in a program that
+# has floating-point errors raised or printed (np.seterr). Layers get it in `Norm.__init_subclass__`.
 quiet = np.errstate(all="ignore")
 
 
 class Memo(dict):
-    """What was found for a key; all is forgotten when there is too much of it."""
+    """A cache of results by key, cleared when it is full."""
 
     SIZE = 1024
 
     def keep(self, key: Any, found: Any) -> Any:
-        """Remember, and return, what was found."""
+        """Store `found` for `key`, and return it."""
         if len(self) >= self.SIZE:
             self.clear()
         self[key] = found
@@ -33,9 +33,9 @@ class Memo(dict):
 
 
 def once(find: Callable[..., Any]) -> Callable[..., Any]:
-    """`find(owner, x, *arguments)`, which checks x's shape and says how its axes are used, called once for a shape.
+    """Cache `find(owner, x, *arguments)`, which checks x's shape and says how its axes are used: one call per shape.
 
-    Errors are not remembered. The arguments must have been checked: for a key, True and 1.0 are as good as 1.
+    Errors are not cached. The arguments must have been checked before: as a key, True and 1.0 equal 1.
     """
     known = Memo()
 
@@ -50,7 +50,8 @@ def once(find: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def read_only(owner: object) -> str:
-    """What to say of an array that cannot be written: those of a norm out of a shared store are copied with it."""
+    """The message for a read-only array. The arrays of a norm may be read-only as part of a shared store; copying the
+    norm copies them."""
     own = (
         "copies of the arrays, a.copy()" if isinstance(owner, str) else "copy.deepcopy(norm), whose arrays are its own"
     )
@@ -58,23 +59,23 @@ def read_only(owner: object) -> str:
 
 
 def quoted(value: Any) -> str:
-    """What was received, as a message says it: a short value as it is written, else its type."""
+    """The received value in a message: a short value by its repr, otherwise its type."""
     shown = (
         repr(value) if isinstance(value, str | bytes | bool | Real | complex | None | list | tuple | dict | set) else ""
     )
-    return shown if 0 < len(shown) <= 60 and "\n" not in shown else type(value).__name__  # what fits into a message
+    return shown if 0 < len(shown) <= 60 and "\n" not in shown else type(value).__name__  # fits into a message
 
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-CHARS = "efd"  # NumPy's codes of its own among them
+CHARS = "efd"  # includes NumPy's single-character codes
 
 
 def check_array(owner: object, name: str, a: Any) -> None:
-    """a is a NumPy array, or the backend's own device array, of a float dtype."""
-    if type(a) is np.ndarray and a.dtype.char in CHARS:  # what most arrays are
+    """Check that `a` is a NumPy array, or the CUDA backend's own array, of a float dtype."""
+    if type(a) is np.ndarray and a.dtype.char in CHARS:  # the usual case
         return
     if not isinstance(a, np.ndarray) and not on_device(a):
-        if check_masks(owner, name, a, getattr(owner, "masks", True)):  # its array has been checked
+        if check_masks(owner, name, a, getattr(owner, "masks", True)):  # the selection has checked its array
             return
         got = quoted(a) if a is None or isinstance(a, str | bytes) else type(a).__name__
         raise TypeError(f"{owner}: expected {name} to be a NumPy array, got {got}{instead_of(name, a)}")
@@ -91,14 +92,14 @@ def check_array(owner: object, name: str, a: Any) -> None:
 
 
 def instead_of(name: str, a: Any) -> str:
-    """What to write instead of what is no array: the way to one that its library has, if this is known to work."""
+    """Advice for an object that is not an array: how to convert it, if a conversion is known to work."""
     if any(kind.__module__ == "torch" for kind in type(a).__mro__):
         return f"; use normzoo.torch, whose norms take tensors{_array_of_tensor(name, a)}"
     dtype = getattr(a, "dtype", None)
     floats = "" if getattr(dtype, "name", "") in FLOATS else ".astype(np.float32)"
     if hasattr(a, "toarray"):  # scipy.sparse
         return f"; write {name}.toarray(){floats}"
-    if hasattr(a, "to_numpy"):  # pandas and its like
+    if hasattr(a, "to_numpy"):  # pandas and similar libraries
         return f"; write {name}.to_numpy().astype(np.float32)" if _is_numeric(a) else "; pass numbers"
     if a is None or isinstance(a, str | bytes):
         return "; pass an array"
@@ -118,7 +119,7 @@ def _is_numeric(table: Any) -> bool:
 
 
 def _array_of_tensor(name: str, t: Any) -> str:
-    """How a tensor of PyTorch becomes an array of floats."""
+    """How to convert a PyTorch tensor to an array of floats."""
     if t.is_complex():
         return f", for {name}.real and {name}.imag"
     if t.is_meta:
@@ -133,13 +134,13 @@ def _array_of_tensor(name: str, t: Any) -> str:
 
 
 def _floats_of(name: str, a: Any) -> str:
-    """What to write instead of an array of another dtype."""
+    """Advice for an array of a wrong dtype."""
     if a.dtype.kind == "c":
         return f"; write {name}.real and {name}.imag"
     if len(a.dtype.names or ()) > 1:
         return f"; write np.stack([{name}[field] for field in {name}.dtype.names], -1)"
     try:
-        if isinstance(a, np.ndarray):  # one on a device has numbers
+        if isinstance(a, np.ndarray):  # a device array always has numbers
             a.reshape(-1)[:1000].astype(np.float32)
     except (TypeError, ValueError):
         return "; pass numbers"
@@ -147,10 +148,11 @@ def _floats_of(name: str, a: Any) -> str:
 
 
 def check_batches(owner: object, batches: Any, one: str) -> Any:
-    """What gives batches, one after the other. A table gives the names of its columns, and a text its letters.
+    """Check that `batches` is an iterable of arrays. Iterating a table gives column names, iterating a text its
+    letters.
 
     Args:
-        one: how a single array is passed, with {} in its place.
+        one: how to pass a single array, with {} for its name.
     """
     table = hasattr(batches, "to_numpy") or hasattr(batches, "toarray")
     if table or isinstance(batches, str | bytes | Mapping) or not isinstance(batches, Iterable):
@@ -162,8 +164,8 @@ def check_batches(owner: object, batches: Any, one: str) -> Any:
 
 
 def base_array(owner: object, name: str, a: Any) -> Array:
-    """An array of the base class on the memory of what may be of a subclass, or of the backend's own class on that of
-    what may be another library's device array, or no float array at all."""
+    """`a` as an array of the base class np.ndarray, without a copy; or, for a device array of any library, as the CUDA
+    backend's own array. Raises TypeError for anything else."""
     if not isinstance(a, np.ndarray) and not on_device(a):
         found = device_array(a)
         a = a if found is None else found
@@ -181,13 +183,14 @@ DEVICES: tuple[str, ...] = ("cpu", "cuda")
 
 
 def check_device(owner: object, device: str, expected: str, instead: str) -> None:
-    """The owner has kernels for this device, or is nothing that lacks any."""
+    """Check that the owner has kernels for this device; an owner without `devices` has kernels for all."""
     if device not in getattr(owner, "devices", DEVICES):
         raise TypeError(f"{owner}: expected {expected}; this norm has no CUDA kernels, write {instead}")
 
 
 def check_masks(owner: object, name: str, a: Any, takes: bool) -> bool:
-    """Is a an array of which not all values count? It is x then, and the norm declares that it takes such."""
+    """Is `a` a selection (an array with values that do not count)? Only x may be one, and only if the norm accepts
+    masks."""
     if not getattr(type(a), "is_selection", False):
         return False
     if name != "x":
@@ -201,30 +204,30 @@ def check_masks(owner: object, name: str, a: Any, takes: bool) -> bool:
 
 
 def on_device(a: Any) -> bool:
-    """Is a the backend's own device array?"""
+    """Is `a` the CUDA backend's own array?"""
     return getattr(type(a), "is_device_array", False)
 
 
 def moved(a: Any, device: str) -> Any:
-    """a on the device "cpu" or "cuda", copied if it is not there."""
+    """`a` on the device "cpu" or "cuda", copied if it is on the other."""
     if device == "cpu":
         return a.copy_to_host() if on_device(a) else a
     return a if on_device(a) else to_device(a)
 
 
 def are_running(*arrays: Array) -> bool:
-    """Do backends take running statistics as they are, to be read?"""
+    """Can backends read these running statistics without conversion?"""
     return all(a.dtype in (np.float32, np.float64) and a.flags.c_contiguous and a.flags.aligned for a in arrays)
 
 
 def is_counter(a: Any) -> bool:
-    """Can compiled code count there?"""
+    """Can compiled code increment this counter?"""
     return type(a) is np.ndarray and a.dtype == np.int64 and a.flags.carray
 
 
 def backend_of(owner: object, **arrays: Any) -> str:
-    """The name of the backend that these arrays run on: all of them are NumPy arrays, or all are on the device. Work is
-    on the stream of the first."""
+    """The name of the backend for these arrays: all must be NumPy arrays, or all on the device. Work goes to the stream
+    of the first."""
     where = {name: on_device(a) for name, a in arrays.items() if a is not None}
     if not any(where.values()):
         return chosen()
@@ -238,7 +241,7 @@ def backend_of(owner: object, **arrays: Any) -> str:
 
 
 def check_parameter(owner: object, name: str, a: Any, shape: tuple[int, ...]) -> None:
-    """a is None or a float array of `shape`."""
+    """Check that `a` is None or a float array of `shape`."""
     if a is None:
         return
     check_array(owner, name, a)
@@ -247,7 +250,7 @@ def check_parameter(owner: object, name: str, a: Any, shape: tuple[int, ...]) ->
 
 
 def check_spread(owner: object, name: str, values: Array) -> Array:
-    """Running variances or the like, as float64: none is below 0."""
+    """Running variances or other measures of spread as float64, after checking that none is below 0."""
     if (values < 0).any():
         first = int(np.argmax(values.reshape(-1) < 0))
         raise ValueError(
@@ -258,7 +261,7 @@ def check_spread(owner: object, name: str, values: Array) -> Array:
 
 
 def check_float_dtype(owner: object, dtype: Any) -> np.dtype:
-    """A float dtype that parameters can have; float32 for None, as PyTorch's factories take it."""
+    """A float dtype that parameters may have; None means float32, as in PyTorch's factory functions."""
     try:
         found = np.dtype(np.float32 if dtype is None else dtype)
     except TypeError:
@@ -269,35 +272,35 @@ def check_float_dtype(owner: object, dtype: Any) -> np.dtype:
 
 
 def compute_dtype(*dtypes: np.dtype | None) -> np.dtype:
-    """The wider of float32 and the dtypes."""
+    """float64 if any of the dtypes is, otherwise float32."""
     wide = any(d is not None and d.itemsize == 8 for d in dtypes)
     return np.dtype(np.float64 if wide else np.float32)
 
 
 def storage_dtype(held: np.dtype, dtype: np.dtype) -> np.dtype:
-    """What a backend reads an array of `held` as to compute in `dtype`: sixteen-bit floats as they are, if they widen
-    to float32."""
+    """The dtype in which a backend reads an array of dtype `held` to compute in `dtype`: 16-bit floats stay as they are
+    if they are widened to float32."""
     return held if held.itemsize == 2 and held.isnative and dtype == np.float32 else dtype
 
 
 def kernel_array(a: Array, dtype: np.dtype) -> Array:
-    """a in the machine's own `dtype`, C-contiguous, aligned, of the base class; copied only where it is not so yet."""
+    """`a` in `dtype` with native byte order, C-contiguous, aligned, of the base class; copied only if necessary."""
     if a.dtype != dtype or not a.flags.aligned:
         a = rounded(a, dtype)
     return np.ascontiguousarray(a) if isinstance(a, np.ndarray) else a.contiguous()
 
 
 def shifted(a: Array, by: float, like: np.dtype) -> Array:
-    """a + by, in what is computed in with x of dtype `like`."""
+    """a + by, in the computing dtype for an x of dtype `like`."""
     return a.astype(compute_dtype(a.dtype, like)) + by
 
 
 def cast_like(d: Any, a: Array) -> Array:
-    """A gradient of a in a's own dtype."""
+    """A gradient, in the dtype of its array `a`."""
     return rounded(d, a.dtype, copy=False)
 
 
 @quiet
 def rounded(a: Any, dtype: np.dtype, copy: bool = True) -> Any:
-    """a in `dtype`, C-contiguous if it is copied."""
+    """`a` in `dtype`; C-contiguous if it is copied."""
     return a.astype(dtype, order="C" if copy else "K", copy=copy) if isinstance(a, np.ndarray) else a.astype(dtype)

@@ -11,11 +11,11 @@ from normzoo.backends.contract import Array
 from normzoo.passes.arrays import base_array, check_array, check_parameter
 from normzoo.passes.saved import Label, Saved
 
-MEANT = {"gamma": "weight", "beta": "bias", "scale": "weight"}  # what other libraries call these
+MEANT = {"gamma": "weight", "beta": "bias", "scale": "weight"}  # other libraries' names
 
 
 def meant(name: Any, known: Collection[str], words: bool = True) -> str | None:
-    """The known name that `name` is a misspelling of or, with `words`, another library's word for; None for others."""
+    """The known name that `name` misspells or, with `words`, that is another library's name for it; else None."""
     if not isinstance(name, str):
         return None
     if words and MEANT.get(name, "") in known:
@@ -25,7 +25,8 @@ def meant(name: Any, known: Collection[str], words: bool = True) -> str | None:
 
 
 class Entries(dict):
-    """Arrays by name. Once the norm is made, a new name that is one of them misspelled is refused: nobody reads it."""
+    """Arrays by name. Once the norm is made, a new name that looks like a misspelling is refused, as nothing would read
+    it."""
 
     __slots__ = ("label",)
 
@@ -37,18 +38,18 @@ class Entries(dict):
         super().__setitem__(name, a)
 
     def __reduce__(self) -> tuple:
-        return entries, (self.label, dict(self))  # not one by one, as names may be alike
+        return entries, (self.label, dict(self))  # not item by item, as two names may be similar
 
 
 def entries(label: Label, arrays: Mapping[str, Array]) -> Entries:
-    """The arrays of a norm that is made."""
+    """`Entries` of a norm that is made."""
     new = Entries(arrays)
     new.label = label
     return new
 
 
 class Last:
-    """What the last pass left."""
+    """The gradients and the `Saved` of a norm's last pass."""
 
     __slots__ = ("grads", "saved")
 
@@ -58,7 +59,7 @@ class Last:
 
 
 def closing(init: Callable[..., None]) -> Callable[..., None]:
-    """`__init__` of a class, behind which a norm of this class is made: see `Norm.__setattr__`."""
+    """`__init__` of a class, after which a norm of exactly this class is complete: see `Norm.__setattr__`."""
 
     @wraps(init)
     def made(self: Any, *arguments: Any, **options: Any) -> None:
@@ -71,7 +72,8 @@ def closing(init: Callable[..., None]) -> Callable[..., None]:
 
 
 def held(name: str) -> property:
-    """An attribute of the last pass. A call puts it there itself: small calls have no time for `Norm.__setattr__`."""
+    """An attribute of the last pass. Calls set it directly, because `Norm.__setattr__` would be too slow for small
+    calls."""
 
     def get(self: Any) -> Any:
         return getattr(self._last, name)
@@ -83,7 +85,7 @@ def held(name: str) -> property:
 
 
 def entry(kind: str, name: str) -> property:
-    """An attribute that is an entry of `params` or `buffers`, or None where there is none."""
+    """An attribute that is an entry of `params` or `buffers`; None if there is no such entry."""
 
     def get(self: Any) -> Array | None:
         return getattr(self, kind).get(name)

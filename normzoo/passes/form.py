@@ -1,4 +1,4 @@
-"""The values that a pass is called with: its form, and the statistics that it uses; and what its arrays are like."""
+"""The arguments of a pass beside arrays: its form and the statistics it uses; and the signature of a call."""
 
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ from normzoo.passes.view import Axes
 class Form(NamedTuple):
     """What a pass computes, whatever its arrays hold."""
 
-    owner: object  # whose str() begins error messages
+    owner: object  # its str() begins error messages
     axes: Axes  # the letters of x's axes
     moments: Moments
     eps: Any
@@ -17,17 +17,17 @@ class Form(NamedTuple):
 
 
 class Given(NamedTuple):
-    """Statistics to use instead of x's own, constants of the gradient: one value for each place of the axes K, which
-    all sets there share, see `Axes.merged`; arrays as backends take running statistics."""
+    """Statistics to use instead of x's own, as constants in the gradient: one value for each index of the axes K,
+    shared by all sets there, see `Axes.merged`. The arrays are such as backends take running statistics."""
 
     mean: Array
     var: Array
 
 
 class Known(NamedTuple):
-    """Statistics (3, b, c) that an earlier pass found of this x with these axes and moments, where weight or bias
-    depend on them: they are not found again, and the gradient is that of x's own statistics. With moments CONSTANT
-    they are any, and constants of the gradient."""
+    """Statistics (3, b, c) that an earlier pass computed for this x with these axes and moments, for a pass whose
+    weight or bias depend on them. They are not computed again, and the gradient treats them as x's own statistics. With
+    moments CONSTANT they may be any statistics, and are constants in the gradient."""
 
     stats: Array
 
@@ -36,26 +36,27 @@ Statistics = Given | Known | None  # None: x's own
 
 
 class Running(NamedTuple):
-    """Running statistics, one value a channel, as a call is given them: both or neither."""
+    """Running statistics passed to a call, one value per channel: both mean and var, or neither."""
 
     mean: Any
     var: Any
-    batches: Array | None = None  # num_batches_tracked, which goes up with an update
+    batches: Array | None = None  # num_batches_tracked, which an update increments
     momentum: float | None = 0.0  # the weight of a new batch; None: all batches weigh the same, 1 / (batches + 1)
 
 
 UNTRACKED = Running(None, None)
-RunningArrays = tuple[Any, Any, Any, Any]  # calls make it as a plain tuple, which takes less time
+RunningArrays = tuple[Any, Any, Any, Any]  # calls build a plain tuple, which is faster
 
 
 class Signature(NamedTuple):
-    """What a call is like. Calls make it as a plain tuple, which takes less time; `Signature(*key)` has names."""
+    """The properties of a call that determine its plan. Calls build it as a plain tuple, which is faster;
+    `Signature(*key)` gives the names."""
 
     moments: Moments
     backend: str
     parameter_shape: tuple[int, ...] | None
-    given: tuple[Any, Any] | None  # dtypes of statistics that are given
-    known: bool  # statistics are known
+    given: tuple[Any, Any] | None  # dtypes of mean and var if they are `Given`
+    known: bool  # are the statistics `Known`?
     x: Kind
     strides: tuple[int, ...] | None  # of x; None if it is C-contiguous
     weight: Kind | None

@@ -1,4 +1,4 @@
-"""Steps that norms in NumPy share: moments that keep their digits, and the core of every backward pass. All float64."""
+"""Steps shared by norms in NumPy: moments without loss of digits, and the core of every backward pass. All float64."""
 
 from types import ModuleType
 
@@ -9,16 +9,16 @@ from normzoo.backends.contract import Array
 Axis = int | tuple[int, ...]
 
 
-FAR = 2.0**500  # beyond this and below its inverse, the squares of values are near the ends of float64
+FAR = 2.0**500  # beyond this and below its inverse, squares of values are near the limits of float64
 
 
 def unit(v: Array, axis: Axis, least: float = 0.0, power: int = 1) -> Array:
-    """A power of two for every set over `axis`, kept: v times it can be squared and summed. It is 1 unless the largest
-    of a set's values and `least` is far from 1; no product by it rounds.
+    """A power of two for every set over `axis` (kept with size 1): v times it can be squared and summed. It is 1 unless
+    the larger of `least` and the largest value of a set is far from 1; multiplying by it never rounds.
 
     Args:
-        least: what is added to the values, in their units: the root of eps.
-        power: of the values whose squares are summed.
+        least: what is added to the values, in their units: the square root of eps.
+        power: power of the values whose squares are summed.
     """
     largest = np.maximum(np.abs(v).max(axis=axis, keepdims=True, initial=0.0), least)
     bound = FAR ** (1 / power)
@@ -27,8 +27,8 @@ def unit(v: Array, axis: Axis, least: float = 0.0, power: int = 1) -> Array:
 
 
 def check_range(owner: object, v: Array, axis: Axis, each: Axis) -> None:
-    """Sets that overlap are computed in one unit, see `unit`, which is that of all values over `axis`: there, no part
-    of them, over `each`, may be so small that its squares vanish."""
+    """Check the range of overlapping sets. They are computed in one unit, see `unit`, that of all values over `axis`;
+    so no part of them, over `each`, may be so small that its squares vanish."""
     largest = np.abs(v).max(axis=each, keepdims=True, initial=0.0)
     most = largest.max(axis=axis, keepdims=True, initial=0.0)
     lost = np.isfinite(most) & (most > FAR) & (largest > 0) & (largest < most / FAR)
@@ -41,7 +41,8 @@ def check_range(owner: object, v: Array, axis: Axis, each: Axis) -> None:
 
 
 def centered(v: Array, axis: Axis) -> tuple[Array, Array]:
-    """(mean, v - mean) over `axis`, kept; the mean's own rounding is seen in the deviations and taken back."""
+    """(mean, v - mean) over `axis` (kept with size 1), without the rounding error of the mean: the mean of the
+    deviations is subtracted again."""
     mean = v.mean(axis=axis, keepdims=True)
     deviation = v - mean
     rounding = deviation.mean(axis=axis, keepdims=True)
@@ -49,8 +50,8 @@ def centered(v: Array, axis: Axis) -> tuple[Array, Array]:
 
 
 def standardized(v: Array, axis: Axis, eps: float) -> tuple[Array, Array, Array, Array]:
-    """(xhat, mean, var, rstd) over `axis`, kept: rstd = 1 / sqrt(var + eps), 0 where that divides by 0. It is right
-    where a variance is beyond float64, and infinite."""
+    """(xhat, mean, var, rstd) over `axis` (kept with size 1): rstd = 1 / sqrt(var + eps), or 0 where that divides by 0.
+    xhat and rstd are correct even where the variance exceeds float64 and var is inf."""
     one = unit(v, axis, eps**0.5)
     mean, deviation = centered(v * one, axis)
     var = (deviation * deviation).mean(axis=axis, keepdims=True)
@@ -59,14 +60,14 @@ def standardized(v: Array, axis: Axis, eps: float) -> tuple[Array, Array, Array,
 
 
 def standardized_back(g: Array, xhat: Array, rstd: Array, axis: Axis, center: bool = True) -> Array:
-    """dx for the gradient `g` of xhat: rstd * (g - [center] mean(g) - xhat * mean(g * xhat))."""
+    """dx, for the gradient `g` of xhat: rstd * (g - [center] mean(g) - xhat * mean(g * xhat))."""
     along = (g * xhat).mean(axis=axis, keepdims=True)
     return rstd * (g - (g.mean(axis=axis, keepdims=True) if center else 0.0) - xhat * along)
 
 
 def root(stats: Array, eps: float) -> Array:
-    """sqrt(spread + eps) of the sets (3, b, c) of a pass; from what they were multiplied by where their spread is not a
-    number of float64."""
+    """sqrt(spread + eps) from the statistics (3, b, c) of a pass. Where spread is out of the range of float64, it is
+    computed from rstd."""
     _, spread, rstd = stats
     found = np.sqrt(spread + eps)
     beyond = (rstd > 0) & np.isfinite(rstd) & ~((found > 1 / FAR) & (found < FAR))
@@ -79,14 +80,14 @@ def reciprocal(v: Array) -> Array:
 
 
 def summed(d: Array, shape: tuple[int, ...]) -> Array:
-    """d summed over the axes along which an array of `shape` was broadcast to d's: the gradient of that array."""
+    """d summed over the axes along which an array of `shape` was broadcast to d's shape: the gradient of that array."""
     lead = d.ndim - len(shape)
     axes = tuple(range(lead)) + tuple(lead + i for i, size in enumerate(shape) if size == 1 != d.shape[lead + i])
     return d.sum(axis=axes).reshape(shape)
 
 
 def special() -> ModuleType:
-    """scipy.special, when a norm first needs it: importing it takes nine times as long as all of this package."""
+    """scipy.special, imported at first use: the import takes nine times as long as that of this whole package."""
     from scipy import special  # noqa: PLC0415
 
     return special

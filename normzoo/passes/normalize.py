@@ -1,4 +1,4 @@
-"""One pass: `normalize` finds the plan and runs it, from x to y; the `Saved` it leaves goes back to dx."""
+"""One pass: `normalize` finds the plan and runs it, from x to y; the `Saved` that it returns computes dx."""
 
 from math import inf, prod
 from typing import Any
@@ -19,11 +19,11 @@ from normzoo.passes.view_saved import DOUBLE, Arrays, Left, ViewSaved, backward_
 from normzoo.selection.select import Selected
 from normzoo.selection.selected import normalize_selected
 
-_forward_plans = Memo()  # by axes and signature
+_forward_plans = Memo()  # by (axes, signature)
 
 
 def forget_plans() -> None:
-    """Forget all plans, and the arrays that they hold."""
+    """Forget all plans and the arrays that they refer to."""
     _forward_plans.clear()
     backward_plans.clear()
 
@@ -44,10 +44,10 @@ def normalize(
 
     Args:
         form: what is computed.
-        x: an array that `form.axes` fits, or what of one counts.
+        x: an array that `form.axes` fits, or a selection of one.
         weight, bias: None, or arrays that span the capital letters of `form.axes`.
-        statistics: None for x's own.
-        apart: more arrays that out may not overlap.
+        statistics: None: x's own.
+        apart: further arrays that out must not overlap.
     """
     if type(x) is Selected:
         return _normalize_selected(form, x, (weight, bias, out), statistics, keep, apart)
@@ -74,10 +74,10 @@ def normalize(
 
 
 def find_plan(form: Form, name: str, arrays: Arrays, statistics: Statistics, was_found: bool = True) -> ForwardPlan:
-    """The plan of a pass of this form on a backend.
+    """The plan of a pass with this form on a backend.
 
     Args:
-        was_found: False where `Known` statistics are only kept, not used: see `resume`.
+        was_found: False if `Known` statistics are only saved, not used: see `resume`.
     """
     x, weight, bias, _ = arrays
     axes, moments = form.axes, form.moments
@@ -148,7 +148,7 @@ def run(
 
 
 def _other_statistics(plan: ForwardPlan, owner: object, statistics: Given | Known, eps: float) -> Array:
-    """Statistics that are not found in this pass, as the backend reads them."""
+    """Statistics that are not computed in this pass, in the array that the backend reads."""
     if isinstance(statistics, Known):
         stats = statistics.stats
         if stats.size != prod(plan.stats_shape) or stats.dtype != DOUBLE or not stats.flags.num & CONTIGUOUS:
@@ -166,8 +166,8 @@ def _other_statistics(plan: ForwardPlan, owner: object, statistics: Given | Know
 
 
 def resume(left: Left, x: Array, weight: Array | None, bias: Array | None) -> ViewSaved:
-    """The `Saved` of a pass from what it left and the arrays that it read, which may lie elsewhere by now. Of bias
-    nothing but its kind is used."""
+    """The `Saved` of an earlier pass, made again from what it left and from the arrays that it read; these may have
+    moved since. Of bias only shape, dtype and flags are used."""
     owner, axes, shape, moments, eps, stats = left
     arrays, name = (x, weight, bias, None), chosen()
     if any(type(a) is not ndarray and a is not None for a in arrays):
@@ -179,7 +179,7 @@ def resume(left: Left, x: Array, weight: Array | None, bias: Array | None) -> Vi
 
 
 def _taken(owner: object, arrays: Arrays) -> tuple[Arrays, str]:
-    """Arrays of which some are no plain NumPy arrays, as backends take them, and the name of their backend."""
+    """Arrays of which some are not plain NumPy arrays, converted for backends, and the name of their backend."""
     x, weight, bias, out = arrays
     x = base_array(owner, "x", x)
     weight = None if weight is None else base_array(owner, "weight", weight)
@@ -191,12 +191,12 @@ def _taken(owner: object, arrays: Arrays) -> tuple[Arrays, str]:
 def _normalize_selected(
     form: Form,
     x: Selected,
-    arrays: tuple[Any, Any, Any],  # weight, bias and out
+    arrays: tuple[Any, Any, Any],  # weight, bias, out
     statistics: Statistics,
     keep: bool,
     apart: tuple[Array | None, ...],
 ) -> tuple[Array, Any, Any]:
-    """`normalize` where not all values count."""
+    """`normalize` of a selection."""
     owner, (weight, bias, out) = form.owner, arrays
     if isinstance(statistics, Known):
         raise TypeError(f"{owner}: expected masks without known statistics; write masks = False in its class")

@@ -1,4 +1,4 @@
-"""Numbers at the door: eps, momentum, sizes, axes and shapes."""
+"""Checks of number arguments: eps, momentum, sizes, axes and shapes."""
 
 import math
 from numbers import Integral, Real
@@ -11,7 +11,7 @@ from normzoo.passes.arrays import FLOATS, quoted
 
 
 def check_number(owner: object, name: str, value: Any) -> float:
-    """A real number."""
+    """A real number, not NaN."""
     if type(value) is float and value == value:  # noqa: PLR0124 (not NaN)
         return value
     if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
@@ -22,7 +22,7 @@ def check_number(owner: object, name: str, value: Any) -> float:
 
 
 def check_eps(owner: object, eps: Any) -> float:
-    """A number that is not negative."""
+    """A finite number >= 0."""
     eps = check_number(owner, "eps", eps)
     if not 0 <= eps < np.inf:
         raise ValueError(f"{owner}: expected eps >= 0, got {eps}; write eps=1e-5")
@@ -30,7 +30,7 @@ def check_eps(owner: object, eps: Any) -> float:
 
 
 def check_size(owner: object, name: str, value: Any, least: int = 0, most: int | None = None) -> int:
-    """An integer of at least `least`, and of at most `most`, which 64 bits hold."""
+    """An integer from `least` to `most`; `most` is at most the largest 64-bit integer."""
     if type(value) is int and value >= least and most is None:
         return value
     if isinstance(value, bool | np.bool_) or not isinstance(value, Integral):
@@ -43,7 +43,7 @@ def check_size(owner: object, name: str, value: Any, least: int = 0, most: int |
 
 
 def check_features(owner: object, value: Any, name: str = "num_features") -> int:
-    """A number of channels: 1 or more."""
+    """A number of channels, 1 or more."""
     if type(value) is int and value >= 1:
         return value
     if check_size(owner, name, value) == 0:
@@ -52,7 +52,7 @@ def check_features(owner: object, value: Any, name: str = "num_features") -> int
 
 
 def check_momentum(owner: object, value: Any) -> float:
-    """The weight of the new value in running statistics."""
+    """The weight of the new value in running statistics, from 0 to 1."""
     if type(value) is float and 0 <= value <= 1:
         return value
     found = check_number(owner, "momentum", value)
@@ -72,7 +72,7 @@ def check_axis(owner: object, axis: Any, ndim: int, name: str = "axis") -> int:
 
 
 def check_shape(owner: object, name: str, shape: Any) -> tuple[int, ...]:
-    """One or more sizes, as an integer or a sequence of integers."""
+    """One or more sizes, from an integer or a sequence of integers."""
     if type(shape) is tuple and shape:
         for size in shape:
             if type(size) is not int or size < 0:
@@ -88,8 +88,9 @@ def check_shape(owner: object, name: str, shape: Any) -> tuple[int, ...]:
 
 
 def check_counts(owner: object, name: str, value: Any, shape: tuple[int, ...]) -> Array:
-    """Counts of batches or values, in int64: an integer, or an array of as many. Floats are read too, as `half()` over
-    all entries of a state leaves them, and one value with an axis of its own, as PyTorch 0.3 wrote it."""
+    """Counts of batches or values as an int64 array of `shape`, from an integer or an array. Also accepted: whole
+    numbers as floats, which `half()` on all entries of a state leaves, and a single value with an extra axis, as
+    PyTorch 0.3 wrote it."""
     a = np.asarray(value) if isinstance(value, np.ndarray | np.generic) else None
     if a is not None and a.shape != shape and a.size == 1 == math.prod(shape):
         a = a.reshape(shape)

@@ -1,4 +1,4 @@
-"""Arrays that lie in the same memory: what out may be."""
+"""Checks whether arrays share memory: which arrays `out` may be."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def check_out(
             f"strides {out.strides}; write np.empty_like(x)"
         )
     if type(out) is not np.ndarray and isinstance(out, np.ndarray):
-        out = np.asarray(out)  # what looks at its memory may be another function for a subclass
+        out = np.asarray(out)  # a subclass may override the functions that look at its memory
     for i, other in enumerate((*inputs, *apart)):
         may_be = i < len(inputs)
         if other is None or (may_be and other is out) or not may_overlap(out, other):
@@ -45,8 +45,8 @@ def check_out(
 
 
 def overlaps_itself(a: Array) -> bool:
-    """Do elements of a share memory? Said of all arrays in which an axis does not span the ones inside it, as it does
-    in every slice and transpose of an array without overlap."""
+    """May elements of `a` share memory? True for every array with an axis whose stride is smaller than the extent of
+    the axes inside it; this holds for no slice or transpose of an array without overlap."""
     reach = a.dtype.itemsize
     for stride, size in sorted((abs(stride), size) for stride, size in zip(a.strides, a.shape, strict=True)):
         if size > 1:
@@ -57,21 +57,21 @@ def overlaps_itself(a: Array) -> bool:
 
 
 def same_place(a: Array, b: Array) -> bool:
-    """a and b are the same elements in the same order."""
+    """Are `a` and `b` the same elements in the same order?"""
     if a is b:
         return True
     if type(a) is np.ndarray and type(b) is np.ndarray and not np.may_share_memory(a, b):
-        return False  # found in a tenth of the time that addresses take
+        return False  # a tenth of the time of comparing addresses
     return address(a) == address(b) and (a.shape, a.strides, a.dtype) == (b.shape, b.strides, b.dtype)
 
 
 def address(a: Array) -> int:
-    """Where a begins."""
+    """The address of the first byte of `a`."""
     return a.__array_interface__["data"][0] if isinstance(a, np.ndarray) else a.address
 
 
 def may_overlap(a: Array, b: Array) -> bool:
-    """The bounds of a and b meet."""
+    """Do the address ranges of `a` and `b` overlap?"""
     if type(a) is np.ndarray and type(b) is np.ndarray:
         return np.may_share_memory(a, b)
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
@@ -81,9 +81,9 @@ def may_overlap(a: Array, b: Array) -> bool:
 
 
 def overlap(a: Array, b: Array) -> bool:
-    """a and b share memory; where that takes too long to find out, they do."""
+    """Do `a` and `b` share memory? True also if finding out would take too long."""
     if on_device(a):
-        return True  # their bounds meet, and that is all that is known
+        return True  # only their address ranges are known, and these overlap
     try:
         return np.shares_memory(a, b, max_work=100_000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:

@@ -1,8 +1,8 @@
-"""The plan of a pass: everything that depends on shapes, dtypes and places in memory alone, found once.
+"""The plan of a pass: everything that depends only on shapes, dtypes and memory layout, computed once.
 
-A call makes a key of its arrays' shapes, dtypes and flags and of its norm's declaration. The first call of a key checks
-what the key says, and keeps the plan; the next ones run it. A plan never changes but to get a shortcut, so that threads
-can share it.
+A call makes a key of the shapes, dtypes and flags of its arrays and of the norm's declaration. The first call with a
+key checks it and stores the plan; later calls run the plan. A plan does not change, except that it may get a shortcut,
+so threads can share it.
 """
 
 import warnings
@@ -20,19 +20,19 @@ from normzoo.passes.arrays import compute_dtype, kernel_array, quiet, rounded, s
 from normzoo.passes.form import Signature
 from normzoo.passes.view import Axes, View, find_view, inverse
 
-ENOUGH = 1000  # passes of a plan before its shortcut is made: its code is loaded in 3 ms, compiled in 0.2 to 0.4 s
-SOME = 20  # passes before its values are sampled by compiled code, which is loaded in 1 ms, compiled in 30
+ENOUGH = 1000  # passes of a plan before its shortcut is made: loading its code takes 3 ms, compiling it 0.2 to 0.4 s
+SOME = 20  # passes before values are sampled by compiled code: loading it takes 1 ms, compiling it 30 ms
 
-# Bits of ndarray.flags.num. Its one attribute costs 0.1 us, and so does each of the flags by name.
+# Bits of ndarray.flags.num. Reading that one attribute takes 0.1 us; reading a flag by name takes as long for each.
 CONTIGUOUS, ALIGNED = 0x1, 0x100
-READY = CONTIGUOUS | ALIGNED  # as backends take arrays
+READY = CONTIGUOUS | ALIGNED  # flags that backends require of arrays
 
 Made = TypeVar("Made")
 Asked = ParamSpec("Asked")
 
 
 class Plan:
-    """How arrays of x's shape come from their places in memory to a backend, and results back.
+    """How arrays of x's shape are passed to a backend in its memory layout, and how results are returned.
 
     Attributes:
         view: see `View`.
@@ -45,8 +45,8 @@ class Plan:
         plain: its axes are in order; else see `target`.
         weight_as_is, ones, zeros: a weight is read where it lies; absent parameters.
         run: the backend's callable.
-        shortcut: see `Backend.forward_shortcut`; None before it is known, False where there is none.
-        uses: passes that went without.
+        shortcut: see `Backend.forward_shortcut`; None: not looked for yet, False: there is none.
+        uses: passes run without a shortcut.
     """
 
     __slots__ = (
@@ -62,7 +62,7 @@ class Plan:
     memory: Memory
 
     def place(self, name: str, shape: tuple[int, ...], result: np.dtype, layout: tuple[int, ...], view: View) -> None:
-        """Where results of this shape and dtype go, with their axes in memory in the order `layout`."""
+        """Set where results of this shape and dtype go, with their axes in memory in the order `layout`."""
         self.name, self.memory = name, backend(name).memory
         self.shortcut, self.uses = None, 0
         self.shape, self.result, self.view = shape, result, view
@@ -74,7 +74,7 @@ class Plan:
         self.new, self.new_small = self.memory.allocator(shape, result), self.memory.allocator((0,), result)
 
     def parameters(self, weight: Kind | None, bias: Kind | None) -> None:
-        """How parameters of these kinds are read."""
+        """Set how parameters of these kinds are read."""
         self.weight_as_is, self.bias_as_is = (
             p is not None and self.view.pieces_straight and p[1] == self.dtype and p[2] & READY == READY
             for p in (weight, bias)
@@ -84,15 +84,16 @@ class Plan:
         self.zeros = None if bias else _constant(self.name, dims, self.dtype, 0.0)
 
     def take(self, a: Array) -> Array:
-        """An array of x's shape as the backend reads it."""
+        """An array of x's shape, as the backend reads it."""
         return kernel_array(self.view.of(a), self.store)
 
     def parameter(self, p: Array) -> Array:
-        """A parameter as the backend reads it."""
+        """A parameter, as the backend reads it."""
         return kernel_array(self.view.parameter(p), self.dtype)
 
     def target(self, out: Array | None) -> tuple[Array, Array, bool]:
-        """The result (`out`, if given), what the backend writes, and whether that is to be copied to the result."""
+        """The result (`out` if not None), the array that the backend writes, and whether that must be copied to the
+        result."""
         if out is None:
             made = self.new(self.memory_shape, self.result)
             y = made if self.back is None else made.transpose(self.back)
@@ -109,7 +110,7 @@ class Plan:
 
     @quiet
     def deliver(self, target: Array, y: Array) -> None:
-        """Copy to the result what the backend wrote elsewhere."""
+        """Copy to the result what the backend wrote to another array."""
         y.transpose(self.view.order)[...] = target.reshape([self.shape[i] for i in self.view.order])
 
 
@@ -117,9 +118,9 @@ class ForwardPlan(Plan):
     """The plan of a forward pass.
 
     Attributes:
-        copied: neither x's own order nor channels-last order fits the kernels.
-        axes: those of x.
-        used: these or, where statistics are given, `axes.merged`: what `view` is of.
+        copied: x must be copied: neither its own order nor channels-last order fits the kernels.
+        axes: axes of x.
+        used: the axes of `view`: `axes` or, if statistics are given, `axes.merged`.
         expected: shape of the parameters.
         like: shape and dtype of x.
         weight, bias: None, or their kinds.
@@ -127,11 +128,11 @@ class ForwardPlan(Plan):
             known.
         known: the statistics are given, or those that an earlier pass found.
         tracked: the shortcut that updates running statistics.
-        recent_back: the plan of the last pass back.
+        recent_back: the plan of the last backward pass.
         reads_x: the backward pass reads x's own memory.
-        samples: of x and weight, by which it is seen whether these change before the pass back reads them; or None.
+        samples: samples x and weight, to detect later whether they changed before the backward pass; or None.
         stats_shape: (3, b, c); kept_shape: see `samples.kept_shape`.
-        sets_shape: (b, c) of the norm's own sets, which share statistics that are given.
+        sets_shape: (b, c) of the norm's own sets; several of them share given statistics.
     """
 
     __slots__ = (
@@ -197,7 +198,7 @@ class ForwardPlan(Plan):
             self.run = backend(name).apply(dims, parameter_dims, self.dtype, self.store)
 
     def shorten(self, running: tuple[Kind | None, Kind | None] = (None, None)) -> None:
-        """Find the shortcut for the next passes, which update running statistics of these kinds, if they are given."""
+        """Find the shortcut for later passes. They update running statistics of these kinds, if these are not None."""
         made: Shortcut | Literal[False] = False
         if self.kinds is not None and not self.known:
             make, view, kinds = backend(self.name).forward_shortcut, self.view, (*self.kinds, *running)
@@ -209,7 +210,7 @@ class ForwardPlan(Plan):
             self.tracked = made
 
     def watch(self) -> None:
-        """Look at x and weight in less time from now on."""
+        """From now on, sample x and weight by compiled code."""
         if self.samples is samples_of and (self.weight is None or self.weight_as_is):
             made = optional(backend(self.name).sampler, self.view.dims, self.store, self.weight)
             self.samples = made or samples_of
@@ -225,10 +226,10 @@ class BackwardPlan(Plan):
     """The plan of a backward pass.
 
     Attributes:
-        kind: that of dy.
-        x_as_is: what the forward pass read is read again as it is; else it is converted to `store`.
-        gradient_shape: dweight and dbias are new_small(gradient_shape, dtype),
-        weight_given, bias_given, gives_both: and these are the results; else see `gradient`.
+        kind: kind of dy.
+        x_as_is: x is passed as in the forward pass; else it is converted to `store`.
+        gradient_shape: dweight and dbias are allocated by new_small(gradient_shape, dtype),
+        weight_given, bias_given, gives_both: and are returned without conversion; else see `gradient`.
     """
 
     __slots__ = (
@@ -255,21 +256,21 @@ class BackwardPlan(Plan):
             self.run = backend(name).backward(view.dims, view.parameter_dims, plan.moments, self.dtype, self.store)
 
     def shorten(self) -> None:
-        """As that of a `ForwardPlan`."""
+        """Find the shortcut, as in a `ForwardPlan`."""
         straight = self.as_is and self.x_as_is and self.plain and (self.ones is not None or self.weight_as_is)
         make, view = backend(self.name).backward_shortcut, self.view
         task = view.dims, view.parameter_dims, self.moments, self.dtype, self.store, self.kind, self.ones is None
         self.shortcut = (straight and prod(view.dims) > 0 and optional(make, *task)) or False
 
     def gradient(self, d: Array, parameter: Array | None) -> Array | None:
-        """A parameter's gradient as the caller gets it."""
+        """A parameter's gradient, as it is returned to the caller."""
         if parameter is None:
             return None
         return rounded(self.view.gradient(d, self.expected), parameter.dtype)
 
 
 def optional(make: Callable[Asked, Made | None], *asked: Asked.args, **named: Asked.kwargs) -> Made | None:
-    """What a backend makes that passes can do without; None where it makes none, or cannot."""
+    """An optional part of a backend: make(...), or None if it makes none or fails."""
     try:
         return make(*asked, **named)
     except Exception as error:
@@ -288,7 +289,7 @@ def _constant(name: str, shape: tuple[int, ...], dtype: np.dtype, value: float) 
 
 
 def _nothing(*arrays: Any) -> None:
-    """A pass over arrays without values."""
+    """A forward pass over arrays without values."""
 
 
 def _zeros(dy: Array, x: Array, stats: Array, weight: Array, eps: float, dx: Array, dw: Array, db: Array) -> None:

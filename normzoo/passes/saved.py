@@ -1,4 +1,4 @@
-"""What a pass leaves: gradients by name, and the `Saved` that goes back from dy to them."""
+"""What a pass saves: `Saved`, which computes the gradients from dy, and `Grads`, the gradients by name."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -15,12 +15,13 @@ from normzoo.passes.arrays import CHARS, base_array, on_device, quiet
 from normzoo.passes.overlaps import check_out, same_place
 from normzoo.passes.view import inverse
 
-Pull = Callable[[Array], Mapping[str, Array]]  # dy -> the gradients by name, "x" among them; all float64
+Pull = Callable[[Array], Mapping[str, Array]]  # dy -> the gradients by name, including "x"; all float64
 
 
 class Label:
-    """What messages call a norm: Name(arguments). A `Saved` holds this and not the norm, whose `saved` it may be: in a
-    circle, what it saved of x would be freed by the garbage collector only, some time after the norm."""
+    """The name of a norm in error messages: Name(arguments). A `Saved` refers to this label and not to the norm,
+    because the norm's `saved` may refer to the `Saved`: such a reference cycle would be freed only by the garbage
+    collector, some time after the norm."""
 
     __slots__ = ("arguments", "kind")
 
@@ -32,9 +33,9 @@ class Label:
 
 
 class Grads(NamedTuple):
-    """Gradients of the loss; `weight` and `bias` are None where the norm has none.
+    """Gradients of the loss; `weight` and `bias` are None if the norm has none.
 
-    Those of other parameters, and of arrays that a norm takes beside x, are in `others` and attributes too:
+    Gradients of other parameters, and of arrays that a norm takes beside x, are in `others` and are attributes, too:
     grads.others["style"], grads.style.
     """
 
@@ -44,12 +45,12 @@ class Grads(NamedTuple):
 
     @property
     def others(self) -> Mapping[str, Array]:
-        """Gradients of what is not x, weight or bias."""
+        """Gradients of everything but x, weight and bias."""
         return {}
 
 
 class MoreGrads(Grads):
-    """`Grads` of a norm with other arguments than x, weight and bias."""
+    """`Grads` of a norm that has arguments or parameters beside x, weight and bias."""
 
     _others: Mapping[str, Array]
 
@@ -73,23 +74,23 @@ class MoreGrads(Grads):
 
 
 def grads_by_name(found: Mapping[str, Array]) -> Grads:
-    """Grads of arrays by name, x among them."""
+    """The `Grads` of a mapping of gradients by name, including x."""
     others = {name: d for name, d in found.items() if name not in ("x", "weight", "bias")}
     x, weight, bias = found["x"], found.get("weight"), found.get("bias")
     return MoreGrads(x, weight, bias, others) if others else Grads(x, weight, bias)
 
 
 class Saved(ABC):
-    """What one forward pass leaves for its backward pass. x and weight are held, not copied: change them after the
-    backward pass, not before, where that is an error as far as a few of their values show it."""
+    """What one forward pass saves for its backward pass. x and weight are referenced, not copied: change them only
+    after the backward pass. A change before it is an error, which is detected if a few sampled values differ."""
 
     __slots__ = ("_bias", "_like", "_overwritten", "_owner", "_source", "_weight")
 
-    _owner: object  # whose str() begins messages
+    _owner: object  # its str() begins error messages
     _like: tuple[tuple[int, ...], np.dtype]  # shape and dtype of x
     _weight: Array | None
     _bias: Array | None
-    _source: Array | None  # x, where the backward pass reads x's own memory
+    _source: Array | None  # x, if the backward pass reads x's own memory
     _overwritten: bool
 
     def backward(self, dy: Array, out: Array | None = None) -> Grads:
@@ -133,7 +134,7 @@ class Saved(ABC):
         return found if type(dy) is ndarray else self._handed(found, dy, asked)
 
     def _handed(self, found: Grads, dy: Any, asked: Any) -> Grads:
-        """Gradients as the library of the arrays has them."""
+        """The gradients as arrays of the library that the inputs came from."""
         if not on_device(found.x):
             return found
         arrays = zip(found, (dy, self._weight, self._bias), strict=True)
@@ -141,7 +142,7 @@ class Saved(ABC):
         return Grads(asked if x is None or asked is not None else x, weight, bias)
 
     def _shortcut(self, dy: Any) -> Grads | None:
-        """The gradients, where they can be had without a look at anything: see `Backend.backward_shortcut`."""
+        """The gradients by a shortcut, or None: see `Backend.backward_shortcut`."""
         return None
 
     def _changed(self) -> str | None:
@@ -153,17 +154,17 @@ class Saved(ABC):
         """The gradients, with x's in `out` if given."""
 
     def overwrite(self, out: Array) -> None:
-        """`out` was written to: if that was x, it cannot be read again."""
+        """Note that `out` was written: if it is x, x cannot be read again."""
         if self._source is not None and same_place(out, self._source):
             self._overwritten = True
 
 
 def _left_out() -> None:
-    """What a `FunctionSaved` is read as."""
+    """The unpickled form of a `FunctionSaved`: None."""
 
 
 class FunctionSaved(Saved):
-    """A `Saved` that goes back by a function of its own: copies share it, pickles have None in its place."""
+    """A `Saved` whose backward pass is a function. Copies share it; it is pickled as None."""
 
     __slots__ = ()
 
@@ -179,8 +180,8 @@ class FunctionSaved(Saved):
 
 
 class PulledBack(FunctionSaved):
-    """The `Saved` of a norm outside the algebra: a function from dy to the gradients, all float64. It has copies of
-    what it needs, so that x may be overwritten."""
+    """The `Saved` of a norm computed in NumPy: a function from dy to the gradients, all float64. The function has
+    copies of what it needs, so x may be overwritten."""
 
     __slots__ = ("_arguments", "_layout", "_pull")
 
@@ -204,7 +205,7 @@ class PulledBack(FunctionSaved):
 
 
 class Chained(FunctionSaved):
-    """The `Saved` of a norm that is made of passes of the algebra: a function from dy and out to the gradients.
+    """The `Saved` of a norm that is made of several passes: a function from dy and out to the gradients.
 
     Args:
         like: shape and dtype of x.
@@ -241,7 +242,7 @@ class Chained(FunctionSaved):
 
 
 class SelectedSaved(FunctionSaved):
-    """The `Saved` of a pass in which not all values count: `back` is the way from dy to dx, dweight and dbias."""
+    """The `Saved` of a selection: `back` writes dx and returns dweight and dbias."""
 
     __slots__ = ("_back", "_layout")
 
@@ -259,19 +260,19 @@ class SelectedSaved(FunctionSaved):
 
 
 def native(a: Any, like: Any) -> Any:
-    """A device array as one of the library that another came from."""
+    """A device array as an array of the library that `like` came from."""
     return a.native(like.library)
 
 
 def layout_of(x: Array) -> tuple[int, ...] | None:
-    """x's axes, outermost in memory first; None for the order of the axes."""
+    """x's axes, outermost in memory first; None if they are in C order."""
     if x.flags.c_contiguous:
         return None
     return tuple(sorted(range(x.ndim), key=lambda i: -abs(x.strides[i])))
 
 
 def empty_in_layout(shape: tuple[int, ...], dtype: np.dtype, layout: tuple[int, ...] | None) -> Array:
-    """A new dense array whose axes lie in memory in the order `layout`."""
+    """A new dense array whose axes have the order `layout` in memory."""
     if layout is None:
         return empty(shape, dtype)
     return empty(tuple(shape[i] for i in layout), dtype).transpose(inverse(layout))

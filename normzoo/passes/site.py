@@ -1,8 +1,8 @@
-"""Where a norm or function remembers its last calls, so that one like them need not be looked at again.
+"""A site: where a norm or function remembers its last calls, so that a similar call is not analysed again.
 
-A call like one before has the same plan: all that axes, shapes and options say was checked then. What is left is to see
-that it is like it: that its arrays are of the same kinds, and that nothing else has changed that was asked for. This is
-the one memory of calls; a norm empties it where an attribute is set.
+A call similar to an earlier one has the same plan, because everything that axes, shapes and options decide was checked
+then. It remains to check that the call is similar: that its arrays have the same shapes, dtypes and flags, and that no
+option has changed. Calls are remembered only here; a norm clears its site whenever an attribute is set.
 """
 
 from typing import Any, NamedTuple
@@ -18,26 +18,26 @@ from normzoo.passes.form import UNTRACKED, Form, Given, RunningArrays
 from normzoo.passes.normalize import find_plan, forget_plans, run
 from normzoo.passes.view_saved import DOUBLE, Arrays, ViewSaved
 
-TWO = 2  # calls that are remembered: two shapes in turn take no longer than one
+TWO = 2  # number of calls remembered: alternating between two shapes is as fast as one shape
 
 _sites: WeakSet["Site"] = WeakSet()
 
 
 def forget() -> None:
-    """Forget all plans, and the arrays that they hold."""
+    """Forget all plans and the arrays that they refer to."""
     for site in _sites.copy():
         site.forget()
     forget_plans()
 
 
 class Route(NamedTuple):
-    """A call that was, and how one like it goes."""
+    """A remembered call, and how to run a similar one."""
 
-    asked: object  # what was asked for beside arrays, an int or ints, by a function; the mode of a norm
-    plan: Any  # a `ForwardPlan` that has `kinds`
+    asked: object  # what the call asked for beside arrays: an int or ints for a function, the mode for a norm
+    plan: Any  # a `ForwardPlan` whose `kinds` is not None
     running: tuple[Kind | None, Kind | None, Kind | None]  # kinds of mean, variance and number of batches
-    given: bool  # are these used, as in evaluation? Else they are updated, if there are any
-    values: int  # in a set
+    given: bool  # are the running statistics used, as in evaluation? Otherwise they are updated, if there are any
+    values: int  # number of values in a set
 
 
 class Site:
@@ -47,7 +47,7 @@ class Site:
 
     def __init__(self, owner: object) -> None:
         self.owner = owner
-        self.trusted = Memo()  # (asked, axes): whether a norm's axes are the same where it asks for the same
+        self.trusted = Memo()  # (asked, axes) -> does the norm ask for everything that its axes depend on?
         self.routes: tuple[Route, ...] = ()
         _sites.add(self)
 
@@ -63,7 +63,7 @@ class Site:
         """y and, with `keep`, the `Saved` of a call like a remembered one; None where it is like none of them."""
         x, weight, bias, out = arrays
         mean, var, batches, momentum = running
-        if running is not UNTRACKED:  # momentum is None where batches are counted
+        if running is not UNTRACKED:  # momentum may be None if batches are counted
             weighs = batches is not None if momentum is None else type(momentum) is float and 0.0 <= momentum <= 1.0
             if not (weighs and type(eps) is float and eps > 0.0):
                 return None
@@ -101,12 +101,12 @@ class Site:
         given: bool = False,
         norm: Any = None,
     ) -> None:
-        """Remember a call that was, if one like it can be told by `asked` and its arrays.
+        """Remember a call, if `asked` and the arrays are enough to recognise a similar one.
 
         Args:
-            asked: what a function was asked for, an int or a tuple, which cannot change.
+            asked: the arguments of a function besides arrays, an int or a tuple, both immutable.
             given: the running statistics were used, not updated.
-            norm: whose call it was: it asks for all that its axes read.
+            norm: the norm, if a norm was called: whether it asks for everything that its axes depend on is checked.
         """
         if any(type(a) is not ndarray and a is not None for a in (*arrays, *running[:3])):
             return
@@ -119,26 +119,26 @@ class Site:
             return
         plan = find_plan(form, name, arrays, Given(*running[:2]) if given else None)
         mean, var, batches = (None if a is None else (a.shape, a.dtype, a.flags.num) for a in running[:3])
-        least = 1 if given or mean is None else 2  # one value has no variance that could be taken in
+        least = 1 if given or mean is None else 2  # a set of one value has no variance for running statistics
         if plan.kinds is not None and form.axes.values >= least:
             route = Route(asked, plan, (mean, var, batches), given, form.axes.values)
             others = [r for r in self.routes if r.plan is not plan]
             self.routes = (route, *others[: TWO - 1])
 
     def _is_trusted(self, norm: Any, x: Array, axes: Any) -> bool:
-        """Does a norm ask for all that its axes read, and is that nothing that can change unseen?"""
+        """Does the norm ask for everything that its axes depend on, all of it immutable?"""
         asked = norm._asked(norm)
         if type(asked) not in (int, tuple):
             return False
         try:
             known = self.trusted.get((asked, axes))
-        except TypeError:  # a value that can change
+        except TypeError:  # a mutable value
             return False
         return self.trusted.keep((asked, axes), norm.reads_what_it_asks(x)) if known is None else known
 
 
 def _is_ready(name: str, running: RunningArrays, updates: bool) -> bool:
-    """Does the backend take the running statistics as they are, and update them in one step?"""
+    """Does the backend take the running statistics without conversion, and update them in one step?"""
     mean, var, batches, _ = running
     if not are_running(mean, var):
         return False
@@ -149,14 +149,14 @@ def _is_ready(name: str, running: RunningArrays, updates: bool) -> bool:
 
 
 def _is_same(asked: Any, again: Any) -> bool:
-    """Are these equal, and of the same types? 64.0 and True are equal to numbers that they cannot stand for."""
+    """Are both equal and made of ints? 64.0 and True equal ints that they must not replace."""
     if type(again) is not tuple or asked != again:
         return type(again) is int and type(asked) is int and asked == again
     return all(type(i) is int for i in again)
 
 
 def _fits(kinds: tuple[Kind | None, ...], arrays: tuple[Any, ...], out: Any) -> bool:
-    """Are the arrays of these kinds?"""
+    """Are the arrays of these kinds (shape, dtype, flags)?"""
     if out is not None and type(out) is not ndarray:
         return False
     for a, kind in zip(arrays, kinds, strict=False):

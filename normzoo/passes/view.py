@@ -1,12 +1,12 @@
-"""From an array of any rank to the view (b, m, c, n) of `backends/contract.py`, without a copy where there is one.
+"""From an array of any rank to the view (b, m, c, n) of `backends/contract.py`, without a copy if possible.
 
-A norm says of every axis of x whether it is kept or reduced and whether a parameter spans it, with one letter each:
+A norm gives each axis of x a letter: is the axis kept or reduced, and do parameters vary along it?
 
     k  kept        K  kept, with parameters        r  reduced        R  reduced, with parameters
 
-BatchNorm of (N, C, H, W) is "rKrr", LayerNorm over the last of three axes "kkR". GroupNorm cuts C in two, (N, G, C/G,
-H, W), "kKRrr". Neighbours in memory with one letter are one axis; what is left must read [k][K] [r|R] [k|K] [r|R],
-which are b, m, c and n. Along b the parameters may repeat, which is why kK fits there.
+BatchNorm of (N, C, H, W) is "rKrr", LayerNorm over the last of three axes "kkR". GroupNorm splits C into two axes, (N,
+G, C/G, H, W), "kKRrr". Axes that are adjacent in memory and have the same letter are merged into one; the result must
+match [k][K] [r|R] [k|K] [r|R], which are b, m, c and n. Parameters may repeat along b, therefore kK fits there.
 """
 
 from math import prod
@@ -16,30 +16,30 @@ from normzoo.backends.contract import Array
 
 
 class Axes(NamedTuple):
-    """How a norm uses the axes of x, some of them cut in two."""
+    """How a norm uses the axes of x, some of them split in two."""
 
     shape: tuple[int, ...]
     letters: str
-    owner: tuple[int, ...] | None = None  # the axis of x that each piece belongs to; None: piece i is axis i
+    owner: tuple[int, ...] | None = None  # the axis of x that each piece is part of; None: piece i is axis i
 
     @property
     def values(self) -> int:
-        """Values in a set."""
+        """Number of values in a set."""
         return prod(size for size, letter in zip(self.shape, self.letters, strict=True) if letter in "rR")
 
     @property
     def parameter_shape(self) -> tuple[int, ...]:
-        """Sizes of the axes of x, cut ones as they were, that the parameters span."""
+        """Sizes of the axes of x that the parameters span; split axes count as one."""
         return self.sizes("KR")
 
     @property
     def merged(self) -> "Axes":
-        """As a pass whose statistics are given uses the axes: these are of the axes K alone, whatever the sets of the
-        norm's own are, and so are constants along k, which is reduced as r is."""
+        """The axes of a pass with given statistics. These vary along the axes K only, whatever the norm's own sets are;
+        so they are constant along k, which is treated as reduced, like r."""
         return self._replace(letters=self.letters.replace("k", "r")) if "k" in self.letters else self
 
     def sizes(self, letters: str) -> tuple[int, ...]:
-        """Sizes of the axes of x, cut ones as they were, that have these letters."""
+        """Sizes of the axes of x that have one of these letters; split axes count as one."""
         found: dict[int, int] = {}
         for axis, size, letter in zip(self.owner or range(len(self.shape)), self.shape, self.letters, strict=True):
             if letter in letters:
@@ -48,26 +48,26 @@ class Axes(NamedTuple):
 
 
 class View(NamedTuple):
-    """Where an array of x's shape goes in (b, m, c, n), and a parameter in (pb, pm, pc, pn)."""
+    """How an array of x's shape maps to (b, m, c, n), and a parameter to (pb, pm, pc, pn)."""
 
     order: tuple[int, ...]  # x's axes, outermost in memory first
     dims: tuple[int, int, int, int]
     parameter_dims: tuple[int, int, int, int]
-    pieces: tuple[int, ...]  # sizes a parameter is cut into,
-    piece_order: tuple[int, ...]  # and these in the order of memory
-    straight: bool  # `order` is that of the axes
-    pieces_straight: bool  # `piece_order` is that of the pieces
+    pieces: tuple[int, ...]  # sizes of the axes that a parameter is split into,
+    piece_order: tuple[int, ...]  # and their order in memory
+    straight: bool  # is `order` the order of the axes?
+    pieces_straight: bool  # is `piece_order` the order of the pieces?
 
     def of(self, x: Array) -> Array:
-        """x with its axes in the order of (b, m, c, n)."""
+        """x with its axes transposed to the order of (b, m, c, n)."""
         return x if self.straight else x.transpose(self.order)
 
     def parameter(self, p: Array) -> Array:
-        """A parameter with its axes in the order of (pb, pm, pc, pn)."""
+        """A parameter with its axes transposed to the order of (pb, pm, pc, pn)."""
         return p if self.pieces_straight else p.reshape(self.pieces).transpose(self.piece_order)
 
     def gradient(self, p: Array, shape: tuple[int, ...]) -> Array:
-        """A parameter's gradient (pb, pm, pc, pn) in the parameter's own shape."""
+        """A parameter's gradient (pb, pm, pc, pn), in the parameter's own shape."""
         if self.pieces_straight:
             return p.reshape(shape)
         moved = p.reshape([self.pieces[i] for i in self.piece_order])
@@ -85,12 +85,12 @@ def inverse(order: tuple[int, ...]) -> tuple[int, ...]:
 def find_view(axes: Axes, shape: tuple[int, ...], strides: tuple[int, ...] | None, size: int) -> tuple[View, bool]:
     """The view for an array of this shape, and whether the array must be copied for it.
 
-    C-contiguous and channels-last arrays are used where they lie. Any other is copied in the order of its axes, so
-    that it gives the bits of its contiguous copy.
+    C-contiguous and channels-last arrays are used without a copy. Any other array is copied to C order, so that the
+    result is bit-identical to that of its contiguous copy.
 
     Args:
         strides: None for a C-contiguous array.
-        size: bytes of a value.
+        size: bytes per value.
     """
     rank = len(shape)
     straight = tuple(range(rank))
@@ -115,7 +115,8 @@ def find_view(axes: Axes, shape: tuple[int, ...], strides: tuple[int, ...] | Non
 
 
 def lies_in(order: tuple[int, ...], shape: tuple[int, ...], strides: tuple[int, ...], size: int) -> bool:
-    """Is an array dense with its axes in this order, outermost first? Axes of one value lie anywhere."""
+    """Is an array dense with its axes in this order, outermost first? The stride of an axis of size 1 does not
+    matter."""
     for axis in reversed(order):
         if shape[axis] != 1 and strides[axis] != size:
             return False
@@ -123,11 +124,11 @@ def lies_in(order: tuple[int, ...], shape: tuple[int, ...], strides: tuple[int, 
     return True
 
 
-KINDS = "krKR"  # what compiled code has for a letter: bit 0 is set where an axis is reduced, bit 1 with parameters
+KINDS = "krKR"  # letters as compiled code has them: the index's bit 0 means reduced, bit 1 means with parameters
 
 
 def fit(axes: Axes, order: tuple[int, ...]) -> View | None:
-    """The view of an array whose axes lie in memory in `order`, or None where the letters do not fit."""
+    """The view of an array whose axes have this order in memory, or None if the letters do not fit."""
     owner = axes.owner or tuple(range(len(axes.shape)))
     in_memory = [i for axis in order for i, o in enumerate(owner) if o == axis]
     kinds = tuple(KINDS.index(axes.letters[i]) for i in in_memory)
@@ -152,12 +153,13 @@ Sizes = tuple[int, int, int, int]
 
 
 def fit_sizes(kinds: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[bool, Sizes, Sizes]:
-    """Do axes of these `KINDS` and sizes, in the order of memory, fit; dims; parameter_dims. Numba compiles it too."""
+    """(do axes of these `KINDS` and sizes, in memory order, fit; dims; parameter_dims). Numba compiles this function,
+    too."""
     n, n_kind, i = take_run(kinds, sizes, len(sizes) - 1, 1, 1)
     c, c_kind, i = take_run(kinds, sizes, i, 1, 0)
     m, m_kind, i = take_run(kinds, sizes, i, 1, 1)
     b_parameter, b_plain = 1, 1
-    if i < 0 and m == 1 and n > 1:  # nothing before c: it is b
+    if i < 0 and m == 1 and n > 1:  # nothing before c: c becomes b
         if c_kind & 2:
             b_parameter = c
         else:
@@ -174,8 +176,8 @@ def fit_sizes(kinds: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[bool, Siz
 
 
 def take_run(kinds: tuple[int, ...], sizes: tuple[int, ...], i: int, bits: int, value: int) -> tuple[int, int, int]:
-    """Size and kind of the run of axes of one kind that ends with axis i, if that kind has these bits, else 1 and 0;
-    and the axis before it, that is not of size 1."""
+    """Merge adjacent axes of one kind, from axis i to the front, if that kind has these bits. Returns their size and
+    kind (1 and 0 if axis i has another kind) and the next axis in front of them; axes of size 1 are skipped."""
     while i >= 0 and sizes[i] == 1:
         i -= 1
     size, kind = 1, 0

@@ -1,4 +1,4 @@
-"""What a pass of the algebra leaves, and the way back from dy to the gradients."""
+"""What a pass on a backend saves, and its backward pass from dy to the gradients."""
 
 from math import inf, prod
 from typing import Any, NamedTuple
@@ -16,27 +16,27 @@ from normzoo.passes.saved import Grads, Saved
 from normzoo.passes.view import Axes, inverse
 
 DOUBLE = np.dtype(np.float64)
-backward_plans = Memo()  # by forward plan, backend, and dtype and flags of dy
+backward_plans = Memo()  # by forward plan, backend, dtype and flags of dy
 
-Arrays = tuple[Any, Any, Any, Any]  # x, weight, bias and out, as a pass is called with them
+Arrays = tuple[Any, Any, Any, Any]  # x, weight, bias, out
 
 
 class Left(NamedTuple):
-    """What a pass leaves beside the arrays that it read, for who keeps these himself: see `normalize.resume`."""
+    """The results of a pass without the arrays that it read, for callers who keep these: see `normalize.resume`."""
 
     owner: object
-    axes: Axes  # merged where the statistics were given
+    axes: Axes  # merged, if the statistics were given
     parameter_shape: tuple[int, ...] | None
-    moments: Moments  # CONSTANT where the statistics were given
+    moments: Moments  # CONSTANT, if the statistics were given
     eps: float
     stats: Array  # (3, b, c)
 
 
 class ViewSaved(Saved):
-    """The `Saved` of a norm of the algebra.
+    """The `Saved` of a pass on a backend.
 
-    Of what the backward pass reads a few values are kept in `seen`: of x and of weight. A shortcut has them with the
-    statistics, see `samples.kept_shape`.
+    `seen` has samples of the arrays that the backward pass reads, x and weight. A pass by a shortcut keeps them in the
+    same array as the statistics, see `samples.kept_shape`.
     """
 
     __slots__ = ("_eps", "_kept", "_plan", "_seen", "_v")
@@ -46,12 +46,12 @@ class ViewSaved(Saved):
         owner: object,
         plan: ForwardPlan,
         arrays: Arrays,
-        v: Array,  # x as the backend read it
+        v: Array,  # x, as the backend read it
         eps: float,
         stats: Array,
         seen: bytes | None = None,
     ) -> None:
-        self._owner = getattr(owner, "label", owner)  # a layer's label, which does not hold the layer
+        self._owner = getattr(owner, "label", owner)  # a layer's label, which does not refer to the layer
         x, self._weight, self._bias, _ = arrays
         self._plan = plan
         self._like = plan.like
@@ -78,12 +78,12 @@ class ViewSaved(Saved):
 
     @property
     def rstd(self) -> Array:
-        """What every set was multiplied by, (b, c) float64; inf where that is beyond it."""
+        """The factor that every set was multiplied by, (b, c) float64; inf if it exceeds float64."""
         rstd = self._of_sets(2)
         return rstd if type(rstd) is not ndarray or (rstd >= 0).all() else np.where(rstd < 0, inf, rstd)
 
     def _of_sets(self, i: int) -> Array:
-        """One of the statistics of the norm's own sets: those that are given repeat over the leading ones."""
+        """One of the statistics for each of the norm's own sets; given statistics repeat over the leading axis."""
         found, plan = self._stats[i], self._plan
         if found.shape == plan.sets_shape:
             return found
@@ -92,11 +92,11 @@ class ViewSaved(Saved):
         return repeated
 
     def again(self, weight: Array, bias: Array) -> Array:
-        """xhat * weight + bias with other parameters, a new array; of a pass whose statistics were known.
+        """xhat * weight + bias with other parameters, in a new array; only for a pass with known statistics.
 
         Raises:
-            TypeError: weight or bias is not a float array. ValueError: one has another shape than those of the pass.
-            RuntimeError: the pass found its statistics itself, or x was overwritten by an in-place pass.
+            TypeError: weight or bias is not a float array. ValueError: its shape differs from that in the pass.
+            RuntimeError: the pass computed its own statistics, or an in-place pass overwrote x.
         """
         plan = self._plan
         for name, a in (("weight", weight), ("bias", bias)):
@@ -120,14 +120,15 @@ class ViewSaved(Saved):
         return self._plan.view.order
 
     def along_x(self, values: Array) -> Array:
-        """A value of every set, (b, c), in x's rank: reduced axes have size 1. For axes that are not cut."""
+        """A value for every set, (b, c), reshaped to x's rank: reduced axes have size 1. For axes that are not
+        split."""
         order, shape, letters = self._plan.view.order, self._plan.shape, self._plan.axes.letters
         sizes = [shape[i] if letters[i] in "kK" else 1 for i in order]
         return values.reshape(sizes).transpose(inverse(order))
 
     @property
     def left(self) -> Left:
-        """The pass without x, weight and bias."""
+        """The results of the pass, without x, weight and bias."""
         plan = self._plan
         return Left(self._owner, plan.used, plan.key[2], plan.moments, self._eps, self._stats)
 
@@ -140,7 +141,7 @@ class ViewSaved(Saved):
         plan = self._plan.recent_back
         if plan is None or not plan.shortcut or plan.name != chosen():
             return None
-        if self._seen is not None:  # from now on where the shortcut looks for it
+        if self._seen is not None:  # store it where the shortcut reads it
             if self._kept.ndim > 1:
                 self._kept = together(self._kept, self._seen)
             self._seen = None
@@ -158,7 +159,7 @@ class ViewSaved(Saved):
         if before is None or samples is None:
             return None
         now = samples(self._v, self._weight)
-        if now == before or now == before[: len(now)]:  # of a shortcut there is room for a weight
+        if now == before or now == before[: len(now)]:  # a shortcut has room for a weight
             return None
         return "x" if now[:WIDTH] != before[:WIDTH] else "weight"
 
@@ -199,7 +200,7 @@ class ViewSaved(Saved):
         return Grads(dx, dweight, dbias) if plan.gives_both else self._grads(plan, dx, dweight, dbias)
 
     def _grads(self, plan: BackwardPlan, dx: Array, dweight: Array, dbias: Array) -> Grads:
-        """The gradients as the caller gets them."""
+        """The gradients, as they are returned to the caller."""
         return Grads(
             dx,
             dweight if plan.weight_given else plan.gradient(dweight, self._weight),
@@ -208,7 +209,7 @@ class ViewSaved(Saved):
 
 
 def half_written(owner: object, out: Any, target: Array) -> MemoryError:
-    """What to raise where a pass found no memory."""
+    """The error for a pass that ran out of memory."""
     if out is None or not np.may_share_memory(out, target):
         return MemoryError(f"{owner}: no memory left")
     return MemoryError(f"{owner}: no memory left; out, which was being written, has lost its values")

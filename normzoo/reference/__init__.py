@@ -1,1 +1,1 @@
-"""The reference: pages for a browser, made from the docstrings; see `pages.build`."""
+"""The reference documentation: HTML pages made from the docstrings; see `pages.build`."""

@@ -1,4 +1,5 @@
-"""Docstrings of the house as Markdown: sections with titles, arguments as lists, formulas set, examples highlighted."""
+"""This package's docstrings as Markdown: titled sections, lists of arguments, typeset formulas, highlighted
+examples."""
 
 import re
 
@@ -9,7 +10,7 @@ _LINK = re.compile(r"arXiv:((?:[a-z-]+/)?[\d.]*\d)|(https?://[^\s,;()]*[^\s,;().
 
 
 def markdown(text: str) -> str:
-    """Markdown, with HTML in it, of a docstring."""
+    """A docstring as Markdown that contains HTML."""
     lines, out = text.split("\n"), []
     while lines:
         line = lines.pop(0)
@@ -29,7 +30,7 @@ def markdown(text: str) -> str:
 
 
 def _block(lines: list[str]) -> list[str]:
-    """The indented lines at the front, which are taken away, without their indentation."""
+    """Remove the indented lines at the front of `lines`; return them without their indentation."""
     found = []
     while lines and (not lines[0].strip() or lines[0].startswith("    ")):
         found.append(lines.pop(0)[4:])
@@ -53,7 +54,7 @@ def _section(title: str, body: list[str]) -> str:
 
 
 def _parts(body: list[str]) -> list[str]:
-    """Paragraphs: an indented line is one by itself, and so are the lines between."""
+    """Split into paragraphs: each indented line is one, and so are the lines between indented ones."""
     parts, last = [""], False
     for line in body:
         indented = line.startswith(" ")
@@ -69,7 +70,7 @@ def _joined(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Text whose asterisks and underscores are no markup, with links, and with code as it is."""
+    """Text with links, in which asterisks and underscores are escaped, except in code."""
     parts = re.split(r"(`[^`]*`)", text)
     return "".join(part if part.startswith("`") else _linked(part) for part in parts)
 

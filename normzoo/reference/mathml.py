@@ -1,4 +1,4 @@
-"""Formulas as docstrings have them, y = x / sqrt(mean(x^2) + eps), set as mathematics: MathML, which browsers draw."""
+"""Formulas in docstrings, such as y = x / sqrt(mean(x^2) + eps), as MathML, which browsers typeset."""
 
 import ast
 import keyword
@@ -17,21 +17,21 @@ OPERATORS: dict[type, str] = {
 BINDING: dict[type, int] = {ast.Add: 1, ast.Sub: 1, ast.Mult: 2, ast.MatMult: 2, ast.Div: 2, ast.FloorDiv: 2}
 ATOM, POWER = 9, 4
 PAUSES = ".,;:"
-WORDS = ("over", "of")  # that follow a sum and are no names
+WORDS = ("over", "of")  # words that follow a sum and are not names
 
 
 class NoFormula(Exception):
-    """This is not mathematics, or more than is set here."""
+    """The text is not a formula, or one that is not supported here."""
 
 
 def paragraph(text: str) -> str:
-    """HTML of text with formulas in it: every longest stretch that reads as one is set, and the rest stays."""
+    """HTML of text with formulas: every longest part that parses as a formula is typeset, other text is kept."""
     pieces = list(_pieces(text))
     out, start = [], 0
     while start < len(pieces):
         for end in range(len(pieces), start, -1):
             if any(piece.rstrip()[-1:] in PAUSES for piece in pieces[start : end - 1]):
-                continue  # a formula ends where a clause does
+                continue  # a formula does not extend beyond a clause
             source = "".join(pieces[start:end])
             body = source.rstrip().rstrip(PAUSES)
             found = _formula(body)
@@ -46,7 +46,7 @@ def paragraph(text: str) -> str:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """The text cut behind spaces that are in no bracket and in no code."""
+    """Split the text after each space that is outside brackets and code."""
     depth, code, piece = 0, False, ""
     for character in text:
         depth += (character in "([{") - (character in ")]}")
@@ -64,7 +64,7 @@ def _plain(text: str) -> str:
 
 
 def _formula(source: str) -> str | None:
-    """MathML, or None where this is no formula."""
+    """MathML of a formula; None if the text is not one."""
     if not source or source[0].isspace() or "`" in source or not re.search(r"[=+*/^@<>|\[(]", source):
         return None
     code = re.sub(r"\|\|([^|]+)\|\|(_\w+)?", r"norm(\1)", source)
@@ -99,8 +99,8 @@ def _bracketed(inner: str, left: str = "(", right: str = ")") -> str:
     return _row(f"<mo>{left}</mo>", inner, f"<mo>{right}</mo>")
 
 
-def _set(node: ast.expr) -> tuple[str, int]:  # noqa: PLR0911 (one for each kind)
-    """MathML of an expression, and how tightly it binds."""
+def _set(node: ast.expr) -> tuple[str, int]:  # noqa: PLR0911 (one return for each kind)
+    """MathML of an expression, and its binding strength."""
     match node:
         case ast.Name():
             return _name(node.id), ATOM
@@ -151,7 +151,7 @@ def _call(name: str, arguments: list[ast.expr]) -> tuple[str, int]:
 
 
 def _tight(node: ast.expr, binding: int) -> str:
-    """An operand, in brackets where it binds less than `binding`."""
+    """An operand, in brackets if it binds less than `binding`."""
     found, own = _set(node)
     return found if own >= binding else _bracketed(found)
 
@@ -162,7 +162,7 @@ def _list(node: ast.expr) -> str:
 
 
 def _name(name: str) -> str:
-    """A symbol, with an index where it is a letter or a symbol with one."""
+    """A symbol; with an index, if the name is a letter or symbol followed by one."""
     first, _, index = name.rstrip("_").partition("_")
     if name in SYMBOLS:
         return f"<mi>{SYMBOLS[name]}</mi>"

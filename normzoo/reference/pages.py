@@ -1,4 +1,4 @@
-"""Pages of the reference, by pdoc: one of everything that is public, and of the rooms that users read."""
+"""Pages of the reference, made by pdoc: one for each public module and for the modules that users read."""
 
 import inspect
 import re
@@ -32,7 +32,7 @@ CSS = """
 .pdoc .docstring :is(table, pre) { overflow-wrap: normal; }
 html, main { scroll-behavior: auto; }
 """
-# How types are shown, with the tags of the highlighter around every token, and how they read better.
+# Types as pdoc shows them, with the highlighter's tags around every token, and a more readable form of each.
 _ANY = r'<span class="n">typing</span><span class="o">.</span><span class="n">Any</span>'
 TYPES = [
     (
@@ -48,14 +48,14 @@ TYPES = [
 
 
 def build(out: Path) -> list[Path]:
-    """Write the pages into the folder `out`, which is made; `index.html` leads to them. No page needs a network.
+    """Write the pages into the folder `out`, which is created; `index.html` leads to them. No page needs a network.
 
     Raises:
-        ImportError: pdoc is not installed. ValueError: `out` has files of these names that are no such pages.
+        ImportError: pdoc is not installed. ValueError: `out` has files of these names that are not such pages.
         RuntimeError: Python runs without docstrings.
     """
     if sys.flags.optimize > 1:
-        raise RuntimeError("reference: expected docstrings, which python -OO takes away; write python without -OO")
+        raise RuntimeError("reference: expected docstrings, which python -OO removes; write python without -OO")
     others = [out / name for name in (INDEX, SEARCH, "normzoo.html") if (out / name).exists()]
     if others and not all((out / f"{name.replace('.', '/')}.html").exists() for name in MODULES):
         raise ValueError(
@@ -92,17 +92,17 @@ def build(out: Path) -> list[Path]:
 
 
 def _page(text: str, quote: str = '"') -> str:
-    """A page with types that read better; in the index for the search, quotes are escaped."""
+    """A page with more readable types; in the search index, quotes are escaped."""
     for shown, better in TYPES:
         text = re.sub(shown.replace('"', quote), better.replace('"', quote), text)
     return text
 
 
 def _rewrite(doc: Any) -> None:
-    """The docstrings of a module or class, and of all that is in it, as Markdown."""
+    """Convert the docstrings of a module or class, and of all its members, to Markdown."""
     text, own = doc.docstring, getattr(doc.obj, "__doc__", None)
     if doc.name == "__init__" and (not own or own.startswith("Create new instance of")):
-        doc.docstring = "@public"  # to be shown, without what it inherits: the class says what there is to say
+        doc.docstring = "@public"  # public, but without the inherited docstring: that of the class says everything
     else:
         doc.docstring = "" if text.startswith("Alias for field number") else markdown(inspect.cleandoc(text))
     for member in getattr(doc, "members", {}).values():

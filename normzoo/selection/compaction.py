@@ -1,8 +1,9 @@
-"""From an array with values left out to dense arrays that a backend takes, and back.
+"""Compaction: from an array with values left out to dense arrays that a backend takes, and back.
 
-The axes of x along which a mask varies are kept ones (A) and reduced ones (B). x is laid out as (A, before, B, behind),
-with A and B merged each. Sets with one and the same pattern along B are a group: x[rows of A][..., values of B, ...] is
-dense, and its letters are those of x. A contiguous range of rows or values is a slice, and not copied.
+A mask varies along some axes of x: A are the kept ones of them, B the reduced ones. x is transposed to (A, before, B,
+behind), with the axes of A merged into one, and those of B too. Sets with the same pattern of counted values along B
+form a group: x[rows of A][..., values of B, ...] is a dense array, whose letters are those of x. Contiguous rows or
+values are sliced, not copied.
 """
 
 from collections.abc import Iterator
@@ -20,15 +21,15 @@ Index = Any  # a slice or an array of indices
 
 
 class Group(NamedTuple):
-    """The sets of one pattern, of one segment."""
+    """The sets that have the same pattern and belong to the same segment."""
 
     segment: int
-    rows: Index | None  # of A; None: there is no A
-    values: Index | None  # of B; None: there is no B
+    rows: Index | None  # indices along A; None: no axis is in A
+    values: Index | None  # indices along B; None: no axis is in B
 
 
 class Arrangement:
-    """How x of certain axes lies for certain masks."""
+    """How an x with certain axes is rearranged for certain masks."""
 
     def __init__(self, axes: Axes, pattern: Array, varies: list[bool], ids: Array | None) -> None:
         letters = axes.letters
@@ -49,7 +50,7 @@ class Arrangement:
             *(axes.shape[i] for i in self.behind),
         ]
         self.place_b = bool(self.a) + len(self.before)
-        # parameters: the capital axes, those of A and B first
+        # parameters: the axes with capital letters, those of A and B first
         capital = [i for i, letter in enumerate(letters) if letter.isupper()]
         self.capital_sizes = [axes.shape[i] for i in capital]
         self.capital_a = [i for i in self.a if i in capital]
@@ -64,7 +65,7 @@ class Arrangement:
         self.sets_shape = (len(self.segments), *(axes.shape[i] for i in self.kept))
 
     def groups(self) -> Iterator[Group]:
-        """All groups that have a value, in a fixed order."""
+        """All groups that have at least one value, in a fixed order."""
         for rows, pattern in _patterns(self.pattern):
             for s, segment in enumerate(self.segments):
                 values = pattern if segment is None else pattern & (self.ids == segment)
@@ -76,12 +77,12 @@ class Arrangement:
                     )
 
     def merge(self, x: Array) -> Array:
-        """x as (A, before, B, behind), which `take` and `put` work on: its own memory, where its axes can be merged."""
+        """x as (A, before, B, behind), for `take` and `put`: a view of x if its axes can be merged without a copy."""
         return x.reshape(self.cut).transpose(self.order).reshape(self.merged)
 
     def deliver(self, merged: Array, y: Array) -> None:
-        """What was put into `merge(y)` in y."""
-        if not np.may_share_memory(merged, y):  # merging axes has copied them
+        """Copy into y what was written into `merge(y)`, if that is a copy."""
+        if not np.may_share_memory(merged, y):  # merging the axes made a copy
             y[...] = merged.reshape(self.sizes).transpose(inverse(tuple(self.order))).reshape(y.shape)
 
     def take(self, merged: Array, group: Group) -> Array:
@@ -97,14 +98,14 @@ class Arrangement:
         return np.ascontiguousarray(part)
 
     def row_index(self, group: Group) -> Array | None:
-        """The group's rows of the merged view, where it is a list of whole rows."""
+        """The indices of the group's rows in the merged array, if the group is a list of whole rows; else None."""
         if group.values is None:
             return group.rows if isinstance(group.rows, np.ndarray) else None
         return group.values if not self.a and self.place_b == 0 and isinstance(group.values, np.ndarray) else None
 
     def put_all(self, merged: Array, group: Group, made: Array, policy: str) -> bool:
-        """Write the results of the only group, and 0 elsewhere (with `policy` "zero"), in one go; False where that
-        cannot be."""
+        """Write the results of the only group, and 0 elsewhere (with `policy` "zero"), in one call. Returns False if
+        that is not possible."""
         index = self.row_index(group)
         if index is None or not merged.flags.c_contiguous:
             return False
@@ -114,8 +115,8 @@ class Arrangement:
         return True
 
     def most_sets(self, x: Array) -> Group | None:
-        """The group of the sets that count, where these are a third and more of all, the mask keeps or leaves out whole
-        sets, and these lie one after the other in x; else None. Fewer are sooner gathered."""
+        """The group of the sets that count, if they are at least a third of all sets, the mask counts or leaves out
+        whole sets, and the sets are contiguous in x, one after another; else None. Gathering fewer sets is faster."""
         whole = self.ids is None and not self.b and self.a == self.kept and self.order == list(range(len(self.order)))
         if not (whole and x.flags.c_contiguous):
             return None
@@ -124,12 +125,12 @@ class Arrangement:
         return group if some else None
 
     def put_rows(self, x: Array, place: Array, y: Array) -> None:
-        """Row i of y is row place[i] of x, 0 where that is -1; where it is -2 it stays."""
+        """Row i of y becomes row place[i] of x, or 0 if place[i] is -1; if it is -2, row i of y stays."""
         rows = (_rows_of_bytes(a.reshape(len(place), -1)) for a in (x, y))
         backend(chosen()).spread_rows(next(rows), place, next(rows))
 
     def put(self, merged: Array, group: Group, made: Array) -> None:
-        """Write the group's results."""
+        """Write the group's results into the merged array."""
         if group.values is None:
             merged[... if group.rows is None else group.rows] = made
         elif group.rows is None or isinstance(group.rows, slice):
@@ -146,7 +147,7 @@ class Arrangement:
         return Axes(part.shape, self.letters)
 
     def _parameter_index(self, group: Group) -> tuple:
-        """Coordinates of the group's rows and values along the capital axes of A and B."""
+        """Indices of the group's rows and values along the capital axes of A and B."""
         index: list[Array] = []
         both = bool(self.capital_a) and bool(self.capital_b)
         for axes, capital, taken in ((self.a, self.capital_a, group.rows), (self.b, self.capital_b, group.values)):
@@ -161,7 +162,7 @@ class Arrangement:
         return tuple(index)
 
     def parameter(self, p: Array, group: Group) -> Array:
-        """The group's part of a parameter, in the order of its dense array."""
+        """The part of a parameter that belongs to the group, in the axis order of its dense array."""
         moved = p.reshape(self.capital_sizes).transpose(self.capital_order)
         index = self._parameter_index(group)
         if not index:
@@ -170,14 +171,14 @@ class Arrangement:
         return np.ascontiguousarray(self._b_behind(found))
 
     def _b_behind(self, p: Array, back: bool = False) -> Array:
-        """(A, B, before, behind) -> (A, before, B, behind) of what parameters span, or back."""
+        """Reorder a parameter's axes from (A, B, before, behind) to (A, before, B, behind), or `back`."""
         if not self.capital_b or not self.capital_before:
             return p
         first, last = bool(self.capital_a), bool(self.capital_a) + len(self.capital_before)
         return np.moveaxis(p, *((last, first) if back else (first, last)))
 
     def add_parameter(self, total: Array, group: Group, d: Array) -> None:
-        """Add the group's part of a parameter's gradient to `total`, in order."""
+        """Add the group's part of a parameter's gradient to `total`; groups are added in order."""
         moved = total.reshape(self.capital_sizes).transpose(self.capital_order)
         index = self._parameter_index(group)
         if not index:
@@ -186,13 +187,13 @@ class Arrangement:
             np.add.at(moved, index, self._b_behind(d, back=True).astype(np.float64))
 
     def put_sets(self, planes: tuple[Array, Array, Array], group: Group, saved: Any, part: Array) -> None:
-        """Write count, mean and spread of the group's sets to arrays of `sets_shape`."""
+        """Write count, mean and spread of the group's sets into arrays of `sets_shape`."""
         order = saved.view_order
         kept = [i for i in order if self.letters[i] in "kK"]
         sizes = [part.shape[i] for i in kept]
         back = np.argsort(kept, kind="stable")
         values = part.size // max(prod(sizes), 1)
-        # (A, the rest of the kept axes)
+        # (A, the other kept axes)
         arranged = [*self.a, *(i for i in [*self.before, *self.behind] if i in self.kept)]
         for plane, found in zip(planes, (None, saved.mean, saved.spread), strict=True):
             at = plane[group.segment, ...].transpose([self.kept.index(i) for i in arranged])
@@ -207,15 +208,15 @@ class Arrangement:
 
 
 def _patterns(pattern: Array) -> list[tuple[Array, Array]]:
-    """The rows of each pattern, ascending, and the pattern."""
+    """(indices of the rows that have this pattern, ascending; the pattern), for each pattern."""
     if pattern.shape[1] == 1:
         return [(rows, pattern[0] | True) for rows in [np.flatnonzero(pattern)] if rows.size]
     if pattern.shape[0] == 1:
         return [(np.zeros(1, np.int64), pattern[0])]
     packed = np.packbits(pattern, axis=1)
-    keys = np.ascontiguousarray(packed).view(f"V{packed.shape[1]}").reshape(-1)  # compared as one
+    keys = np.ascontiguousarray(packed).view(f"V{packed.shape[1]}").reshape(-1)  # each row is compared as one value
     _, first, which = np.unique(keys, return_index=True, return_inverse=True)
-    which = which.astype(np.min_scalar_type(first.size))  # sixteen bits and less are sorted by counting
+    which = which.astype(np.min_scalar_type(first.size))  # integers of 16 bits and fewer use a radix sort
     rows = np.argsort(which, kind="stable")
     ends = np.cumsum(np.bincount(which, minlength=first.size))[:-1]
     return [(found, pattern[one]) for found, one in zip(np.split(rows, ends), first, strict=True)]
@@ -228,7 +229,7 @@ def _rows_of_bytes(a: Array) -> Array:
 def arrange(
     axes: Axes, shape: tuple[int, ...], mask: Array | None, segments: Array | None, segment_axis: int
 ) -> Arrangement:
-    """The arrangement of x of this shape for a mask of its rank, and segments along an axis."""
+    """The arrangement of an x of this shape, for a mask of the same rank and segments along one axis."""
     owner = axes.owner or tuple(range(len(axes.shape)))
     full = (1,) * len(shape) if mask is None else mask.shape
     splits = [full[o] != 1 or (segments is not None and o == segment_axis) for o in owner]
@@ -252,13 +253,13 @@ def arrange(
 
 
 def _letter(letters: str, axes: list[int], capital: str, small: str) -> str:
-    """The letter of these axes merged; none where there are none."""
+    """The letter of these axes merged; "" if there are none."""
     if not axes:
         return ""
     return capital if any(letters[i] == capital for i in axes) else small
 
 
 def _range(indices: Array, size: int) -> Index:
-    """A slice where the indices are neighbours."""
+    """The indices as a slice if they are contiguous, else the indices."""
     first, last = int(indices[0]), int(indices[-1])
     return slice(first, last + 1) if last - first + 1 == indices.size else indices

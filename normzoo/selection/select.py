@@ -1,6 +1,6 @@
-"""Which values count: `select` puts x and what is known of its values together.
+"""`select`: an array together with which of its values count.
 
-A norm takes the result as x, and `norm(x, mask=...)` is short for it. `selected.py` normalizes what counts.
+A norm takes the result as x; `norm(x, mask=...)` is short for that. `selected.py` normalizes the values that count.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ POLICIES = ("zero", "keep", "normalize")
 
 
 class Selected:
-    """An array and which of its values count; see `select`. It has the shape and dtype of x."""
+    """An array and which of its values count, see `select`. It has the shape and dtype of x."""
 
     is_selection = True
     __slots__ = ("mask", "masked", "sample_weight", "segment_axis", "segments", "x")
@@ -26,8 +26,8 @@ class Selected:
     def __init__(
         self,
         x: Array,
-        mask: Array | None,  # boolean, of x's rank, each axis 1 or x's
-        sample_weight: Array | None,  # float64, the same
+        mask: Array | None,  # boolean, of x's rank; each axis has size 1 or x's size
+        sample_weight: Array | None,  # float64, of such a shape, too
         segments: Array | None,  # integers, along `segment_axis`
         segment_axis: int,
         masked: str,
@@ -53,7 +53,7 @@ class Selected:
 
     @property
     def shown(self) -> Array | None:
-        """Where y is computed, elsewhere it is 0 or x; None: everywhere."""
+        """Where y is computed; elsewhere y is 0 or x. None: y is computed everywhere."""
         return None if self.masked == "normalize" else self.mask
 
 
@@ -74,20 +74,20 @@ def select(
     Args:
         x: float array.
         mask: booleans that broadcast to x; True counts.
-        lengths: integers (N,): of item i the first lengths[i] places along `length_axis` count.
-        sample_weight: numbers of at least 0 that broadcast to x: how much a value counts.
+        lengths: integers (N,): the first lengths[i] positions of item i along `length_axis` count.
+        sample_weight: numbers >= 0 that broadcast to x: how much each value counts.
             mean = sum(w * x) / sum(w), var = sum(w * (x - mean)^2) / sum(w).
-        segments: integers, as many as x has along `segment_axis`, which the norm must reduce: values of different ids
-            are in different sets, as the nodes of graphs.
-        length_axis: the axis that lengths run along; items are on axis 0.
-        segment_axis: the axis of segments.
-        masked: what y is where values do not count: "zero", "keep" (y = x) or "normalize" (by the statistics of the
-            others; the bias in an empty set).
-        skip_nan: NaN does not count either.
+        segments: integers, one for each index of `segment_axis`, which the norm must reduce: values with different ids
+            belong to different sets, as the nodes of a batch of graphs.
+        length_axis: the axis that lengths refer to; items are on axis 0.
+        segment_axis: the axis that segments refer to.
+        masked: y where values do not count: "zero", "keep" (y = x) or "normalize" (by the statistics of the others; an
+            empty set gives the bias).
+        skip_nan: if True, NaN does not count either.
 
     Raises:
         TypeError: x is not a float array, mask not boolean, lengths or segments not integers.
-        ValueError: a shape does not broadcast; a length beyond the axis; a weight that is negative or not finite.
+        ValueError: a shape does not broadcast; a length exceeds the axis; a weight is negative or not finite.
 
     >>> import numpy as np, normzoo as nz
     >>> x = np.float32([[1, 3, 99]])
@@ -95,7 +95,7 @@ def select(
     array([[-1.,  1.,  0.]], dtype=float32)
     """
     if isinstance(x, Selected):
-        raise TypeError("select: expected an array, got one that was selected from already")
+        raise TypeError("select: expected an array, got a selection; write select(selection.x, ...)")
     check_array("select", "x", x)
     x = np.asarray(x)
     if masked not in POLICIES:
@@ -119,7 +119,7 @@ def select(
             raise TypeError(f"select: expected sample_weight of numbers, got {weights.dtype}")
         weights = weights.astype(np.float64)
         if not (np.isfinite(weights).all() and (weights >= 0).all()):
-            raise ValueError("select: expected sample_weight of finite numbers >= 0, got others")
+            raise ValueError("select: expected sample_weight of finite numbers >= 0, got negative or non-finite ones")
     ids, axis = None, 0
     if segments is not None:
         axis = check_axis("select", segment_axis, x.ndim, "segment_axis")
@@ -132,7 +132,7 @@ def select(
 
 
 def _broadcasting(name: str, a: Array, shape: tuple[int, ...]) -> Array:
-    """a with the rank of `shape`."""
+    """`a` reshaped to the rank of `shape`."""
     if a.ndim <= len(shape):
         a = a.reshape((1,) * (len(shape) - a.ndim) + a.shape)
         if all(s in (1, n) for s, n in zip(a.shape, shape, strict=True)):

@@ -1,10 +1,10 @@
-"""Which values count: masks, lengths, segments and weights, for every norm of the algebra.
+"""Normalization of selected values: masks, lengths, segments and weights, for every norm that the backends compute.
 
-`select` puts x and what is known of its values together; a norm takes the result as x, and `norm(x, mask=...)` is short
-for it. Values that do not count are left out of the arrays before a backend sees them: the sets of one pattern of
-kept values are one dense array, and one pass. So statistics have the bits of the ragged data, masks need no kernels of
-their own, and what is left out can be anything, NaN too. Weights, and outputs for values that do not count, are
-computed by `weighted.py`.
+`select` puts x together with which of its values count; a norm takes the result as x, and `norm(x, mask=...)` is short
+for that. Values that do not count are removed before a backend sees the arrays: all sets with the same pattern of
+counted values form one dense array, normalized in one pass. So statistics are bit-identical to those of the ragged
+data, masks need no kernels of their own, and a value that does not count can be anything, even NaN. Weighted
+statistics, and outputs of values that do not count, are computed by `weighted.py`.
 """
 
 from collections.abc import Callable
@@ -23,11 +23,11 @@ from normzoo.selection.compaction import Arrangement, arrange
 from normzoo.selection.select import Selected
 from normzoo.selection.weighted import normalize_weighted
 
-Back = Callable[[Array, Array], tuple[Array | None, Array | None]]  # (dy, dx to write) -> dweight, dbias
+Back = Callable[[Array, Array], tuple[Array | None, Array | None]]  # (dy, dx: written) -> dweight, dbias
 
 
 class SetMoments(NamedTuple):
-    """Statistics of every set, float64; of shape (segments, *sizes of the kept axes)."""
+    """Statistics of every set, float64, of shape (segments, *sizes of the kept axes)."""
 
     size: Array  # sum of weights; 0 where no value counts
     mean: Array
@@ -35,13 +35,13 @@ class SetMoments(NamedTuple):
 
 
 class _Task(NamedTuple):
-    """What is to be done with what of x counts: as `normalize` gets it."""
+    """The arguments of `normalize_selected`, as its helpers need them."""
 
     passes: tuple[Callable[..., Any], Callable[..., Any]]  # `normalize` and `resume`
     form: Form
     chosen: Selected
     x: Array
-    y: Array  # to be written
+    y: Array  # written
     weight: Array | None
     bias: Array | None
 
@@ -51,11 +51,11 @@ def normalize_selected(
     passes: tuple[Callable[..., Any], Callable[..., Any]],
     form: Form,
     chosen: Selected,
-    arrays: tuple[Array | None, Array | None, Array | None],  # weight, bias and out
+    arrays: tuple[Array | None, Array | None, Array | None],  # weight, bias, out
     given: Given | None,
     apart: tuple[Array | None, ...],
 ) -> tuple[Array, SetMoments | None, Back]:
-    """y, the moments of every set (None where they are given), and the way back: (dy, dx to write) -> dweight, dbias.
+    """y, the moments of every set (None if the statistics are given), and the backward function.
 
     Args:
         passes: `normalize.normalize` and `normalize.resume`.
@@ -67,7 +67,7 @@ def normalize_selected(
             x = x.copy(order="K")
     y = _empty_like(x) if out is None else out
     mask = chosen.mask
-    label = form._replace(owner=getattr(owner, "label", owner))  # the way back holds no norm, whose `saved` it may be
+    label = form._replace(owner=getattr(owner, "label", owner))  # not the norm, whose `saved` may refer to `back`
     task = _Task(passes, label, chosen, x, y, weight, bias)
     if given is not None:
         return _by_given(task, given)
@@ -85,7 +85,7 @@ def normalize_selected(
 
 
 def _by_groups(task: _Task, arrangement: Arrangement) -> tuple[Array, SetMoments, Back]:
-    """`normalize_selected`, a pass for each pattern of values that count."""
+    """`normalize_selected` by one pass for each pattern of counted values."""
     x, y, weight, bias, chosen = task.x, task.y, task.weight, task.bias, task.chosen
     groups = []
     count, mean, var = (np.zeros(arrangement.sets_shape) for _ in range(3))
@@ -114,9 +114,9 @@ def _back(
     dy: Array,
     dx: Array,
     parameters: tuple[Array | None, Array | None],
-    shown: tuple[Array | None, str],  # mask, and what is done where it is False
+    shown: tuple[Array | None, str],  # the mask, and what y is where it is False
 ) -> tuple[Array | None, Array | None]:
-    """dx, written, dweight and dbias by what the passes of all groups left."""
+    """Write dx; return dweight and dbias, from what the passes of all groups saved."""
     d = dy.copy() if np.may_share_memory(dx, dy) else dy
     sums = [None if p is None else np.zeros(p.shape) for p in parameters]
     results = []
@@ -132,8 +132,9 @@ def _back(
 
 
 def _most_sets(task: _Task, arrangement: Arrangement, group: Any) -> tuple[Array, SetMoments, Back]:
-    """`normalize_selected` where most sets count, each as a whole: all are normalized where they lie, and those that do
-    not count are written over. It is the backward pass, which adds sets up, that takes those apart that do."""
+    """`normalize_selected` where most sets count, each as a whole: all sets are normalized in place in x's layout, and
+    those that do not count are overwritten. Only the backward pass, which sums over sets, gathers the sets that
+    count."""
     (run, resume), x, y, weight, bias = task.passes, task.x, task.y, task.weight, task.bias
     left = run(task.form, x, weight, bias, y)[2].left
     kept = arrangement.pattern[:, 0]
@@ -161,27 +162,29 @@ def _most_sets(task: _Task, arrangement: Arrangement, group: Any) -> tuple[Array
 
 
 def _as(total: Array | None, p: Array | None) -> Array | None:
-    """A sum in the dtype of its parameter."""
+    """The sum in the dtype of its parameter."""
     return None if total is None or p is None else total.astype(p.dtype)
 
 
 def _piece(owner: object, axes: Axes, axis: int) -> int:
-    """The piece of `axes` that an axis of x is."""
+    """Index of the piece of `axes` that is this axis of x."""
     pieces = [i for i, o in enumerate(axes.owner or range(len(axes.shape))) if o == axis]
     if len(pieces) != 1:
-        raise ValueError(f"{owner}: expected segments along an axis that is not cut, got segment_axis={axis}")
+        raise ValueError(
+            f"{owner}: expected segments along an axis that the norm does not split, got segment_axis={axis}"
+        )
     return pieces[0]
 
 
 def _empty_like(x: Array) -> Array:
-    """A new array of x's shape, dtype and order of axes."""
+    """A new array of x's shape, dtype and axis order."""
     return empty(x.shape, x.dtype) if x.flags.c_contiguous else np.empty_like(x)
 
 
 def _place(
     arrangement: Arrangement, y: Array, x: Array, results: list[tuple[Any, Array]], mask: Array | None, policy: str
 ) -> None:
-    """The results of all groups in y, and what the policy says where values do not count."""
+    """Write the results of all groups into y and, where values do not count, what the policy says."""
     if policy == "keep" and mask is not None:
         y[...] = x
     merged = arrangement.merge(y)
@@ -194,7 +197,8 @@ def _place(
 
 
 def _by_given(task: _Task, given: Given) -> tuple[Array, None, Back]:
-    """Statistics that are given: a value that does not count has no part in the gradients, whatever it is."""
+    """Normalize by given statistics: a value that does not count contributes nothing to the gradients, whatever it
+    is."""
     chosen, x, y = task.chosen, task.x, task.y
     mask = chosen.shown
     shown = x if mask is None else np.where(mask, x, np.zeros((), x.dtype))
@@ -217,10 +221,11 @@ def _by_given(task: _Task, given: Given) -> tuple[Array, None, Back]:
 
 @quiet
 def average_of(found: SetMoments, channel: int) -> tuple[Array, Array, Array]:
-    """Mean and unbiased variance over the sets of every channel, and which channels have any: for running statistics.
+    """Mean and unbiased variance of every channel, averaged over its sets, and which channels have a counted value: an
+    update of running statistics.
 
     Args:
-        channel: which of the kept axes is that of the channels.
+        channel: index of the channel axis among the kept axes.
     """
     axes = tuple(i for i in range(found.size.ndim) if i != channel + 1)
     filled = found.size > 0

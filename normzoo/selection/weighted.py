@@ -1,9 +1,9 @@
-"""Norms of the algebra with weighted statistics: the formulas of `backends/contract.py`, values counted by weights.
+"""Norms with weighted statistics: the formulas of `backends/contract.py`, where each value counts with its weight.
 
     mean = sum(w * x) / sum(w)        spread = sum(w * |x - mean|^power) / k        k = sum(w), or 1 for totals
     dx = rstd * (g - [center] w * sum(g) / sum(w) - w * q * sum(g * xhat) / k)
 
-NumPy, float64 inside, on every backend. Values of weight 0 have no part in the statistics, whatever they are.
+Computed by NumPy in float64, on every backend. Values of weight 0 have no effect on the statistics, whatever they are.
 """
 
 from collections.abc import Callable
@@ -18,13 +18,14 @@ from normzoo.passes.formulas import reciprocal, summed, unit
 
 def normalize_weighted(
     form: Form,
-    chosen: Any,  # selection.Selected
+    chosen: Any,  # a selection.select.Selected
     x: Array,
     y: Array,
     weight: Array | None,
     bias: Array | None,
 ) -> tuple[tuple[Array, Array, Array], Callable[[Array, Array], tuple]]:
-    """(sum of weights, mean, spread) of every set, and the way back; writes y. See `selection.normalize_selected`."""
+    """Write y; return (sum of weights, mean, spread) of every set and the backward function. See
+    `normalize_selected`."""
     axes = form.axes
     owner = axes.owner or tuple(range(len(axes.shape)))
     reduced = tuple(i for i, letter in enumerate(axes.letters) if letter in "rR")
@@ -62,7 +63,7 @@ def normalize_weighted(
         result = np.zeros(axes.shape)
         for part, step in steps:
             result[part] = step(g[part])
-        along = np.where(d == 0, 0.0, d * made)  # what is left out may be NaN
+        along = np.where(d == 0, 0.0, d * made)  # a value that does not count may be NaN
         _place(dx, result.reshape(x.shape), dy.copy() if dy is dx else dy, shown, chosen.masked)
         found = [
             None if p is None else summed(values, tuple(span)).reshape(p.shape).astype(p.dtype)
@@ -80,7 +81,7 @@ def _place(y: Array, made: Array, x: Array, shown: Array | None, policy: str) ->
 
 
 def _one(v: Array, weights: Array, reduced: tuple[int, ...], moments: Moments, eps: float) -> tuple:
-    """xhat of some values, the function from g to dx, and (sum of weights, mean, spread)."""
+    """xhat of one segment, the function from g to dx, and (sum of weights, mean, spread)."""
 
     def total(values: Array) -> Array:
         return np.where(weights > 0, values, 0.0).sum(axis=reduced, keepdims=True)

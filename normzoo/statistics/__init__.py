@@ -1,5 +1,5 @@
-"""Statistics that outlive a pass: running ones, those of data in parts, recalibration, and what a person looks at.
+"""Statistics that outlive a pass: running statistics, statistics of data in parts, recalibration, diagnosis.
 
-May import `passes`, `selection` and the layer's base. Running statistics change in one step or not at all, here and
-nowhere else; no norm is known by name.
+May import `passes`, `selection` and the layer's base class; knows no norm by name. Running statistics are changed only
+here: in one step, or not at all.
 """

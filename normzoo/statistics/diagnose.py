@@ -1,4 +1,4 @@
-"""What a norm sees: numbers about every set of x, for a person to look at."""
+"""`diagnose`: numbers about every set of an input, as a norm sees it, for a person to read."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,22 +10,23 @@ from normzoo.norm import Norm, eps_for
 from normzoo.statistics.stats import LARGE, SMALL, data_array, power_above
 
 COLUMNS = ("count", "nonfinite", "mean", "var", "min", "max", "condition", "eps_share")
-SHOWN = 16  # sets in a table
+SHOWN = 16  # most sets shown in a table
 
 
 @dataclass(frozen=True, eq=False)
 class Diagnosis:
-    """Numbers about every set of x; str() is a table, with the sets that need a look first.
+    """Numbers about every set of x. str() is a table that begins with the most suspicious sets.
 
     Attributes:
-        name: the norm.
-        count, nonfinite: int64, values in a set and, of these, NaN and inf. The rest is of the finite ones.
+        name: name of the norm.
+        count, nonfinite: int64, the number of values in a set and how many of them are NaN or inf. The other attributes
+            are computed from the finite values.
         mean, var, min, max: float64; var is the biased one. NaN where a set has no finite value.
-        condition: |mean| / std: how many times the spread is smaller than the values; digits are lost in proportion in
-            libraries that do not centre first. inf for a constant that is not 0.
-        eps_share: eps / (spread + eps), 0 to 1: where it is near 1, eps and not the data decides the scale, and y is
-            close to bias. The spread is var, or the mean square of a norm that does not centre; with the norm's own
-            power, and its sums.
+        condition: |mean| / std: how many times larger the values are than their deviations. Libraries that do not
+            centre first lose digits in proportion. inf for a constant set that is not 0.
+        eps_share: eps / (spread + eps), from 0 to 1: near 1, eps and not the data determines the scale, and y is close
+            to bias. The spread is the norm's own: the variance or, without centring, the mean square; for norms of
+            power 1 mean absolute values, for norms of totals sums.
 
     All have the shape of the sets: the kept axes of x.
     """
@@ -63,14 +64,15 @@ def _ranked(a: Array) -> Array:
 
 
 def diagnose(norm: Norm, x: Array) -> Diagnosis:
-    """Count, mean, variance, extremes, NaN and inf, condition and weight of eps of every set that `norm` makes of x.
+    """Report count, mean, variance, extremes, NaN and inf, condition and influence of eps of every set of x, for
+    `norm`.
 
-    The sets are those of training: a channel of a batch for BatchNorm, a row for LayerNorm. Nothing of the norm
-    changes, and NumPy computes in float64: meant for a look, not for every step.
+    The sets are those of training: one channel of the batch for BatchNorm, one row for LayerNorm. The norm does not
+    change. NumPy computes in float64: meant for inspection, not for every training step.
 
     Args:
         norm: a norm whose statistics are means over axes.
-        x: what the norm would be called with.
+        x: input of the norm.
 
     Raises:
         TypeError: the norm has no such sets, or x is not a float array. ValueError: x has a shape that does not fit.
@@ -106,9 +108,9 @@ def diagnose(norm: Norm, x: Array) -> Diagnosis:
 
 
 def _moments(v: Array, finite: Array, over: tuple[int, ...], moments: Moments, eps: float) -> dict[str, Any]:
-    """mean, var, condition and eps_share of the finite values; the others are 0 in v."""
+    """mean, var, condition and eps_share of the finite values; v is 0 where a value is not finite."""
     largest = np.abs(v).max(axis=over, keepdims=True, initial=0.0)
-    scale = np.where((largest > SMALL) & (largest < LARGE), 1.0, power_above(largest))  # squares stay in range
+    scale = np.where((largest > SMALL) & (largest < LARGE), 1.0, power_above(largest))  # keeps squares in range
     v = v / scale
     n = finite.sum(axis=over, keepdims=True)
     start = v.sum(axis=over, keepdims=True) / n
@@ -127,7 +129,7 @@ def _moments(v: Array, finite: Array, over: tuple[int, ...], moments: Moments, e
         root = (spread ** (1 / power) if power else spread) * scale
         share = np.where(root < eps, 1.0, 0.0 * root)
     else:
-        for _ in range(power):  # scale^power alone may leave the range
+        for _ in range(power):  # multiplied one by one: scale^power may leave the range
             spread = spread * scale
         share = np.where(spread + eps > 0, eps / (spread + eps), 0.0 * spread)
     return {"mean": mean * scale, "var": var * scale * scale, "condition": condition, "eps_share": share}

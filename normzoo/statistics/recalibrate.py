@@ -1,4 +1,4 @@
-"""Running statistics of a whole data set, every value of which weighs the same."""
+"""Running statistics recomputed over a whole data set, where every value has the same weight."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
@@ -16,11 +16,11 @@ from normzoo.statistics.tracked import TrackedNorm
 
 
 class Collected:
-    """What the norms' running statistics are taken from: the inputs of one norm.
+    """The statistics of all inputs of one norm, from which `recalibrate` computes its running statistics.
 
-    Where the norm's sets are those of its running statistics, as BatchNorm's and SplitBatchNorm's are: count, mean and
-    m2 of every set. InstanceNorm and GhostBatchNorm, which have more sets: the means and unbiased variances of all of
-    them, which weigh the same.
+    If each set of the norm belongs to one channel of the running statistics, as in BatchNorm and SplitBatchNorm: count,
+    mean and m2 of every set. InstanceNorm and GhostBatchNorm have several sets for each channel: the means and unbiased
+    variances of all sets, with equal weights.
     """
 
     def __init__(self, norm: TrackedNorm) -> None:
@@ -28,7 +28,7 @@ class Collected:
         self.first, self.second = (Stats.empty(norm.buffers["running_mean"].shape) for _ in range(2))
 
     def see(self, x: Array) -> None:
-        """Take a batch in."""
+        """Add a batch."""
         norm = self.norm
         x = data_array(norm, "x", x)
         axes = norm.axes(x)
@@ -81,34 +81,34 @@ def recalibrate(
     batch_size: int | None = None,
     progress: bool = False,
 ) -> None:
-    """Compute the running statistics of `norms` anew over a data set: after training, or after weights were averaged.
+    """Recompute the running statistics of `norms` over a data set: after training, or after weights were averaged.
 
     Formula:
-        BatchNorm, and norms whose running statistics are the same: mean and unbiased variance of all values of a
-        channel, in whatever batches they came: a last batch that is smaller weighs less. EMABatchNorm: mean and biased
-        variance. InstanceNorm (GhostBatchNorm): the averages over all samples (ghosts) of the instances' means and
-        unbiased variances.
+        BatchNorm, and norms with the same running statistics: mean and unbiased variance of all values of a channel,
+        however they are split into batches: a smaller last batch counts less. EMABatchNorm: mean and biased variance.
+        InstanceNorm (GhostBatchNorm): means and unbiased variances of the instances (ghost batches), averaged over all
+        of them.
 
-    The network runs in training mode: each norm normalizes by the batch's statistics, so that the inputs of the norms
-    behind it do not depend on running statistics. These, num_batches_tracked and the mode stay as they are until all
-    batches were seen; then all norms get their new ones, and num_batches_tracked is the number of batches where the
-    norm counts them. If anything raises before, nothing has changed.
+    The network runs in training mode: each norm normalizes by the statistics of the batch, so the inputs of later norms
+    do not depend on running statistics. Running statistics, num_batches_tracked and the mode stay unchanged until all
+    batches were seen; then all norms get new running statistics and, if they count batches, the number of batches in
+    num_batches_tracked. If anything raises before that, nothing changes.
 
     Args:
-        norms: one norm or several, with running statistics, that declare `recalibrates`. Each collects its own inputs,
-            in one pass for all.
-        batches: anything that gives batches: a list, a generator, an array (see `batch_size`), memory-mapped or not.
-        forward: runs the network on a batch, whatever that is, and with it every norm: network, or
+        norms: one norm or several, with running statistics, that declare `recalibrates`. All of them collect their
+            inputs in the same pass over the data.
+        batches: an iterable of batches: a list, a generator, or one array (see `batch_size`), memory-mapped or not.
+        forward: a function that runs the network, and with it every norm, on a batch, whatever a batch is: network, or
             lambda batch: network(batch[0]). None: the batches are the inputs of the norms themselves, and nothing is
             normalized.
-        batch_size: samples in a batch, where `batches` is one array: it is cut along its first axis.
-        progress: show a bar, if tqdm is installed.
+        batch_size: samples per batch if `batches` is one array, which is then cut along its first axis.
+        progress: show a progress bar if tqdm is installed.
 
     Raises:
-        TypeError: a norm tracks no statistics, or others than the mean and variance of its inputs (it does not declare
-            `recalibrates`); `batches` gives none.
-        ValueError: fewer than two values a channel came by. FloatingPointError: see `on_nonfinite` of `BatchNorm`; with
-            "skip" a poisoned batch is left out. Whatever `batches` and `forward` raise.
+        TypeError: a norm tracks no statistics, or other statistics than the mean and variance of its inputs (it does
+            not declare `recalibrates`); `batches` is not iterable into batches.
+        ValueError: a channel got fewer than two values. FloatingPointError: see `on_nonfinite` of `BatchNorm`; with
+            "skip" a batch with NaN or inf is left out. Also whatever `batches` and `forward` raise.
 
     >>> import numpy as np, normzoo as nz
     >>> norm = nz.BatchNorm(1)
@@ -144,7 +144,7 @@ def recalibrate(
 
 
 def _check(norm: Any) -> None:
-    """The norm has running statistics, of the kind that are found here."""
+    """Check that the norm has running statistics of the kind computed here."""
     buffers = getattr(norm, "buffers", {})
     if getattr(norm, "recalibrates", None) is not None:
         if {"running_mean", "running_var"} <= buffers.keys():
@@ -164,7 +164,7 @@ def _check(norm: Any) -> None:
 
 
 def _put(collected: Sequence[Collected], new: Sequence[dict[str, Any]]) -> None:
-    """All norms' new statistics, or none."""
+    """Write the new statistics of all norms, or of none."""
     pairs = [
         (each.norm.buffers[name], value)
         for each, values in zip(collected, new, strict=True)
@@ -176,8 +176,8 @@ def _put(collected: Sequence[Collected], new: Sequence[dict[str, Any]]) -> None:
 
 @contextmanager
 def _collecting(collected: Sequence[Collected], called: bool) -> Iterator[None]:
-    """In the block, every norm is in training mode and, if it is `called` there, shows with what, and updates
-    nothing."""
+    """Inside the block every norm is in training mode and, if `called`, records its inputs and updates no
+    statistics."""
     modes = [each.norm.training for each in collected]
 
     def showing(each: Collected) -> Callable[..., Any]:
@@ -202,7 +202,7 @@ def _collecting(collected: Sequence[Collected], called: bool) -> Iterator[None]:
 
 
 def _cut(batches: Iterable[Any], batch_size: int | None) -> tuple[Iterable[Any], int | None]:
-    """The batches and, if it is known, how many there are."""
+    """The batches and their number, or None if it is unknown."""
     if batch_size is None:
         if isinstance(batches, np.ndarray):
             raise TypeError(

@@ -1,7 +1,8 @@
-"""Running statistics: how BatchNorm and InstanceNorm remember the batches they saw.
+"""Passes with running statistics, as BatchNorm and InstanceNorm use them.
 
 
-A pass reads them, or replaces them by new ones: all of mean, variance and count or, where anything raises, nothing.
+A pass either reads running statistics or replaces them. It replaces all of mean, variance and count or, if anything
+raises, none.
 """
 
 from typing import Any, NamedTuple
@@ -34,11 +35,12 @@ class How(NamedTuple):
     """How a pass uses running statistics.
 
     Attributes:
-        own: it normalizes by x's own statistics, which update the running ones, if given; else by the running ones.
-        messages: what is wrong where there are no running statistics, where a set has one value and, if it is, where
-            eps is 0 and x's own statistics are used.
+        own: True: normalize by x's own statistics, which also update the running ones if there are any. False:
+            normalize by the running statistics.
+        messages: error texts for: no running statistics; a set of one value; and, if there is a third, eps = 0 with x's
+            own statistics.
         rules: see `Rules`.
-        update: False leaves the running statistics and the number of batches as they are.
+        update: False: the running statistics and the number of batches stay unchanged.
     """
 
     own: bool
@@ -48,7 +50,8 @@ class How(NamedTuple):
 
 
 def check_running(owner: object, axes: Axes, running: Running) -> bool:
-    """Both are there, of one value a channel, or neither. Do backends take the arrays as they are?"""
+    """Check that both mean and variance are there, one value per channel, or neither. Returns whether backends take the
+    arrays without conversion."""
     mean, var = running.mean, running.var
     if (mean is None) != (var is None):
         raise ValueError(
@@ -76,7 +79,7 @@ def normalize_tracked(
     out: Array | None = None,
     keep: bool = True,
 ) -> tuple[Array, Any]:
-    """Normalize by x's own statistics, which update the running ones in place, or by the running ones."""
+    """Normalize by x's own statistics, which update the running ones in place, or by the running statistics."""
     owner, axes = form.owner, form.axes
     if how.own and form.eps == 0 and len(how.messages) > 2:
         raise ValueError(f"{owner}: {how.messages[2]}")
@@ -131,10 +134,10 @@ def _by_running(
 
 
 def _is_refused(owner: object, rules: Rules, stats: Array) -> bool:
-    """Do the rules keep a batch of these statistics out of the running ones?
+    """Do the rules keep a batch with these statistics out of the running statistics?
 
     Raises:
-        FloatingPointError: they say so, and a mean or variance is not finite.
+        FloatingPointError: the rules demand it: a mean or variance is not finite.
     """
     if rules.on_nonfinite == "propagate" or is_finite(stats):
         return False
@@ -144,7 +147,7 @@ def _is_refused(owner: object, rules: Rules, stats: Array) -> bool:
 
 
 def _selected(form: Form, x: Selected, arrays: tuple[Any, Any, Any], running: Running, how: How) -> tuple[Array, Any]:
-    """`normalize_tracked` where not all values count: channels without any leave their running statistics alone."""
+    """`normalize_tracked` if not all values count: a channel without counted values keeps its running statistics."""
     owner, (weight, bias, out) = form.owner, arrays
     ready = check_running(owner, form.axes, running)
     if not how.own:
@@ -155,7 +158,7 @@ def _selected(form: Form, x: Selected, arrays: tuple[Any, Any, Any], running: Ru
         return y, saved
     if how.update:
         check_writeable(owner, running)
-    if out is not None and np.may_share_memory(out, x.x):  # which the backward pass reads
+    if out is not None and np.may_share_memory(out, x.x):  # the backward pass reads x
         x = Selected(x.x.copy(order="K"), x.mask, x.sample_weight, x.segments, x.segment_axis, x.masked)
     made, found, saved = normalize(form, x, weight, bias, apart=running[:2])
     update = how.update
@@ -176,7 +179,7 @@ def _selected(form: Form, x: Selected, arrays: tuple[Any, Any, Any], running: Ru
 
 
 def _take_in_average(axes: Axes, running: Running, found: Any) -> None:
-    """The averages over the sets of every channel that has any join the running statistics."""
+    """Update the running statistics by averages over the sets of every channel that has counted values."""
     kept = [letter for letter in axes.letters if letter in "kK"]
     new_mean, new_var, filled = average_of(found, kept.index("K"))
 
@@ -200,7 +203,7 @@ def normalize_by(
     out: Array | None,
     apart: tuple[Array, ...] = (),
 ) -> tuple[Array, Any]:
-    """y = (x - mean) * rstd * weight + bias by statistics of every set that are constants of the gradient."""
+    """y = (x - mean) * rstd * weight + bias with given statistics of every set, which are constants in the gradient."""
     mean, rstd = statistics
     stats = np.stack([np.asarray(a, np.float64).reshape(-1) for a in (mean, np.zeros_like(mean), rstd)])
     y, _, saved = normalize(form, x, weight, bias, out, Known(stats), apart=apart)

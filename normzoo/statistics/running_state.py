@@ -1,10 +1,11 @@
-"""Arrays that change together: all of them or none, whatever interrupts, and no batch of another thread is lost.
+"""Arrays that change together: all of them or none, even if interrupted, and without losing another thread's update.
 
-There is no lock that could stay held. New values are made beside the old ones, where anything may raise, be interrupted
-or run meanwhile. Then one step compares what is there with what they were made of and, if nobody was faster, writes
-them all; else they are made anew. The step is a call that runs C functions one behind the other: between these Python
-looks for no signal and lets no other thread run, nor fork. Nothing is attached to the arrays: they may be a norm's, a
-caller's, or rows of larger ones, and anybody may assign to them at any time.
+No lock is used that an interruption could leave locked. New values are computed in separate arrays, where anything may
+raise, be interrupted or run concurrently. Then one step compares the arrays with the values that the computation
+started from and, if no other thread has changed them, writes all; otherwise the new values are computed again. The step
+is one call that runs C functions one after another: between them Python handles no signal, switches to no other thread
+and does not fork. Nothing is attached to the arrays: they may belong to a norm or to the caller or be rows of larger
+arrays, and anyone may assign to them at any time.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +22,7 @@ ALL = slice(None)
 
 
 def copy_at_once(pairs: Iterable[tuple[Array, Array]]) -> None:
-    """Write into each target its source, an array of the same shape and dtype: all of them or, where one is read-only,
+    """Copy each source into its target, an array of the same shape and dtype: all of them or, if a target is read-only,
     none."""
     held = list(pairs)
     places = [place for target, _ in held for place in _to_write(target)]
@@ -30,9 +31,9 @@ def copy_at_once(pairs: Iterable[tuple[Array, Array]]) -> None:
 
 
 class RunningState:
-    """Arrays that change together: running mean, variance and number of batches, or whatever a norm remembers.
+    """Arrays that change together: running mean, variance and number of batches, or any others that a norm updates.
 
-    Arrays on a device change one after the other, and the last thread to write one wins.
+    Device arrays change one after another, and the last thread to write one wins.
     """
 
     __slots__ = ("_arrays",)
@@ -41,11 +42,12 @@ class RunningState:
         self._arrays = arrays
 
     def read(self) -> list[Array]:
-        """Copies of all arrays as they were at one moment; those on a device as they are."""
+        """Copies of all arrays, taken at the same moment; device arrays themselves."""
         return self._read()[0]
 
     def _read(self) -> tuple[list[Array], list[Any], list[memoryview]]:
-        """The same, what to compare with to see whether they have changed, and where that lies."""
+        """`read`, the bytes to compare with later, to see whether the arrays have changed, and the memory to
+        compare."""
         copies: list[Array] = []
         held: list[Any] = []
         places: list[memoryview] = []
@@ -58,29 +60,29 @@ class RunningState:
             copies.append(np.ndarray(a.shape, a.dtype, own))
             found = _places(a)
             parts = _parts(memoryview(own), found)
-            held += [own] if len(found) == 1 else parts  # a bytearray compares fastest
+            held += [own] if len(found) == 1 else parts  # comparing a bytearray is fastest
             places += found
             into += parts
         at_once(map(put, into, repeat(ALL), places))
         return copies, held, places
 
     def replace(self, new: Callable[..., Iterable[Any]], also: Iterable[tuple[Any, Any, Any]] = ()) -> None:
-        """Write new(*old): a value for each array, or None for one that stays as it is.
+        """Write new(*old): one value for each array, or None for an array that stays unchanged.
 
         Args:
-            new: called with copies of the arrays, of one moment, which it must not change; again, if another thread
-                has changed the arrays meanwhile. Whatever it raises leaves them as they are.
-            also: (list, index, value) to be set in the same step.
+            new: a function of copies of the arrays, taken at one moment, which it must not modify. It is called again
+                if another thread has changed the arrays meanwhile. If it raises, the arrays stay unchanged.
+            also: (list, index, value) triples, set in the same step.
 
         Raises:
-            ValueError: an array that has a new value is read-only.
+            ValueError: an array that gets a new value is read-only.
         """
         self.prepare(new, also)()
 
     def prepare(
         self, new: Callable[..., Iterable[Any]], also: Iterable[tuple[Any, Any, Any]] = ()
     ) -> Callable[[], None]:
-        """What `replace` does before it writes; what is returned writes."""
+        """Do what `replace` does before it writes; return a function that writes."""
         steps = self._steps(new, also)
 
         def write() -> None:
@@ -95,7 +97,8 @@ class RunningState:
     def _steps(
         self, new: Callable[..., Iterable[Any]], also: Iterable[tuple[Any, Any, Any]]
     ) -> tuple[Iterator[Any], list[tuple[Any, Any]]]:
-        """The step that writes, which stops where something has changed; and what is to be written on a device."""
+        """The step that writes, and stops if an array has changed; and (device array, value) pairs still to be
+        written."""
         old, held, places = self._read()
         targets: list[Any] = []
         keys: list[Any] = []
@@ -121,12 +124,12 @@ class RunningState:
 
 
 def _bytes(a: Array) -> memoryview:
-    """The bytes of an array, in the order of its axes: its own, where these are its order in memory."""
+    """The bytes of an array in the order of its axes; a view, if the array is C-contiguous."""
     return np.ascontiguousarray(a).reshape(-1).view(np.uint8).data
 
 
 def _places(a: Array) -> list[memoryview]:
-    """The runs of bytes that an array has in memory, in the order of its axes."""
+    """The contiguous pieces of an array's memory, in the order of its axes."""
     if a.flags.c_contiguous:
         return [np.asarray(a).reshape(-1).view(np.uint8).data]
     return [place for i in range(len(a)) for place in _places(a[i] if a.ndim > 1 else a[i : i + 1])]
@@ -139,7 +142,7 @@ def _to_write(a: Array) -> list[memoryview]:
 
 
 def _parts(whole: memoryview, places: list[memoryview]) -> list[memoryview]:
-    """Bytes in pieces as long as these places."""
+    """Split bytes into pieces as long as these places."""
     if len(places) == 1:
         return [whole]
     ends = np.cumsum([place.nbytes for place in places]).tolist()

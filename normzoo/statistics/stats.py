@@ -13,30 +13,29 @@ from normzoo.passes.formulas import Axis, centered, reciprocal
 
 NAMES = ("count", "mean", "m2")
 ALL_NAMES = (*NAMES, "unit")
-BLOCK = 1 << 20  # values that are read, and widened to float64, at a time
-SMALL, LARGE = 1e-125, 1e125  # between these roots of m2, squares and their sums stay far inside the range of float64
+BLOCK = 1 << 20  # values that are read and converted to float64 at a time
+SMALL, LARGE = 1e-125, 1e125  # while sqrt(m2) is between these, squares and their sums stay far inside float64's range
 
 
 @dataclass(frozen=True, eq=False)
 class Stats:
-    """How many values there were, their mean, and the sum of squares of their deviations from it: of one set, or of an
-    array of sets.
+    """Count, mean, and sum of squared deviations from the mean, of one set or of an array of sets.
 
     Formula:
         count = n, mean = sum(x) / n, m2 = sum((x - mean)^2); two parts a and b of a set are merged by
         n = na + nb, mean = mean_a + (mean_b - mean_a) * nb / n, m2 = m2_a + m2_b + (mean_b - mean_a)^2 * na * nb / n
-        m2 is in units of unit^2, which is 1 but where squares of the deviations would leave the range of float64.
+        m2 is in units of unit^2. The unit is 1 unless squared deviations would leave the range of float64.
 
-    What is exact: counts are integers, and always right. However data is split, in whatever order and with however many
-    empty parts it is merged, mean and m2 are those of all data at once to float64's rounding, a few 1e-16 of max|x| and
-    of m2, for any |mean|/std up to 1e6. Merging the same parts in the same order gives the same bits, and a part
-    without values changes none. A set of equal values has exactly their value for a mean, and an m2 of 0. NaN and inf
-    stay in their set, and in all that it is merged into: see `subtract`.
+    What is exact: counts are integers, and always right. However the data is split, in whatever order the parts are
+    merged and however many of them are empty, mean and m2 equal those of all data at once up to float64 rounding: a few
+    1e-16 of max|x| and of m2, for any |mean|/std up to 1e6. Merging the same parts in the same order gives the same
+    bits, and merging an empty part changes no bit. A set of equal values has exactly their value as its mean, and an m2
+    of 0. NaN and inf stay in their set and in everything it is merged into, see `subtract`.
 
     Attributes:
-        count: int64, of mean's shape or one that repeats over it.
-        mean, m2: float64, both of one shape; 0 where count is 0.
-        unit: float64, powers of two of mean's shape or one that repeats over it.
+        count: int64, of mean's shape or broadcastable to it.
+        mean, m2: float64, of the same shape; 0 where count is 0.
+        unit: float64, powers of two, of mean's shape or broadcastable to it.
 
     Raises:
         ValueError: count, mean, m2 and unit do not fit together, or a count is negative. TypeError: they are not arrays
@@ -82,23 +81,23 @@ class Stats:
 
     @classmethod
     def empty(cls, shape: tuple[int, ...]) -> Self:
-        """Of no values: what `merge` leaves as it is."""
+        """Statistics of no values: merging them changes nothing."""
         return cls(np.array(0, np.int64), np.zeros(shape), np.zeros(shape))
 
     @classmethod
     def of(cls, x: Array, axis: Axis | None = None) -> Self:
-        """Of x over `axis`, an axis or several (None: all), in float64; the other axes stay. x is read in blocks of
-        about a million values, merged in order: a memory map takes no more memory.
+        """Statistics of x over `axis`, an axis or several (None: all), in float64; the other axes remain. x is read in
+        blocks of about a million values, merged in order: a memory-mapped array needs no more memory than that.
 
         Raises:
-            TypeError: x is not a float array. ValueError: `axis` is not an axis of x, or named twice.
+            TypeError: x is not a float array. ValueError: `axis` is not an axis of x, or is named twice.
         """
         x = data_array("Stats", "x", x)
         return in_blocks(x, reduced(x.ndim, axis), cls=cls)
 
     @classmethod
     def _of(cls, x: Array, axes: tuple[int, ...]) -> Self:
-        """Of a block."""
+        """Statistics of one block."""
         count = np.array(np.prod([x.shape[a] for a in axes], dtype=np.int64), np.int64)
         shape = tuple(n for i, n in enumerate(x.shape) if i not in axes)
         if x.size == 0:
@@ -109,7 +108,7 @@ class Stats:
             m2, unit = (deviation * deviation).sum(axis=axes, keepdims=True), np.array(1.0)
             far = _far(m2)
             if far.any() and (far := far & (deviation != 0).any(axis=axes, keepdims=True)).any():
-                # once more, with the largest value brought to about 1
+                # compute again, with the largest value scaled to about 1
                 largest = np.abs(v).max(axis=axes, keepdims=True)
                 scale = np.where(far, power_above(largest), 1.0)
                 scaled, deviation = centered(v / scale, axes)
@@ -119,11 +118,11 @@ class Stats:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the sets."""
+        """Shape of the array of sets."""
         return self.mean.shape
 
     def merge(self, other: "Stats") -> Self:
-        """Of both; a part without values changes no bit."""
+        """Statistics of both parts together; merging an empty part changes no bit."""
         self._check(other, "merge")
         count = np.asarray(self.count + other.count)
         share = other.count * reciprocal(count.astype(np.float64))
@@ -132,7 +131,7 @@ class Stats:
             mean = self.mean + apart * share
             m2, unit = self.m2 + other.m2 + apart * apart * (self.count * share), np.array(1.0)
             far = _far(m2) | (self.unit != 1) | (other.unit != 1)
-            if far.any():  # with the largest of the three terms brought to about 1
+            if far.any():  # compute again, with the largest of the three terms scaled to about 1
                 one, two = np.sqrt(self.m2), np.sqrt(other.m2)
                 largest = np.maximum(one * self.unit, two * other.unit)
                 largest = np.maximum(largest, np.abs(other.mean / 2 - self.mean / 2))
@@ -146,11 +145,12 @@ class Stats:
         return type(self)(count, *(np.where(first, a, np.where(second, b, new)) for new, a, b in found))
 
     def subtract(self, other: "Stats") -> Self:
-        """Of what is here and not in `other`, a part of this: a window slides by window.merge(new).subtract(old).
+        """Statistics of the rest, after `other`, a part of this, is removed. A window slides by
+        window.merge(new).subtract(old).
 
-        The count is exact. m2 is a difference of sums of squares: its error is float64's rounding of the larger, this
-        one's m2 and the part's distance from its mean, and it is never below 0. A NaN or infinity does not go away:
-        a window that may meet one is better merged again from its parts.
+        The count is exact. m2 is a difference of sums of squares: its error is float64 rounding of the largest of them
+        (m2 of the whole, and the squared distance of the part's mean from the mean of the whole), and it is never below
+        0. NaN and inf are not removed: a window that may meet them should be merged again from its parts.
 
         Raises:
             ValueError: `other` has more values than this.
@@ -175,16 +175,16 @@ class Stats:
         return type(self)(count, *(np.where(all_of_it, gone, np.where(none, a, new)) for new, a, gone in found))
 
     def update(self, x: Array, axis: Axis | None = None) -> Self:
-        """Of these and of x over `axis`."""
+        """Statistics of these values and of x over `axis`."""
         return self.merge(type(self).of(x, axis))
 
     def var(self, correction: float = 0) -> Array:
-        """m2 / (count - correction), float64; NaN where that divides by 0 or less."""
+        """m2 / (count - correction), float64; NaN where count - correction is 0 or less."""
         with np.errstate(all="ignore"):
             return self._squares(correction) * self.unit * self.unit
 
     def std(self, correction: float = 0) -> Array:
-        """The square root of `var`, also where var itself leaves the range of float64."""
+        """The square root of `var`, correct even where var leaves the range of float64."""
         with np.errstate(all="ignore"):
             return np.sqrt(self._squares(correction)) * self.unit
 
@@ -193,17 +193,17 @@ class Stats:
         return np.where(values > 0, self.m2 / values, np.nan)
 
     def to_dict(self) -> dict[str, Array]:
-        """Copies of the arrays by name, as np.savez(path, **stats.to_dict()) and safetensors take them; unit only where
-        it is not 1."""
+        """Copies of the arrays by name, for np.savez(path, **stats.to_dict()) or safetensors; unit only if it is not
+        1."""
         names = NAMES if np.all(self.unit == 1) else ALL_NAMES
         return {name: np.array(getattr(self, name), order="C") for name in names}
 
     @classmethod
     def from_dict(cls, arrays: Mapping[str, Array]) -> Self:
-        """From the arrays of `to_dict`: a dict, or what np.load gives.
+        """Statistics from the arrays of `to_dict`: a dict, or the result of np.load.
 
         Raises:
-            ValueError: an array is missing or there is another, or they do not fit together.
+            ValueError: an array is missing or unknown, or the arrays do not fit together.
         """
         if set(arrays) not in (set(NAMES), set(ALL_NAMES)):
             raise ValueError(f"Stats: expected arrays {list(NAMES)}, got {sorted(arrays)}; write stats.to_dict()")
@@ -217,7 +217,7 @@ class Stats:
 
 
 def data_array(owner: object, name: str, a: Any) -> Array:
-    """An array on the host whose values are all meant, of what numbers about data are asked of."""
+    """`a` as an array on the host; masked arrays and selections are refused, as all values must count."""
     if isinstance(a, np.ma.MaskedArray) or getattr(type(a), "is_selection", False):
         kind = "a masked array" if isinstance(a, np.ma.MaskedArray) else "a selection"
         instead = (
@@ -228,7 +228,7 @@ def data_array(owner: object, name: str, a: Any) -> Array:
 
 
 def reduced(ndim: int, axis: Axis | None) -> tuple[int, ...]:
-    """The axes counted from the front, in order."""
+    """The axes counted from the front, ascending."""
     axes = tuple(range(ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
     if not all(isinstance(a, Integral) and not isinstance(a, bool) for a in axes):
         raise TypeError(f"Stats: expected axis to be an integer, a tuple of integers or None, got {axis!r}")
@@ -238,11 +238,11 @@ def reduced(ndim: int, axis: Axis | None) -> tuple[int, ...]:
 
 
 def in_blocks(x: Array, axes: tuple[int, ...], values: int = BLOCK, cls: Any = Stats) -> Any:
-    """`Stats.of` in blocks along the first axis, merged in order: a memory map is read once, a block at a time."""
+    """`Stats.of` in blocks along the first axis, merged in order: a memory map is read once, one block at a time."""
     if x.ndim == 0 or x.size <= values:
         return cls._of(np.asarray(x), axes)
     rows = max(1, values // max(1, x.size // len(x)))
-    if rows == 1 and x.size // len(x) > values and x.ndim > 1:  # one row is more than a block: cut the rows
+    if rows == 1 and x.size // len(x) > values and x.ndim > 1:  # one row is larger than a block: cut the rows
         inner = tuple(a - 1 for a in axes if a)
         parts = [in_blocks(row, inner, values, cls) for row in x]
     else:
@@ -263,13 +263,13 @@ def _far(m2: Array) -> Array:
 
 
 def power_above(size: Array) -> Array:
-    """The power of two above a size, 1 of 0 and of what is not finite."""
+    """The power of two above `size`; 1 where size is 0 or not finite."""
     power = np.ldexp(1.0, np.clip(np.frexp(size)[1], -1022, 1023))
     return np.where(np.isfinite(size) & (size > 0), power, 1.0)
 
 
 def _in_units(m2: Array, scale: Array) -> tuple[Array, Array]:
-    """m2 and unit, where m2 is given in units of scale^2: the unit is 1 unless the root of m2 is far from it."""
+    """m2 and its unit, for an m2 in units of scale^2: the new unit is 1 unless sqrt(m2) is out of range."""
     root = np.sqrt(m2)
     size = root * scale
     far = (root > 0) & np.isfinite(root) & ~((size > SMALL) & (size < LARGE))
@@ -278,7 +278,7 @@ def _in_units(m2: Array, scale: Array) -> tuple[Array, Array]:
 
 
 def _joined(parts: list[Stats], stack: bool) -> Stats:
-    """The sets of all parts, one after the other along the first axis."""
+    """Join the sets of all parts along the first axis."""
     join = np.stack if stack else np.concatenate
     return type(parts[0])(*(join([np.broadcast_to(getattr(p, name), p.shape) for p in parts]) for name in ALL_NAMES))
 

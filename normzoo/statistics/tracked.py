@@ -1,4 +1,4 @@
-"""Norms that track running statistics."""
+"""The base class of norms that track running statistics."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -16,11 +16,11 @@ from normzoo.statistics.updates import USUAL, check_rules, updated
 
 
 class TrackedNorm(Norm):
-    """A norm that can track running statistics: buffers running_mean, running_var and num_batches_tracked."""
+    """A norm that can track running statistics, in its buffers running_mean, running_var and num_batches_tracked."""
 
     eps: float
-    counts_batches: ClassVar[bool] = True  # in num_batches_tracked
-    spread: ClassVar[str] = "running_var"  # what a norm calls its running measure of spread, 1 at first
+    counts_batches: ClassVar[bool] = True  # are batches counted in num_batches_tracked?
+    spread: ClassVar[str] = "running_var"  # the buffer of the norm's running measure of spread, 1 at first
 
     running_mean = entry("buffers", "running_mean")
     running_var = entry("buffers", "running_var")
@@ -48,7 +48,7 @@ class TrackedNorm(Norm):
 
     @property
     def num_batches_tracked(self) -> Array | None:
-        """How many training batches were seen, int64 of shape ()."""
+        """Number of training batches seen, int64 of shape ()."""
         return self.buffers.get("num_batches_tracked")
 
     def reset_running_stats(self) -> None:
@@ -59,19 +59,19 @@ class TrackedNorm(Norm):
         )
 
     def _running(self) -> tuple[Array, Array]:
-        """The running statistics, to be written to."""
+        """The running statistics, after checking that they can be written."""
         running = self.buffers["running_mean"], self.buffers[self.spread]
         if not all(a.flags.writeable for a in running):
             raise ValueError(f"{self}: expected running statistics that can be written, {read_only(self)}")
         return running
 
     def _step(self, batches: int) -> float:
-        """The weight of the next batch in the running statistics, after so many."""
+        """The weight of the next batch in the running statistics, after `batches` batches."""
         return 1.0 / (batches + 1) if self.momentum is None else self.momentum
 
     @in_any_mode
     def _take_in(self, size: int, joined: Callable[[int, Array, Array], Sequence[Array]]) -> None:
-        """Count a batch of `size` values; if it has any, the running statistics become joined(batches before it, mean,
+        """Count a batch of `size` values. If it has any, the running statistics become joined(batches before it, mean,
         measure of spread)."""
         running, count = self._running(), self.buffers["num_batches_tracked"]
 
@@ -82,7 +82,7 @@ class TrackedNorm(Norm):
         RunningState(*running, count).replace(new)
 
     def _join(self, new: Sequence[Array], size: int) -> None:
-        """The statistics of a batch of `size` values join the running ones, and it is counted."""
+        """Update the running statistics by those of a batch of `size` values, and count the batch."""
 
         def joined(batches: int, *running: Array) -> list[Array]:
             step, pairs = self._step(batches), zip(running, new, strict=True)
@@ -91,8 +91,7 @@ class TrackedNorm(Norm):
         self._take_in(size, joined)
 
     def _update(self, stats: Array, values: int, size: int) -> None:
-        """As `_join`, by the statistics (3, ...) of sets of `values` values: their variance becomes the unbiased
-        one."""
+        """`_join` by the statistics (3, ...) of sets of `values` values; their variances are made unbiased first."""
         self._take_in(size, lambda batches, *running: updated(running, stats, values, self._step(batches)))
 
     def _options(self) -> dict[str, Any]:
@@ -108,7 +107,7 @@ class TrackedNorm(Norm):
 
 
 def check_channels(owner: object, x: Array, channel_axis: int, least_rank: int, features: int | None) -> int:
-    """The channel axis of x, counted from the front, of `features` channels."""
+    """The channel axis of x, counted from the front, after checking that it has `features` channels."""
     check_array(owner, "x", x)
     axis = channel_axis % x.ndim if x.ndim >= least_rank and -x.ndim <= channel_axis < x.ndim else None
     wanted = "C" if features is None else str(features)
@@ -122,7 +121,7 @@ def check_channels(owner: object, x: Array, channel_axis: int, least_rank: int, 
 
 
 def _elsewhere(owner: object, x: Array, features: int | None) -> str:
-    """What to write where the channels may be on another axis of x."""
+    """Advice for an error message if the channels may be on another axis of x."""
     given = getattr(owner, "channel_axis", None)
     if given is None or features is None or x.ndim < 2:
         return ""

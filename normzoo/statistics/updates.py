@@ -1,4 +1,4 @@
-"""Updates of running statistics: the rules for batches of no use, and all of mean, variance and count or nothing."""
+"""Updates of running statistics, and the rules for batches that give none."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,13 +13,13 @@ from normzoo.statistics.running_state import RunningState
 
 
 class Rules(NamedTuple):
-    """What a pass by x's own statistics does where they are of no use.
+    """What a pass by x's own statistics does if these are unusable.
 
     Attributes:
-        on_nonfinite: where a mean or variance is not finite: "propagate" takes it into the running statistics, "skip"
-            leaves these as they were, and "raise" raises FloatingPointError.
-        single_value: where a set has one value: "raise" raises ValueError, "bias" gives y = bias with a gradient of 0,
-            and "running" uses the running statistics as in evaluation. None of them updates the running statistics.
+        on_nonfinite: if a mean or variance is not finite: "propagate" updates the running statistics with it, "skip"
+            leaves them unchanged, and "raise" raises FloatingPointError.
+        single_value: if a set has one value: "raise" raises ValueError, "bias" gives y = bias with a gradient of 0, and
+            "running" uses the running statistics, as in evaluation. None of them updates the running statistics.
     """
 
     on_nonfinite: str = "propagate"
@@ -31,7 +31,7 @@ CHOICES = {"on_nonfinite": ("propagate", "skip", "raise"), "single_value": ("rai
 
 
 def check_rules(owner: object, on_nonfinite: Any, single_value: Any, tracked: bool) -> Rules:
-    """Both are choices there are, and "running" has something to use."""
+    """Check that both are known choices, and that there are running statistics for "running"."""
     if on_nonfinite is USUAL.on_nonfinite and single_value is USUAL.single_value:  # the defaults of every norm
         return USUAL
     rules = Rules(on_nonfinite, single_value)
@@ -53,7 +53,7 @@ def is_finite(stats: Array) -> bool:
 
 
 def nonfinite(owner: object, stats: Array) -> str:
-    """What to say of statistics that are not finite."""
+    """The error message for statistics that are not finite."""
     sets = np.isfinite(moved(stats, "cpu")[:2]).all(axis=0).ravel()
     return (
         f"{owner}: expected finite statistics, got nan or inf in {np.count_nonzero(~sets)} of {sets.size} sets of x, "
@@ -62,13 +62,13 @@ def nonfinite(owner: object, stats: Array) -> str:
 
 
 def commit(name: str, running: Any, stats: Array, values: int, ready: bool = True) -> None:
-    """Take a batch's statistics into the running ones, in place: all of it or, where anything raises, nothing.
+    """Update the running statistics by those of a batch, in place: completely or, if anything raises, not at all.
 
     Args:
-        name: of the backend.
-        running: mean, variance, number of batches and momentum, see `form.Running`; writeable.
-        stats: (3, b, c), of sets of `values` values; without values, the batch is counted only.
-        ready: the backend takes mean and variance as they are.
+        name: name of the backend.
+        running: mean, variance, number of batches and momentum, see `form.Running`; the arrays are writeable.
+        stats: (3, b, c), of sets of `values` values; if values is 0, the batch is only counted.
+        ready: the backend takes mean and variance without conversion.
     """
     where, (mean, var, count, momentum) = backend(name), running
     taken = values and momentum != 0
@@ -96,8 +96,8 @@ def commit(name: str, running: Any, stats: Array, values: int, ready: bool = Tru
 
 @in_any_mode
 def updated(running: Sequence[Array], stats: Array, count: int, momentum: float) -> tuple[Array, Array]:
-    """Running mean and variance of any shape, float dtype and strides with the statistics of as many sets, or of
-    several as many: new arrays, float64, flat."""
+    """New running mean and variance, float64 and flat, from running statistics of any shape, float dtype and strides
+    and the statistics of as many sets, or of a multiple of as many."""
     name = chosen() if type(stats) is np.ndarray else backend_of("running statistics", stats=stats)
     mean, var = (a.astype(np.float64).reshape(-1) for a in running)
     backend(name).update(mean, var, kernel_array(stats, stats.dtype), count, momentum)

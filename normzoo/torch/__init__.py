@@ -1,4 +1,4 @@
-"""The norms as PyTorch modules and functions, on the tensors' own memory.
+"""The norms as PyTorch modules and functions, which work on the memory of the tensors.
 
     import normzoo.torch as nzt
 
@@ -6,16 +6,16 @@
     y = nzt.functional.layer_norm(x, (768,), weight, bias)
     nzt.convert(model)                 # every norm of a model, in place; revert(model) takes it back
 
-Every class is a subclass of PyTorch's of that name: signature, state_dict, repr, initialization and isinstance are
-PyTorch's. Tensors are not copied, on the CPU (float16, bfloat16, float32, float64) or on CUDA, where the work is on the
-current stream; channels_last stays; the running statistics are the module's own buffers.
+Every class is a subclass of PyTorch's class of the same name: signature, state_dict, repr, initialization and
+isinstance are PyTorch's. Tensors are not copied, neither on the CPU (float16, bfloat16, float32, float64) nor on CUDA,
+where the work goes to the current stream. channels_last is kept, and running statistics are the module's own buffers.
 
 What is not supported raises: torch.func transforms (vmap, grad, jvp) and forward-mode differentiation, tensors on other
-devices, sparse, quantized, integer and complex tensors. Second and higher derivatives are right: a backward pass with
-create_graph=True is written in PyTorch's operations. torch.compile, torch.export, torch.jit.trace and make_fx keep the
-norms in their graphs as opaque operators, torch.fx as modules, and torch.onnx.export writes those of ONNX;
-torch.jit.script asks for revert(model).
-`import normzoo` does not import this, nor PyTorch.
+devices, sparse, quantized, integer and complex tensors. Second and higher derivatives are correct: with
+create_graph=True the backward pass uses PyTorch's operations. torch.compile, torch.export, torch.jit.trace and make_fx
+keep the norms in their graphs as opaque operators, torch.fx keeps them as modules, and torch.onnx.export writes ONNX's
+operators; torch.jit.script requires revert(model).
+`import normzoo` imports neither this package nor PyTorch.
 """
 
 from normzoo.torch import functional, operators  # noqa: F401 (operators: registered, for torch.compile)

@@ -1,4 +1,4 @@
-"""From PyTorch's norms to this library's and back, in a model that stays the same object."""
+"""Conversion between PyTorch's norms and this library's, in a model that stays the same object."""
 
 from typing import TypeVar
 
@@ -19,15 +19,15 @@ _THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
 
 
 def convert(model: Model) -> Model:
-    """Make every norm of a model compute by this library, in place; returns the model.
+    """Make all norms of a model use this library, in place; returns the model.
 
-    The modules stay what they are, but for their class: parameters, buffers, their names, hooks, training mode, and
-    whatever refers to them. So does an optimizer's hold on the parameters. Only PyTorch's own classes are converted:
-    subclasses, which may compute something else, SyncBatchNorm, and modules with parametrizations stay as they are;
-    lazy modules too, until they have seen an input and are of an ordinary class.
+    Only the class of each module changes: parameters, buffers, their names, hooks, training mode, and all references to
+    the modules stay, including an optimizer's references to the parameters. Only PyTorch's own classes are converted.
+    Not converted are subclasses, which may compute something else, SyncBatchNorm, modules with parametrizations, and
+    lazy modules before they have seen an input and become an ordinary class.
 
     Args:
-        model: any module, which may be a norm itself.
+        model: any module; it may be a norm itself.
 
     >>> import torch, normzoo.torch as nzt
     >>> model = nzt.convert(torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4)))
@@ -40,9 +40,9 @@ def convert(model: Model) -> Model:
 
 
 def revert(model: Model) -> Model:
-    """Take back `convert`, and turn this library's modules into PyTorch's; in place, returns the model.
+    """Undo `convert`: turn this library's modules into PyTorch's, in place; returns the model.
 
-    A model that is to be scripted or quantized, or run where this library is not, is reverted first.
+    Revert a model before it is scripted or quantized, or runs where this library is not installed.
     """
     return _classes("revert", model, _THEIRS)
 

@@ -1,4 +1,4 @@
-"""The way from a tensor through a pass of this library, and back, for autograd."""
+"""Forward and backward pass of this library for tensors, with autograd."""
 
 from typing import Any, NamedTuple
 
@@ -14,16 +14,16 @@ from normzoo.torch.twice import differentiable_backward
 
 
 class Spec(NamedTuple):
-    """A pass: a function of `normzoo.functional` and its arguments that are no tensors."""
+    """A pass: a function of `normzoo.functional` and its arguments that are not tensors."""
 
     name: str
     sizes: tuple[int, ...] = ()  # normalized_shape, or (num_groups,)
-    own: bool = True  # by x's own statistics, else by running ones
+    own: bool = True  # by x's own statistics, or by running ones
     momentum: float = 0.0
     eps: float | None = 1e-5
 
     def run(self, of: Any, x: Any, weight: Any, bias: Any, mean: Any, var: Any, **options: Any) -> Any:
-        """What the function of this name gives: of `normzoo.functional` for arrays, or of PyTorch's for tensors."""
+        """Call the function of this name: of `normzoo.functional` for arrays, or of torch.nn.functional for tensors."""
         function = getattr(of, self.name)
         if self.name == "layer_norm":
             return function(x, self.sizes, weight, bias, self.eps, **options)
@@ -40,7 +40,7 @@ _NAMES = "input", "weight", "bias", "running_mean", "running_var"
 def run(
     spec: Spec, x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Any, var: Any, keep: bool
 ) -> tuple[Tensor, Any, Any]:
-    """y, and with `keep` what the pass left and the bias as an array. Running statistics are written to."""
+    """y and, with `keep`, what the pass left and the bias as an array. Running statistics are updated in place."""
     if x is None:
         raise TypeError(f"{spec.name}: expected input to be a tensor, got None")
     arrays = [array_of(spec.name, name, t) for name, t in zip(_NAMES, (x, weight, bias, mean, var), strict=True)]
@@ -54,7 +54,7 @@ def run(
 def run_back(
     left: Any, dy: Tensor, x: Tensor, weight: Tensor | None, bias: Any
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """dx, dweight and dbias of a pass; bias is an array of the bias's kind."""
+    """dx, dweight and dbias of a pass; of the array `bias`, only shape and dtype are used."""
     xa, wa, da = (array_of(left.owner, n, t) for n, t in (("input", x), ("weight", weight), ("grad_output", dy)))
     with torch_threads(da.size):
         dx, dweight, dbias = resume(left, xa, wa, bias).backward(da)
@@ -62,24 +62,24 @@ def run_back(
 
 
 _transformed = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
-_is_batched = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda t: False)  # by is_grads_batched=True
+_is_batched = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda t: False)  # if is_grads_batched=True
 _modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
-_PLAIN = frozenset((Tensor, torch.nn.Parameter, type(None)))  # classes whose memory is there to be read
+_PLAIN = frozenset((Tensor, torch.nn.Parameter, type(None)))  # classes whose memory can be read directly
 
 
 class Normalize(torch.autograd.Function):
-    """A pass whose backward pass is this library's; with create_graph, PyTorch's of the same formula."""
+    """A pass with this library's backward pass; with create_graph, PyTorch's operations by the same formula."""
 
     @staticmethod
     def forward(ctx: Any, x: Any, weight: Any, bias: Any, mean: Any, var: Any, spec: Spec) -> Any:
-        y, ctx.left, ctx.bias = run(spec, x, weight, bias, mean, var, True)  # of bias, dtype and shape are used
+        y, ctx.left, ctx.bias = run(spec, x, weight, bias, mean, var, True)  # only dtype and shape of bias are used
         ctx.save_for_backward(x, weight)
         return y
 
     @staticmethod
     def backward(ctx: Any, *dys: Any) -> Any:
         x, weight = ctx.saved_tensors
-        if torch.is_grad_enabled() or _transformed() or _is_batched(dys[0]):  # many dy at once: PyTorch's take them
+        if torch.is_grad_enabled() or _transformed() or _is_batched(dys[0]):  # a batch of dy needs PyTorch's operations
             grads = differentiable_backward(ctx.left, dys[0], x, weight, ctx.bias is not None)
         else:
             grads = run_back(ctx.left, dys[0], x, weight, ctx.bias)
@@ -90,7 +90,8 @@ class Normalize(torch.autograd.Function):
     def jvp(ctx: Any, *tangents: Any) -> Any:
         raise NotImplementedError(
             "normzoo.torch: expected no forward-mode differentiation, as there is no jvp of a pass; write "
-            "torch.autograd.functional.jvp(function, inputs), which goes back twice, or normzoo.torch.revert(model)"
+            "torch.autograd.functional.jvp(function, inputs), which uses two backward passes, or "
+            "normzoo.torch.revert(model)"
         )
 
 
@@ -102,33 +103,33 @@ def normalize(
     mean: Tensor | None = None,
     var: Tensor | None = None,
 ) -> Tensor:
-    """y of a pass, with its place in the graph where one is kept."""
+    """y of a pass, recorded in autograd's graph if gradients are needed."""
     tensors = x, weight, bias, mean, var
     if torch.compiler.is_compiling():
         return _recorded(spec, *tensors)
     if _transformed():
         raise RuntimeError(
             f"normzoo.torch.functional.{spec.name}: expected to run outside torch.func transforms (vmap, grad, jvp), "
-            f"which cannot see into it; use torch.nn.functional.{spec.name} there, or normzoo.torch.revert(model)"
+            f"which do not support it; use torch.nn.functional.{spec.name} there, or normzoo.torch.revert(model)"
         )
-    # Whoever records what PyTorch does sees nothing of a pass over memory: its y would be a constant to them.
+    # A tracer sees no pass over raw memory: y would be a constant in its graph.
     odd = not _PLAIN.issuperset(map(type, tensors)) or getattr(x, "is_meta", False)
     if torch.jit.is_tracing() or _modes() or (odd and any(map(_elsewhere, tensors))):
         return _recorded(spec, *tensors)
     kept = torch.is_grad_enabled() and any(getattr(t, "requires_grad", False) for t in (x, weight, bias))
-    if kept or forward_ad._current_level >= 0:  # where apply raises if a tensor has a tangent
+    if kept or forward_ad._current_level >= 0:  # `apply` raises if a tensor has a tangent
         return Normalize.apply(*tensors, spec)
     return run(spec, *tensors, False)[0]
 
 
 def _elsewhere(t: Any) -> bool:
-    """Is t a tensor without memory, or of a class that says itself what an operator does to it?"""
+    """Is `t` a tensor without memory, or of a class that defines operators itself?"""
     return isinstance(t, Tensor) and (t.is_meta or type(t).__torch_dispatch__ is not Tensor.__torch_dispatch__)
 
 
 def _recorded(spec: Spec, x: Tensor, weight: Any, bias: Any, mean: Any, var: Any) -> Tensor:
-    """`normalize` by the operators of `operators.py`, of which only one writes; in an export to ONNX, which knows
-    PyTorch's operators alone, by these."""
+    """`normalize` by the operators of `operators.py`, of which only one writes to its arguments. An export to ONNX only
+    knows PyTorch's own operators, and gets those."""
     if torch.onnx.is_in_onnx_export():
         return spec.run(torch.nn.functional, x, weight, bias, mean, var)
     update = spec.own and mean is not None and var is not None

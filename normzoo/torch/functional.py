@@ -1,10 +1,10 @@
-"""torch.nn.functional's norms, with their arguments and defaults, by this library's passes.
+"""The norms of torch.nn.functional, with their arguments and defaults, computed by this library.
 
-Every function takes tensors of float16, bfloat16, float32 or float64, in any mix, and gives one of the input's dtype
-and memory format. Shapes and values that do not fit raise ValueError where PyTorch's raise, tensors of other kinds
-TypeError; nothing has changed then. Under autocast they do as PyTorch's: layer_norm, group_norm and rms_norm compute
-and answer in float32 on CUDA; on the CPU, and for the others, the input's dtype stays. A class of tensors with a
-__torch_function__ of its own is asked first, as by PyTorch's.
+Every function takes tensors of float16, bfloat16, float32 or float64, in any combination, and returns a tensor of the
+input's dtype and memory format. Invalid shapes and values raise ValueError where PyTorch raises, tensors of other kinds
+TypeError; nothing has changed then. Under autocast the functions behave as PyTorch's: on CUDA, layer_norm, group_norm
+and rms_norm compute and return float32; on the CPU, and for the other functions, the input's dtype is kept. A class of
+tensors with its own __torch_function__ is asked first, as in PyTorch.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def _sizes(shape: Any) -> tuple[int, ...]:
 
 
 def _float32(name: str, *tensors: Tensor | None) -> tuple[Any, ...]:
-    """The tensors as autocast would hand them on."""
+    """The tensors, converted as autocast would."""
     kind = tensors[0].device.type if isinstance(tensors[0], Tensor) else ""
     if name not in AUTOCAST_FLOAT32.get(kind, ()) or not torch.is_autocast_enabled(kind):
         return tensors
@@ -41,7 +41,7 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """See `torch.nn.functional.batch_norm` and `normzoo.BatchNorm`. In training running statistics are written to.
+    """See `torch.nn.functional.batch_norm` and `normzoo.BatchNorm`. Training updates running statistics in place.
 
     >>> import torch, normzoo.torch as nzt
     >>> nzt.functional.batch_norm(torch.tensor([[0.0], [2.0]]), None, None, training=True)

@@ -1,4 +1,4 @@
-"""torch.nn's norms, computed by this library: subclasses that change nothing but the pass."""
+"""The norms of torch.nn, computed by this library: subclasses that change only the pass."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -18,14 +18,14 @@ else:
 
 
 def leaf(forward: Callable[..., Any]) -> Any:
-    """`forward` of a module that torch.fx keeps whole, as it does all of torch.nn's."""
+    """`forward` of a module that torch.fx keeps as one node, as it does for all modules of torch.nn."""
 
     @wraps(forward)
     def found(self: Any, *inputs: Any, **named: Any) -> Any:
         for x in (*inputs, *named.values()):
             if isinstance(x, Proxy):
                 path = getattr(x.tracer, "path_of_module", lambda module: "")(self)
-                if path:  # a norm that is itself what is traced has none
+                if path:  # a norm that is itself the traced module has no path
                     return x.tracer.create_proxy("call_module", path, inputs, named)
         return forward(self, *inputs, **named)
 
@@ -33,7 +33,7 @@ def leaf(forward: Callable[..., Any]) -> Any:
 
 
 class _Ours:
-    """What all of them answer to PyTorch's tools."""
+    """Base class: what all modules tell PyTorch's tools."""
 
     def __prepare_scriptable__(self) -> NoReturn:
         raise RuntimeError(
@@ -43,18 +43,18 @@ class _Ours:
 
 
 class _Batch(_Ours, _BatchNorm):
-    """BatchNorm's pass."""
+    """The pass of BatchNorm."""
 
     @leaf
     def forward(self, input: Tensor) -> Tensor:
-        """See `normzoo.BatchNorm`. A call that raises leaves all buffers as they were."""
+        """See `normzoo.BatchNorm`. A call that raises leaves all buffers unchanged."""
         self._check_input_dim(input)
         tracked = self.training and self.track_running_stats
         count = self.num_batches_tracked if tracked else None
         momentum = self.momentum
         if momentum is None:
             momentum = 0.0 if count is None else 1.0 / (int(count) + 1)
-        # as in PyTorch: without tracking, batch statistics in evaluation too, and buffers that are there stay
+        # as in PyTorch: without tracking, evaluation uses batch statistics, too, and existing buffers stay unchanged
         read = tracked or not self.training
         mean, var = (self.running_mean, self.running_var) if read else (None, None)
         own = self.training or (mean is None and var is None)
@@ -65,7 +65,7 @@ class _Batch(_Ours, _BatchNorm):
 
 
 class _Instance(_Ours, _InstanceNorm):
-    """InstanceNorm's pass."""
+    """The pass of InstanceNorm."""
 
     @leaf
     def forward(self, input: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""The passes as PyTorch operators, which torch.compile keeps in its graph as they are, and goes back through."""
+"""The passes as PyTorch operators. torch.compile keeps them in its graph as single nodes, and can differentiate
+them."""
 
 from typing import Any
 
@@ -30,7 +31,7 @@ def _axes(spec: Spec, x: Any) -> Axes:
 
 
 def _sets(spec: Spec, x: Tensor) -> Any:
-    """How many sets of values have statistics; sizes may be symbols."""
+    """Number of sets that have statistics; sizes may be symbolic."""
     if spec.name == "batch_norm" or not spec.own:
         return x.shape[1]
     if spec.name in ("instance_norm", "group_norm"):
@@ -42,7 +43,7 @@ def _sets(spec: Spec, x: Tensor) -> Any:
 
 
 def _placed(y: Tensor, x: Tensor) -> Tensor:
-    """y where the compiler expects it: `torch.empty_like(x)`."""
+    """y with the strides that the compiler expects, those of `torch.empty_like(x)`."""
     return y if y.stride() == x.stride() else torch.empty_like(x).copy_(y)
 
 
@@ -59,7 +60,7 @@ def normalize(
     momentum: float,
     eps: float | None,
 ) -> tuple[Tensor, Tensor]:
-    """y, and the statistics of every set (3, sets): mean, spread, rstd."""
+    """y, and the statistics (3, sets): mean, spread and rstd of every set."""
     spec = Spec(name, tuple(sizes), own, momentum, eps)
     y, left, _ = run(spec, x, weight, bias, mean, var, True)
     return _placed(y, x), tensor_of(left.stats).reshape(3, -1)
@@ -86,14 +87,14 @@ def normalize_backward(
     own: bool,
     eps: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """dx, dweight and dbias; the last two are empty where there are none."""
+    """dx, dweight and dbias; a gradient of an absent parameter is an empty tensor."""
     spec, a = Spec(name, tuple(sizes), own), array_of(name, "input", x)
     b, _, c, _ = find_view(_axes(spec, a), tuple(x.shape), None, x.element_size())[0].dims
     moments = (rms_norm.RMSNorm if name == "rms_norm" else layer_norm.LayerNorm).moments if own else CONSTANT
     kept = array_of(name, "statistics", stats.reshape(3, b, c))
     left = Left(name, _axes(spec, a), None, moments, eps_for(a) if eps is None else eps, kept)
     dx, dweight, dbias = run_back(left, dy, x, weight, array_of(name, "bias", bias))
-    # no two results of an operator may be one tensor
+    # all results of an operator must be different tensors
     return _placed(dx, x), *(x.new_empty(0) if d is None else d for d in (dweight, dbias))
 
 
@@ -125,8 +126,8 @@ normalize.register_autograd(_back, setup_context=_keep)
 
 @custom_op("normzoo::update_running", mutates_args=("mean", "var"))
 def update_running(mean: Tensor, var: Tensor, stats: Tensor, x: Tensor, momentum: float) -> None:
-    """Take the statistics of x's sets into the running ones. x says how many values these have: a number would be a
-    constant of a traced graph."""
+    """Update the running statistics by those of x's sets. x gives the number of values in a set, which would be a
+    constant in a traced graph if it were passed as a number."""
     sets = stats.shape[1] if stats.dim() == 2 else 0
     fits = mean.dim() == 1 and mean.shape == var.shape and stats.shape[:1] == (3,) and stats.dtype == torch.float64
     if not fits or not stats.is_contiguous() or not mean.numel() or sets % mean.numel():

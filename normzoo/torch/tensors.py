@@ -1,4 +1,4 @@
-"""Tensors as arrays and arrays as tensors, on the same memory."""
+"""Conversion between tensors and arrays that share memory."""
 
 from functools import cache
 from typing import Any
@@ -16,23 +16,23 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 @cache
 def _bfloat16() -> np.dtype:
     try:
-        import ml_dtypes  # noqa: PLC0415 (an extra, for those who have such tensors)
+        import ml_dtypes  # noqa: PLC0415 (optional, for bfloat16 tensors only)
     except ImportError as error:
         raise ImportError('tensors of bfloat16 need ml_dtypes; pip install "normzoo[torch]"') from error
     return np.dtype(ml_dtypes.bfloat16)
 
 
 def array_of(owner: str, name: str, t: Any) -> Any:
-    """The array on the memory of a tensor, or None.
+    """An array on the memory of a tensor; None for None.
 
     Raises:
-        TypeError: t is no tensor that the norms take.
+        TypeError: t is not a tensor that the norms accept.
     """
     if t is None:
         return None
     plain = type(t) in _PLAIN and t.dtype in _NUMPYS and t.is_cpu and t.layout is torch.strided
     if plain and not (t.is_neg() or t.is_nested):
-        return t.detach().numpy()  # what most tensors are
+        return t.detach().numpy()  # the usual case
     if not isinstance(t, torch.Tensor):
         raise TypeError(f"{owner}: expected {name} to be a tensor, got {type(t).__name__}; write torch.as_tensor(...)")
     if t.is_nested:
@@ -67,7 +67,7 @@ def array_of(owner: str, name: str, t: Any) -> Any:
 
 
 def tensor_of(a: Any) -> Any:
-    """The tensor on the memory of an array, or None. What came from tensors on CUDA is one."""
+    """A tensor on the memory of an array, or None. An array that came from a CUDA tensor is a tensor already."""
     if type(a) is not np.ndarray:
         return a
     if a.dtype.char in "efd":

@@ -1,8 +1,9 @@
-"""Threads: PyTorch's number of them, and whether its threads are Numba's too.
+"""Threads: PyTorch's number of threads, and whether PyTorch and Numba share them.
 
-PyTorch and Numba run loops on GNU OpenMP, whose pool belongs to the thread that starts the loop. Where both have found
-one library, both use one pool. Where they have two, the idle threads of each spin on the cores that the other needs.
-Both find PyTorch's where it is loaded first, which importing this before the first parallel kernel does.
+PyTorch and Numba run loops on GNU OpenMP, which has one pool of threads per thread that starts loops. If both have
+loaded the same OpenMP library, they share a pool. If each has its own, idle threads of one spin on the cores that the
+other needs. Both use PyTorch's library if it is loaded first; importing this module before the first parallel kernel
+ensures that.
 """
 
 import threading
@@ -32,11 +33,11 @@ def _limited(count: int) -> Iterator[None]:
 
 
 def torch_threads(values: int) -> Any:
-    """Kernels in this context run on as many threads as PyTorch's own would: `torch.set_num_threads` holds for both.
+    """A context in which kernels use as many threads as PyTorch, so `torch.set_num_threads` applies to both.
 
-    A pool whose loops ask for other numbers of threads in turn would start and end threads for each.
+    A pool whose loops alternate between numbers of threads would end and start threads for every loop.
     """
-    if values <= SERIAL:  # such kernels run alone
+    if values <= SERIAL:  # such kernels use one thread
         return _NOTHING
     count = min(torch.get_num_threads(), _MOST)
     return _NOTHING if count == numba.get_num_threads() else _limited(count)
@@ -49,13 +50,13 @@ def _loop(a: Any) -> None:
 
 
 def shares_threads() -> bool:
-    """Do PyTorch's loops and Numba's run on the same threads of this process?
+    """Do the loops of PyTorch and Numba run on the same threads of this process?
 
-    Where they do not, set OMP_WAIT_POLICY=passive before the program starts, or import normzoo.torch before anything
-    that runs Numba's parallel loops. Linux only. Compiles a loop at its first call.
+    If not, set OMP_WAIT_POLICY=passive before the program starts, or import normzoo.torch before Numba runs its first
+    parallel loop. Linux only. Compiles a loop in its first call.
 
     Raises:
-        RuntimeError: there is but one thread to share, or no /proc to see threads in.
+        RuntimeError: there is only one thread, or no /proc that lists threads.
     """
     if not _TASKS.is_dir():
         raise RuntimeError("shares_threads: expected Linux, whose /proc/self/task lists the threads; found none")
@@ -66,7 +67,7 @@ def shares_threads() -> bool:
         )
     new: list[set[str]] = []
 
-    def count() -> None:  # a thread that has started no loop yet has no pool
+    def count() -> None:  # in a new thread, which has no pool yet
         numba.set_num_threads(2)
         a = torch.zeros(1 << 16).numpy()
         before = _tasks()
@@ -75,7 +76,7 @@ def shares_threads() -> bool:
         _loop(a)
         new.extend([between - before, _tasks() - between])
 
-    _loop(torch.zeros(1 << 16).numpy())  # compiled, and Numba's own threads started
+    _loop(torch.zeros(1 << 16).numpy())  # compiles the loop and starts Numba's threads
     thread = threading.Thread(target=count)
     thread.start()
     thread.join()

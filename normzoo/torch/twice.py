@@ -1,4 +1,4 @@
-"""The backward pass in PyTorch's own operations, which autograd goes back through again: for create_graph=True."""
+"""The backward pass in PyTorch's operations, which autograd can differentiate again: for create_graph=True."""
 
 from typing import Any
 
@@ -46,7 +46,7 @@ def _host(stats: Any) -> Any:
 
 
 def _summed(d: Tensor, view: View, left: Left) -> Tensor:
-    """A parameter's gradient from terms of the view's shape."""
+    """A parameter's gradient, from terms with the view's shape."""
     _, m, c, n = view.dims
     pb, *rest = view.parameter_dims
     d = d.reshape(-1, pb, m, c, n).sum(0)

@@ -1,1 +1,1 @@
-"""One norm per file: docstring, declaration, state if any."""
+"""The norms, one per file: documentation, arguments, formula and, if any, running state."""

@@ -1,7 +1,8 @@
-"""Norms outside the algebra: written in NumPy, with float64 inside, on every backend.
+"""Base class of norms that are computed in NumPy, in float64, on every backend.
 
-A norm says of x and its parameters, all float64, what y is and how a gradient goes back; `ExactNorm` checks, converts
-and places the results. float64 inside keeps float32 results flat in the mean; `formulas.py` has the steps they share.
+Such a norm defines y as a function of x and its parameters, all float64, and how gradients are computed; `ExactNorm`
+checks and converts arguments and results. float64 avoids the error that a large mean causes in float32; `formulas.py`
+has the steps that several norms share.
 """
 
 from abc import abstractmethod
@@ -18,30 +19,31 @@ from normzoo.passes.overlaps import check_out
 from normzoo.passes.saved import Pull, PulledBack, Saved, empty_in_layout, layout_of
 from normzoo.statistics.running_state import RunningState
 
-Update = Callable[[Mapping[str, Array]], Mapping[str, Any]]  # from the buffers to new values of some of them
+Update = Callable[[Mapping[str, Array]], Mapping[str, Any]]  # (all buffers) -> new values of some of them
 
 
 class ExactNorm(Norm):
-    """A norm that declares `check` and `compute`. One that takes arrays beside x has a `forward` of its own, which
-    calls `exactly` with them."""
+    """A norm that defines `check` and `compute`. One that takes arrays beside x has its own `forward`, which passes
+    them to `exactly`."""
 
     eps: float
 
-    counts_empty: ClassVar[bool] = False  # a batch without values is one more in num_batches_tracked
+    counts_empty: ClassVar[bool] = False  # is a batch without values counted in num_batches_tracked?
 
     def check(self, x: Array, **inputs: Array) -> None:
-        """Raise where the shapes do not fit; nothing has been changed yet."""
+        """Raise if the shapes do not fit; nothing has been changed at this point."""
 
     @abstractmethod
     def compute(
         self, x: Array, params: Mapping[str, Array], **inputs: Array
     ) -> tuple[Array, Pull] | tuple[Array, Pull, Update | None]:
         """y of x's shape, and the function from dy to the gradients: a dict with "x", every parameter and every input.
-        A norm with running state adds a function from all its buffers to new values of some, which are written when all
-        else has succeeded; it is called again where another thread has written meanwhile.
+        A norm with running state also returns a function from all its buffers to new values of some of them. These are
+        written after everything else has succeeded; the function is called again if another thread has written in
+        between.
 
         Args:
-            x, params, inputs: float64, C-contiguous; x is a copy of the norm's own and must not be written to.
+            x, params, inputs: float64, C-contiguous; x is a copy, which must not be written to.
         """
 
     def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
@@ -51,8 +53,8 @@ class ExactNorm(Norm):
     def exactly(
         self, x: Array, out: Array | None = None, *, update_stats: bool = True, **inputs: Array
     ) -> tuple[Array, Saved]:
-        """Check, compute in float64 and place y: see `Norm.forward`. Without `update_stats` the buffers stay as they
-        are."""
+        """Check, compute in float64 and write y: see `Norm.forward`. Without `update_stats` the buffers stay
+        unchanged."""
         x = base_array(self, "x", x)
         inputs = {name: base_array(self, name, a) for name, a in inputs.items()}
         self.check(x, **inputs)
@@ -63,7 +65,7 @@ class ExactNorm(Norm):
         with np.errstate(all="ignore"):
             if x.size:
                 result = self.compute(_double(x), params, **{name: _double(a) for name, a in inputs.items()})
-            else:  # sets without values have no mean
+            else:  # a set without values has no mean
                 zeros = {name: np.zeros(a.shape) for name, a in arguments.items()}
                 counted = self.counts_empty and self.training and "num_batches_tracked" in self.buffers
                 result = x, lambda dy: {"x": dy} | zeros, _count if counted else None
@@ -76,7 +78,7 @@ class ExactNorm(Norm):
         return y, PulledBack(self, x, pull, arguments)
 
     def _prepared(self, update: Update) -> Callable[[], None]:
-        """What writes new values of buffers. That one is read-only is found before y is written."""
+        """A function that writes the new values of buffers. A read-only buffer raises here, before y is written."""
         names = list(self.buffers)
 
         def new(*old: Array) -> list[Any]:
@@ -90,9 +92,9 @@ class ExactNorm(Norm):
 
 
 def _count(old: Mapping[str, Array]) -> Mapping[str, Any]:
-    """A batch without values is counted."""
+    """The update for a batch without values: it is counted."""
     return {"num_batches_tracked": old["num_batches_tracked"] + 1}
 
 
 def _double(a: Array) -> Array:
-    return np.array(a, np.float64, order="C")  # always a copy: the caller may change a before the backward pass
+    return np.array(a, np.float64, order="C")  # always a copy: the caller may change `a` before the backward pass

@@ -102,7 +102,7 @@ def test_a_full_disk(tmp_path):
     """Said once, with the reason; and what could not be written whole is not read later either."""
     done = script(FULL + SEVERAL, NUMBA_CACHE_DIR=tmp_path)
     said = done.stderr
-    assert said.count("\n") == 1 and "compiled kernels are not kept on disk: " in said and "File too large" in said
+    assert said.count("\n") == 1 and "compiled kernels are not stored on disk: " in said and "File too large" in said
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
     again = script(SEVERAL, NUMBA_CACHE_DIR=tmp_path)
     assert not again.stderr and done.stdout == again.stdout == "0\n"

@@ -80,5 +80,6 @@ import numba.core.caching
 del numba.core.caching.IndexDataCacheFile
 """
     script(
-        START + broken + END + "assert len(told) == 1 and 'not kept on disk' in told[0], told", NUMBA_CACHE_DIR=tmp_path
+        START + broken + END + "assert len(told) == 1 and 'not stored on disk' in told[0], told",
+        NUMBA_CACHE_DIR=tmp_path,
     )

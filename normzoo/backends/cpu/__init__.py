@@ -1,4 +1,5 @@
-"""The CPU backend: a callable for each pass, made once for all calls of a shape; see `code.py` for what it runs."""
+"""The CPU backend: a callable for each pass, made once for all calls with the same shape; `code.py` chooses the
+kernel."""
 
 import math
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from normzoo.backends.cpu.vector.lanes import Flat
 from normzoo.backends.samples import SAMPLES, places_in
 from normzoo.backends.subnormals import LEAST, ONE, kept
 
-_UNCOUNTED = np.array(0)  # the number of batches of who does not count them
+_UNCOUNTED = np.array(0)  # a dummy number of batches, if none is passed
 
 
 class CPU(Backend):
@@ -93,7 +94,7 @@ class CPU(Backend):
         code = forward_code(dims, parameter_dims, moments, dtype, store)
         x, weight, bias, mean, var = kinds
         words = _words(code, moments, parameter_dims, x, weight is not None)
-        if words is None or (mean is not None and not has_gil()):  # Python's lock is what keeps other threads out
+        if words is None or (mean is not None and not has_gil()):  # only the interpreter's lock keeps other threads out
             return None
         words[shortcut.ZEROS] = np.zeros(parameter_dims, dtype)
         if mean is not None and var is not None:
@@ -149,7 +150,7 @@ class CPU(Backend):
         return negative.item()
 
     def spread_rows(self, source: Array, place: Array, target: Array) -> None:
-        """Rows of bytes; as lines, which are written past the caches, where these would not hold them."""
+        """Copy rows of bytes. Rows of whole cache lines bypass the caches, if the caches could not hold the result."""
         places = target.__array_interface__["data"][0] | target.shape[1]
         streams = target.nbytes >= STREAMED and places % LINE == 0
         if streams:
@@ -173,8 +174,8 @@ def _backward_call() -> Callable:
 def _words(
     code: Code, moments: Moments, parameter_dims: Dims, like: Kind | None, weighted: bool
 ) -> dict[int, Any] | None:
-    """What a block has of the kernel, where the pass is small and compiled code can make it of its arrays as they are;
-    the result is an array like this."""
+    """The part of a block that describes the kernel, if the pass is small and compiled code can run it on its arrays
+    without conversion; else None. `like` is the kind of the result."""
     if like is None or math.prod(code.dims) > SMALL or len(like[0]) > shortcut.AXES or not objects.is_as_expected():
         return None
     seen = (*_seen(code.dims, like[1]), *_seen(parameter_dims if weighted else (), code.arrays[2]))
@@ -196,7 +197,7 @@ def _words(
 
 
 def _seen(sizes: tuple[int, ...], dtype: np.dtype) -> list[int]:
-    """What a block has of an array of these sizes, a few values of which are kept; () for none."""
+    """The part of a block that describes samples of an array of these sizes; () means that there is no array."""
     size = dtype.itemsize if sizes else 0
     return [size, *(size * i for i in places_in(math.prod(sizes)).tolist())]
 

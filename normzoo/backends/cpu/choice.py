@@ -1,7 +1,7 @@
-"""Which kernel works on a view, by its shape alone: for what Python calls (`code.py`) and for what compiled code does.
+"""The choice of the kernel for a view, by its shape alone: for calls from Python (`code.py`) and from compiled code.
 
-Rows or columns, or sets of few values, shows in the bits; whether a thread takes whole sets does not, and is chosen in
-`code.py`.
+The choice between rows, columns and sets of few values changes the bits of results. Whether one thread processes a
+whole set does not, and is decided in `code.py`.
 """
 
 from normzoo.backends.contract import Dims
@@ -27,11 +27,11 @@ from normzoo.backends.cpu.schedule import (
 from normzoo.backends.cpu.vector.lanes import LANES
 
 FORWARD, APPLY, BACKWARD = range(3)  # the pass
-ROWS, COLUMNS, FEW = 0, 3, 6  # what `choice` gives: to the first two how parameters vary is added, ONE, EACH or RUNS
+ROWS, COLUMNS, FEW = 0, 3, 6  # results of `choice`; to the first two ONE, EACH or RUNS is added
 
 
 def choice(dims: Dims, parameter_dims: Dims, which: int, constant: bool, computes_float32: bool) -> int:
-    """The kernel of a pass; `constant`: of given statistics."""
+    """The kernel of a pass; `constant`: the pass uses given statistics."""
     by_column = is_columns(dims, which == BACKWARD)
     if computes_float32 and is_few(dims, parameter_dims, which) and not (constant and by_column):
         return FEW
@@ -39,12 +39,12 @@ def choice(dims: Dims, parameter_dims: Dims, which: int, constant: bool, compute
 
 
 def is_by_column(chosen: int) -> tuple[bool, int]:
-    """Of what was chosen, but for FEW: is it columns? And how do parameters vary?"""
+    """For a choice other than FEW: is it columns, and how do parameters vary?"""
     return chosen >= COLUMNS, chosen % COLUMNS
 
 
 def is_few(dims: Dims, parameter_dims: Dims, which: int) -> bool:
-    """Has a set few values? Their kernels compute float32."""
+    """Has a set few values, so that `few.py` processes it? Those kernels only compute float32."""
     _, m, c, n = dims
     if which == APPLY:
         return m * n <= FEW_GIVEN
@@ -58,14 +58,14 @@ def is_few(dims: Dims, parameter_dims: Dims, which: int) -> bool:
 
 
 def has_each(dims: Dims, parameter_dims: Dims) -> bool:
-    """Has each value of a set parameters of its own?"""
+    """Has each value of a set its own parameters?"""
     return parameter_dims[1] * parameter_dims[3] == dims[1] * dims[3]
 
 
 def is_columns(dims: Dims, gradients: bool = False) -> bool:
-    """Do the column kernels take this view? Runs too short for the lanes are columns too, where there are several that
-    lie apart: enough for what is done once a column and, of a backward pass, not so many that a tile of LANES sets is
-    too large. Those that lie side by side are summed as one run in rows.py."""
+    """Do the column kernels process this view? They also process runs that are too short for the lanes, if these are
+    not adjacent and if there are enough of them for the work per column and, in a backward pass, not so many that a
+    tile of LANES sets is too large. Adjacent runs are summed as one by rows.py."""
     _, m, c, n = dims
     if n == 1:
         return True

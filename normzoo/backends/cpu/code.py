@@ -1,7 +1,7 @@
-"""Which machine code works on a view: the kernel file, the schedule, one thread or all; and how it is had.
+"""The machine code for a view: the choice of the kernel file, of one thread or all; and its compilation.
 
-Rows or columns are chosen by the shape of a set; whether a thread takes whole sets or shares them cannot be seen in
-the bits. So neither the number of threads nor the number of sets shows in the statistics.
+The shape of a set decides between rows and columns. Results are bit-identical whether one thread processes a whole set
+or threads share it; so statistics depend neither on the number of threads nor on the number of sets.
 """
 
 import math
@@ -59,14 +59,14 @@ _DIMS = types.UniTuple(types.int64, 4)
 class Compiled(NamedTuple):
     """The machine code of a kernel for arguments of certain types."""
 
-    call: Callable  # without Numba's dispatcher, which would look at every argument again
-    address: int  # for other compiled code; 0 where there is no machine code
-    held: Any = None  # what lives as long as the code
+    call: Callable  # bypasses Numba's dispatcher, which would check every argument again
+    address: int  # for other compiled code; 0 if there is no machine code
+    held: Any = None  # object that must live as long as the code
 
 
 @lru_cache(maxsize=1024)
 def compiled(kernel: Any, signature: tuple[types.Type, ...]) -> Compiled:
-    """Loaded from the disk cache, or compiled."""
+    """The machine code, loaded from the disk cache or compiled."""
     if plain(kernel) is kernel:  # Numba is switched off
         return Compiled(partial(_interpreted, kernel), 0)
     with uninterrupted():
@@ -74,36 +74,36 @@ def compiled(kernel: Any, signature: tuple[types.Type, ...]) -> Compiled:
 
 
 def _interpreted(kernel: Callable, *arguments: Any) -> None:
-    """A kernel as Python runs it, on flat views of its arrays."""
+    """Run a kernel in Python, on flat views of its arrays."""
     with np.errstate(all="ignore"):
         kernel(*(a.reshape(-1) if isinstance(a, np.ndarray) else a for a in arguments))
 
 
 class Code(NamedTuple):
-    """Which machine code works on a view."""
+    """The choice of the machine code for a view."""
 
     dims: Dims
     by_column: bool
-    make: Callable[..., Any]  # the kernel, by flags and whether it writes past the caches
-    in_order: bool  # does a thread write whole vectors, one behind the other?
+    make: Callable[..., Any]  # makes the kernel, from flags and whether it writes past the caches
+    in_order: bool  # does a thread write whole vectors, one after another?
     flags: tuple
     arrays: tuple[np.dtype, ...]
-    result: int  # which of the arrays is of x's shape and written
+    result: int  # index of the array that has x's shape and is written
     scalars: tuple[types.Type, ...]
 
     def call(self) -> Callable:
-        """The code, on one thread or on all. Where the result is more than caches hold and is written in order, it is
-        written past them, if it begins where that can be."""
+        """The code, on one thread or on all. If the result is larger than the caches and written in order, it bypasses
+        them, provided that it is aligned."""
         size = math.prod(self.dims)
 
         @cache
-        def code(past_caches: bool) -> Callable:  # each is compiled when it is first needed
+        def code(past_caches: bool) -> Callable:  # each is compiled at first use
             call = self.compiled(past_caches).call
             return call if size <= SERIAL else threads.guarded(call, size)
 
         if size * self.arrays[self.result].itemsize < STREAMED or not self.in_order:
             return code(False)
-        place = 3 + self.result  # behind the pool, dims and those of the parameters
+        place = 3 + self.result  # after the pool, dims and parameter_dims
         return lambda *given: code(given[place].__array_interface__["data"][0] % STREAM_ALIGNMENT == 0)(*given)
 
     def compiled(self, past_caches: bool) -> Compiled:
@@ -144,7 +144,7 @@ def backward_code(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.
         return Code(dims, False, few.backward, False, flags, arrays, 4, scalars)
     by_column, spans = is_by_column(chosen)
     makers = rows_gradients.backward, rows_split.backward, columns_gradients.backward, columns_split.backward
-    # where statistics are constants, threads that share sets read them once, in the order of memory
+    # if statistics are constants, threads that share sets read them once, in memory order
     few_sets = math.inf if moments == CONSTANT and not spans else SPLIT_SETS
     whole = _is_whole(dims, by_column, few_sets, spans, store)
     return _code(dims, by_column, makers, whole, moments, spans, (arrays, 4, scalars))
@@ -153,8 +153,8 @@ def backward_code(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.
 def _code(
     dims: Dims,
     by_column: bool,
-    makers: tuple[Callable[..., Any], ...],  # of rows, of rows that threads share, of columns, of those shared
-    whole: bool,  # does a thread take whole sets?
+    makers: tuple[Callable[..., Any], ...],  # rows, rows that threads share, columns, columns that threads share
+    whole: bool,  # does a thread process whole sets?
     moments: Moments,
     spans: int,
     given: tuple,  # arrays, result and scalars of a `Code`
@@ -166,7 +166,7 @@ def _code(
 
 
 def _is_written_in_order(dims: Dims, by_column: bool, whole: bool, spans: int, store: np.dtype) -> bool:
-    """Does a thread write whole vectors, one behind the other? What jumps between pages is slower past the caches."""
+    """Does a thread write whole vectors, one after another? Jumping between pages is slower past the caches."""
     b, m, c, n = dims
     if by_column:
         view = plain(columns_walk.view_of)(dims, spans, store)
@@ -176,7 +176,7 @@ def _is_written_in_order(dims: Dims, by_column: bool, whole: bool, spans: int, s
 
 
 def few_flags(dims: Dims, parameter_dims: Dims) -> tuple[bool, bool]:
-    """Do the values of what lanes run over lie beside each other? And are that samples of few columns? Where lanes run
+    """Are the values that lanes run over adjacent? And are these samples of few columns? The direction of the lanes
     changes no bit of a set."""
     b, m, c, n = dims
     over = 1 < c < LANES and m > 1 and c < b and m * c * n <= FEW_SAMPLE and parameter_dims[0] == 1
@@ -184,8 +184,8 @@ def few_flags(dims: Dims, parameter_dims: Dims) -> tuple[bool, bool]:
 
 
 def _is_whole(dims: Dims, by_column: bool, few: float, spans: int, store: np.dtype) -> bool:
-    """Does a thread take whole sets? Else all threads share every set, with the same bits: of fewer than `few` large
-    ones."""
+    """Does a thread process whole sets? Otherwise all threads share every set, with bit-identical results: if there are
+    fewer than `few` large sets."""
     b, m, c, n = dims
     if not by_column:
         m, n = (1, m * n) if spans == rows_walk.RUNS else (m, n)
@@ -197,8 +197,9 @@ def _is_whole(dims: Dims, by_column: bool, few: float, spans: int, store: np.dty
 
 
 def _is_far_apart(dims: Dims, by_column: bool, store: np.dtype) -> bool:
-    """Are sets too large for a level-2 cache, and of runs apart? Then a forward pass that reads x twice in the order of
-    memory, and writes y past the caches, takes less than one set at a time. A backward pass reads two arrays twice."""
+    """Is a set too large for a level-2 cache, with runs that are not adjacent? Then a forward pass that reads x twice
+    in memory order, and writes y past the caches, is faster than one set at a time. A backward pass reads two arrays
+    twice."""
     _, m, c, n = dims
     if by_column or n % LANES or 1 in (m, c):
         return False
@@ -206,13 +207,13 @@ def _is_far_apart(dims: Dims, by_column: bool, store: np.dtype) -> bool:
 
 
 def is_short(dims: Dims, by_column: bool, spans: int) -> bool:
-    """Is a set one short run, or worked on as one?"""
+    """Is a set one short run, or processed as one?"""
     _, m, _, n = dims
     return not by_column and m * n <= SHORT_SET and (m == 1 or spans == rows_walk.RUNS)
 
 
 def spread_of(dims: Dims, by_column: bool, parameter_dims: Dims) -> tuple[Dims, Callable[[Array], Array] | None]:
-    """Columns whose parameters vary along m take one value for each or one for all: else they are repeated."""
+    """Parameters that vary along m must have one value for all columns or one for each: otherwise they are repeated."""
     pb, pm, pc, pn = parameter_dims
     _, _, c, n = dims
     if not by_column or pm == 1 or (pc, pn) in ((1, 1), (c, n)):

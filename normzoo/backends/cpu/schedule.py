@@ -1,22 +1,23 @@
-"""Every number that was found by measuring: sizes from which on one way of working is faster than another.
+"""All constants that were found by measuring: mostly sizes from which on one method is faster than another.
 
-Most only say who does the work. Those marked "order" say in which order values are added up, too, so that a change of
-them changes results within their accuracy. Measured on AMD EPYC with two cores and vectors of 32 bytes, a level-1 cache
-of 32 KB and a level-2 cache of 512 KB; FACTS.md has the measurements. "Set", b, m, c and n are those of `contract.py`.
+Most of them only decide which thread does the work. Those marked "order" also determine the order in which values are
+added, so that changing them changes results within their accuracy. Measured on AMD EPYC with two cores, vectors of 32
+bytes, a level-1 cache of 32 KB and a level-2 cache of 512 KB; FACTS.md has the measurements. "Set", b, m, c and n are
+those of `contract.py`.
 """
 
-# -- which kernel works on a view: code.py -----------------------------------------------------------------------
+# -- the choice of the kernel for a view: code.py -----------------------------------------------------------------
 
-SMALL = 16384  # values up to which a pass keeps Python's lock, for some microseconds
-SERIAL = 65536  # values up to which starting the threads costs more than they save, or hardly less
-SPLIT_SETS = 16  # fewer sets than this, each of several chunks, are worked on by all threads together;
-SETS_PER_THREAD = 2  # going forward, fewer than this for each thread
-FOLDED_RUN = 256  # values of a run, below which several are columns (order)
-FOLDED_RUNS = 4  # where there is a run for every so many values of one: else what is done once a column is too much
-FOLDED_TILE = 1536  # columns of a tile from which on x and dy, of many runs, are too large for a level-2 cache (order)
-HIGH_COLUMNS = 1 << 20  # values of high columns that a thread reads twice, one sample after the other; more are shared
-STREAMED = 1 << 24  # bytes of a result, from which on it is written past the caches: they would not hold it
-STREAM_ALIGNMENT = 16  # bytes of the narrowest vectors: where NumPy's arrays begin, they can be written past the caches
+SMALL = 16384  # values up to which a pass keeps the interpreter's lock, for some microseconds
+SERIAL = 65536  # values up to which starting threads costs more than it saves, or hardly less
+SPLIT_SETS = 16  # fewer sets than this, each of several chunks, are shared by all threads;
+SETS_PER_THREAD = 2  # and, in forward passes, fewer than this per thread
+FOLDED_RUN = 256  # values of a run, below which several runs are processed as columns (order)
+FOLDED_RUNS = 4  # most values of a run per run of the set: with fewer runs, the work per column costs too much
+FOLDED_TILE = 1536  # columns of a tile, from which on x and dy of many runs exceed a level-2 cache (order)
+HIGH_COLUMNS = 1 << 20  # values of high columns that one thread reads twice, sample by sample; larger ones are shared
+STREAMED = 1 << 24  # bytes of a result, from which on it is written past the caches, which could not hold it
+STREAM_ALIGNMENT = 16  # bytes of the narrowest vectors: arrays aligned to this, as NumPy's are, can bypass the caches
 LINE = 64  # bytes
 PAGE = 4096  # bytes, of which all can be read if one can: at least, on every processor
 APART_BYTES = 1 << 20  # bytes of a set whose runs lie apart, from which on threads share it
@@ -26,63 +27,63 @@ NEIGHBOUR_SHARED = 48  # times the sets that share parameters: the largest squar
 # repeats the parameters and adds up their gradients takes longer than it saves (order)
 SHORT_SET = 1024  # values up to which a set that is one run has a kernel of its own: a fifth less time, the same bits
 
-# -- sets of few values: few.py (order: what they do not take is summed in float32) -------------------------------
+# -- sets of few values: few.py (order: all other sets are summed in float32) -------------------------------------
 
-FEW_FORWARD = 48  # values of a set that go forward there, in runs that are no columns;
-FEW_EACH = 32  # where each value has its own parameters, whose tables would fill the level-1 cache;
-FEW_GIVEN = 32  # where the statistics are given;
-FEW_BACK = 31  # going back;
-FEW_EACH_BACK = 24  # going back where each value has its own parameters;
-FEW_APART = 56  # either way, where runs shorter than a vector lie apart
-FEW_COLUMN = 2  # values of a column, which lanes run over anyway,
-FEW_SAMPLE_COLUMN = 64  # or up to this, where a sample
-FEW_SAMPLE = 256  # has no more values than this
-FEW_TASK = 4096  # values of a task, or more where parameters are many: each task has their gradients
-FEW_TASKS = 64  # at most
+FEW_FORWARD = 48  # most values of a set in forward passes, if its runs are not columns
+FEW_EACH = 32  # in forward passes, if each value has its own parameters: larger tables would fill the level-1 cache
+FEW_GIVEN = 32  # in passes by given statistics
+FEW_BACK = 31  # in backward passes
+FEW_EACH_BACK = 24  # in backward passes, if each value has its own parameters
+FEW_APART = 56  # in both passes, if runs are shorter than a vector and not adjacent
+FEW_COLUMN = 2  # most values of a column: few, because the kernels of columns also run lanes along columns
+FEW_SAMPLE_COLUMN = 64  # most values of a column, if its sample is small:
+FEW_SAMPLE = 256  # most values of such a sample
+FEW_TASK = 4096  # values of a task, or more if there are many parameters: each task has their gradients
+FEW_TASKS = 64  # most tasks
 
 # -- rows ---------------------------------------------------------------------------------------------------------
 
-ROW_CHUNK = 2048  # values: two arrays of float32 fill half a level-1 cache; at most 64 additions a lane (order)
-SETS_TOGETHER = 4  # sets of one chunk that are summed before the first is normalized
-FAR_MEAN = 2.0  # of a chunk's variance is the square by which its mean may lie from what it is summed around (order)
-FETCHED_SET = 1 << 18  # bytes of a set, up to which the next ones are fetched while y is written: two fit a level-2
-# cache;
-FETCHED_SET_BACK = 1 << 15  # going back: x and dy of more would fill the level-1 cache while they are read again,
-FETCHED_SET_WIDE = 1 << 18  # but for processors with vectors of 64 bytes
-ROW_SAMPLES = 4  # vectors of a chunk that say what sums of dy are around (order)
-SUMMED_VECTORS = 64  # of dy that are added up in float32: a sum of so many equal values is right to 1e-6 (order);
-SETS_PER_BLOCK = 48  # sets, whose parameters' gradients are added up likewise: to 8e-7 (order)
-TURN_PLANES = 1 << 14  # gradients of all parameters that a level-2 cache holds beside x and dy: a task takes their sets
-TURN_SETS = 64  # in turn, if there are so many to each: else there are too few tasks, and too many planes
+ROW_CHUNK = 2048  # values: two float32 arrays fill half a level-1 cache; at most 64 additions per lane (order)
+SETS_TOGETHER = 4  # sets of one chunk each that are summed before the first of them is normalized
+FAR_MEAN = 2.0  # chunk variances: the most that (chunk mean - reference value)^2 may be (order)
+FETCHED_SET = 1 << 18  # bytes of a set, up to which the next is prefetched while y is written: a level-2 cache holds
+# two;
+FETCHED_SET_BACK = 1 << 15  # in backward passes: larger x and dy would fill the level-1 cache when they are read again;
+FETCHED_SET_WIDE = 1 << 18  # in backward passes, on processors with vectors of 64 bytes
+ROW_SAMPLES = 4  # vectors of a chunk that determine the reference value for sums of dy (order)
+SUMMED_VECTORS = 64  # vectors of dy summed in float32: a sum of that many equal values is accurate to 1e-6 (order);
+SETS_PER_BLOCK = 48  # sets, whose parameters' gradients are summed likewise: accurate to 8e-7 (order)
+TURN_PLANES = 1 << 14  # values of all gradients of parameters, up to which a level-2 cache holds them beside x and dy;
+TURN_SETS = 64  # sets per row of parameters, from which on a task adds the gradients of all parameters
 
 # -- columns ------------------------------------------------------------------------------------------------------
 
 COLUMN_CHUNK = 64  # rows between two merges (order)
-FIRST_ROWS = 16  # whose mean the first chunk is summed around: at most sqrt(3) deviations from its own mean (order)
-GROUP = 512  # rows that one task sums in a row (order)
-STRIP = 4  # rows between two visits to a column's sums (order)
-HEIGHT = 4  # rows of a tile that are normalized with what was loaded for a vector of columns;
-HEIGHT_BACK = 2  # going back: of more rows the registers would not hold what was loaded
-AT_ONCE = 1 << 23  # bytes of an array, up to which threads that walk over whole rows take several at once; always those
-# of sixteen bits, whose conversions take the time,
-LONG_ROW = 1600  # and of more columns than this, whose forms and factors come from the level-2 cache
-FETCHED_ROW = 2048  # values of a row-wise walk, by which fetching is ahead of the work
+FIRST_ROWS = 16  # rows whose mean is the first chunk's reference: at most sqrt(3) deviations from its mean (order)
+GROUP = 512  # consecutive rows that one task sums (order)
+STRIP = 4  # rows between two updates of a column's sums (order)
+HEIGHT = 4  # rows of a tile that are normalized with the values loaded for one vector of columns;
+HEIGHT_BACK = 2  # in backward passes: for more rows the registers could not hold the loaded values
+AT_ONCE = 1 << 23  # bytes of an array, up to which threads that process whole rows take several at once;
+LONG_ROW = 1600  # columns, above which they always do so, as their factors come from the level-2 cache; so they do
+# for 16-bit arrays, whose conversions take most of the time
+FETCHED_ROW = 2048  # values by which prefetching is ahead of a row-wise pass
 TILE = 65536  # values of a tile that is read twice: a quarter of a megabyte of float32
-WIDEST = 1024  # columns of a tile
-NARROW = 128  # columns, up to which rows are worked on side by side: a tile has room for as many (order);
-NARROW_HALVES = 256  # of sixteen bits, whose conversions take the time
-SIDE_ROWS = 8  # rows of those, at least;
-SIDE_ROWS_FULL = 64  # where columns fill the lanes without, they only save turns of loops
-COLUMN_SAMPLES = 16  # rows that say what sums of dy are around: of a mean near 0 they hardly have one sign (order);
-COLUMN_SAMPLES_SPANNED = 4  # where the weights vary along m: the sums are no gradients, and need not be around 0
-SUMMED_ROWS = 256  # rows that are added up in float32, STRIP at a time, before they go on in float64 (order)
-SUMMED_COLUMNS = 512  # columns, of one sample or several, whose gradients a task adds up in float32 (order)
+WIDEST = 1024  # most columns of a tile
+NARROW = 128  # columns, up to which rows are processed side by side: a tile has room for that many (order);
+NARROW_HALVES = 256  # for 16-bit values, whose conversions take most of the time
+SIDE_ROWS = 8  # least number of rows side by side;
+SIDE_ROWS_FULL = 64  # if columns fill the lanes anyway: rows side by side then only save loop iterations
+COLUMN_SAMPLES = 16  # rows that determine the reference for sums of dy: with a mean near 0 their signs differ (order);
+COLUMN_SAMPLES_SPANNED = 4  # if the weights vary along m: those sums are not gradients, so the reference need not be 0
+SUMMED_ROWS = 256  # rows that are summed in float32, STRIP at a time, before they are added in float64 (order)
+SUMMED_COLUMNS = 512  # columns, of one sample or several, whose gradients a task sums in float32 (order)
 
 # -- threads and memory -------------------------------------------------------------------------------------------
 
-ASSUMED_SPEED = 2e9  # values a second that a thread normalizes, until a kernel's own calls were timed,
-TIMED_CALLS = 3  # which is done so often
-ALWAYS_SHARED = 1 << 20  # values from which on threads are woken however long it takes
-FOLDED_ON_THREADS = 1 << 17  # partial sums: of fewer, adding them up takes less than to wake the threads, up to 50 us
-STACK_BYTES = 4096  # of a workspace that lies on the stack: to get and free memory takes 40 ns
-GATHERED_ROWS = 64  # rows that a task gathers
+ASSUMED_SPEED = 2e9  # values per second that a thread normalizes, as assumed until calls of the kernel were timed
+TIMED_CALLS = 3  # calls that are timed
+ALWAYS_SHARED = 1 << 20  # values, from which on threads are woken however long that takes
+FOLDED_ON_THREADS = 1 << 17  # partial sums: adding fewer takes less time than waking threads, which takes up to 50 us
+STACK_BYTES = 4096  # bytes of a workspace on the stack: allocating and freeing memory takes 40 ns
+GATHERED_ROWS = 64  # rows per gathering task

@@ -1,10 +1,10 @@
-"""The CUDA backend: the contract on `DeviceArray`s. Nothing of numba-cuda is imported before the first of its calls.
+"""The CUDA backend: the contract on `DeviceArray`s. numba-cuda is imported at the first call.
 
-driver.py    the one seam to the device
-arrays.py    device arrays, in and out
-launcher.py  which kernel, on which grid: once for all calls of a shape
-lanes.py     the values of a thread; accesses.py and arithmetic.py: what can be done with them
-geometry.py  what rows and columns do not share; moments.py: steps that kernels share
+driver.py    the only module that talks to the device
+arrays.py    device arrays, and their conversion from and to other libraries
+launcher.py  chooses kernel and grid, once per shape
+lanes.py     the values of a thread; accesses.py and arithmetic.py: operations on them
+geometry.py  the differences between rows and columns; moments.py: steps that kernels share
 forward_kernels.py, backward_kernels.py, merging.py    the kernels
 """
 
@@ -25,7 +25,7 @@ def _launcher() -> Any:
 
 
 class CUDA(Backend):
-    """The backend with new arrays on a stream."""
+    """The backend whose new arrays belong to a stream."""
 
     def __init__(self, stream: int = 0) -> None:
         self.memory = Memory(stream)
@@ -49,14 +49,16 @@ class CUDA(Backend):
 
     def constants(self, mean: Any, variance: Any, eps: float, stats: Any) -> int:
         _launcher().constants(mean, variance, eps, stats)
-        return 0  # to look at the variances would be to wait for the device: those below 0 give NaN
+        return 0  # checking the variances would wait for the device: a negative one gives NaN
 
     def spread_rows(self, source: Any, place: Any, target: Any) -> None:
-        raise TypeError("masks are for arrays on the host; copy the array, or leave out what does not count yourself")
+        raise TypeError(
+            "expected a masked array on the host, got a device array; copy it, or remove values that do not count"
+        )
 
 
 def variants() -> Any:
-    """(name, kernel, signature, threads of a block) of every kind of kernel, for checks of their machine code."""
+    """(name, kernel, signature, threads per block) of every kind of kernel, for checks of their machine code."""
     _launcher()
     from normzoo.backends.cuda.variants import variants as found  # noqa: PLC0415
 

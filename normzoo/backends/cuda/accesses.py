@@ -1,7 +1,7 @@
-"""How lanes go to and from memory, and from thread to thread: loads, stores, shared memory, warp shuffles.
+"""Movement of lanes between threads and memory: loads, stores, shared memory, warp shuffles.
 
-A group of lanes is accessed at its offset, unless that is negative: then zeros are read, and nothing is written.
-Groups of 16 bytes are accessed as four words, with one instruction each.
+A group of lanes is accessed at its offset. If the offset is negative, zeros are read and nothing is written. A group of
+16 bytes is accessed as four words, by one instruction.
 """
 
 from collections.abc import Callable
@@ -28,11 +28,11 @@ from normzoo.backends.cuda.lanes import (
 )
 
 VECTOR_BYTES = 16
-FREE = 32  # lanes up to which there are registers for parameters that are loaded early
+FREE = 32  # most lanes for which registers are free to load parameters early
 
 
 def _loaded(builder, dtype: Any, v):
-    """Lanes from what lay in memory."""
+    """Lanes, converted from values in memory."""
     if dtype.bitwidth != 16:
         return v
     count = v.type.count
@@ -46,7 +46,7 @@ def _loaded(builder, dtype: Any, v):
 
 
 def _stored(builder, dtype: Any, v):
-    """What to write to memory, rounded to nearest, ties to even."""
+    """Values for memory, rounded to nearest, ties to even."""
     if dtype.bitwidth != 16:
         return v
     shorts = ir.VectorType(ir.IntType(16), v.type.count)
@@ -62,13 +62,14 @@ def _stored(builder, dtype: Any, v):
 
 
 def _pieces(dtype: Any, size: int, each: int) -> list[tuple[int, int]]:
-    """(first, count) of the accesses to `size` neighbouring elements: of `each`, and of at most 16 bytes."""
+    """(first, count) of the accesses to `size` adjacent elements: `each` per access, and at most 16 bytes."""
     most = min(each, VECTOR_BYTES * 8 // dtype.bitwidth)
     return [(i, most) for i in range(0, size, most)]
 
 
 def _cell(builder, array, dtype: Any, start, offset, first: int, count: int):
-    """Where `count` elements lie, as a pointer to what is accessed at once: 16 bytes as four words."""
+    """A pointer to `count` elements, of the type that is accessed at once (four words for 16 bytes), and its
+    alignment."""
     place = builder.gep(array, [builder.add(start, constant(I64, first)) if first else start])
     place = builder.gep(place, [offset])
     bits = dtype.bitwidth * count
@@ -80,7 +81,7 @@ def _cell(builder, array, dtype: Any, start, offset, first: int, count: int):
 
 
 def _elements(builder, words, dtype: Any, count: int):
-    """The elements that lie in what was loaded. Words of two are taken apart by hand: a cast would be folded into the
+    """The elements in a loaded value. Words with two elements are split by shifts: a bitcast would be merged into the
     load, which NVVM then splits."""
     kind = ir.VectorType(ELEMENT[dtype], count)
     if dtype.bitwidth != 16 or not isinstance(words.type, ir.VectorType):
@@ -93,7 +94,7 @@ def _elements(builder, words, dtype: Any, count: int):
 
 
 def _words(builder, v, kind: ir.Type):
-    """Elements as what is stored at once; see `_elements`."""
+    """Elements in the type that is stored at once; see `_elements`."""
     if v.type.count != 2 * getattr(kind, "count", 0):
         return builder.bitcast(v, kind)
     even, odd = (builder.zext(shuffled(builder, v, list(range(i, v.type.count, 2))), kind) for i in (0, 1))
@@ -121,7 +122,7 @@ def _is_on(builder, offset):
 
 
 def _guarded(builder, array, dtype: Any, start, offset, size: int, each: int):
-    """The elements at a group's offset, or zeros."""
+    """The elements at a group's offset, or zeros if it is negative."""
     kind = ir.VectorType(ELEMENT[dtype], size)
     before = builder.block
     with builder.if_then(_is_on(builder, offset)):
@@ -135,9 +136,10 @@ def _guarded(builder, array, dtype: Any, start, offset, size: int, each: int):
 
 @intrinsic
 def load(typingctx, array, start, offsets, size, each):
-    """The lanes array[start + offset : ... + size] of every offset, `each` at once; zeros where it is negative.
+    """The lanes array[start + offset : ... + size] for every offset, `each` per access; zeros if the offset is
+    negative.
 
-    With each > 1, start + offset is a multiple of it, and the array begins at a multiple of 16 bytes.
+    With each > 1, start + offset must be a multiple of it, and the array must begin at a multiple of 16 bytes.
     """
     if not (isinstance(size, types.IntegerLiteral) and isinstance(each, types.IntegerLiteral)):
         return None
@@ -158,7 +160,7 @@ def load(typingctx, array, start, offsets, size, each):
 
 @intrinsic
 def load_each(typingctx, array, start, offsets, size):
-    """array[start + offset] of every offset, `size` times; zeros where it is negative."""
+    """array[start + offset] for every offset, repeated `size` times; zeros if the offset is negative."""
     if not isinstance(size, types.IntegerLiteral):
         return None
     result = Vec(of(array), offsets.count * size.literal_value)
@@ -176,7 +178,7 @@ def load_each(typingctx, array, start, offsets, size):
 
 @intrinsic
 def store(typingctx, array, start, offsets, v, each):
-    """array[start + offset : ...] = the lanes of the group, `each` at once, where the offset is not negative."""
+    """array[start + offset : ...] = the lanes of the group, `each` per access, if the offset is not negative."""
     if not isinstance(each, types.IntegerLiteral):
         return None
     size = v.count // offsets.count
@@ -200,7 +202,8 @@ def store(typingctx, array, start, offsets, v, each):
 def store_affine(typingctx, array, start, offsets, v, weight, bias, first, places, each):
     """array[start + offset : ...] = v * weight[first + place : ...] + bias[first + place : ...], group by group.
 
-    Parameters are loaded where they are used, and no store hides them from the code generator: they take few registers.
+    Parameters are loaded right before their use, and no store prevents the code generator from that: they take few
+    registers.
     """
     if not isinstance(each, types.IntegerLiteral):
         return None
@@ -233,7 +236,7 @@ LAST_LANE = 0x1F
 
 
 def _shuffled_over_warp(builder, kind: Vec, v, mode: int, lane):
-    """A warp shuffle of every lane: as numba-cuda writes them, so that the same tools read them."""
+    """A warp shuffle of every lane, written like numba-cuda's, so that the same tools can analyse it."""
     words = ir.VectorType(I32, kind.count * (kind.dtype.bitwidth // 32))
     bits = builder.bitcast(v, words)
     result = ir.LiteralStructType((I32, I1))
@@ -276,7 +279,8 @@ def _over_threads(combine: Callable) -> Any:
     return intrinsic(function)
 
 
-# (v, first, end): combined with lane ^ first, that with lane ^ (2 * first), and so on below `end`
+# (v, first, end): v combined with that of lane ^ first, the result with that of lane ^ (2 * first), and so on below
+# `end`
 sum_over_threads = _over_threads(added)
 larger_over_threads = _over_threads(larger)
 
@@ -288,7 +292,7 @@ def _place_in(context, builder, kind: Any, array, index, v: ir.Type):
 
 @intrinsic
 def put(typingctx, array, index, v):
-    """array[index : index + lanes] = v, in shared memory; index is a multiple of the number of lanes."""
+    """array[index : index + lanes] = v in shared memory; index must be a multiple of the number of lanes."""
 
     def lower(context, builder, sig, args):
         size = min(v.count * v.dtype.bitwidth // 8, VECTOR_BYTES)
@@ -300,7 +304,7 @@ def put(typingctx, array, index, v):
 
 @intrinsic
 def get_like(typingctx, array, index, v):
-    """As many lanes as v has from array[index] on, in shared memory; index is a multiple of their number."""
+    """As many lanes as v has, from array[index] on, in shared memory; index must be a multiple of their number."""
     size = min(v.count * v.dtype.bitwidth // 8, VECTOR_BYTES)
 
     def lower(context, builder, sig, args):

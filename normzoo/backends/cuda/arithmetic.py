@@ -1,4 +1,4 @@
-"""What lanes compute, lane by lane. Where one operand has fewer lanes, it repeats; a scalar fits any vector."""
+"""Arithmetic on lanes, lane by lane. An operand with fewer lanes is repeated; a scalar fits any vector."""
 
 import operator
 from collections.abc import Callable
@@ -30,7 +30,7 @@ from normzoo.backends.cuda.lanes import (
 
 
 def _operator(op: Callable, floats: str, integers: str, compares: bool = False) -> None:
-    """Give vectors the operator `op`, by these builder methods or comparisons."""
+    """Define the operator `op` for vectors, by these builder methods or comparisons."""
 
     def lower(context, builder, sig, args):
         common = common_type(*sig.args)
@@ -63,7 +63,7 @@ _operator(operator.gt, ">", ">", True)
 
 
 def _lanewise(returns: Callable, lower: Callable) -> Any:
-    """An intrinsic on vectors of one argument: lower(builder, result type, argument type, argument)."""
+    """An intrinsic with one vector argument: lower(builder, result type, argument type, argument)."""
 
     def function(typingctx, v):
         result = returns(v)
@@ -85,7 +85,7 @@ def _absolute(builder, result, kind, v):
     )
 
 
-guess_inverse_root = _lanewise(lambda v: v, _guess)  # of float64 lanes, within 4 %; the famous constant
+guess_inverse_root = _lanewise(lambda v: v, _guess)  # 1 / sqrt of float64 lanes, within 4 %
 magnitude = _lanewise(lambda v: v, _absolute)
 wide = _lanewise(
     lambda v: Vec(types.float64, v.count),
@@ -93,12 +93,12 @@ wide = _lanewise(
 )
 unlike = _lanewise(
     lambda v: Vec(types.boolean, v.count), lambda builder, r, k, v: builder.xor(v, constant(v.type, 1))
-)  # not, lane by lane
+)  # not
 
 
 @intrinsic
 def sign(typingctx, v):
-    """-1, 0 or 1, and NaN of NaN."""
+    """-1, 0 or 1; NaN for NaN."""
 
     def lower(context, builder, sig, args):
         (a,) = args
@@ -111,7 +111,7 @@ def sign(typingctx, v):
 
 @intrinsic
 def narrow(typingctx, v, like):
-    """float64 lanes in the type that the array `like`, or vector, is computed in."""
+    """float64 lanes, converted to the computing type of `like`, an array or vector."""
     result = Vec(like.dtype if isinstance(like, Vec) else of(like), v.count)
     return result(v, like), lambda context, builder, sig, args: converted(
         builder, args[0], v.dtype, result.dtype, v.count
@@ -184,7 +184,8 @@ def quotient(typingctx, v, magic, shift):
 
 @intrinsic
 def power_near(typingctx, v, inverse, limit):
-    """Power of two of the binade of positive float64 lanes, or its inverse, within 2^-limit to 2^limit."""
+    """The power of two below positive float64 lanes (that of their exponent), or its inverse, from 2^-limit to
+    2^limit."""
     if not (isinstance(inverse, types.IntegerLiteral) and isinstance(limit, types.IntegerLiteral)):
         return None
     flip, most = inverse.literal_value, limit.literal_value
@@ -205,7 +206,7 @@ def power_near(typingctx, v, inverse, limit):
 
 @intrinsic
 def some(typingctx, mask):
-    """Is any lane of the mask set?"""
+    """Is any lane of the mask true?"""
 
     def lower(context, builder, sig, args):
         found = builder.extract_element(args[0], constant(I32, 0))
@@ -217,14 +218,14 @@ def some(typingctx, mask):
 
 
 def _halved(builder, v, count: int, target: int, combine: Callable):
-    """Lanes i, i + target, i + 2*target, ... combined pairwise, in an order that the counts fix."""
+    """Lanes i, i + target, i + 2*target, ... combined pairwise, in an order that depends only on the counts."""
     while count > target:
         units = count // target
         low = units // 2 * target
         a = shuffled(builder, v, list(range(low)))
         b = shuffled(builder, v, list(range(low, 2 * low)))
         both = combine(a, b)
-        if units % 2:  # the odd group goes with the next round
+        if units % 2:  # the odd group is part of the next round
             padded = shuffled(builder, v, [min(i, count - 1) for i in range(2 * low, 2 * low + low)])
             v = builder.shuffle_vector(
                 both, padded, ir.Constant(ir.VectorType(I32, low + target), [*range(low), *range(low, low + target)])
@@ -251,22 +252,22 @@ def _folding(combine: Callable) -> Any:
 
 
 def added(builder, a, b):
-    """a + b, of floats."""
+    """a + b, for floats."""
     return builder.fadd(a, b)
 
 
 def larger(builder, a, b):
-    """The larger of a and b, a where one is NaN."""
+    """The larger of a and b; a if one is NaN."""
     return builder.select(builder.fcmp_ordered("<", a, b), b, a)
 
 
-fold = _folding(added)  # (v, n): the lanes i, i + n, i + 2n, ... added up
+fold = _folding(added)  # (v, n): the sums of lanes i, i + n, i + 2n, ...
 fold_larger = _folding(larger)
 
 
 @intrinsic
 def group_sums(typingctx, v, size):
-    """The sum of every group of `size` neighbouring lanes."""
+    """The sum of every group of `size` adjacent lanes."""
     if not isinstance(size, types.IntegerLiteral):
         return None
     groups = v.count // size.literal_value
@@ -281,7 +282,7 @@ def group_sums(typingctx, v, size):
 
 @intrinsic
 def join(typingctx, a, b):
-    """The lanes of a, then those of b, of which there are as many."""
+    """The lanes of a followed by those of b; both have the same number."""
     result = Vec(a.dtype, 2 * a.count)
 
     def lower(context, builder, sig, args):
@@ -302,7 +303,7 @@ def part(typingctx, v, first, count):
 
 @intrinsic
 def keep(typingctx, v, offsets):
-    """v with zeros in the groups of negative offset."""
+    """v with zeros in groups whose offset is negative."""
     each = v.count // offsets.count
 
     def lower(context, builder, sig, args):
@@ -326,7 +327,7 @@ def scalar(typingctx, v):
 
 
 def _dividing(method: str) -> Any:
-    """Of numbers from 0 to 2^31 - 1: in 64 bits it takes a subroutine of the device."""
+    """For numbers from 0 to 2^31 - 1: a 64-bit division would call a subroutine."""
 
     def function(typingctx, a, b):
         def lower(context, builder, sig, args):

@@ -1,5 +1,5 @@
-"""Device arrays: what comes in through `__cuda_array_interface__`, as much of NumPy's array as the library uses, and
-the way back to the caller's own library. No copy either way.
+"""Device arrays: created from `__cuda_array_interface__`, with as much of NumPy's interface as the library uses, and
+converted back to the caller's library. Neither direction copies.
 """
 
 from importlib import import_module
@@ -28,11 +28,12 @@ class Flags(NamedTuple):
 
 
 class DeviceArray:
-    """An array in device memory: address, shape, strides and dtype, and whoever keeps the memory alive.
+    """An array in device memory: address, shape, strides, dtype, and a reference that keeps the memory alive.
 
     Attributes:
-        library: whose array it was, "numba", "cupy", "torch" or "jax", and results become; "" for one of our own.
-        stream: the handle of the stream that work on it is on.
+        library: the library that the array came from, "numba", "cupy", "torch" or "jax"; results are returned as its
+            arrays. "" for our own arrays.
+        stream: handle of the stream on which work on the array runs.
     """
 
     is_device_array = True
@@ -94,16 +95,16 @@ class DeviceArray:
         }
 
     def _like(self, shape: tuple[int, ...], strides: tuple[int, ...] | None) -> "DeviceArray":
-        """Another view of this memory."""
+        """Another view of the same memory."""
         writeable = self.flags.writeable
         return DeviceArray(self.address, shape, self.dtype, self.owner, self.stream, strides, writeable, self.library)
 
     def transpose(self, order: tuple[int, ...]) -> "DeviceArray":
-        """The axes in another order."""
+        """The array with its axes in another order."""
         return self._like(tuple(self.shape[i] for i in order), tuple(self.strides[i] for i in order))
 
     def reshape(self, *shape: Any) -> "DeviceArray":
-        """The values in another shape; copied where they do not lie one after the other."""
+        """The values in another shape; copied if they are not contiguous."""
         wanted = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
         if -1 in wanted:
             wanted = tuple(self.size // max(-prod(wanted), 1) if s == -1 else s for s in wanted)
@@ -144,7 +145,7 @@ class DeviceArray:
 
     @property
     def bounds(self) -> tuple[int, int]:
-        """The first byte, and the first behind the last."""
+        """The address of the first byte, and that after the last."""
         if not self.size:
             return self.address, self.address
         reach = [(size - 1) * step for size, step in zip(self.shape, self.strides, strict=True)]
@@ -152,7 +153,7 @@ class DeviceArray:
         return self.address + low, self.address + high + self.itemsize
 
     def native(self, library: str) -> Any:
-        """The array as one of a library, on the same memory."""
+        """The array as one of another library, on the same memory."""
         return as_library(self, library)
 
     def copy_to_host(self) -> np.ndarray:
@@ -164,7 +165,7 @@ class DeviceArray:
         return found
 
     def on(self, stream: int) -> "DeviceArray":
-        """The array for work on another stream."""
+        """The array, for work on another stream."""
         a = self.view()
         a.stream = stream
         return a
@@ -179,14 +180,14 @@ def _dense(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
 
 
 def empty(shape: tuple[int, ...] | int, dtype: Any, stream: int = 0) -> DeviceArray:
-    """New memory on the device."""
+    """New uninitialized memory on the device."""
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     owner = driver.current().alloc(max(prod(shape), 1) * np.dtype(dtype).itemsize, stream)
     return DeviceArray(owner.address, shape, dtype, owner, stream)
 
 
 def full(shape: tuple[int, ...], value: float, dtype: Any, stream: int = 0) -> DeviceArray:
-    """New memory, filled."""
+    """New memory, filled with a value."""
     made = empty(shape, dtype, stream)
     made[...] = value
     return made
@@ -194,7 +195,7 @@ def full(shape: tuple[int, ...], value: float, dtype: Any, stream: int = 0) -> D
 
 def to_device(values: np.ndarray, stream: int = 0) -> DeviceArray:
     """A copy of a host array."""
-    values = np.ascontiguousarray(values).reshape(np.shape(values))  # of rank 0 too
+    values = np.ascontiguousarray(values).reshape(np.shape(values))  # also for rank 0
     made = empty(values.shape, values.dtype, stream)
     if values.size:
         driver.current().to_device(made.address, values, stream)
@@ -202,7 +203,7 @@ def to_device(values: np.ndarray, stream: int = 0) -> DeviceArray:
 
 
 def copy_into(target: DeviceArray, source: Any) -> None:
-    """target[...] = source, an array that broadcasts, of the device or the host, or a number."""
+    """target[...] = source, a number or an array of device or host that broadcasts to target."""
     stream = target.stream
     if not isinstance(source, DeviceArray):
         if is_device_array(source):
@@ -216,10 +217,10 @@ def copy_into(target: DeviceArray, source: Any) -> None:
 
 
 def is_device_array(a: Any) -> bool:
-    """Does `a` lie on a CUDA device?"""
+    """Is `a` an array on a CUDA device?"""
     if isinstance(a, DeviceArray):
         return True
-    try:  # PyTorch's host tensors have the attribute, and raise
+    try:  # host tensors of PyTorch have the attribute, but it raises
         return hasattr(a, "__cuda_array_interface__") or _is_dlpack_cuda(a)
     except (AttributeError, TypeError, RuntimeError):
         return False
@@ -230,10 +231,10 @@ def _is_dlpack_cuda(a: Any) -> bool:
 
 
 def from_interface(a: Any, stream: Any = None) -> DeviceArray:
-    """The array behind `__cuda_array_interface__`, or behind DLPack through CuPy, on its own memory.
+    """A `DeviceArray` on the memory of an array with `__cuda_array_interface__`, or with DLPack, through CuPy.
 
     Args:
-        stream: on which the array is used; None for the one that its interface names, or the default.
+        stream: the stream on which the array is used; None: the stream in its interface, or the default stream.
     """
     stream = handle_of(stream)
     if isinstance(a, DeviceArray):
@@ -285,7 +286,7 @@ def _through_dlpack(a: Any) -> Any:
 
 
 def as_library(found: DeviceArray, library: str) -> Any:
-    """`found` as an array of this library, on the same memory; of any other than these, as a numba device array."""
+    """`found` as an array of this library, on the same memory; for an unknown library, as a numba device array."""
     if not library:
         return found
     if library == "cupy":
@@ -321,7 +322,7 @@ def handle_of(stream: Any) -> int | None:
 
 
 class Memory:
-    """Where arrays for work on a stream come from: `DeviceArray`s, which stand in for NumPy's."""
+    """The allocator of arrays for work on a stream: `DeviceArray`s, which take the place of NumPy's arrays."""
 
     def __init__(self, stream: int) -> None:
         self._stream = stream

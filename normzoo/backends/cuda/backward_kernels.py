@@ -1,10 +1,11 @@
-"""Backward kernels, for rows and columns alike, in the order of `forward_kernels.py`; see `geometry.py`.
+"""Backward kernels for both rows and columns, in the order of `forward_kernels.py`; see `geometry.py`.
 
-They are persistent: a team works on one set after the other, of those that share their parameters (a cell), and keeps
-the parameters' gradients in registers. In the end every team writes one partial row, and `merging.fold` adds the rows
-up in order. Where a set has one parameter only, its two sums are written instead.
+The kernels are persistent: a team processes one set after another, of the sets that share parameters (a cell), and
+keeps the gradients of these parameters in registers. At the end every team writes one partial row, and `merging.fold`
+adds the rows in a fixed order. If a set has only one parameter value, its two sums are written instead.
 
-Teams count cells, then workers of a cell, then pieces of a set; partial rows lie as (cell, worker, 2, piece, values).
+Teams are numbered by cell, worker of the cell, and piece of the set; partial rows have shape (cell, worker, 2, piece,
+values).
 """
 
 from functools import cache
@@ -44,12 +45,12 @@ from normzoo.backends.cuda.geometry import (
 )
 from normzoo.backends.cuda.moments import affine_of, standardize, stats_of
 
-CELLS = types.UniTuple(types.int64, 6)  # cells of one b, workers of a cell, sets of a cell, sets of one b, pb, rounds
+CELLS = types.UniTuple(types.int64, 6)  # cells per b, workers per cell, sets per cell, sets per b, pb, rounds
 
 
 @cache
 def add_gradients(form: Form):
-    """(d, xhat, dw, db) -> dw + d*xhat and db + d, added up over each group where it has one parameter."""
+    """(d, xhat, dw, db) -> dw + d*xhat and db + d, summed over each group if it has one parameter value."""
     varies, size = form.varies, form.size
 
     @device
@@ -65,7 +66,7 @@ def add_gradients(form: Form):
 
 @cache
 def store_gradients(form: Form):
-    """Write a team's partial row, (2, pieces, units, lanes of a unit)."""
+    """Write a team's partial row, (2, pieces, units, lanes per unit)."""
     team, groups, beside, varies = form.team, form.groups, form.beside, form.varies
     each = form.size if varies == "full" else 1
     stride = team * beside * each
@@ -84,7 +85,7 @@ def store_gradients(form: Form):
 
 @cache
 def set_of():
-    """(cell, u, cells) -> b and set of it (or tile of columns) of set u of a cell."""
+    """(cell, u, cells) -> b, and set (or tile of columns) within b, of set u of a cell."""
 
     @device
     def found(cell, u, cells):
@@ -97,7 +98,8 @@ def set_of():
 
 @cache
 def backward(form: Form, center: bool, power: int, split: bool):
-    """dx of whole sets; with `split`, the sums of every piece, from which `merging` makes what `gradient` takes."""
+    """dx of whole sets; with `split`, the sums of every piece, from which `merging` computes the arguments of
+    `gradient`."""
     size, each, count, real, varies = form.size, form.each, form.sums, type_of(form), form.varies
     numbers = exchange_size(form, 4)
     kept = {"full": form.lanes, "group": form.groups, "set": 1}[varies]
@@ -106,7 +108,7 @@ def backward(form: Form, center: bool, power: int, split: bool):
     gather, write_row, find = add_gradients(form), store_gradients(form), set_of()
     is_set = varies == "set"
     reduces = is_set or center or power != 0
-    second, third, all_four = 2 * count, 3 * count, 4 * count  # places of the sums in a vector
+    second, third, all_four = 2 * count, 3 * count, 4 * count  # positions of the sums in a vector
 
     def backward_kernel(
         dy,  # (b, m, c, n) store
@@ -114,14 +116,14 @@ def backward(form: Form, center: bool, power: int, split: bool):
         weight,  # (pb, pm, pc, pn)
         stats,  # (3, b, c) float64
         dx,  # as dy, written (not with `split`)
-        rows,  # partial rows, written where the parameters vary in a set
-        sums,  # (2, b, c) float64, written where they do not; with `split` (4, pieces, b, c)
+        rows,  # partial rows, written if the parameters vary within a set
+        sums,  # (2, b, c) float64, written if they do not; with `split` (4, pieces, b, c)
         dims,
         params,
         cells,
         sets,  # b*c
-        one_k,  # float64: 1 / values of a set or column in a piece
-        one_last,  # float64: 1 / those in the last piece
+        one_k,  # float64: 1 / number of values of a set or column in a piece
+        one_last,  # float64: 1 / that number in the last piece
         one_divisor,  # float64: 1 / (m*n), or 1 for totals
         limit,  # float64: rstd of a clamped set, or inf
     ):
@@ -146,7 +148,7 @@ def backward(form: Form, center: bool, power: int, split: bool):
             d = load(dy, start, offsets, size, each)
             w = values(weight, p, at, params, index)
             dw, db = gather(d, xhat, dw, db)
-            # times the scale of x, which keeps sums and products in range; sums of dy itself only become smaller
+            # multiplied by the scale of x, which keeps sums and products in range; sums of dy itself only get smaller
             down = scale
             if is_set:
                 down = choose(scale < 1.0, scale, 1.0)
@@ -171,7 +173,7 @@ def backward(form: Form, center: bool, power: int, split: bool):
                 turn += 1
                 g_low = part(s, 0, count) * one_k
             s_x = part(s, count, count)
-            if center and split:  # around the mean with its rounding, as it is merged
+            if center and split:  # around the mean including its rounding error, as it is merged
                 s_x = s_x - g_low * part(s, second, count)
             mean = wide(g_mean) + wide(g_low)
             leads = choose(splat(t == 0, count), index, -1)
@@ -206,7 +208,7 @@ def backward(form: Form, center: bool, power: int, split: bool):
 
 @cache
 def gradient(form: Form, center: bool, power: int):
-    """dx from the means that a set takes off its values."""
+    """dx, from the means that are subtracted from the values of a set."""
     size, each = form.size, form.each
     team, spot, values = team_of(form), place(form), parameter(form)
     affine, plane = affine_of(form), stats_of(form)
@@ -216,11 +218,11 @@ def gradient(form: Form, center: bool, power: int):
         x,  # as dy
         weight,  # (pb, pm, pc, pn)
         stats,  # (3, b, c) float64
-        means,  # (3, b, c) float64: of g, g*xhat, sign(xhat)
+        means,  # (3, b, c) float64: means of g, g*xhat, sign(xhat)
         dx,  # as dy, written
         dims,
         params,
-        width,  # sets, or tiles of columns, of one b
+        width,  # number of sets, or tiles of columns, per b
         sets,  # b*c
     ):
         worker, t, tx = team()

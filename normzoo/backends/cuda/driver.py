@@ -1,7 +1,8 @@
-"""The one seam to the device: memory, copies and launches. Everything else in this folder is arithmetic on the host.
+"""The only module that talks to the device: memory, copies and launches. All else in this folder is arithmetic on the
+host.
 
-`Driver` says what is needed; `NumbaDriver` does it with numba-cuda and is made when the first device array appears.
-Whoever has another machine to run kernels on hands it to `use`. Nothing here waits for the device but `to_host`.
+`Driver` is the interface; `NumbaDriver` implements it with numba-cuda, and is created with the first device array.
+Another implementation can be passed to `use`. Only `to_host` waits for the device.
 """
 
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ EXTRAS = 'pip install "normzoo[cuda12]" or, for a driver of CUDA 13, pip install
 
 
 class Owner(Protocol):
-    """Device memory that is given back when the last reference to this dies."""
+    """Device memory that is freed when the last reference to this object dies."""
 
     address: int
 
@@ -34,7 +35,7 @@ class Driver(Protocol):
 
     def launch(
         self,
-        kernel: Any,  # a Python function as numba.cuda compiles it
+        kernel: Any,  # a Python function for numba.cuda to compile
         signature: tuple,
         grid: tuple[int, int],
         block: int,
@@ -46,11 +47,11 @@ class Driver(Protocol):
         ...
 
     def to_device(self, address: int, values: np.ndarray, stream: int) -> None:
-        """Copy a C-contiguous array of the host to the device."""
+        """Copy a C-contiguous host array to the device."""
         ...
 
     def to_host(self, values: np.ndarray, address: int, stream: int) -> None:
-        """Copy from the device to a C-contiguous array of the host, and wait for it."""
+        """Copy from the device to a C-contiguous host array, and wait for the copy."""
         ...
 
 
@@ -68,16 +69,16 @@ def use(driver: Driver) -> Iterator[None]:
 
 
 def current() -> Driver:
-    """The driver of the running `use` block, or the machine's own.
+    """The driver of the innermost `use` block, or the machine's own.
 
     Raises:
-        RuntimeError: there is none; the message says what to install.
+        RuntimeError: there is no device; the message says what to install.
     """
     return _chosen.get() or _own()
 
 
 def launch_bounds(block: int) -> tuple[int, int]:
-    """What the assembler is told: one block a multiprocessor will do, or it spills registers to fit in more."""
+    """Launch bounds for the assembler: one block per multiprocessor is enough; for more, it would spill registers."""
     return block, 1
 
 
@@ -86,7 +87,7 @@ def numba_cuda() -> Any:
     """The module numba.cuda, if it is NVIDIA's.
 
     Raises:
-        RuntimeError: it is missing, or is the one that Numba itself used to bring.
+        RuntimeError: it is missing, or it is Numba's own old module.
     """
     try:
         cuda = import_module("numba.cuda")
@@ -109,9 +110,9 @@ def _own() -> Driver:
 
 
 class _Memory:
-    """Memory of the device's own pool, which takes it back in the order of its stream."""
+    """Memory of the device's stream-ordered pool."""
 
-    _free: Any = None  # of what was never taken
+    _free: Any = None  # None if the allocation failed
 
     def __init__(self, driver: "NumbaDriver", nbytes: int, stream: int) -> None:
         self.address = driver.take(nbytes, stream)
@@ -139,12 +140,12 @@ class NumbaDriver:
         return result[1] if len(result) > 1 else None
 
     def take(self, nbytes: int, stream: int) -> int:
-        """The address of `nbytes`, ready for work on `stream`."""
+        """The address of `nbytes` bytes, ready for work on `stream`."""
         self._cuda.current_context()
         return int(self._checked(self._api.cuMemAllocAsync(max(nbytes, 1), stream)))
 
     def free(self, address: int, stream: int) -> None:
-        """Give memory back when the work on `stream` is done."""
+        """Free memory when the work on `stream` is done."""
         self._api.cuMemFreeAsync(address, stream)
 
     def alloc(self, nbytes: int, stream: int) -> Owner:
@@ -169,7 +170,7 @@ class NumbaDriver:
 
     def to_device(self, address: int, values: np.ndarray, stream: int) -> None:
         self._cuda.current_context()
-        # from pageable memory: the call returns when the values have been read
+        # from pageable memory: the call returns after the values have been read
         self._checked(self._api.cuMemcpyHtoDAsync(address, values.ctypes.data, values.nbytes, stream))
 
     def to_host(self, values: np.ndarray, address: int, stream: int) -> None:

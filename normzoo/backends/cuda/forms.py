@@ -1,4 +1,4 @@
-"""Which form of kernel takes a view, and which numbers: the arithmetic between the contract and `geometry.py`."""
+"""The choice of kernel and of its arguments for a view: the arithmetic between the contract and `geometry.py`."""
 
 from typing import NamedTuple
 
@@ -6,27 +6,27 @@ from normzoo.backends.contract import Dims
 from normzoo.backends.cuda.accesses import VECTOR_BYTES
 from normzoo.backends.cuda.geometry import WARP, Form, magic_of
 
-# Largest set, in values, for threads of a row; and the most values that a thread holds.
+# (values, threads): threads per row for sets of up to this many values; and the most values per thread.
 TEAMS = ((64, 8), (128, 16), (3072, 32), (6144, 64), (16384, 128), (1 << 62, 256))
 MOST_TEAM = 512
 MOST_LANES = {"float32": 64, "float64": 32}
 GROUPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-LINE = 128  # bytes that neighbouring teams of columns read together
+LINE = 128  # bytes that adjacent teams of columns read together
 COLUMN_THREADS = 256
-SHORT = 1024  # values of a scattered set, from which on runs of odd lengths are read as columns
-BIG = 1 << 31  # elements that 32-bit offsets reach
+SHORT = 1024  # values of a non-contiguous set, from which on runs of odd lengths are read as columns
+BIG = 1 << 31  # number of elements that 32-bit offsets can address
 
 
 class Plan(NamedTuple):
-    """A form and the arguments that go with it."""
+    """A form, and the arguments of its kernels."""
 
     form: Form
-    whole: bool  # a team holds a set
-    dims: tuple[int, ...]  # as kernels take them
+    whole: bool  # does a team process a whole set?
+    dims: tuple[int, ...]  # in the order of the kernels' arguments
     params: tuple[int, ...]
-    width: int  # sets, or tiles of columns, of one b
-    spread: bool  # parameters are repeated to the full size of columns first
-    view: tuple[Dims, Dims]  # dims and parameter_dims with neighbours joined
+    width: int  # number of sets, or tiles of columns, per b
+    spread: bool  # must parameters be repeated to the full size of columns first?
+    view: tuple[Dims, Dims]  # dims and parameter_dims, after adjacent axes were merged
 
     @property
     def pieces(self) -> int:
@@ -34,7 +34,7 @@ class Plan(NamedTuple):
 
     @property
     def places(self) -> int:
-        """Sets, or columns, that have sums of their own."""
+        """Number of sets, or columns, that have their own sums."""
         return self.dims[0] * self.dims[2]
 
     @property
@@ -43,12 +43,12 @@ class Plan(NamedTuple):
 
     @property
     def work(self) -> int:
-        """Pieces of all sets, or tiles."""
+        """Number of pieces of all sets, or tiles."""
         return self.dims[0] * self.width * self.pieces
 
 
 def joined(dims: Dims, parameter_dims: Dims) -> tuple[Dims, Dims]:
-    """The same view with m joined to n where a set lies in one piece and its parameters too."""
+    """The same view with m merged into n, if both the set and its parameters are contiguous."""
     b, m, c, n = dims
     pb, pm, _, pn = parameter_dims
     if c == 1 and m > 1 and ((pm, pn) in ((1, 1), (m, n)) or n == 1):
@@ -60,7 +60,7 @@ def plan(dims: Dims, parameter_dims: Dims, real: str, itemsize: int, aligned: bo
     """The plan of a view for a "forward", "backward" or "apply" pass.
 
     Args:
-        aligned: all arrays begin at multiples of 16 bytes.
+        aligned: do all arrays begin at multiples of 16 bytes?
     """
     dims, parameter_dims = joined(dims, parameter_dims)
     size = VECTOR_BYTES // itemsize
@@ -72,7 +72,8 @@ def plan(dims: Dims, parameter_dims: Dims, real: str, itemsize: int, aligned: bo
 
 
 def is_columns(dims: Dims, parameter_dims: Dims, size: int) -> bool:
-    """Do threads stand along c? Runs that no vector fits are columns too, where they are many."""
+    """Do adjacent threads process adjacent c? So they do for many runs whose length is not a multiple of a vector,
+    too."""
     _, m, c, n = dims
     _, pm, pc, pn = parameter_dims
     if n == 1:
@@ -81,12 +82,12 @@ def is_columns(dims: Dims, parameter_dims: Dims, size: int) -> bool:
 
 
 def _groups(least: int, most: int) -> int | None:
-    """The smallest number of groups of a thread that is at least `least`."""
+    """The smallest allowed number of groups per thread that is at least `least`, or None."""
     return next((g for g in GROUPS if least <= g <= most), None)
 
 
 def _power(value: int) -> int:
-    """The smallest power of two that is not smaller."""
+    """The smallest power of two that is not less than `value`."""
     return 1 << max(value - 1, 0).bit_length()
 
 
@@ -131,7 +132,7 @@ def _columns(dims: Dims, parameter_dims: Dims, real: str, itemsize: int, size: i
     one = (pc, pn) == (1, 1) and columns > 1
     varies = "set" if pm == 1 else "group" if one else "full"
     most = MOST_LANES[real] // (4 if backward else 2) if size > 1 else 16
-    if backward and varies == "full" and size == 8:  # eight sets of sums, and gradients for each value: spilled
+    if backward and varies == "full" and size == 8:  # eight sets of sums, and gradients per value: spills registers
         most = size
     beside = min(_power(-(-columns // size)), LINE // (size * itemsize), WARP)
     team = max(WARP // beside, 1)
@@ -151,7 +152,8 @@ def _columns(dims: Dims, parameter_dims: Dims, real: str, itemsize: int, size: i
 
 
 def cells_of(plan: Plan, multiprocessors: int) -> tuple[tuple[int, ...], int]:
-    """Cells as backward kernels take them, and blocks: as many as the device holds at once, or as there is work."""
+    """The cells for backward kernels, and the number of blocks: as many as the device runs at once, or as there is work
+    for."""
     form, width, pieces = plan.form, plan.width, plan.pieces
     b, pb = plan.dims[0], plan.params[0]
     if form.varies == "set":
@@ -169,12 +171,12 @@ def cells_of(plan: Plan, multiprocessors: int) -> tuple[tuple[int, ...], int]:
 
 
 def fold_of(plan: Plan, cells: tuple[int, ...]) -> tuple[int, ...]:
-    """How `merging.fold` adds up the gradients of a backward kernel."""
+    """The axes by which `merging.fold` sums the gradients of a backward kernel."""
     form = plan.form
     (_, m, c, n), (pb, pm, pc, pn) = plan.view
     b = plan.dims[0]
     outputs = pb * pm * pc * pn
-    if form.varies == "set":  # (2, b, c, n) of columns, (2, b, c) of rows
+    if form.varies == "set":  # (2, b, c, n) for columns, (2, b, c) for rows
         each = n if form.columns else 1
         strides = c * each, 0, each if pc > 1 else 0, 1 if pn > 1 else 0
         counts = b // pb, c if pc == 1 else 1, each if pn == 1 else 1
@@ -198,7 +200,7 @@ def fold_of(plan: Plan, cells: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def rows_size(plan: Plan, grid: int) -> int:
-    """Numbers in the partial rows of a backward kernel, those of teams without work too."""
+    """Number of values in the partial rows of a backward kernel, including those of teams without work."""
     form = plan.form
     if form.varies == "set":
         return 1
@@ -208,7 +210,7 @@ def rows_size(plan: Plan, grid: int) -> int:
 
 
 def entries_of(plan: Plan, sets: int) -> tuple[int, ...]:
-    """How `merging.merge` finds the parts of a set."""
+    """The layout of the parts of a set, for `merging.merge`."""
     form = plan.form
     _, m, _, n = plan.dims[:4]
     if form.columns:
@@ -217,7 +219,7 @@ def entries_of(plan: Plan, sets: int) -> tuple[int, ...]:
 
 
 def inverse_counts(plan: Plan) -> tuple[float, float]:
-    """1 / values of a set, or of a column, in a piece and in the last one."""
+    """1 / number of values of a set, or of a column, in a piece and in the last piece."""
     _, _, _, values, most, _, _ = entries_of(plan, 1)
     last = values - (plan.pieces - 1) * most
     return 1.0 / min(most, values), 1.0 / last

@@ -1,7 +1,8 @@
-"""Forward kernels, for rows and columns alike: see `geometry.py` for what these are.
+"""Forward kernels for both rows and columns; `geometry.py` explains these.
 
-A set whose values fit the registers of a team takes one kernel and one reading. Of larger sets, and of columns of
-which several make a set, the moments of the pieces are found first, then merged in order (`merging.py`), then applied.
+A set that fits into the registers of a team takes one kernel, which reads it once. For larger sets, and for sets of
+several columns, one kernel computes the moments of the pieces, the next merges them in order (`merging.py`), and the
+third normalizes.
 """
 
 from functools import cache
@@ -58,7 +59,7 @@ def forward(form: Form, center: bool, power: int, clamp: bool):
         stats,  # (3, b, c) float64, written
         dims,
         params,
-        width,  # sets, or tiles of columns, of one b
+        width,  # number of sets, or tiles of columns, per b
         one_k,  # float64: 1 / (m*n)
         one_divisor,  # float64: 1 / (m*n), or 1 for totals
         eps,  # float64
@@ -82,7 +83,7 @@ def forward(form: Form, center: bool, power: int, clamp: bool):
 
 @cache
 def pieces(form: Form, center: bool, power: int, clamp: bool):
-    """Mean and sum |x - mean|^power of every piece; without `center` around 0."""
+    """Mean and sum |x - mean|^power of every piece; without `center`, around 0."""
     count, real = form.sums, type_of(form)
     numbers = exchange_size(form, 2)
     team, spot, counted = team_of(form), place(form), count_of(form)
@@ -93,9 +94,9 @@ def pieces(form: Form, center: bool, power: int, clamp: bool):
         partial,  # (2, pieces, sets or columns) float64, written
         dims,
         params,
-        width,  # sets, or tiles of columns, of one b
-        one_k,  # float64: 1 / values of a set or column in a piece
-        one_last,  # float64: 1 / those in the last piece
+        width,  # number of sets, or tiles of columns, per b
+        one_k,  # float64: 1 / number of values of a set or column in a piece
+        one_last,  # float64: 1 / that number in the last piece
         eps,  # float64
     ):
         exchange = cuda.shared.array(numbers, real)
@@ -117,7 +118,7 @@ def pieces(form: Form, center: bool, power: int, clamp: bool):
 
 @cache
 def deviations(form: Form):
-    """sum |x - mean| of every piece, around the mean of the set."""
+    """sum |x - mean| of every piece, around the mean of the whole set."""
     size, each, count, real = form.size, form.each, form.sums, type_of(form)
     numbers = exchange_size(form, 1)
     team, spot, add = team_of(form), place(form), total(form)
@@ -125,11 +126,11 @@ def deviations(form: Form):
 
     def deviations_kernel(
         x,  # (b, m, c, n) store
-        stats,  # (3, b, c) float64, of which the mean is read
+        stats,  # (3, b, c) float64; only the mean is read
         partial,  # (1, pieces, sets or columns) float64, written
         dims,
         params,
-        width,  # sets, or tiles of columns, of one b
+        width,  # number of sets, or tiles of columns, per b
         sets,  # b*c
     ):
         exchange = cuda.shared.array(numbers, real)
@@ -149,7 +150,7 @@ def deviations(form: Form):
 
 @cache
 def apply(form: Form):
-    """y by statistics that are given."""
+    """y by given statistics."""
     size, each = form.size, form.each
     team, spot, write = team_of(form), place(form), affine_store(form)
     affine, plane = affine_of(form), stats_of(form)
@@ -162,7 +163,7 @@ def apply(form: Form):
         y,  # as x, written
         dims,
         params,
-        width,  # sets, or tiles of columns, of one b
+        width,  # number of sets, or tiles of columns, per b
         sets,  # b*c
     ):
         worker, t, tx = team()

@@ -1,12 +1,12 @@
-"""Where the threads of a block find their values, and how they add up: what rows and columns do not share.
+"""Which values the threads of a block process, and how they are summed: the differences between rows and columns.
 
-A team of threads works on a set, or on a piece of one. Rows: a team is neighbouring threads, thread t takes the groups
-of `size` neighbouring values t, t + team, t + 2*team, ... of the set. Columns: a team is the threads of a block that
-stand on the same `size` columns, thread t takes the rows t, t + team, ...; `beside` teams lie side by side. So every
-thread holds `groups` groups in its registers, and the number of its sums is 1 in rows and `size` in columns.
+A team of threads works on a set, or on a piece of one. Rows: a team consists of adjacent threads; thread t takes groups
+t, t + team, t + 2*team, ... of `size` adjacent values of the set. Columns: a team consists of the threads of a block
+that work on the same `size` columns; thread t takes rows t, t + team, ...; `beside` teams work side by side. So every
+thread has `groups` groups in its registers, and the number of its sums is 1 for rows and `size` for columns.
 
-Kernels take dims = (b, m, c, n, pieces, magic, shift) and params = (pb, stride of b, of m, of c). In columns c counts
-all columns, of which n neighbours belong to one set.
+Kernels take dims = (b, m, c, n, pieces, magic, shift) and params = (pb, strides of b, m and c). For columns, c is the
+number of all columns; n adjacent ones belong to one set.
 """
 
 from functools import cache
@@ -38,57 +38,57 @@ from normzoo.backends.cuda.arithmetic import (
 )
 
 WARP = 32
-BLOCK = 128  # threads of a block of small teams
+BLOCK = 128  # threads per block of small teams
 DIMS = types.UniTuple(types.int64, 7)
 PARAMS = types.UniTuple(types.int64, 4)
 
-device = cuda.jit(device=True, forceinline=True)  # by NVVM: inlined by Numba, kernels took a third longer to compile
+device = cuda.jit(device=True, forceinline=True)  # inlined by NVVM: inlining by Numba took a third longer to compile
 
 
 class Form(NamedTuple):
-    """What a kernel is compiled for."""
+    """The properties for which a kernel is compiled."""
 
-    columns: bool  # else rows
-    real: str  # float32 or float64: what is computed in
-    size: int  # neighbouring values of an access: as many as 16 bytes hold, or 1
-    groups: int  # accesses of a thread
+    columns: bool  # columns, or rows
+    real: str  # float32 or float64: the computing type
+    size: int  # adjacent values per access: as many as fit into 16 bytes, or 1
+    groups: int  # accesses per thread
     team: int  # threads that share a set; a power of two
     beside: int = 1  # teams side by side in columns
-    runs: bool = False  # rows: a set is several runs; columns: a set is several columns
-    varies: str = "set"  # parameters: one for a "set", for a "group", or the "full" vector
+    runs: bool = False  # rows: a set consists of several runs; columns: a set consists of several columns
+    varies: str = "set"  # parameters vary per "set", per "group", or per value ("full")
     wide: bool = False  # 64-bit offsets
-    aligned: bool = True  # arrays begin at multiples of 16 bytes; else values are accessed one by one
+    aligned: bool = True  # arrays begin at multiples of 16 bytes; otherwise values are accessed one by one
 
     @property
     def lanes(self) -> int:
-        """Values of a thread."""
+        """Values per thread."""
         return self.size * self.groups
 
     @property
     def each(self) -> int:
-        """Values accessed at once."""
+        """Values per access."""
         return self.size if self.aligned else 1
 
     @property
     def sums(self) -> int:
-        """Sums of a thread."""
+        """Sums per thread."""
         return self.size if self.columns else 1
 
     @property
     def threads(self) -> int:
-        """Threads of a block."""
+        """Threads per block."""
         if self.columns:
             return self.team * self.beside
         return max(BLOCK, self.team) if self.team <= WARP else self.team
 
     @property
     def teams(self) -> int:
-        """Teams of a block that work on different sets, or tiles of columns."""
+        """Teams per block that work on different sets, or tiles of columns."""
         return 1 if self.columns else self.threads // self.team
 
     @property
     def units(self) -> int:
-        """Groups (rows) or rows (columns) of a piece."""
+        """Groups (rows) or rows (columns) per piece."""
         return self.groups * self.team
 
     def __str__(self) -> str:
@@ -102,7 +102,7 @@ class Form(NamedTuple):
 
 
 def labelled(kernel: Any, form: Any) -> Any:
-    """The kernel, which knows its form, or what else it is compiled for."""
+    """The kernel, with its form as an attribute."""
     kernel.form = form
     return kernel
 
@@ -114,13 +114,13 @@ def magic_of(divisor: int) -> tuple[int, int]:
 
 
 def type_of(form: Form):
-    """The type that is computed in."""
+    """The computing type."""
     return types.float64 if form.is_double else types.float32
 
 
 @cache
 def exchange_size(form: Form, each: int) -> int:
-    """Numbers in shared memory through which warps exchange `each` sums of a thread; at least one."""
+    """Size of the shared memory through which warps exchange `each` sums per thread; at least 1."""
     warps = form.threads // WARP
     is_shared = form.team * form.beside > WARP
     return 2 * warps * form.beside * each * form.sums if is_shared else 1
@@ -128,7 +128,7 @@ def exchange_size(form: Form, each: int) -> int:
 
 @cache
 def team_of(form: Form):
-    """-> team of the grid, thread in the team, place beside."""
+    """() -> index of the team in the grid, of the thread in the team, and of the team among those side by side."""
     team, beside, teams = form.team, form.beside, form.teams
     log_team, log_beside = team.bit_length() - 1, beside.bit_length() - 1
 
@@ -149,10 +149,10 @@ def team_of(form: Form):
 
 @cache
 def place(form: Form):
-    """Where thread t finds its values.
+    """The function that locates the values of thread t.
 
-    -> start, offsets of its groups, start and offsets of the parameters, index of its sums, and of their statistics;
-    what is negative does not exist.
+    It returns start, offsets of the thread's groups, start and offsets of the parameters, index of its sums, and of
+    their statistics; a negative offset or index means that there is none.
     """
     size, groups, team, beside = form.size, form.groups, form.team, form.beside
     runs, varies = form.runs, form.varies
@@ -206,7 +206,8 @@ def place(form: Form):
 
 @cache
 def parameter(form: Form):
-    """(array, start, offsets, params, sums) -> a parameter, of as many lanes as it has values for this thread."""
+    """(array, start, offsets, params, sums) -> the parameter values of this thread, in as many lanes as it has
+    values."""
     size, each, count, varies, columns = form.size, form.each, form.sums, form.varies, form.columns
 
     @device
@@ -224,7 +225,7 @@ def parameter(form: Form):
 
 @cache
 def count_of(form: Form):
-    """(dims, piece) -> values of a set, or of a column, in this piece."""
+    """(dims, piece) -> number of values of a set, or of a column, in this piece."""
     units, size, columns = form.units, form.size, form.columns
 
     @device
@@ -239,7 +240,7 @@ def count_of(form: Form):
 
 @cache
 def first_value(form: Form):
-    """(x, start, v, sums) -> a value of the set, the same one for all threads of a team."""
+    """(x, start, v, sums) -> one value of the set, the same for all threads of a team."""
     team, columns = form.team, form.columns
     size, each = (form.size, form.each) if columns else (1, 1)
     spans = form.team * form.beside > WARP
@@ -256,7 +257,7 @@ def first_value(form: Form):
 
 
 def _adding(form: Form, larger: bool):
-    """(v, exchange, turn) -> the sums over the team, in an order that does not depend on anything but the form."""
+    """(v, exchange, turn) -> the sums over the team, in an order that depends only on the form."""
     beside, across = form.beside, form.team * form.beside
     warps = form.threads // WARP
     end, spans = min(across, WARP), across > WARP
@@ -283,11 +284,11 @@ def _adding(form: Form, larger: bool):
 
 @cache
 def total(form: Form):
-    """(v, exchange, turn) -> the sums over the team; `turn` counts the calls of a kernel."""
+    """(v, exchange, turn) -> the sums over the team; `turn` counts the calls within a kernel."""
     return _adding(form, False)
 
 
 @cache
 def total_larger(form: Form):
-    """(v, exchange, turn) -> the largest over the team."""
+    """(v, exchange, turn) -> the largest values over the team."""
     return _adding(form, True)

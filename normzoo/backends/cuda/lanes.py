@@ -1,11 +1,11 @@
 """The values of one CUDA thread: `Vec`, a fixed number of lanes that compiles to LLVM's vector type.
 
-NVVM gives every lane a register of its own, whatever the number of lanes, and never touches local memory, as nothing
-is indexed at run time. A vector of lanes is loaded in groups of 16 bytes, with one instruction each.
+NVVM puts every lane into a register, however many there are, and uses no local memory, because no lane is indexed at
+run time. Lanes are loaded in groups of 16 bytes, by one instruction each.
 
 Arrays are pointers: CPointer(float32), CPointer(float64), CPointer(int16) for float16 and CPointer(uint16) for
-bfloat16, which loads and stores convert to and from float32. A group whose offset is negative is neither read nor
-written. What lanes compute is in `arithmetic.py`, how they go to and from memory in `accesses.py`.
+bfloat16; loads and stores convert the last two to and from float32. A group with a negative offset is neither read nor
+written. Arithmetic on lanes is in `arithmetic.py`, movement from and to memory in `accesses.py`.
 """
 
 from typing import Any
@@ -47,12 +47,12 @@ def llvm(vec: Vec) -> ir.VectorType:
 
 
 def of(pointer: Any) -> Any:
-    """The type that the elements of an array are computed in."""
+    """The computing type for the elements of an array."""
     return types.float32 if pointer.dtype.bitwidth == 16 else pointer.dtype
 
 
 def is_float(dtype: Any) -> bool:
-    """Is this a type of floating-point numbers?"""
+    """Is this a floating-point type?"""
     return isinstance(dtype, types.Float)
 
 
@@ -61,7 +61,7 @@ def constant(kind: ir.Type, value: float) -> ir.Constant:
 
 
 def call(builder, name: str, result: ir.Type, args: list):
-    """Call the LLVM intrinsic of this whole name."""
+    """Call the LLVM intrinsic with this full name."""
     function = builder.module.globals.get(name)
     if function is None:
         function = ir.Function(builder.module, ir.FunctionType(result, [a.type for a in args]), name)
@@ -77,7 +77,7 @@ def shuffled(builder, v, places: list[int]):
 
 
 def joined(builder, parts: list):
-    """Vectors of one length, the first of them in front."""
+    """Vectors of the same length, concatenated."""
     while len(parts) > 1:
         if len(parts) % 2:
             count = parts[0].type.count
@@ -98,7 +98,7 @@ def repeated(builder, value, count: int):
 
 
 def converted(builder, value, source: Any, target: Any, count: int | None = None):
-    """A number, or `count` lanes, of type `source` as `target`."""
+    """A number, or `count` lanes, converted from type `source` to `target`."""
     kind = ELEMENT[target] if count is None else ir.VectorType(ELEMENT[target], count)
     if source == target:
         return value
@@ -114,7 +114,7 @@ def converted(builder, value, source: Any, target: Any, count: int | None = None
 
 
 def plain(kind: Any) -> Any:
-    """The type of a number, of a literal too, as the tables here have it."""
+    """The type of a number or literal, as the tables here name it."""
     if isinstance(kind, types.Boolean | types.BooleanLiteral):
         return types.boolean
     if isinstance(kind, types.Integer):
@@ -123,7 +123,7 @@ def plain(kind: Any) -> Any:
 
 
 def fitted(builder, value, kind: Any, target: Vec):
-    """A scalar or a vector of fewer lanes as `target` has them."""
+    """A scalar, or a vector with fewer lanes, converted to type and number of lanes of `target`."""
     if isinstance(kind, Vec):
         value = converted(builder, value, kind.dtype, target.dtype, kind.count)
         if kind.count == target.count:
@@ -133,7 +133,7 @@ def fitted(builder, value, kind: Any, target: Vec):
 
 
 def common_type(*kinds: Any) -> Any:
-    """What lane-by-lane operations of these types give: the widest type of vectors, on the largest number of lanes."""
+    """The result type of lane-by-lane operations: the widest type of the vectors, with the largest number of lanes."""
     vectors = [k for k in kinds if isinstance(k, Vec)]
     if not vectors or not all(isinstance(k, Vec | types.Number | types.Boolean) for k in kinds):
         return None

@@ -1,6 +1,6 @@
-"""The contract on device arrays: plans, allocations and launches. What depends on shapes alone is settled once.
+"""The contract on device arrays: plans, allocations and launches. Everything that depends only on shapes is cached.
 
-A call picks between two plans, for arrays that begin at multiples of 16 bytes and for others.
+Every call uses one of two plans: for arrays that begin at multiples of 16 bytes, or for others.
 """
 
 from functools import lru_cache
@@ -48,7 +48,7 @@ def _plan(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype, al
 
 
 def _spread(parameter: DeviceArray, plan_: Plan, parameter_dims: Dims) -> DeviceArray:
-    """A parameter repeated along c or n, where columns need it so."""
+    """A parameter repeated along c or n, if columns need that."""
     if not plan_.spread:
         return parameter
     (_, _, c, n), (pb, pm, _, _) = plan_.view
@@ -172,7 +172,7 @@ def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype
 
 
 def _fold(p: Plan, cells: tuple, source: Any, dweight: Any, dbias: Any, parameter_dims: Dims) -> None:
-    """The parameters' gradients from what the backward kernel left."""
+    """The gradients of the parameters, from the sums that the backward kernel wrote."""
     axes = fold_of(p, cells)
     outputs, summed = prod(parameter_dims), prod(axes[7:10])
     kernel, each = (merging.fold(1), 1) if summed >= 1024 and outputs < 1024 else (merging.fold(WARP), WARP)
@@ -184,7 +184,7 @@ def _fold(p: Plan, cells: tuple, source: Any, dweight: Any, dbias: Any, paramete
 
 
 def _backward_in_double(dims: Dims, parameter_dims: Dims, moments: Moments) -> Backward:
-    """1 - xhat^2 is almost 0: nothing of float32 would be left of dx, nor of statistics summed in float32."""
+    """For tiny sets 1 - xhat^2 is almost 0: dx, and statistics summed in float32, would lose all digits."""
     exact = backward(dims, parameter_dims, moments, _DOUBLE, _DOUBLE)
     moments_of = None if moments == CONSTANT else forward(dims, parameter_dims, moments, _DOUBLE, _DOUBLE)
 

@@ -1,4 +1,5 @@
-"""Kernels that put parts together, in an order that the shape fixes, in float64; and those on running statistics."""
+"""Kernels that merge parts in float64, in an order that depends only on the shape; and kernels on running
+statistics."""
 
 from functools import cache
 
@@ -10,20 +11,20 @@ from normzoo.backends.cuda.arithmetic import choose, over, rest, scalar, splat, 
 from normzoo.backends.cuda.geometry import WARP, device, labelled
 from normzoo.backends.cuda.moments import inverse_root, rstd_of
 
-LANES = 256  # threads of a block
-ENTRIES = types.UniTuple(types.int64, 7)  # sets, pieces, columns of a set, values of a column, of it in a piece, b*c, 0
+LANES = 256  # threads per block
+ENTRIES = types.UniTuple(types.int64, 7)  # sets, pieces, columns per set, values per column, of these per piece, b*c, 0
 SUM = types.UniTuple(types.int64, 15)  # see `fold`
 
 
 @device
 def number(array, i):
-    """array[i] as one lane."""
+    """array[i] as a vector of one lane."""
     return load(array, i, splat(types.int32(0), 1), 1, 1)
 
 
 @device
 def write(array, i, v):
-    """array[i] = v, of one lane."""
+    """array[i] = v, where v has one lane."""
     store(array, i, splat(types.int32(0), 1), v, 1)
 
 
@@ -39,7 +40,7 @@ def over_warp(v):
 
 @device
 def entry(entries, s, h):
-    """Position and number of values of part h of set s: piece by piece, column by column."""
+    """Index and number of values of part h of set s; parts are ordered by piece, then by column."""
     _, _, columns, values, most, places, _ = entries
     piece = over(h, columns)
     count = min(most, values - piece * most)
@@ -48,9 +49,9 @@ def entry(entries, s, h):
 
 @cache
 def merge(power: int, center: bool, clamp: bool, around: bool):
-    """Statistics of the sets from the moments of their parts, one warp a set.
+    """Statistics of the sets, from the moments of their parts; one warp per set.
 
-    `around`: the parts are sums of |x - mean| around the mean of the set, which stands in `stats` already.
+    `around`: the parts are sums of |x - mean| around the mean of the set, which is in `stats` already.
     """
     rstd = rstd_of(power, clamp)
 
@@ -67,7 +68,7 @@ def merge(power: int, center: bool, clamp: bool, around: bool):
         parts = pieces * columns if s < sets else 0
         k = types.float64(values * columns)
         zero = splat(types.float64(0.0), 1)
-        # 1 the mean: around that of the first part, which makes it exact in a constant set
+        # 1 the mean, relative to that of the first part: exact in a constant set
         mean = zero
         if center and not around:
             first = number(partial, s * columns if s < sets else 0)
@@ -100,17 +101,17 @@ def merge(power: int, center: bool, clamp: bool, around: bool):
 
 @cache
 def merge_sums(center: bool, weighted: bool):
-    """What `gradient` takes from the sums of the parts of the sets, one warp a set."""
+    """The arguments of `gradient`, from the sums over the parts of the sets; one warp per set."""
 
     def merge_sums_kernel(
         partial,  # (4, pieces, sets * columns) float64: mean(g), sum((g - mean) * xhat), sum(xhat), sum(sign(xhat))
-        weight,  # (pb, pm, pc, pn); with `weighted` the parts are of dy, not of g
+        weight,  # (pb, pm, pc, pn); with `weighted` the parts are those of dy, not of g
         stats,  # (3, sets) float64
         means,  # (3, sets) float64, written
         sums,  # (2, sets * columns) float64, written with `weighted`: dy*xhat and dy
         entries,
         params,
-        width,  # columns of one b: sets of it * columns of a set
+        width,  # number of columns per b: sets times columns per set
         divisor,  # float64: m*n, or 1 for totals
         limit,  # float64: rstd of a clamped set, or inf
     ):
@@ -160,7 +161,7 @@ def merge_sums(center: bool, weighted: bool):
                     i, count = entry(entries, s, piece * columns + e)
                     db = db + number(partial, i) * count
                 middle = zero
-                if columns == 1:  # sum(xhat) is 0 then, up to its rounding
+                if columns == 1:  # then sum(xhat) is 0, up to rounding
                     middle = db / k
                 for piece in range(pieces):
                     i, _ = entry(entries, s, piece * columns + e)
@@ -175,9 +176,9 @@ def merge_sums(center: bool, weighted: bool):
 
 @cache
 def fold(outputs: int):
-    """Sums over three axes of what lies at strides, for both gradients: `outputs` neighbours a block.
+    """Sums over three strided axes, for both gradients; a block computes `outputs` adjacent results.
 
-    Output o = (o0, o1, o2) starts at o0*s0 + o1*s1 + o2//q*s2 + o2%q*s3, and sums over three axes from there.
+    Output o = (o0, o1, o2) starts at o0*s0 + o1*s1 + o2//q*s2 + o2%q*s3, and sums over the three axes from there.
     """
     across = LANES // outputs
 
@@ -185,7 +186,7 @@ def fold(outputs: int):
         source,  # float32 or float64
         dweight,  # written
         dbias,  # written
-        axes,  # (o1, o2, q, s0, s1, s2, s3, a0, a1, a2, t0, t1, t2, outputs, where those of dbias start)
+        axes,  # (o1, o2, q, s0, s1, s2, s3, a0, a1, a2, t0, t1, t2, outputs, start of those of dbias)
     ):
         shared = cuda.shared.array(LANES, types.float64)
         lane, share = rest(cuda.threadIdx.x, outputs), over(cuda.threadIdx.x, outputs)
@@ -242,7 +243,7 @@ def update():
 
 @cache
 def constants():
-    """Statistics for `apply`, of running ones."""
+    """Statistics for `apply`, from running statistics."""
 
     def constants_kernel(
         mean,  # (channels,) float32 or float64
@@ -264,12 +265,12 @@ def constants():
 
 @cache
 def copy(rank: int):
-    """target[...] = source: strided arrays of elements, converted; a source of strides 0 is a number."""
+    """target[...] = source, for strided arrays, with conversion; a source with strides 0 is a number."""
 
     def copy_kernel(
         source,
         target,  # written
-        shape,  # of both, `rank` axes
+        shape,  # of both arrays, with `rank` axes
         from_strides,  # in elements
         to_strides,  # in elements
         size,

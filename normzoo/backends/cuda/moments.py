@@ -1,7 +1,8 @@
-"""Steps that kernels share: moments of values in registers, the affine form, and what to do at the ends of the range.
+"""Steps that kernels share: moments of values in registers, normalization, and values near the limits of their type.
 
-Flat accuracy without float64: the mean is found around a value of the set (exact in a constant set), the values become
-deviations from it in their registers, and the mean of these, which is its rounding, is taken off again.
+Accuracy is independent of the mean, without float64: the mean is computed relative to one value of the set (exact in a
+constant set), the values in registers become deviations from it, and the mean of these, its rounding error, is
+subtracted again.
 """
 
 from functools import cache
@@ -35,7 +36,7 @@ LARGEST = 1.7976931348623157e308
 
 @device
 def inverse_root(v):
-    """1 / sqrt(v) of float64 lanes, and 0 of 0 and inf: Newton's steps, where a division would call a subroutine."""
+    """1 / sqrt(v) of float64 lanes, 0 for 0 and inf, by Newton's iterations: a division would call a subroutine."""
     r = guess_inverse_root(v)
     half = v * 0.5
     r = r * (1.5 - half * r * r)
@@ -48,7 +49,7 @@ def inverse_root(v):
 
 @device
 def inverse(v):
-    """1 / v of float64 lanes that are not negative, and 0 of 0 and inf."""
+    """1 / v of nonnegative float64 lanes, 0 for 0 and inf."""
     r = inverse_root(v)
     r = r * r
     return fma(r, 1.0 - v * r, r)
@@ -56,7 +57,7 @@ def inverse(v):
 
 @cache
 def rstd_of(power: int, clamp: bool):
-    """(spread, eps, unit) -> rstd of float64 lanes, of values that were scaled by `unit`; see `contract.py`."""
+    """(spread, eps, unit) -> rstd in float64, for values that were scaled by `unit`; see `contract.py`."""
 
     @device
     def found(spread, eps, unit):
@@ -82,7 +83,7 @@ def rstd_of(power: int, clamp: bool):
 
 @cache
 def is_extreme(form: Form, power: int, clamp: bool):
-    """(mean, spread, eps) -> lanes whose sums met a non-finite value, or squares that overflow or underflow."""
+    """(mean, spread, eps) -> mask of lanes with a non-finite value, or with squares that overflow or underflow."""
     least = 1e-280 if form.is_double else 1e-26
 
     @device
@@ -98,9 +99,10 @@ def is_extreme(form: Form, power: int, clamp: bool):
 
 @cache
 def moments(form: Form, center: bool, power: int, clamp: bool):
-    """Statistics of the values at `offsets`, which all threads of the warp ask for together.
+    """Statistics of the values at `offsets`; all threads of a warp must call this together.
 
-    -> deviations from `mean` up to c, c, what makes xhat of (deviation - c), then mean, spread and rstd in float64.
+    -> deviations from `mean` minus c; c; the factor r with xhat = (deviation - c) * r; mean, spread and rstd in
+    float64.
     """
     size, each, count = form.size, form.each, form.sums
     add, larger, first = total(form), total_larger(form), first_value(form)
@@ -116,7 +118,7 @@ def moments(form: Form, center: bool, power: int, clamp: bool):
         tried = False
         again = True
         turn = 0
-        shift = types.int64(0)  # stays 0, which the code generator cannot know: values are loaded again, not kept
+        shift = types.int64(0)  # always 0, but unknown to the code generator: values are loaded again, not kept
         while again:
             again = False
             v = load(x, start + shift, offsets, size, each)
@@ -149,7 +151,8 @@ def moments(form: Form, center: bool, power: int, clamp: bool):
             if not tried:
                 bad = extreme(mean, spread, eps)
                 if cuda.any_sync(FULL, some(bad)):
-                    # at most twice the largest value; where sums overflowed it is not far from the end of the range
+                    # at most twice the largest value; after an overflow of sums it is not far from the largest finite
+                    # number
                     largest = wide(larger(fold_larger(magnitude(d), count), exchange, turn)) + magnitude(mean)
                     turn += 1
                     least = splat(eps, count)
@@ -176,9 +179,9 @@ def moments(form: Form, center: bool, power: int, clamp: bool):
 
 @cache
 def affine_of(form: Form):
-    """(mean, rstd, like) -> scale, high, low, r: xhat = (v*scale - high - low) * r.
+    """(mean, rstd, like) -> scale, high, low, r, with xhat = (v*scale - high - low) * r.
 
-    high + low is the mean to twice the precision of x; scale is 1 unless rstd is extreme.
+    high + low is the mean in twice the precision of x; scale is 1 unless rstd is extreme.
     """
     limit = 1000 if form.is_double else 126
 
@@ -206,7 +209,7 @@ def standardize(v, scale, high, low, r):
 
 @cache
 def stats_of(form: Form):
-    """(stats, sets, index, plane) -> a plane of the statistics, float64; 0 where there is no set."""
+    """(stats, sets, index, plane) -> one plane of the statistics, float64; 0 if there is no set."""
 
     @device
     def plane_of(stats, sets, index, plane):

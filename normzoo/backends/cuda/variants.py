@@ -1,4 +1,4 @@
-"""Every kind of kernel that the launcher can ask for, without running one: for checks of the machine code."""
+"""All kinds of kernels that the launcher can request, without running any: for checks of the machine code."""
 
 from collections.abc import Iterator
 from importlib import import_module
@@ -12,7 +12,8 @@ from normzoo.backends.cuda.arrays import DeviceArray
 
 Shown = tuple[Dims, Dims]
 
-# Views and parameter views that take every form: rows of all teams, whole and in pieces, runs; columns likewise.
+# Views and parameter views that reach every form: rows with all team sizes, whole and in pieces, and runs; also
+# columns.
 ROWS: tuple[Shown, ...] = (
     ((64, 1, 1, 64), (1, 1, 1, 64)),
     ((64, 1, 1, 128), (1, 1, 1, 128)),
@@ -41,7 +42,7 @@ ODD: tuple[Shown, ...] = (
 )
 FEW = (ROWS[2], ROWS[5], ROWS[10], COLUMNS[2], COLUMNS[4])
 
-# (dtype, storage, views, values between the beginning of x and a multiple of 16 bytes)
+# (dtype, storage, views, offset of x from a multiple of 16 bytes, in values)
 SHOWN: tuple[tuple[str, str, tuple[Shown, ...], int], ...] = (
     ("float32", "float32", (*ROWS, *COLUMNS, *ODD), 0),
     ("float32", "float32", FEW, 1),
@@ -52,7 +53,7 @@ SHOWN: tuple[tuple[str, str, tuple[Shown, ...], int], ...] = (
 
 
 class Variant(NamedTuple):
-    """A kernel as it is compiled."""
+    """A kernel and the signature for which it is compiled."""
 
     name: str
     kernel: Any
@@ -77,7 +78,7 @@ class _Nowhere(NamedTuple):
 
 
 class _Recorder:
-    """A driver that runs nothing and remembers what it was asked to run."""
+    """A driver that runs nothing, and records what it was asked to run."""
 
     multiprocessors, capability = 132, (9, 0)
 
@@ -103,7 +104,7 @@ class _Recorder:
 
 
 def _record(dims: Dims, parameters: Dims, dtype: np.dtype, store: np.dtype, offset: int) -> None:
-    """Ask for every pass over a view."""
+    """Request every pass over a view."""
     x: Any
     y: Any
     weight: Any

@@ -1,1 +1,1 @@
-"""Norms whose statistics are those of a channel over the batch, or follow from them."""
+"""Norms that use the statistics of each channel over the batch, or statistics derived from them."""

@@ -1,4 +1,4 @@
-"""Batch normalization: every channel by its mean and variance over the batch and all positions."""
+"""Batch normalization: normalize every channel by its mean and variance over the batch and all positions."""
 
 from typing import Any
 
@@ -23,12 +23,12 @@ MESSAGES = (
 
 
 class BatchNorm(TrackedNorm):
-    """Batch normalization: every channel by its mean and variance over the batch and all positions.
+    """Batch normalization: normalize every channel by its mean and variance over the batch and all positions.
 
     Formula:
-        y = (x - mean) / sqrt(var + eps) * weight + bias, with mean and (biased) var over all axes but the channels'.
-        In training these are the batch's, and running = (1 - momentum) * running + momentum * new, where the new
-        variance is the unbiased one; in evaluation they are the running ones, and constants of the gradient.
+        y = (x - mean) / sqrt(var + eps) * weight + bias, with mean and (biased) var over all axes but the channels'. In
+        training they are those of the batch, and running = (1 - momentum) * running + momentum * new, where the new
+        variance is the unbiased one. In evaluation they are the running statistics, constants in the gradient.
 
     Shapes:
         x, y: (N, C), (N, C, L), (N, C, H, W), ... any rank from 2; with channel_axis=-1, (N, ..., C).
@@ -39,24 +39,25 @@ class BatchNorm(TrackedNorm):
         eps: added to the variance, in the units of x squared; above 0 where batch statistics are used.
         momentum: weight of the new value in the running statistics, 0 to 1; None averages all batches equally.
         affine: whether there are a weight and a bias.
-        track_running_stats: without it, batch statistics are used in evaluation too.
-        bias: False leaves the weight alone.
+        track_running_stats: False: batch statistics are used in evaluation, too.
+        bias: False: a weight only.
         channel_axis: the axis of the channels, 1 or -1 (or any other).
         dtype: of parameters and running statistics: float32, float64, float16 or bfloat16.
-        on_nonfinite: what is done where the batch's own mean or variance is used and not finite: "propagate" takes it
-            into the running statistics, as in PyTorch; "skip" leaves them and num_batches_tracked as they were and
-            returns y; "raise" raises FloatingPointError, with nothing changed.
-        single_value: what happens in training where a channel has one value: "raise" raises ValueError; "bias" gives
-            y = bias and dx = 0; "running" uses the running statistics as in evaluation. They are not updated by it.
+        on_nonfinite: what to do if the batch's own mean or variance is used and not finite: "propagate" updates the
+            running statistics with it, as in PyTorch; "skip" leaves them and num_batches_tracked unchanged and returns
+            y; "raise" raises FloatingPointError before anything changes.
+        single_value: what to do in training if a channel has one value: "raise" raises ValueError; "bias" gives y =
+            bias and dx = 0; "running" uses the running statistics, as in evaluation. None of them updates the running
+            statistics.
 
     Raises:
-        ValueError: x has another number of channels or rank below 2; one value a channel (see `single_value`), or eps
+        ValueError: x has another number of channels or rank below 2; one value per channel (see `single_value`), or eps
             of 0, where batch statistics are used. TypeError: x is not a float array. FloatingPointError: see
             `on_nonfinite`. Nothing has changed then.
 
-    Threads may share the norm: a batch's mean, variance and count are taken in together, and none is lost.
+    Threads may share the norm: mean, variance and count of a batch are updated together, and no update is lost.
 
-    An empty batch is counted in num_batches_tracked and leaves the running statistics as they are.
+    An empty batch is counted in num_batches_tracked and leaves the running statistics unchanged.
 
     Source:
         S. Ioffe and C. Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal
@@ -112,12 +113,12 @@ class BatchNorm(TrackedNorm):
         """See `Norm.forward`.
 
         Args:
-            update_stats: False leaves running statistics and num_batches_tracked as they are, as the second pass over
-                a batch that is checkpointed must; y is the same.
+            update_stats: False leaves running statistics and num_batches_tracked unchanged, as needed when a
+                checkpointed batch is run a second time; y is the same.
         """
         params, buffers, tracks = self.params, self.buffers, self.track_running_stats
         weight, bias, eps = params.get("weight"), params.get("bias"), self.eps
-        # Where the batch's statistics are used and no others are kept, the running ones are neither read nor written.
+        # If only batch statistics are used, the running ones are neither read nor written.
         running: Any = UNTRACKED
         if tracks or not self.training:
             count = buffers.get("num_batches_tracked")
@@ -143,7 +144,7 @@ def axes(owner: object, x: Array, channel_axis: int, features: int | None = None
 
 
 def check_own(owner: object, x: Array, values: int, eps: float) -> None:
-    """A batch that can be normalized by its own statistics, with `values` in a set."""
+    """Check that a batch can be normalized by its own statistics, with `values` in a set."""
     if eps == 0:
         raise ValueError(f"{owner}: {MESSAGES[2]}")
     if values == 1:

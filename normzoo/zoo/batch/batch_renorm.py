@@ -1,4 +1,4 @@
-"""Batch renormalization: batch statistics, corrected towards the running ones within bounds."""
+"""Batch renormalization: normalize by batch statistics, corrected towards the running ones within bounds."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,13 +21,13 @@ Bound = float | Callable[[int], float] | None
 
 
 class BatchRenorm(BatchNorm):
-    """Batch renormalization: batch statistics, corrected towards the running ones within bounds.
+    """Batch renormalization: normalize by batch statistics, corrected towards the running ones within bounds.
 
     Formula:
         In training, with std = sqrt(var + eps) and the batch's mean and (biased) var over all axes but the channels',
             y = ((x - mean) / std * r + d) * weight + bias,
             r = clip(std / running_std, 1 / rmax, rmax),   d = clip((mean - running_mean) / running_std, -dmax, dmax),
-        where r and d are constants of the gradient; then running = (1 - momentum) * running + momentum * new for mean
+        where r and d are constants in the gradient; then running = (1 - momentum) * running + momentum * new for mean
         and std. In evaluation y = (x - running_mean) / running_std * weight + bias.
 
     Shapes:
@@ -40,16 +40,17 @@ class BatchRenorm(BatchNorm):
         momentum: weight of the new value in the running statistics, 0 to 1; the paper's 0.01. None averages equally.
         affine: whether there are a weight and a bias.
         rmax: bound of r, at least 1: a number, a function of num_batches_tracked, or None for the paper's schedule: 1
-            for 5000 batches, then rising evenly to 3 at 40000.
-        dmax: bound of d, at least 0: the same; the paper's is 0 for 5000 batches, then rises evenly to 5 at 25000.
+            for 5000 batches, then linearly up to 3 at 40000.
+        dmax: bound of d, at least 0: as rmax; the paper's schedule is 0 for 5000 batches, then linearly up to 5 at
+            25000.
         bias, channel_axis, dtype: see `BatchNorm`.
 
     Raises:
         ValueError: rmax is below 1 or dmax below 0; otherwise as `BatchNorm`. TypeError: x is not a float array.
             Nothing has changed then.
 
-    Running statistics are those of the paper: the mean of std, not of var. Keras (2) bounds r by rmin of its own, does
-    not bound at all by default, and keeps a running variance for evaluation beside the renormalizing pair.
+    Running statistics are those of the paper: the mean of std, not of var. Keras (2) has a separate lower bound rmin of
+    r, has no bounds by default, and also keeps a running variance, for evaluation.
 
     Source:
         S. Ioffe, "Batch Renormalization: Towards Reducing Minibatch Dependence in Batch-Normalized Models", 2017,
@@ -82,7 +83,7 @@ class BatchRenorm(BatchNorm):
         self.bounds()
 
     def bounds(self) -> tuple[float, float]:
-        """rmax and dmax of the next batch."""
+        """rmax and dmax for the next batch."""
         batches = int(self.buffers["num_batches_tracked"])
         found = []
         for name, bound, paper, least in (("rmax", self.rmax, paper_rmax, 1), ("dmax", self.dmax, paper_dmax, 0)):
@@ -134,10 +135,10 @@ class BatchRenorm(BatchNorm):
 
 
 def paper_rmax(batches: int) -> float:
-    """1 for 5000 batches, then rising evenly to 3 at 40000."""
+    """1 for 5000 batches, then linearly up to 3 at 40000."""
     return min(max(1 + 2 * (batches - 5000) / 35000, 1.0), 3.0)
 
 
 def paper_dmax(batches: int) -> float:
-    """0 for 5000 batches, then rising evenly to 5 at 25000."""
+    """0 for 5000 batches, then linearly up to 5 at 25000."""
     return min(max(5 * (batches - 5000) / 20000, 0.0), 5.0)

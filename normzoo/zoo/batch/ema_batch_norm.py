@@ -1,4 +1,4 @@
-"""Batch normalization by running statistics that the batch has joined, in training; and by a blend, at test time."""
+"""Batch normalization by running statistics that include the batch, in training; and by a blend, at test time."""
 
 from typing import Any
 
@@ -17,12 +17,12 @@ from normzoo.zoo.batch.batch_norm import MESSAGES, BatchNorm, check_own
 
 
 class EMABatchNorm(BatchNorm):
-    """Batch normalization that trains by its running statistics, which the batch has just joined.
+    """Batch normalization that trains with its running statistics, after they were updated by the batch.
 
     Formula:
         running = (1 - momentum) * running + momentum * (the batch's mean and biased var over all axes but the
-        channels'), then y = (x - running_mean) / sqrt(running_var + eps) * weight + bias. The gradient is exact for
-        this: it goes through the batch's share of the statistics, and the past is constant. The first batch is all of
+        channels'), then y = (x - running_mean) / sqrt(running_var + eps) * weight + bias. The gradient is exact: it
+        goes through the batch's share of the statistics; earlier statistics are constants. The first batch is all of
         the statistics. Evaluation does not update them.
 
     Shapes:
@@ -36,12 +36,12 @@ class EMABatchNorm(BatchNorm):
         affine, bias, channel_axis, dtype: see `BatchNorm`.
 
     Raises:
-        ValueError: as `BatchNorm`, or values of float64 so large (2^500) that a variance is none. TypeError: x is not a
+        ValueError: as `BatchNorm`, or float64 values so large (2^500) that a variance overflows. TypeError: x is not a
             float array. Nothing has changed then.
 
-    Training and evaluation see one formula, so that running_var is biased here, as what normalizes. Other answers to
-    "train by running statistics" have other gradients: MABN (Yan et al. 2020) averages those of the statistics too,
-    and in EMAN (Cai et al. 2021) the statistics of a teacher are averages of its student's.
+    Training and evaluation use the same formula, so running_var is biased here, as is the variance that normalizes.
+    Other methods to train with running statistics have other gradients: MABN (Yan et al. 2020) also averages the
+    gradients of the statistics, and in EMAN (Cai et al. 2021) the teacher's statistics are averages of its student's.
 
     Source:
         Semantics of equinox.nn.BatchNorm(mode="ema"), https://docs.kidger.site/equinox/api/nn/normalisation; for the
@@ -91,8 +91,8 @@ class EMABatchNorm(BatchNorm):
         return y, saved
 
     def _share(self, batches: int, mean: Array, var: Array) -> float:
-        """The weight of the next batch: all of it where there was none. Statistics that were loaded without a number of
-        batches, as other frameworks have none, are the past all the same."""
+        """The weight of the next batch: 1 if it is the first. Statistics loaded without a number of batches, which
+        other frameworks do not have, count as earlier batches."""
         first = batches == 0 and not mean.any() and bool((var == 1).all())
         return 1.0 if first else self._step(batches)
 
@@ -121,7 +121,7 @@ class AlphaBatchNorm(BatchNorm):
         bias, channel_axis, dtype: see `BatchNorm`.
 
     Raises:
-        ValueError: alpha is not in [0, 1], or values of float64 so large (2^500) that a variance is none; otherwise as
+        ValueError: alpha is not in [0, 1], or float64 values so large (2^500) that a variance overflows; otherwise as
             `BatchNorm`. TypeError: x is not a float array.
 
     Schneider et al. (2020, arXiv:2006.16971) take alpha = N / (N + n) for a batch of n, with N = 16 or so.
@@ -186,7 +186,7 @@ class AlphaBatchNorm(BatchNorm):
 
 
 def blended(norm: TrackedNorm, past: tuple[Array, ...], share: float) -> Find:
-    """Statistics of which x's own are a share, and the past the rest."""
+    """Statistics blended of x's own, with weight `share`, and of earlier ones."""
     weight, bias = (p if p is None else p.astype(np.float64) for p in (norm.weight, norm.bias))
 
     def find(mean: Array, var: Array) -> tuple[Array, Array, Any]:

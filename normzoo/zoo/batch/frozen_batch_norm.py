@@ -1,4 +1,4 @@
-"""Frozen batch normalization: every channel by a mean, variance, weight and bias that never change."""
+"""Frozen batch normalization: normalize every channel by a mean, variance, weight and bias that never change."""
 
 from typing import Any
 
@@ -17,11 +17,11 @@ from normzoo.zoo.batch import batch_norm
 
 
 class FrozenBatchNorm(Norm):
-    """Frozen batch normalization: every channel by a mean, variance, weight and bias that never change.
+    """Frozen batch normalization: normalize every channel by a mean, variance, weight and bias that never change.
 
     Formula:
         y = (x - running_mean) / sqrt(running_var + eps) * weight + bias, in training and in evaluation; all four are
-        constants of the gradient.
+        constants in the gradient.
 
     Shapes:
         x, y: (N, C), (N, C, L), (N, C, H, W), ...; with channel_axis=-1, (N, ..., C).
@@ -35,8 +35,8 @@ class FrozenBatchNorm(Norm):
     Raises:
         ValueError: x has another number of channels or rank below 2. TypeError: x is not a float array.
 
-    The buffers have the names of torchvision.ops.FrozenBatchNorm2d, which folds them into one scale and one shift;
-    here the mean is subtracted first, which keeps the digits of x that lies far from 0.
+    The buffers have the names of torchvision.ops.FrozenBatchNorm2d, which folds them into one scale and one shift. Here
+    the mean is subtracted first, which loses no digits if x is far from 0.
 
     Source:
         Semantics of torchvision.ops.FrozenBatchNorm2d,

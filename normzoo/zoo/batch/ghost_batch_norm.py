@@ -1,4 +1,4 @@
-"""Ghost batch normalization: every channel of every part of the batch by its own mean and variance."""
+"""Ghost batch normalization: normalize every channel of every part of the batch by its own mean and variance."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from normzoo.zoo.batch.batch_norm import BatchNorm, check_own
 
 
 class GhostBatchNorm(BatchNorm):
-    """Ghost batch normalization: every channel of every part of the batch by its own mean and variance.
+    """Ghost batch normalization: normalize every channel of every part of the batch by its own mean and variance.
 
     Formula:
         y = (x - mean) / sqrt(var + eps) * weight + bias, with mean and (biased) var over the positions and the
@@ -35,11 +35,11 @@ class GhostBatchNorm(BatchNorm):
             ghosts of all batches are averaged equally.
 
     Raises:
-        ValueError: ghosts does not divide N, or one value a channel of a ghost, in training; otherwise as `BatchNorm`.
-            TypeError: x is not a float array. Nothing has changed then.
+        ValueError: ghosts does not divide N, or one value per channel of a ghost, in training; otherwise as
+            `BatchNorm`. TypeError: x is not a float array. Nothing has changed then.
 
-    num_batches_tracked counts batches, not ghosts. The paper's sum over ghosts weighs the i-th by
-    (1 - momentum)^i * momentum, which forgets the last ghosts first; implementations update in order, as here.
+    num_batches_tracked counts batches, not ghosts. In the paper's sum, ghost i has the weight (1 - momentum)^i *
+    momentum, so the last ghosts are forgotten first; implementations update in order, as is done here.
 
     Source:
         E. Hoffer, I. Hubara and D. Soudry, "Train longer, generalize better: closing the generalization gap in large
@@ -94,7 +94,7 @@ class GhostBatchNorm(BatchNorm):
         return y, saved
 
     def _joined(self, batches: int, running: tuple[Array, Array], stats: Array, values: int) -> tuple[Array, Array]:
-        """Running statistics with one ghost after the other, whose momentum is that of a batch of its own."""
+        """Running statistics updated by one ghost after another, each with the momentum of a whole batch."""
         for i, own in enumerate(stats.reshape(3, self.ghosts, -1).transpose((1, 0, 2))):
             momentum = 1 / (batches * self.ghosts + i + 1) if self.momentum is None else self.momentum
             running = updated(running, own, values, momentum)
@@ -103,7 +103,7 @@ class GhostBatchNorm(BatchNorm):
 
 @once
 def ghost_axes(owner: object, x: Array, channel_axis: int, features: int, parts: int, own: bool) -> Axes:
-    """The samples cut into parts, which have parameters of their own (`own`) or the same."""
+    """Axes with the samples split into parts, which have separate parameters (`own`) or common ones."""
     channel = check_channels(owner, x, channel_axis, 2, features)
     if channel == 0:
         raise ValueError(f"{owner}: expected the samples on axis 0 of x, got channel_axis={channel_axis}")

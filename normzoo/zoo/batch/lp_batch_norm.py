@@ -1,4 +1,4 @@
-"""Batch normalization by other norms of the deviations than the second: by their mean, and by the largest."""
+"""Batch normalization by other measures of spread than the variance: mean or largest absolute deviation."""
 
 from typing import Any
 
@@ -22,13 +22,13 @@ GAUSSIAN = (np.pi / 2) ** 0.5  # std / mean(|x - mean|) of a normal distribution
 
 
 class ScaledBatchNorm(BatchNorm):
-    """What the two share: a running scale, which x is divided by in evaluation."""
+    """Base class: norms with a running scale, which divides x in evaluation."""
 
     spread = "running_scale"
     running_scale = entry("buffers", "running_scale")
 
     def evaluate(self, x: Array, out: Array | None) -> tuple[Array, Saved]:
-        """y by the running statistics."""
+        """y by the running statistics, and the `Saved`."""
         running = self.buffers["running_mean"], self.buffers["running_scale"]
         mean, scale = RunningState(*running).read()
         rstd = reciprocal(check_spread(self, "running_scale", scale) + self.eps)
@@ -37,13 +37,13 @@ class ScaledBatchNorm(BatchNorm):
         )
 
     def track(self, x: Array, running: tuple[Array, ...], mean: Array, scale: Array) -> None:
-        """The batch joins the running statistics."""
+        """Update the running statistics by those of the batch."""
         if running:
             self._join((mean, scale), x.size)
 
 
 class L1BatchNorm(ScaledBatchNorm):
-    """L1 batch normalization: every channel by its mean and mean absolute deviation.
+    """L1 batch normalization: normalize every channel by its mean and mean absolute deviation.
 
     Formula:
         y = (x - mean) / (scale + eps) * weight + bias, scale = factor * mean(|x - mean|), with the means over all axes
@@ -65,8 +65,8 @@ class L1BatchNorm(ScaledBatchNorm):
         ValueError: factor is not above 0; otherwise as `BatchNorm`. TypeError: x is not a float array. Nothing has
             changed then.
 
-    S. Wu et al., "L1-Norm Batch Normalization for Efficient Training of Deep Neural Networks" (2018,
-    arXiv:1802.09769), have factor=1 and leave the factor to the weight.
+    S. Wu et al., "L1-Norm Batch Normalization for Efficient Training of Deep Neural Networks" (2018, arXiv:1802.09769),
+    use factor=1, so the weight takes over the factor.
 
     Source:
         E. Hoffer, R. Banner, I. Golan and D. Soudry, "Norm matters: efficient and accurate normalization schemes in
@@ -105,7 +105,7 @@ class L1BatchNorm(ScaledBatchNorm):
         axes, weight, bias, factor = self.axes(x), self.weight, self.bias, self.factor
         check_own(self, x, axes.values, self.eps)
         running = self._running() if self.track_running_stats and update_stats else ()
-        # d / (factor * s + eps) is d / (s + eps / factor), divided by factor
+        # d / (factor * s + eps) = d / (s + eps / factor) / factor
         dtype = compute_dtype(x.dtype, *(p.dtype for p in self.params.values()))
         ones = np.ones(self.num_features)
         w = ((ones if weight is None else weight) / np.float64(factor)).astype(dtype)
@@ -126,7 +126,7 @@ class L1BatchNorm(ScaledBatchNorm):
 
 
 class LInfBatchNorm(ScaledBatchNorm):
-    """L-infinity batch normalization: every channel by its mean and the mean of its k largest absolute deviations.
+    """L-infinity batch normalization: normalize every channel by its mean and the mean of its k largest deviations.
 
     Formula:
         y = (x - mean) / (scale + eps) * weight + bias, scale = C(n) * (mean of the k largest |x - mean|), over the n
@@ -140,7 +140,7 @@ class LInfBatchNorm(ScaledBatchNorm):
 
     Args:
         num_features: C.
-        k: how many of the largest deviations; 1 is the L-infinity norm, the paper's Top(10) is 10.
+        k: number of largest deviations; 1 is the L-infinity norm, the paper's Top(10) is 10.
         eps: added to the scale, in the units of x; above 0 in training.
         momentum, affine, track_running_stats, bias, channel_axis, dtype: see `BatchNorm`.
 
@@ -148,8 +148,8 @@ class LInfBatchNorm(ScaledBatchNorm):
         ValueError: a channel has fewer than k values, in training; otherwise as `BatchNorm`. TypeError: x is not a
             float array. Nothing has changed then.
 
-    The paper bounds the constant for a normal distribution from both sides; C(n) is the middle of the bounds that the
-    authors' code takes, https://github.com/eladhoffer/convNet.pytorch, whose k is 10.
+    The paper bounds the constant for a normal distribution from both sides; C(n) is the middle of the bounds in the
+    authors' code, https://github.com/eladhoffer/convNet.pytorch, whose k is 10.
 
     Source:
         E. Hoffer, R. Banner, I. Golan and D. Soudry, "Norm matters: efficient and accurate normalization schemes in
@@ -201,7 +201,7 @@ class LInfBatchNorm(ScaledBatchNorm):
         deviation = (np.moveaxis(v, channel, 0) - mean.reshape(-1, *[1] * (x.ndim - 1))).reshape(len(mean), n)
         sizes = np.abs(deviation)
         largest = _largest(sizes, k) if x.size else np.zeros(sizes.shape, bool)
-        scale = constant * np.where(largest, sizes, 0).sum(axis=1) + 0 * mean  # NaN where the mean is
+        scale = constant * np.where(largest, sizes, 0).sum(axis=1) + 0 * mean  # NaN if the mean is
         rstd = np.divide(1.0, scale + self.eps)
         chosen, places = np.nonzero(largest)
         signs = np.sign(deviation[chosen, places])
@@ -218,7 +218,7 @@ class LInfBatchNorm(ScaledBatchNorm):
             found = part.backward(dy.astype(np.float32) if narrow and dy.dtype.itemsize == 2 else dy)
             gamma = 1.0 if weight is None else weight.astype(np.float64)
             dmean = -rstd * gamma * found.bias
-            dscale = -rstd * gamma * found.weight * constant  # of the sum of the k deviations
+            dscale = -rstd * gamma * found.weight * constant  # gradient of the sum of the k deviations
             dmean -= dscale * np.bincount(chosen, signs, len(mean))
             dx = found.x
             dx += (dmean / max(n, 1)).astype(dx.dtype).reshape([-1 if i == channel else 1 for i in range(dx.ndim)])
@@ -233,7 +233,7 @@ class LInfBatchNorm(ScaledBatchNorm):
         return y, Chained(self, x, pull, (part,))
 
     def _affine(self, x: Array) -> tuple[Array, Array]:
-        """weight and bias, ones and zeros where there are none: their gradients are needed all the same."""
+        """weight and bias, or ones and zeros: their gradients are needed in any case."""
         dtype = compute_dtype(x.dtype)
         weight, bias = self.weight, self.bias
         ones, zeros = np.ones(self.num_features, dtype), np.zeros(self.num_features, dtype)
@@ -241,7 +241,7 @@ class LInfBatchNorm(ScaledBatchNorm):
 
 
 def _largest(sizes: Array, k: int) -> Array:
-    """Which are the k largest of every row, the first of equal ones."""
+    """A mask of the k largest values of every row; of equal values, the first."""
     bound = np.partition(sizes, -k, axis=1)[:, -k, None]
     above, equal = sizes > bound, sizes == bound
     return above | (equal & (np.cumsum(equal, axis=1) <= k - above.sum(axis=1, keepdims=True)))

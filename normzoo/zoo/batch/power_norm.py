@@ -1,4 +1,4 @@
-"""Power normalization: every channel by the running root of its mean square, with a running gradient."""
+"""Power normalization: divide every channel by its running root mean square, with a running gradient."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from normzoo.zoo.batch import batch_norm
 
 
 class PowerNorm(Norm):
-    """Power normalization: every channel by the running root of its mean square, with a running gradient.
+    """Power normalization: divide every channel by its running root mean square, with a running gradient.
 
     Formula:
         xhat = x / psi, y = xhat * weight + bias, psi = sqrt(running_phi + eps), with running_phi as it was before this
@@ -27,9 +27,9 @@ class PowerNorm(Norm):
         channels'. Backward, with g = dy * weight and nu as it was in the forward pass,
             dx = (g - nu * xhat) / psi,    dweight = sum(dy * xhat),    dbias = sum(dy),
             nu = nu * (1 - (1 - alpha_bkw) * mean(xhat^2)) + (1 - alpha_bkw) * mean(g * xhat).
-        This is not the gradient of y: it stands in for the one through the batch's own mean square. In the first
-        warmup_iters batches running_phi is replaced by mean(x^2), and dx is the exact gradient. In evaluation psi is
-        the running one and dx = g / psi.
+        This is not the gradient of y: it replaces the gradient through the batch's own mean square. In the first
+        warmup_iters batches, mean(x^2) is used instead of running_phi, and dx is the exact gradient. In evaluation psi
+        is the running one and dx = g / psi.
 
     Shapes:
         x, y: (N, C), (N, C, L), (N, C, H, W), ...; with channel_axis=-1, (N, ..., C), as (batch, time, features) is.
@@ -38,18 +38,18 @@ class PowerNorm(Norm):
     Args:
         num_features: C.
         eps: added to the mean square, in the units of x squared.
-        alpha_fwd, alpha_bkw: what the running values keep of themselves, 0 to 1: 1 - momentum elsewhere.
+        alpha_fwd, alpha_bkw: the weights of the old running values, 0 to 1: 1 - momentum elsewhere.
         affine: whether there are a weight and a bias.
-        warmup_iters: how many batches of the warm-up; the code's 10000. The paper has none: 0.
+        warmup_iters: number of warm-up batches; the code's 10000. The paper has none: 0.
         bias, channel_axis, dtype: see `BatchNorm`.
 
     Raises:
-        ValueError: x has another number of channels or rank below 2, or values of float64 so large (2^500) that a mean
-            square is none; an alpha is not in [0, 1]. TypeError: x is not a float array. Nothing has changed then.
+        ValueError: x has another number of channels or rank below 2, or float64 values so large (2^500) that a mean
+            square overflows; an alpha is not in [0, 1]. TypeError: x is not a float array. Nothing has changed then.
 
-    Every forward pass adds to nu once, in its first backward pass. The authors' code keeps ema_gz = nu / (1 -
-    alpha_bkw), divides dx by the batch's psi where y was divided by the running one, uses nu in the warm-up too, and
-    scales groups of channels before (group_num); the paper, followed here, does not.
+    Every forward pass updates nu once, in its first backward pass. The authors' code keeps ema_gz = nu / (1 -
+    alpha_bkw), divides dx by the batch's psi although y was divided by the running one, uses nu in the warm-up, too,
+    and scales groups of channels before (group_num). The paper, followed here, does none of these.
 
     Source:
         S. Shen, Z. Yao, A. Gholami, M. W. Mahoney and K. Keutzer, "PowerNorm: Rethinking Batch Normalization in
@@ -97,7 +97,7 @@ class PowerNorm(Norm):
 
     @property
     def num_batches_tracked(self) -> Array:
-        """How many training batches were seen, int64 of shape ()."""
+        """Number of training batches seen, int64 of shape ()."""
         return self.buffers["num_batches_tracked"]
 
     def axes(self, x: Array) -> Axes:
@@ -107,7 +107,7 @@ class PowerNorm(Norm):
         """See `Norm.forward`.
 
         Args:
-            update_stats: False leaves running_phi, num_batches_tracked and, in the backward pass, nu as they are.
+            update_stats: False leaves running_phi, num_batches_tracked and, in the backward pass, nu unchanged.
         """
         axes, held = self.axes(x), (self.buffers["running_phi"], self.buffers["nu"])
         state = RunningState(*held, self.num_batches_tracked)
@@ -166,5 +166,5 @@ class PowerNorm(Norm):
 
 
 def _reciprocal(v: Array) -> Array:
-    """1 / v, and 0 for 0."""
+    """1 / v, or 0 where v is 0."""
     return np.divide(1.0, v, out=np.zeros_like(v), where=v != 0)

@@ -16,7 +16,7 @@ from normzoo.zoo.batch.ghost_batch_norm import ghost_axes
 
 
 class SplitBatchNorm(BatchNorm):
-    """Split batch normalization: every part of the batch has statistics and parameters of its own.
+    """Split batch normalization: every part of the batch has its own statistics and parameters.
 
     Formula:
         y = (x - mean) / sqrt(var + eps) * weight[i] + bias[i] in part i of the batch, N / num_splits neighbouring
@@ -30,14 +30,14 @@ class SplitBatchNorm(BatchNorm):
     Args:
         num_features: C.
         eps, momentum, affine, track_running_stats: see `BatchNorm`.
-        num_splits: how many parts; divides N in training. AdvProp has 2: clean samples, then adversarial ones.
+        num_splits: number of parts; divides N in training. AdvProp has 2: clean samples, then adversarial ones.
         bias, channel_axis, dtype: see `BatchNorm`.
 
     Raises:
-        ValueError: num_splits does not divide N, or one value a channel of a part, in training; otherwise as
+        ValueError: num_splits does not divide N, or one value per channel of a part, in training; otherwise as
             `BatchNorm`. TypeError: x is not a float array. Nothing has changed then.
 
-    timm keeps part 0 in the module itself and the others in aux_bn; here they are rows of one array.
+    timm has part 0 in the module itself and the others in aux_bn; here they are rows of one array.
 
     Source:
         C. Xie, M. Tan, B. Gong, J. Wang, A. Yuille and Q. V. Le, "Adversarial Examples Improve Image Recognition",
@@ -96,12 +96,11 @@ class SplitBatchNorm(BatchNorm):
 
 
 class DomainBatchNorm(BatchNorm):
-    """Domain-specific batch normalization: every domain has statistics and parameters of its own.
+    """Domain-specific batch normalization: every domain has its own statistics and parameters.
 
     Formula:
-        y = (x - mean) / sqrt(var + eps) * weight[domain] + bias[domain], as BatchNorm with the row `domain` of all
-        parameters and running statistics; those of the other domains are not read and not changed, and their gradient
-        is 0.
+        y = (x - mean) / sqrt(var + eps) * weight[domain] + bias[domain]: BatchNorm with row `domain` of all parameters
+        and running statistics. The rows of other domains are neither read nor changed, and their gradient is 0.
 
     Shapes:
         x, y: (N, C), (N, C, L), (N, C, H, W), ...; with channel_axis=-1, (N, ..., C).
@@ -109,10 +108,10 @@ class DomainBatchNorm(BatchNorm):
 
     Args:
         num_features: C.
-        num_domains: how many domains.
+        num_domains: number of domains.
         eps, momentum, affine, track_running_stats, bias, channel_axis, dtype: see `BatchNorm`.
 
-    A call is norm(x, domain): one batch of one domain, an integer from 0 to num_domains - 1.
+    It is called as norm(x, domain), with one batch of one domain, an integer from 0 to num_domains - 1.
 
     Raises:
         ValueError: there is no such domain; otherwise as `BatchNorm`. TypeError: x is not a float array, domain not an
@@ -162,8 +161,8 @@ class DomainBatchNorm(BatchNorm):
 
         Args:
             x: a batch of one domain.
-            domain: which one.
-            out: takes y; an array like x, which may be x itself.
+            domain: index of the domain.
+            out: an array like x that y is written to; it may be x itself.
             update_stats: see `BatchNorm.forward`.
         """
         if isinstance(domain, np.ndarray) and domain.shape == ():
@@ -176,7 +175,7 @@ class DomainBatchNorm(BatchNorm):
 
 
 def repeat(arrays: dict[str, Array], rows: int) -> None:
-    """Every array that is of one value a channel, once for every row."""
+    """Repeat every array of one value per channel for every row."""
     for name, a in arrays.items():
         if a.ndim:
             arrays[name] = np.repeat(a[None], rows, axis=0)
@@ -191,7 +190,7 @@ def by_row(
     mean, var, weight, bias = (held[name][row] if name in held else None for name in names)
     counts, count = norm.buffers.get("num_batches_tracked"), None
     if own and counts is not None:
-        count = counts[row : row + 1].reshape(())  # its own memory
+        count = counts[row : row + 1].reshape(())  # a view: the same memory
     form, how = Form(norm, norm.axes(x), norm.moments, norm.eps), How(own, MESSAGES, update=update_stats)
     return normalize_tracked(form, x, weight, bias, Running(mean, var, count, norm.momentum), how, out)
 

@@ -1,4 +1,4 @@
-"""Virtual batch normalization: every sample by the statistics of a fixed reference batch that it has joined."""
+"""Virtual batch normalization: normalize every sample by the statistics of a fixed reference batch and itself."""
 
 from typing import Any
 
@@ -21,34 +21,34 @@ from normzoo.zoo.batch import batch_norm
 
 
 class VirtualBatchNorm(Norm):
-    """Virtual batch normalization: every sample by the statistics of a fixed reference batch that it has joined.
+    """Virtual batch normalization: normalize every sample by the statistics of a fixed reference batch and itself.
 
     Formula:
         y = (x - mean) / sqrt(var + eps) * weight + bias, where for every sample and channel
             mean = (R * reference_mean + mean(x)) / (R + 1)
             var = (R * (reference_var + (reference_mean - mean)^2) + var(x) + (mean(x) - mean)^2) / (R + 1)
-        are the moments of a reference batch of R samples with this sample as one more; mean(x) and (biased) var(x) are
+        are the moments of a reference batch of R samples together with this sample; mean(x) and (biased) var(x) are
         over the sample's positions. The gradient goes through the sample's own share; the reference is constant.
 
     Shapes:
         x, y: (N, C), (N, C, L), (N, C, H, W), ...; with channel_axis=-1, (N, ..., C).
-        weight, bias: (C,). reference_mean, reference_var: (C,). reference_size: (), that is R.
+        weight, bias: (C,). reference_mean, reference_var: (C,). reference_size: (), which is R.
 
     Args:
         num_features: C.
         eps: added to the variance, in the units of x squared.
         affine, bias, channel_axis, dtype: see `BatchNorm`.
 
-    `norm.refer(reference)` takes the reference batch, once, and returns it normalized by its own statistics: the
-    reference of the next layer.
+    `norm.refer(reference)` is called once with the reference batch, and returns it normalized by its own statistics:
+    the reference of the next layer.
 
     Raises:
-        ValueError: x has another number of channels or rank below 2, or values of float64 so large (2^500) that a
-            variance is none. RuntimeError: no reference was given. TypeError: x is not a float array.
+        ValueError: x has another number of channels or rank below 2, or float64 values so large (2^500) that a variance
+            overflows. RuntimeError: no reference was given. TypeError: x is not a float array.
 
-    No sample depends on the others of its batch, and training and evaluation are one. Reference and x may have
+    No sample depends on the others of its batch, and training and evaluation are the same. Reference and x may have
     different positions. In the authors' code the reference runs through the network in every step, and the gradient
-    through its statistics too.
+    also goes through its statistics.
 
     Source:
         T. Salimans, I. Goodfellow, W. Zaremba, V. Cheung, A. Radford and X. Chen, "Improved Techniques for Training
@@ -87,14 +87,14 @@ class VirtualBatchNorm(Norm):
 
     @quiet
     def refer(self, reference: Array, out: Array | None = None) -> Array:
-        """Take the reference batch, of x's shape in all but the number of samples and positions.
+        """Set the reference batch, whose shape is x's except for the number of samples and positions.
 
         Returns:
             The batch normalized by its own statistics, with weight and bias.
 
         Raises:
-            ValueError: it has no values, or too large ones, or not the channels of x. TypeError: it is not a float
-                array.
+            ValueError: it has no values, values that are too large, or not the channels of x. TypeError: it is not a
+                float array.
         """
         reference = base_array(self, "reference", reference)
         axes = batch_norm.axes(self, reference, self.channel_axis, self.num_features)
@@ -132,7 +132,7 @@ class VirtualBatchNorm(Norm):
 
             def back(dslope: Array, dshift: Array) -> tuple[Array, Array, dict[str, Array]]:
                 dmean, dcenter, dvar, dweight, dbias = pull(dslope, dshift)
-                # joint minimizes the sum of squares, so that joint_var depends on mean through mean - joint alone
+                # `joint` minimizes the sum of squares, so joint_var depends on mean only through mean - joint
                 dmean = dmean + share * (dcenter + 2 * (mean - joint) * dvar)
                 return dmean, share * dvar, {"weight": dweight.sum(axis=0), "bias": dbias.sum(axis=0)}
 
@@ -148,7 +148,7 @@ class VirtualBatchNorm(Norm):
 
 @once
 def sample_axes(owner: object, x: Array, channel_axis: int, features: int, least: int) -> Axes:
-    """Every channel of every sample is a set, of at least `least` positions, and has parameters of its own."""
+    """Axes where every channel of every sample is a set, of at least `least` positions, with its own parameters."""
     channel = check_channels(owner, x, channel_axis, 2, features)
     if channel == 0:
         raise ValueError(f"{owner}: expected the samples on axis 0 of x, got channel_axis={channel_axis}")

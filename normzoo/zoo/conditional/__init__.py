@@ -1,1 +1,1 @@
-"""Norms whose scale and shift come from elsewhere: a class, a condition, a style, a map."""
+"""Norms whose scale and shift come from outside: a class, a condition, a style, a map."""

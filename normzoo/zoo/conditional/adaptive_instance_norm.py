@@ -1,4 +1,4 @@
-"""Adaptive instance normalization: every channel of a sample takes the mean and deviation of a style's channel."""
+"""Adaptive instance normalization: give every channel the mean and deviation of the style's channel."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from normzoo.zoo.instance.positional_norm import moments, moments_back
 
 
 class AdaptiveInstanceNorm(Norm):
-    """Adaptive instance normalization: every channel of a sample takes the mean and deviation of a style's channel.
+    """Adaptive instance normalization: give every channel the mean and deviation of the style's channel.
 
     Formula:
         y = std(style) * (x - mean(x)) / std(x) + mean(style), with std = sqrt(var + eps), and mean and (biased) var
@@ -29,15 +29,15 @@ class AdaptiveInstanceNorm(Norm):
         eps: added to the variances, in the units of x squared.
         channel_axis: see `BatchNorm`.
 
-    Called as `norm(x, style)`; the gradient of style is in `norm.grads["style"]`.
+    It is called as `norm(x, style)`; the gradient of style is in `norm.grads["style"]`.
 
     Raises:
-        ValueError: x or style has no channel axis, or style other samples or channels. TypeError: x or style is not a
+        ValueError: x or style has no channel axis, or their samples or channels differ. TypeError: x or style is not a
             float array.
 
     Source:
         X. Huang and S. Belongie, "Arbitrary Style Transfer in Real-time with Adaptive Instance Normalization", 2017,
-        arXiv:1703.06868. A known PyTorch implementation has unbiased variances. AdaIN(x, x) is x.
+        arXiv:1703.06868. A known PyTorch implementation uses unbiased variances. AdaIN(x, x) is x.
 
     >>> import numpy as np, normzoo as nz
     >>> x, style = np.float32([[[0, 2]]]), np.float32([[[10, 30, 10, 30]]])

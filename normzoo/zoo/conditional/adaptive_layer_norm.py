@@ -17,7 +17,7 @@ from normzoo.zoo.layer import layer_norm
 
 
 class AdaptiveLayerNorm(Norm):
-    """Adaptive layer normalization: layer normalization whose scale and shift come from outside.
+    """Adaptive layer normalization: layer normalization whose scale and shift are arguments of the call.
 
     Formula:
         y = xhat * (1 + scale) + shift, xhat = (x - mean) / sqrt(var + eps), with mean and (biased) var over the last
@@ -25,15 +25,15 @@ class AdaptiveLayerNorm(Norm):
 
     Shapes:
         x, y: (N, ..., *normalized_shape). There are no parameters.
-        scale, shift: each (N, *normalized_shape) for every sample, or of x's rank, with size 1 where it repeats: x's
-            own shape for every token.
+        scale, shift: (N, *normalized_shape), one value per sample, or an array of x's rank with sizes of 1 or of x: x's
+            own shape for one value per token.
 
     Args:
         normalized_shape: sizes of the last axes, an integer or a tuple.
         eps: added to the variance, in the units of x squared; DiT's 1e-6, where PyTorch's LayerNorm has 1e-5.
 
-    Called as `norm(x, scale, shift)`; the gradients are in `norm.grads["scale"]` and `norm.grads["shift"]`. DiT has
-    shift before scale: pass them by name.
+    It is called as `norm(x, scale, shift)`; the gradients are in `norm.grads["scale"]` and `norm.grads["shift"]`. DiT
+    has shift before scale: pass them by name.
 
     Raises:
         ValueError: x does not have these sizes, or scale or shift does not fit it. TypeError: one of the three is
@@ -63,7 +63,7 @@ class AdaptiveLayerNorm(Norm):
 
 
 class AdaLNZero(Norm):
-    """Adaptive layer normalization with a gate: scale, shift and gate are linear in a condition and begin at zero.
+    """Adaptive layer normalization with a gate: scale, shift and gate are linear in a condition, and 0 at first.
 
     Formula:
         shift, scale, gate = three parts of weight @ silu(c) + bias,
@@ -72,9 +72,9 @@ class AdaLNZero(Norm):
 
     Shapes:
         x, y: (N, ..., C).
-        c: (N, D) for every sample, or (N, ..., D) of x's rank, with size 1 where it repeats.
+        c: (N, D), one per sample, or (N, ..., D) of x's rank, with sizes of 1 or of x.
         weight: (3 C, D). bias: (3 C,).
-        saved.gate: c's, with C for D; float32, or float64 if x, c or a parameter is.
+        saved.gate: c's shape with C instead of D; float32, or float64 if x, c or a parameter is.
 
     Args:
         hidden_size: C.
@@ -82,19 +82,19 @@ class AdaLNZero(Norm):
         eps: added to the variance, in the units of x squared; DiT's 1e-6.
         dtype: see `LayerNorm`.
 
-    Called as `y = norm(x, c)`, before a branch of the network; the gate, `norm.saved.gate`, closes its residual behind
-    the branch: `FiLM(channel_axis=-1)(branch(y), gate, x)` is x + gate * branch(y), and x itself as long as the
-    parameters are zero. `norm.backward(dy, dgate=dgate)` takes the gradient of the gate; that of c is
-    `norm.grads["c"]`.
+    It is called as `y = norm(x, c)`, before a branch of the network. The gate, `norm.saved.gate`, multiplies the branch
+    in the residual sum after it: `FiLM(channel_axis=-1)(branch(y), gate, x)` is x + gate * branch(y), which is x itself
+    as long as the parameters are zero. `norm.backward(dy, dgate=dgate)` takes the gradient of the gate; the gradient of
+    c is `norm.grads["c"]`.
 
     Raises:
-        ValueError: x does not have C features, or c not D of them or other samples. TypeError: x or c is not a float
-            array.
+        ValueError: x does not have C features, c does not have D, or their samples differ. TypeError: x or c is not a
+            float array.
 
     Source:
         W. Peebles and S. Xie, "Scalable Diffusion Models with Transformers", 2022, arXiv:2212.09748 (adaLN-Zero). The
-        authors' code has one linear layer for two such norms, with 6 C rows. At first it is LayerNorm without
-        parameters, and later AdaptiveLayerNorm of these scales and shifts.
+        authors' code has one linear layer for two such norms, with 6 C rows. At first it equals LayerNorm without
+        parameters; in general, AdaptiveLayerNorm with these scales and shifts.
 
     >>> import numpy as np, normzoo as nz
     >>> norm = nz.AdaLNZero(2, 3)
@@ -143,7 +143,7 @@ class AdaLNZero(Norm):
         return y, GatedSaved(self, x, last, back, gate)
 
     def backward(self, dy: Array, out: Array | None = None, dgate: Array | None = None) -> Array:
-        """dx for the gradients of the last y and, if given, of its gate."""
+        """dx, for the gradients of the last y and, unless None, of its gate."""
         if not isinstance(self.saved, GatedSaved):
             return super().backward(dy, out)
         found = self.saved.backward(dy, out, dgate)
@@ -155,7 +155,7 @@ class GatedSaved(Chained):
     """The `Saved` of `AdaLNZero`.
 
     Attributes:
-        gate: for the residual.
+        gate: for the residual sum.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class GatedSaved(Chained):
         owner: object,
         x: Array,
         last: Saved,
-        back: Callable[[Grads, Array | None], Mapping[str, Array]],  # (the pass's own, dgate) -> the rest
+        back: Callable[[Grads, Array | None], Mapping[str, Array]],  # (pass's gradients, dgate) -> the others
         gate: Array,
     ) -> None:
         super().__init__(owner, x, last.backward, (last,))
@@ -171,7 +171,7 @@ class GatedSaved(Chained):
 
     @quiet
     def backward(self, dy: Array, out: Array | None = None, dgate: Array | None = None) -> Grads:
-        """As `Saved.backward`, with the gradient of the gate, if given."""
+        """See `Saved.backward`; `dgate` is the gradient of the gate, or None."""
         check_parameter(self._owner, "dgate", dgate, self.gate.shape)
         found = super().backward(dy, out)
         return grads_by_name({"x": found.x, **self._back(found, dgate)})
@@ -186,7 +186,7 @@ def modulate(
     out: Array | None,
     apart: tuple[Array, ...],
 ) -> tuple[Array, Saved]:
-    """LayerNorm over the last axes times 1 + scale, plus shift: a pass with these for its weight and bias."""
+    """LayerNorm over the last axes times 1 + scale, plus shift: one pass, with these as its weight and bias."""
     letters = layer_norm.axes(owner, x, shape, None).letters.lower()
     if len(shape) >= x.ndim:
         raise ValueError(f"{owner}: expected x of shape (N, ..., {', '.join(map(str, shape))}), got {x.shape}")

@@ -33,14 +33,14 @@ class ConditionalBatchNorm(TrackedNorm):
 
     Args:
         num_features: C.
-        num_classes: how many classes.
+        num_classes: number of classes.
         eps, momentum, track_running_stats, channel_axis, dtype: see `BatchNorm`.
 
-    Called as `norm(x, labels)`. A class's gradients are sums over its samples, in their order.
+    It is called as `norm(x, labels)`. The gradients of a class are sums over its samples, in their order.
 
     Raises:
-        ValueError: labels has another shape or a label that is no class; x as in `BatchNorm`. TypeError: labels are not
-            integers, or x is not a float array. Nothing has changed then.
+        ValueError: labels has another shape or contains an unknown class; x as in `BatchNorm`. TypeError: labels are
+            not integers, or x is not a float array. Nothing has changed then.
 
     Source:
         H. de Vries et al., "Modulating early visual processing by language", 2017, arXiv:1707.00683, with a table of
@@ -92,7 +92,7 @@ class ConditionalBatchNorm(TrackedNorm):
     def forward(  # type: ignore[override]
         self, x: Array, labels: Array, out: Array | None = None, *, update_stats: bool = True
     ) -> tuple[Array, Saved]:
-        """y for x and the class of every sample; see `BatchNorm.forward`."""
+        """y for x and the classes of its samples; see `BatchNorm.forward`."""
         axes = self.axes(x)
         labels = check_labels(self, labels, x.shape[0], self.num_classes)
         weight, bias = (table[labels] for table in self.params.values())
@@ -119,13 +119,13 @@ class ConditionalInstanceNorm(Norm):
 
     Args:
         num_features: C.
-        num_classes: how many classes (the paper's styles).
+        num_classes: number of classes (the paper's styles).
         eps, channel_axis, dtype: see `InstanceNorm`.
 
-    Called as `norm(x, labels)`. A class's gradients are sums over its samples, in their order.
+    It is called as `norm(x, labels)`. The gradients of a class are sums over its samples, in their order.
 
     Raises:
-        ValueError: labels has another shape or a label that is no class; x as in `InstanceNorm`. TypeError: labels are
+        ValueError: labels has another shape or contains an unknown class; x as in `InstanceNorm`. TypeError: labels are
             not integers, or x is not a float array.
 
     Source:
@@ -171,7 +171,7 @@ class ConditionalInstanceNorm(Norm):
 
 @once
 def batch_axes(owner: object, x: Array, channel_axis: int, features: int) -> Axes:
-    """Those of BatchNorm, with parameters of (N, C)."""
+    """BatchNorm's axes, with parameters of shape (N, C)."""
     found = batch_norm.axes(owner, x, channel_axis, features)
     if found.letters[0] == "K":
         raise ValueError(f"{owner}: expected the samples on axis 0 of x, got channel_axis={channel_axis}")
@@ -180,7 +180,7 @@ def batch_axes(owner: object, x: Array, channel_axis: int, features: int) -> Axe
 
 @once
 def instance_axes(owner: object, x: Array, channel_axis: int, features: int) -> Axes:
-    """Those of InstanceNorm, with parameters of (N, C)."""
+    """InstanceNorm's axes, with parameters of shape (N, C)."""
     found = instance_norm.axes(owner, x, channel_axis, features)
     return found._replace(letters="K" + found.letters[1:])
 
@@ -192,7 +192,7 @@ def tables(num_classes: int, num_features: int, dtype: Any) -> dict[str, Array]:
 
 
 def check_labels(owner: object, labels: Any, samples: int, num_classes: int) -> Array:
-    """A copy of the classes of the samples."""
+    """A checked copy of the classes of the samples."""
     if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
         kind = labels.dtype if isinstance(labels, np.ndarray) else type(labels).__name__
         raise TypeError(f"{owner}: expected labels to be an array of integers, got {kind}; write np.array(labels)")
@@ -208,7 +208,7 @@ def check_labels(owner: object, labels: Any, samples: int, num_classes: int) -> 
 def back_to_tables(
     owner: ConditionalBatchNorm | ConditionalInstanceNorm, x: Array, last: Saved, labels: Array
 ) -> Saved:
-    """What a pass with the parameters of every sample leaves: their gradients are added up by class."""
+    """The `Saved` of a pass with parameters for every sample: their gradients are summed by class."""
     like = owner.params["weight"]
     shape, dtype = like.shape, like.dtype
 
@@ -233,7 +233,7 @@ def batch_statistics(
     out: Array | None,
     update_stats: bool,
 ) -> tuple[Array, Saved]:
-    """BatchNorm's forward pass, in its modes and with its buffers, with parameters that span what `axes` say."""
+    """BatchNorm's forward pass, with its modes and buffers, and with parameters that span the axes given by `axes`."""
     buffers = norm.buffers
     tracked, count = norm.training and norm.track_running_stats, buffers.get("num_batches_tracked")
     read = tracked or not norm.training

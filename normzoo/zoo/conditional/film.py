@@ -1,4 +1,4 @@
-"""Feature-wise linear modulation: no statistics, a scale and a shift from outside."""
+"""Feature-wise linear modulation: no statistics; scale and shift are arguments of the call."""
 
 from typing import Any, NamedTuple
 
@@ -17,20 +17,20 @@ from normzoo.statistics.tracked import check_channels
 
 
 class FiLM(Norm):
-    """Feature-wise linear modulation: no statistics, a scale and a shift from outside.
+    """Feature-wise linear modulation: no statistics; scale and shift are arguments of the call.
 
     Formula:
         y = gamma * x + beta.
 
     Shapes:
         x, y: (N, C), (N, C, L), (N, C, H, W), ...; with channel_axis=-1, (N, ..., C). There are no parameters.
-        gamma, beta: each (N, C), or of x's rank with size 1 where it repeats: (N, 1, H, W), (1, C, 1, 1), x's shape.
+        gamma, beta: (N, C), or arrays of x's rank with sizes of 1 or of x: (N, 1, H, W), (1, C, 1, 1), x's shape.
 
     Args:
         channel_axis: the axis of the channels, 1 or -1 (or any other).
 
-    Called as `norm(x, gamma, beta)`; the gradients are in `norm.grads["gamma"]` and `norm.grads["beta"]`. With gamma
-    for a gate and beta for what goes past it, this is the gated residual of `AdaLNZero`; with the moments of
+    It is called as `norm(x, gamma, beta)`; the gradients are in `norm.grads["gamma"]` and `norm.grads["beta"]`. With
+    the gate as gamma and the residual as beta, this is the gated residual of `AdaLNZero`; with the moments of
     `PositionalNorm` it is the moment shortcut.
 
     Raises:
@@ -38,7 +38,7 @@ class FiLM(Norm):
 
     Source:
         E. Perez, F. Strub, H. de Vries, V. Dumoulin and A. Courville, "FiLM: Visual Reasoning with a General
-        Conditioning Layer", 2017, arXiv:1709.07871. The authors' network makes gamma - 1. FiLM(1, 0) is the identity.
+        Conditioning Layer", 2017, arXiv:1709.07871. The authors' network outputs gamma - 1. FiLM(1, 0) is the identity.
 
     >>> import numpy as np, normzoo as nz
     >>> nz.FiLM()(np.float32([[1, 2]]), np.float32([[3, 3]]), np.float32([[0, 1]]))
@@ -65,12 +65,12 @@ class FiLM(Norm):
 
 
 class Modulation(NamedTuple):
-    """A scale and a shift from outside, as a pass takes them.
+    """A scale and a shift as a pass takes them.
 
     Attributes:
-        axes: x's, with capital letters where either of the two spans them.
-        shape: what they span, in x's rank.
-        weight, bias: of this shape.
+        axes: axes of x, with capital letters where scale or shift varies.
+        shape: shape of scale and shift, in x's rank.
+        weight, bias: arrays of this shape.
     """
 
     axes: Axes
@@ -82,12 +82,12 @@ class Modulation(NamedTuple):
 def modulated(
     owner: object, x: Array, letters: str, channels: tuple[int, ...], by: float = 0.0, **arrays: Array
 ) -> Modulation:
-    """Arrays for a scale, to which `by` is added, and a shift, each spanning the samples and channels, or every axis
-    along which its size is not 1.
+    """The arguments of a pass for a scale, to which `by` is added, and a shift. Each spans the samples and channels, or
+    every axis along which its size is not 1.
 
     Args:
-        letters: r and k for the axes of x.
-        channels: axes.
+        letters: r or k for each axis of x.
+        channels: axes of the channels.
     """
     ranked = [a.reshape(lifted(owner, x, channels, name, a)) for name, a in arrays.items()]
     spanned = [any(a.shape[i] == size for a in ranked) for i, size in enumerate(x.shape)]
@@ -98,7 +98,7 @@ def modulated(
 
 
 def lifted(owner: object, x: Array, channels: tuple[int, ...], name: str, a: Array) -> tuple[int, ...]:
-    """a's shape in x's rank."""
+    """The shape of `a`, in x's rank."""
     spans = (0, *channels)
     if a.shape == tuple(x.shape[i] for i in spans):
         return tuple(size if i in spans else 1 for i, size in enumerate(x.shape))
@@ -111,11 +111,11 @@ def lifted(owner: object, x: Array, channels: tuple[int, ...], name: str, a: Arr
 
 
 def modulated_back(owner: object, x: Array, last: Saved, channels: tuple[int, ...], **arrays: Array) -> Saved:
-    """What a pass by `modulated` leaves: the gradients of its two arrays have their names."""
+    """The `Saved` of a pass with `modulated` arrays: their gradients have the arrays' names."""
     ranks = [lifted(owner, x, channels, name, a) for name, a in arrays.items()]
 
     def gradient(d: Array, a: Array, rank: tuple[int, ...]) -> Array:
-        if d.shape != rank:  # the other one spans more
+        if d.shape != rank:  # the other array spans more axes
             d = summed(d.astype(np.float64), rank)
         return cast_like(d, a).reshape(a.shape)
 

@@ -32,24 +32,24 @@ class SPADE(TrackedNorm):
 
     Args:
         num_features: C.
-        param_free_norm: "batch" or "instance", whose statistics are taken.
+        param_free_norm: "batch" or "instance": which statistics are used.
         eps: added to the variance, in the units of x squared.
         momentum, track_running_stats: see `BatchNorm`; instance statistics are not tracked.
         channel_axis: see `BatchNorm`.
-        dtype: of the running statistics.
+        dtype: dtype of the running statistics.
 
-    Called as `norm(x, gamma, beta)` with what convolutions made of a segmentation map; the gradients are in
-    `norm.grads["gamma"]` and `norm.grads["beta"]`.
+    It is called as `norm(x, gamma, beta)`, where convolutions computed gamma and beta from a segmentation map; the
+    gradients are in `norm.grads["gamma"]` and `norm.grads["beta"]`.
 
     Raises:
-        ValueError: gamma or beta does not have x's shape, or param_free_norm is another; x as in `BatchNorm` or
+        ValueError: gamma or beta does not have x's shape, or param_free_norm is unknown; x as in `BatchNorm` or
             `InstanceNorm`. TypeError: one of the three is not a float array. Nothing has changed then.
 
     Source:
         T. Park, M.-Y. Liu, T.-C. Wang and J.-Y. Zhu, "Semantic Image Synthesis with Spatially-Adaptive Normalization",
-        2019, arXiv:1903.07291: batch statistics (in the authors' code those of all devices); MONAI takes instance
-        statistics by default. The paper has gamma where the authors' code has 1 + gamma. With the same value at all
-        positions it is ConditionalBatchNorm or ConditionalInstanceNorm.
+        2019, arXiv:1903.07291: batch statistics (in the authors' code over all devices); MONAI uses instance statistics
+        by default. The paper has gamma where the authors' code has 1 + gamma. With the same values at all positions it
+        is ConditionalBatchNorm or ConditionalInstanceNorm.
 
     >>> import numpy as np, normzoo as nz
     >>> x = np.float32([[[0, 2]]])

@@ -1,1 +1,1 @@
-"""Norms of data sets and of series, which can be undone."""
+"""Norms of data sets and of time series, which can be inverted."""

@@ -1,4 +1,4 @@
-"""Reversible instance normalization of time series: the statistics that are taken away can be put back."""
+"""Reversible instance normalization of time series: an inverse restores the statistics that were removed."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,36 +16,36 @@ from normzoo.zoo.exact import ExactNorm
 
 
 class RevIN(ExactNorm):
-    """Reversible instance normalization of time series: the statistics that are taken away can be put back.
+    """Reversible instance normalization of time series: an inverse restores the statistics that were removed.
 
     Formula:
         norm(x):         y = (x - center) / std * weight + bias, std = sqrt(var + eps)
         norm.inverse(f): z = (f - bias) / (weight + eps^2) * std + center
-        with (biased) var over the time steps of one channel of one series; center is their mean or, with
-        subtract_last, the last value. `inverse` takes center and std of the last norm(x).
+        with (biased) var over the time steps of one channel of one series; center is their mean or, with subtract_last,
+        the last value. `inverse` uses center and std of the last norm(x).
 
     Shapes:
-        x, y: (N, T, C); with channel_axis=1, (N, C, T). f, z: the same with any number of time steps.
+        x, y: (N, T, C); with channel_axis=1, (N, C, T). f, z: as x, with any number of time steps.
         weight, bias: (C,).
 
     Args:
         num_features: C.
         eps: added to the variance, in the units of x squared.
         affine: whether there are a weight and a bias.
-        subtract_last: the last time step of x instead of the mean.
-        detach: whether center and std are constants of the gradient, as in the authors' code (which the paper does not
-            say); by default gradients are those of the formula.
+        subtract_last: True: subtract the last time step of x instead of the mean.
+        detach: True: center and std are constants in the gradient, as in the authors' code (the paper does not say so).
+            By default gradients are those of the formula.
         channel_axis: the axis of the channels, -1 or 1.
         dtype: of the parameters: float32, float64, float16 or bfloat16.
 
     Raises:
         ValueError: x has another number of channels, or not rank 3; f does not fit the last x. RuntimeError: inverse
-            before any norm(x). TypeError: x or f is not a float array.
+            was called before any norm(x). TypeError: x or f is not a float array.
 
     For a model between the two, z = norm.inverse(model(norm(x))), the backward pass is
 
-        back = norm.saved_inverse.backward(dz)    its x is the gradient of f, its source that of the x whose center and
-                                                  std were put back
+        back = norm.saved_inverse.backward(dz)    its x is the gradient of f, its source the gradient of the x whose
+                                                  center and std were restored
         dx = norm.backward(model_backward(back.x)) + back.source
 
     and the gradients of weight and bias are norm.grads plus those of `back`.
@@ -111,22 +111,22 @@ class RevIN(ExactNorm):
         return np.moveaxis(xhat * weight + bias, 2, self.channel_axis), taken
 
     def inverse(self, f: Array, out: Array | None = None) -> Array:
-        """z, with the statistics of the last norm(x); keeps what its backward pass needs in `saved_inverse`."""
+        """z, by the statistics of the last norm(x); what its backward pass needs is kept in `saved_inverse`."""
         if self.saved is None:
             raise RuntimeError(f"{self}: expected a forward pass before inverse; write y = norm(x) first")
         z, self.saved_inverse = self.inverse_forward(f, self.saved, out)
         return z
 
     def inverse_forward(self, f: Array, saved: Saved, out: Array | None = None) -> tuple[Array, Saved]:
-        """z and what its backward pass needs, without keeping it.
+        """z and its `Saved`, without keeping it.
 
         Args:
-            f: float array of x's shape but for the number of time steps.
-            saved: of the forward pass of this norm whose statistics are put back.
-            out: takes z; an array like f, which may be f itself.
+            f: float array of x's shape, except for the number of time steps.
+            saved: the `Saved` of the forward pass of this norm whose statistics are restored.
+            out: an array like f that z is written to; it may be f itself.
 
         Raises:
-            TypeError: f or out is not a float array, or saved is not of such a norm.
+            TypeError: f or out is not a float array, or saved is not that of such a norm.
             ValueError: a shape does not fit, or the forward pass had no values.
         """
         f = base_array(self, "f", f)
@@ -145,11 +145,11 @@ class RevIN(ExactNorm):
             z = empty_in_layout(f.shape, f.dtype, layout_of(f)) if out is None else out
             z[...] = np.moveaxis(found, 2, self.channel_axis)
         shape, dtype = saved._like
-        source = np.broadcast_to(np.zeros((), dtype), shape)  # what its gradient is like
+        source = np.broadcast_to(np.zeros((), dtype), shape)  # its gradient has this shape and dtype
         return z, PulledBack(self, f, pull, self.params | {"source": source})
 
     def restore(self, f: Array, taken: "Taken") -> tuple[Array, Pull]:
-        """z of f (N, T, C) float64, and the function from dz to the gradients."""
+        """z for f (N, T, C) float64, and the function from dz to the gradients."""
         params = {name: p.astype(np.float64) for name, p in self.params.items()}
         bias, factor = params.get("bias", np.zeros(1)), np.ones(1)
         if "weight" in params:
@@ -177,7 +177,7 @@ class RevIN(ExactNorm):
 
 
 class Taken:
-    """What norm(x) took away from x; to call it is the backward pass of norm(x).
+    """The statistics that norm(x) removed from x; calling it is the backward pass of norm(x).
 
     Attributes:
         center, std: (N, 1, C). direction: (x - mean) / std, (N, T, C).
@@ -193,7 +193,7 @@ class Taken:
         return self.pull(dy)
 
     def back(self, dcenter: Array, dstd: Array) -> Array:
-        """The gradient of x (N, T, C) for those of center and std."""
+        """The gradient of x (N, T, C), for those of center and std."""
         if self.detach:
             return np.zeros_like(self.direction)
         values = self.direction.shape[1]

@@ -1,4 +1,4 @@
-"""Standardization of a data set: mean 0 and variance 1 for every feature, by statistics of the whole set."""
+"""Standardization of a data set: every feature gets mean 0 and variance 1, by statistics of the whole set."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -22,12 +22,12 @@ from normzoo.statistics.tracked import check_channels
 
 
 class Standardize(Norm):
-    """Standardization of a data set: mean 0 and variance 1 for every feature, by statistics of the whole set.
+    """Standardization of a data set: every feature gets mean 0 and variance 1, by statistics of the whole set.
 
     Formula:
         norm(x): y = (x - mean) / sqrt(var + eps);  norm.inverse(y): x = y * sqrt(var + eps) + mean, with mean and
         var = m2 / (count - correction) of all batches that `adapt` saw, over all axes but the features'; they are
-        constants of the gradient. A feature all of whose values were equal gives 0 (with eps 0), and comes back as its
+        constants in the gradient. A feature whose values were all equal gives 0 (with eps 0), and its inverse is its
         mean. m2 is in units of unit^2, see `Stats`.
 
     Shapes:
@@ -37,13 +37,13 @@ class Standardize(Norm):
     Args:
         num_features: C.
         eps: added to the variance, in the units of x squared.
-        with_mean, with_std: False leaves the mean, or the deviation, as it is.
-        correction: taken from the count in the variance; 1 is the unbiased variance.
+        with_mean, with_std: False: the mean, or the deviation, stays unchanged.
+        correction: subtracted from the count in the variance; 1 gives the unbiased variance.
         channel_axis: the axis of the features, -1 (or any other).
 
     Raises:
-        ValueError: x has another number of features. TypeError: x is not a float array. RuntimeError: norm(x) before
-            `adapt`, or correction is not below the count. Nothing has changed then.
+        ValueError: x has another number of features. TypeError: x is not a float array. RuntimeError: norm(x) was
+            called before `adapt`, or correction is not below the count. Nothing has changed then.
 
     Source:
         Keras, "Normalization", https://keras.io/api/layers/preprocessing_layers/numerical/normalization/ (`adapt`,
@@ -85,12 +85,12 @@ class Standardize(Norm):
 
     @property
     def stats(self) -> Stats:
-        """Statistics of the batches so far."""
+        """The statistics of all batches so far."""
         return Stats(*self._state().read())
 
     @property
     def count(self) -> Array:
-        """How many values of a feature were seen, int64 of shape ()."""
+        """Number of values seen per feature, int64 of shape ()."""
         return self.buffers["count"]
 
     @property
@@ -102,12 +102,12 @@ class Standardize(Norm):
         return RunningState(*(self.buffers[name] for name in ALL_NAMES))
 
     def checked_state(self, state: Any, *arguments: Any, **options: Any) -> dict[str, Array]:
-        if isinstance(state, Mapping) and "m2" in state and "unit" not in state:  # as it was once written
+        if isinstance(state, Mapping) and "m2" in state and "unit" not in state:  # the format of old versions
             state = {**state, "unit": np.ones(self.num_features)}
         return super().checked_state(state, *arguments, **options)
 
     def adapt(self, batches: Array | Iterable[Array]) -> None:
-        """Take the statistics of all batches, an array or arrays, and forget those before. An array may be a memory map
+        """Replace the statistics by those of all batches, given as one array or several. An array may be a memory map
         of any size: it is read in blocks."""
         single = isinstance(batches, np.ndarray) or on_device(batches)
         batches = [batches] if single else check_batches(self, batches, "{}")  # type: ignore[list-item]
@@ -115,7 +115,8 @@ class Standardize(Norm):
         self._replace(lambda old: stats)
 
     def update(self, batch: Array) -> None:
-        """Add a batch to the statistics: scikit-learn's partial_fit. Threads may add batches of theirs meanwhile."""
+        """Add a batch to the statistics, like scikit-learn's partial_fit. Other threads may add batches at the same
+        time."""
         stats = self._of([batch])
         self._replace(lambda old: old.merge(stats))
 
@@ -141,7 +142,7 @@ class Standardize(Norm):
         return letters(self, x, self.channel_axis, self.num_features)
 
     def _scale(self) -> tuple[Array, Array]:
-        """(mean, root of the variance and eps) to normalize by."""
+        """(mean, sqrt(var + eps)) to normalize by."""
         least, stats = max(0, self.correction if self.with_std else 0), self.stats
         if (self.with_mean or self.with_std) and stats.count <= least:
             raise RuntimeError(
@@ -162,12 +163,12 @@ class Standardize(Norm):
     transform = Norm.__call__
 
     def inverse(self, y: Array, out: Array | None = None) -> Array:
-        """x of y; keeps what its backward pass needs in `saved_inverse`."""
+        """x for y; what its backward pass needs is kept in `saved_inverse`."""
         x, self.saved_inverse = self.inverse_forward(y, out)
         return x
 
     def inverse_forward(self, y: Array, out: Array | None = None) -> tuple[Array, Saved]:
-        """x of y and what the backward pass needs, without keeping it: see `forward`."""
+        """x for y and its `Saved`, without keeping it: see `forward`."""
         y, axes = base_array(self, "y", y), self.axes(y)
         mean, std = self._scale()
         x, _, inner = normalize(Form(self, axes, CONSTANT, 0.0), y, std, mean, out)

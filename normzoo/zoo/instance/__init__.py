@@ -1,1 +1,1 @@
-"""Norms of the channels of each sample, or of its positions, and mixtures of these."""
+"""Norms of the channels of each sample or of its positions, and mixtures of them."""

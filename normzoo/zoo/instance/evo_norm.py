@@ -1,4 +1,4 @@
-"""EvoNorm: normalization and activation in one, found by a search."""
+"""EvoNorm: normalization and activation in one layer, found by a search."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -17,13 +17,13 @@ from normzoo.zoo.layer import group_norm
 
 
 class EvoNormB0(ExactNorm):
-    """EvoNorm-B0: every value by the larger of its channel's deviation in the batch and a line in x itself.
+    """EvoNorm-B0: divide every value by the larger of its channel's deviation in the batch and a linear function of x.
 
     Formula:
         y = x / max(sqrt(var_batch + eps), v * x + sqrt(var_instance + eps)) * weight + bias, with (biased) variances
         over the batch and positions of a channel, and over the positions of one channel of one sample. In training
         running_var = (1 - momentum) * running_var + momentum * new, where the new variance is the unbiased one; in
-        evaluation it is in the place of var_batch, and a constant of the gradient.
+        evaluation it replaces var_batch, and is a constant in the gradient.
 
     Shapes:
         x, y: (N, C), (N, C, L), (N, C, H, W), ...; with channel_axis=-1, (N, ..., C).
@@ -36,10 +36,10 @@ class EvoNormB0(ExactNorm):
         channel_axis, dtype: see `BatchNorm`.
 
     Raises:
-        ValueError: x has another number of channels, or the samples are not on axis 0; one value a channel in
+        ValueError: x has another number of channels, or the samples are not on axis 0; one value per channel in
             training. TypeError: x is not a float array. Nothing has changed then.
 
-    An empty batch is counted in num_batches_tracked and leaves the running variance as it is.
+    An empty batch is counted in num_batches_tracked and leaves the running variance unchanged.
 
     Source:
         H. Liu, A. Brock, K. Simonyan and Q. V. Le, "Evolving Normalization-Activation Layers", 2020,
@@ -75,7 +75,7 @@ class EvoNormB0(ExactNorm):
 
     @property
     def num_batches_tracked(self) -> Array:
-        """How many training batches were seen, int64 of shape ()."""
+        """Number of training batches seen, int64 of shape ()."""
         return self.buffers["num_batches_tracked"]
 
     def check(self, x: Array, **inputs: Array) -> None:
@@ -94,7 +94,7 @@ class EvoNormB0(ExactNorm):
         x = np.moveaxis(x, self.channel_axis, 1)
         positions = tuple(range(2, x.ndim))
         batch = (0, *positions)
-        shape = self.num_features, *[1] * len(positions)  # of a parameter
+        shape = self.num_features, *[1] * len(positions)  # shape of a parameter
         weight, bias, v = (params[name].reshape(shape) for name in ("weight", "bias", "v"))
         training, values = self.training, x.size // self.num_features
         if training:
@@ -139,7 +139,7 @@ class EvoNormB0(ExactNorm):
 
 
 class EvoNormS0(ExactNorm):
-    """EvoNorm-S0: a swish of every value by the deviation of its group of channels, within each sample.
+    """EvoNorm-S0: divide the swish of every value by the deviation of its group of channels, within each sample.
 
     Formula:
         y = x * sigmoid(v * x) / sqrt(var_group + eps) * weight + bias, with the (biased) variance over the positions
@@ -151,18 +151,18 @@ class EvoNormS0(ExactNorm):
 
     Args:
         num_features: C.
-        groups: how many groups; divides num_features.
+        groups: number of groups; divides num_features.
         eps: added to the variance, in the units of x squared.
         channel_axis, dtype: see `BatchNorm`.
 
     Raises:
-        ValueError: groups does not divide num_features; x has another number of channels, or, in all, one value a
-            group. TypeError: x is not a float array.
+        ValueError: groups does not divide num_features; x has another number of channels, or as many values as groups.
+            TypeError: x is not a float array.
 
     Source:
         H. Liu, A. Brock, K. Simonyan and Q. V. Le, "Evolving Normalization-Activation Layers", 2020,
         arXiv:2004.02967: v, named v_1 there, begins at 1. Groups 32 and eps 1e-5 are the paper's and those of timm's
-        EvoNorm2dS0; there is a variant S0a in timm with eps 1e-3.
+        EvoNorm2dS0; timm also has a variant S0a with eps 1e-3.
 
     >>> import numpy as np, normzoo as nz
     >>> nz.EvoNormS0(1, groups=1)(np.array([[[-2, 2]]], np.float32)).round(2)
@@ -193,7 +193,7 @@ class EvoNormS0(ExactNorm):
     def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
         x = np.moveaxis(x, self.channel_axis, 1)
         whole, cut = x.shape, (len(x), self.groups, self.num_features // self.groups, *x.shape[2:])
-        shape = self.num_features, *[1] * (x.ndim - 2)  # of a parameter
+        shape = self.num_features, *[1] * (x.ndim - 2)  # shape of a parameter
         weight, bias, v = (params[name].reshape(shape) for name in ("weight", "bias", "v"))
         members = tuple(range(2, len(cut)))
         hat, _, _, rstd = standardized(x.reshape(cut), members, self.eps)

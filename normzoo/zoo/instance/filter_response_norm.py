@@ -19,11 +19,11 @@ from normzoo.zoo.instance.instance_norm import axes
 
 
 class FilterResponseNorm(Norm):
-    """Filter response normalization: every channel of every sample by its root mean square, then a learned threshold.
+    """Filter response normalization: divide every channel by its root mean square, then apply a learned threshold.
 
     Formula:
-        y = max(x / sqrt(mean(x^2) + eps) * weight + bias, tau), the mean over the positions of one channel of one
-        sample. With learn_eps, eps + |eps_l| in the place of eps.
+        y = max(x / sqrt(mean(x^2) + eps) * weight + bias, tau), with the mean over the positions of one channel of one
+        sample. With learn_eps, eps + |eps_l| replaces eps.
 
     Shapes:
         x, y: (N, C), (N, C, L), (N, C, H, W), ...; with channel_axis=-1, (N, ..., C).
@@ -32,15 +32,15 @@ class FilterResponseNorm(Norm):
     Args:
         num_features: C.
         eps: added to the mean square, in the units of x squared.
-        learn_eps: whether there is a parameter eps_l, first 1e-4: for layers with few positions, 1 at worst.
-        tlu: whether there is the thresholded linear unit max(., tau); without it, another activation may follow.
+        learn_eps: True: eps_l is a parameter, 1e-4 at first: for layers with few positions, 1 at worst.
+        tlu: True: the thresholded linear unit max(., tau) is applied; without it, another activation may follow.
         channel_axis, dtype: see `BatchNorm`.
 
     Raises:
         ValueError: x has another number of channels, or the samples are not on axis 0. TypeError: x is not a float
             array.
 
-    Where the threshold is not passed, tau takes the gradient.
+    Where a value is at or below the threshold, tau gets its gradient.
 
     Source:
         S. Singh and S. Krishnan, "Filter Response Normalization Layer: Eliminating Batch Dependence in the Training of
@@ -84,20 +84,20 @@ class FilterResponseNorm(Norm):
         x = base_array(self, "x", x)
         params, letters = dict(self.params), self.axes(x)
         eps, weight, bias = self.eps, params["weight"], params["bias"]
-        if "eps_l" in params:  # its gradient is made of those of a weight for each sample
+        if "eps_l" in params:  # its gradient is computed from those of one weight per sample
             eps = self.eps + abs(float(params["eps_l"][0]))
             letters = Axes(x.shape, "K" + letters.letters[1:])
             weight, bias = (np.repeat(p[None], x.shape[0], axis=0) for p in (weight, bias))
         z, stats, inner = normalize(Form(self, letters, self.moments, eps), x, weight, bias, out)
-        # what a set was multiplied by, squared; of a selection, the moments are by name
+        # rstd squared; a selection has its moments by name
         square = stats[2] ** 2 if isinstance(stats, np.ndarray) else reciprocal(stats.var + eps)
         passed = None
         if "tau" in params:
             channel = check_channels(self, x, self.channel_axis, 2, self.num_features)
             tau = params["tau"].reshape(-1, *[1] * (x.ndim - channel - 1))
-            passed = ~(z <= tau)  # NaN passes
+            passed = ~(z <= tau)  # NaN is kept
             if (shown := getattr(x, "shown", None)) is not None:
-                passed |= ~shown  # what does not count is no response
+                passed |= ~shown  # values that do not count are not thresholded
             z[...] = np.where(passed, z, tau)
 
         def pull(dy: Array, out: Array | None) -> Grads:

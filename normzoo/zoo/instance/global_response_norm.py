@@ -1,4 +1,4 @@
-"""Global response normalization: every channel by how strong it is among the channels of its sample."""
+"""Global response normalization: scale every channel by its strength among the channels of its sample."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ from normzoo.zoo.instance import instance_norm
 
 
 class GlobalResponseNorm(ExactNorm):
-    """Global response normalization: every channel by how strong it is among the channels of its sample.
+    """Global response normalization: scale every channel by its strength among the channels of its sample.
 
     Formula:
         g = sqrt(sum(x^2)) over the positions of one channel of one sample, n = g / (mean(g) + eps) with the mean over
@@ -22,7 +22,7 @@ class GlobalResponseNorm(ExactNorm):
 
     Shapes:
         x, y: (N, C, L), (N, C, H, W), ...; with channel_axis=-1, (N, ..., C).
-        weight, bias: (C,), the paper's gamma and beta, zeros at first: the norm begins as the identity.
+        weight, bias: (C,), the paper's gamma and beta, zeros at first: the norm starts as the identity.
 
     Args:
         dim: C.
@@ -60,7 +60,7 @@ class GlobalResponseNorm(ExactNorm):
         positions = tuple(range(2, x.ndim))
         shape = self.dim, *[1] * len(positions)  # of a parameter
         weight, bias = params["weight"].reshape(shape), params["bias"].reshape(shape)
-        # each channel has a unit of its own, and its sample one in which the channels' strengths are compared
+        # each channel has its own unit, and each sample has one in which the strengths of its channels are compared
         own, whole = unit(x, positions), unit(x, (1, *positions), self.eps)
         v, ratio = x * own, whole / own
         root = np.sqrt((v * v).sum(axis=positions, keepdims=True))

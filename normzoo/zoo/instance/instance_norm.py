@@ -1,4 +1,4 @@
-"""Instance normalization: every channel of every sample by its mean and variance over the positions."""
+"""Instance normalization: normalize every channel of every sample by its mean and variance over the positions."""
 
 from typing import Any
 
@@ -23,12 +23,12 @@ MESSAGES = (
 
 
 class InstanceNorm(TrackedNorm):
-    """Instance normalization: every channel of every sample by its mean and variance over the positions.
+    """Instance normalization: normalize every channel of every sample by its mean and variance over the positions.
 
     Formula:
         y = (x - mean) / sqrt(var + eps) * weight + bias, with mean and (biased) var over the positions of one channel
-        of one sample. Where running statistics are tracked, training updates them with the average over the samples
-        of the instances' means and unbiased variances, and evaluation uses them.
+        of one sample. If running statistics are tracked, training updates them by the means and unbiased variances of
+        the instances, averaged over the samples, and evaluation uses them.
 
     Shapes:
         x, y: (N, C, L), (N, C, H, W), ...; with channel_axis=-1, (N, ..., C).
@@ -37,15 +37,15 @@ class InstanceNorm(TrackedNorm):
     Args:
         num_features: C.
         eps: added to the variance, in the units of x squared.
-        momentum: weight of the new value in the running statistics; None leaves them alone, as in PyTorch.
-        affine, track_running_stats, bias, channel_axis, dtype: see `BatchNorm`; affine and tracking are off.
-        on_nonfinite, single_value: see `BatchNorm`; a value is single where a channel of a sample has one position.
+        momentum: weight of the new value in the running statistics; None leaves them unchanged, as in PyTorch.
+        affine, track_running_stats, bias, channel_axis, dtype: see `BatchNorm`; affine and tracking are off by default.
+        on_nonfinite, single_value: see `BatchNorm`; a set has a single value if a sample has one position.
 
     Raises:
-        ValueError: x has another number of channels, no axis of positions, or one position where its own statistics
-            are used. TypeError: x is not a float array. Nothing has changed then.
+        ValueError: x has another number of channels, no axis of positions, or one position while its own statistics are
+            used. TypeError: x is not a float array. Nothing has changed then.
 
-    As in PyTorch, num_batches_tracked stays 0. A batch without values leaves the running statistics as they are.
+    As in PyTorch, num_batches_tracked stays 0. A batch without values leaves the running statistics unchanged.
 
     Source:
         D. Ulyanov, A. Vedaldi and V. Lempitsky, "Instance Normalization: The Missing Ingredient for Fast

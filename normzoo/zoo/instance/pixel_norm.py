@@ -1,4 +1,4 @@
-"""Pixelwise feature vector normalization: the channels at every position by their root mean square."""
+"""Pixelwise feature vector normalization: divide the channels at every position by their root mean square."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ from normzoo.statistics.tracked import check_channels
 
 
 class PixelNorm(Norm):
-    """Pixelwise feature vector normalization: the channels at every position by their root mean square.
+    """Pixelwise feature vector normalization: divide the channels at every position by their root mean square.
 
     Formula:
-        y = x / sqrt(mean(x^2) + eps), the mean over the channels at one position of one sample.
+        y = x / sqrt(mean(x^2) + eps), with the mean over the channels at one position of one sample.
 
     Shapes:
         x, y: (N, C), (N, C, L), (N, C, H, W), ...; with channel_axis=-1, (N, ..., C).
@@ -24,7 +24,7 @@ class PixelNorm(Norm):
         channel_axis: the axis of the channels, 1 or -1 (or any other).
 
     Raises:
-        ValueError: x has rank below 2, or not this axis. TypeError: x is not a float array.
+        ValueError: x has rank below 2, or no such axis. TypeError: x is not a float array.
 
     Source:
         T. Karras, T. Aila, S. Laine and J. Lehtinen, "Progressive Growing of GANs for Improved Quality, Stability,

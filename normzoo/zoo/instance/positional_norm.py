@@ -1,4 +1,4 @@
-"""Positional normalization: every position of every sample by its mean and variance over the channels."""
+"""Positional normalization: normalize every position of every sample by its mean and variance over the channels."""
 
 from typing import Any
 
@@ -18,29 +18,29 @@ from normzoo.statistics.tracked import check_channels
 
 
 class PositionalNorm(Norm):
-    """Positional normalization: every position of every sample by its mean and variance over the channels.
+    """Positional normalization: normalize every position of every sample by its mean and variance over the channels.
 
     Formula:
         y = (x - mean) / std, std = sqrt(var + eps), with mean and (biased) var over the channels of one position.
 
     Shapes:
         x, y: (N, C), (N, C, L), (N, C, H, W), ...; with channel_axis=-1, (N, ..., C). There are no parameters.
-        saved.mean, saved.std: x's, with one channel; float32, or float64 for float64 x.
+        saved.mean, saved.std: x's shape with one channel; float32, or float64 for float64 x.
 
     Args:
         eps: added to the variance, in the units of x squared.
         channel_axis: the axis of the channels, 1 or -1 (or any other).
 
-    The moments, which the paper hands to a later layer (moment shortcut), are `norm.saved.mean` and `norm.saved.std`:
-    `FiLM()(h, norm.saved.std, norm.saved.mean)` puts them into h. Their gradients come back by
-    `norm.backward(dy, dmean=dmean, dstd=dstd)`.
+    The moments, which the paper passes to a later layer (moment shortcut), are `norm.saved.mean` and `norm.saved.std`:
+    `FiLM()(h, norm.saved.std, norm.saved.mean)` applies them to h. `norm.backward(dy, dmean=dmean, dstd=dstd)` takes
+    their gradients.
 
     Raises:
         ValueError: x has no such axis. TypeError: x is not a float array.
 
     Source:
         B. Li, F. Wu, K. Q. Weinberger and S. Belongie, "Positional Normalization", 2019, arXiv:1907.04312. The authors'
-        code has the unbiased variance, where the paper has the biased one. It is LayerNorm over the channels.
+        code uses the unbiased variance, the paper the biased one. It is LayerNorm over the channels.
 
     >>> import numpy as np, normzoo as nz
     >>> norm = nz.PositionalNorm()
@@ -69,7 +69,7 @@ class PositionalNorm(Norm):
     def backward(
         self, dy: Array, out: Array | None = None, dmean: Array | None = None, dstd: Array | None = None
     ) -> Array:
-        """dx for the gradients of the last y and, if given, of its moments."""
+        """dx, for the gradients of the last y and, unless None, of its moments."""
         if not isinstance(self.saved, PositionalSaved):
             return super().backward(dy, out)
         return self.saved.backward(dy, out, dmean, dstd).x
@@ -79,10 +79,10 @@ class PositionalNorm(Norm):
 
 
 class PositionalSaved(Chained):
-    """The `Saved` of a pass whose moments are results too.
+    """The `Saved` of a pass that also returns its moments.
 
     Attributes:
-        mean, std: of every position, in x's rank.
+        mean, std: the moments of every position, in x's rank.
     """
 
     def __init__(self, owner: object, x: Array, axes: Axes, saved: ViewSaved, eps: float) -> None:
@@ -94,14 +94,14 @@ class PositionalSaved(Chained):
     def backward(
         self, dy: Array, out: Array | None = None, dmean: Array | None = None, dstd: Array | None = None
     ) -> Grads:
-        """As `Saved.backward`, with the gradients of mean and std, of their shape, if given."""
+        """See `Saved.backward`; `dmean` and `dstd` are the gradients of mean and std, or None."""
         given = {"dmean": dmean, "dstd": dstd}
         for name, d in given.items():
             check_parameter(self._owner, name, d, self.mean.shape)
         if dmean is None and dstd is None:
             return super().backward(dy, out)
         dmean, dstd = (np.zeros_like(self.mean) if d is None else base_array(self, "d", d) for d in given.values())
-        # before dx, whose memory may be x's
+        # before dx is written, whose memory may be x's
         more = moments_back(self._owner, self._x, self._axes, self._inner, self._eps, dmean, dstd)
         found = super().backward(dy, out)
         np.add(found.x, more, out=found.x)
@@ -121,10 +121,11 @@ def moments(saved: ViewSaved, dtype: np.dtype, eps: float) -> tuple[Array, Array
 
 
 def moments_back(owner: object, x: Array, axes: Axes, saved: ViewSaved, eps: float, dmean: Array, dstd: Array) -> Array:
-    """dx for the gradients of `moments`, in x's rank: (dmean + dstd * xhat) / k, which is a pass by known statistics.
+    """dx, for the gradients of `moments`, in x's rank: (dmean + dstd * xhat) / k, which is a pass with known
+    statistics.
 
     Args:
-        axes: those of the pass that left `saved`.
+        axes: the axes of the pass that returned `saved`.
     """
     spans = axes._replace(letters=axes.letters.replace("k", "K"))
     count = max(axes.values, 1)

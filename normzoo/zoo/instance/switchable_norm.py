@@ -17,7 +17,7 @@ from normzoo.zoo.batch.virtual_batch_norm import sample_axes
 
 
 class MixedNorm(TrackedNorm):
-    """What the two share: batch statistics merged from those of the instances, or running ones."""
+    """Base class: norms by batch statistics, merged from those of the instances, or by running statistics."""
 
     moments = Moments(center=True, power=2)
 
@@ -70,7 +70,8 @@ class MixedNorm(TrackedNorm):
     def mix(
         self, mean: Array, var: Array, past: tuple[Array, Array] | None, params: dict[str, Array]
     ) -> tuple[Array, Array, Any]:
-        """slope, shift and the way back (see `affine`), by the instances' statistics (N, C) and the running ones."""
+        """slope, shift and the backward function (see `affine`), from the instances' statistics (N, C) and the running
+        ones."""
         raise NotImplementedError
 
     def _options(self) -> dict[str, Any]:
@@ -80,14 +81,14 @@ class MixedNorm(TrackedNorm):
 
 
 class SwitchableNorm(MixedNorm):
-    """Switchable normalization: by a learned mixture of instance, layer and batch statistics.
+    """Switchable normalization: normalize by a learned mixture of instance, layer and batch statistics.
 
     Formula:
         y = (x - mean) / sqrt(var + eps) * weight + bias, with
             mean = sum of softmax(mean_weight)[k] * mean_k    var = sum of softmax(var_weight)[k] * var_k
         over k = instance (positions of one channel of one sample), layer (channels and positions of one sample) and
-        batch (samples and positions of one channel), all variances biased. In evaluation the batch's are the running
-        ones, and constants of the gradient.
+        batch (samples and positions of one channel), all variances biased. In evaluation the running statistics replace
+        those of the batch, and are constants in the gradient.
 
     Shapes:
         x, y: (N, C, L), (N, C, H, W), ...; with channel_axis=-1, (N, ..., C).
@@ -98,15 +99,15 @@ class SwitchableNorm(MixedNorm):
         eps: added to the variance, in the units of x squared.
         momentum: weight of the new value in the running statistics, 0 to 1; the code's momentum=0.9 is 0.1 here. None
             averages all batches equally, the paper's "batch average".
-        using_bn: False leaves the batch statistics out.
+        using_bn: False: no batch statistics.
         affine, bias, channel_axis, dtype: see `BatchNorm`.
 
     Raises:
-        ValueError: x has another number of channels, or one position a channel, or values of float64 so large (2^500)
-            that a variance is none. TypeError: x is not a float array. Nothing has changed then.
+        ValueError: x has another number of channels, or one position per channel, or float64 values so large (2^500)
+            that a variance overflows. TypeError: x is not a float array. Nothing has changed then.
 
-    The authors' code takes the unbiased variance of an instance (the paper: biased), and from it those of layer and
-    batch, and its running variance is that of the batch; here it is unbiased, as BatchNorm's.
+    The authors' code uses the unbiased variance of an instance (the paper: biased), derives those of layer and batch
+    from it, and tracks the variance of the batch; here the running variance is unbiased, as BatchNorm's.
 
     Source:
         P. Luo, J. Ren, Z. Peng, R. Zhang and J. Li, "Differentiable Learning-to-Normalize via Switchable
@@ -177,12 +178,12 @@ class SwitchableNorm(MixedNorm):
 
 
 class BatchInstanceNorm(MixedNorm):
-    """Batch-instance normalization: a learned blend of the batch-normalized and the instance-normalized x.
+    """Batch-instance normalization: a learned blend of batch-normalized and instance-normalized x.
 
     Formula:
-        y = (rho * x_B + (1 - rho) * x_I) * weight + bias, with x_B normalized by BatchNorm and x_I by InstanceNorm, and
-        rho, of every channel, clipped to [0, 1]. In evaluation x_B is by the running statistics. The gradient of a rho
-        that lies outside of [0, 1] is 0.
+        y = (rho * x_B + (1 - rho) * x_I) * weight + bias, with x_B normalized by BatchNorm, x_I by InstanceNorm, and
+        one rho per channel, clipped to [0, 1]. In evaluation x_B uses the running statistics. The gradient of a rho
+        outside of [0, 1] is 0.
 
     Shapes:
         x, y: (N, C, L), (N, C, H, W), ...; with channel_axis=-1, (N, ..., C).
@@ -190,14 +191,14 @@ class BatchInstanceNorm(MixedNorm):
 
     Args:
         num_features: C.
-        eps, momentum, affine, bias, channel_axis, dtype: see `BatchNorm`. Without affine there is rho alone.
+        eps, momentum, affine, bias, channel_axis, dtype: see `BatchNorm`. Without affine, rho is the only parameter.
 
     Raises:
-        ValueError: x has another number of channels, or one position a channel, or values of float64 so large (2^500)
-            that a variance is none. TypeError: x is not a float array. Nothing has changed then.
+        ValueError: x has another number of channels, or one position per channel, or float64 values so large (2^500)
+            that a variance overflows. TypeError: x is not a float array. Nothing has changed then.
 
-    The paper clips rho in the step of the optimizer (`np.clip(norm.rho, 0, 1, out=norm.rho)` after it); a rho that is
-    kept so is the same here. The authors' code calls it bin_gate; both start at 1.
+    The paper clips rho after each step of the optimizer (`np.clip(norm.rho, 0, 1, out=norm.rho)`); with a rho that is
+    clipped so, results are the same. The authors' code calls it bin_gate; both start at 1.
 
     Source:
         H. Nam and H.-E. Kim, "Batch-Instance Normalization for Adaptively Style-Invariant Neural Networks", 2018,
@@ -259,14 +260,14 @@ class BatchInstanceNorm(MixedNorm):
 
 
 def _merged(mean: Array, var: Array, axis: int) -> tuple[Array, Array]:
-    """Mean and variance of sets of one size together, of those along `axis`, kept."""
+    """Mean and variance of the union of sets of equal size, along `axis` (kept with size 1)."""
     size = max(mean.shape[axis], 1)
     merged = mean.sum(axis=axis, keepdims=True) / size
     return merged, (var + (mean - merged) ** 2).sum(axis=axis, keepdims=True) / size
 
 
 def _merged_back(mean: Array, merged: Array, dmerged: Array, dvar: Array, axis: int) -> tuple[Array, Array]:
-    """The gradients of mean and var, for those of the merged mean and variance in every set."""
+    """The gradients of mean and var, for those of the merged mean and variance."""
     size = max(mean.shape[axis], 1)
     dmerged, dvar = (d.sum(axis=axis, keepdims=True) / size for d in (dmerged, dvar))
     return dmerged + 2 * (mean - merged) * dvar, np.broadcast_to(dvar, mean.shape)

@@ -1,1 +1,1 @@
-"""Norms of each sample, or of groups, heads or vectors of it."""
+"""Norms of each sample, or of its groups, heads or vectors."""

@@ -20,15 +20,15 @@ class AdaNorm(Norm):
 
     Formula:
         y = [scale * (1 - k * xhat)] * xhat, with xhat = (x - mean) / sqrt(var + eps), mean and (biased) var over the
-        normalized axes. The brackets are a constant of the gradient.
+        normalized axes. The bracket is a constant in the gradient.
 
     Shapes:
         x, y: (..., *normalized_shape), or of sizes normalized_shape along `axis`. There are no parameters.
 
     Args:
         normalized_shape: sizes of the normalized axes, an integer or a tuple.
-        k: how much larger values are scaled down; the paper's 1/10.
-        scale: the paper's C, to be tuned; 1 in the authors' code, 2 in others.
+        k: how strongly larger values are scaled down; the paper's 1/10.
+        scale: the paper's C, a hyperparameter; 1 in the authors' code, 2 in others.
         eps: added to the variance, in the units of x squared. The paper has none; the authors' code adds it to an
             unbiased standard deviation.
         axis: see `LayerNorm`.
@@ -69,11 +69,11 @@ class AdaNorm(Norm):
         axes, eps = self.axes(x), self.eps or 0.0
         if out is not None:
             check_out(self, out, x.shape, x.dtype, (x,))
-        wide = x.astype(np.float32) if x.itemsize == 2 else x  # so that xhat is not rounded twice
+        wide = x.astype(np.float32) if x.itemsize == 2 else x  # xhat is not rounded to 16 bits
         xhat, stats, _ = normalize(Form(self, axes, self.moments, eps), wide, None, None, keep=False)
         xhat *= -self.k * self.scale
         xhat += self.scale
-        # The brackets are a weight with a value for every value of x: its own gradient is what the paper leaves out.
+        # The bracket is a weight with one value for every value of x; its gradient is the one that the paper omits.
         y, _, last = normalize(
             Form(self, axes._replace(letters=axes.letters.upper()), self.moments, eps), x, xhat, None, out, Known(stats)
         )

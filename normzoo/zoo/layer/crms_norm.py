@@ -1,4 +1,4 @@
-"""Compressed root mean square normalization: of samples with mean 0 that lack their last value."""
+"""Compressed root mean square normalization: for samples with mean 0 whose last value is left out."""
 
 from collections.abc import Mapping
 from math import prod
@@ -15,10 +15,10 @@ from normzoo.zoo.layer import layer_norm
 
 
 class CRMSNorm(ExactNorm):
-    """Compressed root mean square normalization: of samples with mean 0 that lack their last value.
+    """Compressed root mean square normalization: for samples with mean 0 whose last value is left out.
 
     Formula:
-        y = x / sqrt((sum(x^2) + sum(x)^2) / (n + 1) + eps) * weight, of n values; the missing value is -sum(x).
+        y = x / sqrt((sum(x^2) + sum(x)^2) / (n + 1) + eps) * weight, with n values; the missing value is -sum(x).
 
     Shapes:
         x, y: (..., *normalized_shape).
@@ -35,8 +35,8 @@ class CRMSNorm(ExactNorm):
 
     Source:
         Z. Jiang, J. Gu, H. Zhu and D. Z. Pan, "Pre-RMSNorm and Pre-CRMSNorm Transformers: Equivalent and Efficient
-        Pre-LN Transformers", 2023, arXiv:2305.14858. The paper has no weight, which belongs to the layer behind it, and
-        takes LayerNorm's eps; GPT-NeoX has 1e-8. It is RMSNorm and LayerNorm of (x, -sum(x)) without its last value.
+        Pre-LN Transformers", 2023, arXiv:2305.14858. The paper has no weight, which is part of the layer after it, and
+        uses LayerNorm's eps; GPT-NeoX has 1e-8. It is RMSNorm and LayerNorm of (x, -sum(x)) without the last value.
 
     >>> import numpy as np, normzoo as nz
     >>> nz.CRMSNorm(2, eps=0)(np.array([[1, 0]], np.float32)).round(2)

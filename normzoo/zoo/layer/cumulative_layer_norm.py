@@ -1,4 +1,4 @@
-"""Cumulative layer normalization: every time step by the mean and variance of all that came so far."""
+"""Cumulative layer normalization: normalize every time step by the mean and variance of all steps so far."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -15,17 +15,17 @@ from normzoo.zoo.exact import ExactNorm
 
 
 class Past(NamedTuple):
-    """What `CumulativeLayerNorm.step` remembers of the time steps before; arrays are (N, 1) float64."""
+    """The state of `CumulativeLayerNorm.step`, from earlier time steps; arrays are (N, 1) float64."""
 
     steps: int
-    unit: Array  # a power of two that all is multiplied by: 1, unless the largest value so far is far from it
-    shift: Array  # the mean of the first step, which all is relative to: the mean of a past that holds it is near
-    total: Array  # sum of the means of the steps
-    m2: Array  # sum of squares of the deviations of all values
+    unit: Array  # a power of two that scales the values: 1, unless the largest value so far is far from 1
+    shift: Array  # mean of the first step, subtracted from all values: later means are usually near
+    total: Array  # sum of the means of the steps, minus shift
+    m2: Array  # sum of squared deviations of all values
 
 
 class CumulativeLayerNorm(ExactNorm):
-    """Cumulative layer normalization: every time step by the mean and variance of all that came so far.
+    """Cumulative layer normalization: normalize every time step by the mean and variance of all steps so far.
 
     Formula:
         y[t] = (x[t] - mean_t) / sqrt(var_t + eps) * weight + bias, with mean_t and (biased) var_t over the channels,
@@ -43,15 +43,15 @@ class CumulativeLayerNorm(ExactNorm):
         dtype: of the parameters: float32, float64, float16 or bfloat16.
 
     Raises:
-        ValueError: x has another number of channels, or rank below 3; or a value of float64 beyond 2^500 beside a time
-            step that is smaller by more than this factor. TypeError: x is not a float array.
+        ValueError: x has another number of channels, or rank below 3; or x is float64, and a value exceeds 2^500 while
+            a time step is smaller by more than this factor. TypeError: x is not a float array.
 
-    `step` takes one time step after the other, and gives the bits of the whole sequence.
+    `step` takes one time step at a time; its results are bit-identical to those of the whole sequence.
 
     Source:
         Y. Luo and N. Mesgarani, "Conv-TasNet: Surpassing Ideal Time-Frequency Magnitude Masking for Speech
-        Separation", 2018, arXiv:1809.07454 (cLN); eps 1e-8 is that of its implementations. The last time step is that
-        of LayerNorm over all axes but N.
+        Separation", 2018, arXiv:1809.07454 (cLN); eps 1e-8 is that of its implementations. The last time step equals
+        LayerNorm over all axes but N.
 
     >>> import numpy as np, normzoo as nz
     >>> norm = nz.CumulativeLayerNorm(1)
@@ -108,11 +108,11 @@ class CumulativeLayerNorm(ExactNorm):
         return by_channel(y, channel_axis), pull
 
     def step(self, x: Array, past: Past | None = None) -> tuple[Array, Past]:
-        """y of one time step, and what the next call takes.
+        """y of one time step, and the `past` for the next call.
 
         Args:
-            x: (N, C, ...), or (N, ..., C): a time step, without the axis of time.
-            past: what the call for the step before returned; None for the first.
+            x: (N, C, ...), or (N, ..., C): one time step, without a time axis.
+            past: what the call for the previous step returned; None for the first.
 
         Raises:
             TypeError: x is not a float array, or past is not a `Past`.
@@ -137,7 +137,7 @@ class CumulativeLayerNorm(ExactNorm):
         return np.ascontiguousarray(np.moveaxis(y, -1, self.channel_axis)), past
 
     def _in_one_unit(self, v: Array, one: Array, past: Past) -> tuple[Array, Past]:
-        """The unit of the largest value, of a step v or before, and the past in it."""
+        """The unit of the largest value, of this step v or an earlier one, and the past converted to it."""
         joint = np.minimum(one, past.unit) if past.steps else one
         ratio = joint / past.unit
         far = np.isfinite(v).all(axis=2) & (np.abs(v).max(axis=2) > 0)
@@ -164,7 +164,7 @@ def by_channel(v: Array, channel_axis: int) -> Array:
 
 
 def moments(v: Array, past: Past | None, eps: float, one: Array) -> tuple[Array, Array, Array, Past]:
-    """(v - shift, mean_t - shift, rstd_t, the past of what follows) for v (N, T, values of a step), in units (N, 1)."""
+    """(v - shift, mean_t - shift, rstd_t, the past of later steps) for v (N, T, values of a step), in units (N, 1)."""
     v = v * one[:, :, None]
     if past is None:
         zero = np.zeros((len(v), 1))

@@ -1,4 +1,4 @@
-"""Group normalization: every group of channels of every sample by its mean and variance."""
+"""Group normalization: normalize every group of channels of every sample by its mean and variance."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from normzoo.statistics.tracked import check_channels
 
 
 class GroupNorm(Norm):
-    """Group normalization: every group of channels of every sample by its mean and variance.
+    """Group normalization: normalize every group of channels of every sample by its mean and variance.
 
     Formula:
         y = (x - mean) / sqrt(var + eps) * weight + bias, with mean and (biased) var over the positions and the
@@ -24,18 +24,18 @@ class GroupNorm(Norm):
         weight, bias: (C,).
 
     Args:
-        num_groups: how many groups; divides num_channels.
+        num_groups: number of groups; divides num_channels.
         num_channels: C.
         eps: added to the variance, in the units of x squared.
         affine, bias, channel_axis, dtype: see `BatchNorm`.
 
     Raises:
-        ValueError: num_groups does not divide num_channels; x has another number of channels, or, in all, one value
-            a group. TypeError: x is not a float array.
+        ValueError: num_groups does not divide num_channels; x has another number of channels, or as many values as
+            groups. TypeError: x is not a float array.
 
     Source:
-        Y. Wu and K. He, "Group Normalization", 2018, arXiv:1803.08494; semantics of torch.nn.GroupNorm. One group is
-        LayerNorm over channels and positions, C groups are InstanceNorm.
+        Y. Wu and K. He, "Group Normalization", 2018, arXiv:1803.08494; semantics of torch.nn.GroupNorm. With one group
+        it is LayerNorm over channels and positions, with C groups InstanceNorm.
 
     >>> import numpy as np, normzoo as nz
     >>> nz.GroupNorm(2, 4)(np.array([[0, 2, 10, 30]], np.float32)).round(2)

@@ -1,4 +1,4 @@
-"""Group root mean square normalization: every group of channels of every sample by its root mean square."""
+"""Group root mean square normalization: divide every group of channels of every sample by its root mean square."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from normzoo.zoo.layer import group_norm
 
 
 class GroupRMSNorm(Norm):
-    """Group root mean square normalization: every group of channels of every sample by its root mean square.
+    """Group root mean square normalization: divide every group of channels of every sample by its root mean square.
 
     Formula:
         y = x / sqrt(mean(x^2) + eps) * weight, with the mean over the C / num_groups neighbouring channels of one group
@@ -24,11 +24,11 @@ class GroupRMSNorm(Norm):
         weight: (C,). There is no bias.
 
     Args:
-        num_groups: how many groups; divides num_channels.
+        num_groups: number of groups; divides num_channels.
         num_channels: C.
         eps: added to the mean square, in the units of x squared.
         affine: whether there is a weight.
-        per_position: every position by itself, as in sequence models: `GroupRMSNorm(8, 512, per_position=True,
+        per_position: True: every position separately, as in sequence models: `GroupRMSNorm(8, 512, per_position=True,
             channel_axis=-1)` takes eight heads of (N, T, 512).
         channel_axis, dtype: see `BatchNorm`.
 

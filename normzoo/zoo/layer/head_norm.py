@@ -1,4 +1,4 @@
-"""Normalization of every attention head: of its queries or keys, over the size of the head."""
+"""Normalization of attention heads: of the queries or keys of every head, over the size of the head."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from normzoo.passes.view import Axes
 
 
 class HeadRMSNorm(Norm):
-    """Head root mean square normalization: every head of every position by its root mean square over the head's size.
+    """Head root mean square normalization: divide every head of every position by its root mean square.
 
     Formula:
         y = x / sqrt(mean(x^2) + eps) * weight, with the mean over the last axis.
@@ -26,7 +26,7 @@ class HeadRMSNorm(Norm):
         head_dim: D.
         eps: added to the mean square, in the units of x squared.
         elementwise_affine: whether there is a weight.
-        shared: one weight for all heads, as Qwen3 and Gemma 3 have it; then it is RMSNorm over the last axis.
+        shared: one weight for all heads, as in Qwen3 and Gemma 3; then it is RMSNorm over the last axis.
         head_axis: the axis of the heads.
         dtype: see `LayerNorm`.
 
@@ -82,7 +82,7 @@ class HeadRMSNorm(Norm):
 
 
 class HeadLayerNorm(HeadRMSNorm):
-    """Head layer normalization: every head of every position by its mean and variance over the head's size.
+    """Head layer normalization: normalize every head of every position by its mean and variance.
 
     Formula:
         y = (x - mean) / sqrt(var + eps) * weight + bias, with mean and (biased) var over the last axis.
@@ -92,7 +92,7 @@ class HeadLayerNorm(HeadRMSNorm):
         weight, bias: (H, D), or (D,) if they are shared.
 
     Args:
-        num_heads, head_dim, eps, elementwise_affine, shared, head_axis, dtype: see `HeadRMSNorm`; there is a bias too.
+        num_heads, head_dim, eps, elementwise_affine, shared, head_axis, dtype: see `HeadRMSNorm`; there is also a bias.
 
     Raises:
         ValueError: x has another number or size of heads. TypeError: x is not a float array.

@@ -1,4 +1,4 @@
-"""L2 normalization: every vector on the unit sphere, or scaled from there by a learned weight for each feature."""
+"""L2 normalization: scale every vector to length 1, then multiply by a learned weight per feature, if there is one."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from normzoo.zoo.layer import layer_norm
 
 
 class L2Norm(Norm):
-    """L2 normalization: every vector on the unit sphere, or scaled from there by a learned weight for each feature.
+    """L2 normalization: scale every vector to length 1, then multiply by a learned weight per feature, if there is one.
 
     Formula:
         y = x / max(||x||, eps) * weight, with the Euclidean norm over the normalized axes.
@@ -23,9 +23,9 @@ class L2Norm(Norm):
 
     Args:
         normalized_shape: sizes of the normalized axes, an integer or a tuple.
-        eps: the least length that is divided by, in the units of x.
-        elementwise_affine: whether there is a weight; none by default.
-        scale: the first weight.
+        eps: the smallest length that x is divided by, in the units of x.
+        elementwise_affine: True: there is a weight; False by default.
+        scale: initial value of the weight.
         axis, dtype: see `LayerNorm`.
 
     Raises:
@@ -33,11 +33,11 @@ class L2Norm(Norm):
 
     Source:
         I. Loshchilov, C.-P. Hsieh, S. Sun and B. Ginsburg, "nGPT: Normalized Transformer with Representation Learning
-        on the Hypersphere", 2024, arXiv:2410.01131, without a weight for hidden states and weight matrices, and with
-        one for queries and keys. With a weight over the channels, `L2Norm(512, elementwise_affine=True, scale=20,
+        on the Hypersphere", 2024, arXiv:2410.01131: without a weight for hidden states and weight matrices, with a
+        weight for queries and keys. With a weight over the channels, `L2Norm(512, elementwise_affine=True, scale=20,
         axis=1)`, it is that of W. Liu, A. Rabinovich and A. C. Berg, "ParseNet: Looking Wider to See Better", 2015,
-        arXiv:1506.04579, and of SSD, whose code adds an eps of 1e-10 to the length. The papers have no eps; this one
-        is that of torch.nn.functional.normalize. Without a weight it is UnitNorm.
+        arXiv:1506.04579, and of SSD, whose code adds an eps of 1e-10 to the length. The papers have no eps; this one is
+        that of torch.nn.functional.normalize. Without a weight it is UnitNorm.
 
     >>> import numpy as np, normzoo as nz
     >>> nz.L2Norm(2)(np.array([[3, 4]], np.float32)).round(2)

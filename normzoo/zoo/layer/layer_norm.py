@@ -1,4 +1,4 @@
-"""Layer normalization: every sample by its mean and variance over the trailing axes, or over any others."""
+"""Layer normalization: normalize every sample by its mean and variance over the trailing axes, or any others."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from normzoo.passes.view import Axes
 
 
 class LayerNorm(Norm):
-    """Layer normalization: every sample by its mean and variance over the trailing axes, or over any others.
+    """Layer normalization: normalize every sample by its mean and variance over the trailing axes, or any others.
 
     Formula:
         y = (x - mean) / sqrt(var + eps) * weight + bias, with mean and (biased) var over the normalized axes.
@@ -25,12 +25,12 @@ class LayerNorm(Norm):
         normalized_shape: sizes of the normalized axes, an integer or a tuple.
         eps: added to the variance, in the units of x squared.
         elementwise_affine: whether there are a weight and a bias.
-        bias: False leaves the weight alone.
-        axis: the normalized axes, in increasing order, if not the last ones: `LayerNorm(64, axis=1)` takes the
-            channels of (N, C, H, W) at every position, without a transpose.
+        bias: False: a weight only.
+        axis: the normalized axes, in increasing order, if they are not the last ones: `LayerNorm(64, axis=1)`
+            normalizes the channels of (N, C, H, W) at every position, without a transpose.
         parameter_axis, parameter_shape: the axes that weight and bias span, in increasing order, and their sizes, if
-            these are not the normalized ones: `LayerNorm((64, 8, 8), parameter_axis=1, parameter_shape=64)` has a
-            value for every channel. Any axes will do, normalized or kept.
+            these are not the normalized ones: `LayerNorm((64, 8, 8), parameter_axis=1, parameter_shape=64)` has one
+            value per channel. They may be any axes, normalized or kept.
         dtype: of the parameters: float32, float64, float16 or bfloat16.
 
     Raises:
@@ -97,7 +97,7 @@ def check_axes(owner: object, axis: Any, name: str = "axis") -> int | tuple[int,
 def check_spans(
     owner: object, normalized_shape: tuple[int, ...], parameter_axis: Any, parameter_shape: Any
 ) -> tuple[int | tuple[int, ...] | None, tuple[int, ...]]:
-    """The axes that parameters span, None for the normalized ones, and their sizes."""
+    """The axes that parameters span (None: the normalized ones) and their sizes."""
     if (parameter_axis is None) != (parameter_shape is None):
         raise ValueError(
             f"{owner}: expected parameter_axis and parameter_shape, or neither, got {parameter_axis=}, "
@@ -110,7 +110,7 @@ def check_spans(
 
 @once
 def axes(owner: object, x: Array, shape: tuple[int, ...], axis: int | tuple[int, ...] | None) -> Axes:
-    """Axes of `shape`, normalized together; the parameters span them."""
+    """The last axes of sizes `shape`, or `axis`, are normalized together; the parameters span them."""
     check_array(owner, "x", x)
     if axis is None:
         first = x.ndim - len(shape)
@@ -125,7 +125,7 @@ def axes(owner: object, x: Array, shape: tuple[int, ...], axis: int | tuple[int,
 def axes_of(
     owner: object, x: Array, shape: tuple[int, ...], axis: int | tuple[int, ...], name: str = "axis"
 ) -> tuple[int, ...]:
-    """`axis` counted from the front, in increasing order, where x has the sizes `shape` along it."""
+    """`axis` counted from the front, in increasing order, after checking that x has the sizes `shape` along it."""
     found = tuple(check_axis(owner, a, x.ndim, name) for a in (axis if isinstance(axis, tuple) else (axis,)))
     if list(found) != sorted(set(found)) or tuple(x.shape[a] for a in found) != shape:
         raise ValueError(
@@ -143,7 +143,7 @@ def axes_apart(
     parameter_shape: tuple[int, ...],
     parameter_axis: int | tuple[int, ...],
 ) -> Axes:
-    """Axes of `shape`, normalized together, and others of `parameter_shape` that the parameters span."""
+    """Axes of sizes `shape` are normalized together; parameters span other axes, of sizes `parameter_shape`."""
     letters = axes(owner, x, shape, axis).letters.lower()
     found = axes_of(owner, x, parameter_shape, parameter_axis, "parameter_axis")
     return Axes(x.shape, "".join(letter.upper() if i in found else letter for i, letter in enumerate(letters)))

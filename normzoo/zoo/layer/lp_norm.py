@@ -1,5 +1,5 @@
-"""Scaling to unit p-norm. Documented in `normzoo.functional.normalize`. The orders 2 and 1 are norms of the algebra,
-without a mean, with totals and a clamped eps; any other order is NumPy, float64 inside, on every backend."""
+"""Scaling to unit p-norm, documented in `normzoo.functional.normalize`. Orders 2 and 1 run on the backends, without a
+mean, with totals and a clamped eps; any other order is computed by NumPy in float64, on every backend."""
 
 import math
 from typing import Any
@@ -46,7 +46,7 @@ def lp_normalize(
         return y, PulledBack(OWNER, x, lambda dy: {"x": dy})
     v = x.astype(np.float64, order="C")
     with np.errstate(all="ignore"):
-        one = unit(v, axes, eps)  # the norm of subnormal values is one, and its inverse beyond float64
+        one = unit(v, axes, eps)  # the norm of subnormal values is subnormal, and its inverse exceeds float64
         scaled = v * one
         norm, slope = length(scaled, p, axes)
         inverse = 1 / np.maximum(norm, eps * one)
@@ -63,7 +63,8 @@ def lp_normalize(
 
 
 def length(v: Array, p: float, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """The p-norm of v over `axes`, kept, and its derivative by every value: 0 in a zero set, shared by ties for inf."""
+    """The p-norm of v over `axes` (kept with size 1), and its derivative by every value: 0 in a zero set; for inf, ties
+    share it."""
     size = np.abs(v)
     largest = size.max(axis=axes, keepdims=True)
     if math.isinf(p):

@@ -15,20 +15,20 @@ class MeanVarianceNorm(Norm):
         y = (x - mean) / sqrt(var + eps), with mean and (biased) var over `axis`; a constant set gives 0.
 
     Shapes:
-        x, y: any with these axes.
+        x, y: any shape with these axes.
 
     Args:
-        axis: the axes that are reduced, an integer or a tuple; ONNX's `axes`.
+        axis: the reduced axes, an integer or a tuple; ONNX's `axes`.
         eps: added to the variance, in the units of x squared.
 
     Raises:
-        ValueError: x does not have these axes, or one is there twice. TypeError: x is not a float array.
+        ValueError: x does not have these axes, or an axis is named twice. TypeError: x is not a float array.
 
     Source:
         ONNX, "MeanVarianceNormalization", https://onnx.ai/onnx/operators/onnx__MeanVarianceNormalization.html. Its
-        formula has no eps; the function that ONNX spells out adds 1e-9 to the deviation, and finds the variance as
-        E[x^2] - E[x]^2, which loses digits where the mean is large. It is LayerNorm, InstanceNorm, GroupNorm or
-        BatchNorm without parameters, according to the axes.
+        formula has no eps; ONNX's function body adds 1e-9 to the deviation, and computes the variance as E[x^2] -
+        E[x]^2, which loses digits if the mean is large. It is LayerNorm, InstanceNorm, GroupNorm or BatchNorm without
+        parameters, depending on the axes.
 
     >>> import numpy as np, normzoo as nz
     >>> nz.MeanVarianceNorm(-1)(np.array([[0, 2], [10, 30]], np.float32))

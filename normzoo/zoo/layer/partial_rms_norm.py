@@ -1,4 +1,4 @@
-"""Partial root mean square normalization: every sample by the root mean square of its first values."""
+"""Partial root mean square normalization: divide every sample by the root mean square of its first values."""
 
 from collections.abc import Mapping
 from math import ceil, prod
@@ -15,7 +15,7 @@ from normzoo.zoo.layer import layer_norm
 
 
 class PartialRMSNorm(ExactNorm):
-    """Partial root mean square normalization: every sample by the root mean square of its first values.
+    """Partial root mean square normalization: divide every sample by the root mean square of its first values.
 
     Formula:
         y = x / sqrt(mean(x_1^2, ..., x_k^2) + eps) * weight, with k = ceil(p * n) of the n values of a sample.
@@ -26,7 +26,7 @@ class PartialRMSNorm(ExactNorm):
 
     Args:
         normalized_shape: sizes of the last axes, an integer or a tuple.
-        p: the part of the values that is used, above 0 and at most 1.
+        p: the fraction of values that is used, above 0 and at most 1.
         eps: added to the mean square, in the units of x squared.
         elementwise_affine, dtype: see `RMSNorm`.
 

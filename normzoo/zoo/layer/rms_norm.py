@@ -1,4 +1,4 @@
-"""Root mean square normalization: every sample by its root mean square over the trailing axes, without a mean."""
+"""Root mean square normalization: divide every sample by its root mean square over the trailing axes."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from normzoo.zoo.layer import layer_norm
 
 
 class RMSNorm(Norm):
-    """Root mean square normalization: every sample by its root mean square over the trailing axes, without a mean.
+    """Root mean square normalization: divide every sample by its root mean square over the trailing axes.
 
     Formula:
         y = x / sqrt(mean(x^2) + eps) * weight, with the mean over the normalized axes.
@@ -28,16 +28,17 @@ class RMSNorm(Norm):
 
     Args:
         normalized_shape: sizes of the normalized axes, an integer or a tuple.
-        eps: added to the mean square, in the units of x squared; None is the spacing of float64 at 1 for float64 x
-            and that of float32 (1.2e-7) for any other.
+        eps: added to the mean square, in the units of x squared; None is the spacing of float64 at 1 for float64 x and
+            that of float32 (1.2e-7) for any other dtype.
         elementwise_affine: whether there is a weight.
         axis, parameter_axis, parameter_shape, dtype: see `LayerNorm`.
-        offset: what the weight is added to, y = xhat * (offset + weight); the weight begins at 1 - offset. Gemma has 1.
-        casting: "llama" rounds xhat to x's dtype before the weight multiplies, as the Llama and T5 of transformers do,
-            which shows for 16-bit x; "gemma" and None round once, after the weight, as PyTorch does.
+        offset: added to the weight: y = xhat * (offset + weight); the weight starts at 1 - offset. Gemma has 1.
+        casting: "llama" rounds xhat to x's dtype before it is multiplied by the weight, as the Llama and T5 of
+            transformers do, which makes a difference for 16-bit x; "gemma" and None round once, after the weight, as
+            PyTorch does.
 
     Raises:
-        ValueError: x does not have these sizes, or casting is another. TypeError: x is not a float array.
+        ValueError: x does not have these sizes, or casting is unknown. TypeError: x is not a float array.
 
     Source:
         B. Zhang and R. Sennrich, "Root Mean Square Layer Normalization", 2019, arXiv:1910.07467; semantics of
@@ -89,7 +90,7 @@ class RMSNorm(Norm):
         self._plain = not self.params or (self.offset == 0 and casting != "llama")
         if not self._plain:
             self.devices = ("cpu",)
-            self.masks = self.masks and casting != "llama"  # whose second pass would scale what does not count
+            self.masks = self.masks and casting != "llama"  # its second pass would scale values that do not count
 
     def axes(self, x: Array) -> Axes:
         if self.parameter_axis is None:

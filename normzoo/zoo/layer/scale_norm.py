@@ -1,4 +1,4 @@
-"""Scale normalization: every vector scaled to one learned length."""
+"""Scale normalization: scale every vector to one learned length."""
 
 from typing import Any
 
@@ -12,18 +12,18 @@ from normzoo.zoo.layer.unit_norm import check_dims, letters
 
 
 class ScaleNorm(Norm):
-    """Scale normalization: every vector scaled to one learned length.
+    """Scale normalization: scale every vector to one learned length.
 
     Formula:
         y = weight * x / max(||x||, eps), with the Euclidean norm over `axis`.
 
     Shapes:
-        x, y: any with these axes.
+        x, y: any shape with these axes.
         weight: (1,), the paper's g.
 
     Args:
-        scale: the first weight; the paper takes the square root of the number of features.
-        eps: the least length that is divided by, in the units of x.
+        scale: initial value of the weight; the paper uses the square root of the number of features.
+        eps: the smallest length that x is divided by, in the units of x.
         axis: the axes of a vector, an integer or a tuple in increasing order.
         dtype: see `LayerNorm`.
 
@@ -33,8 +33,8 @@ class ScaleNorm(Norm):
     Source:
         T. Q. Nguyen and J. Salazar, "Transformers without Tears: Improving the Normalization of Self-Attention", 2019,
         arXiv:1910.05895; arguments and eps of the paper's listing. Other implementations take the number of features,
-        begin with a weight of 1 and divide by the root mean square: the same for a weight of sqrt(features).
-        With a weight of 1 it is UnitNorm.
+        start with a weight of 1 and divide by the root mean square: equal to a weight of sqrt(features) here. With a
+        weight of 1 it is UnitNorm.
 
     >>> import numpy as np, normzoo as nz
     >>> nz.ScaleNorm(10)(np.array([[3, 4]], np.float32))

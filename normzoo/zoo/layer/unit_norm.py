@@ -1,4 +1,4 @@
-"""Unit normalization: every vector scaled to length 1."""
+"""Unit normalization: scale every vector to length 1."""
 
 from typing import Any
 
@@ -16,21 +16,21 @@ from normzoo.zoo.layer.lp_norm import MOMENTS
 
 
 class UnitNorm(Norm):
-    """Unit normalization: every vector scaled to length 1.
+    """Unit normalization: scale every vector to length 1.
 
     Formula:
         y = x / max(||x||, eps), with the Euclidean norm over `axis`, or with order=1 the sum of absolute values.
 
     Shapes:
-        x, y: any with these axes. There are no parameters.
+        x, y: any shape with these axes. There are no parameters.
 
     Args:
         axis: the axes of a vector, an integer or a tuple in increasing order.
-        eps: the least length that is divided by, in the units of x.
-        order: of the norm, 2 or 1; `functional.normalize` has all others.
+        eps: the smallest length that x is divided by, in the units of x.
+        order: order of the norm, 2 or 1; `functional.normalize` has all others.
 
     Raises:
-        ValueError: x does not have these axes, or order is another. TypeError: x is not a float array.
+        ValueError: x does not have these axes, or order is unknown. TypeError: x is not a float array.
 
     Source:
         Keras's UnitNormalization, https://keras.io/api/layers/normalization_layers/unit_normalization/; the same as
@@ -66,7 +66,7 @@ class UnitNorm(Norm):
 
 
 def check_dims(owner: object, axis: Any) -> tuple[int, ...]:
-    """One or more axes."""
+    """One or more axes as a tuple."""
     if isinstance(axis, tuple | list):
         if not axis:
             raise ValueError(f"{owner}: expected axis with at least one axis, got {axis}")
@@ -76,7 +76,7 @@ def check_dims(owner: object, axis: Any) -> tuple[int, ...]:
 
 @once
 def letters(owner: object, x: Array, axis: tuple[int, ...]) -> Axes:
-    """Axes normalized together, without parameters."""
+    """Axes where `axis` is normalized together, without parameters."""
     check_array(owner, "x", x)
     found = tuple(check_axis(owner, a, x.ndim) for a in axis)
     if list(found) != sorted(set(found)):

@@ -1,5 +1,5 @@
-"""Local contrast and divisive normalization: every value by the mean and spread of a window of positions around it.
-The windows overlap, so they are outside the algebra: NumPy, float64 inside, on every backend."""
+"""Local contrast and divisive normalization: normalize every value by mean and spread of a window of positions around
+it. The windows overlap, so the backends cannot compute them: NumPy, in float64, on every backend."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,30 +18,30 @@ Smooth = Callable[[Array], Array]
 
 
 class LocalContrastNorm(ExactNorm):
-    """Local contrast normalization: the mean of a Gaussian window taken away, then divided by the window's deviation.
+    """Local contrast normalization: subtract the mean of a Gaussian window, then divide by the window's deviation.
 
     Formula:
-        v = x - mean_w(x), y = v / max(c, sigma), sigma = sqrt(mean_w(v^2)), c = mean of sigma over all positions of
-        the sample. mean_w is over all channels and the positions of a Gaussian window around each; at the border over
-        those that lie inside, with weights that add up to 1. 0 / 0 is 0.
+        v = x - mean_w(x), y = v / max(c, sigma), sigma = sqrt(mean_w(v^2)), c = mean of sigma over all positions of the
+        sample. mean_w is over all channels and the positions of a Gaussian window around each position; at the border,
+        over the positions inside x, with weights that add up to 1. 0 / 0 is 0.
 
     Shapes:
         x, y: (N, C, L), (N, C, H, W), ...; with channel_axis=-1, (N, ..., C).
 
     Args:
-        kernel_size: positions in the window along every axis, odd: an integer, or a tuple of one for each axis.
+        kernel_size: positions in the window along every axis, odd: an integer, or a tuple with one for each axis.
         sigma: standard deviation of the window, in positions.
         channel_axis: see `BatchNorm`.
 
     Raises:
-        ValueError: x has no axis of positions, or not as many as kernel_size; kernel_size is even or sigma is not
-            above 0. TypeError: x is not a float array.
+        ValueError: x has no axis of positions, or another number of them than kernel_size; kernel_size is even or sigma
+            is not above 0. TypeError: x is not a float array.
 
     Source:
         K. Jarrett, K. Kavukcuoglu, M. Ranzato and Y. LeCun, "What is the Best Multi-Stage Architecture for Object
-        Recognition?", 2009, https://doi.org/10.1109/ICCV.2009.5459469. Its window is 9 by 9; it names neither sigma (2
-        is pylearn2's) nor borders (these are Torch7's). Torch7's SpatialContrastiveNormalization has a flat window by
-        default and divides by max(sigma, 1e-4), without c; pylearn2's by max(c, sigma, 1e-4).
+        Recognition?", 2009, https://doi.org/10.1109/ICCV.2009.5459469. Its window is 9 by 9; it specifies neither sigma
+        (2 is pylearn2's) nor borders (these are Torch7's). Torch7's SpatialContrastiveNormalization has a flat window
+        by default and divides by max(sigma, 1e-4), without c; pylearn2 divides by max(c, sigma, 1e-4).
 
     >>> import numpy as np, normzoo as nz
     >>> nz.LocalContrastNorm(3, sigma=10.0)(np.array([[[0, 1, 0]]], np.float32)).round(2)
@@ -68,7 +68,7 @@ class LocalContrastNorm(ExactNorm):
         v = v * one
         taps = [np.exp(-0.5 * (np.arange(-(n // 2), n // 2 + 1) / self.sigma) ** 2) for n in self.kernel_size]
         smooth, back = windows(v.shape[2:], taps)
-        # the rounding of a mean is no contrast
+        # in a constant sample the rounding error of the mean is not contrast
         flat = v.min(axis=(1, *positions), keepdims=True) == v.max(axis=(1, *positions), keepdims=True)
         v = np.where(flat, 0.0, v - smooth(v.mean(axis=1, keepdims=True)))
         sigma = np.sqrt(smooth((v * v).mean(axis=1, keepdims=True)))  # (N, 1, ...)
@@ -95,34 +95,34 @@ class LocalContrastNorm(ExactNorm):
 
 
 class DivisiveNorm(ExactNorm):
-    """Divisive normalization: every value by the mean and spread of all channels in a window of positions around it.
+    """Divisive normalization: normalize every value by mean and spread of all channels in a window of positions.
 
     Formula:
-        v = x - mean_A(x), y = v / sqrt(mean_B(v^2) + eps) * weight + bias. A and B are all channels at the positions
-        of the windows sum_window and sup_window around each, as far as they lie inside x.
+        v = x - mean_A(x), y = v / sqrt(mean_B(v^2) + eps) * weight + bias. A and B are all channels at the positions of
+        the windows sum_window and sup_window around each position, as far as these are inside x.
 
     Shapes:
-        x, y: (N, C, L), (N, C, H, W), ...; with channel_axis=-1, (N, ..., C). For features in a row write x[:, None].
+        x, y: (N, C, L), (N, C, H, W), ...; with channel_axis=-1, (N, ..., C). For features alone write x[:, None].
         weight, bias: (C,).
 
     Args:
         num_features: C.
-        sum_window, sup_window: positions in the windows A (summation) and B (suppression) along every axis: an
-            integer, or a tuple of one for each axis. An even window has one position more behind than before.
+        sum_window, sup_window: positions in the windows A (summation) and B (suppression) along every axis: an integer,
+            or a tuple with one for each axis. An even window has one position more after its centre than before.
         eps: added to the mean of squares, in the units of x squared: the paper's sigma squared.
         affine, bias, channel_axis, dtype: see `BatchNorm`.
 
     Raises:
-        ValueError: x has another number of channels, no axis of positions, or not as many as the windows; or a value of
-            float64 beyond 2^500 beside a position that is smaller by more than this factor. TypeError: x is not a float
-            array.
+        ValueError: x has another number of channels, no axis of positions, or another number of them than the windows;
+            or x is float64, and a value exceeds 2^500 while a position is smaller by more than this factor. TypeError:
+            x is not a float array.
 
     Source:
         M. Ren, R. Liao, R. Urtasun, F. H. Sinz and R. S. Zemel, "Normalizing the Normalizers: Comparing and Extending
-        Network Normalization Schemes", 2017, arXiv:1611.04520, after M. Carandini and D. J. Heeger, "Normalization as
-        a canonical neural computation", 2012. eps 1 is its code's, which pads with zeros that count as values and
-        divides the sum over B by the size of A; here, as in the formula of the paper, A and B are what is there.
-        With windows that hold all positions it is LayerNorm over channels and positions.
+        Network Normalization Schemes", 2017, arXiv:1611.04520, after M. Carandini and D. J. Heeger, "Normalization as a
+        canonical neural computation", 2012. eps 1 is its code's, which pads with zeros that count as values and divides
+        the sum over B by the size of A; here, as in the formula of the paper, A and B only contain positions inside x.
+        With windows over all positions it is LayerNorm over channels and positions.
 
     >>> import numpy as np, normzoo as nz
     >>> nz.DivisiveNorm(1, 3, 3)(np.array([[[0, 3, 0]]], np.float32)).round(2)
@@ -162,7 +162,7 @@ class DivisiveNorm(ExactNorm):
 
     def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
         v = np.moveaxis(x, self.channel_axis, 1)
-        span = (-1, *[1] * (v.ndim - 2))  # of a parameter
+        span = (-1, *[1] * (v.ndim - 2))  # shape of a parameter
         weight = params.get("weight", np.ones(1)).reshape(span)
         bias = params.get("bias", np.zeros(1)).reshape(span)
         mean, mean_back = windows(v.shape[2:], [np.ones(n) for n in self.sum_window])
@@ -179,7 +179,7 @@ class DivisiveNorm(ExactNorm):
         def pull(dy: Array) -> dict[str, Array]:
             d = np.moveaxis(dy, channel_axis, 1)
             g = d * weight
-            dsquare = -(g * xhat).mean(axis=1, keepdims=True) * factor * factor  # twice, what v * v takes
+            dsquare = -(g * xhat).mean(axis=1, keepdims=True) * factor * factor  # twice: with the 2 of d(v * v)
             dv = g * factor + v * square_back(dsquare)
             dx = (dv - mean_back(dv.mean(axis=1, keepdims=True))) * one
             found = {"x": np.moveaxis(dx, 1, channel_axis)}
@@ -194,14 +194,15 @@ class DivisiveNorm(ExactNorm):
 
 
 def check_window(owner: object, name: str, window: Any) -> tuple[int, ...]:
-    """One or more sizes of a window, all above 0."""
+    """One or more sizes of a window, each at least 1."""
     return tuple(check_size(owner, name, size, least=1) for size in check_shape(owner, name, window))
 
 
 def check_windows(
     owner: object, x: Array, channel_axis: int, features: int | None, name: str, window: tuple[int, ...]
 ) -> None:
-    """x has samples, channels and positions, and a size of the window for all axes of positions, or for each."""
+    """Check that x has samples, channels and positions, and the window one size for all axes of positions or one for
+    each."""
     if check_channels(owner, x, channel_axis, 3, features) == 0:
         raise ValueError(f"{owner}: expected the samples on axis 0 of x, got channel_axis={channel_axis}")
     if len(window) not in (1, x.ndim - 2):
@@ -209,11 +210,11 @@ def check_windows(
 
 
 def windows(shape: tuple[int, ...], taps: list[Array]) -> tuple[Smooth, Smooth]:
-    """Weighted means around every position, and how gradients go back.
+    """The function that computes weighted means around every position, and its transpose, for gradients.
 
     Args:
-        shape: sizes of the axes of positions, the last ones of what the two functions take.
-        taps: the window's weights along each axis, or once for all; what lies outside the array has weight 0.
+        shape: sizes of the axes of positions, the last axes of the arguments of the two functions.
+        taps: the window's weights along each axis, or once for all axes; positions outside the array have weight 0.
     """
     taps = taps * len(shape) if len(taps) == 1 else taps
     inside = [window_sum(np.ones(n), (t.size - 1) // 2, t.size // 2, t) for n, t in zip(shape, taps, strict=True)]

@@ -1,5 +1,5 @@
-"""Local response normalization: every value by the squares of its neighbours along the channels. Its windows overlap,
-so it is outside the algebra: NumPy, float64 inside, on every backend."""
+"""Local response normalization: divide every value by the squares of its neighbours along the channels. Its windows
+overlap, so the backends cannot compute it: NumPy, in float64, on every backend."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,7 @@ OWNER = "local_response_norm"
 
 
 class LocalResponseNorm(ExactNorm):
-    """Local response normalization: every value by the squares of its neighbours along the channels.
+    """Local response normalization: divide every value by the squares of its neighbours along the channels.
 
     Formula:
         y[c] = x[c] / (k + alpha / size * sum(x[c']^2))^beta, c' from c - size//2 to c + (size-1)//2; zeros outside.
@@ -30,13 +30,13 @@ class LocalResponseNorm(ExactNorm):
     Args:
         size: channels in the window, 1 or more.
         alpha, beta, k: scale of the squares, exponent, and offset.
-        even: the side that has one channel more where size is even: "before" c, as in PyTorch, or "after" it, as in
-            ONNX's LRN (whose `bias` is k).
+        even: the side with one more channel if size is even: "before" c, as in PyTorch, or "after" it, as in ONNX's LRN
+            (whose `bias` is k).
         channel_axis: see `BatchNorm`.
 
     Raises:
-        ValueError: x has rank below 3 or values of float64 beyond 2^500, size is below 1, or even is neither.
-            TypeError: x is not a float array.
+        ValueError: x has rank below 3 or float64 values beyond 2^500, size is below 1, or even is unknown. TypeError: x
+            is not a float array.
 
     Source:
         A. Krizhevsky, I. Sutskever and G. E. Hinton, "ImageNet Classification with Deep Convolutional Neural
@@ -103,7 +103,7 @@ def local_response_norm(
 def respond(
     owner: object, x: Array, axis: int, window: tuple[int, int], size: int, alpha: float, beta: float, k: float
 ) -> tuple[Array, Pull]:
-    """The response in float64, with window = (channels before, channels after), and its gradient."""
+    """y in float64, with window = (channels before, channels after), and the function from dy to the gradient."""
     before, after = window
     v = np.array(np.moveaxis(x, axis, -1), np.float64, order="C")  # a copy: the caller may change x
     if (np.isfinite(v) & (np.abs(v) > FAR)).any():
@@ -116,7 +116,7 @@ def respond(
 
     def pull(dy: Array) -> dict[str, Array]:
         d = np.moveaxis(dy, axis, -1)
-        # x[c] is in the windows of c - after ... c + before
+        # x[c] is in the windows of channels c - after ... c + before
         shared = window_sum(d * v * factor / base, after, before)
         return {"x": np.moveaxis(d * factor - 2 * beta * alpha / size * v * shared, -1, axis)}
 
@@ -124,7 +124,7 @@ def respond(
 
 
 def window_sum(v: Array, before: int, after: int, taps: Array | None = None) -> Array:
-    """Sum of v over i - before ... i + after along the last axis, zeros outside; weighed by `taps`, if given."""
+    """Sum of v over i - before ... i + after along the last axis, zeros outside; weighted by `taps`, unless None."""
     length = v.shape[-1]
     total = v.copy() if taps is None else v * taps[before]
     for shift in range(1, min(max(before, after), length - 1) + 1):

@@ -1,1 +1,1 @@
-"""What stands in the place of a norm and has no statistics, or none of its own."""
+"""Layers that replace a norm and have no statistics, or only those of the values that they compute."""

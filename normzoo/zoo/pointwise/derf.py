@@ -1,4 +1,4 @@
-"""Dynamic erf: no statistics, a learned squashing of every value by the error function."""
+"""Dynamic erf: no statistics; every value is squashed by the error function, with learned parameters."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from normzoo.zoo.layer.layer_norm import axes
 
 
 class Derf(ExactNorm):
-    """Dynamic erf: no statistics, a learned squashing of every value by the error function.
+    """Dynamic erf: no statistics; every value is squashed by the error function, with learned parameters.
 
     Formula:
         y = erf(alpha * x + shift) * weight + bias.
@@ -25,8 +25,8 @@ class Derf(ExactNorm):
         weight, bias: normalized_shape. alpha, shift: (1,).
 
     Args:
-        normalized_shape: sizes of the last axes, which weight and bias span, an integer or a tuple.
-        alpha_init, shift_init: the first alpha, in 1 / units of x, and the first shift.
+        normalized_shape: sizes of the last axes, an integer or a tuple; weight and bias span them.
+        alpha_init, shift_init: initial values of alpha, in 1 / units of x, and of shift.
         dtype: of the parameters: float32, float64, float16 or bfloat16.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Dynamic tanh: no statistics, a learned squashing of every value."""
+"""Dynamic tanh: no statistics; every value is squashed by tanh, with learned parameters."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from normzoo.zoo.layer.layer_norm import axes
 
 
 class DyT(ExactNorm):
-    """Dynamic tanh: no statistics, a learned squashing of every value.
+    """Dynamic tanh: no statistics; every value is squashed by tanh, with learned parameters.
 
     Formula:
         y = tanh(alpha * x) * weight + bias.
@@ -25,8 +25,8 @@ class DyT(ExactNorm):
         weight, bias: normalized_shape. alpha: (1,).
 
     Args:
-        normalized_shape: sizes of the last axes, which weight and bias span, an integer or a tuple.
-        alpha_init: the first alpha, in 1 / units of x; the paper's 0.5.
+        normalized_shape: sizes of the last axes, an integer or a tuple; weight and bias span them.
+        alpha_init: initial value of alpha, in 1 / units of x; the paper's 0.5.
         dtype: of the parameters: float32, float64, float16 or bfloat16.
 
     Raises:

@@ -24,15 +24,15 @@ class LayerScale(Norm):
 
     Args:
         dim: C.
-        init_values: the first weight. The paper takes 0.1 for up to 18 blocks, 1e-5 up to 24, and 1e-6 beyond; timm
-            and torchvision differ too: 1e-5 by default in timm, 1e-6 in torchvision's ConvNeXt.
+        init_values: initial value of the weight. The paper takes 0.1 for up to 18 blocks, 1e-5 up to 24, and 1e-6 for
+            more; defaults also differ: 1e-5 in timm, 1e-6 in torchvision's ConvNeXt.
         channel_axis: the axis of the channels, -1 (or any other).
         dtype: of the weight: float32, float64, float16 or bfloat16.
 
     Raises:
         ValueError: x has another number of channels. TypeError: x is not a float array.
 
-    A residual block is x + LayerScale(branch(x)). With init_values=1 it begins as the identity.
+    A residual block is x + LayerScale(branch(x)). With init_values=1, LayerScale starts as the identity.
 
     Source:
         H. Touvron, M. Cord, A. Sablayrolles, G. Synnaeve and H. Jegou, "Going deeper with Image Transformers", 2021,

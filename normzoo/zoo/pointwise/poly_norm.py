@@ -1,4 +1,4 @@
-"""Polynomial normalization: an activation that adds the normalized powers of every value."""
+"""Polynomial normalization: an activation that sums the normalized powers of every value."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,11 +11,11 @@ from normzoo.passes.formulas import reciprocal, unit
 from normzoo.passes.saved import Pull
 from normzoo.zoo.exact import ExactNorm
 
-POWERS = (3, 2, 1)  # as the weights have them
+POWERS = (3, 2, 1)  # in the order of the weights
 
 
 class PolyNorm(ExactNorm):
-    """Polynomial normalization: an activation that adds the normalized powers of every value.
+    """Polynomial normalization: an activation that sums the normalized powers of every value.
 
     Formula:
         y = weight[0] * norm(x^3) + weight[1] * norm(x^2) + weight[2] * norm(x) + bias, with norm(u) =
@@ -34,8 +34,8 @@ class PolyNorm(ExactNorm):
 
     Source:
         Z. Zhuo, Y. Wang, Y. Zeng, X. Li, X. Zhou and J. Ma, "Polynomial Composition Activations: Unleashing the
-        Dynamics of Large Language Models", 2024, arXiv:2411.03884. The weights begin at 1/3 and the bias at 0 as in the
-        authors' code, which has the weight of the highest power first; Liger-Kernel begins with a bias of 1. The
+        Dynamics of Large Language Models", 2024, arXiv:2411.03884. The weights start at 1/3 and the bias at 0, as in
+        the authors' code, which has the weight of the highest power first; Liger-Kernel starts with a bias of 1. The
         paper's formula divides by lengths and has no bias.
 
     >>> import numpy as np, normzoo as nz
@@ -60,7 +60,7 @@ class PolyNorm(ExactNorm):
             one = unit(x, -1, eps ** (0.5 / power), power)
             v = x * one
             u = v**power
-            added = eps * one**power * one**power if eps else 0.0  # of an eps of 0, whatever the unit is
+            added = eps * one**power * one**power if eps else 0.0  # 0 for an eps of 0, whatever the unit is
             rstd = reciprocal(np.sqrt((u * u).sum(axis=-1, keepdims=True) / n + added))
             uhat = u * rstd
             y += w * uhat

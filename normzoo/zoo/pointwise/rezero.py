@@ -1,4 +1,4 @@
-"""ReZero: a residual connection whose branch has one learned factor, at first 0."""
+"""ReZero: a residual connection whose branch has one learned factor, which starts at 0."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ from normzoo.zoo.exact import ExactNorm
 
 
 class ReZero(ExactNorm):
-    """ReZero: a residual connection whose branch has one learned factor, at first 0.
+    """ReZero: a residual connection whose branch has one learned factor, which starts at 0.
 
     Formula:
         y = x + alpha * branch.
@@ -24,14 +24,14 @@ class ReZero(ExactNorm):
         alpha: (1,).
 
     Args:
-        alpha_init: the first alpha; 0 makes every block the identity at first.
+        alpha_init: initial value of alpha; with 0 every block starts as the identity.
         dtype: of alpha: float32, float64, float16 or bfloat16.
 
     Raises:
         ValueError: branch does not have x's shape. TypeError: x or branch is not a float array.
 
-    It takes x and the branch of x: y = norm(x, branch); `grads.branch` is the gradient of the branch, and that of x
-    leaves the branch out. It normalizes nothing, and stands where a block had its norm.
+    It is called with x and the branch of x: y = norm(x, branch). `grads.branch` is the gradient of the branch; that of
+    x does not include the branch. It normalizes nothing, and replaces the norm of a block.
 
     Source:
         T. Bachlechner, B. P. Majumder, H. H. Mao, G. W. Cottrell and J. McAuley, "ReZero is All You Need: Fast
@@ -53,7 +53,7 @@ class ReZero(ExactNorm):
         """y and what backward needs: see `Norm.forward`.
 
         Args:
-            branch: what the block computed from x; a float array of x's shape.
+            branch: output of the block's branch for x; a float array of x's shape.
         """
         return self.exactly(x, out, branch=branch)
 

@@ -1,4 +1,4 @@
-"""Max-norm clipping: every row of a weight array no longer than a limit."""
+"""Max-norm clipping: shorten the rows of a weight array that are longer than a limit."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,26 +13,26 @@ from normzoo.zoo.layer.lp_norm import length
 
 
 class MaxNorm(ExactNorm):
-    """Max-norm clipping: every row of a weight array no longer than a limit.
+    """Max-norm clipping: shorten the rows of a weight array that are longer than a limit.
 
     Formula:
         y = x * maxnorm / (norm + eps) where norm > maxnorm, and x itself elsewhere, with norm = sum(|x|^p)^(1/p) over
         all axes but `dim`.
 
     Shapes:
-        x, y: of any rank from 1; torch.renorm asks for 2.
+        x, y: any rank from 1; torch.renorm requires 2.
 
     Args:
-        p: order of the norm, above 0; infinity takes the largest value.
-        dim: the axis of the rows: every index along it has a norm.
-        maxnorm: the longest that a row may be, in the units of x.
+        p: order of the norm, above 0; infinity gives the largest absolute value.
+        dim: the axis of the rows: every index along it is one row.
+        maxnorm: the greatest length of a row, in the units of x.
         eps: added to the norm of a row that is shortened.
 
     Raises:
         ValueError: p, maxnorm or eps is out of range, or x has no axis `dim`. TypeError: x is not a float array.
 
-    The gradient is that of the formula, through the norm, as in PyTorch. The papers shorten weights after an update and
-    take no gradient; Keras multiplies rows below the limit by norm / (norm + eps) too.
+    The gradient is that of the formula, through the norm, as in PyTorch. The papers shorten weights after an update,
+    without a gradient; Keras also multiplies rows below the limit by norm / (norm + eps).
 
     Source:
         N. Srivastava, G. Hinton, A. Krizhevsky, I. Sutskever and R. Salakhutdinov, "Dropout: A Simple Way to Prevent
@@ -64,7 +64,7 @@ class MaxNorm(ExactNorm):
             return x, lambda dy: {"x": dy}
         axes = tuple(i for i in range(x.ndim) if i != self.dim % x.ndim)
         norm, slope = length(x, self.p, axes)
-        inside = norm <= self.maxnorm  # a norm of NaN is not
+        inside = norm <= self.maxnorm  # False for a norm of NaN
         inverse = 1 / (norm + self.eps)
         factor = np.where(inside, 1.0, self.maxnorm * inverse)
 

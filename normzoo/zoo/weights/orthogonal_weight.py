@@ -1,4 +1,4 @@
-"""Orthogonal weights: a weight matrix by the orthogonal one that a QR decomposition or a Cayley map makes of it."""
+"""Orthogonal weights: the orthogonal matrix that a QR decomposition or a Cayley map makes of a weight matrix."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,30 +16,31 @@ MAPS = ("qr", "cayley")
 
 
 class OrthogonalWeight(ExactNorm):
-    """Orthogonal weights: a weight matrix by the orthogonal one that a QR decomposition or a Cayley map makes of it.
+    """Orthogonal weights: the orthogonal matrix that a QR decomposition or a Cayley map makes of a weight matrix.
 
     Formula:
         W is x as a matrix of x.shape[0] rows; if it has more columns than rows, both are transposed.
-        "qr": y = Q, with W = Q R and the diagonal of R positive: the columns of W made orthonormal one after the other.
-        "cayley": y = the first columns of (I - A/2)^-1 (I + A/2), with A = L - L^T and L the lower triangle of W, with
-        columns of zeros to make it square.
+        "qr": y = Q, with W = Q R and the diagonal of R positive: the columns of W are orthonormalized one after
+        another.
+        "cayley": y = the first columns of (I - A/2)^-1 (I + A/2), with A = L - L^T and L the lower triangle of W,
+        extended by columns of zeros to a square.
         Either way y^T y = I for tall and square matrices, y y^T = I for wide ones.
 
     Shapes:
-        x, y: (rows, columns), or (rows, ...), whose other axes are the columns.
+        x, y: (rows, columns), or (rows, ...) with all other axes as the columns.
 
     Args:
-        orthogonal_map: "qr" or "cayley". The second keeps the values above the diagonal of W out of y, has gradients
-            everywhere, and solves equations with as many unknowns as the longer side of W.
+        orthogonal_map: "qr" or "cayley". For "cayley", y does not depend on the values above the diagonal of W,
+            gradients exist everywhere, and equations with as many unknowns as the longer side of W are solved.
 
     Raises:
-        ValueError: there is no such map; x has rank below 2 or, for "cayley", values beyond 2^500. TypeError: x is not
-            a float array.
+        ValueError: the map is unknown; x has rank below 2 or, for "cayley", values beyond 2^500. TypeError: x is not a
+            float array.
 
-    The gradient of "qr" where columns of W depend on each other does not exist: NaN. PyTorch has "cayley" (on the
-    parameter that it keeps without a base, use_trivialization=False) and takes x of higher rank for a batch of
-    matrices; its "householder" is another parametrization. Decompositions are LAPACK's: with hundreds of rows, the
-    last bits may depend on the number of its threads.
+    If columns of W are linearly dependent, the gradient of "qr" does not exist and is NaN. PyTorch has "cayley"
+    (without a base, use_trivialization=False) and treats x of higher rank as a batch of matrices; its "householder" is
+    another parametrization. Decompositions are LAPACK's: with hundreds of rows, the last bits may depend on the number
+    of its threads.
 
     Source:
         F. Mezzadri, "How to generate random matrices from the classical compact groups", 2006, arXiv:math-ph/0609050

@@ -1,4 +1,4 @@
-"""Spectral normalization: a weight matrix by its largest singular value."""
+"""Spectral normalization: divide a weight matrix by its largest singular value."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,38 +14,39 @@ from normzoo.passes.saved import Pull, Saved
 from normzoo.statistics.running_state import RunningState
 from normzoo.zoo.exact import ExactNorm, Update
 
-SET_UP = 15  # iterations from random vectors, as in PyTorch
+SET_UP = 15  # number of iterations for random vectors, as in PyTorch
 
 
 class SpectralNorm(ExactNorm):
-    """Spectral normalization: a weight matrix by its largest singular value.
+    """Spectral normalization: divide a weight matrix by its largest singular value.
 
     Formula:
-        y = x / sigma, with sigma = u . (W v), W the matrix of x with `dim` along its rows and all other axes along its
-        columns. In training, n_power_iterations times u = W v and v = W^T u, each by its length (or eps, if longer),
-        come first. With `exact`, u and v are the singular vectors themselves.
-        The gradient takes u and v for constants; at the singular vectors it is that of the singular value (where that
-        is not simple, one of its subgradients).
+        y = x / sigma, with sigma = u . (W v) and W the matrix of x with `dim` as its rows and all other axes as its
+        columns. In training, n_power_iterations steps u = W v, v = W^T u come first, each divided by its length (or
+        eps, if larger). With `exact`, u and v are the singular vectors themselves. The gradient treats u and v as
+        constants; at the singular vectors it is that of the singular value (or one of its subgradients, if the singular
+        value is not simple).
 
     Shapes:
         x, y: `shape`. u: (rows,). v: (columns,). x of rank 1 is divided by its length (or eps), without u and v.
 
     Args:
-        shape: of x, an integer or a tuple.
-        n_power_iterations: 1 or more, at each call in training.
-        eps: the least length that u and v are divided by.
-        dim: the axis of the outputs; for a transposed convolution 1.
-        exact: whether sigma is found by a singular value decomposition (LAPACK's), without state.
-        seed: of the first u and v, which are random unit vectors.
-        dtype: of u and v: float32, float64, float16 or bfloat16.
+        shape: shape of x, an integer or a tuple.
+        n_power_iterations: 1 or more, in each call in training.
+        eps: the smallest length that u and v are divided by.
+        dim: the axis of the outputs; 1 for a transposed convolution.
+        exact: True: sigma is computed by a singular value decomposition (LAPACK's), without state.
+        seed: random seed of the initial u and v, which are unit vectors.
+        dtype: dtype of u and v: float32, float64, float16 or bfloat16.
 
     Raises:
         ValueError: x has another shape. TypeError: x is not a float array. Nothing has changed then.
 
-    PyTorch keeps u and v as _u and _v (weight_u and weight_v in its older form), and iterates 15 times when the norm is
-    set up with a weight. Here the first x is that weight: u and v that are still the random ones are iterated 15 times
-    more, in evaluation too, which does not keep them. `iterate(x)` sets them up, or brings them nearer. In PyTorch, as
-    in the paper, an x of zeros gives NaN; here it gives zeros. Keras and Flax keep u alone and iterate from it.
+    PyTorch names u and v _u and _v (weight_u and weight_v in its older form), and iterates 15 times when the norm is
+    created for a weight. Here the first x is that weight: while u and v are the initial random ones, 15 more iterations
+    are run, also in evaluation, which does not keep the result. `iterate(x)` runs iterations and keeps their result. In
+    PyTorch, as in the paper, an x of zeros gives NaN; here it gives zeros. Keras and Flax keep only u and iterate from
+    it.
 
     Source:
         T. Miyato, T. Kataoka, M. Koyama and Y. Yoshida, "Spectral Normalization for Generative Adversarial Networks",
@@ -84,7 +85,7 @@ class SpectralNorm(ExactNorm):
         self._random = {name: a.copy() for name, a in self.buffers.items()}
 
     def iterate(self, x: Array, n_power_iterations: int = SET_UP) -> None:
-        """Bring u and v nearer to the singular vectors of x."""
+        """Move u and v closer to the singular vectors of x."""
         check_array(self, "x", x)
         check_parameter(self, "x", x, self.shape)
         n_power_iterations = check_size(self, "n_power_iterations", n_power_iterations)
@@ -101,7 +102,7 @@ class SpectralNorm(ExactNorm):
         """See `Norm.forward`.
 
         Args:
-            update_stats: False leaves u and v as they are; y is the same.
+            update_stats: False leaves u and v unchanged; y is the same.
         """
         return self.exactly(x, out, update_stats=update_stats)
 
@@ -162,7 +163,7 @@ class SpectralNorm(ExactNorm):
 
 
 def leading(w: Array) -> tuple[Array, Array]:
-    """The singular vectors of the largest singular value; NaN where w is not finite."""
+    """The singular vectors of the largest singular value; NaN if w is not finite."""
     if not np.isfinite(w).all():
         return np.full(w.shape[0], np.nan), np.full(w.shape[1], np.nan)
     left, _, right = np.linalg.svd(w, full_matrices=False)

@@ -1,4 +1,4 @@
-"""Weight normalization: every row of a weight array as a length times a direction."""
+"""Weight normalization: every row of a weight array is the product of a length and a direction."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from normzoo.passes.view import Axes
 
 
 class WeightNorm(Norm):
-    """Weight normalization: every row of a weight array as a length times a direction.
+    """Weight normalization: every row of a weight array is the product of a length and a direction.
 
     Formula:
         y = x / sqrt(sum(x^2) + eps) * weight, with the sum over all axes but `dim`. A row of zeros gives zeros, and its
@@ -23,19 +23,19 @@ class WeightNorm(Norm):
 
     Shapes:
         x, y: `shape`. x is the direction v of the paper and y the weight that the layer uses.
-        weight: the lengths, g in the paper, of x's rank with 1 for every axis but `dim`; () where dim is None.
+        weight: the lengths, g in the paper, of x's rank with size 1 for every axis but `dim`; () if dim is None.
 
     Args:
-        shape: of x, an integer or a tuple.
-        dim: the axis of x with a length for every index, usually that of the outputs; None is one length for all.
+        shape: shape of x, an integer or a tuple.
+        dim: the axis of x with one length per index, usually that of the outputs; None means a single length.
         eps: added to the sum of squares.
         dtype: of the lengths: float32, float64, float16 or bfloat16.
 
     Raises:
         ValueError: x has another shape. TypeError: x is not a float array.
 
-    Lengths are 1 at first; after `match(v)`, norm(v) is v, which is how PyTorch starts. In a PyTorch state, `weight` is
-    parametrizations.weight.original0 (formerly weight_g) and x is original1 (weight_v). There, as in the paper, is no
+    Lengths start at 1; after `match(v)`, norm(v) is v, which is how PyTorch starts. In a PyTorch state, `weight` is
+    parametrizations.weight.original0 (formerly weight_g) and x is original1 (weight_v). PyTorch, like the paper, has no
     eps, a row of zeros gives NaN, and dim=-1 means None; Flax adds 1e-12 and has its outputs on the last axis.
 
     Source:
@@ -64,7 +64,7 @@ class WeightNorm(Norm):
 
     @quiet
     def match(self, x: Array) -> None:
-        """Make the lengths those of x, so that norm(x) is x."""
+        """Set the lengths to those of x, so that norm(x) is x."""
         check_array(self, "x", x)
         _, stats, _ = normalize(Form(self, self.axes(x), self.moments, self.eps or 0.0), x, None, None, keep=False)
         self.params["weight"][...] = root(stats, self.eps or 0.0).reshape(self._shape)

@@ -1,4 +1,4 @@
-"""Weight standardization: every filter of a weight array by its mean and variance, and its scaled form."""
+"""Weight standardization: normalize every filter of a weight array by its mean and variance; and a scaled form."""
 
 from typing import Any
 
@@ -15,23 +15,23 @@ from normzoo.passes.view import Axes
 
 
 class WeightStandardization(Norm):
-    """Weight standardization: every filter of a weight array by its mean and variance.
+    """Weight standardization: normalize every filter of a weight array by its mean and variance.
 
     Formula:
         y = (x - mean) / sqrt(var + eps), with mean and (biased) var over all axes but `dim`.
 
     Shapes:
-        x, y: of any rank from 1; (outputs, inputs, height, width) for a convolution.
+        x, y: any rank from 1; (outputs, inputs, height, width) for a convolution.
 
     Args:
-        dim: the axis of the outputs, whose every index has a mean and a variance.
+        dim: the axis of the outputs; every index along it has its own mean and variance.
         eps: added to the variance, in the units of x squared.
 
     Raises:
         ValueError: x has no axis `dim`. TypeError: x is not a float array.
 
     The authors' code adds 1e-5 to an unbiased standard deviation; timm adds 1e-6 and Big Transfer 1e-10 to the biased
-    variance, which is done here.
+    variance, as is done here.
 
     Source:
         S. Qiao, H. Wang, C. Liu, W. Shen and A. Yuille, "Micro-Batch Training with Batch-Channel Normalization and
@@ -54,19 +54,19 @@ class WeightStandardization(Norm):
 
 
 class ScaledWeightStandardization(Norm):
-    """Scaled weight standardization: every filter to mean 0 and length 1, times a gain, as in networks without norms.
+    """Scaled weight standardization: every filter gets mean 0 and length 1, times a gain, for networks without norms.
 
     Formula:
         y = (x - mean) / sqrt(max(var * fan_in, eps)) * gamma * weight, with mean and (biased) var over all axes but
-        `dim`, and fan_in values in each.
+        `dim`, and fan_in the number of values in each filter.
 
     Shapes:
         x, y: (num_features, ...), for a convolution (outputs, inputs, height, width).
         weight: (num_features,), the gain.
 
     Args:
-        num_features: how many outputs.
-        eps: the least var * fan_in, in the units of x squared.
+        num_features: number of outputs.
+        eps: the smallest var * fan_in, in the units of x squared.
         gain: whether there is a weight.
         gamma: a fixed factor for the activation that follows, 1.7139588594436646 for ReLU.
         dim: the axis of the outputs.
@@ -75,8 +75,8 @@ class ScaledWeightStandardization(Norm):
     Raises:
         ValueError: x has another size along `dim`. TypeError: x is not a float array.
 
-    The NFNets' code, whose eps of 1e-4 is the default, has gamma in the activations; timm has it here and adds an eps
-    of 1e-6 to the variance.
+    The NFNets' code, whose eps of 1e-4 is the default, has gamma in the activations; timm has it in the weights, as
+    here, and adds an eps of 1e-6 to the variance.
 
     Source:
         A. Brock, S. De and S. L. Smith, "Characterizing signal propagation to close the performance gap in unnormalized

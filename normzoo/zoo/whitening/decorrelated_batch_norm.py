@@ -1,4 +1,4 @@
-"""Decorrelated batch normalization: groups of channels whitened over the batch and all positions by eigenvectors."""
+"""Decorrelated batch normalization: whiten groups of channels over the batch and all positions by eigenvectors."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from normzoo.zoo.whitening.whitening import BatchWhitening
 
 
 class DecorrelatedBatchNorm(BatchWhitening):
-    """Decorrelated batch normalization: groups of channels whitened over the batch and all positions by eigenvectors.
+    """Decorrelated batch normalization: whiten groups of channels over the batch and all positions by eigenvectors.
 
     Formula:
         y = W (x - mean) * weight + bias, with W = (covariance + eps I)^(-1/2) = D diag(1 / sqrt(lambda + eps)) D^T
         (ZCA) for each group of num_channels neighbouring channels, mean and (biased) covariance over all other axes.
         In training these are the batch's, and running = (1 - momentum) * running + momentum * new for mean and W; in
-        evaluation they are the running ones, and constants of the gradient.
+        evaluation they are the running ones, and constants in the gradient.
 
     Shapes:
         x, y: (N, C), (N, C, L), (N, C, H, W), ... any rank from 2; with channel_axis=-1, (N, ..., C).
@@ -24,22 +24,22 @@ class DecorrelatedBatchNorm(BatchWhitening):
 
     Args:
         num_features: C.
-        num_channels: channels of a group, at most C; divides C.
+        num_channels: channels per group, at most C; divides C.
         eps: added to the variances, in the units of x squared; above 0 where batch statistics are used.
         momentum: weight of the new value in the running statistics, 0 to 1; None averages all batches equally.
         affine, bias, channel_axis, dtype: see `BatchNorm`.
 
     Raises:
-        ValueError: x has another number of channels or rank below 2; one value a channel, or eps of 0, where batch
+        ValueError: x has another number of channels or rank below 2; one value per channel, or eps of 0, where batch
             statistics are used. TypeError: x is not a float array. Nothing has changed then.
 
-    Equal eigenvalues do no harm to the gradient. Defaults are those of the authors' PyTorch code, whose last group may
-    be smaller than the others. Eigenvectors are LAPACK's: with hundreds of channels a group, the last bits may depend
-    on the number of its threads.
+    The gradient is correct for equal eigenvalues, too. Defaults are those of the authors' PyTorch code, whose last
+    group may be smaller than the others. Eigenvectors are LAPACK's: with hundreds of channels per group, the last bits
+    may depend on the number of its threads.
 
     Source:
         L. Huang, D. Yang, B. Lang and J. Deng, "Decorrelated Batch Normalization", 2018, arXiv:1804.08450. With
-        num_channels=1 it is BatchNorm, but for the running variance.
+        num_channels=1 it is BatchNorm, except for the running variance.
 
     >>> import numpy as np, normzoo as nz
     >>> y = nz.DecorrelatedBatchNorm(2, eps=1e-9)(np.array([[1, 0], [-1, 0], [1, 1], [-1, -1]], np.float32))

@@ -1,4 +1,4 @@
-"""Group whitening: the groups of channels of every sample decorrelated from each other."""
+"""Group whitening: decorrelate the groups of channels of every sample from each other."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,12 +15,12 @@ from normzoo.zoo.whitening.whitening import affine, whitened
 
 
 class GroupWhitening(ExactNorm):
-    """Group whitening: the groups of channels of every sample decorrelated from each other.
+    """Group whitening: decorrelate the groups of channels of every sample from each other.
 
     Formula:
-        y = W (x - mean) * weight + bias, where x is, for each sample, a matrix with a row for each group of C /
-        num_groups neighbouring channels, which holds their values at all positions; mean and (biased) covariance are
-        those of the rows, and W = (covariance + eps I)^(-1/2), by T of `IterNorm`'s iterations or by eigenvectors.
+        y = W (x - mean) * weight + bias, where each sample x is a matrix with one row per group of C / num_groups
+        neighbouring channels, with their values at all positions. Mean and (biased) covariance are those of the rows,
+        and W = (covariance + eps I)^(-1/2), by T of `IterNorm`'s iterations or by eigenvectors.
 
     Shapes:
         x, y: (N, C), (N, C, L), (N, C, H, W), ...; with channel_axis=-1, (N, ..., C).
@@ -28,16 +28,18 @@ class GroupWhitening(ExactNorm):
 
     Args:
         num_features: C.
-        num_groups: how many groups; divides C. Below the number of values in a group, or the rows depend on each other.
-        T: iterations, 0 or more; None takes eigenvectors (ZCA).
+        num_groups: number of groups; divides C. It should be below the number of values in a group, or the rows are
+            linearly dependent.
+        T: number of iterations, 0 or more; None uses eigenvectors (ZCA).
         eps: added to the variances, in the units of x squared; above 0.
         affine, bias, channel_axis, dtype: see `BatchNorm`.
 
     Raises:
-        ValueError: x has another number of channels or one value a group; eps is 0. TypeError: x is not a float array.
+        ValueError: x has another number of channels or one value per group; eps is 0. TypeError: x is not a float
+            array.
 
-    Defaults are those of the authors' code, which for iterations ignores its eps, and takes fewer groups where there
-    are fewer channels.
+    Defaults are those of the authors' code, which ignores its eps with iterations, and uses fewer groups if there are
+    fewer channels.
 
     Source:
         L. Huang, Y. Zhou, L. Liu, F. Zhu and L. Shao, "Group Whitening: Balancing Learning Efficiency and

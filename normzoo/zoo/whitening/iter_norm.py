@@ -1,4 +1,4 @@
-"""Iterative normalization: groups of channels whitened over the batch and all positions by Newton's iterations."""
+"""Iterative normalization: whiten groups of channels over the batch and all positions by Newton's iterations."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from normzoo.zoo.whitening.whitening import BatchWhitening
 
 
 class IterNorm(BatchWhitening):
-    """Iterative normalization: groups of channels whitened over the batch and all positions by Newton's iterations.
+    """Iterative normalization: whiten groups of channels over the batch and all positions by Newton's iterations.
 
     Formula:
         y = W (x - mean) * weight + bias, with S = covariance + eps I for each group of neighbouring channels, P_0 = I,
         P_k+1 = (3 P_k - P_k^3 S / tr(S)) / 2 and W = P_T / sqrt(tr(S)), mean and (biased) covariance over all other
         axes. In training these are the batch's, and running = (1 - momentum) * running + momentum * new for mean and
-        W; in evaluation they are the running ones, and constants of the gradient.
+        W; in evaluation they are the running ones, and constants in the gradient.
 
     Shapes:
         x, y: (N, C), (N, C, L), (N, C, H, W), ... any rank from 2; with channel_axis=-1, (N, ..., C).
@@ -24,19 +24,19 @@ class IterNorm(BatchWhitening):
 
     Args:
         num_features: C.
-        num_groups: how many groups; divides C.
-        num_channels: channels of a group, instead of num_groups; divides C.
-        T: iterations, 0 or more. Directions of small variance are whitened least.
+        num_groups: number of groups; divides C.
+        num_channels: channels per group, instead of num_groups; divides C.
+        T: number of iterations, 0 or more. Directions of small variance need more of them.
         eps: added to the variances, in the units of x squared; above 0 where batch statistics are used.
         momentum: weight of the new value in the running statistics, 0 to 1; None averages all batches equally.
         affine, bias, channel_axis, dtype: see `BatchNorm`.
 
     Raises:
-        ValueError: x has another number of channels or rank below 2; one value a channel, or eps of 0, where batch
+        ValueError: x has another number of channels or rank below 2; one value per channel, or eps of 0, where batch
             statistics are used. TypeError: x is not a float array. Nothing has changed then.
 
-    The gradient goes through the iterations, which are run in a form that stays stable for any T: the authors' code
-    loses all digits where the channels depend on each other and T is large. Defaults are those of that code, which
+    The gradient goes through the iterations, which are computed in a form that is stable for any T: the authors' code
+    loses all digits if the channels are linearly dependent and T is large. Defaults are those of that code, which
     halves a num_channels that does not divide C until it does.
 
     Source:

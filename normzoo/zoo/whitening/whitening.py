@@ -1,5 +1,5 @@
-"""Whitening: what the norms that decorrelate share. Their statistics are matrices, so they are outside the algebra:
-NumPy, float64 inside, on every backend."""
+"""Whitening: the parts that norms which decorrelate channels share. Their statistics are matrices, which the backends
+do not compute: NumPy, in float64, on every backend."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -19,12 +19,12 @@ Back = Callable[[Array], Array]
 
 
 class BatchWhitening(ExactNorm):
-    """Groups of channels, each decorrelated over the batch and all positions: what `DecorrelatedBatchNorm` and
-    `IterNorm` share. Buffers: running_mean (C,), the running whitening matrices, and num_batches_tracked."""
+    """Base class of `DecorrelatedBatchNorm` and `IterNorm`: groups of channels, each decorrelated over the batch and
+    all positions. Buffers: running_mean (C,), the running whitening matrices, and num_batches_tracked."""
 
     counts_empty: ClassVar[bool] = True
 
-    matrix: ClassVar[str]  # the buffer of the whitening matrices, (groups, channels of a group, the same)
+    matrix: ClassVar[str]  # name of the buffer of whitening matrices, (groups, channels per group, channels per group)
     iterations: int | None = None  # see `whitened`
 
     running_mean = entry("buffers", "running_mean")
@@ -55,11 +55,11 @@ class BatchWhitening(ExactNorm):
 
     @property
     def num_batches_tracked(self) -> Array:
-        """How many training batches were seen, int64 of shape ()."""
+        """Number of training batches seen, int64 of shape ()."""
         return self.buffers["num_batches_tracked"]
 
     def reset_running_stats(self) -> None:
-        """Forget all batches: mean 0, whitening by the identity, count 0."""
+        """Forget all batches: mean 0, identity whitening matrices, count 0."""
         one = np.broadcast_to(np.eye(self.num_channels), (self.num_groups, self.num_channels, self.num_channels))
         new = [one if name == self.matrix else np.zeros(a.shape) for name, a in self.buffers.items()]
         RunningState(*self.buffers.values()).replace(lambda *old: new)
@@ -117,7 +117,8 @@ class BatchWhitening(ExactNorm):
 
 
 def affine(xhat: Array, params: Mapping[str, Array], axis: int, back: Back) -> tuple[Array, Pull]:
-    """xhat * weight + bias by channels on `axis`, of what `params` has, and the function from dy to the gradients."""
+    """xhat * weight + bias, with those of both that `params` has, by channels on `axis`; and the function from dy to
+    the gradients."""
     shape = tuple(-1 if i == axis else 1 for i in range(xhat.ndim))
     along = tuple(1 if i != axis else size for i, size in enumerate(xhat.shape))
     y = xhat * params["weight"].reshape(shape) if "weight" in params else xhat
@@ -136,7 +137,7 @@ def affine(xhat: Array, params: Mapping[str, Array], axis: int, back: Back) -> t
 
 
 def product(a: Array, b: Array) -> Array:
-    """Matrix products along the last two axes; the bits do not depend on the number of threads, as those of BLAS do."""
+    """Matrix products along the last two axes; unlike those of BLAS, bit-identical for any number of threads."""
     return np.einsum("...ij,...jk->...ik", a, b)
 
 
@@ -146,12 +147,12 @@ def transposed_product(a: Array, b: Array) -> Array:
 
 
 def whitened(
-    v: Array,  # (sets, d, m): m samples of d variables, set by set
+    v: Array,  # (sets, d, m): m samples of d variables per set
     eps: float,
-    iterations: int | None,  # Newton's, or None for eigenvectors
+    iterations: int | None,  # number of Newton iterations, or None for eigenvectors
 ) -> tuple[Array, Array, Array, Back]:
-    """(xhat, mean, matrix, back): xhat = matrix (v - mean), with matrix = (covariance + eps I)^(-1/2), and the function
-    from the gradient of xhat to that of v."""
+    """(xhat, mean, matrix, back): xhat = matrix (v - mean), with matrix = (covariance + eps I)^(-1/2); back is the
+    function from the gradient of xhat to that of v."""
     if v.size == 0:
         return v, np.zeros(v.shape[:2]), np.broadcast_to(np.eye(v.shape[1]), (len(v), v.shape[1], v.shape[1])), np.copy
     one = unit(v, (1, 2), eps**0.5)
@@ -174,8 +175,8 @@ def whitened(
 def by_eigenvectors(covariance: Array, eps: Array) -> tuple[Array, Back]:
     """(covariance + eps I)^(-1/2) by eigenvectors, and the function from its gradient to that of the covariance.
 
-    With r the roots of the eigenvalues, the derivative divides by r_i r_j (r_i + r_j), where that of eigenvectors
-    divides by differences of eigenvalues: equal ones do no harm."""
+    With r the square roots of the eigenvalues, the derivative divides by r_i r_j (r_i + r_j), whereas that of the
+    eigenvectors divides by differences of eigenvalues: equal eigenvalues are no problem."""
     finite = np.isfinite(covariance.sum(axis=2)).all(axis=1, keepdims=True)
     values, vectors = np.linalg.eigh(np.where(finite[..., None], covariance, np.eye(covariance.shape[1])))
     root = np.where(finite, np.sqrt(np.maximum(values, 0.0) + eps[:, 0]), np.nan)
@@ -186,16 +187,17 @@ def by_eigenvectors(covariance: Array, eps: Array) -> tuple[Array, Back]:
         inner = np.divide(along, -(i * j * (i + j)), out=np.zeros_like(along), where=i * j != 0)
         return product(product(vectors, inner), vectors.swapaxes(1, 2))
 
-    # a root of 0 is that of a direction without values, beside values so far from 1 that eps is nothing
+    # a root is 0 for a direction without variance, beside values so large that eps vanishes
     scaled = np.divide(vectors, j, out=np.zeros_like(vectors), where=np.broadcast_to(j != 0, vectors.shape))
     return transposed_product(scaled, vectors), back
 
 
 def by_newton(covariance: Array, eps: Array, iterations: int) -> tuple[Array, Back]:
-    """The same by Newton's iterations p = (3 p - p^3 s) / 2 from the identity, with s the matrix by its trace.
+    """(covariance + eps I)^(-1/2) by Newton's iterations p = (3 p - p^3 s) / 2 from the identity; s is the matrix over
+    its trace.
 
-    They are run as p = f p, q = q f with f = (3 - p q) / 2 and q = p s. In exact arithmetic that is the same, but p
-    alone loses all digits after it has converged: its rounding errors do not commute with s, and grow."""
+    They are computed as p = f p, q = q f with f = (3 - p q) / 2 and q = p s, which is the same in exact arithmetic. But
+    p alone loses all digits after it has converged: its rounding errors do not commute with s, and grow."""
     one = np.eye(covariance.shape[1])
     sigma = covariance + eps * one
     inverse = reciprocal(np.trace(sigma, axis1=1, axis2=2)[:, None, None])

@@ -1,4 +1,4 @@
-"""How Numba compiles kernels and where machine code is kept on disk.
+"""Compilation of kernels by Numba, and the disk cache of machine code.
 
-It imports Numba and llvmlite, and nothing else of the package. Never what a kernel computes.
+It imports Numba and llvmlite, and nothing else of the package. It never knows what a kernel computes.
 """

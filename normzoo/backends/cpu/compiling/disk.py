@@ -1,8 +1,8 @@
-"""Compiled kernels on disk: a cache that notices every edit.
+"""The disk cache of compiled kernels, which detects every edit of their sources.
 
-Numba's looks at one source file and its date, so an edit to a helper in another file would silently keep the old
-machine code, and a copy with other dates would be compiled anew: here a digest of all kernel sources, `SOURCE`, is what
-a cache is fresh by.
+Numba's own cache checks the date of one source file. An edit of a helper in another file would silently keep the old
+machine code, and a copy of the files with other dates would be compiled again. Here a cached kernel is valid if the
+digest of all kernel sources, `SOURCE`, is the same.
 """
 
 import contextlib
@@ -34,16 +34,16 @@ def _digest(data: bytes) -> int:
 
 
 def _source(name: str) -> str | None:
-    """A module's source or, where a program was frozen without sources, its bytecode; None where there is neither."""
+    """A module's source or, in a program frozen without sources, its bytecode; None if there is neither."""
     loader: Any = getattr(find_spec(name), "loader", None)
     try:
         return loader.get_source(name) or _text(loader.get_code(name))
-    except (AttributeError, ImportError, OSError):  # such as an extension module
+    except (AttributeError, ImportError, OSError):  # for example, an extension module
         return None
 
 
 def _text(constant: Any) -> str:
-    """Code, and the constants in it, as text that is the same in every process."""
+    """Code and its constants, as text that is the same in every process."""
     if isinstance(constant, CodeType):
         constant = constant.co_code, constant.co_names, constant.co_consts
     if isinstance(constant, tuple):
@@ -52,7 +52,7 @@ def _text(constant: Any) -> str:
 
 
 def _modules(package: str) -> Iterator[str]:
-    """Its modules and those of the folders in it."""
+    """The names of all modules in a package, including nested ones."""
     for found in pkgutil.iter_modules(import_module(package).__path__, f"{package}."):
         yield found.name
         if found.ispkg:
@@ -60,7 +60,8 @@ def _modules(package: str) -> Iterator[str]:
 
 
 def _digest_of_sources() -> int | None:
-    """Of all kernel files and of the compilers; None where a file cannot be read: an edit of it would not be seen."""
+    """The digest of all kernel files and compilers; None if a file cannot be read, as edits of it would go
+    unnoticed."""
     names = list(_modules(PACKAGE))
     found = [_source(name) for name in sorted(names)]
     if __name__ not in names or None in found:
@@ -71,19 +72,21 @@ def _digest_of_sources() -> int | None:
 SOURCE = _digest_of_sources()
 
 
-lost: list[str] = []  # why kernels that this process compiled were not kept
+lost: list[str] = []  # reasons why kernels that this process compiled were not stored
 
 
 def _lose(why: str) -> None:
-    """Said once: each process compiles again, which takes seconds, but its results are right."""
+    """Record the reason, and log the first one: each process then compiles again, which takes seconds, but results are
+    right."""
     if not lost:
-        logging.getLogger("normzoo").warning("normzoo: compiled kernels are not kept on disk: %s", why)
+        logging.getLogger("normzoo").warning("normzoo: compiled kernels are not stored on disk: %s", why)
     lost.append(why)
 
 
 class Cache:
-    """A kernel's files on disk, one for each signature. A name says all that the code depends on, so there is no index,
-    which processes that compile at once would write over; and it is short, as some file systems want it."""
+    """A kernel's files on disk, one per signature. The file name identifies everything that the code depends on; so
+    there is no index file, which processes that compile at the same time could overwrite. Names are short, as some file
+    systems require."""
 
     def __init__(self, function: Callable) -> None:
         self._name = f"{function.__module__}.{function.__qualname__}"
@@ -101,9 +104,9 @@ class Cache:
             path = os.path.join(place, name)
             try:
                 return optional.read(place, name, target_context)
-            except (OSError, MemoryError):  # there is no such file, most often
+            except (OSError, MemoryError):  # usually there is no such file
                 continue
-            except Exception:  # what is in a broken file may raise anything
+            except Exception:  # a corrupt file may raise anything
                 with contextlib.suppress(OSError):
                     os.unlink(path)
         return None
@@ -120,18 +123,18 @@ class Cache:
             try:
                 optional.written(place, self._file(sig, compiled.codegen), compiled)
                 self._remove_others(place)
-            except Exception as error:  # a full disk, or another Numba
+            except Exception as error:  # a full disk, or an unknown Numba version
                 _lose(f"{place}: {error or type(error).__name__}")
 
     def flush(self) -> None:
-        """Numba calls this where a function is to be compiled anew: what is on disk is as good."""
+        """Numba calls this before it compiles a function again; files on disk stay valid."""
 
     def _file(self, sig: Any, codegen: Any) -> str:
         key = repr((self._name, sig, optional.codegen_key(codegen)))
         return f"{self._prefix}{SOURCE or 0:x}-{_digest(key.encode()):x}{self._python}"
 
     def _remove_others(self, place: str) -> None:
-        """Files of other sources."""
+        """Remove the files of other versions of the sources."""
         own = f"{self._prefix}{SOURCE:x}-"
         for path in Path(place).glob(f"{glob.escape(self._prefix)}*{self._python}"):
             if not path.name.startswith(own):
@@ -144,10 +147,10 @@ def _given() -> str:
 
 @lru_cache(maxsize=16)
 def _places(given: str) -> list[str]:
-    """Directories that kernels may lie in, of which the first that can be written to gets new ones, as Numba's do: that
-    of NUMBA_CACHE_DIR, beside the sources, and the user's. Of an archive or a frozen program there is nothing beside
-    the sources. Each installation has a folder of its own, whose old kernels it removes; a frozen program, which may be
-    unpacked to another place each time, one for its sources."""
+    """Directories where kernels may be stored; new ones go into the first that can be written. As in Numba, these are
+    NUMBA_CACHE_DIR, the __pycache__ next to the sources, and the user's cache; an archive or a frozen program has no
+    directory next to its sources. Each installation has its own folder, from which it removes old kernels. A frozen
+    program, which may be unpacked to a different path each time, has one for its sources."""
     package, frozen = _absolute(sys.modules[PACKAGE].__path__[0]), getattr(sys, "frozen", False)
     own = f"normzoo_{(SOURCE or 0) if frozen else _digest(os.fsencode(package)):x}"
     beside = os.path.join(package, "__pycache__") if os.path.isdir(package) and not frozen else ""
@@ -157,7 +160,7 @@ def _places(given: str) -> list[str]:
 
 
 def _absolute(path: str) -> str:
-    """Wherever the program goes from here; "" where the path is of a working directory that is gone."""
+    """The absolute path; "" if the path is relative and the working directory was deleted."""
     try:
         return os.path.abspath(path)
     except OSError:
@@ -165,18 +168,18 @@ def _absolute(path: str) -> str:
 
 
 def _of_user() -> str:
-    """The user's cache of Numba; "" where there is none."""
+    """Numba's folder in the user's cache directory; "" if there is none."""
     place = optional.users_cache()
-    return place if os.path.isabs(place) else ""  # ~/.cache, of a user who has no home
+    return place if os.path.isabs(place) else ""  # "~/.cache", if the user has no home directory
 
 
 def cache_directory() -> str | None:
-    """Where kernels are kept on disk; None where no directory can be written to."""
+    """The directory where kernels are stored; None if no directory can be written."""
     return next(filter(_can_be_written, _places(_given())), None)
 
 
 def _readable() -> Iterator[str]:
-    """That directory and those before it, which somebody else may have filled: they are found, but not written to."""
+    """That directory and those before it, which another user may have filled: they are read, but not written."""
     for place in _places(_given()):
         yield place
         if _can_be_written(place):

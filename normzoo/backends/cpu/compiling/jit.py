@@ -1,6 +1,6 @@
-"""What makes a function a kernel, which Python calls, or a helper, which kernels are made of.
+"""Decorators: `kernel` for functions that Python calls, `helper` for functions that kernels call.
 
-The flags that a kernel closes over prune dead branches, and are part of its name.
+The flags in a kernel's closure are constants: they prune dead branches, and are part of its name.
 """
 
 from collections.abc import Callable
@@ -12,13 +12,13 @@ import numba
 from normzoo.backends.cpu.compiling.disk import Cache
 from normzoo.backends.cpu.numba_internals import optional, way
 
-# How Numba compiles what only compiled code calls: with no way in from Python or C, and no machine code of its own.
+# Options for functions that only compiled code calls: no entry point for Python or C, and no machine code.
 NO_WAY_IN: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 INNER = NO_WAY_IN | way.inlined
 
 
 def helper(function: Callable) -> Any:
-    """A function that is inlined into every kernel that calls it; itself where Numba is switched off."""
+    """A function that is inlined into every kernel that calls it; the function itself if Numba is switched off."""
     return function if _is_off() else way.jit(function, True, **NO_WAY_IN)
 
 
@@ -27,7 +27,7 @@ def _is_off() -> bool:
 
 
 def _flags(function: Callable) -> dict[str, Any]:
-    """What a kernel and its helpers close over, by name."""
+    """The values in the closures of a kernel and its helpers, by name."""
     found: dict[str, Any] = {}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         value = cell.cell_contents
@@ -36,11 +36,11 @@ def _flags(function: Callable) -> dict[str, Any]:
 
 
 def kernel(function: Callable | None = None, *, nogil: bool = True) -> Any:
-    """A function that Python calls, which lets other threads of Python run meanwhile.
+    """A function that Python calls; it releases the interpreter's lock while it runs.
 
-    Its flags are part of its name: Numba names machine code by the function's name, its types and a number of the
-    process. What two processes wrote to the disk cache may carry one number, and one name would be found for another
-    in a third.
+    Its flags become part of its name. Numba names machine code by function name, types and a number that is unique only
+    within the process. Two processes may write the same number to the disk cache, and a third process would take one
+    kernel for another.
     """
     if function is None:
         return partial(kernel, nogil=nogil)
@@ -55,5 +55,5 @@ def kernel(function: Callable | None = None, *, nogil: bool = True) -> Any:
 
 
 def plain(function: Any) -> Callable:
-    """The Python function of a helper or kernel; it is itself where NUMBA_DISABLE_JIT switches Numba off."""
+    """The Python function of a helper or kernel; with NUMBA_DISABLE_JIT, that is the function itself."""
     return getattr(function, "py_func", function)

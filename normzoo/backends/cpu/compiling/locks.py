@@ -1,4 +1,4 @@
-"""Compilations that nothing interrupts: neither Ctrl-C nor a fork."""
+"""Protection of compilations from interruption by Ctrl-C or a fork."""
 
 import contextlib
 import os
@@ -11,8 +11,8 @@ from normzoo.backends.cpu.numba_internals.optional import compilers_locks
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits until the end: one that ends Numba's work anywhere leaves its tables half filled, and no later
-    call would compile. What handles the signal, Python's KeyboardInterrupt or the user's own, runs after it."""
+    """Delay Ctrl-C until the end of the block: interrupting Numba leaves its tables incomplete, and no later call would
+    compile. The handler of the signal, Python's KeyboardInterrupt or the user's own, runs after the block."""
     handler = signal.getsignal(signal.SIGINT)
     arrived: list[tuple] = []
     if not callable(handler) or not _took_over(lambda *received: arrived.append(received)):
@@ -27,7 +27,8 @@ def uninterrupted() -> Iterator[None]:
 
 
 def _took_over(handler: Callable[..., None]) -> bool:
-    """Does this handle Ctrl-C now? Only the main thread of the main interpreter is interrupted, and may say by what."""
+    """Install this handler of Ctrl-C, if possible: only the main thread of the main interpreter receives it and may do
+    so."""
     if threading.current_thread() is not threading.main_thread():
         return False
     try:
@@ -38,8 +39,8 @@ def _took_over(handler: Callable[..., None]) -> bool:
 
 
 def _wait_for_compilers() -> None:
-    """A fork waits for what other threads compile: the child would find Numba's and LLVM's locks held for ever, and
-    their tables half filled."""
+    """Before a fork, wait for compilations in other threads: the child would inherit locks of Numba and LLVM that
+    nobody releases, and incomplete tables."""
     for lock in _LOCKS:
         lock.acquire()
 

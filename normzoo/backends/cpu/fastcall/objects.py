@@ -1,6 +1,6 @@
-"""Python's objects in compiled code: an object is its address, and these primitives read what lies there.
+"""Python objects in compiled code: an object is its address, and these primitives read its memory.
 
-Where the fields of objects lie is what NumPy's and Python's headers say; `is_as_expected` looks whether it is so.
+The offsets of fields are those in the headers of NumPy and Python; `is_as_expected` checks them.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ from normzoo.backends.cpu.numba_internals.needed import call_at, function_type, 
 from normzoo.backends.cpu.numba_internals.way import lower, typed
 from normzoo.backends.cpu.vector.lanes import Flat, Space, pointer
 
-HEAD = object.__basicsize__  # bytes before the fields of any object; its type is the last of them
+HEAD = object.__basicsize__  # bytes before the fields of any object; the pointer to its type is the last of them
 TYPE = HEAD - 8
 DATA, RANK, SIZES, DTYPE, FLAGS = (HEAD + offset for offset in (0, 8, 16, 40, 48))  # of an array
 VALUE = HEAD  # of a float
@@ -25,7 +25,7 @@ _INT = ir.IntType(64)
 
 
 class Object(types.Type):
-    """Numba type of any Python object: its address. One that is returned is a reference, or 0 and an exception."""
+    """Numba type of any Python object: its address. A returned one is a new reference, or 0 and an exception."""
 
     def __init__(self) -> None:
         super().__init__(name="object_address")
@@ -50,59 +50,59 @@ def _box_object(typ, address, c):
     return c.builder.inttoptr(address, c.pyapi.pyobj)
 
 
-# -- primitives. They have no meaning without machine code: with Numba switched off, there are no shortcuts
+# -- primitives. They have no NumPy equivalent: if Numba is switched off, there are no shortcuts
 
 
 def address_of(a):
-    """Where an object lies."""
+    """The address of an object."""
 
 
 def returned(address):
-    """A reference that is ours, for the caller."""
+    """Return a reference that we own to the caller."""
 
 
 def shared(address):
-    """A reference to what others hold, for the caller."""
+    """Return a new reference to an object that others hold."""
 
 
 def word(address):
-    """The 64 bits there."""
+    """The 64 bits at this address."""
 
 
 def half(address):
-    """The 32 bits there, with their sign."""
+    """The 32 bits at this address, as a signed integer."""
 
 
 def quarter(address):
-    """The 16 bits there, with their sign."""
+    """The 16 bits at this address, as a signed integer."""
 
 
 def put_word(address, bits):
-    """Write 64 bits there."""
+    """Write 64 bits to this address."""
 
 
 def number(address):
-    """The float64 there."""
+    """The float64 at this address."""
 
 
 def doubles(address):
-    """What lies there, as an array of float64."""
+    """The memory at this address, as an array of float64."""
 
 
 def place_of(a):
-    """Where the values of an array of a kernel lie; of a workspace, as long as it is `needed`."""
+    """The address of the values of a kernel's array; that of a workspace is valid while it is `needed`."""
 
 
 def needed(space):
-    """A workspace, of which only the place is known elsewhere, lives until here."""
+    """Keep a workspace alive until here, if only its address is used elsewhere."""
 
 
 def result_of(function, arguments):
-    """The address of what a Python function returns; 0 where it raised."""
+    """The address of the result of a Python function; 0 if it raised."""
 
 
 def run(code, owned, ints, places, scalars):
-    """Machine code of a kernel: `places` are where its arrays begin. Where it raises, `owned` is given up."""
+    """Run the machine code of a kernel: `places` are the addresses of its arrays. If it raises, `owned` is released."""
 
 
 typed(address_of, lambda a: types.int64)
@@ -175,7 +175,7 @@ def _place_of(context, builder, sig, args):
 
 @lower(needed, Space)
 def _needed(context, builder, sig, args):
-    return context.get_dummy_value()  # what counts references gives it up behind its last use
+    return context.get_dummy_value()  # reference counting releases it after its last use
 
 
 @lower(result_of, types.Integer, types.Integer)
@@ -187,7 +187,7 @@ def _result_of(context, builder, sig, args):
 @lower(run, types.Integer, types.Integer, types.BaseTuple, types.BaseTuple, types.BaseTuple)
 def _run(context, builder, sig, args):
     ints, places, scalars = (cgutils.unpack_tuple(builder, a) for a in args[2:])
-    flat = Flat(types.float32)  # of any dtype: a pointer is a pointer
+    flat = Flat(types.float32)  # for any dtype: all pointers are alike
     place = context.get_value_type(flat)
     taken = [*sig.args[2].types, *[flat] * len(places), *sig.args[4].types]
     given = [*ints, *(builder.inttoptr(p, place) for p in places), *scalars]
@@ -202,7 +202,7 @@ def _run(context, builder, sig, args):
 
 @lru_cache(maxsize=1)
 def is_as_expected() -> bool:
-    """Do the fields of objects lie where this file takes them to be?"""
+    """Are the fields of objects at the offsets that this file assumes?"""
     if ctypes.sizeof(ctypes.c_void_p) != ctypes.sizeof(ctypes.c_int64):
         return False
     a, value = np.zeros((3, 5), np.float32)[:2], 0.1
@@ -211,7 +211,7 @@ def is_as_expected() -> bool:
         (_field(a, TYPE), _field(value, TYPE)) == (id(np.ndarray), id(float))
         and _field(a, DATA) == a.__array_interface__["data"][0]
         and (_field(a, RANK, ctypes.c_int32), _field(a, DTYPE)) == (2, id(a.dtype))
-        and strides - sizes == 8 * a.ndim  # NumPy keeps them together
+        and strides - sizes == 8 * a.ndim  # NumPy allocates them together
         and tuple((ctypes.c_int64 * 2).from_address(sizes)) == a.shape
         and _field(a, FLAGS, ctypes.c_int32) == a.flags.num
         and _field(value, VALUE, ctypes.c_double) == value

@@ -1,9 +1,9 @@
-"""Small passes in one call from Python, which looks at the arrays, makes the result and runs the kernel.
+"""Small passes in one call from Python, which checks the arrays, allocates the result and runs the kernel.
 
-Of a pass over few values the kernel is the lesser part. It takes longer to ask each array for its shape, dtype and
-flags, which makes Python objects, and to make others to compare them with. Here compiled code reads what NumPy's arrays
-hold (`objects.py`) and compares it with a block of integers, that says what a plan is for. It keeps Python's lock
-meanwhile, so it is for what takes microseconds.
+In a pass over few values the kernel is the smaller part. Most of the time is spent on reading each array's shape, dtype
+and flags, which creates Python objects, and on creating others to compare them with. Here compiled code reads these
+fields from NumPy's arrays (`objects.py`) and compares them with a block of integers that describes a plan. It holds the
+interpreter's lock meanwhile, so it is only for passes of microseconds.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,32 +42,33 @@ from normzoo.backends.cpu.vector.workspaces import workspace
 from normzoo.backends.samples import SAMPLES
 from normzoo.backends.subnormals import LEAST
 
-READY, STATE = 0x101, 0x501  # flags: contiguous and aligned; of an array that may be written, too
+READY, STATE = 0x101, 0x501  # flags: contiguous and aligned; the second also writeable
 
-# -- the block: words that say what a plan is for
+# -- the block: words that describe a plan
 
 
-NONE, FLOAT, TINY, ONE, NEW, GIVEN, CODE, ONES, ZEROS, DIVISOR, CLAMP = range(11)  # where they stand in the block
+NONE, FLOAT, TINY, ONE, NEW, GIVEN, CODE, ONES, ZEROS, DIVISOR, CLAMP = range(11)  # indices in the block
 UPDATE, UNCOUNTED, CHANNELS, SETS, VALUES, INTS = range(11, 17)
-SEEN = INTS + 8  # of x, then of weight: bytes of a value or, where there is none, 0; and where some of them are
-KINDS = SEEN + 2 * (1 + SAMPLES)  # x (or dy), weight, bias, running mean and variance, number of batches
-AXES = 8  # sizes in a kind
-KIND = 4 + AXES  # words: type or 0 for None, rank, dtype, flags, sizes
+SEEN = INTS + 8  # for x, then for weight: bytes per value (0 if there is none), and byte offsets of the samples
+KINDS = SEEN + 2 * (1 + SAMPLES)  # kinds of x (or dy), weight, bias, running mean and variance, number of batches
+AXES = 8  # most axes of a kind
+KIND = 4 + AXES  # words: type (0 for None), rank, dtype, flags, sizes
 
 
 class Block(np.ndarray):
-    """The words, and what they have addresses of."""
+    """The words, and the objects to which they have addresses."""
 
     held: Any
 
 
 def bound(call: Callable, words: dict[int, Any], wanted: Sequence[tuple[Kind | None, int]]) -> Callable:
-    """Compiled code, with its block as the first argument.
+    """Compiled code, bound to its block as the first argument.
 
     Args:
-        words: what the block has at these places: integers, a list of them, numbers, and objects, of which it has the
-            address: that of the values of an array, and of the code of a kernel.
-        wanted: the kinds that arrays must be, of at most AXES axes, or None for None; and flags that they must have.
+        words: values of the block by index: integers, lists of them, floats, and objects, of which the block gets the
+            address: for an array that of its values, for a kernel that of its code.
+        wanted: the kinds that arrays must have, with at most AXES axes, or None for None; and the flags that they must
+            have.
     """
     block = np.zeros(KINDS + 6 * KIND, np.int64).view(Block)
     block.held = words, wanted
@@ -84,7 +85,7 @@ def bound(call: Callable, words: dict[int, Any], wanted: Sequence[tuple[Kind | N
             shape, dtype, _ = kind
             place = KINDS + KIND * i
             block[place : place + 4 + len(shape)] = id(np.ndarray), len(shape), id(dtype), flags, *shape
-    return MethodType(call, block)  # which Python calls in less time than a partial
+    return MethodType(call, block)  # Python calls this faster than a partial
 
 
 def _address(value: Any) -> int:
@@ -100,7 +101,7 @@ def field(block, i):
 
 @helper
 def is_kind(block, i, a):
-    """Is the object what kind i of the block says?"""
+    """Is the object of kind i in the block?"""
     kind = block + 8 * (KINDS + KIND * i)
     if word(kind) == 0:
         return a == field(block, NONE)
@@ -118,7 +119,7 @@ def is_kind(block, i, a):
 
 @helper
 def is_usual(block, eps):
-    """Is eps a float that a pass can take, in a thread that does not flush subnormal numbers?"""
+    """Is eps a float that a pass accepts, and does the thread not flush subnormal numbers?"""
     if field(block, FLOAT) != word(eps + TYPE) or number(block + 8 * TINY) * number(block + 8 * ONE) == 0.0:
         return False
     return number(eps + VALUE) >= 0.0 and number(eps + VALUE) < np.inf
@@ -126,7 +127,7 @@ def is_usual(block, eps):
 
 @helper
 def ints_of(block):
-    """No threads, dims and parameter_dims, as kernels take them first."""
+    """ALONE, dims and parameter_dims: the first arguments of kernels."""
     a = block + 8 * INTS
     return (
         ALONE, word(a), word(a + 8), word(a + 16), word(a + 24), word(a + 32), word(a + 40), word(a + 48), word(a + 56),
@@ -135,7 +136,7 @@ def ints_of(block):
 
 @helper
 def data_of(a):
-    """Where an array's values begin."""
+    """The address of an array's values."""
     return word(a + DATA)
 
 
@@ -149,7 +150,7 @@ def element(place, size):
 
 @helper
 def noted(seen, target, a):
-    """A few values of an array are written there."""
+    """Write the samples of an array to `target`."""
     size = word(seen)
     if size != 0:
         for i in range(SAMPLES):
@@ -158,7 +159,7 @@ def noted(seen, target, a):
 
 @helper
 def differs(seen, place, a):
-    """0 where they are the same as there."""
+    """0 if the samples of an array equal those at `place`."""
     size, other = word(seen), 0
     if size != 0:
         for i in range(SAMPLES):
@@ -168,14 +169,16 @@ def differs(seen, place, a):
 
 @helper
 def notes_of(block, kept):
-    """What the block has of x, and of weight, and where a few of their values are kept behind the statistics."""
+    """The sample offsets for x and weight in the block, and the addresses of their samples, after the statistics in
+    `kept`."""
     seen, place = block + 8 * SEEN, data_of(kept) + 24 * field(block, SETS)
     return seen, seen + 8 * (1 + SAMPLES), place, place + 8 * SAMPLES
 
 
 @cache
 def samples():
-    """A few values of x and weight, whose places are as in `SEEN` of a block, are written to `out`."""
+    """note_samples(x, weight, places, out): write the samples of x and weight to `out`; `places` is as `SEEN` of a
+    block."""
 
     @kernel(nogil=False)
     def note_samples(x, weight, places, out):
@@ -188,8 +191,8 @@ def samples():
 
 @cache
 def forward():
-    """The call of `Backend.forward_shortcut`: y, or None where something is not what the block is for; nothing was done
-    then. Where stats is None, they lie where nobody sees them."""
+    """The call of `Backend.forward_shortcut`: y, or None if an argument is not what the block describes; then nothing
+    was done. If stats is None, the statistics go to a private workspace."""
 
     @kernel(nogil=False)
     def forward_shortcut(block, x, weight, bias, eps, stats, running_mean, running_var, batches, momentum):
@@ -229,7 +232,7 @@ def forward():
 
 @cache
 def backward():
-    """As `forward`, of a pass back: dx. What the forward pass took, and the arrays to write to, are not looked at."""
+    """Like `forward`, for a backward pass: dx. Only dy, eps and the samples of x and weight are checked."""
 
     @kernel(nogil=False)
     def backward_shortcut(block, dy, x, stats, weight, eps, dweight, dbias):

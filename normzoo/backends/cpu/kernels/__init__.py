@@ -1,7 +1,7 @@
-"""The kernels, a file for each way of walking over a view: rows, columns, sets of few values, running statistics.
+"""The kernels, one file per way of processing a view: rows, columns, sets of few values, running statistics.
 
-`making.py` writes down what kernels take; what they hand to their parts are the records of `records.py`.
+`making.py` has the kernels' arguments; `records.py` has the records that they pass to their parts.
 
-They are written in the words of `vector` and share their turns through `parallel`; of the rest of the package they know
-`schedule.py` alone. Never Python objects, exceptions, or a choice between kernels: that is `code.py`'s.
+They are written with the primitives of `vector` and share their turns through `parallel`; of the rest of the package
+they only know `schedule.py`. No Python objects, no exceptions, no choice between kernels: that is made in `code.py`.
 """

@@ -1,10 +1,10 @@
-"""Kernels of the views whose last axis is kept (n == 1): a set (b, c) is m values, c apart; c runs along the lanes.
+"""Kernels of views whose last axis is kept (n == 1): a set (b, c) has m values, c apart; lanes run along c.
 
-They also serve short runs (n > 1 small): x is then seen as m rows of c*n columns, and the n columns of a set are folded
-after each was summed. A chunk of COLUMN_CHUNK rows is summed around the mean of those before, the first of a GROUP
-around that of its FIRST_ROWS rows; all by the shape alone, merged in order, in float64. A task walks a tile of columns,
-whose workspaces stay in the level-1 cache. Here a thread takes whole tiles; in `columns_split.py` threads share each
-column.
+They also serve short runs (n > 1 small): x is then viewed as m rows of c*n columns; each column is summed, and then the
+n columns of a set are merged. A chunk of COLUMN_CHUNK rows is summed relative to the mean of the earlier chunks, the
+first chunk of a GROUP relative to the mean of its FIRST_ROWS rows. All this depends only on the shape, and is merged in
+order, in float64. A task processes a tile of columns, whose workspaces stay in the level-1 cache. In this file a thread
+processes whole tiles; in `columns_split.py` threads share each column.
 """
 
 from functools import cache
@@ -42,8 +42,8 @@ FORMS = 6  # planes of `prepare`, in the computing type
 
 @helper
 def prepare(given, view, own, forms, flags):
-    """The four planes of `affine_of` for each column; and weight and bias, if a column has but one. With `folds` the
-    four of `affine_by`."""
+    """Compute the four planes of `affine_of` for each column, and its weight and bias, if it has only one of each. With
+    `folds`, the four planes of `affine_by`."""
     bs, _, c, n = given.dims
     _, _, pc, pn = given.parameter_dims
     x, weight, bias, stats, b = given.x, given.weight, given.bias, given.stats, own.b
@@ -70,7 +70,7 @@ def prepare(given, view, own, forms, flags):
                 w, v = load_n(weight, p, left), load_n(bias, p, left)
             if flags.folds:
                 scale, shift, fine, r = affine_by(mean, rstd, wide(w), wide(v), x)
-            k, room = to + j + i, own.last - j - i  # what is written too far is written again
+            k, room = to + j + i, own.last - j - i  # values written too far are overwritten later
             put_lanes(values, k, scale, room)
             put_lanes(values, k + step, shift, room)
             put_lanes(values, k + 2 * step, fine, room)
@@ -83,7 +83,7 @@ def prepare(given, view, own, forms, flags):
 
 @helper
 def four(planes, j, full, like):
-    """The lanes of the first four planes, as `held`."""
+    """The lanes of the first four planes, as in `held`."""
     values, to, step = planes
     k = to + j
     a, b = held(values, k, full, like), held(values, k + step, full, like)

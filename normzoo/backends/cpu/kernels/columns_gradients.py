@@ -1,8 +1,8 @@
-"""The backward pass of `columns.py`: dx, column sums and the parameters' gradients, a tile at a time.
+"""The backward pass of `columns.py`: dx, column sums and the gradients of the parameters, one tile at a time.
 
-As in rows_gradients.py, sums are around what some values that are spread over a column have in common, here of
-g = dy * weight where the weights vary along m (`spans_m`; blocks then collect the gradients of the parameters), else
-of dy, whose sums are the gradients.
+The sums of a column are relative to a reference, as in columns_sums.py: a value of g = dy * weight if the weights vary
+along m (`spans_m`), where blocks collect the gradients of the parameters; otherwise a value of dy, whose sums are the
+gradients.
 """
 
 from functools import cache
@@ -38,7 +38,7 @@ from normzoo.backends.cpu.vector.comparing import below
 from normzoo.backends.cpu.vector.lanes import LANES
 from normzoo.backends.cpu.vector.workspaces import clear, workspace
 
-TAKEN = 5  # planes of `weigh`: four factors, and the weight times the scale
+TAKEN = 5  # planes of `weigh`: four factors, and weight times scale
 
 
 @helper
@@ -49,9 +49,10 @@ def as_forward(given):
 
 @helper
 def weigh(given, limits, view, own, planes, flags):
-    """From the sums of each set, its columns in order, what dx takes off g in its columns: see `factors_of`.
+    """Compute the terms that dx subtracts from g, for the columns of each set, from the sums of the set: see
+    `factors_of`.
 
-    And the weight times the scale, if a column has but one. The rstd of a clamped set is a constant.
+    Also weight times scale, if a column has only one weight. The rstd of a clamped set is a constant.
     """
     bs, m, c, n = given.dims
     part, at_part, part_step = planes.part
@@ -77,7 +78,7 @@ def weigh(given, limits, view, own, planes, flags):
         if n > 1:
             g, gx, z, signs = splat(total(g)), splat(total(gx)), splat(total(z)), splat(total(signs))
         g = g / splat(k) if flags.center else splat(0.0)
-        # of (g - mean(g)) * xhat: it keeps digits where mean(g) is far from 0
+        # sum of (g - mean(g)) * xhat: it keeps digits if mean(g) is far from 0
         gx = (gx - g * z) / splat(limits.divisor)
         signs = signs / splat(k) if flags.center else splat(0.0)
         if limits.limit < np.inf:
@@ -100,7 +101,7 @@ def weigh(given, limits, view, own, planes, flags):
 
 @helper
 def dx_strip(strip, view, given, planes, ahead, flags):
-    """dx in a strip, as `y_strip` has y."""
+    """Compute dx in a strip, as `y_strip` computes y."""
     b, row, rows, j, left, full = strip
     dy, x = given.dy, given.x
     i = place_in(view, b, row) + j
@@ -120,7 +121,8 @@ def dx_strip(strip, view, given, planes, ahead, flags):
 
 @helper
 def repeats_of(dims, parameter_dims):
-    """Samples of a task whose parameters vary along m, so that its block of gradients is small beside its dx."""
+    """Number of samples per task if parameters vary along m, so that its block of gradients is small compared to its
+    dx."""
     b, _, c, n = dims
     pb, _, pc, pn = parameter_dims
     return larger(1, smaller(b // pb, 16 if pc * pn > 1 else SUMMED_COLUMNS // (c * n)))
@@ -128,14 +130,14 @@ def repeats_of(dims, parameter_dims):
 
 @helper
 def block_of(dims, parameter_dims):
-    """Values of a plane of a block: (pm, columns), or (pm, LANES) where all columns share a weight."""
+    """Number of values of a plane of a block: (pm, columns), or (pm, LANES) if all columns share a weight."""
     _, pm, pc, pn = parameter_dims
     return pm * (dims[2] * dims[3] if pc * pn > 1 else LANES)
 
 
 @helper
 def fold_blocks(o, dims, parameter_dims, blocks, count, dweight, dbias):
-    """Add up `count` blocks (count, pb, 2, plane) to the gradients o of one row of a set of parameters, in order."""
+    """Add `count` blocks (count, pb, 2, plane) in order: the gradients o, one row of a set of parameters."""
     pb, pm, pc, pn = parameter_dims
     plane = block_of(dims, parameter_dims)
     size = plane // pm
@@ -157,14 +159,15 @@ def fold_blocks(o, dims, parameter_dims, blocks, count, dweight, dbias):
 
 @helper
 def folds_of(dims, parameter_dims):
-    """Turns of `fold_columns`: where each column has parameters of its own, a vector of them, else one."""
+    """Number of turns of `fold_columns`: one per vector of parameters if each column has its own, else one per
+    parameter."""
     pb, _, pc, pn = parameter_dims
     return pb * ((pc * pn + LANES - 1) // LANES if pc * pn == dims[2] * dims[3] else pc * pn)
 
 
 @helper
 def fold_columns(o, dims, parameter_dims, sums, dweight, dbias):
-    """Add up the sums (b, 2, columns) of all columns that share the parameters o, in order."""
+    """Add the sums (b, 2, columns) of all columns that share the parameters o, in order."""
     b, _, c, n = dims
     pb, _, pc, pn = parameter_dims
     columns = c * n
@@ -195,7 +198,7 @@ def fold_columns(o, dims, parameter_dims, sums, dweight, dbias):
 
 @helper
 def fold_gradients(pool, given, blocks, count, kept, gradients, spans_m):
-    """dweight and dbias, of `count` blocks or of the sums that were kept."""
+    """dweight and dbias, from `count` blocks or from the stored sums."""
     pool = pool_for(blocks.size + kept.size, pool)
     dims, parameter_dims = given.dims, given.parameter_dims
     if spans_m:

@@ -1,4 +1,4 @@
-"""The moments of columns: a chunk of rows is summed around the mean of those before."""
+"""Moments of columns: every chunk of rows is summed relative to the mean of the earlier chunks."""
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from normzoo.backends.cpu.vector.lanes import LANES
 
 @helper
 def add_strip(strip, view, x, sums):
-    """Add a strip to the sums, around the shift, of its columns."""
+    """Add a strip of its columns, relative to the shift, to the sums."""
     b, row, rows, j, left, full = strip
     values, to, step = sums
     i, k = place_in(view, b, row) + j, to + j
@@ -40,7 +40,7 @@ def add_strip(strip, view, x, sums):
 
 @helper
 def group_moments(view, x, tile, g, sums, part, center):
-    """mean and m2 of group g of the tile, into its two planes of `part`."""
+    """Compute mean and m2 of group g of the tile, in its two planes of `part`."""
     b, top, end, first, last = group_in(tile, g)
     values, to, width = sums
     found, mean_at, step = group_of(part, 2, g)
@@ -50,7 +50,7 @@ def group_moments(view, x, tile, g, sums, part, center):
             store(values, to + p * width + j, zeros(x))
         store(found, mean_at + j, splat(0.0))
         store(found, m2_at + j, splat(0.0))
-    if center:  # the mean of the first rows, around the first of all
+    if center:  # the mean of the first rows, relative to the first row
         start, stop = place_in(view, b, top), smaller(top + FIRST_ROWS, end)
         for j in range(first, last, LANES):
             store(values, to + j, load_n(x, start + j, smaller(last - j, LANES)))
@@ -87,7 +87,7 @@ def group_moments(view, x, tile, g, sums, part, center):
 
 @helper
 def merge_groups(view, own, part):
-    """Merge the groups' mean and m2, in order, into the first's."""
+    """Merge mean and m2 of the groups, in order, into those of the first group."""
     values, to, step = part
     first = to + own.first
     for j in range(first, first + (own.last - own.first) * view.together, LANES):
@@ -103,7 +103,7 @@ def merge_groups(view, own, part):
 
 @helper
 def fold_rows(view, given, b, part, center):
-    """Merge what stands side by side, and what is behind the last row, into the first of each column."""
+    """Merge rows side by side, and the values after the last row, into the first occurrence of each column."""
     if view.together == 1:
         return
     values, to, step = part
@@ -130,7 +130,8 @@ def fold_rows(view, given, b, part, center):
 
 @helper
 def fold_sets(given, own, part):
-    """Merge the columns of each set into `stats`: of equal counts, so by sums around the first."""
+    """Merge the columns of each set into `stats`: their counts are equal, so sums relative to the first column
+    suffice."""
     bs, m, c, n = given.dims
     stats, b = given.stats, own.b
     values, to, step = part
@@ -159,7 +160,7 @@ def fold_sets(given, own, part):
 
 @helper
 def deviations(given, own):
-    """sum(|x - mean|) of every set, in the order of its rows, into `stats`."""
+    """Compute sum(|x - mean|) of every set, in the order of its rows, in `stats`."""
     bs, m, c, n = given.dims
     stats, b = given.stats, own.b
     for s in range(own.first // n, own.last // n):
@@ -175,7 +176,7 @@ def deviations(given, own):
 
 @helper
 def finish(given, moments, own, center, power):
-    """From the sums in `stats`: spread and rstd of the sets; anew where values are extreme."""
+    """Compute spread and rstd of the sets from the sums in `stats`; if values are extreme, compute the set again."""
     bs, m, c, n = given.dims
     divisor, eps, clamp = moments
     x, stats, b = given.x, given.stats, own.b
@@ -197,7 +198,7 @@ def finish(given, moments, own, center, power):
 
 @helper
 def finish_sets(view, given, moments, own, part, flags):
-    """The statistics of the sets among the columns of `own`, from the moments of their groups."""
+    """Compute the statistics of the sets in the columns of `own`, from the moments of their groups."""
     merge_groups(view, own, part)
     fold_rows(view, given, own.b, part, flags.center)
     fold_sets(given, own, part)

@@ -1,17 +1,17 @@
-"""What the kernels of columns hand to their parts, beside the records of all kernels."""
+"""Records that the kernels of columns pass to their parts, besides those of all kernels."""
 
 from typing import Any, NamedTuple
 
 
 class View(NamedTuple):
-    """How columns walk over x, see `columns_walk.view_of`."""
+    """How x is processed as columns, see `columns_walk.view_of`."""
 
     b: Any
     rows: Any
     columns: Any
-    n: Any  # neighbours that are columns of one set
-    own: Any  # columns that x has; the others are these again, `together` times
-    values: Any  # of a sample
+    n: Any  # adjacent columns of one set
+    own: Any  # columns of x itself; the others repeat them, `together` times in all
+    values: Any  # values per sample
     together: Any  # rows side by side
 
 
@@ -26,7 +26,7 @@ class Region(NamedTuple):
 
 
 class Strip(NamedTuple):
-    """`rows` rows from `row` on, of `left` columns from j on; `full` says at compile time that these are all lanes."""
+    """`rows` rows from `row` on, of `left` columns from j on; `full`: known when compiling, `left` is LANES."""
 
     b: Any
     row: Any
@@ -37,7 +37,7 @@ class Strip(NamedTuple):
 
 
 class Planes(NamedTuple):
-    """Planes of a workspace, one number for each column: `step` apart; that of column 0 is, or would be, at `at`."""
+    """Planes of a workspace with one number per column: they are `step` apart; that of column 0 would be at `at`."""
 
     values: Any
     at: Any
@@ -45,8 +45,8 @@ class Planes(NamedTuple):
 
 
 class Derived(NamedTuple):
-    """What a backward pass keeps of each column: `Planes`, or the workspaces that have those of all samples."""
+    """Planes of a backward pass for each column: `Planes`, or the workspaces with the planes of all samples."""
 
-    part: Any  # SUMS of each group, in float64
+    part: Any  # SUMS per group, in float64
     forms: Any  # FORMS
     taken: Any  # TAKEN

@@ -1,4 +1,5 @@
-"""The kernels of `columns.py` for high columns, whose rows all threads share: the same groups, the same bits."""
+"""The kernels of `columns.py` for high columns, whose rows all threads share: with the same groups, so
+bit-identical."""
 
 from functools import cache
 
@@ -38,20 +39,20 @@ from normzoo.backends.cpu.vector.workspaces import clear, workspace
 
 @helper
 def blocks_of(view):
-    """Blocks of a sample: rows of all columns, which a task normalizes."""
+    """Number of blocks of a sample; a task normalizes one block, which has rows of all columns."""
     height = height_of(view)
     return (view.rows + height - 1) // height
 
 
 @helper
 def height_of(view):
-    """Rows of a block."""
+    """Rows per block."""
     return larger(1, TILE // (2 * view.columns))
 
 
 @helper
 def block_in(view, t):
-    """Block t of all samples'."""
+    """Block t of all samples."""
     height, count = height_of(view), blocks_of(view)
     top = t % count * height
     return Region(t // count, top, smaller(top + height, view.rows), 0, view.columns)
@@ -59,20 +60,20 @@ def block_in(view, t):
 
 @helper
 def unit_of(view):
-    """Columns of a unit: as many, whole sets of them, as have LANES sets; all, where rows stand side by side."""
+    """Columns of a unit: LANES whole sets; all columns, if rows are side by side."""
     return view.own if view.together > 1 else LANES * view.n
 
 
 @helper
 def units_of(view):
-    """Units of a sample."""
+    """Number of units of a sample."""
     unit = unit_of(view)
     return (view.own + unit - 1) // unit
 
 
 @helper
 def sample_in(view, b):
-    """All that sample b has, of columns that are not there again."""
+    """All rows of sample b, without repeated columns."""
     return Region(b, 0, view.rows, 0, view.own)
 
 
@@ -168,7 +169,7 @@ def backward(center, power, spans_m, streams):
 
     @helper
     def sum_groups(t, given, blocks, spaces):
-        """A task owns the rows of a group in the block of its tile."""
+        """A task processes the rows of a group in the block of its tile."""
         x, pb = given.x, given.parameter_dims[0]
         view = view_of(given.dims, flags.spans, x)
         groups, tiles, width = groups_of(view.rows), tiles_of(view), width_of(view)

@@ -1,8 +1,8 @@
-"""Sums of a backward pass over columns: of g, g * xhat and xhat, a group of rows at a time.
+"""Sums of a backward pass over columns: of g, g * xhat and xhat, for one group of rows at a time.
 
-As in rows_sums.py, they are around what some values that are spread over a column have in common, here of g = dy *
-weight where the weights vary along m (`spans_m`; blocks then collect the gradients of the parameters), else of dy,
-whose sums are the gradients.
+The sums of a column are relative to a reference: the one nearest to 0 among some values spread over the column, or 0 if
+their signs differ (see rows_sums.py). If the weights vary along m (`spans_m`), these are values of g = dy * weight, and
+blocks collect the gradients of the parameters; otherwise they are values of dy, whose sums are the gradients.
 """
 
 from normzoo.backends.cpu.compiling.jit import helper
@@ -37,13 +37,13 @@ from normzoo.backends.cpu.vector.comparing import below, is_outside
 from normzoo.backends.cpu.vector.lanes import LANES
 from normzoo.backends.cpu.vector.scaling import inverse_power
 
-SUMS = 4  # planes of sums: g, g * xhat, xhat, sign(x - mean); where they are summed, behind what they are around
+SUMS = 4  # planes of sums: g, g * xhat, xhat, sign(x - mean); while summing, they follow the plane of reference values
 
 
 @helper
 def fill_centers(view, given, region, sums, forms, spans_m):
-    """What the sums of a column are around: of some values in the region's rows what is nearest to 0, or 0 where their
-    signs differ. The columns of a set have that of the first, if the weights vary along m."""
+    """Compute the reference values of a column's sums: among some values in the region's rows the one nearest to 0, or
+    0 if their signs differ. If the weights vary along m, all columns of a set have the reference of the first."""
     b, top, end, first, last = region
     dy, weight, n = given.dy, given.weight, view.n
     values, to, _ = sums
@@ -81,7 +81,7 @@ def fill_centers(view, given, region, sums, forms, spans_m):
 
 @helper
 def add_sums(strip, view, given, blocks, sums, forms, flags):
-    """Add a strip to the sums of its columns; and to the gradients of the parameters."""
+    """Add a strip to the sums of its columns and to the gradients of the parameters."""
     b, row, rows, j, left, full = strip
     dy, x, weight, power = given.dy, given.x, given.weight, flags.power
     lanes_vary = given.parameter_dims[2] * given.parameter_dims[3] > 1
@@ -97,7 +97,7 @@ def add_sums(strip, view, given, blocks, sums, forms, flags):
         g, v = read_in(view, dy, i, left, full), read_in(view, x, i, left, full)
         xhat = standardize(v, *affine) if flags.spans else offset(v, affine, power)
         if flags.spans and not full:
-            g, xhat = keep(g, left), keep(xhat, left)  # which all lanes of a weight are added up of
+            g, xhat = keep(g, left), keep(xhat, left)  # all lanes of a weight are added
         if flags.spans:
             o = block + (r * view.columns + j if lanes_vary else r * LANES)
             size = left if lanes_vary else LANES
@@ -124,7 +124,7 @@ def add_sums(strip, view, given, blocks, sums, forms, flags):
 
 @helper
 def rows_sums(view, given, region, blocks, sums, forms, flags):
-    """Sums over the region."""
+    """Compute the sums over the region."""
     values, to, step = sums
     for j in range(region.first, region.last, LANES):
         for p in range(1, SUMS + 1):
@@ -134,7 +134,7 @@ def rows_sums(view, given, region, blocks, sums, forms, flags):
 
 @helper
 def group_sums(view, given, tile, g, blocks, sums, planes, flags):
-    """Sums over group g of the tile, into its planes of `part`."""
+    """Compute the sums over group g of the tile, in its planes of `part`."""
     b, top, end, first, last = group_in(tile, g)
     values, to, width = sums
     forms, at_forms, step = planes.forms
@@ -168,14 +168,14 @@ def group_sums(view, given, tile, g, blocks, sums, planes, flags):
                 s, q = s + load(part, i), q + load(part, i + part_step)
                 z, signs = z + load(part, i + 2 * part_step), signs + load(part, i + 3 * part_step)
             if flags.spans:
-                s = fma(middle, rows_here, s)  # the sums were scaled as x is, which kept them in range
+                s = fma(middle, rows_here, s)  # the sums were scaled like x, which kept them in range
                 unscale = inverse_power(wide(load(forms, f)))
                 s, q = s * unscale, q * unscale
             else:
                 fine, r = wide(load(forms, f + 2 * step)), wide(load(forms, f + 3 * step))
                 q, z = of_offsets(s, q, z, rows_here, fine, r, flags.power)
                 s, q = fma(middle, rows_here, s), fma(middle, z, q)
-                # where most of dy is far nearer to 0 than what the sums are around, it would leave them few digits
+                # if most of dy is much nearer to 0 than the reference, the reference would cost them digits
                 near = below(splat(0.5) * magnitude(middle) * rows_here, magnitude(s), middle)
                 if is_outside(near - middle, 0.0, 0.0):
                     store(values, k, narrow(near, given.x))
@@ -188,7 +188,7 @@ def group_sums(view, given, tile, g, blocks, sums, planes, flags):
 
 @helper
 def add_groups(view, own, part):
-    """Add up the groups' sums, in order, in the first's."""
+    """Add the sums of the groups, in order, to those of the first group."""
     values, to, step = part
     first = to + own.first
     for j in range(first, first + (own.last - own.first) * view.together, LANES):
@@ -201,7 +201,7 @@ def add_groups(view, own, part):
 
 @helper
 def fold_row_sums(view, given, b, planes, power):
-    """Add what stands side by side, and what is behind the last row, to the first sums of each column."""
+    """Add rows side by side, and the values after the last row, to the sums of the first occurrence of each column."""
     if view.together == 1:
         return
     x = given.x
@@ -231,7 +231,8 @@ def fold_row_sums(view, given, b, planes, power):
 
 @helper
 def add_up(view, given, own, planes, kept, flags):
-    """The sums of each column, of those of its groups; they are kept, (b, 2, columns), where they are gradients."""
+    """Compute the sums of each column from those of its groups; if they are gradients, store them in `kept`, (b, 2,
+    columns)."""
     (part, to, step), b = planes.part, own.b
     add_groups(view, own, planes.part)
     fold_row_sums(view, given, b, planes, flags.power)

@@ -1,5 +1,5 @@
-"""How columns are walked over: rows side by side where they are narrow, tiles, groups of rows, strips; parameters, and
-planes of what is known of each column."""
+"""The order in which columns are processed: narrow rows side by side, tiles, groups of rows, strips; their parameters;
+and planes of values per column."""
 
 from normzoo.backends.cpu.compiling.jit import helper
 from normzoo.backends.cpu.kernels.columns_records import Planes, Region, Strip, View
@@ -25,15 +25,15 @@ from normzoo.backends.cpu.vector.lanes import LANES
 
 @helper
 def view_of(dims, spans_m, x):
-    """How x is walked over. As `dims` says or, where columns are so narrow that they leave lanes empty, with several
-    rows side by side: each column is then there several times, which `fold_rows` and `repeat` know. What is behind the
-    last of such rows is part of another; it is `rest_of`."""
+    """The view of x that is processed: that of `dims` or, if columns are so few that they leave lanes empty, one with
+    several rows side by side. Then each column occurs several times, see `fold_rows` and `repeat`. The values after the
+    last of these rows, `rest_of` the view, are part of another row."""
     b, m, c, n = dims
     own = c * n
     columns = larger(1, own)
     together = 1
     if not spans_m:
-        vectors = LANES // smaller(LANES, columns & -columns)  # rows that are whole vectors
+        vectors = LANES // smaller(LANES, columns & -columns)  # rows that make whole vectors
         room = NARROW_HALVES if itemsize(x) == 2 and 2 * columns > NARROW else NARROW
         together = smaller(room // columns, m // (SIDE_ROWS if vectors > 1 else SIDE_ROWS_FULL))
         if together < 4 and vectors == 1:
@@ -47,20 +47,20 @@ def view_of(dims, spans_m, x):
 
 @helper
 def rest_of(view):
-    """Values behind the last row."""
+    """Number of values after the last row."""
     return view.values - view.rows * view.columns
 
 
 @helper
 def place_in(view, b, row):
-    """Where this row begins."""
+    """Index of the first value of this row."""
     return b * view.values + row * view.columns
 
 
 @helper
 def width_of(view):
-    """Columns of a tile that stays in the cache, or of a band of higher ones: whole vectors, and whole sets; all, where
-    rows stand side by side."""
+    """Columns of a tile that stays in the cache, or of a band of higher ones: whole vectors and whole sets; all
+    columns, if rows are side by side."""
     unit = LANES * view.n
     vectors = (view.columns + unit - 1) // unit
     if view.together > 1:
@@ -71,7 +71,7 @@ def width_of(view):
 
 @helper
 def tiles_of(view):
-    """Tiles of a sample: all of its rows, as many columns as `width_of` says."""
+    """Number of tiles of a sample; a tile has all rows of as many columns as `width_of`."""
     width = width_of(view)
     return (view.columns + width - 1) // width
 
@@ -85,13 +85,13 @@ def tile_of(view, b, number):
 
 @helper
 def own_of(view, tile):
-    """The tile, without columns that are there again."""
+    """The tile without repeated columns."""
     return Region(tile.b, tile.top, tile.end, tile.first, smaller(tile.last, view.own))
 
 
 @helper
 def groups_of(m):
-    """Groups of rows."""
+    """Number of groups of rows."""
     return (m + GROUP - 1) // GROUP
 
 
@@ -104,8 +104,8 @@ def group_in(tile, g):
 
 @helper
 def are_at_once(view, x, streams):
-    """Where threads walk over whole rows: is it faster to work on several at once, with what was loaded for a vector of
-    columns? Stores to one line then do not follow each other, which takes longer where they leave the cache."""
+    """If threads process whole rows: is it faster to process several at once, with the values loaded for one vector of
+    columns? Stores to the same cache line are then further apart, which takes longer if the line has left the cache."""
     is_held = itemsize(x) == 2 or view.b * view.values * itemsize(x) <= AT_ONCE or view.columns > LONG_ROW
     return is_held and not streams
 
@@ -115,13 +115,13 @@ def are_at_once(view, x, streams):
 
 @helper
 def whole_of(region):
-    """Where the columns end that are whole vectors."""
+    """The end of the columns that are whole vectors."""
     return region.first + (region.last - region.first) // LANES * LANES
 
 
 @helper
 def across(work, region, row, rows, given):
-    """work(strip, *given) for `rows` rows of each vector of columns."""
+    """Call work(strip, *given) for `rows` rows of each vector of columns."""
     whole = whole_of(region)
     for j in range(region.first, whole, LANES):
         work(Strip(region.b, row, rows, j, LANES, True), *given)
@@ -131,15 +131,15 @@ def across(work, region, row, rows, given):
 
 @helper
 def in_strips(work, region, given):
-    """work(strip, *given) on the region, STRIP rows at a time."""
+    """Call work(strip, *given) on the region, STRIP rows at a time."""
     for row in range(region.top, region.end, STRIP):
         across(work, region, row, smaller(STRIP, region.end - row), given)
 
 
 @helper
 def all_over(work, view, region, height, at_once, given):
-    """work(strip, *given) on the region and what is behind its last row, `height` rows at a time or, without `at_once`,
-    one: two loops, whose lengths are known when they are compiled."""
+    """Call work(strip, *given) on the region and on the values after its last row, `height` rows at a time or, without
+    `at_once`, one: as two loops, whose lengths are known when compiling."""
     b, top, end, first, last = region
     for turn in range(2 if end == view.rows and rest_of(view) > 0 else 1):
         if turn == 1:
@@ -157,8 +157,8 @@ def all_over(work, view, region, height, at_once, given):
 
 @helper
 def read_in(view, a, i, left, full):
-    """Lanes of x, or of an array of its shape, as `read`; those behind `left` are anything, which is faster: there are
-    no masks for sixteen bits."""
+    """Lanes of x, or of an array of its shape, as in `read`; lanes from `left` on may have any values, which is faster,
+    because there are no masks for 16 bits."""
     if full:
         return load_as(a, i, a)
     return load(a, i) if i + LANES <= view.b * view.values else load_n(a, i, left)
@@ -185,38 +185,38 @@ def row_parameter(view, parameter_dims, p, strip, row, like):
 
 @helper
 def group_of(planes, count, g):
-    """The planes of group g, of which each has `count`."""
+    """The planes of group g; each group has `count`."""
     return Planes(planes.values, planes.at + g * count * planes.step, planes.step)
 
 
 @helper
 def padded(view):
-    """Columns rounded up to whole vectors: the distance of planes for all columns."""
+    """Number of columns rounded up to whole vectors: the distance between planes for all columns."""
     return (view.columns + LANES - 1) // LANES * LANES
 
 
 @helper
 def sample_of(values, count, view, b):
-    """The planes of sample b, of which each has `count`."""
+    """The planes of sample b; each sample has `count`."""
     step = padded(view)
     return Planes(values, b * count * step, step)
 
 
 @helper
 def repeat(view, planes, count):
-    """Put what `count` planes have for each column where it stands again."""
+    """Copy the values of `count` planes for each column to its repetitions."""
     values, to, step = planes
     room = padded(view)
     for p in range(to, to + count * step, step):
         for first in range(view.own, view.columns, view.own):
-            for j in range(0, view.own, LANES):  # what is written too far is written again
+            for j in range(0, view.own, LANES):  # values written too far are overwritten later
                 put_lanes(values, p + first + j, load(values, p + j), room - first - j)
 
 
 @helper
 def clear_behind(planes, count, region):
-    """Write 0 where the last vector of each of `count` planes goes beyond the region. Lanes there are read with the
-    others and count nowhere; but what memory held before may be subnormal numbers, which take a hundred cycles each."""
+    """Write 0 where the last vector of each of `count` planes exceeds the region. Lanes there are read with the others
+    and are not used; but old values in memory may be subnormal numbers, which take a hundred cycles each."""
     values, to, step = planes
     whole = whole_of(region)
     if whole < region.last:

@@ -1,8 +1,8 @@
-"""Kernels of sets of few values: the lanes run over sets, and all is computed in float64.
+"""Kernels of sets of few values: lanes run over sets, and all is computed in float64.
 
-What rows and columns do once for a set would take longer than the set itself; and dx of two values is a difference of
-almost equal terms, of which float32 would leave little. Sixteen sets are a block, whose values lie `apart`: those of a
-set beside each other, or those of a row of columns.
+The work that rows and columns do once per set would take longer than the set itself; and dx of two values is a
+difference of almost equal terms, so float32 would lose most digits. Sixteen sets form a block. Its values are `apart`
+if those of a set are adjacent; otherwise those of a row of columns are.
 """
 
 from functools import cache
@@ -54,7 +54,7 @@ from normzoo.backends.cpu.vector.workspaces import clear, workspace
 
 @helper
 def tables_of(given, layout):
-    """The parameters in planes, of biases behind those of weights."""
+    """The parameters in planes, those of the biases after those of the weights."""
     size = layout.planes * layout.room
     tables = workspace(2 * size, given.stats)
     spread(layout, given.weight, tables, 0)
@@ -188,7 +188,7 @@ def backward(center, power, each, apart, over, _streams):
                         h = ((i * columns + column) * n + j) * LANES
                         d, xhat = load(values, h), (load(values, k + h) - mean) * rstd
                         p = plane_at(parameter_dims, i, column, j, over) * room + first
-                        if constant:  # as rows and columns have it: whichever works, the bits are one
+                        if constant:  # as in rows and columns: all kernels give the same bits
                             w32 = narrow(load(table, p), x) * affine[0]
                             store(values, h, wide(fma(narrow(d, x), w32, zeros(x)) * affine[3]))
                         else:
@@ -196,7 +196,7 @@ def backward(center, power, each, apart, over, _streams):
                         if power == 1:
                             signs += sign(xhat)
                         dweight, dbias = (d * xhat, d) if each else (fma(d, xhat, dweight), dbias + d)
-                        # the last value of its parameter
+                        # the last value that has this parameter
                         if each or pn > 1 or (j + 1 == n and (pm > 1 or i + 1 == m)):
                             w = load(table, p)
                             g_sum, gx_sum = fma(dbias, w, g_sum), fma(dweight, w, gx_sum)

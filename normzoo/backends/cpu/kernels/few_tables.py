@@ -1,4 +1,4 @@
-"""Sets of few values as lanes see them: blocks of sixteen sets, and their parameters in planes."""
+"""Sets of few values as lanes process them: blocks of sixteen sets, and their parameters in planes."""
 
 from typing import Any, NamedTuple
 
@@ -14,17 +14,17 @@ from normzoo.backends.cpu.vector.lanes import LANES
 
 
 class Layout(NamedTuple):
-    """How lanes see sets, and their parameters in planes; see `layout_of`."""
+    """How lanes process sets, and their parameters in planes; see `layout_of`."""
 
     dims: Any
     parameter_dims: Any
-    planes: Any  # parameters of a set
-    period: Any  # after how many sets the parameters repeat
-    room: Any  # values of a plane: a period, and what a block that begins in it may need beyond
+    planes: Any  # number of parameters of a set
+    period: Any  # number of sets after which the parameters repeat
+    room: Any  # values of a plane: one period, and those beyond it that a block may read
 
 
 class Block(NamedTuple):
-    """What lanes hold at once: `count` sets from set `first` on, whose values begin at `start`."""
+    """The sets that are processed at once: `count` sets from set `first` on, whose values begin at index `start`."""
 
     first: Any
     count: Any
@@ -33,21 +33,21 @@ class Block(NamedTuple):
 
 @helper
 def step_of(dims):
-    """How far a set is from the one before."""
+    """Distance from a set to the next."""
     _, m, c, n = dims
     return n if c > 1 else m * n
 
 
 @helper
 def series_of(dims):
-    """How often sets follow each other at one step, and how many do."""
+    """Number of series of sets with a constant distance, and number of sets per series."""
     b, m, c, _ = dims
     return (b, c) if c > 1 and m > 1 else (1, b * c)
 
 
 @helper
 def layout_of(given, over):
-    """With `over` lanes run over whole samples, each of c sets of the norm."""
+    """The layout; with `over`, lanes run over whole samples, each with c sets of the norm."""
     b, m, c, n = given.dims
     _, pm, pc, pn = given.parameter_dims
     dims = (b, 1, 1, m * c * n) if over else given.dims
@@ -59,14 +59,14 @@ def layout_of(given, over):
 
 @helper
 def first_of(parameter_dims, plane, place):
-    """Where the parameter lies that `plane` holds of the first set of those that have the parameters `place`."""
+    """Index of the parameter in `plane` for the first of the sets that have the parameters `place`."""
     _, pm, pc, pn = parameter_dims
     return ((place * pm + plane // pn) * pc) * pn + plane % pn
 
 
 @helper
 def spread(layout, weight, table, to):
-    """The parameters in planes, one for each value of a set that has its own, by the order of the sets."""
+    """Write the parameters to planes, one plane for each value of a set that has its own, in the order of the sets."""
     _, parameter_dims, planes, period, room = layout
     pb, _, pc, pn = parameter_dims
     for plane in range(planes):
@@ -86,7 +86,7 @@ def spread(layout, weight, table, to):
 
 @helper
 def gather(layout, sums, i, part, to):
-    """What `spread` spreads, of gradients: a task's at sums[i:] to part[to:], a period of each plane."""
+    """The inverse of `spread`, for gradients: from sums[i:] of a task to part[to:], one period per plane."""
     _, _, planes, period, room = layout
     for plane in range(planes):
         if period == 1:
@@ -102,7 +102,7 @@ def gather(layout, sums, i, part, to):
 
 @helper
 def fold(layout, part, i, tasks, skip, dweight):
-    """Each parameter's gradient: what all tasks have at part[i:], `skip` values apart, added up in order."""
+    """Compute each parameter's gradient: the sum of those of all tasks at part[i:], `skip` values apart, in order."""
     _, parameter_dims, planes, period, _ = layout
     pb, _, pc, pn = parameter_dims
     repeats = period // pb
@@ -121,14 +121,14 @@ def fold(layout, part, i, tasks, skip, dweight):
 
 @helper
 def tasks_to_y(dims):
-    """Tasks that the blocks are shared out to."""
+    """Number of tasks that share the blocks."""
     b, m, c, n = dims
     return larger(1, b * m * c * n // FEW_TASK)
 
 
 @helper
 def tasks_back(dims, size):
-    """Going back, each has planes of `size` for its parameters' gradients; by the shape alone."""
+    """Number of tasks in backward passes; each has planes of `size` for gradients. It depends only on the shape."""
     b, m, c, n = dims
     values = b * m * c * n
     return 1 if values <= FEW_TASK else smaller(FEW_TASKS, larger(1, values // larger(FEW_TASK, 16 * size)))
@@ -146,7 +146,7 @@ def plane_at(parameter_dims, i, column, j, over):
 
 @helper
 def put_stats(given, plane, block, column, v, over, kept):
-    """One of the statistics of the sets in lanes, which are those of this column with `over`."""
+    """Write one of the statistics of the sets in lanes; with `over`, they are the sets of this column."""
     b, _, c, _ = given.dims
     if over:
         store(kept, 0, v)
@@ -166,7 +166,7 @@ def read_stats(given, plane, block, column, over, kept):
 
 @helper
 def block_at(dims, t):
-    """Block t of all."""
+    """Block t."""
     _, m, c, n = dims
     series, length = series_of(dims)
     blocks = (length + LANES - 1) // LANES
@@ -176,7 +176,8 @@ def block_at(dims, t):
 
 @helper
 def blocks_of(dims, t, tasks):
-    """First and last block of a task. Here and where `first_in` is asked, a division takes as long as a small set."""
+    """First and last block of a task. Here and in `first_in` the special case avoids a division, which takes as long as
+    a small set."""
     series, length = series_of(dims)
     blocks = series * ((length + LANES - 1) // LANES)
     return (0, blocks) if tasks == 1 else (t * blocks // tasks, (t + 1) * blocks // tasks)
@@ -184,18 +185,18 @@ def blocks_of(dims, t, tasks):
 
 @helper
 def first_in(period, s):
-    """Where in its planes a block that begins with set s has its parameters."""
+    """Index in the planes of the parameters for a block that begins with set s."""
     return s % period if period > 1 else 0
 
 
 @helper
 def take(dims, a, block, apart, room, to):
-    """The values of a block to room[to:], LANES of each."""
+    """Copy the values of a block to room[to:], LANES for each value of a set."""
     _, m, c, n = dims
     runs, length = (m, n) if c > 1 else (1, m * n)
     for run in range(runs):
         i, q = block.start + run * c * n, to + run * length * LANES
-        if apart and runs == 1:  # the next block's, which lie in a row: this one has read sixteen rows at a time
+        if apart and runs == 1:  # those of the next block, which are adjacent: this block reads sixteen rows at a time
             for h in range(i + length * LANES, i + 2 * length * LANES, LINE // itemsize(a)):
                 prefetch(a, h)
         if apart:
@@ -206,7 +207,7 @@ def take(dims, a, block, apart, room, to):
 
 @helper
 def give(dims, a, block, apart, room):
-    """Back what `take` takes."""
+    """The inverse of `take`."""
     _, m, c, n = dims
     runs, length = (m, n) if c > 1 else (1, m * n)
     for run in range(runs):

@@ -1,7 +1,7 @@
-"""Rows of an array picked out and put back, on all threads: what masks leave out is never read. Both are one kernel.
+"""Gathering and scattering of rows by one kernel, on all threads: rows that masks leave out are never read.
 
-With `streams` rows are whole lines of sixteen float32 (whatever they hold), and written past the caches: for what no
-cache would hold. Without, they are bytes.
+With `streams`, rows are whole lines of sixteen float32 (whatever they contain), and are written past the caches, for
+results that no cache could hold. Without it, rows are bytes.
 """
 
 from functools import cache
@@ -16,7 +16,7 @@ from normzoo.backends.cpu.vector.lanes import LANES
 
 @helper
 def copy_row(source, j, target, i, width, streams):
-    """Row i of target = row j of source."""
+    """Copy row j of source to row i of target."""
     if streams:
         for k in range(0, width, LANES):
             stream(target, i * width + k, load(source, j * width + k))
@@ -27,7 +27,7 @@ def copy_row(source, j, target, i, width, streams):
 
 @helper
 def clear_row(target, i, width, streams):
-    """Row i of target = 0."""
+    """Set row i of target to 0."""
     if streams:
         for k in range(0, width, LANES):
             stream(target, i * width + k, zeros(target))
@@ -38,8 +38,8 @@ def clear_row(target, i, width, streams):
 
 @cache
 def spread(streams):
-    """Row i of target = row place[i] of source, 0 where that is -1; where it is -2 the row stays. To pick rows
-    out, no place is either."""
+    """Row i of target becomes row place[i] of source, or 0 if place[i] is -1; if it is -2, row i of target stays. For
+    gathering, no index is negative."""
 
     @helper
     def spread_some(t, source, place, target, rows, width):

@@ -1,6 +1,6 @@
-"""The three kernels of the contract, made of what does their work: their arguments are written down here alone.
+"""The three kernels of the contract, made from functions that do the work: only here their arguments are listed.
 
-Sets that a thread takes whole, and those that all threads share, are two works of one kernel.
+Whole sets per thread, and sets shared by all threads, are two such functions for the same kernel.
 """
 
 from collections.abc import Callable

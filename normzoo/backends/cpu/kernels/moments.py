@@ -1,4 +1,5 @@
-"""Steps that rows and columns share: merging partial moments, finishing them, the affine form, and extreme values."""
+"""Steps that rows and columns share: merging and finishing moments, normalization as affine function, extreme
+values."""
 
 import math
 
@@ -28,7 +29,8 @@ MEAN, SPREAD, RSTD = 0, 1, 2  # the planes of `stats`, (3, b, c) float64
 
 @helper
 def read(a, i, left, full, like):
-    """Lanes a[i : i + left]; `full` says at compile time that these are all, which come in the order of `like`."""
+    """The lanes a[i : i + left]; `full`: known when compiling, these are all lanes, which are loaded in the order of
+    `like`."""
     return load_as(a, i, like) if full else load_n(a, i, left)
 
 
@@ -43,7 +45,7 @@ def write(a, i, v, left, full, like):
 
 @helper
 def write_out(a, i, v, left, full, streams):
-    """`write` in the order of a itself; whole lanes past the caches, with `streams`."""
+    """Like `write`, in the order of `a` itself; with `streams`, full lanes bypass the caches."""
     if streams and full:
         stream_as(a, i, v, a)
     else:
@@ -52,13 +54,13 @@ def write_out(a, i, v, left, full, streams):
 
 @helper
 def held(plane, i, full, like):
-    """Lanes of a plane of workspace that meet those of `read`, with room for all."""
+    """Lanes of a plane of a workspace, in the order of those of `read`; planes have room for all lanes."""
     return load_as(plane, i, like) if full else load(plane, i)
 
 
 @helper
 def hold(plane, i, v, full, like):
-    """Lanes into a plane of workspace, as `held`."""
+    """Write lanes to a plane of a workspace, in the order of `held`."""
     if full:
         store_as(plane, i, v, like)
     else:
@@ -67,7 +69,7 @@ def hold(plane, i, v, full, like):
 
 @helper
 def put_lanes(a, i, v, left):
-    """a[i : i + min(left, LANES)] = v; a masked store takes ten times as long as a whole one on some machines."""
+    """a[i : i + min(left, LANES)] = v. A masked store takes ten times as long as a full one on some machines."""
     if left >= LANES:
         store(a, i, v)
     else:
@@ -76,7 +78,7 @@ def put_lanes(a, i, v, left):
 
 @helper
 def merge(count, mean, m2, count_b, mean_b, m2_b):
-    """Moments of the union of two sets (Chan, Golub, LeVeque 1979); exact for equal means."""
+    """Moments of the union of two sets (Chan, Golub, LeVeque 1979); exact if the means are equal."""
     union = count + count_b
     delta = mean_b - mean
     fraction = count_b / union
@@ -87,7 +89,7 @@ def merge(count, mean, m2, count_b, mean_b, m2_b):
 def rstd_of(spread, eps, one, power, clamp):
     """(spread + eps)^(-1/power), or 1 / max(spread^(1/power), eps) with `clamp`; 0 where that would divide by 0.
 
-    Lanes or scalars; `one` is 1 of the same kind.
+    For lanes or scalars; `one` is 1 of the same type.
     """
     v = spread if clamp else spread + eps
     if power == 2:
@@ -101,24 +103,24 @@ def rstd_of(spread, eps, one, power, clamp):
 
 @helper
 def affine_of(mean, rstd, like):
-    """scale, shift, fine, r, in the type of `like`, from lanes or scalars of float64: see `standardize`.
+    """scale, shift, fine, r, in the type of `like`, from float64 lanes or scalars: see `standardize`.
 
-    shift / scale is -mean, and `fine` what it is short of that, in units of xhat, so that xhat is right where the mean
-    is large; scale is 1 unless rstd is extreme.
+    shift / scale is -mean rounded, and `fine` is the rounding error in units of xhat, so that xhat is accurate if the
+    mean is large; scale is 1 unless rstd is extreme.
     """
     scale = rescue(rstd, like)
     scaled = mean * scale
     high = narrow(scaled, like)
     r = rstd * inverse_power(scale)
     if itemsize(like) == 8:
-        r = larger(r, minus(rstd))  # of one beyond float64, see `Backend`
+        r = larger(r, minus(rstd))  # for an rstd beyond float64, see `Backend`
     return narrow(scale, like), minus(high), narrow((wide(high) - scaled) * r, like), narrow(r, like)
 
 
 @helper
 def affine_by(mean, rstd, weight, bias, like):
-    """As `affine_of`, of y = xhat * weight + bias instead of xhat, for statistics that are not x's own: xhat may be out
-    of range where y is not, and so may x - mean."""
+    """Like `affine_of`, for y = xhat * weight + bias instead of xhat, with statistics that are not x's own: xhat or x -
+    mean may be out of range even if y is not."""
     if itemsize(like) == 8:
         rstd = within(rstd)
     scale = scale_for(mean, rescue(magnitude(rstd * weight), like), like)
@@ -136,14 +138,14 @@ def standardize(v, scale, shift, fine, r):
 
 @helper
 def offset(v, affine, power):
-    """What sums take for xhat, short of r and `fine`, which `of_offsets` puts in. With power 1, xhat itself, whose sign
-    counts."""
+    """The value that sums use for xhat, without r and `fine`, which `of_offsets` applies. With power 1 it is xhat
+    itself, because its sign matters."""
     return standardize(v, *affine) if power == 1 else fma(v, affine[0], affine[1])
 
 
 @helper
 def of_offsets(g, gx, z, count, fine, r, power):
-    """sum(g * xhat) and sum(xhat) from those sums of `offset`, and from sum(g); fine and r are in float64."""
+    """sum(g * xhat) and sum(xhat), from the same sums of `offset` and from sum(g); fine and r are float64."""
     if power == 1:
         return gx, z
     return gx * r + g * fine, z * r + count * fine
@@ -151,11 +153,11 @@ def of_offsets(g, gx, z, count, fine, r, power):
 
 @helper
 def factors_of(g_mean, gx_mean, sign_mean, scale, fine, r, power, like):
-    """What dx takes off g, in the type of `like`, from lanes or scalars of float64; see `gradient`.
+    """The terms that dx subtracts from g, in the type of `like`, from float64 lanes or scalars; see `gradient`.
 
-    mean(g) as a pair -high, rest, for which dx is right where mean(g) is far from 0; -mean(g * xhat), for power 2 times
-    what makes xhat of an offset, short of `fine`, which is in the rest; mean(sign(x - mean)). The first three are
-    scaled as x is: a product that dx does not show cannot overflow.
+    They are: mean(g) as a pair -high, rest, with which dx is accurate if mean(g) is far from 0; -mean(g * xhat), for
+    power 2 times the factor from an offset to xhat (without `fine`, which is part of the rest); mean(sign(x - mean)).
+    The first three are scaled like x, so that no product overflows unless dx does.
     """
     scaled, taken = g_mean * wide(scale), gx_mean * wide(scale)
     high = narrow(scaled, like)
@@ -168,7 +170,7 @@ def factors_of(g_mean, gx_mean, sign_mean, scale, fine, r, power, like):
 
 @helper
 def gradient(d, v, w, affine, factors, power):
-    """dx = rstd * (g - mean(g) - q * mean(g * xhat)) of the lanes d of dy and v of x; g = d * weight.
+    """dx = rstd * (g - mean(g) - q * mean(g * xhat)) for the lanes d of dy and v of x; g = d * weight.
 
     w is weight * scale; q is xhat, or sign(xhat) - mean(sign(x - mean)); see `affine_of` and `factors_of`.
     """
@@ -186,7 +188,7 @@ def gradient(d, v, w, affine, factors, power):
 def is_extreme(spread, eps, power, clamp, like):
     """Did the fast sums, lanes or a scalar, meet a non-finite value, or squares that overflow or underflow?
 
-    Squares of float32 below 1e-38 lose bits; next to a sum or an eps of 1e-26 they do not count.
+    Squares of float32 below 1e-38 lose bits, which does not matter beside a sum or an eps of 1e-26.
     """
     least = 1e-280 if itemsize(like) == 8 else 1e-26
     added = eps * eps if clamp and power == 2 else eps
@@ -197,7 +199,7 @@ def is_extreme(spread, eps, power, clamp, like):
 def extreme_moments(given, start, moments, center, power):
     """mean, spread, rstd of the set at `start`, in two passes over values scaled by a power of two.
 
-    The scale brings the larger of the values and sqrt(eps) to about 1, so that neither's square leaves the range.
+    The scale brings the larger of the values and sqrt(eps) to about 1, so that the squares of both stay in range.
     """
     x, (divisor, eps, clamp) = given.x, moments
     _, m, c, n = given.dims
@@ -215,7 +217,7 @@ def extreme_moments(given, start, moments, center, power):
     mean = plain / k if center else 0.0
     if 0.0 < largest < math.inf:
         scale = math.ldexp(1.0, smaller(-math.frexp(largest)[1], 1023))
-        if center:  # around the first value: exact in a constant set
+        if center:  # relative to the first value: exact in a constant set
             first = np.float64(at(x, start)) * scale
             mean = 0.0
             for i in range(m):

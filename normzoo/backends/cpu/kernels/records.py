@@ -1,4 +1,4 @@
-"""What kernels hand to their parts: records of named fields, which compiled code takes apart for nothing.
+"""Records that kernels pass to their parts; in compiled code their named fields cost nothing.
 
 Letters are those of `contract.py`: a view has dims (b, m, c, n), its parameters (pb, pm, pc, pn).
 """
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 
 class Flags(NamedTuple):
-    """What is known of a pass when its kernel is compiled."""
+    """The properties of a pass that are known when its kernel is compiled."""
 
     center: bool
     power: int
@@ -17,7 +17,7 @@ class Flags(NamedTuple):
 
 
 class Forward(NamedTuple):
-    """A pass from x to y; or y alone, of given statistics."""
+    """A pass from x to y, or y alone, by given statistics."""
 
     dims: Any
     parameter_dims: Any
@@ -29,7 +29,7 @@ class Forward(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """What makes statistics of sums; the rest is known when a kernel is compiled."""
+    """The numbers that turn sums into statistics; all else is known when a kernel is compiled."""
 
     divisor: Any  # float: values in a set, or 1 for totals
     eps: Any  # float
@@ -44,7 +44,7 @@ class Backward(NamedTuple):
     dy: Any
     x: Any
     weight: Any
-    stats: Any  # as `Forward` left them
+    stats: Any  # as written by `Forward`
     dx: Any
 
 

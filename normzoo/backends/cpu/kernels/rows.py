@@ -1,9 +1,10 @@
-"""Kernels of the views whose last axis is reduced (n > 1): a set (b, c) is m runs of n neighbouring values.
+"""Kernels of views whose last axis is reduced (n > 1): a set (b, c) has m runs of n adjacent values.
 
-A set is cut into chunks of about ROW_CHUNK values, by its shape alone: several runs, or a piece of one. A chunk is
-summed around the mean of some of its values and, where its own mean turns out to lie far from that, once more around
-this, while it is in the level-1 cache. Chunks are merged in order, in float64. So neither the number of threads nor the
-number of sets can be seen in the bits. Here a thread takes whole sets; in `rows_split.py` all threads share each set.
+A set is split into chunks of about ROW_CHUNK values, depending only on its shape: several runs, or a piece of one. A
+chunk is summed relative to the mean of some of its values and, if its own mean turns out to be far from that, again
+relative to its own mean, while it is in the level-1 cache. Chunks are merged in order, in float64. So results are
+bit-identical for any number of threads or sets. In this file a thread processes whole sets; in `rows_split.py` all
+threads share each set.
 """
 
 from functools import cache
@@ -45,7 +46,7 @@ from normzoo.backends.cpu.vector.lanes import LANES
 
 @helper
 def affine_at(given, s):
-    """`affine_of` set s, in lanes."""
+    """`affine_of` set s, as lanes."""
     mean, rstd = stats_of(given, s)
     scale, shift, fine, r = affine_of(mean, rstd, given.x)
     return splat(scale), splat(shift), splat(fine), splat(r)
@@ -53,7 +54,7 @@ def affine_at(given, s):
 
 @helper
 def folded_at(given, s, p):
-    """`affine_by` the statistics of set s and the parameters at p, in lanes."""
+    """`affine_by` the statistics of set s and the parameters at p, as lanes."""
     mean, rstd = stats_of(given, s)
     weight, bias = np.float64(at(given.weight, p)), np.float64(at(given.bias, p))
     scale, shift, fine, r = affine_by(mean, rstd, weight, bias, given.x)
@@ -62,8 +63,8 @@ def folded_at(given, s, p):
 
 @helper
 def near_mean(x, start, runs, step, length):
-    """Lanes of a number near the mean of runs `step` apart: that of four vectors spread over them; of a constant chunk,
-    its value."""
+    """Lanes of a value near the mean of runs that are `step` apart: the mean of four vectors spread over them; for a
+    constant chunk, its value."""
     first = load_same(x, start)
     s = zeros(x)
     if length >= LANES:
@@ -80,7 +81,7 @@ def chunk_moments(dims, x, start, j, center):
     run, runs, skip, length = chunk_of(j, m, n)
     count = float(runs * length)
     start += run * c * n + skip
-    if c == 1:  # the runs are neighbours
+    if c == 1:  # the runs are adjacent
         runs, length = 1, runs * length
     zero = zeros(x)
     shift = near_mean(x, start, runs, c * n, length) if center else zero
@@ -139,7 +140,7 @@ def chunk_deviations(dims, x, start, j, mean):
 
 @helper
 def finish(given, here, mean, spread, moments, flags):
-    """Write mean, spread / divisor and rstd of a set; start over if its values are extreme."""
+    """Write mean, spread / divisor and rstd of a set; if its values are extreme, compute them again."""
     b, _, c, _ = given.dims
     divisor, eps, clamp = moments
     power = flags.power
@@ -208,8 +209,8 @@ def chunk_apply(given, s, j, flags, ahead):
 
 @helper
 def together_of(dims):
-    """Sets whose moments are found before the first is normalized, so that what must wait for the sums of one is done
-    while another is read or written: of those of which a level-1 cache holds several."""
+    """Number of sets whose moments are computed before the first of them is normalized, so that waiting for the sums of
+    one overlaps with reading or writing another: for sets of which a level-1 cache holds several."""
     return SETS_TOGETHER if dims[1] * dims[3] <= ROW_CHUNK else 1
 
 

@@ -1,9 +1,10 @@
-"""The backward pass of `rows.py`: dx and the parameters' gradients, one set at a time.
+"""The backward pass of `rows.py`: dx and the gradients of the parameters, one set at a time.
 
-Where some values spread over dy have one sign, sums are around the nearest to 0 of them, which leaves its digits to the
-deviations: mean(dy) may be far from 0. Else they are around 0: dy may be 0 but for few values, whose digits they keep.
-Where the parameters vary along n, tasks add their gradients to blocks (pm, pn); else every set keeps its sums of dy
-and dy * xhat, one pair a chunk, or a run where the parameters vary along m. Both are added up in order at the end.
+If some values spread over dy have the same sign, sums are relative to the one nearest to 0, which keeps the digits of
+the deviations: mean(dy) may be far from 0. Otherwise they are relative to 0: dy may be 0 except for few values, and
+this keeps their digits. If the parameters vary along n, tasks add their gradients to blocks (pm, pn). Otherwise every
+set stores its sums of dy and dy * xhat: one pair per chunk, or per run if the parameters vary along m. At the end both
+are added in order.
 """
 
 from functools import cache
@@ -94,8 +95,8 @@ def chunk_dx(given, here, j, affine, means, flags, ahead):
 
 @helper
 def means_of(sums, rstd, k, limits, center):
-    """The factors that `chunk_dx` takes, of the sums over a set of k values; the rstd of a clamped set stands at the
-    limit and is a constant."""
+    """The means for `chunk_dx`, from the sums over a set of k values; the rstd of a clamped set equals the limit and is
+    a constant."""
     g, gx, x_sum, signs = sums
     gx /= limits.divisor
     if center:
@@ -114,7 +115,7 @@ def add_four(a, b):
 
 @helper
 def sets_of_cell(dims, parameter_dims):
-    """Sets that share a row (pm, pn) of parameters, and how many a task takes."""
+    """Number of sets that share a row (pm, pn) of parameters, and how many of them a task processes."""
     b, _, c, _ = dims
     pb, _, pc, _ = parameter_dims
     sets = b // pb * (c if pc == 1 else 1)
@@ -123,7 +124,7 @@ def sets_of_cell(dims, parameter_dims):
 
 @helper
 def turns_of(dims, parameter_dims):
-    """Rows of parameters whose sets a task takes in turn, as they lie in memory: all or one."""
+    """Number of rows of parameters whose sets a task processes in turn, in memory order: all or one."""
     cells = parameter_dims[0] * parameter_dims[2]
     is_little = cells * plane_of(parameter_dims) <= TURN_PLANES
     return cells if is_little and sets_of_cell(dims, parameter_dims)[0] >= TURN_SETS else 1
@@ -131,14 +132,14 @@ def turns_of(dims, parameter_dims):
 
 @helper
 def turn_of(parameter_dims, turns, t):
-    """Which part of its sets task t takes, and of which row of parameters first."""
+    """The part of its sets that task t processes, and its first row of parameters."""
     cells = parameter_dims[0] * parameter_dims[2]
     return (t, 0) if turns == cells else (t // cells, t % cells)
 
 
 @helper
 def set_of_cell(dims, parameter_dims, cell, u):
-    """Set u of the sets that share the parameters `cell`, which counts (pb, pc)."""
+    """Set u of the sets that share the parameters `cell`, an index of (pb, pc)."""
     c = dims[2]
     pb, _, pc, _ = parameter_dims
     if c == 1:
@@ -150,7 +151,7 @@ def set_of_cell(dims, parameter_dims, cell, u):
 
 @helper
 def fold_blocks(o, parameter_dims, blocks, per_cell, dweight, dbias):
-    """Add up the blocks (per_cell, cells, 2 planes) to LANES gradients, the vector o of (cells, pm, pn), in order."""
+    """Add the blocks (per_cell, cells, 2 planes) in order: LANES gradients, the vector o of (cells, pm, pn)."""
     pb, pm, pc, pn = parameter_dims
     lines, plane = lines_of(pn), plane_of(parameter_dims)
     r, cell, first = o // lines % pm, o // lines // pm, o % lines * LANES
@@ -167,7 +168,7 @@ def fold_blocks(o, parameter_dims, blocks, per_cell, dweight, dbias):
 
 @helper
 def fold_sums(o, dims, parameter_dims, sums, dweight, dbias):
-    """Add up the pairs of all sets that share the parameter o, in order."""
+    """Add the pairs of all sets that share the parameter o, in order."""
     b, m, c, n = dims
     pb, pm, pc, _ = parameter_dims
     pieces = chunking(m, n)[1]
@@ -201,7 +202,7 @@ def backward(center, power, spans, streams):
         chunks = chunking(m, n)[2]
         ahead = next_set(dims, given.x, FETCHED_SET_WIDE if is_wide() else FETCHED_SET_BACK)
         first, last, turns, cell, block, size = 0, 1, 1, 0, 0, 2 * plane_of(parameter_dims)
-        if spans_n:  # of others, a division takes as long as a small set
+        if spans_n:  # without this, no division, which takes as long as a small set
             turns = turns_of(dims, parameter_dims)
             sets, each = sets_of_cell(dims, parameter_dims)
             part, cell = turn_of(parameter_dims, turns, t)

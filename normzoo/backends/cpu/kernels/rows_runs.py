@@ -1,5 +1,5 @@
-"""Runs of rows that lie side by side and are too short to be worked on one by one: a set is worked on as one run, whose
-values have each its own parameters."""
+"""Adjacent runs of rows that are too short to be processed one by one: a set is processed as one run, whose values each
+have their own parameters."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from normzoo.backends.cpu.vector.workspaces import clear, workspace
 
 
 def going_forward(work: Any, unrolls: bool) -> Any:
-    """work(pool, forward, *moments), with `unrolls` on runs as one."""
+    """work(pool, forward, *moments); with `unrolls`, on runs as one."""
 
     @helper
     def unrolling(pool, given, *moments):
@@ -49,7 +49,7 @@ def going_back(work: Any, unrolls: bool) -> Any:
 
 @helper
 def unrolled(dims, parameter_dims):
-    """The view and that of its parameters."""
+    """The view and its parameter view with runs as one."""
     b, m, _, n = dims
     return (b, 1, 1, m * n), (parameter_dims[0], 1, 1, m * n)
 
@@ -77,7 +77,7 @@ def first_of(parameter_dims, m, o):
 
 @helper
 def fold(dims, parameter_dims, spread_out, dweight, stats):
-    """Add up the gradients of the values that share a parameter."""
+    """Add the gradients of values that share a parameter."""
     pb, pm, _, pn = parameter_dims
     _, m, _, n = dims
     sums = workspace(pb * pm * pn, stats)

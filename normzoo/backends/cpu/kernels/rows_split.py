@@ -1,4 +1,4 @@
-"""The kernels of `rows.py` for a few large sets, which all threads share: the same chunks, the same bits."""
+"""The kernels of `rows.py` for a few large sets, which all threads share: with the same chunks, so bit-identical."""
 
 from functools import cache
 
@@ -34,12 +34,12 @@ def in_order(dims, t):
     return place // groups * c + column, place % groups * pieces + piece
 
 
-PART = 4  # numbers of a chunk: count, mean, m2; or the sums of `chunk_sums`
+PART = 4  # numbers per chunk: count, mean, m2; or the sums of `chunk_sums`
 
 
 @helper
 def place_of(dims, s, h):
-    """Where the numbers of chunk h of set s lie, among those of all."""
+    """Index of the numbers of chunk h of set s."""
     return PART * (s * chunking(dims[1], dims[3])[2] + h)
 
 
@@ -150,7 +150,8 @@ def backward(center, power, spans, streams):
 
     @helper
     def sum_chunks_n(t, given, blocks, part):
-        """One chunk of all sets that share their parameters; runs that do have blocks apart."""
+        """One chunk of all sets that share their parameters; if all runs of a set share them, too, each group of runs
+        has its own block."""
         dims, parameter_dims = given.dims, given.parameter_dims
         pb, pm, pc, _ = parameter_dims
         _, pieces, chunks = chunking(dims[1], dims[3])

@@ -1,7 +1,8 @@
-"""Sums of a backward pass over rows: of dy and of dy * xhat, a chunk at a time.
+"""Sums of a backward pass over rows: of dy and of dy * xhat, one chunk at a time.
 
-Where some values spread over dy have one sign, sums are around the nearest to 0 of them, which leaves its digits to the
-deviations: mean(dy) may be far from 0. Else they are around 0: dy may be 0 but for few values, whose digits they keep.
+If some values spread over dy have the same sign, sums are relative to the one nearest to 0, which keeps the digits of
+the deviations: mean(dy) may be far from 0. Otherwise they are relative to 0: dy may be 0 except for few values, and
+this keeps their digits.
 """
 
 import numpy as np
@@ -18,7 +19,7 @@ from normzoo.backends.cpu.vector.lanes import LANES
 
 @helper
 def slots_of(dims, parameter_dims):
-    """Pairs of sums that a set keeps."""
+    """Number of pairs of sums per set."""
     _, m, _, n = dims
     _, pieces, chunks = chunking(m, n)
     return m * pieces if parameter_dims[1] > 1 else chunks
@@ -26,26 +27,27 @@ def slots_of(dims, parameter_dims):
 
 @helper
 def lines_of(pn):
-    """Vectors in a row of parameters."""
+    """Number of vectors in a row of parameters."""
     return (pn + LANES - 1) // LANES
 
 
 @helper
 def plane_of(parameter_dims):
-    """Values of a plane of a block: pm rows of whole vectors."""
+    """Number of values of a plane of a block: pm rows of whole vectors."""
     return parameter_dims[1] * lines_of(parameter_dims[3]) * LANES
 
 
 @helper
 def terms_of(given, i, affine, left, full):
-    """dy and xhat on up to LANES values, zeros behind."""
+    """dy and xhat for up to LANES values, followed by zeros."""
     xhat = standardize(read(given.x, i, left, full, given.x), *affine)
     return read(given.dy, i, left, full, given.x), xhat if full else keep(xhat, left)
 
 
 @helper
 def add_gradients(given, terms, scale, p, blocks, q, left, full):
-    """Add dy * xhat and dy to the gradients at q; g = dy * weight, times the scale of x that keeps it in range."""
+    """Add dy * xhat and dy to the gradients at q; returns g = dy * weight, times the scale of x, which keeps it in
+    range."""
     d, xhat = terms
     x, plane = given.x, plane_of(given.parameter_dims)
     hold(blocks, q, fma(d, xhat, held(blocks, q, full, x)), full, x)
@@ -55,13 +57,13 @@ def add_gradients(given, terms, scale, p, blocks, q, left, full):
 
 @helper
 def add_lanes(g, xhat, s, q, z, signs, power):
-    """The sums of g, g * xhat, xhat and sign(xhat), and these lanes."""
+    """The sums of g, g * xhat, xhat and sign(xhat), with these lanes added."""
     return s + g, fma(g, xhat, q), z + xhat, signs + sign(xhat) if power == 1 else signs
 
 
 @helper
 def middle_of(low, high):
-    """What sums are best around: of values between `low` and `high`, lane by lane, what is nearest to 0, or 0 where
+    """The best reference for sums: of values between `low` and `high`, lane by lane, the one nearest to 0, or 0 if
     their signs differ."""
     if not have_one_sign(low, high):
         return 0.0
@@ -71,8 +73,8 @@ def middle_of(low, high):
 
 @helper
 def middle_of_g(given, scale, start, top):
-    """What sums of dy * (weight * scale) over the set at `start`, whose parameters begin at `top`, are around: of two
-    values amid it, the one nearer to 0, or 0 where their signs differ."""
+    """The reference for sums of dy * (weight * scale) over the set at `start`, whose parameters begin at `top`: of two
+    values in its middle, the one nearer to 0, or 0 if their signs differ."""
     _, m, c, n = given.dims
     dy, weight = given.dy, given.weight
     i = start + m // 2 * c * n + n // 2
@@ -84,7 +86,8 @@ def middle_of_g(given, scale, start, top):
 
 @helper
 def middle_of_dy(dy, start, runs, step, length, like):
-    """What sums of dy over runs from `start` on are around: `middle_of` some values amid it, of long runs spread."""
+    """The reference for sums of dy over runs from `start` on: `middle_of` some of their values; for long runs, spread
+    evenly."""
     low, high = zeros(like), zeros(like)
     if length < LANES:
         for h in range(LANES):
@@ -96,7 +99,7 @@ def middle_of_dy(dy, start, runs, step, length, like):
         for h in range(ROW_SAMPLES):
             d = load_as(dy, start + h * runs // ROW_SAMPLES * step + h * (length - LANES) // ROW_SAMPLES, like)
             low, high = (d, d) if h == 0 else (smaller(low, d), larger(high, d))
-            if not have_one_sign(low, high):  # before memory is read out of turn, which costs a tenth of all
+            if not have_one_sign(low, high):  # before memory is read out of order, which costs a tenth of the time
                 return 0.0
     return middle_of(low, high)
 
@@ -105,7 +108,7 @@ def middle_of_dy(dy, start, runs, step, length, like):
 def chunk_sums_n(given, here, j, affine, blocks, block, flags):
     """sum(g), sum(g * xhat), 0, sum(sign(x - mean)) over chunk j of the set `here`; the parameters vary along n.
 
-    With `center` the second is short of what vanishes in the sum over the set, where sum(xhat) is 0. Adds dy * xhat and
+    With `center` the second omits terms that vanish in the sum over the set, where sum(xhat) is 0. Adds dy * xhat and
     dy to the planes of `blocks` at `block`.
     """
     _, m, c, n = given.dims
@@ -114,7 +117,7 @@ def chunk_sums_n(given, here, j, affine, blocks, block, flags):
     top, step = parameter_at(given.parameter_dims, here), parameter_step(given.parameter_dims)
     zero = zeros(given.weight)
     g0 = zero
-    if flags.center:  # the same in all chunks. What it is costs dx no digits, wherever dy sits
+    if flags.center:  # the same in all chunks; it costs dx no digits, whatever dy is
         g0 = middle_of_g(given, lane(affine[0], 0), here.start, top)
     s, q, z, signs = zero, zero, zero, zero
     for run in range(first, first + runs):
@@ -150,13 +153,13 @@ def sums_around(given, here, j, affine, sums, power, again):
     top, step = parameter_at(parameter_dims, here), parameter_step(parameter_dims)
     slot = here.index * slots_of(dims, parameter_dims)
     start = here.start + first * c * n + skip
-    if c == 1 and pm == 1:  # the runs are neighbours
+    if c == 1 and pm == 1:  # the runs are adjacent
         runs, length = 1, runs * length
     zero = zeros(weight)
     fine, r = np.float64(lane(affine[2], 0)), np.float64(lane(affine[3], 0))
     around = 0.0 if again else middle_of_dy(dy, start, runs, c * n, length, x)
     middle = splat(narrow(around, x))
-    is_plain = around == 0.0  # some of dy is near 0, or on the other side: its mean is not far away, see `means_of`
+    is_plain = around == 0.0  # some of dy is near 0, or has the other sign: its mean is not far away, see `means_of`
     g_sum, gx_sum, x_sum, far = 0.0, 0.0, 0.0, 0.0
     d_part, q_part, z_part, count = 0.0, 0.0, 0.0, 0
     s, q, z, signs = zero, zero, zero, zero
@@ -203,8 +206,8 @@ def sums_around(given, here, j, affine, sums, power, again):
 
 @helper
 def chunk_sums(given, here, j, affine, sums, power):
-    """sum(g), sum(g * xhat), sum(xhat), sum(sign(x - mean)) over chunk j of the set `here`; a run has one weight. The
-    third is NaN where it is of no use. Writes the sums of dy * xhat and dy to the set's pairs of `sums`."""
+    """sum(g), sum(g * xhat), sum(xhat), sum(sign(x - mean)) over chunk j of the set `here`; each run has one weight.
+    The third is NaN if it is not needed. Writes the sums of dy * xhat and dy to the set's pairs in `sums`."""
     found, again = (0.0, 0.0, 0.0, 0.0, 0.0), False
     for _ in range(2):
         found = sums_around(given, here, j, affine, sums, power, again)

@@ -1,4 +1,5 @@
-"""How rows are walked over: sets, the chunks that they are cut into, and the parameters of their runs."""
+"""The order in which rows are processed: sets, the chunks that they are split into, and the parameters of their
+runs."""
 
 from typing import Any, NamedTuple
 
@@ -7,14 +8,14 @@ from normzoo.backends.cpu.schedule import ROW_CHUNK, SHORT_SET
 from normzoo.backends.cpu.vector.access import at, itemsize
 from normzoo.backends.cpu.vector.arithmetic import smaller
 
-ONE, EACH, RUNS = range(3)  # `spans`: a run has one parameter; each value has; short runs are worked on as one
+ONE, EACH, RUNS = range(3)  # `spans`: a run has one parameter; each value has its own; short runs are processed as one
 
 
-SHORT = 3  # more than these: each set is one run, also of RUNS, of at most SHORT_SET values
+SHORT = 3  # added to these: each set, also of RUNS, is one run of at most SHORT_SET values
 
 
 class Set(NamedTuple):
-    """Set `index`, (b, c), whose values begin at `start`."""
+    """Set `index`, (b, c), whose values begin at index `start`."""
 
     index: Any
     b: Any
@@ -23,15 +24,15 @@ class Set(NamedTuple):
 
 
 def parts_of(spans):
-    """Of `spans`: whether parameters vary along n, whether runs are worked on as one, and whether a set is SHORT."""
+    """From `spans`: do parameters vary along n, are runs processed as one, and is a set SHORT?"""
     short, spans = divmod(spans, SHORT)
     return spans != ONE, spans == RUNS, short == 1
 
 
 @helper
 def as_short(given):
-    """A record's fields, of sets of one short run: what the compiler then knows leaves out a third of what is done once
-    for a set."""
+    """The fields of a record, for sets of one short run: what the compiler then knows saves a third of the work per
+    set."""
     b, _, c, n = given.dims
     pb, _, pc, pn = given.parameter_dims
     return (b, 1, c, smaller(n, SHORT_SET)), (pb, 1, pc, pn), *given[2:]
@@ -39,8 +40,8 @@ def as_short(given):
 
 @helper
 def chunking(m, n):
-    """runs in a chunk, pieces of a run, chunks in a set. Of small sets without a division, which takes as long as the
-    rest of what is done once for a set; so do the functions behind."""
+    """Runs per chunk, pieces per run, chunks per set. For small sets without a division, which would take as long as
+    the rest of the work per set; the same holds for the functions below."""
     if m * n <= ROW_CHUNK:
         return m, 1, 1
     if n > ROW_CHUNK:
@@ -52,7 +53,7 @@ def chunking(m, n):
 
 @helper
 def chunk_of(j, m, n):
-    """first run, runs, first value in the run, values in the run: the extent of chunk j."""
+    """First run, number of runs, first value in the run, number of values in the run: the extent of chunk j."""
     group, pieces, chunks = chunking(m, n)
     if chunks == 1:
         return 0, m, 0, n
@@ -63,7 +64,7 @@ def chunk_of(j, m, n):
 
 @helper
 def parameter_at(parameter_dims, here):
-    """Flat position in the parameter view of the first value of a set; that of run 1 is `parameter_step` away."""
+    """Flat index in the parameter view of the first value of a set; that of run 1 is `parameter_step` away."""
     pb, pm, pc, pn = parameter_dims
     place = (0 if pb == 1 else here.b if pb > here.b else here.b % pb) * pm
     return (place * pc + (here.c if pc > 1 else 0)) * pn
@@ -71,7 +72,7 @@ def parameter_at(parameter_dims, here):
 
 @helper
 def parameter_step(parameter_dims):
-    """How far the parameters of a run are from those of the run before."""
+    """Distance between the parameters of consecutive runs."""
     _, pm, pc, pn = parameter_dims
     return pc * pn if pm > 1 else 0
 
@@ -96,6 +97,6 @@ def stats_of(given, s):
 
 @helper
 def next_set(dims, x, most):
-    """How far ahead of a set the next one lies, where sets are of at most `most` bytes; else 0: it is not fetched."""
+    """Distance from a set to the next, if sets have at most `most` bytes; else 0: the next is not prefetched."""
     _, m, c, n = dims
     return 0 if m * n * itemsize(x) > most else n if c > 1 else m * n

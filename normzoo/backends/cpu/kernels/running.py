@@ -1,4 +1,4 @@
-"""Running statistics in one call: the NumPy formulas of `reference.py` cost tens of microseconds on any size."""
+"""Running statistics in one call: the NumPy formulas of `reference.py` take tens of microseconds for any size."""
 
 import math
 from functools import cache
@@ -18,7 +18,7 @@ def blend(state, j, left, keep, new, weight):
     put_lanes(state, j, narrow(splat(keep) * wide(load_n(state, j, left)) + splat(weight) * new, state), left)
 
 
-# Both keep Python's lock: nobody sees running statistics half written, or takes two batches in at once.
+# Both keep the interpreter's lock: no thread sees partly written running statistics, or updates them at the same time.
 
 
 @cache
@@ -29,7 +29,7 @@ def update(average=False):
     def running_update(
         running_mean,  # (channels,) float32 or float64
         running_var,  # the same
-        batches,  # () int64: how many were taken in, this one too at the end
+        batches,  # () int64: number of batches; incremented
         stats,  # (3, b, c) float64
         channels,
         values,  # b * c
@@ -60,7 +60,7 @@ def constants():
         mean,  # (channels,) float32 or float64
         variance,  # the same
         stats,  # (3, b, c) float64
-        negative,  # () int64: how many channels have a variance below 0
+        negative,  # () int64: number of channels with a variance below 0; written
         channels,  # b * c
         eps,
     ):

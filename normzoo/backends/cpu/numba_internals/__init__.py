@@ -1,6 +1,6 @@
-"""Every private name of Numba and llvmlite that the library takes hold of: nobody else does.
+"""All private names of Numba and llvmlite that the library uses; no other folder uses any.
 
-`target` and `pipeline` are our own way to compile, `plain` is Numba's, and `way` chooses between them; `needed` has
-what both ways stand on, `optional` what has a way of its own to do without. It imports Numba, llvmlite and its own
-files, and nothing else of the package. Never what a kernel computes.
+`target` and `pipeline` are our own way of compiling, `plain` is Numba's, and `way` chooses between them. `needed` has
+the names that both ways require, `optional` those that the library can work without. It imports Numba, llvmlite and its
+own files, and nothing else of the package. It never knows what a kernel computes.
 """

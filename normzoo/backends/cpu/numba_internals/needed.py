@@ -1,8 +1,8 @@
-"""Private names that no way of compiling does without: compiled code that calls other compiled code, by its address or
-as a function of its own, and what it is compiled for.
+"""Private names that both ways of compiling require: for compiled code that calls other compiled code, by address or by
+name, and for the properties of the target machine.
 
-All are of Numba's context for a target and of what a compilation gives, as they have been since Numba 0.50. Without
-them there is no machine code that works on `Flat` arrays, and no CPU backend but with NUMBA_DISABLE_JIT.
+All of them are attributes of Numba's target context and compile results, unchanged since Numba 0.50. Without them no
+machine code could work on `Flat` arrays, and the CPU backend would only run with NUMBA_DISABLE_JIT.
 """
 
 from collections.abc import Callable
@@ -11,39 +11,39 @@ from typing import Any
 from numba.core import types
 from numba.core.imputils import impl_ret_new_ref
 
-returned_new = impl_ret_new_ref  # (context, builder, type, value): the value holds a reference, which is the caller's
+returned_new = impl_ret_new_ref  # (context, builder, type, value): a value with a reference that the caller owns
 
 
 def triple(context: Any) -> str:
-    """Of the machine that is compiled for, such as "x86_64-unknown-linux-gnu"."""
+    """The target machine, such as "x86_64-unknown-linux-gnu"."""
     return context.codegen().magic_tuple()[0]
 
 
 def features(context: Any) -> str:
-    """What its processor can do, as LLVM writes it: "+avx2,-avx512f,..."."""
+    """The instruction sets of the target processor, in LLVM's notation: "+avx2,-avx512f,..."."""
     return context.codegen().magic_tuple()[2]
 
 
 def machine_code(kernel: Any, signature: tuple[types.Type, ...]) -> tuple[Callable, int, Any]:
-    """Compiled for these types, or loaded from disk: a function that does not look at its arguments' types, the address
-    for compiled code, and what keeps both alive."""
+    """A kernel compiled for these types, or loaded from disk: a function that does not check its arguments' types, the
+    address for compiled code, and an object that keeps both alive."""
     kernel.compile(signature)
     made = kernel.overloads[signature]
     return made.entry_point, made.library.get_pointer_to_function(made.fndesc.llvm_func_name), made
 
 
 def function_type(context: Any, taken: Any) -> Any:
-    """LLVM's type of a function of these types that returns nothing."""
+    """The LLVM type of a function with these argument types that returns nothing."""
     return context.call_conv.get_function_type(types.none, taken)
 
 
 def call_at(context: Any, builder: Any, function: Any, taken: Any, given: Any) -> Any:
-    """Call such a function; the status of the call."""
+    """Call such a function; returns the status of the call."""
     return context.call_conv.call_function(builder, function, types.none, taken, given)[0]
 
 
 def raise_as(context: Any, builder: Any, status: Any) -> None:
-    """Raise what a function that was called raised."""
+    """Raise the exception of a function that was called."""
     context.call_conv.return_status_propagate(builder, status)
 
 
@@ -52,17 +52,17 @@ def raise_new(context: Any, builder: Any, error: type, text: str) -> None:
 
 
 def address_in(context: Any, builder: Any, address: int, name: str) -> Any:
-    """An address of this process as a constant, which keeps the code from being cached."""
+    """An address of this process as a constant; it prevents caching of the code."""
     return context.add_dynamic_addr(builder, address, info=name)
 
 
 def compile_for(work: Any, taken: tuple[types.Type, ...]) -> None:
-    """Compile a function for these types, while types are inferred."""
+    """Compile a function for these types, during type inference."""
     work.get_call_type(work.dispatcher.typingctx, taken, {})
 
 
 def linked(context: Any, work: Any, taken: tuple[types.Type, ...]) -> Any:
-    """That function, whose code now belongs to the one that is being compiled."""
+    """The function from `compile_for`, linked into the code that is being compiled."""
     called = work.get_call_type(context.typing_context, taken, {})
     compiled = work.dispatcher.get_compile_result(called)
     context.active_code_library.add_linking_library(compiled.library)
@@ -74,16 +74,16 @@ def name_of(function: Any) -> str:
 
 
 def call_linked(context: Any, builder: Any, function: Any, taken: tuple[types.Type, ...], given: list) -> Any:
-    """Call it; the status of the call, which raises nothing."""
+    """Call a linked function; returns the status of the call, without raising."""
     return context.call_internal_no_propagate(builder, function, types.none(*taken), given)[0]
 
 
 def allocated(context: Any, builder: Any, length: Any, align: int) -> tuple[Any, Any]:
-    """Memory that Numba counts references to, and where it begins."""
+    """Memory that is reference-counted by Numba, and its address."""
     held = context.nrt.meminfo_alloc_aligned(builder, length, align=align)
     return held, context.nrt.meminfo_data(builder, held)
 
 
 def python_api(context: Any, builder: Any) -> Any:
-    """Python's C interface in compiled code."""
+    """Python's C API, for compiled code."""
     return context.get_python_api(builder)

@@ -1,4 +1,4 @@
-"""Private names that the library can do without, each with what is lost."""
+"""Private names that the library can work without, each with the consequences."""
 
 from typing import Any
 
@@ -11,16 +11,16 @@ except ImportError:
 
 
 def compilers_locks() -> list[Any]:
-    """The locks of compilations, in the order in which they are taken. Without one of them a fork does not wait for
-    what another thread compiles, and its child may never compile."""
+    """The locks of compilations, in the order in which they are acquired. Without one of them, a fork does not wait for
+    compilations in other threads, and its child may never be able to compile."""
     numbas = getattr(getattr(compiler_lock, "global_compiler_lock", None), "_lock", None)
     llvms = getattr(getattr(getattr(ffi, "lib", None), "_lock", None), "_lock", None)
     return [lock for lock in (numbas, llvms) if hasattr(lock, "acquire") and hasattr(lock, "release")]
 
 
 def threads_are_started() -> bool:
-    """Were Numba's threads started in this process, or in one that it is a fork of? If that is not known, they were: a
-    fork then stays alone."""
+    """Were Numba's threads started in this process, or in one that it was forked from? If unknown, True: a forked
+    process then uses one thread."""
     try:
         from numba.np.ufunc import parallel  # noqa: PLC0415
 
@@ -30,7 +30,7 @@ def threads_are_started() -> bool:
 
 
 def users_cache() -> str:
-    """Numba's folder among the user's caches; "" where Numba does not tell: kernels are then not kept there."""
+    """Numba's folder in the user's cache directory; "" if Numba does not tell: then kernels are not stored there."""
     try:
         from numba.misc.appdirs import AppDirs  # noqa: PLC0415
 
@@ -39,26 +39,26 @@ def users_cache() -> str:
         return ""
 
 
-# -- compiled code on disk. What it raises is told as the reason why kernels are not kept
+# -- compiled code on disk. An exception here is reported as the reason why kernels are not stored
 
 
 def use_cache(function: Any, cache: Any) -> None:
-    """Numba asks this cache, of its own kind, before it compiles the function."""
+    """Make Numba use this cache object before it compiles the function."""
     function._cache = cache
 
 
 def codegen_key(codegen: Any) -> Any:
-    """What code depends on beside its sources: machine, processor and features."""
+    """The properties that machine code depends on, besides its sources: machine, processor and features."""
     return codegen.magic_tuple()
 
 
 def has_addresses(compiled: Any) -> bool:
-    """Does it hold addresses of this process?"""
+    """Does the code contain addresses of this process?"""
     return compiled.library.has_dynamic_globals
 
 
 def written(place: str, name: str, compiled: Any) -> None:
-    """Into a file, which is there whole or not at all."""
+    """Write to a file, which appears completely or not at all."""
     _files(place)._save_data(name, compiled._reduce())
 
 

@@ -1,4 +1,4 @@
-"""The steps in which our own way compiles kernels and helpers: Numba's, without what they have no use for."""
+"""The steps of our own way of compiling: those of Numba, except for steps that kernels and helpers do not need."""
 
 import copy
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from numba.core.typed_passes import NativeLowering
 
 
 class _InlineLibrary(JITCodeLibrary):
-    """LLVM code that is only ever linked into a kernel, where it is optimized: here it would be in vain."""
+    """LLVM code that is only linked into kernels, where it is optimized: optimizing it here would be wasted time."""
 
     def _optimize_functions(self, ll_module: Any) -> None:
         ll_module.data_layout = self._codegen._data_layout
@@ -23,7 +23,7 @@ class _InlineLibrary(JITCodeLibrary):
         pass
 
     def _get_module_for_linking(self) -> Any:
-        """Numba's makes a copy of its own for this."""
+        """Numba's own method makes a copy."""
         self._ensure_finalized()
         for function in self._final_module.functions:
             if not function.is_declaration and function.linkage == Linkage.external:
@@ -36,8 +36,9 @@ class _InlineLibrary(JITCodeLibrary):
 
 
 class _Lower(Lower):
-    """Numba's, but for what it does with every variable: count references to it, and tell debuggers of it. Few have any
-    to count, and to find that out each time is a good part of a compilation."""
+    """Numba's lowering, except for two things that it does with every variable: count its references, and describe it
+    to debuggers. Few variables have references to count, and finding that out each time is a large part of
+    compilation."""
 
     def alloca_lltype(self, name: str, lltype: Any, datamodel: Any = None) -> Any:
         return cgutils.alloca_once(self.builder, lltype, name=name)
@@ -66,7 +67,7 @@ class _Lowering(NativeLowering):
 
 @register_pass(mutates_CFG=True, analysis_only=False)
 class _InlineLowering(_Lowering):
-    """Lowering to LLVM that stops short of machine code: a helper is only ever inlined."""
+    """Lowering to LLVM without generating machine code: a helper is only ever inlined."""
 
     _name = "normzoo_inline_lowering"
 
@@ -83,20 +84,20 @@ class _InlineLowering(_Lowering):
 
 
 def _no_executable(library: Any, fndesc: Any, env: Any) -> Callable:
-    """What stands for an executable is but a key by which callers find the code: any new built-in method."""
+    """A key by which callers find the code, instead of an executable: any new built-in method."""
     return [].append
 
 
 class _Lean(PassManager):
-    """Numba's analyses a function anew behind each pass that may change it, a seventh of the time to compile a kernel.
-    Those of its passes that need the analysis make their own."""
+    """Numba analyses a function again after each pass that may change it, which is a seventh of the time to compile a
+    kernel. Those of its passes that need the analysis make their own."""
 
     _ENFORCING = False
 
 
 class KernelCompiler(Compiler):
-    """Numba's, with another lowering, and without the passes that kernels and helpers have no use for: merely looking
-    through dozens of functions costs time."""
+    """Numba's compiler with another lowering, and without the passes that kernels and helpers do not need: even
+    scanning dozens of functions costs time."""
 
     lowering: type = _Lowering
     pipelines: ClassVar[dict[type, PassManager]] = {}
@@ -119,7 +120,7 @@ class KernelCompiler(Compiler):
     )
 
     def define_pipelines(self) -> list:
-        """One for all functions: to make one takes as long as some of its passes."""
+        """A single pipeline for all functions: creating one takes as long as some of its passes."""
         known = self.pipelines.get(type(self))
         if known is not None:
             return [known]
@@ -137,6 +138,6 @@ class HelperCompiler(KernelCompiler):
 
 
 class InlineCompiler(HelperCompiler):
-    """For functions that may be anything."""
+    """The compiler for arbitrary functions."""
 
     needless = frozenset()

@@ -1,6 +1,7 @@
-"""The way that needs no private name: Numba's own target, with the primitives of this package among its own.
+"""The way of compiling without private names: Numba's own target, extended by this package's primitives.
 
-The same bits; but Numba first learns all that it can compile, kernels take longer to compile, and are not kept on disk.
+Results are bit-identical; but Numba first loads everything that it can compile, kernels take longer to compile, and are
+not stored on disk.
 """
 
 from collections.abc import Callable

@@ -1,10 +1,10 @@
-"""Our own way to compile: Numba's target "cpu" as kernels know it, with what they use, and no more.
+"""Our own way of compiling: a variant of Numba's "cpu" target that knows only what kernels use.
 
-Numba's own learns all that it can compile at the first call of a process, before it even loads what is on disk: most
-of NumPy, linear algebra (for which it imports SciPy), strings, typed containers. That takes a quarter of a second, and
-the operators of all of these are looked through whenever a kernel adds two numbers. Here arithmetic, tuples, ranges and
-a few functions of `math` are known, and the primitives of this package. Without the names that this takes hold of,
-kernels are compiled as `plain.py` does, to the same bits.
+In the first call of a process, even before it loads code from disk, Numba's own target loads everything that it can
+compile: most of NumPy, linear algebra (for which it imports SciPy), strings, typed containers. That takes a quarter of
+a second, and whenever a kernel adds two numbers, all their operators are searched. This target knows arithmetic,
+tuples, ranges, a few functions of `math`, and the primitives of this package. If the private names it uses are missing,
+`plain.py` compiles the kernels, with bit-identical results.
 """
 
 import logging
@@ -24,14 +24,15 @@ from normzoo.backends.cpu.numba_internals.needed import machine_code
 from normzoo.backends.cpu.numba_internals.pipeline import HelperCompiler, InlineCompiler, KernelCompiler
 
 _declared, _lowered = templates.Registry(), Lowered("normzoo")
-lower = _lowered.lower  # a decorator: how a primitive becomes LLVM's code, for arguments of these types
+lower = _lowered.lower  # decorator of functions that generate a primitive's LLVM code for arguments of these types
 
 
 def typed(function: Callable, rule: Callable) -> None:
-    """Teach type inference `function`: its result type is `rule(*argument types)`, or None: not for these.
+    """Declare `function` to type inference: its result type is `rule(*argument types)`; None means that they do not
+    fit.
 
-    What is of a target is asked before what is of any: else `+` of lanes would be looked for among all additions, each
-    time.
+    Declarations for a specific target are searched before general ones: otherwise `+` of lanes would be searched among
+    all additions each time.
     """
 
     class Template(templates.AbstractTemplate):
@@ -47,19 +48,19 @@ def typed(function: Callable, rule: Callable) -> None:
 
 
 class _Declared(templates.RegistryLoader):
-    """What others declare, but for what is written in Python: Numba would compile it for its own target."""
+    """The declarations of others, except functions written in Python, which Numba would compile for its own target."""
 
     written = frozenset([templates._OverloadFunctionTemplate, templates._OverloadAttributeTemplate])
 
     def new_registrations(self, name: str) -> Iterator[Any]:
         for item in super().new_registrations(name):
-            # issubclass would ask thousands of classes that derive from these
+            # issubclass would check thousands of classes that derive from these
             if self.written.isdisjoint(getattr(item, "__mro__", ())):
                 yield item
 
 
 class _Types(Context):
-    """Of which types the results of functions are."""
+    """Type inference: the result types of functions."""
 
     def install_registry(self, registry: Any) -> None:
         if registry not in self._registries:
@@ -72,7 +73,7 @@ class _Types(Context):
 
 
 class _Code(CPUContext):
-    """Which code computes them."""
+    """Code generation for these functions."""
 
     def load_additional_registries(self) -> None:
         from numba.cpython import builtins, iterators, mathimpl, numbers, rangeobj, tupleobj  # noqa: F401, PLC0415
@@ -90,8 +91,8 @@ class _Target(TargetDescriptor):
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Numba tells a root logger of level DEBUG of every step it takes: a hundred thousand lines for the first kernel.
-    Here it does so only if its own logger was given a level."""
+    """Numba logs every step to a root logger of level DEBUG: a hundred thousand lines for the first kernel. Here it
+    does so only if its own logger was given a level."""
     logger = logging.getLogger("numba")
     if logger.level != logging.NOTSET or logger.getEffectiveLevel() >= logging.WARNING:
         yield
@@ -104,7 +105,7 @@ def _quietly() -> Iterator[None]:
 
 
 class _Function(Dispatcher):
-    """A function that is compiled for each combination of the types that it is called with."""
+    """A function that is compiled once for each combination of argument types."""
 
     targetdescr = _Target("cpu")
 
@@ -113,28 +114,28 @@ class _Function(Dispatcher):
             return super().compile(sig)
 
     def get_call_template(self, given: Any, named: Any) -> Any:
-        """Numba would compile it for each value of a flag that a caller writes or closes over. Here it does so once for
-        the types: LLVM, which takes the code into each kernel, finds the same dead branches."""
+        """Numba would compile the function for each value of a literal or closed-over flag. Here it is compiled once
+        per types: LLVM, which inlines the code into each kernel, finds the same dead branches."""
         return super().get_call_template(
             tuple(map(types.unliteral, given)), {name: types.unliteral(t) for name, t in named.items()}
         )
 
 
 def jit(function: Callable, is_helper: bool, **options: Any) -> Any:
-    """As numba.njit, for this target: a helper, which is only ever inlined, or a kernel."""
+    """Like numba.njit, for this target: a kernel, or a helper, which is only ever inlined."""
     given = {"nopython": True, "error_model": "numpy", "forceinline": is_helper, **options}
     return _Function(function, targetoptions=given, pipeline_class=HelperCompiler if is_helper else KernelCompiler)
 
 
-# what `register_jitable` takes for functions that only compiled code of Numba's own target calls
+# options of `register_jitable` for functions that only compiled code of Numba's own target calls
 inlined: dict[str, Any] = {"pipeline_class": InlineCompiler}
 
 
 def probe() -> None:
-    """Compile a kernel of a helper and a primitive of its own, and call it.
+    """Compile a kernel with a helper and a primitive of its own, and call it.
 
     Raises:
-        Exception: whatever a version of Numba that is unlike those known raises.
+        Exception: anything that an unknown version of Numba raises.
     """
 
     def half(v):

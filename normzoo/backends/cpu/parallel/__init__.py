@@ -1,5 +1,5 @@
-"""Loops whose turns threads share, and whether a kernel may run on threads here and now.
+"""Loops whose turns threads share, and the decision whether a kernel may use threads here and now.
 
-They may import `compiling`, `vector` and whatever tells processes and threads apart. Never a kernel: how work is cut is
-for the kernel to say, and shows in no result.
+They may import `compiling`, `vector` and whatever distinguishes processes and threads. Never a kernel: kernels decide
+how work is split, which changes no result.
 """

@@ -1,8 +1,8 @@
-"""Loops whose turns threads share: `share` in a kernel, and the pool of threads that it is given.
+"""Loops whose turns threads share: `share`, for kernels, and the pool of threads that is passed to them.
 
-A pool is where two addresses stand, of the function of Numba's threading layer that runs something on its threads and
-of the one that tells how many there are; ALONE is no pool. One kernel serves both ways: the same machine code works on
-a run of turns.
+A pool is the address of two function pointers of Numba's threading layer: one runs a function on its threads, the other
+returns their number. ALONE is no pool. The same machine code of a kernel serves both cases: it processes a range of
+turns.
 """
 
 import ctypes
@@ -30,7 +30,7 @@ _WORK = ir.FunctionType(ir.VoidType(), [_BYTES.as_pointer(), _INT.as_pointer(), 
 
 
 def pool() -> int:
-    """Numba's threads, which must have been started; ALONE where this version of Numba does not say where they are."""
+    """Numba's threads, which must have been started; ALONE if this version of Numba does not export the functions."""
     held = _addresses()
     return ctypes.addressof(held) if all(held) else ALONE
 
@@ -42,12 +42,12 @@ def _addresses() -> ctypes.Array:
 
 
 def waking(count: int, loops: int = 12) -> float:
-    """Seconds in which so many threads begin and end a loop of nothing, as a rule: two or three microseconds where idle
-    threads spin, a hundred where they sleep, though a few loops take half of that."""
+    """The typical time in seconds for `count` threads to begin and end an empty loop: two or three microseconds if idle
+    threads spin, a hundred if they sleep, though a few loops take half of that."""
     start, _ = _addresses()
     if not start:
         return 0.0
-    size, nothing = ctypes.c_size_t, ctypes.pythonapi.Py_IsInitialized  # takes no arguments, nor Python's lock
+    size, nothing = ctypes.c_size_t, ctypes.pythonapi.Py_IsInitialized  # has no arguments, and takes no lock
     loop = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 5, size, size, ctypes.c_int)(start)
     first, parts, step = (size * 1)(0), (size * 1)(count), (size * 1)(1)
     given = ctypes.cast(nothing, ctypes.c_void_p), first, parts, step, None, 0, 1, count
@@ -60,27 +60,28 @@ def waking(count: int, loops: int = 12) -> float:
 
 @helper
 def pool_for(values, pool):
-    """The pool where there are enough values to do something with, else ALONE."""
+    """The pool, if there are enough values to be worth it; else ALONE."""
     return pool if values >= FOLDED_ON_THREADS else ALONE
 
 
 def share(pool, turns, work, arguments):
-    """work(t, *arguments) for each t of `turns`: each thread takes one run of neighbours. One turn wakes no thread.
+    """Call work(t, *arguments) for each t below `turns`; each thread takes a contiguous range. A single turn wakes no
+    thread.
 
     Args:
         pool: the threads, or ALONE.
-        work: a helper, which returns nothing.
+        work: a helper that returns nothing.
 
     Raises:
-        MemoryError: there was none for some turn; others may have been taken.
+        MemoryError: a turn found no memory; others may have been completed.
     """
     for t in range(turns):
         work(t, *arguments)
 
 
 def _lent(kind: Any) -> Any:
-    """The type of what the turns are given: a workspace is the caller's, whose references they do not count. Threads
-    that counted them would wait for each other."""
+    """The types of the arguments of turns: a workspace belongs to the caller, and turns do not count its references.
+    Threads that counted them would wait for each other."""
     if isinstance(kind, Space):
         return Flat(kind.dtype)
     if not isinstance(kind, types.BaseTuple):
@@ -122,7 +123,7 @@ def _lower_share(context, builder, signature, given):
     return context.get_dummy_value()
 
 
-TURNS, PARTS, FAILED, ARGUMENTS = range(4)  # fields of what the threads of a loop share
+TURNS, PARTS, FAILED, ARGUMENTS = range(4)  # fields of the record that the threads of a loop share
 
 
 def _field(builder, shared, field):
@@ -130,7 +131,7 @@ def _field(builder, shared, field):
 
 
 def _launch(context, builder, called, taken, pool, turns, arguments):
-    """Run the turns, in as many parts as there are threads. Whether one failed."""
+    """Run the turns, in as many parts as there are threads. Returns whether one failed."""
     kind = ir.LiteralStructType([_INT, _INT, _INT, arguments.type])
     shared = cgutils.alloca_once(builder, kind)
     run = _run_of_turns(context, builder.module, called, taken, kind)
@@ -148,7 +149,7 @@ def _launch(context, builder, called, taken, pool, turns, arguments):
     for field, value in ((TURNS, turns), (PARTS, count), (FAILED, _INT(0)), (ARGUMENTS, arguments)):
         builder.store(value, _field(builder, shared, field))
 
-    # What the pool calls gets this pointer, advanced by a step for each part before it: it is the number of the part.
+    # The pool passes this pointer, advanced by one step per earlier part: its value is the number of the part.
     first = cgutils.alloca_once_value(builder, ir.Constant(_BYTES, None))
     parts, step = cgutils.alloca_once_value(builder, count), cgutils.alloca_once_value(builder, _INT(1))
     data = builder.bitcast(shared, _BYTES)
@@ -167,8 +168,8 @@ def _launch(context, builder, called, taken, pool, turns, arguments):
 
 
 def _run_of_turns(context, module, called, taken, kind):
-    """The function that a pool calls with the number of a part and how many parts, neighbours, it is to work on: their
-    turns are neighbours too."""
+    """The function that a pool calls with the number of the first part and the number of consecutive parts to process;
+    their turns are consecutive, too."""
     run = ir.Function(module, _WORK, module.get_unique_name(f"turns_of_{name_of(called)}"))
     run.linkage = "internal"
     builder = ir.IRBuilder(run.append_basic_block("entry"))

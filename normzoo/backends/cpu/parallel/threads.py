@@ -1,8 +1,8 @@
-"""Whether a kernel may run on Numba's threads here and now. Alone it gives the same bits.
+"""The decision whether a kernel may use Numba's threads here and now. On one thread it gives the same bits.
 
-GNU OpenMP ends, or stops for ever, a forked child that starts threads after its parent did. The layer "workqueue",
-which Numba takes where there is neither TBB nor OpenMP, ends the process where two threads start loops at once, or
-where a loop is started from within another.
+With GNU OpenMP, a forked child that starts threads after its parent did crashes or hangs. The layer "workqueue", which
+Numba uses if there is neither TBB nor OpenMP, ends the process if two threads start loops at the same time, or if a
+loop is started inside another.
 """
 
 import math
@@ -27,9 +27,8 @@ _one_at_a_time = threading.Lock()  # loops on a workqueue
 
 
 def _owner() -> int:
-    """The process that may run loops on threads: this one, unless Numba's threads are already there and are those of
-    the parent that this one is a fork of (then 0). Of a bare os.fork before the library was imported nothing is
-    known."""
+    """The process that may run loops on threads: this one, unless Numba's threads were started in the parent that this
+    process was forked from (then 0). A bare os.fork before the library was imported cannot be detected."""
     spawned = getattr(sys.modules["__main__"], "__name__", "") == "__mp_main__"
     forked = os.getpid() != PROCESS or (parent_process() is not None and not spawned)
     return 0 if forked and threads_are_started() else os.getpid()
@@ -39,17 +38,17 @@ _process = _owner()
 
 
 class _Waking:
-    """Whether so many threads save more time than it takes to wake them.
+    """Whether using `count` threads saves more time than it takes to wake them.
 
-    One measurement on a busy machine would decide for as long as the process lives: it is taken again, less and less
-    often, while the answer is no, and the least counts.
+    A single measurement on a busy machine would decide for the lifetime of the process. So it is repeated, at growing
+    intervals, while the answer is no, and the minimum is used.
     """
 
     def __init__(self, count: int) -> None:
         self.count, self.least, self.asked, self.next = count, math.inf, 0, 1
 
     def is_worth(self, seconds: float) -> bool:
-        """For what takes one thread so long?"""
+        """Is it, for work that takes one thread so many seconds?"""
         if seconds < self.least and not _in_a_loop():
             self.asked += 1
             if self.asked >= self.next:
@@ -63,16 +62,16 @@ _waking_of = lru_cache(maxsize=64)(_Waking)
 
 
 def guarded(kernel: Callable[..., Any], values: float = math.inf) -> Callable[..., Any]:
-    """A kernel that runs on Numba's threads where it may, else on the caller's alone, whatever pool it is given; alone,
-    too, where it works on fewer values than threads are worth waking for."""
+    """A kernel that uses Numba's threads if it may, and otherwise only the caller's, whatever pool it is passed. It
+    uses one thread, too, if it processes too few values to be worth waking threads."""
     if os.getpid() != _process:
         return kernel
-    count = numba.get_num_threads()  # lets Numba choose its layer, for as long as the process lives
+    count = numba.get_num_threads()  # also makes Numba choose its threading layer, for the lifetime of the process
     threads = pool()
     run = _one_by_one(kernel) if numba.threading_layer() == "workqueue" else kernel
     waking_them = _waking_of(count)
-    # How long it takes one thread: what the number of values says, until it was called again, and timed. A single call
-    # tells nothing that the next could use.
+    # The time on one thread: estimated from the number of values until repeated calls were timed. The first call is not
+    # timed, as it is not representative.
     seconds, calls = values / ASSUMED_SPEED, TIMED_CALLS + 1 if values >= ALWAYS_SHARED else 0
 
     def call(_: int, *arguments: Any) -> None:
@@ -97,7 +96,7 @@ def guarded(kernel: Callable[..., Any], values: float = math.inf) -> Callable[..
 
 
 def _one_by_one(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """A kernel of which the threads of a workqueue run one at a time, and none within another loop."""
+    """A kernel that threads of a workqueue run one at a time, and never inside another loop."""
 
     def run(threads: int, *arguments: Any) -> None:
         if _in_a_loop():
@@ -110,5 +109,5 @@ def _one_by_one(kernel: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _in_a_loop() -> bool:
-    """Is this one of the threads of a loop? They are not started by Python, and it knows them by no name of its own."""
+    """Is this a thread of a loop? Python did not start those, and so knows them only as dummy threads."""
     return isinstance(threading.current_thread(), threading._DummyThread)

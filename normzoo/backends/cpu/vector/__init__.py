@@ -1,4 +1,4 @@
-"""Sixteen lanes and the primitives that kernels are written in, each a plain Python function with its LLVM lowering.
+"""Sixteen lanes and the primitives for kernels, each a plain Python function followed by its LLVM lowering.
 
 They may import `compiling` and each other. Never a norm, a view or a statistic.
 """

@@ -1,6 +1,6 @@
-"""Arrays into lanes and back: loads and stores, whole and masked, of any of the dtypes, and prefetching.
+"""Conversion between arrays and lanes: loads and stores, full and masked, of all dtypes, and prefetching.
 
-Arrays are C-contiguous and indexed flat, whatever their rank.
+Arrays are C-contiguous and have a flat index, whatever their rank.
 """
 
 import numpy as np
@@ -47,7 +47,7 @@ def _address(context, builder, array_type, array, index):
 
 
 def load(a, i):
-    """Lanes a[i : i + 16]."""
+    """The lanes a[i : i + 16]."""
     return as_floats(a)[i : i + LANES].copy().view(Values)
 
 
@@ -62,8 +62,8 @@ def _load(context, builder, sig, args):
 
 
 def load_as(a, i, like):
-    """As `load`, with the lanes in the order of `like`: one that is best for its dtype, and the same in all that is
-    loaded and stored as it."""
+    """Like `load`, with the lanes in an order that is best for the dtype of `like`; it is the same for everything that
+    is loaded and stored with this `like`."""
     return load(a, i)
 
 
@@ -80,7 +80,7 @@ def _load_as(context, builder, sig, args):
 
 
 def load_two(a, i):
-    """a[i : i + 32], each in one of two, by lanes in any order that takes few instructions."""
+    """The lanes a[i : i + 32] as two vectors, with the lanes in an order that takes few instructions."""
     floats = as_floats(a)[i : i + 2 * LANES]
     halves = (floats[::2], floats[1::2]) if a.dtype == np.uint16 else (floats[:LANES], floats[LANES:])
     return tuple(half.copy().view(Values) for half in halves)
@@ -100,7 +100,7 @@ def _load_two(context, builder, sig, args):
 
 
 def store_as(a, i, v, like):
-    """As `store`, of lanes in the order of `like`."""
+    """Like `store`, for lanes in the order of `like`."""
     store(a, i, v)
 
 
@@ -117,7 +117,7 @@ def _store_as(context, builder, sig, args):
 
 
 def load_n(a, i, count):
-    """Lanes a[i : i + count], the rest 0."""
+    """The lanes a[i : i + count], followed by zeros."""
     floats = as_floats(a)
     v = np.zeros(LANES, floats.dtype)
     count = min(count, LANES)
@@ -163,7 +163,7 @@ typed(store_n, lambda a, i, v, count: types.none)
 
 @lower(store_n, Flat, types.Integer, Vec, types.Integer)
 def _store_n(context, builder, sig, args):
-    # In pieces of 16, 8, 4, 2 and 1 lanes, as `count` is made of them: a masked store of AVX2 takes tens of cycles.
+    # In pieces of 16, 8, 4, 2 and 1 lanes, the binary digits of `count`: a masked store takes tens of cycles with AVX2.
     dtype = sig.args[0].dtype
     lanes = to_store(context, builder, dtype, args[2])
     element = lanes.type.element
@@ -188,7 +188,7 @@ def _bits(builder, value, mask: int):
 
 
 def at(a, i):
-    """The scalar a[i], flat."""
+    """The scalar a[i], with a flat index."""
     return as_floats(a)[i]
 
 
@@ -202,7 +202,7 @@ def _at(context, builder, sig, args):
 
 
 def load_same(a, i):
-    """16 times a[i]. As a scalar, float16 would be put into a register that holds something else, and wait for it."""
+    """16 times a[i]. Loading float16 as a scalar would create a false dependency on the old contents of a register."""
     return np.full(LANES, at(a, i)).view(Values)
 
 
@@ -216,7 +216,7 @@ def _load_same(context, builder, sig, args):
 
 
 def put(a, i, value):
-    """a[i] = value, flat."""
+    """a[i] = value, with a flat index."""
     a.reshape(-1)[i] = value
 
 
@@ -231,7 +231,7 @@ def _put(context, builder, sig, args):
 
 
 def prefetch(a, i):
-    """Fetch the line of a[i] into the cache; i may lie beyond the array."""
+    """Fetch the cache line of a[i]; i may be beyond the array."""
 
 
 typed(prefetch, lambda a, i: types.none)
@@ -251,7 +251,7 @@ def _prefetch(context, builder, sig, args):
 
 
 def stream(a, i, v):
-    """a[i : i + 16] = v, past the caches; the address of a[i] is a multiple of STREAM_ALIGNMENT."""
+    """a[i : i + 16] = v, bypassing the caches; the address of a[i] must be a multiple of STREAM_ALIGNMENT."""
     store(a, i, v)
 
 
@@ -271,7 +271,7 @@ def _written_past(context, builder, sig, args, lanes):
 
 
 def stream_as(a, i, v, like):
-    """As `stream`, of lanes in the order of `like`."""
+    """Like `stream`, for lanes in the order of `like`."""
     store(a, i, v)
 
 
@@ -286,7 +286,7 @@ def _stream_as(context, builder, sig, args):
 
 
 def itemsize(a):
-    """Bytes of an element."""
+    """Bytes per element."""
     return a.itemsize
 
 
@@ -299,7 +299,7 @@ def _itemsize(context, builder, sig, args):
 
 
 def is_wide():
-    """Has the processor vectors of 64 bytes? Those that have also have level-2 caches of a megabyte and more."""
+    """Has the processor vectors of 64 bytes? Such processors also have level-2 caches of a megabyte or more."""
     return False
 
 
@@ -312,7 +312,7 @@ def _lower_is_wide(context, builder, sig, args):
 
 
 def zeros(a):
-    """Lanes of 0, of the type that the elements of `a` are computed in."""
+    """Lanes of 0, in the computing type for elements of `a`."""
     return np.zeros(LANES, np.float64 if a.itemsize == 8 else np.float32).view(Values)
 
 

@@ -1,8 +1,8 @@
-"""Blocks of sets whose values lie in memory set by set, into lanes that run over the sets, and back.
+"""Transposition between sets in memory, one after another, and lanes that run over the sets.
 
-Sixteen sets, `step` elements apart, are the rows of a table of which vectors are wanted column by column: some
-neighbouring values of each row are loaded at once and turned in registers, as storing them one by one would take
-several times as long. What is turned lies in a `room` of workspace, column h of a block at h * LANES.
+Sixteen sets, `step` elements apart, are the rows of a table whose columns are wanted as vectors: some adjacent values
+of each row are loaded at once and transposed in registers. Storing them one by one would take several times as long.
+The result is in `room`, a workspace: column h of a block begins at h * LANES.
 """
 
 from collections.abc import Callable
@@ -15,20 +15,20 @@ from normzoo.backends.cpu.numba_internals.way import lower, typed
 from normzoo.backends.cpu.vector.lanes import LANES, Flat, llvm_type, of, pointer
 from normzoo.backends.cpu.vector.storage import as_floats, as_stored, joined, loaded, stored, to_store, word
 
-WIDTHS = 8, 4  # values of a row that are turned at once; fewer come one by one
+WIDTHS = 8, 4  # values of a row that are transposed at once; fewer are processed one by one
 _INT = ir.IntType(64)
 
 
 def read_across(a, i, step, length, count, room, to):
-    """Column h of a block of `length` that begins at a[i] to room[to + h*LANES]; lanes behind `count` repeat the
-    last."""
+    """Write column h of a block of `length` columns, which begins at a[i], to room[to + h*LANES]; lanes from `count` on
+    repeat the last row."""
     rows = i + step * np.minimum(np.arange(LANES), count - 1)
     for h in range(length):
         room[to + h * LANES : to + (h + 1) * LANES] = as_floats(a)[rows + h]
 
 
 def write_across(a, i, step, length, count, room, to):
-    """Back what `read_across` reads, rounded to the type of a."""
+    """The inverse of `read_across`, rounded to the type of a."""
     rows = i + step * np.arange(count)
     for h in range(length):
         lanes = room[to + h * LANES : to + (h + 1) * LANES]
@@ -52,12 +52,13 @@ def _write(context, builder, kind, places, columns):
             lanes = builder.fptrunc(lanes, wanted)
         found.append(to_store(context, builder, kind, lanes))
     rows = _rows(builder, found)
-    for row, place in reversed([*zip(rows, places, strict=True)]):  # what is behind goes to the last, over which
-        builder.store(row, place, align=kind.bitwidth // 8)  # that is written
+    for row, place in reversed([*zip(rows, places, strict=True)]):  # repeated rows go to the last row's place,
+        builder.store(row, place, align=kind.bitwidth // 8)  # and the last row is written over them
 
 
 def _lower(primitive: Callable, body: Callable) -> None:
-    """As a function that is called and not inlined: to compile it for each call would take longer than the rest."""
+    """Lower as a function that is called, not inlined: compiling it for each call would take longer than all the
+    rest."""
     typed(primitive, lambda a, i, step, length, count, room, to: types.none)
 
     @lower(primitive, Flat, types.Integer, types.Integer, types.Integer, types.Integer, Flat, types.Integer)
@@ -82,7 +83,7 @@ _lower(write_across, _write)
 
 
 def _turn(context, builder, kind, body, args) -> None:
-    """`body` for each piece of a block, of the greatest width that there is."""
+    """Process the pieces of a block by `body`, with the largest possible width."""
     length = args[2]
     for width in WIDTHS:
         with builder.if_then(builder.icmp_signed(">=", length, _INT(width))):
@@ -93,8 +94,8 @@ def _turn(context, builder, kind, body, args) -> None:
 
 
 def _pieces(context, builder, kind, width, body, args) -> None:
-    """`body`, of where the rows and the columns of a piece are, for each piece; the last two overlap where the length
-    is no multiple of the width. Instructions that gather and scatter take as long, and not every processor has them."""
+    """Call `body` with the addresses of rows and columns of each piece; the last two pieces overlap if the length is
+    not a multiple of the width. Gather and scatter instructions take as long, and not every processor has them."""
     a, step, length, count, room = args
     skips = [_INT(0)]
     for row in range(1, LANES):
@@ -115,12 +116,12 @@ def _pieces(context, builder, kind, width, body, args) -> None:
 
 
 def _align(place) -> int:
-    """Bytes of an element: the room may lie anywhere."""
+    """Alignment of one element: the room may begin at any of them."""
     return 4 if isinstance(place.type.pointee.element, ir.FloatType) else 8
 
 
 def _columns(builder, rows):
-    """Lanes for each of the places in 16 rows, which are vectors or, of one place, scalars."""
+    """The columns of 16 rows, as lanes; rows are vectors or, with one column, scalars."""
     if not isinstance(rows[0].type, ir.VectorType):
         column = ir.Constant(ir.VectorType(rows[0].type, LANES), ir.Undefined)
         for lane, value in enumerate(rows):
@@ -137,7 +138,7 @@ def _columns(builder, rows):
 
 
 def _rows(builder, columns):
-    """Of lanes for each place the 16 rows."""
+    """The 16 rows of columns in lanes."""
     width = len(columns)
     if width == 1:
         return [builder.extract_element(columns[0], word(lane)) for lane in range(LANES)]
@@ -149,7 +150,7 @@ def _rows(builder, columns):
 
 
 def _turned(builder, rows):
-    """A square table, transposed: of each four blocks of 1, then 2, then 4 places two change theirs."""
+    """A square table, transposed by exchanging blocks of 1, 2 and 4 values."""
     width = len(rows)
     size = 1
     while size < width:

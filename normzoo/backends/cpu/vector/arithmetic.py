@@ -1,4 +1,4 @@
-"""What lanes compute: lanes from and to scalars, and arithmetic."""
+"""Arithmetic of lanes, and conversion between lanes and scalars."""
 
 import operator
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from normzoo.backends.cpu.vector.lanes import LANES, Flat, Values, Vec, filled, 
 
 
 def lane(v, i):
-    """Lane i."""
+    """Lane i, as a scalar."""
     return v[i]
 
 
@@ -40,7 +40,7 @@ def _splat_lower(context, builder, sig, args):
 
 
 def keep(v, count):
-    """The first `count` lanes, the rest 0."""
+    """The first `count` lanes, followed by zeros."""
     return np.where(np.arange(LANES) < count, v, v.dtype.type(0))
 
 
@@ -54,7 +54,7 @@ def _keep(context, builder, sig, args):
 
 
 def total(v):
-    """Sum of the lanes, always by the same tree."""
+    """The sum of the lanes, always in the same order."""
     half = LANES
     while half > 1:
         half //= 2
@@ -71,7 +71,7 @@ def _total(context, builder, sig, args):
 
 
 def _folded(builder, v, join):
-    """All lanes joined, by a tree of halves."""
+    """All lanes combined, halves at a time."""
     half = LANES
     while half > 1:
         half //= 2
@@ -91,7 +91,7 @@ typed(wide, lambda v: _like(v, types.float64))
 
 
 def _like(v, dtype):
-    """The type of lanes of dtype, where v is one of lanes, or of a scalar."""
+    """The Numba type: lanes of `dtype` if v is lanes, else a scalar."""
     return Vec(dtype) if isinstance(v, Vec) else dtype
 
 
@@ -103,8 +103,7 @@ def _wide(context, builder, sig, args):
 
 
 def narrow(v, like):
-    """Lanes, or a scalar, in the type that the elements of the array `like` are computed in: rounded, or as they are
-    where that is no narrower."""
+    """Lanes or a scalar, converted to the computing type for elements of the array `like`."""
     return v.astype(np.float64 if like.dtype == np.float64 else np.float32)
 
 
@@ -122,12 +121,12 @@ def _narrow(context, builder, sig, args):
 
 
 def _constant(kind: ir.Type, value: float) -> ir.Constant:
-    """A scalar, or lanes of it."""
+    """A constant, as scalar or lanes."""
     return ir.Constant(kind, [value] * LANES if isinstance(kind, ir.VectorType) else value)
 
 
 def _bits_of(v) -> ir.Type:
-    """The integers that float64 are made of."""
+    """The integer type with the bits of float64."""
     return ir.VectorType(ir.IntType(64), LANES) if isinstance(v.type, ir.VectorType) else ir.IntType(64)
 
 
@@ -263,7 +262,7 @@ def _smaller(context, builder, sig, args):
 
 
 def inverse(v):
-    """1 / v, of lanes or a scalar; 0 where v is 0."""
+    """1 / v, for lanes or a scalar; 0 where v is 0."""
     return np.where(v == 0, v, 1 / np.where(v == 0, 1, v))[()]
 
 

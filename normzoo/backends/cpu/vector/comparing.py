@@ -1,4 +1,4 @@
-"""What lanes have in common, and which of them are what: comparisons of a vector's values."""
+"""Comparisons of lanes and scalars."""
 
 import numpy as np
 from llvmlite import ir
@@ -10,7 +10,7 @@ from normzoo.backends.cpu.vector.lanes import LANES, Vec, filled
 
 
 def have_one_sign(low, high):
-    """Are all of `low` above 0, or all of `high` below it?"""
+    """Are all lanes of `low` above 0, or all of `high` below 0?"""
     return bool((low > 0).all() or (high < 0).all())
 
 
@@ -29,7 +29,7 @@ def _have_one_sign(context, builder, sig, args):
 
 
 def nearer(a, b):
-    """Which of two scalars is nearer to 0; 0 where their signs differ."""
+    """The scalar that is nearer to 0; 0 if their signs differ."""
     return max(min(a, b), a.dtype.type(0)) + min(max(a, b), a.dtype.type(0))
 
 
@@ -46,7 +46,7 @@ def _nearer(context, builder, sig, args):
 
 
 def nearest(v):
-    """The lane that is nearest to 0, of lanes of one sign."""
+    """The lane nearest to 0; all lanes must have the same sign."""
     return v.min() if v[0] > 0 else v.max()
 
 
@@ -66,7 +66,7 @@ def _nearest(context, builder, sig, args):
 
 
 def below(v, limit, then):
-    """`then` where v < limit, else 0."""
+    """`then` where v < limit, 0 elsewhere."""
     return np.where(v < limit, then, 0.0)
 
 
@@ -80,7 +80,7 @@ def _below(context, builder, sig, args):
 
 
 def is_outside(v, least, most):
-    """Is a scalar, or any of the lanes, not a number from `least` to `most`, two scalars?"""
+    """Is a scalar, or any lane, outside of the interval from `least` to `most`, or NaN?"""
     return not np.all((least <= v) & (v <= most))
 
 

@@ -1,16 +1,16 @@
-"""Sixteen lanes: the vector value that every CPU kernel is written in.
+"""Sixteen lanes: the vector type in which all CPU kernels are written.
 
-A `Vec` holds 16 float32 or 16 float64 numbers and compiles to LLVM's vector type, which the code generator
-splits into whatever registers the machine has. Because the lanes are fixed, the order of every sum is fixed:
-the bits depend neither on the auto-vectorizer nor (but for bfloat16, see `access.load_as`) on the instruction set,
-and whether a loop is vectorized is no longer a question. Masked loads and stores take care of tails.
+A `Vec` holds 16 float32 or 16 float64 numbers and compiles to LLVM's vector type, which the code generator splits into
+the registers of the machine. Because the number of lanes is fixed, the order of every sum is fixed: results depend
+neither on the auto-vectorizer nor (except for bfloat16, see `access.load_as`) on the instruction set, and every loop is
+vectorized. Tails use masked loads and stores.
 
-Arrays of float32 and float64 are computed in their own type. Sixteen-bit floats are storage, which Numba has no type
-for: an array of bfloat16 comes as its uint16 view and one of float16 as its int16 view, and loads and stores convert.
+float32 and float64 arrays are computed in their own type. 16-bit floats are only storage, for which Numba has no type:
+a bfloat16 array is passed as its uint16 view, a float16 array as its int16 view, and loads and stores convert.
 
-Here are the two types, the vector and the flat array, and what their primitives are made with: `access.py` has those
-that read and write arrays, `arithmetic.py` those that compute. Every primitive is a plain Python function with its
-NumPy meaning as the body (which is what runs when Numba is switched off) followed by its LLVM lowering.
+This file has the two types, vector and flat array, and the tools to define their primitives; `access.py` has primitives
+that read and write arrays, `arithmetic.py` those that compute. Every primitive is a plain Python function whose body is
+its NumPy equivalent (which runs if Numba is switched off), followed by its LLVM lowering.
 """
 
 from typing import Any
@@ -24,10 +24,10 @@ LANES = 16
 
 
 class Flat(types.Type):
-    """Numba type of the values of an array, one behind the other, whatever its rank: a pointer and no more.
+    """Numba type of the values of an array in memory order, for any rank: nothing but a pointer.
 
-    So a kernel is compiled once for all ranks, takes read-only arrays as they are, and is called without the cost of
-    unpacking shapes and strides. The caller vouches that the array is C-contiguous, aligned and of this dtype.
+    So a kernel is compiled once for all ranks, takes read-only arrays, too, and is called without unpacking shapes and
+    strides. The caller guarantees that the array is C-contiguous, aligned and of this dtype.
     """
 
     kind = "flat"
@@ -38,7 +38,7 @@ class Flat(types.Type):
 
 
 class Space(Flat):
-    """Numba type of a workspace: as `Flat`, with the memory that it lies in, and how many values have room there."""
+    """Numba type of a workspace: like `Flat`, with a reference to its memory, and its capacity in values."""
 
     kind = "space"
 
@@ -60,7 +60,7 @@ make_attribute_wrapper(Space, "size", "size")
 
 
 def pointer(context, builder, kind: Flat, array):
-    """To the first value."""
+    """The pointer to the first value."""
     if isinstance(kind, Space):
         return cgutils.create_struct_proxy(kind)(context, builder, value=array).data
     return array
@@ -68,7 +68,7 @@ def pointer(context, builder, kind: Flat, array):
 
 @unbox(Flat)
 def _unbox_flat(typ, array, c):
-    # NumPy's C interface: the pointer to the data is the first field of an array behind the head of every object.
+    # In NumPy's C API, the data pointer is the first field of an array, right after the header of every object.
     field = c.builder.gep(c.builder.bitcast(array, ir.IntType(8).as_pointer()), [_int64(object.__basicsize__)])
     kind = c.context.get_value_type(typ).as_pointer()
     return NativeValue(c.builder.load(c.builder.bitcast(field, kind)))
@@ -79,7 +79,7 @@ def _int64(value: int) -> ir.Constant:
 
 
 def element_type(dtype: Any) -> ir.Type:
-    """An element as it lies in memory."""
+    """The LLVM type of an element in memory."""
     if isinstance(dtype, types.Integer):
         return ir.IntType(bits_of(dtype))
     return ir.FloatType() if dtype.bitwidth == 32 else ir.DoubleType()
@@ -104,7 +104,7 @@ class _VecModel(models.PrimitiveModel):
 
 
 class Values(np.ndarray):
-    """Lanes when Numba is switched off: `s += v` makes a new value, as it does of LLVM's, and leaves others be."""
+    """Lanes if Numba is switched off: `s += v` makes a new value, as in LLVM, and does not modify the old one."""
 
     def __iadd__(self, other: Any) -> Any:  # type: ignore[misc]
         return self + other
@@ -117,12 +117,12 @@ class Values(np.ndarray):
 
 
 def is_short(dtype: Any) -> bool:
-    """Is this the integer type that stands for a sixteen-bit float?"""
+    """Is this the integer type that represents a 16-bit float?"""
     return isinstance(dtype, types.Integer) and bits_of(dtype) == 16
 
 
 def of(dtype: Any) -> Any:
-    """The type that elements of `dtype` are computed in."""
+    """The computing type for elements of `dtype`."""
     return types.float32 if is_short(dtype) else dtype
 
 
@@ -148,7 +148,7 @@ def filled(builder, value, count: int = LANES):
 
 
 def mask(builder, count):
-    """Lanes below `count` are on."""
+    """A mask of the lanes below `count`."""
     kind = ir.VectorType(ir.IntType(32), LANES)
     count = builder.trunc(count, ir.IntType(32))
     return builder.icmp_signed("<", ir.Constant(kind, list(range(LANES))), filled(builder, count))

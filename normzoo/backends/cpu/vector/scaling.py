@@ -1,4 +1,4 @@
-"""Scales and their inverses: powers of two that keep values of any size within the range of their floats."""
+"""Powers of two as scales, and their inverses: they keep values of any size within the range of their type."""
 
 import numpy as np
 from numba.core import types
@@ -9,8 +9,8 @@ from normzoo.backends.cpu.vector.lanes import Flat, Vec
 
 
 def rescue(rstd, like):
-    """Power of two near `rstd` where that is far from 1, else 1: keeps (x - mean) * rstd in the range of `like`. For an
-    rstd beyond float64, see `Backend`, 1 / BEYOND."""
+    """A power of two near `rstd` if that is far from 1, else 1: it keeps (x - mean) * rstd in the range of `like`. For
+    an rstd beyond float64 (see `Backend`), it is 1 / BEYOND."""
     low, high = _scale_range(like.dtype.itemsize)
     if like.dtype.itemsize == 8:
         rstd = np.where(rstd < 0, high, rstd)
@@ -19,7 +19,7 @@ def rescue(rstd, like):
 
 
 def _scale_range(itemsize: int) -> tuple[float, float]:
-    # the least rstd of float32 is 2^-128, so that offsets are no larger than xhat, and their sums overflow no sooner
+    # for float32 the smallest is 2^-128, so that offsets are no larger than xhat, and their sums overflow no earlier
     return (2.0**-1000, 2.0**1000) if itemsize == 8 else (2.0**-128, 2.0**126)
 
 
@@ -44,7 +44,7 @@ def _rescue(context, builder, sig, args):
 
 
 def scale_for(mean, scale, like):
-    """`scale`, a power of two, or a quarter of it where x - mean, times it, might leave the range of `like`."""
+    """`scale`, a power of two, or a quarter of it if (x - mean) * scale might leave the range of `like`."""
     return np.where(np.abs(mean) > _far(like.dtype.itemsize), scale / 4, scale)[()]
 
 
@@ -65,7 +65,7 @@ def _scale_for(context, builder, sig, args):
 
 
 def within(rstd):
-    """rstd, or inf for what stands for one beyond float64."""
+    """rstd, or inf if it represents one beyond float64."""
     return np.where(rstd < 0, np.inf, rstd)[()]
 
 
@@ -81,7 +81,7 @@ def _within(context, builder, sig, args):
 
 
 def inverse_power(scale):
-    """1 / scale, of lanes or a scalar, which are powers of two."""
+    """1 / scale, for lanes or a scalar that are powers of two."""
     return 1 / scale
 
 
@@ -92,5 +92,5 @@ typed(inverse_power, lambda scale: scale)
 @lower(inverse_power, types.Float)
 def _inverse_power(context, builder, sig, args):
     bits = _bits_of(args[0])
-    twice = _constant(bits, 2 * 1023 << 52)  # exponents are kept with 1023 added
+    twice = _constant(bits, 2 * 1023 << 52)  # exponents are stored with 1023 added
     return builder.bitcast(builder.sub(twice, builder.bitcast(args[0], bits)), args[0].type)

@@ -1,6 +1,6 @@
-"""How values lie in memory and become lanes: float32 and float64 as they are, float16 and bfloat16 converted.
+"""Conversion between values in memory and lanes: float32 and float64 unchanged, float16 and bfloat16 converted.
 
-Sixteen-bit floats are storage, which Numba has no type for: int16 stands for float16, uint16 for bfloat16.
+16-bit floats are only storage, for which Numba has no type: int16 represents float16, uint16 bfloat16.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from normzoo.backends.cpu.vector.lanes import LANES, intrinsic, is_short, llvm_t
 _SHORTS = ir.VectorType(ir.IntType(16), LANES)
 _WORDS = ir.VectorType(ir.IntType(32), LANES)
 _CONVERT, _IS_KIND = "llvm.x86.avx512bf16.cvtneps2bf16.512", f"llvm.is.fpclass.v{LANES}f32"
-_SUBNORMAL = 0x90  # of either sign, for _IS_KIND
+_SUBNORMAL = 0x90  # of both signs, for _IS_KIND
 
 
 def is_bfloat16(dtype: Any) -> bool:
@@ -24,12 +24,12 @@ def is_bfloat16(dtype: Any) -> bool:
 
 
 def stored(dtype: Any) -> ir.VectorType:
-    """Sixteen elements as they lie in memory."""
+    """The LLVM type of sixteen elements in memory."""
     return _SHORTS if is_short(dtype) else llvm_type(dtype)
 
 
 def loaded(context, builder, dtype: Any, v):
-    """What lay in memory, lanes or one element, as it is computed in."""
+    """A value from memory, lanes or one element, in its computing type."""
     if not is_short(dtype):
         return v
     if dtype.signed:
@@ -41,7 +41,7 @@ def loaded(context, builder, dtype: Any, v):
 
 
 def to_store(context, builder, dtype: Any, v):
-    """What to write to memory, rounded to nearest, ties to even."""
+    """Values for memory, rounded to nearest, ties to even."""
     if not is_short(dtype):
         return v
     if dtype.signed:
@@ -53,17 +53,17 @@ def to_store(context, builder, dtype: Any, v):
     return builder.trunc(_upper(builder, v), _SHORTS)
 
 
-# -- float16 without instructions for it
+# -- float16 on processors without conversion instructions
 
 
 def converts_halves(context) -> bool:
-    """Has the processor that is compiled for instructions between float16 and float32? LLVM calls a function where it
-    has none, and finds no such function in a process."""
+    """Has the target processor instructions between float16 and float32? Otherwise LLVM calls a function, which does
+    not exist in the process."""
     return has(context, "f16c") or triple(context).startswith(("aarch64", "arm64"))
 
 
 def _like(v, element: ir.Type) -> ir.Type:
-    """The type of as many elements."""
+    """The type of a vector with as many elements."""
     return ir.VectorType(element, v.type.count) if isinstance(v.type, ir.VectorType) else element
 
 
@@ -72,8 +72,8 @@ def _each(v, value: int) -> Any:
 
 
 def _floats_of_halves(builder, v):
-    """The exponent has another bias: 127 for 15. What is below 2^-14, the least normal float16, is taken as 2^-14 and a
-    fraction, of which 2^-14 is taken off: no subnormal float32 is met, which a thread may flush."""
+    """The exponent bias is 127 instead of 15. A value below 2^-14, the smallest normal float16, is treated as 2^-14
+    plus a fraction, and 2^-14 is subtracted again: so no subnormal float32 occurs, which a thread might flush."""
     bits = builder.zext(v, _like(v, ir.IntType(32)))
 
     def words(value):
@@ -94,7 +94,7 @@ def _floats_of_halves(builder, v):
 
 
 def _halves_of_floats(builder, v):
-    """Rounded to nearest, ties to even. What is below 2^-14 is rounded by adding 0.5, whose last place is the least
+    """Rounded to nearest, ties to even. A value below 2^-14 is rounded by adding 0.5, whose last digit is the smallest
     float16."""
     bits = builder.bitcast(v, _WORDS)
     sign = builder.and_(builder.lshr(bits, _words(16)), _words(0x8000))
@@ -116,7 +116,7 @@ def _halves_of_floats(builder, v):
 
 
 class _Bfloat(ir.HalfType):
-    """LLVM's type of bfloat16, which llvmlite has not: what an instruction gives."""
+    """LLVM's type bfloat16, which llvmlite does not have: the result type of an instruction."""
 
     intrinsic_name = "bf16"
 
@@ -128,7 +128,7 @@ _Bfloat._create_instance()
 
 
 def _converted(builder, v):
-    """Lanes as bfloat16 by the processor's own instruction, but for subnormal ones, which it takes for zeros."""
+    """Lanes as bfloat16 by the processor's own instruction, except for subnormal numbers, which it flushes to zero."""
     kind = ir.FunctionType(ir.VectorType(_Bfloat(), LANES), [v.type])
     convert = builder.module.globals.get(_CONVERT) or ir.Function(builder.module, kind, _CONVERT)
     found = cgutils.alloca_once_value(builder, builder.bitcast(builder.call(convert, [v]), _SHORTS))
@@ -145,7 +145,7 @@ def _upper(builder, v):
     """The upper halves of float32, which are bfloat16, rounded to nearest, ties to even."""
     bits = builder.bitcast(v, _WORDS)
     odd = builder.and_(builder.lshr(bits, _words(16)), _words(1))
-    # NaN is not rounded, which may carry over: what arithmetic gives, and what was bfloat16, is NaN in its upper half.
+    # NaN is not rounded, as that may carry over. NaN from arithmetic or from bfloat16 is NaN in its upper half alone.
     step = builder.select(builder.fcmp_ordered("ord", v, v), builder.add(odd, _words(0x7FFF)), _words(0))
     return builder.lshr(builder.add(bits, step), _words(16))
 
@@ -155,14 +155,14 @@ def _words(value: int) -> ir.Constant:
 
 
 def as_floats(a):
-    """The flat elements of an array as they are computed in, when Numba is switched off."""
+    """The elements of an array as flat array of the computing type, if Numba is switched off."""
     if a.dtype == np.uint16:
         return (a.reshape(-1).astype(np.uint32) << 16).view(np.float32)
     return a.reshape(-1).view(np.float16).astype(np.float32) if a.dtype == np.int16 else a.reshape(-1)
 
 
 def as_stored(a, v):
-    """Lanes as the elements of an array, when Numba is switched off."""
+    """Lanes as elements of an array, if Numba is switched off."""
     if a.dtype == np.int16:
         return v.astype(np.float16).view(np.int16)
     if a.dtype != np.uint16:
@@ -172,20 +172,19 @@ def as_stored(a, v):
     return (rounded >> 16).astype(np.uint16)
 
 
-# Sixteen lanes of bfloat16, in the order that takes the fewest instructions: vectors of 32 bytes are unpacked and
-# packed in their halves, and what meets such lanes comes in their order. Vectors of 64 bytes widen in the order of
-# memory.
+# Sixteen bfloat16 lanes, in the order that takes the fewest instructions: vectors of 32 bytes are unpacked and packed
+# in halves, and all operands of such lanes are loaded in their order. Vectors of 64 bytes convert in memory order.
 _ORDER = [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15]
 _QUARTER = 4
 
 
 def has(context, feature: str) -> bool:
-    """Has the processor that is compiled for these instructions?"""
+    """Has the target processor this instruction set?"""
     return f"+{feature}" in features(context)
 
 
 def loaded_some(context, builder, dtype: Any, place, count):
-    """What lay in memory of the lanes below `count`, and zeros."""
+    """The values in memory of the lanes below `count`, and zeros."""
     has_masks = has(context, "avx512bw") or (dtype.bitwidth > 16 and has(context, "avx"))
     return (_masked if has_masks else _without_masks)(builder, dtype, place, count)
 
@@ -198,8 +197,9 @@ def _masked(builder, dtype, place, count):
 
 
 def _without_masks(builder, dtype, place, count):
-    """As `_masked`, for which LLVM would ask of one element after the other whether to load it: all are loaded where
-    they lie in one page of memory, which can be read beyond an array, and those behind taken for zeros."""
+    """Like `_masked`, without mask instructions, for which LLVM would test and load one element after another. All
+    lanes are loaded if they are in one memory page, which is then readable also beyond the array; those from `count` on
+    are replaced by zeros."""
     size = dtype.bitwidth // 8
     in_page = builder.and_(builder.ptrtoint(place, count.type), ir.Constant(count.type, PAGE - 1))
     is_safe = builder.icmp_unsigned("<=", in_page, ir.Constant(count.type, PAGE - LANES * size))
@@ -218,7 +218,7 @@ def _without_masks(builder, dtype, place, count):
 
 
 def _one_by_one(module, dtype, place, count):
-    """`_masked` as a function of its own, which is hardly ever called and would be long at every place."""
+    """`_masked` as a separate function: it is rarely called, and too long to be inlined everywhere."""
     name = f"load_n_{dtype}"
     function = module.globals.get(name)
     if function is None:
@@ -235,7 +235,7 @@ def reorders(context, like: Any) -> bool:
 
 
 def loaded_in_order(builder, dtype: Any, place):
-    """Lanes of what lies there, in that order."""
+    """Lanes from memory, in that order."""
     if not is_short(dtype):
         part = ir.VectorType(llvm_type(dtype).element, _QUARTER)
         place = builder.bitcast(place, part.as_pointer())
@@ -249,7 +249,7 @@ def loaded_in_order(builder, dtype: Any, place):
     zeros = ir.Constant(_SHORTS, None)
     half = ir.VectorType(ir.FloatType(), LANES // 2)
     halves = []
-    for start in (0, LANES // 2):  # 0 below each value makes a float32 of it
+    for start in (0, LANES // 2):  # zeros below each value make it a float32
         places = [p for lane in _ORDER[start : start + LANES // 2] for p in (lane, LANES + lane)]
         words = builder.shuffle_vector(zeros, v, ir.Constant(_WORDS, places))
         halves.append(builder.bitcast(words, half))
@@ -271,7 +271,7 @@ def store_in_order(builder, dtype: Any, place, v) -> None:
 
 
 def two_of_words(builder, place) -> list:
-    """Lanes of 32 bfloat16: two of them are a word, and one of the two is its upper half, which is float32."""
+    """32 bfloat16 as lanes: two of them are one word, and one of the two is its upper half, which is a float32."""
     words = builder.load(builder.bitcast(place, _WORDS.as_pointer()), align=2)
     both = builder.shl(words, _words(16)), builder.and_(words, _words(0xFFFF0000))
     return [builder.bitcast(half, llvm_type(types.float32)) for half in both]
@@ -282,14 +282,14 @@ def word(value: int) -> ir.Constant:
 
 
 def joined(builder, a, b):
-    """The lanes of a and then b."""
+    """The lanes of a, followed by those of b."""
     count = 2 * a.type.count
     places = ir.Constant(ir.VectorType(ir.IntType(32), count), list(range(count)))
     return builder.shuffle_vector(a, b, places)
 
 
 def packed(builder, v):
-    """Lanes that `load_as` loads from bfloat16, as they lie in memory."""
+    """Lanes that `load_as` loaded from bfloat16, in memory order."""
     words = builder.bitcast(_upper(builder, v), ir.VectorType(ir.IntType(16), 2 * LANES))
     places = [2 * _ORDER.index(lane) for lane in range(LANES)]
     return builder.shuffle_vector(words, words, ir.Constant(_WORDS, places))

@@ -1,4 +1,4 @@
-"""Working space of a kernel: `workspace`, an array that nobody else sees, and `clear`."""
+"""Workspaces of kernels: `workspace`, a private array, and `clear`."""
 
 import numpy as np
 from llvmlite import ir
@@ -12,7 +12,7 @@ from normzoo.backends.cpu.vector.lanes import Flat, Space, of
 
 
 def workspace(count, a):
-    """A new array of the type that the elements of `a` are computed in, for as long as the kernel runs."""
+    """A new array in the computing type for elements of `a`, which exists while the kernel runs."""
     return np.empty(count, np.float64 if a.itemsize == 8 else np.float32)
 
 
@@ -27,7 +27,7 @@ def _workspace(context, builder, sig, args):
         local = builder.alloca(ir.ArrayType(ir.IntType(8), STACK_BYTES))
         local.align = 64
     length = builder.mul(args[0], size)
-    held = cgutils.alloca_once(builder, space.held.type, zfill=True)  # none
+    held = cgutils.alloca_once(builder, space.held.type, zfill=True)  # no memory
     data = cgutils.alloca_once_value(builder, builder.bitcast(local, space.data.type))
     with builder.if_then(builder.icmp_unsigned(">", length, ir.Constant(length.type, STACK_BYTES))):
         taken, begins = allocated(context, builder, length, 64)
