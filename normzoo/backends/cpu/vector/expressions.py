@@ -9,9 +9,10 @@ from typing import Any, Self
 from llvmlite import ir
 
 from normzoo.backends.cpu.numba_internals.way import lower, typed
+from normzoo.backends.cpu.vector.across import _shuffled
 from normzoo.backends.cpu.vector.lanes import LANES, Vec, intrinsic, suffix
 
-MANY = 9  # coefficients
+MANY = 9  # coefficients, from which on a polynomial is computed in pairs: fewer would be as fast, and less exact
 
 
 class Term:
@@ -151,15 +152,13 @@ def lower_formula(primitive: Callable, formula: Callable[[Term], Term]) -> None:
         (v,) = args
         count = 512 // sig.args[0].dtype.bitwidth
         name = f"normzoo_{primitive.__name__}_{suffix(sig.args[0].dtype)}"
-        function = builder.module.globals.get(name) or _function(
-            builder, name, formula, ir.VectorType(v.type.element, count)
-        )
+        function = builder.module.globals.get(name)
+        if function is None:
+            function = _function(builder, name, formula, ir.VectorType(v.type.element, count))
         if count == LANES:
             return builder.call(function, [v])
-        halves = [
-            builder.call(function, [_shuffled(builder, v, v, range(i, i + count))]) for i in range(0, LANES, count)
-        ]
-        return _shuffled(builder, *halves, range(LANES))
+        low, high = (builder.call(function, [_shuffled(builder, v, v, range(i, i + count))]) for i in (0, count))
+        return _shuffled(builder, low, high, range(LANES))
 
 
 def _function(builder: Any, name: str, formula: Callable[[Term], Term], kind: ir.VectorType) -> ir.Function:
@@ -169,7 +168,3 @@ def _function(builder: Any, name: str, formula: Callable[[Term], Term], kind: ir
     inner = ir.IRBuilder(function.append_basic_block("entry"))
     inner.ret(formula(Term(inner, function.args[0])).value)
     return function
-
-
-def _shuffled(builder: Any, a: Any, b: Any, places: Sequence[int]) -> Any:
-    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(places)), list(places)))

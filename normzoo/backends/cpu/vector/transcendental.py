@@ -23,9 +23,7 @@ class Numbers(NamedTuple):
     shift: float  # so large that its last place is 1: an integer added to it lies in its last bits
     ln2: tuple[float, float]  # in two parts, the first with all of its digits
     exp: tuple[float, ...]  # (exp(r) - 1 - r) / r^2 where |r| <= ln(2) / 2
-    log: tuple[
-        float, ...
-    ]  # (log((1 + s) / (1 - s)) / s - 2) / s^2, of s^2, where (1 + s) / (1 - s) is sqrt(1/2) to sqrt(2)
+    log: tuple[float, ...]  # (log((1 + s) / (1 - s)) / s - 2) / s^2, of s^2, where |s| <= 0.1716: see `log_of`
     tanh: tuple[float, ...]  # (tanh(x) / x - 1) / x^2, of x^2, where |x| <= TANH_NEAR
     least: float  # log of what is rounded to 0,
     most: float  # and to infinity
@@ -95,7 +93,7 @@ OF_BITS = {
     ),
 }
 TANH_NEAR = 0.625
-SIGMOID_SHIFT = 64
+SIGMOID_SHIFT = 64  # see `sigmoid`
 
 
 def numbers(x: Term) -> Numbers:
@@ -121,9 +119,8 @@ def exp(x: Term) -> Term:
     of = numbers(x)
     k, r, q = reduced(x.within(of.least, of.most))
     half = k >> 1
-    return (
-        (1.0 + (r * r).fma(q, r)) * power(half) * power(k - half)
-    )  # the first product is exact: subnormals are rounded once
+    found = (1.0 + (r * r).fma(q, r)) * power(half)  # exact
+    return found * power(k - half)  # which rounds what is subnormal
 
 
 def exp_normal(x: Term) -> Term:
@@ -179,11 +176,9 @@ def log1p(x: Term) -> Term:
     of = numbers(x)
     u = 1.0 + x
     added = u - 1.0
-    tail = (1.0 - (u - added)) + (x - added)  # u + tail is 1 + x
+    tail = (1.0 - (u - added)) + (x - added)  # u + tail is 1 + x; at most 1, and nothing to u where k is above 64
     k, f = parts(u)
-    scale = power(
-        ((-k).within(-64.0, 64.0) + of.shift).integers()
-    )  # of a tail of at most 1, which is nothing to u where k is more
+    scale = power(((-k).within(-64.0, 64.0) + of.shift).integers())
     found = log_of(k, tail.fma(scale, f))  # where k is 0 that is x
     return with_ends(x.where(abs(x) < 2.0 ** -(of.fraction + 3), found), x, -1.0)  # -0, and subnormals
 
