@@ -9,7 +9,6 @@ from typing import Any, Self
 from llvmlite import ir
 
 from normzoo.backends.cpu.numba_internals.way import lower, typed
-from normzoo.backends.cpu.vector.across import _shuffled
 from normzoo.backends.cpu.vector.lanes import LANES, Vec, intrinsic, suffix
 
 MANY = 9  # coefficients, from which on a polynomial is computed in pairs: fewer would be as fast, and less exact
@@ -35,8 +34,7 @@ class Term:
 
     def _of(self, other: Any) -> Any:
         """LLVM's value of another term, or of a number in lanes like these."""
-        kind = self.value.type
-        return other.value if isinstance(other, Term) else ir.Constant(kind, [other] * kind.count)
+        return other.value if isinstance(other, Term) else ir.Constant(self.value.type, [other] * LANES)
 
     def like(self, number: float) -> Self:
         """Lanes of a number."""
@@ -76,9 +74,7 @@ class Term:
 
     def _intrinsic(self, name: str, *others: Any) -> Self:
         kind, given = self.value.type, [self.value, *map(self._of, others)]
-        return type(self)(
-            self._builder, intrinsic(self._builder, f"llvm.{name}.v{kind.count}f{self.bits}", kind, given)
-        )
+        return type(self)(self._builder, intrinsic(self._builder, f"llvm.{name}.v{LANES}f{self.bits}", kind, given))
 
     def polynomial(self, coefficients: Sequence[Any]) -> Self:
         """c[0] + c[1] * self + c[2] * self^2 + ... Where they are many, as one of self^2, in pairs: half of the steps
@@ -115,12 +111,12 @@ class Term:
 
     def integers(self) -> Self:
         """The bits of floats."""
-        kind = ir.VectorType(ir.IntType(self.bits), self.value.type.count)
+        kind = ir.VectorType(ir.IntType(self.bits), LANES)
         return type(self)(self._builder, self._builder.bitcast(self.value, kind))
 
     def floats(self) -> Self:
         """Of these bits."""
-        kind = ir.VectorType(ir.FloatType() if self.bits == 32 else ir.DoubleType(), self.value.type.count)
+        kind = ir.VectorType(ir.FloatType() if self.bits == 32 else ir.DoubleType(), LANES)
         return type(self)(self._builder, self._builder.bitcast(self.value, kind))
 
     def __lshift__(self, count: int) -> Self:
@@ -143,28 +139,19 @@ class Term:
 
 
 def lower_formula(primitive: Callable, formula: Callable[[Term], Term]) -> None:
-    """A primitive of lanes by the formula, as a function that is called, of 64 bytes at a time: what is between two
-    steps of more would not stay in registers."""
+    """A primitive of lanes by the formula, as a function that is called: inlined it would take up to a tenth less, and be
+    compiled again at each place."""
     typed(primitive, lambda v: v if isinstance(v, Vec) else None)
 
     @lower(primitive, Vec)
     def lowered(context, builder, sig, args):
-        (v,) = args
-        count = 512 // sig.args[0].dtype.bitwidth
+        kind = args[0].type
         name = f"normzoo_{primitive.__name__}_{suffix(sig.args[0].dtype)}"
         function = builder.module.globals.get(name)
         if function is None:
-            function = _function(builder, name, formula, ir.VectorType(v.type.element, count))
-        if count == LANES:
-            return builder.call(function, [v])
-        low, high = (builder.call(function, [_shuffled(builder, v, v, range(i, i + count))]) for i in (0, count))
-        return _shuffled(builder, low, high, range(LANES))
-
-
-def _function(builder: Any, name: str, formula: Callable[[Term], Term], kind: ir.VectorType) -> ir.Function:
-    function = ir.Function(builder.module, ir.FunctionType(kind, [kind]), name)
-    function.linkage = "internal"
-    function.attributes.add("noinline")
-    inner = ir.IRBuilder(function.append_basic_block("entry"))
-    inner.ret(formula(Term(inner, function.args[0])).value)
-    return function
+            function = ir.Function(builder.module, ir.FunctionType(kind, [kind]), name)
+            function.linkage = "internal"
+            function.attributes.add("noinline")
+            inner = ir.IRBuilder(function.append_basic_block("entry"))
+            inner.ret(formula(Term(inner, function.args[0])).value)
+        return builder.call(function, args)
