@@ -139,8 +139,8 @@ class Term:
 
 
 def lower_formula(primitive: Callable, formula: Callable[[Term], Term]) -> None:
-    """A primitive of lanes by the formula, as a function that is called: inlined it would take up to a tenth less, and be
-    compiled again at each place."""
+    """A primitive of lanes by the formula, as a function that is called: inlined it would take up to a tenth less time,
+    and be compiled again at each place."""
     typed(primitive, lambda v: v if isinstance(v, Vec) else None)
 
     @lower(primitive, Vec)
