@@ -28,9 +28,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = {
     "backends/__init__.py": {"backends"},
     "backends/at_once.py": set(),
-    "backends/contract.py": set(),
+    "backends/around.py": set(),
+    "backends/contract.py": {"backends.around"},
     "backends/cpu": {
         "backends",
+        "backends.around",
         "backends.at_once",
         "backends.contract",
         "backends.cpu",
@@ -62,6 +64,7 @@ ROOMS = {
         "backends.subnormals",
     },
     "backends/cpu/kernels": {
+        "backends.around",
         "backends.contract",
         "backends.cpu.compiling",
         "backends.cpu.kernels",
@@ -69,9 +72,9 @@ ROOMS = {
         "backends.cpu.schedule",
         "backends.cpu.vector",
     },
-    "backends/cuda": {"backends.contract", "backends.cuda"},
+    "backends/cuda": {"backends.around", "backends.contract", "backends.cuda"},
     "backends/memory.py": {"backends.contract"},
-    "backends/reference.py": {"backends.contract", "backends.memory"},
+    "backends/reference.py": {"backends.around", "backends.contract", "backends.memory"},
     "backends/samples.py": {"backends.contract"},
     "backends/subnormals.py": set(),
     "passes/__init__.py": set(),

@@ -29,6 +29,16 @@ class Around(NamedTuple):
     activation: Activation | None = None  # None: act(z) = z
     ds: bool = False  # going back: a gradient that reaches s from elsewhere
 
+    @property
+    def is_before(self) -> bool:
+        """Is the norm that of s?"""
+        return self.residual or self.gate_first
+
+    @property
+    def is_behind(self) -> bool:
+        """Is y more than the norm?"""
+        return not self.gate_first and (self.behind != "" or self.activation is not None)
+
 
 ALONE = Around()
 
