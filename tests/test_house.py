@@ -73,6 +73,7 @@ ROOMS = {
         "backends.cpu.vector",
     },
     "backends/cuda": {"backends.around", "backends.contract", "backends.cuda"},
+    "backends/lanes.py": {"backends.around"},
     "backends/memory.py": {"backends.contract"},
     "backends/reference.py": {"backends.around", "backends.contract", "backends.memory"},
     "backends/samples.py": {"backends.contract"},
