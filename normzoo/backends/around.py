@@ -31,6 +31,9 @@ class Activation(NamedTuple):
     value: Callable[[Lanes], Lanes]
     derivative: Callable[[Lanes], Lanes]
 
+    def __repr__(self) -> str:
+        return f"Activation({self.name!r})"
+
 
 class Around(NamedTuple):
     """What is known of a pass when its kernel is made."""

@@ -17,8 +17,9 @@ import numpy as np
 
 from normzoo.backends.contract import Array
 from normzoo.exchange.dialects import TORCH
-from normzoo.norm import Norm, copy_in
+from normzoo.norm import Norm
 from normzoo.passes.arrays import moved
+from normzoo.statistics.running_state import copy_in
 
 SUFFIXES = (".safetensors", ".npz")
 BFLOAT16 = ":bfloat16"  # NumPy's files know no bfloat16: it is kept as uint16, under its name and this
