@@ -297,7 +297,15 @@ ROOMS = {
         "passes.numbers",
         "zoo",
     },
-    "exchange/onnx_nodes.py": {"backends.contract", "norm", "passes.arrays", "zoo"},
+    "exchange/onnx_contributed.py": {"exchange.onnx_reading", "norm", "zoo"},
+    "exchange/onnx_nodes.py": {
+        "backends.contract",
+        "exchange.onnx_contributed",
+        "exchange.onnx_reading",
+        "norm",
+        "zoo",
+    },
+    "exchange/onnx_reading.py": {"backends.contract", "norm", "passes.arrays"},
     "exchange/registry.py": {"", "exchange.counterparts", "norm"},
     "distributed": {
         "backends",
@@ -376,7 +384,7 @@ OPTIONAL = {
     "statistics/progress.py": {"tqdm"},
     "distributed": {"mpi4py", "dask"},
     "exchange/files.py": {"ml_dtypes", "safetensors"},
-    "exchange/onnx_nodes.py": {"onnx"},
+    "exchange/onnx_reading.py": {"onnx"},
     "reference": {"pdoc"},
     "torch": {"torch", "ml_dtypes"},
 }
