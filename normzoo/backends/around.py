@@ -13,7 +13,19 @@ Lanes = Any  # what a function of the lanes takes and gives: lanes in a kernel, 
 
 
 class Activation(NamedTuple):
-    """A function that stands behind a norm, and its derivative: functions of the vocabulary of `lanes.py`."""
+    """A function that stands behind a norm, and its derivative, both written in the vocabulary of `lanes.py`, without
+    functions of one's own: kernels compute them on many values at once, the reference on arrays.
+
+    >>> import numpy as np
+    >>> from normzoo.backends.lanes import exp, log1p, magnitude, larger, sigmoid
+    >>> def value(v):
+    ...     return 2.0 * (larger(v, 0.0) + log1p(exp(-magnitude(v))))
+    >>> def derivative(v):
+    ...     return 2.0 * sigmoid(v)
+    >>> twice_softplus = Activation("twice_softplus", value, derivative)
+    >>> twice_softplus.value(np.array([-1.0, 0.0, 1.0])).round(3)
+    array([0.627, 1.386, 2.627])
+    """
 
     name: str
     value: Callable[[Lanes], Lanes]
