@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from normzoo.backends import backend
+from normzoo.backends.activations import activation
 from normzoo.backends.around import Activation, Around, Beside, BesideBack
 from normzoo.backends.contract import CONSTANT, Moments
 from normzoo.backends.cpu import code
+from normzoo.backends.cpu.compiling.disk import identity
 from normzoo.backends.cpu.parallel import threads
+from normzoo.backends.lanes import choose, tanh
 from tests.check import gradient_matches, same_bits
 from tests.test_backends import MOMENTS, frozen
 
@@ -131,13 +134,12 @@ def test_a_gradient_that_reaches_s_is_added_before_the_gate(rng):
 
 # -- the CPU
 
-SQUARE = Activation("square", lambda v: v * v, lambda v: v + v)
 RICH = {  # whatever a kernel can be asked for
     "residual": Around(residual=True),
-    "activation": Around(activation=SQUARE),
-    "add": Around(residual=True, behind="add", activation=SQUARE),
-    "gate": Around(behind="gate", activation=SQUARE),
-    "first": Around(gate_first=True, activation=SQUARE),
+    "activation": Around(activation=activation("gelu")),
+    "add": Around(residual=True, behind="add", activation=activation("relu")),
+    "gate": Around(behind="gate", activation=activation("silu")),
+    "first": Around(gate_first=True, activation=activation("tanh")),
 }
 # A view and parameters for every schedule, see test_backends.py; the second of a pair has parameters that vary along
 # the axis that its kernel cannot take them out of.
@@ -308,3 +310,22 @@ def test_scale_and_no_ds(rng):
     case = Case(rng, *VIEWS["rows"], Moments(), RICH["residual"], np.float32, scale=1.0)
     _, s, _, _ = compare(case, ds=False)
     same_bits(s, case.x + case.residual)
+
+
+def test_activations_of_ones_own_are_told_apart(rng):
+    """By what they do, whatever they are called; one may be a function of the vocabulary itself."""
+    for value, derivative in [
+        (lambda v: v * v, lambda v: v + v),
+        (lambda v: 3.0 * v, lambda v: choose(v, 3.0, 3.0)),
+        (tanh, lambda v: 1.0 - tanh(v) * tanh(v)),
+    ]:
+        own = Activation("own", value, derivative)
+        compare(Case(rng, *VIEWS["rows"], Moments(), Around(activation=own), np.float32))
+
+
+def test_a_kernel_is_found_again_by_what_an_activation_does():
+    def closing_over(factor):
+        return lambda v: factor * v
+
+    one, same, other = (identity((closing_over(factor),)) for factor in (2.0, 2.0, 3.0))
+    assert one == same != other

@@ -77,6 +77,7 @@ ROOMS = {
         "backends.cpu.parallel",
         "backends.cpu.schedule",
         "backends.cpu.vector",
+        "backends.lanes",
     },
     "backends/cuda": {"backends.around", "backends.contract", "backends.cuda"},
     "backends/lanes.py": {"backends.around"},

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
+from normzoo.backends import lanes
 from normzoo.backends.around import Activation, Around
 from normzoo.backends.cpu.compiling.jit import helper
 from normzoo.backends.cpu.kernels.columns_walk import read_in
 from normzoo.backends.cpu.kernels.moments import read, write, write_out
+from normzoo.backends.cpu.vector import error_function, transcendental  # noqa: F401  (functions that activations call)
 from normzoo.backends.cpu.vector.access import prefetch, zeros
 from normzoo.backends.cpu.vector.arithmetic import fma, narrow, splat
 
@@ -172,7 +174,15 @@ def add_scaled(x, residual, scale):
 
 @cache
 def on_lanes(function: Callable) -> Any:
-    return helper(function)
+    """A function of the vocabulary, or one that is written in it, as kernels call it."""
+    if function.__module__ != lanes.__name__:
+        return helper(function)
+
+    @helper
+    def named(v):
+        return function(v)
+
+    return named
 
 
 @cache
