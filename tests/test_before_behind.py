@@ -65,8 +65,15 @@ BY_ID = {id: (make, shape) for id, make, shape in NORMS}
 FEW = ["batch_norm-4d", "group_norm-4d", "layer_norm-last", "rms_norm-channels", "instance_norm-4d"]
 
 
+@pytest.fixture
+def backend():
+    """The definition: that kernels agree with it is what test_around.py sees to, and the tests of `everywhere`."""
+    with nz.use("reference"):
+        yield
+
+
 @pytest.fixture(params=["cpu", "reference"])
-def backend(request):
+def everywhere(request):
     with nz.use(request.param):
         yield request.param
 
@@ -302,7 +309,7 @@ def test_a_residual_broadcasts_and_its_gradient_is_summed(of, backend, rng):
         norm(x, residual=rng.standard_normal((5, 1, 1, 7)))
 
 
-def test_the_gradient_of_a_residual_like_x_is_dx_itself(backend, rng):
+def test_the_gradient_of_a_residual_like_x_is_dx_itself(everywhere, rng):
     x, r, dy = rng.standard_normal((3, 4, 7)).astype(np.float32)
     norm = nz.LayerNorm(7)
     norm(x, residual=r)
@@ -315,8 +322,8 @@ def test_the_gradient_of_a_residual_like_x_is_dx_itself(backend, rng):
     check.same_bits(norm.grads["residual"], 2 * dx)
 
 
-@pytest.mark.parametrize("id", FEW)
-def test_results_may_lie_in_x_and_in_the_residual(id, backend, rng):
+@pytest.mark.parametrize("id", ["batch_norm-4d", "layer_norm-last"])
+def test_results_may_lie_in_x_and_in_the_residual(id, everywhere, rng):
     make, shape = BY_ID[id]
     norm = filled(make(), rng)
     x, r, dy, ds = rng.standard_normal((4, *shape)).astype(np.float32)
@@ -350,7 +357,7 @@ def test_results_may_lie_in_x_and_in_the_residual(id, backend, rng):
 
 
 @pytest.mark.parametrize("pattern", ["activation", "add", "gate", "gate first"])
-def test_in_place_without_a_residual(pattern, backend, rng):
+def test_in_place_without_a_residual(pattern, everywhere, rng):
     norm = nz.GroupNorm(2, 6, **PATTERNS[pattern][0])
     x, dy = rng.standard_normal((2, 3, 6, 5)).astype(np.float32)
     arrays = beside(pattern, x.shape, rng, np.float32)
@@ -372,7 +379,7 @@ def test_in_place_without_a_residual(pattern, backend, rng):
         check.same_bits(norm.backward(dy, out=np.empty_like(x)), dx)
 
 
-def test_ds_may_be_the_place_of_dx(backend, rng):
+def test_ds_may_be_the_place_of_dx(everywhere, rng):
     x, r, dy, ds = rng.standard_normal((4, 5, 9)).astype(np.float32)
     norm = nz.RMSNorm(9, activation="silu")
     norm(x, residual=r)
@@ -382,7 +389,7 @@ def test_ds_may_be_the_place_of_dx(backend, rng):
     check.same_bits(place, dx)
 
 
-def test_what_the_backward_pass_reads_is_seen_to_change(backend, rng):
+def test_what_the_backward_pass_reads_is_seen_to_change(everywhere, rng):
     x, r, z, dy = rng.standard_normal((4, 6, 9)).astype(np.float32)
     norm = filled(nz.LayerNorm(9, activation="silu"), rng)
     y, s = norm(x, residual=r)
@@ -559,7 +566,7 @@ def test_gradients_with_masks(pattern, masked, backend, rng):
         assert abs((d * direction).sum() - exact) <= 1e-6 * np.abs(d * direction).sum(), name
 
 
-def test_masks_in_evaluation_in_place_and_in_sixteen_bits(backend, rng):
+def test_masks_in_evaluation_in_place_and_in_sixteen_bits(everywhere, rng):
     norm = nz.BatchNorm(5, activation="silu").eval()
     norm.running_mean[...], norm.running_var[...] = rng.uniform(0.5, 2, (2, 5))
     x, r, dy = rng.standard_normal((3, 6, 5)).astype(np.float16)
@@ -623,7 +630,7 @@ def test_functions_that_track_do_what_layers_do(function, kind, training, patter
         check.same_bits(running[1], norm.running_var)
 
 
-def test_calls_that_differ_in_what_is_around_alternate(backend, rng):
+def test_calls_that_differ_in_what_is_around_alternate(everywhere, rng):
     x = rng.standard_normal((4, 7)).astype(np.float32)
     norm = filled(nz.LayerNorm(7), rng)
     arrays = {pattern: beside(pattern, x.shape, rng, np.float32) for pattern in PATTERNS}
@@ -642,7 +649,7 @@ def test_calls_that_differ_in_what_is_around_alternate(backend, rng):
             assert a is b is None or check.same_bits(a, b) is None
 
 
-def test_sets_without_values(backend):
+def test_sets_without_values(everywhere):
     for shape in ((0, 5), (3, 0, 5)):
         x = np.ones(shape, np.float32)
         norm = nz.LayerNorm(5, activation="relu")
@@ -674,7 +681,7 @@ def test_settings_are_attributes_shown_kept_and_copied(rng):
     assert nz.LayerNorm(4, activation="identity").activation is None
 
 
-def test_an_activation_of_ones_own(backend, rng):
+def test_an_activation_of_ones_own(everywhere, rng):
     from normzoo.backends.lanes import choose  # noqa: PLC0415
 
     squared = nz.Activation("relu squared", lambda v: choose(v, v * v, 0.0), lambda v: choose(v, 2.0 * v, 0.0))
@@ -712,3 +719,84 @@ def test_norms_of_ones_own_have_it_too(backend, rng):
     own(x.astype(np.float32))
     with pytest.raises(TypeError, match="takes no residual .*fuses = True"):
         own(x, residual=r)
+
+
+TORCHS = {
+    "batch_norm": (lambda **o: nz.BatchNorm(6, **o), lambda f, x, w, b: f.batch_norm(x, None, None, w, b, True)),
+    "instance_norm": (
+        lambda **o: nz.InstanceNorm(6, affine=True, **o),
+        lambda f, x, w, b: f.instance_norm(x, None, None, w, b),
+    ),
+    "group_norm": (lambda **o: nz.GroupNorm(3, 6, **o), lambda f, x, w, b: f.group_norm(x, 3, w, b)),
+    "layer_norm": (lambda **o: nz.LayerNorm(7, **o), lambda f, x, w, b: f.layer_norm(x, (7,), w, b)),
+    "rms_norm": (lambda **o: nz.RMSNorm(7, 1e-5, **o), lambda f, x, w, b: f.rms_norm(x, (7,), w, 1e-5)),
+}
+
+
+@pytest.mark.parametrize("arrange", [np.ascontiguousarray, channels_last_strides])
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("name", TORCHS)
+def test_it_is_what_autograd_makes_of_it(name, pattern, arrange, backend, rng):
+    """PyTorch's norm, activation and sum, and its own way back, with relu among the activations."""
+    torch = pytest.importorskip("torch")
+    behind, parts = PATTERNS[pattern]
+    make, function = TORCHS[name]
+    acts = {None: lambda v: v, "relu": torch.relu, "tanh": torch.tanh, "silu": torch.nn.functional.silu}
+    for activation in {behind.get("activation"), "relu"}:
+        norm = filled(make(**behind | {"activation": activation}), rng)
+        x, dy, ds = (arrange(a) for a in rng.standard_normal((3, 4, 6, 5, 7)).astype(np.float32))
+        arrays = {part: arrange(a) for part, a in beside(pattern, x.shape, rng, np.float32).items()}
+        y, s = called(norm, x, **arrays)
+        dx = norm.backward(dy, ds=None if s is None else ds)
+        t = {n: torch.tensor(a, requires_grad=True) for n, a in ({"x": x} | norm.params | arrays).items()}
+        act, v = acts[activation], t["x"]
+        if "residual" in t:
+            v = v + behind.get("residual_scale", 1) * t["residual"]
+        sum_ = v
+        if behind.get("gate_first"):
+            v = v * act(t["gate"])
+        v = function(torch.nn.functional, v, t["weight"], t.get("bias"))
+        if "gate" in t and not behind.get("gate_first"):
+            v = v * act(t["gate"])
+        elif not behind.get("gate_first"):
+            v = act(v + t["add"] if "add" in t else v)
+        check.close(y, v.detach().numpy(), 1e-5)
+        loss = (v * torch.tensor(dy)).sum() + (0 if s is None else (sum_ * torch.tensor(ds)).sum())
+        loss.backward()
+        for n, d in ({"x": dx} | norm.grads).items():
+            exact = t[n].grad.numpy()
+            check.close(d, exact, 1e-5, scale=max(1.0, float(np.abs(exact).max())))
+
+
+def test_what_has_no_place_for_it_says_so(rng):
+    norm = nz.BatchNorm(4, activation="relu").eval()
+    weight = np.ones((4, 3), np.float32)
+    shown = r"with nothing around it, got BatchNorm\(4\) with activation='relu'; "
+    with pytest.raises(
+        ValueError, match=f"fold.batch_norm_into: expected a norm {shown}fold it with norm.activation = None"
+    ):
+        nz.fold.batch_norm_into(weight, None, norm, layout="OI")
+    for pair in ((norm, nz.BatchNorm(4)), (nz.BatchNorm(4), norm)):
+        with pytest.raises(ValueError, match=shown):
+            nz.fold.batch_norms(*pair)
+    with pytest.raises(ValueError, match=r"got LayerNorm\(\(3,\)\) with gate_first=True; what stands between"):
+        nz.fold.affine_into(nz.LayerNorm(3, gate_first=True), weight, None)
+    with pytest.raises(ValueError, match=f"describe: expected a norm {shown}"):
+        nz.describe(norm, "flax")
+    with pytest.raises(ValueError, match=f"convert_sync: expected a norm {shown}"):
+        nz.convert_sync(norm)
+    assert norm.state_dict("keras").keys() == {"gamma", "beta", "moving_mean", "moving_variance"}
+    norm.activation = None
+    nz.fold.batch_norm_into(weight, None, norm, layout="OI")
+    nz.describe(norm, "flax")
+
+
+def test_recalibration_sees_what_is_normalized(backend, rng):
+    x, z = rng.standard_normal((2, 5, 8, 4))
+    for behind, name in (({"residual_scale": 0.5}, "residual"), ({"activation": "silu", "gate_first": True}, "gate")):
+        norm, plain = nz.BatchNorm(4, dtype=np.float64, **behind), nz.BatchNorm(4, dtype=np.float64)
+        nz.recalibrate(norm, range(5), lambda i: norm(x[i], **{name: z[i]}))  # noqa: B023
+        s = x + 0.5 * z if name == "residual" else x * SILU(z)
+        nz.recalibrate(plain, list(s))
+        check.close(norm.running_mean, plain.running_mean, check.EXACT)
+        check.close(norm.running_var, plain.running_var, check.EXACT)

@@ -583,7 +583,9 @@ def test_every_row_of_the_readme_zoo_is_there():
             found = getattr(found, part)
 
 
-@pytest.mark.parametrize(("page", "least"), [("README.md", 3), ("CONTRIBUTING.md", 1)])
+@pytest.mark.parametrize(
+    ("page", "least"), [("README.md", 3), ("CONTRIBUTING.md", 1), ("docs/before_and_behind.md", 4)]
+)
 def test_code_that_is_shown_runs(page, least):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
     assert len(blocks) >= least
