@@ -3,6 +3,8 @@
 from normzoo import functional
 from normzoo.ahead import Compiled, compile_cache
 from normzoo.backends import use
+from normzoo.backends.activations import list_activations
+from normzoo.backends.around import Activation
 from normzoo.backends.memory import release_memory
 from normzoo.distributed.reduce import stats_of
 from normzoo.distributed.sync_batch_norm import SyncBatchNorm, convert_sync
@@ -74,6 +76,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "SPADE",
+    "Activation",
     "AdaLNZero",
     "AdaNorm",
     "AdaptiveInstanceNorm",
@@ -151,6 +154,7 @@ __all__ = [
     "fold",
     "from_onnx",
     "functional",
+    "list_activations",
     "list_norms",
     "load",
     "recalibrate",

@@ -2,22 +2,29 @@
 
 Every function returns y, or (y, saved) with `return_saved`; `saved.backward(dy)` is its backward pass. The layer
 classes document formulas, shapes and errors.
+
+The five of the algebra take what stands before and behind the norm too: residual=, residual_scale=, residual_out=,
+add=, gate=, gate_first= and activation=, see `Norm.forward`. With a residual (y, s) is in the place of y.
 """
 
 from collections.abc import Sequence
 from operator import is_
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 from numpy import ndarray
 
+from normzoo.backends.around import NOTHING as _NOTHING
 from normzoo.backends.contract import Array
 from normzoo.norm import eps_for as _eps_for
+from normzoo.passes.around import Surroundings as _Surroundings
 from normzoo.passes.arrays import check_array
+from normzoo.passes.form import UNTRACKED as _UNTRACKED
 from normzoo.passes.form import Form as _Form
 from normzoo.passes.form import Running as _Running
 from normzoo.passes.normalize import normalize as _normalize
 from normzoo.passes.numbers import check_eps, check_momentum, check_shape, check_size
 from normzoo.passes.site import Site as _Site
+from normzoo.passes.site import Stands as _Stands
 from normzoo.statistics.running import How as _How
 from normzoo.statistics.running import normalize_tracked as _normalize_tracked
 from normzoo.statistics.updates import USUAL as _USUAL
@@ -58,8 +65,9 @@ class _Tracking:
         self.sites = _Site(name), _Site(name)
 
     def call(
-        self, arrays: tuple, running: tuple, own: Any, eps: Any, channel_axis: Any, keep: bool, rest: tuple
-    ) -> Any:
+        self, arrays: tuple, running: tuple, own: Any, eps: Any, channel_axis: Any, keep: bool, rest: tuple,
+        stands: _Stands,
+    ) -> Any:  # fmt: skip
         """y, or y and what was asked for behind it.
 
         Args:
@@ -68,7 +76,9 @@ class _Tracking:
             own: x's own statistics are used.
             keep: return_saved.
             rest: return_state, update_stats, on_nonfinite and single_value.
+            stands: see `Site.stands`.
         """
+        site, around, beside = stands
         x, weight, bias, out = arrays
         mean, var, _, momentum = running
         returns_state, updates, on_nonfinite, single_value = rest
@@ -80,11 +90,11 @@ class _Tracking:
         state = _copied(self.name, mean, var) if returns_state else None
         if state is not None:
             mean, var = state
-        form = _Form(self.name, self.axes(self.name, x, channel_axis), _CENTERED, eps)
+        form = _Form(self.name, self.axes(self.name, x, channel_axis), _CENTERED, eps, None, around, beside)
         momentum = check_momentum(self.name, momentum)
         y, saved = _normalize_tracked(form, x, weight, bias, _Running(mean, var, None, momentum), how, out, keep)
         if all(map(is_, rest, _PLAIN)):
-            self.sites[how.own].remember(channel_axis, form, arrays, running, given=not how.own)
+            site.remember(channel_axis, form, arrays, running, given=not how.own)
         found = ((y, saved) if keep else (y,)) + (() if state is None else (state,))
         return found if len(found) > 1 else y
 
@@ -111,6 +121,7 @@ def batch_norm(
     update_stats: bool = True,
     on_nonfinite: str = "propagate",
     single_value: str = "raise",
+    **beside: Unpack[_Surroundings],
 ) -> Any:
     """See `BatchNorm`. With `training` the batch's statistics, which update the running ones in place, if given.
 
@@ -125,12 +136,13 @@ def batch_norm(
            [ 1.]], dtype=float32)
     """
     arrays, running = (x, weight, bias, out), (running_mean, running_var, None, momentum)
-    rest = return_state, update_stats, on_nonfinite, single_value
+    rest, site = (return_state, update_stats, on_nonfinite, single_value), _BATCH.sites[bool(training)]
+    stands = site.stands(**beside) if beside else (site, None, _NOTHING)
     if on_nonfinite is _PASSED and single_value is _REFUSED and update_stats is True and return_state is False:
-        found = _BATCH.sites[bool(training)].recall(channel_axis, arrays, eps, running, return_saved)
+        found = stands[0].recall(channel_axis, arrays, eps, running, return_saved, stands[2])
         if found is not None:
             return found if return_saved else found[0]
-    return _BATCH.call(arrays, running, training, eps, channel_axis, return_saved, rest)
+    return _BATCH.call(arrays, running, training, eps, channel_axis, return_saved, rest, stands)
 
 
 def instance_norm(
@@ -150,18 +162,20 @@ def instance_norm(
     update_stats: bool = True,
     on_nonfinite: str = "propagate",
     single_value: str = "raise",
+    **beside: Unpack[_Surroundings],
 ) -> Any:
     """See `InstanceNorm`. With `use_input_stats` x's statistics, which update the running ones in place, if given.
 
     The other arguments are those of `batch_norm`.
     """
     arrays, running = (x, weight, bias, out), (running_mean, running_var, None, momentum)
-    rest = return_state, update_stats, on_nonfinite, single_value
+    rest, site = (return_state, update_stats, on_nonfinite, single_value), _INSTANCE.sites[bool(use_input_stats)]
+    stands = site.stands(**beside) if beside else (site, None, _NOTHING)
     if on_nonfinite is _PASSED and single_value is _REFUSED and update_stats is True and return_state is False:
-        found = _INSTANCE.sites[bool(use_input_stats)].recall(channel_axis, arrays, eps, running, return_saved)
+        found = stands[0].recall(channel_axis, arrays, eps, running, return_saved, stands[2])
         if found is not None:
             return found if return_saved else found[0]
-    return _INSTANCE.call(arrays, running, use_input_stats, eps, channel_axis, return_saved, rest)
+    return _INSTANCE.call(arrays, running, use_input_stats, eps, channel_axis, return_saved, rest, stands)
 
 
 def layer_norm(
@@ -174,6 +188,7 @@ def layer_norm(
     axis: int | tuple[int, ...] | None = None,
     out: Array | None = None,
     return_saved: bool = False,
+    **beside: Unpack[_Surroundings],
 ) -> Any:
     """See `LayerNorm`.
 
@@ -182,15 +197,19 @@ def layer_norm(
     array([[-1.,  1.]], dtype=float32)
     """
     arrays = x, weight, bias, out
-    if axis is None and (found := _LAYER.recall(normalized_shape, arrays, eps, keep=return_saved)) is not None:
+    site, around, others = _LAYER, None, _NOTHING
+    if beside:
+        site, around, others = _LAYER.stands(**beside)
+    found = site.recall(normalized_shape, arrays, eps, _UNTRACKED, return_saved, others) if axis is None else None
+    if found is not None:
         return found if return_saved else found[0]
     shape = check_shape("layer_norm", "normalized_shape", normalized_shape)
     if axis is not None:
         axis = _layer_norm.check_axes("layer_norm", axis)
-    form = _Form("layer_norm", _layer_norm.axes("layer_norm", x, shape, axis), _CENTERED, eps)
+    form = _Form("layer_norm", _layer_norm.axes("layer_norm", x, shape, axis), _CENTERED, eps, None, around, others)
     y, _, saved = _normalize(form, x, weight, bias, out, keep=return_saved)
     if axis is None:
-        _LAYER.remember(normalized_shape, form, arrays)
+        site.remember(normalized_shape, form, arrays)
     return (y, saved) if return_saved else y
 
 
@@ -204,18 +223,23 @@ def group_norm(
     channel_axis: int = 1,
     out: Array | None = None,
     return_saved: bool = False,
+    **beside: Unpack[_Surroundings],
 ) -> Any:
     """See `GroupNorm`."""
     arrays, plain = (x, weight, bias, out), channel_axis is _FIRST
-    if plain and (found := _GROUP.recall(num_groups, arrays, eps, keep=return_saved)) is not None:
+    site, around, others = _GROUP, None, _NOTHING
+    if beside:
+        site, around, others = _GROUP.stands(**beside)
+    if plain and (found := site.recall(num_groups, arrays, eps, _UNTRACKED, return_saved, others)) is not None:
         return found if return_saved else found[0]
     num_groups = check_size("group_norm", "num_groups", num_groups, least=1)
     if type(channel_axis) is not int:
         channel_axis = check_size("group_norm", "channel_axis", channel_axis, least=-(2**31))
-    form = _Form("group_norm", _group_norm.axes("group_norm", x, num_groups, channel_axis), _CENTERED, eps)
+    axes = _group_norm.axes("group_norm", x, num_groups, channel_axis)
+    form = _Form("group_norm", axes, _CENTERED, eps, None, around, others)
     y, _, saved = _normalize(form, x, weight, bias, out, keep=return_saved)
     if plain:
-        _GROUP.remember(num_groups, form, arrays)
+        site.remember(num_groups, form, arrays)
     return (y, saved) if return_saved else y
 
 
@@ -228,21 +252,25 @@ def rms_norm(
     axis: int | tuple[int, ...] | None = None,
     out: Array | None = None,
     return_saved: bool = False,
+    **beside: Unpack[_Surroundings],
 ) -> Any:
     """See `RMSNorm`."""
     arrays = x, weight, None, out
+    site, around, others = _RMS, None, _NOTHING
+    if beside:
+        site, around, others = _RMS.stands(**beside)
     if axis is None and type(x) is ndarray:
         eps = _eps_for(x) if eps is None else eps
-        if (found := _RMS.recall(normalized_shape, arrays, eps, keep=return_saved)) is not None:
+        if (found := site.recall(normalized_shape, arrays, eps, _UNTRACKED, return_saved, others)) is not None:
             return found if return_saved else found[0]
     shape = check_shape("rms_norm", "normalized_shape", normalized_shape)
     if axis is not None:
         axis = _layer_norm.check_axes("rms_norm", axis)
     axes = _layer_norm.axes("rms_norm", x, shape, axis)
-    form = _Form("rms_norm", axes, _UNCENTERED, _eps_for(x) if eps is None else eps)
+    form = _Form("rms_norm", axes, _UNCENTERED, _eps_for(x) if eps is None else eps, None, around, others)
     y, _, saved = _normalize(form, x, weight, None, out, keep=return_saved)
     if axis is None:
-        _RMS.remember(normalized_shape, form, arrays)
+        site.remember(normalized_shape, form, arrays)
     return (y, saved) if return_saved else y
 
 

@@ -1,14 +1,15 @@
 """The layer: parameters, buffers, modes, state, and the last forward pass."""
 
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping
 from operator import attrgetter
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, Unpack, overload
 
 import numpy as np
 
+from normzoo.backends.around import NOTHING
 from normzoo.backends.contract import Array, Moments
 from normzoo.exchange.dialects import TORCH, read, written
+from normzoo.passes.around import NOTHING_SET, Behind, Besides
 from normzoo.passes.arrays import (
     DEVICES,
     base_array,
@@ -21,15 +22,26 @@ from normzoo.passes.arrays import (
     quiet,
     read_only,
 )
-from normzoo.passes.attributes import Last, closing, entries, entry, held, meant
-from normzoo.passes.form import Form
+from normzoo.passes.attributes import (
+    Last,
+    Surrounded,
+    closing,
+    entries,
+    entry,
+    held,
+    meant,
+    overridable,
+    reads,
+    refusing,
+)
+from normzoo.passes.form import UNTRACKED, Form
 from normzoo.passes.normalize import normalize
 from normzoo.passes.numbers import check_counts, check_eps
 from normzoo.passes.saved import Grads, Label, Saved
 from normzoo.passes.site import Site
 from normzoo.passes.view import Axes
 from normzoo.selection.select import SELECTS, select
-from normzoo.statistics.running_state import RunningState, copy_at_once
+from normzoo.statistics.running_state import RunningState, copy_in
 
 SPACING = {np.dtype(dtype): float(np.finfo(dtype).eps) for dtype in (np.float32, np.float64)}
 
@@ -42,40 +54,14 @@ def eps_for(x: Array) -> float:
 
 
 # What a class supports that does not say so, if its forward is not that of `Norm`: see `Norm.masks`.
-UNDECLARED: dict[str, Any] = {"devices": ("cpu",), "masks": False, "recalibrates": None}
-
-
-@lru_cache(maxsize=256)
-def _watched(kind: Any) -> type["Norm"]:
-    """Its objects write down which of their attributes are read."""
-
-    class Watched(kind):
-        def __getattribute__(self, name: str) -> Any:
-            object.__getattribute__(self, "__dict__")[""].add(name)
-            return super().__getattribute__(name)
-
-    return Watched
-
-
-def _is_code(found: Any) -> bool:
-    """A method, or a property, which reads other attributes."""
-    return callable(found) or isinstance(found, property)
-
-
-def copy_in(states: Sequence[tuple["Norm", Mapping[str, Array]]]) -> None:
-    """Copy into norms what their `checked_state` gave: all of it or, whatever interrupts, nothing."""
-    pairs = [((norm.params | norm.buffers)[name], value) for norm, new in states for name, value in new.items()]
-    copy_at_once([pair for pair in pairs if isinstance(pair[0], np.ndarray)])
-    for target, value in pairs:
-        if not isinstance(target, np.ndarray):  # on a device
-            target[...] = value
+UNDECLARED: dict[str, Any] = {"devices": ("cpu",), "masks": False, "recalibrates": None, "fuses": False}
 
 
 def _no_values(norm: object) -> None:
     """Of a norm that does not say what its axes depend on."""
 
 
-class Norm:
+class Norm(Surrounded):
     """A normalization layer: parameters, buffers, and the last forward pass.
 
     A norm of the algebra declares `moments` and `axes`; see "Add your own norm" in the README.
@@ -89,8 +75,8 @@ class Norm:
         masks: whether x may be what `normzoo.select` makes, in which not all values count.
         recalibrates: which variance of a data set its running one is, "unbiased" or "biased": what `recalibrate`
             finds; None where the running statistics are others. Such a norm's forward takes update_stats=False.
-
-            These three are declared. A class that comes from `Norm` and takes its `forward` has what `Norm` says. With
+        fuses: whether a residual, an activation, a gate or a branch can stand around it, in the same pass.
+            These four are declared. A class that comes from `Norm` and takes its `forward` has what `Norm` says. With
             another forward a declaration counts on the class alone that writes it: nothing that was written for
             BatchNorm holds unasked for a class that is made of it.
         asks: names of the attributes that `axes` reads, of values that cannot change; () where it reads others. Small
@@ -103,6 +89,7 @@ class Norm:
     devices: tuple[str, ...] = DEVICES
     masks: bool = True
     recalibrates: ClassVar[str | None] = None
+    fuses: ClassVar[bool] = True
     asks: ClassVar[tuple[str, ...]] = ()
     _asked: ClassVar[Any] = staticmethod(_no_values)  # moments and the values of `asks`, of a norm
 
@@ -116,6 +103,8 @@ class Norm:
             for name, nothing in UNDECLARED.items():
                 if name not in vars(cls):
                     setattr(cls, name, nothing)
+        if not cls.fuses and "forward" in vars(cls):
+            cls.forward = refusing(cls.forward)  # type: ignore[method-assign]
         for name in ("__init__", "forward"):
             if name in vars(cls) and (name == "__init__" or "cuda" not in cls.devices):  # it may compute in NumPy
                 setattr(cls, name, quiet(vars(cls)[name]))
@@ -130,7 +119,7 @@ class Norm:
     def __setattr__(self, name: str, value: Any) -> None:
         own = self.__dict__
         if name not in own and "_made" in own and name[0] != "_" and not hasattr(type(self), name):
-            names = {*own, *self.params, *self.buffers, "weight", "bias", "grads", "saved"}
+            names = {*own, *self.params, *self.buffers, "weight", "bias", "grads", "saved", *Behind.__annotations__}
             found = meant(name, {n for n in names if n[0] != "_"}, isinstance(value, np.ndarray))
             if found is not None:
                 raise AttributeError(f"{self}: has no {name} to set; write norm.{found}")
@@ -146,6 +135,7 @@ class Norm:
         weight: bool = True,
         bias: bool = True,
         dtype: Any = np.float32,
+        **behind: Unpack[Behind],
     ) -> None:
         """Set up a norm shown as Name(*arguments), with parameters of `shape`: ones and zeros of `dtype`."""
         self.label = Label(type(self).__name__, arguments)
@@ -161,6 +151,7 @@ class Norm:
             self.params["bias"] = np.zeros(shape, dtype)
         self._shape = shape
         self._site = Site(self.label)
+        self._surround(**behind)
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled and deep-copied: parameters and buffers, these of one batch, without what the last pass left,
@@ -183,22 +174,23 @@ class Norm:
 
     def reads_what_it_asks(self, x: Array) -> bool:
         """Does `axes` read no attributes for this x but those of `asks`? Others might change unseen."""
-        held, seen = vars(self), set[str]()
-        twin: Norm = object.__new__(_watched(type(self)))  # type: ignore[arg-type]
-        object.__getattribute__(twin, "__dict__").update(held | {"": seen})
-        twin.axes(x)
-        constant = {name for name in seen if name not in held and _is_code(getattr(type(self), name, None))}
-        return seen - constant <= {*self.asks, "_shape", "label", "__dict__", "__class__"}
+        return reads(self, lambda twin: twin.axes(x)) <= {*self.asks, "_shape", "label", "__dict__", "__class__"}
 
-    def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
+    @overridable
+    def forward(self, x: Array, out: Array | None = None, **beside: Unpack[Besides]) -> tuple[Any, Saved]:
         """y and what backward needs, without keeping it: one layer may be in flight many times.
 
         Args:
             x: float array of a shape the norm accepts, any strides.
             out: takes y; an array like x, which may be x itself.
+            residual: broadcasts to x; s = x + residual_scale * residual, rounded to x's dtype, is normalized and
+                (y, s) is returned in place of y.
+            residual_out: takes s; an array like x, which may be x or residual itself.
+            add, gate: of x's shape. y = act(n + add) or n * act(gate), where n = xhat * weight + bias and act is the
+                norm's activation. With gate_first x * act(gate) is normalized.
 
         Raises:
-            TypeError: x or out is not a float array (or out's dtype not x's).
+            TypeError: x, out or another is not a float array (or out's dtype not x's), or the norm does not fuse.
             ValueError: a shape or value does not fit, or out overlaps an input in part.
         """
         params, plain = self.params, type(x) is np.ndarray
@@ -206,19 +198,29 @@ class Norm:
         if eps is None and plain:
             eps = SPACING.get(x.dtype)  # of what is no float, None, which is no eps
         arrays = x, weight, bias, out
-        found = self._site.recall(None, arrays, eps)
+        site, around, others = self._site, None, NOTHING
+        if beside or self._setting is not NOTHING_SET:
+            site, around, others = self._stands(beside)
+        found = site.recall(None, arrays, eps, UNTRACKED, True, others)
         if found is not None:
             return found
         if not plain:
             x = base_array(self, "x", x)
         axes = self.axes(x)
-        form = Form(self, axes, self.moments, eps_for(x) if eps is None else eps, self._shape)
+        form = Form(self, axes, self.moments, eps_for(x) if eps is None else eps, self._shape, around, others)
         y, _, saved = normalize(form, x, weight, bias, out)
-        self._site.remember(None, form, arrays, norm=self)
+        site.remember(None, form, arrays, norm=self)
         return y, saved
 
-    def __call__(self, x: Array, *arguments: Any, **options: Any) -> Array:
-        """y = norm(x) or norm(x, out=y); keeps what `backward` needs in `saved`. See `forward`.
+    @overload
+    def __call__(self, x: Array, *arguments: Any, residual: Array, **options: Any) -> tuple[Array, Array]: ...
+
+    @overload
+    def __call__(self, x: Array, *arguments: Any, residual: None = None, **options: Any) -> Array: ...
+
+    def __call__(self, x: Array, *arguments: Any, **options: Any) -> Any:
+        """y = norm(x) or norm(x, out=y); y, s = norm(x, residual=r). Keeps what `backward` needs in `saved`. See
+        `forward`.
 
         mask=, lengths=, sample_weight=, segments= and the other options of `normzoo.select` say which values count; a
         norm whose `masks` is False raises TypeError.
@@ -227,22 +229,20 @@ class Norm:
         if not (options or arguments):  # nothing to unpack
             y, self._last.saved = self.forward(x)
             return y
-        if options:
+        if not SELECTS.isdisjoint(options):
             picks = {name: options.pop(name) for name in SELECTS if name in options}
-            if picks:
-                behind = 2 if getattr(self, "channel_axis", None) == 1 else 1
-                selected: Any = select(x, **({"length_axis": behind} | picks))
-                y, self._last.saved = self.forward(selected, *arguments, **options)
-                return y
+            behind = 2 if getattr(self, "channel_axis", None) == 1 else 1
+            x = select(x, **({"length_axis": behind} | picks))  # type: ignore[assignment]
         y, self._last.saved = self.forward(x, *arguments, **options)
         return y
 
-    def backward(self, dy: Array, out: Array | None = None) -> Array:
-        """dx for the gradient `dy` of the last y; puts the parameters' gradients into `grads`. See `Saved.backward`."""
+    def backward(self, dy: Array, out: Array | None = None, ds: Array | None = None) -> Array:
+        """dx for the gradient `dy` of the last y, and of its s, `ds`, if there was a residual; puts the gradients of
+        parameters, residual, add and gate into `grads`. See `Saved.backward`."""
         last = self._last
         if last.saved is None:
             raise RuntimeError(f"{self}: expected a forward pass before backward; write y = norm(x) first")
-        found = last.saved.backward(dy, out)
+        found = last.saved.backward(dy, out) if ds is None else last.saved.backward(dy, out, ds)
         grads: dict[str, Array] = {}
         for name in self.params:
             grads[name] = getattr(found, name)
@@ -342,7 +342,7 @@ class Norm:
         return str(self.label)
 
     def __repr__(self) -> str:
-        options = [f"{name}={value!r}" for name, value in self._options().items()]
+        options = [f"{name}={value!r}" for name, value in (self._options() | self._behind).items()]
         return f"{type(self).__name__}({', '.join([*map(str, self.label.arguments), *options])})"
 
     def _options(self) -> dict[str, Any]:

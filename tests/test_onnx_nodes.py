@@ -316,3 +316,83 @@ def test_the_memory_of_parameters_is_what_the_node_holds(kind, attributes, size)
         ValueError, match="at most 16777216 values of a scale that repeats|at most .* of a Scale that repeats"
     ):
         nz.from_onnx(found, arrays, shape=(3, 1 << 40))
+
+
+# (kind, shape of x, attributes, initializers, arrays of the call and their shapes, what `forward` takes them as)
+CONTRIBUTED = [
+    ("SkipLayerNormalization", (2, 3, 24), {"epsilon": 1e-3}, {"gamma": 24, "beta": 24}, {"skip": (2, 3, 24)}),
+    ("SkipLayerNormalization", (2, 3, 24), {}, {"gamma": 24}, {"skip": (3, 24)}),
+    ("SkipLayerNormalization", (2, 3, 24), {"epsilon": 1e-5}, {"gamma": 24, "beta": 24}, {"skip": (1, 3, 24)}),
+    ("SkipSimplifiedLayerNormalization", (2, 3, 24), {"epsilon": 1e-3}, {"gamma": 24}, {"skip": (2, 3, 24)}),
+    ("SkipSimplifiedLayerNormalization", (5, 24), {}, {"gamma": 24}, {"skip": (5, 24)}),
+    ("GatedRMSNorm", (2, 3, 24), {}, {"scale": 24}, {"gate": (2, 3, 24)}),
+    ("GatedRMSNorm", (2, 3, 24), {"activation": "sigmoid", "epsilon": 1e-2}, {"scale": 24}, {"gate": (2, 3, 24)}),
+    ("GatedRMSNorm", (2, 3, 24), {"activation": "swish"}, {"scale": 8}, {"gate": (2, 3, 24)}),
+    ("GroupNorm", (2, 5, 4, 6), {"groups": 3, "activation": 1}, {"gamma": 6, "beta": 6}, {}),
+    ("GroupNorm", (2, 6, 5, 4), {"groups": 2, "activation": 0, "channels_last": 0}, {"gamma": 6, "beta": 6}, {}),
+]
+NAMES = {"skip": "residual", "gate": "gate"}
+
+
+@pytest.mark.parametrize("case", CONTRIBUTED, ids=lambda c: f"{c[0]}-{CONTRIBUTED.index(c)}")
+def test_a_contributed_node_is_what_onnx_runtime_computes(case, rng):
+    onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    kind, shape, attributes, sizes, more = case
+    adds = kind.startswith("Skip")
+    skips = {name: rng.standard_normal(of).astype(np.float32) for name, of in more.items()}
+    a = rng.standard_normal(shape).astype(np.float32)
+    arrays = {name: rng.uniform(0.5, 2, size).astype(np.float32) for name, size in sizes.items()}
+    inputs = ["x", *skips, *arrays] if adds else ["x", *arrays, *skips]
+    outputs = ["y", "", "", "s"] if adds else ["y"]
+    proto = onnx.helper.make_node(kind, inputs, outputs, domain="com.microsoft", **attributes)
+    tensors = [onnx.numpy_helper.from_array(v, name) for name, v in arrays.items()]
+    norm = nz.from_onnx(proto, tensors, shape=shape)
+    found = norm(a, **{NAMES[name]: v for name, v in skips.items()})
+    if kind == "GroupNorm":  # for devices alone: here in steps
+        axis = -1 if attributes.get("channels_last", 1) else 1
+        v = np.moveaxis(a, axis, 1)
+        y = formula(
+            ("GroupNormalization", v.shape, {"num_groups": attributes["groups"]}, None, 21),
+            v,
+            {"scale": arrays["gamma"], "B": arrays["beta"]},
+        )
+        check.close(np.moveaxis(found, axis, 1), y / (1 + np.exp(-y)) if attributes["activation"] else y, 3e-6)
+        return
+    float32 = onnx.TensorProto.FLOAT
+    info = [onnx.helper.make_tensor_value_info(name, float32, v.shape) for name, v in {"x": a, **skips}.items()]
+    out = [onnx.helper.make_tensor_value_info(name, float32, shape) for name in outputs if name]
+    graph = onnx.helper.make_graph([proto], "g", info, out, tensors)
+    ids = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("com.microsoft", 1)]
+    model = onnx.helper.make_model(graph, opset_imports=ids, ir_version=10)
+    try:
+        session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    except Exception as error:
+        if "not a registered function/op" in str(error):
+            pytest.skip(f"this ONNX Runtime has no {kind}")
+        raise
+    for one, other in zip(found if adds else (found,), session.run(None, {"x": a, **skips}), strict=True):
+        check.close(one, other, 3e-6)
+
+
+def contributed(kind, inputs, **attributes):
+    found = node(kind, inputs, **attributes)
+    found.domain = "com.microsoft"
+    return found
+
+
+@pytest.mark.parametrize(
+    ("found", "shape", "message"),
+    [
+        (contributed("SkipLayerNormalization", ("x", "skip", "scale", "B", "B")), None, r"no input bias.*write norm\(x \+ bias"),
+        (contributed("SkipSimplifiedLayerNormalization", ("x", "skip", "scale", "B")), None, "no input bias"),
+        (contributed("SkipLayerNormalization", ("x", "skip", "gone")), None, "gamma 'gone' among the initializers"),
+        (contributed("GatedRMSNorm", ("x", "scale", "z"), activation=b"relu"), None, "expected activation 'silu', 'swish'"),
+        (contributed("GatedRMSNorm", ("x", "scale", "z")), (2, 6), "last axis is a multiple of 4"),
+        (contributed("GroupNorm", ("x", "scale", "B"), groups=2), None, "an attribute activation"),
+        (contributed("GroupNorm", ("x", "scale", "B"), groups=2, activation=7), None, "activation of 0 or 1, got 7"),
+        (contributed("LayerNormalization", MISSING), None, "or of com.microsoft SkipLayerNormalization, .*got LayerNormalization"),
+    ],
+)  # fmt: skip
+def test_malformed_contributed_nodes_are_named(found, shape, message):
+    with pytest.raises(ValueError, match=message):
+        nz.from_onnx(found, S4, shape=shape)

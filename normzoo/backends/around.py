@@ -31,6 +31,9 @@ class Activation(NamedTuple):
     value: Callable[[Lanes], Lanes]
     derivative: Callable[[Lanes], Lanes]
 
+    def __repr__(self) -> str:
+        return f"Activation({self.name!r})"
+
 
 class Around(NamedTuple):
     """What is known of a pass when its kernel is made."""
@@ -40,6 +43,16 @@ class Around(NamedTuple):
     behind: str = ""  # "add": y = act(z + add); "gate": y = z * act(gate); "": y = act(z)
     activation: Activation | None = None  # None: act(z) = z
     ds: bool = False  # going back: a gradient that reaches s from elsewhere
+
+    @property
+    def is_before(self) -> bool:
+        """Is the norm that of s?"""
+        return self.residual or self.gate_first
+
+    @property
+    def is_behind(self) -> bool:
+        """Is y more than the norm?"""
+        return not self.gate_first and (self.behind != "" or self.activation is not None)
 
 
 ALONE = Around()

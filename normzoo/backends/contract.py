@@ -21,6 +21,19 @@ constants going backward, which is BatchNorm in evaluation mode. Its spread is 0
 A parameter view is (pb, pm, pc, pn): pm, pc, pn are 1 or full, pb divides b and repeats along it: weight[b % pb].
 `weight` and `bias` have one and the same view; an absent one is an array of ones or zeros.
 
+What stands before and behind the norm is said by an `Around`, see `around.py`; the arrays it needs are `beside`:
+
+    before     s = x + scale * residual     or, with `gate_first`, s = x * act(other); as stored, in place of x above
+    behind     v = xhat * weight + bias     y = act(v), act(v + other) ("add") or v * act(other) ("gate")
+    backward   d = dy * act'(v), dy * act'(v + other) or dy * act(other), in place of dy above
+               dother = d ("add") or dy * v * act'(other) ("gate")
+               dx = dx + ds
+    and with `gate_first`, of u = dx + ds:    dx = u * act(other)    dother = u * x * act'(other)
+
+d may be rounded to `store`. Going forward `ds` says nothing, and s is written where a residual is added. Going back, x
+is that s, and `residual` says nothing more: its gradient is scale * dx. With a gate first x is x, and s is made again.
+v is made again of x and `stats`.
+
 A backend gives factories: what depends on shapes and dtypes alone is settled once, and the callable that comes back
 runs for every call that agrees in these. `dims` is (b, m, c, n), `parameter_dims` is (pb, pm, pc, pn), none of them 0.
 `dtype` is what is computed in, float32 or float64, and the dtype of weight, bias, dweight and dbias; `store` is the
@@ -28,8 +41,8 @@ dtype of x, y, dy and dx: `dtype` itself or, where that is float32, float16 or b
 
 Every array is C-contiguous, aligned, in the machine's byte order, and has as many values as the dims say, in their
 order. Its rank is anything: a backend sees the values one after the other, so that no caller has to reshape. Arrays
-that are read may be read-only. y may be x, and dx may be dy or x; nothing else that is written overlaps. Every result
-is a function of the values and the shape: not of the threads.
+that are read may be read-only. y may be x, s may be x or the residual, and dx may be dy or x; y and s are not the same,
+and nothing else that is written overlaps. Every result is a function of the values and the shape: not of the threads.
 """
 
 from abc import abstractmethod
@@ -37,6 +50,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+
+from normzoo.backends.around import ALONE, Around
 
 Array = np.ndarray[Any, Any]
 
@@ -56,9 +71,10 @@ CONSTANT = Moments(center=False, power=0)  # statistics that do not depend on x
 
 Dims = tuple[int, int, int, int]
 Kind = tuple[tuple[int, ...], np.dtype, int]  # shape, dtype and flags.num of an array
-Forward = Callable[[Array, Array, Array, float, Array], Array]  # (x, weight, bias, eps, y, written) -> stats
-Apply = Callable[[Array, Array, Array, Array, Array], None]  # (x, stats, weight, bias, y, written)
-Backward = Callable[..., None]  # (dy, x, stats, weight, eps, dx, dweight, dbias), the last three written
+# The last argument of each, `beside`, may be left out where nothing stands around the norm.
+Forward = Callable[..., Array]  # (x, weight, bias, eps, y, beside) -> stats; y is written, and what is said of `Beside`
+Apply = Callable[..., None]  # (x, stats, weight, bias, y, beside)
+Backward = Callable[..., None]  # (dy, x, stats, weight, eps, dx, dweight, dbias, beside), the three before it written
 Shortcut = Callable[..., Array | None]
 Sampler = Callable[[Array, Array | None], bytes]
 
@@ -83,18 +99,25 @@ class Backend(Protocol):
     updates_whole: bool = False  # nothing can interrupt `update`
 
     @abstractmethod
-    def forward(self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Forward:
-        """run(x, weight, bias, eps, y) -> stats: the statistics of x, and y by them."""
+    def forward(
+        self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype,
+        around: Around = ALONE,
+    ) -> Forward:  # fmt: skip
+        """run(x, weight, bias, eps, y, beside=NOTHING) -> stats: the statistics of x, or of s, and y by them."""
 
     @abstractmethod
-    def apply(self, dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) -> Apply:
-        """run(x, stats, weight, bias, y): y by statistics that are given; their spread is not read."""
+    def apply(
+        self, dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype, around: Around = ALONE
+    ) -> Apply:
+        """run(x, stats, weight, bias, y, beside=NOTHING): y by statistics that are given; their spread is not read."""
 
     @abstractmethod
     def backward(
-        self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype
-    ) -> Backward:
-        """run(dy, x, stats, weight, eps, dx, dweight, dbias): the three gradients. Their old values are not read."""
+        self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype,
+        around: Around = ALONE,
+    ) -> Backward:  # fmt: skip
+        """run(dy, x, stats, weight, eps, dx, dweight, dbias, beside=NOTHING_BACK): the three gradients, and that of
+        `other`. Their old values are not read."""
 
     @abstractmethod
     def update(

@@ -3,18 +3,22 @@
 import numpy as np
 
 from normzoo.backends import memory as host_memory
+from normzoo.backends.around import ALONE, NOTHING, NOTHING_BACK, Around, Beside, BesideBack
 from normzoo.backends.contract import BEYOND, Apply, Array, Backend, Backward, Dims, Forward, Moments
 
 
 class Reference(Backend):
     memory = host_memory
 
-    def forward(self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Forward:
+    def forward(
+        self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype,
+        around: Around = ALONE,
+    ) -> Forward:  # fmt: skip
         b, m, c, n = dims
 
         @np.errstate(all="ignore")
-        def run(x: Array, weight: Array, bias: Array, eps: float, y: Array) -> Array:
-            v = x.reshape(dims).astype(np.float64)
+        def run(x: Array, weight: Array, bias: Array, eps: float, y: Array, beside: Beside = NOTHING) -> Array:
+            v = _before(x, around, beside, dims)
             # 1 moments, of values scaled by a power of two where their squares would leave the range of float64
             unit = _unit(v, eps, moments)
             mean = (v * unit).mean(axis=(1, 3), keepdims=True) if moments.center else np.zeros((b, 1, c, 1))
@@ -28,35 +32,43 @@ class Reference(Backend):
             rstd = unit * scaled
             rstd = np.where(np.isinf(rstd) & np.isfinite(scaled), -(scaled * (unit * BEYOND)), rstd)
             # 2 normalize
-            xhat = deviation * scaled
-            y.reshape(dims)[...] = xhat * _repeat(weight, parameter_dims, b) + _repeat(bias, parameter_dims, b)
+            z = deviation * scaled * _repeat(weight, parameter_dims, b) + _repeat(bias, parameter_dims, b)
+            y.reshape(dims)[...] = _behind(z, around, beside.other)
             spread = spread / unit**moments.power if moments.power else np.zeros_like(rstd)
             return np.stack([mean / unit, spread, rstd]).reshape(3, b, c)
 
         return run
 
-    def apply(self, dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) -> Apply:
+    def apply(
+        self, dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype, around: Around = ALONE
+    ) -> Apply:
         b = dims[0]
 
         @np.errstate(all="ignore")
-        def run(x: Array, stats: Array, weight: Array, bias: Array, y: Array) -> None:
-            xhat = _xhat(x.reshape(dims), stats)
-            y.reshape(dims)[...] = xhat * _repeat(weight, parameter_dims, b) + _repeat(bias, parameter_dims, b)
+        def run(x: Array, stats: Array, weight: Array, bias: Array, y: Array, beside: Beside = NOTHING) -> None:
+            xhat = _xhat(_before(x, around, beside, dims), stats)
+            z = xhat * _repeat(weight, parameter_dims, b) + _repeat(bias, parameter_dims, b)
+            y.reshape(dims)[...] = _behind(z, around, beside.other)
 
         return run
 
     def backward(
-        self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype
-    ) -> Backward:
+        self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype,
+        around: Around = ALONE,
+    ) -> Backward:  # fmt: skip
         b, m, c, n = dims
 
         @np.errstate(all="ignore")
-        def run(
-            dy: Array, x: Array, stats: Array, weight: Array, eps: float, dx: Array, dweight: Array, dbias: Array
-        ) -> None:
-            d = dy.reshape(dims).astype(np.float64)
+        def run(  # noqa: PLR0913 (as the contract has it)
+            dy: Array, x: Array, stats: Array, weight: Array, eps: float, dx: Array, dweight: Array, dbias: Array,
+            beside: BesideBack = NOTHING_BACK,
+        ) -> None:  # fmt: skip
+            d, other, dother = dy.reshape(dims).astype(np.float64), beside.other, None
             rstd = np.where(stats[2] < 0, np.inf, stats[2]).reshape(b, 1, c, 1)
-            xhat = _xhat(x.reshape(dims), stats)
+            xhat = _xhat(_before(x, around._replace(residual=False), Beside(other=other), dims), stats)
+            if around.is_behind:
+                v = xhat * _repeat(weight, parameter_dims, b) + _repeat(beside.bias, parameter_dims, b)
+                d, dother = _behind_back(d, v, around, other)
             g = d * _repeat(weight, parameter_dims, b)
             # 1 moments
             g_mean = g.mean(axis=(1, 3), keepdims=True) if moments.center else 0.0
@@ -71,7 +83,15 @@ class Reference(Backend):
                     q = q - q.mean(axis=(1, 3), keepdims=True)
             elif moments.power == 0:
                 q = gx_mean = np.zeros_like(rstd)
-            dx.reshape(dims)[...] = rstd * (g - g_mean - q * gx_mean)
+            u = rstd * (g - g_mean - q * gx_mean)
+            if around.ds:
+                u = u + beside.ds.reshape(dims)
+            if around.gate_first:
+                act, slope = _activated(around, other.reshape(dims))
+                u, dother = u * act, u * x.reshape(dims) * slope
+            dx.reshape(dims)[...] = u
+            if other is not None and beside.dother is not None:
+                beside.dother.reshape(dims)[...] = dother
             dweight.reshape(parameter_dims)[...] = _reduce(d * xhat, parameter_dims)
             dbias.reshape(parameter_dims)[...] = _reduce(d, parameter_dims)
 
@@ -127,6 +147,47 @@ def _xhat(x: Array, stats: Array) -> Array:
     mean, _, rstd = stats.reshape(3, b, 1, c, 1)
     d = x.astype(np.float64) - mean
     return np.where(rstd < 0, d / BEYOND * -rstd, d * rstd)
+
+
+def _before(x: Array, around: Around, beside: Beside, dims: Dims) -> Array:
+    """What the norm reads: x or s, as stored."""
+    v = x.reshape(dims).astype(np.float64)
+    if around.residual:
+        v = v + beside.scale * beside.residual.reshape(dims).astype(np.float64)
+    elif around.gate_first:
+        v = v * _activated(around, beside.other.reshape(dims))[0]
+    s = v.astype(x.dtype)
+    if beside.s is not None:
+        beside.s.reshape(dims)[...] = s
+    return s.astype(np.float64)
+
+
+def _behind(v: Array, around: Around, other: Array | None) -> Array:
+    """y of v = xhat * weight + bias."""
+    if not around.is_behind:
+        return v
+    if other is None:
+        return _activated(around, v)[0]
+    o = other.reshape(v.shape)
+    return v * _activated(around, o)[0] if around.behind == "gate" else _activated(around, v + o)[0]
+
+
+def _behind_back(d: Array, v: Array, around: Around, other: Array | None) -> tuple[Array, Array | None]:
+    """The gradients of v and of `other`."""
+    if other is None:
+        return d * _activated(around, v)[1], None
+    o = other.reshape(v.shape)
+    if around.behind == "gate":
+        act, slope = _activated(around, o)
+        return d * act, d * v * slope
+    d = d * _activated(around, v + o)[1]
+    return d, d
+
+
+def _activated(around: Around, v: Array) -> tuple[Array, Array]:
+    """act(v) and act'(v), in float64."""
+    v, act = v.astype(np.float64), around.activation
+    return (v, np.ones_like(v)) if act is None else (act.value(v), act.derivative(v))
 
 
 def _repeat(parameter: Array, view: Dims, b: int) -> Array:

@@ -214,16 +214,16 @@ class SyncSaved(Saved):
     def _changed(self) -> str | None:
         return self._own._changed()
 
-    def backward(self, dy: Array, out: Array | None = None) -> Grads:
+    def backward(self, dy: Array, out: Array | None = None, ds: Array | None = None) -> Grads:
         self._met = False
         try:
-            return super().backward(dy, out)
+            return super().backward(dy, out, ds)
         except Exception as error:
             if not self._met:  # the other ranks must not wait for this one
                 self._owner.exchange.gather("backward", 0, np.zeros((2, self._owner.num_features)), error)
             raise
 
-    def _backward(self, dy: Array, out: Array | None) -> Grads:
+    def _backward(self, dy: Array, out: Array | None, ds: Array | None = None) -> Grads:
         owner, x, found, weight, bias = self._owner, self._x, self._found, self._weight, self._bias
         # 1 sums of dy and dy * xhat, and rstd * g, of this rank
         wide = np.dtype(np.float64) if self._total <= FEW else compute_dtype(x.dtype, dy.dtype)
@@ -263,9 +263,11 @@ def convert_sync(norm: Any, comm: Any = None, *, timeout: float = 300.0, on_time
 
     Raises:
         TypeError: `norm` is no BatchNorm: LayerNorm and its like depend on no other sample, and need no converting.
+        ValueError: something stands around it, as `SyncBatchNorm` cannot have it.
     """
     if type(norm) not in (BatchNorm, SyncBatchNorm):
         raise TypeError(f"convert_sync: expected a BatchNorm, got {type(norm).__name__}; leave other norms as they are")
+    norm._check_alone("convert_sync", "write norm.activation = None, and compute that behind the norm")
     new = SyncBatchNorm(
         norm.num_features,
         norm.eps if norm.eps is not None else 1e-5,

@@ -75,6 +75,7 @@ def describe(norm: Norm, dialect: str) -> Described:
     0.9
     """
     found, _ = counterpart(norm, dialect)
+    norm._check_alone("describe", f"describe it as a norm without, and add what {dialect} calls it")
     if isinstance(norm, UnitNorm | LocalResponseNorm | MeanVarianceNorm):
         return Described(found, _plain(norm, dialect))
     arguments: dict[str, Any] = {"epsilon": 2.0**-23 if norm.eps is None else norm.eps}

@@ -17,8 +17,9 @@ import numpy as np
 
 from normzoo.backends.contract import Array
 from normzoo.exchange.dialects import TORCH
-from normzoo.norm import Norm, copy_in
+from normzoo.norm import Norm
 from normzoo.passes.arrays import moved
+from normzoo.statistics.running_state import copy_in
 
 SUFFIXES = (".safetensors", ".npz")
 BFLOAT16 = ":bfloat16"  # NumPy's files have no bfloat16: such an array is stored as uint16, with this after its name

@@ -13,7 +13,7 @@ one letter per axis of the weight: O for outputs, I for inputs, any others for p
 | a table of embeddings | "IO" |
 
 A depthwise convolution of PyTorch is one with groups. What follows the norm, such as the SiLU of a detection network,
-stays as it is.
+stays as it is: a norm that has it as its `activation` is refused.
 
 The error is a bound for every output, float64. With x the input of the layer (or of its norm's weight), the results of
 exact arithmetic with folded and with unfolded arrays differ by at most error * max(1, max|x|). The bound covers
@@ -43,6 +43,8 @@ __all__ = ["Folded", "affine_into", "batch_norm_into", "batch_norms", "center_in
 
 CONSTANT = (BatchNorm, FrozenBatchNorm, GhostBatchNorm, SyncBatchNorm)  # in evaluation: a scale and a shift
 SCALED = (LayerNorm, RMSNorm, GroupNorm, InstanceNorm)  # end in a scale and a shift
+BEHIND = "fold it with norm.activation = None, and compute that behind what it is folded into"
+BEFORE = "what stands between a norm and the layer behind it keeps them apart"
 STEPS = 8 * 2.0**-53  # roundings of float64 on the way to a folded value, and some to spare
 
 
@@ -173,6 +175,7 @@ def affine_into(
     owner = "fold.affine_into"
     if type(norm) not in SCALED:
         raise TypeError(f"{owner}: expected one of {', '.join(c.__name__ for c in SCALED)}, got {type(norm).__name__}")
+    norm._check_alone(owner, BEFORE)
     axes = _axes(owner, weight, layout, groups, None)
     if axes.grouped_inputs:
         raise ValueError(f"{owner}: expected all outputs on axis O, got groups of them; write groups=1")
@@ -231,6 +234,7 @@ def center_into(weight: Array, bias: Array | None, *, layout: str = "OI") -> Fol
 
 def _scale(owner: str, norm: Norm) -> tuple[Array, Array, Array]:
     """Scale, mean and shift of a batch normalization in evaluation: y = (x - mean) * scale + shift; float64."""
+    norm._check_alone(owner, BEHIND)
     held = {name: a.astype(np.float64) for name, a in (norm.params | norm.buffers).items()}
     if "running_mean" not in held:
         raise ValueError(f"{owner}: expected {norm} with running statistics, got none; write track_running_stats=True")

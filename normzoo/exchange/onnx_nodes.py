@@ -2,14 +2,15 @@
 has."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from normzoo.backends.contract import Array
+from normzoo.exchange.onnx_contributed import CONTRIBUTED
+from normzoo.exchange.onnx_reading import Kind, Node, value_of
 from normzoo.norm import Norm
-from normzoo.passes.arrays import check_array
 from normzoo.zoo.batch.batch_norm import BatchNorm
 from normzoo.zoo.instance.instance_norm import InstanceNorm
 from normzoo.zoo.layer.group_norm import GroupNorm
@@ -19,58 +20,7 @@ from normzoo.zoo.layer.rms_norm import RMSNorm
 from normzoo.zoo.layer.unit_norm import UnitNorm
 from normzoo.zoo.local.local_response_norm import LocalResponseNorm
 
-# The field of an AttributeProto that has the value of an attribute of this type.
-_FIELDS = {1: "f", 2: "i", 3: "s", 6: "floats", 7: "ints"}
-MOST_REPEATED = 1 << 24  # values of a parameter that is given by fewer: a shape in a file costs no memory, they do
 _IGNORED = {"stash_type", "consumed_inputs"}  # arithmetic is never narrower than float32; memory is not shared
-
-
-class Node(NamedTuple):
-    """A node that was taken apart."""
-
-    owner: str  # what messages call it
-    attributes: dict[str, Any]
-    inputs: list[str]  # their names, x first
-    outputs: list[str]  # those that are there
-    initializers: Mapping[str, Any]
-    shape: tuple[int | None, ...] | None  # of x, as far as it is known
-
-    def error(self, expected: str, got: object, write: str = "") -> ValueError:
-        return ValueError(f"{self.owner}: expected {expected}, got {got}{'; ' if write else ''}{write}")
-
-    def constant(self, i: int, what: str) -> Array | None:
-        """An input that is an initializer, a float array; None where the node has none."""
-        name = self.inputs[i] if i < len(self.inputs) else ""
-        if not name:
-            return None
-        if name not in self.initializers:
-            raise self.error(f"{what} {name!r} among the initializers", f"{len(self.initializers)} without it")
-        a = _array(self.initializers[name])
-        check_array(self.owner, what, a)
-        return a
-
-    def vector(self, i: int, what: str) -> Array:
-        """An input of one axis that must be there."""
-        a = self.constant(i, what)
-        if a is None:
-            raise self.error(f"an input {what}", f"inputs {self.inputs}")
-        if a.ndim != 1:
-            raise self.error(f"{what} of shape (C,)", a.shape)
-        return a
-
-    def repeated(self, values: int, a: Array, what: str) -> None:
-        """Parameters are as large as the node's own say, or of a size that costs little."""
-        if values > max(a.size, MOST_REPEATED):
-            raise self.error(f"at most {MOST_REPEATED} values of a {what} that repeats", values, "write it out")
-
-    def filled(self, norm: Norm, **arrays: Array | None) -> Norm:
-        """The norm with these parameters and buffers."""
-        state = {name: a for name, a in arrays.items() if a is not None}
-        try:
-            norm.load_state_dict(norm.state_dict() | state)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{self.owner}: {error}") from None
-        return norm
 
 
 def from_onnx(
@@ -92,6 +42,10 @@ def from_onnx(
     | LRN | LocalResponseNorm with even="after" |
     | LpNormalization | UnitNorm without eps; a zero vector stays zero |
     | MeanVarianceNormalization | MeanVarianceNorm |
+    | of com.microsoft: SkipLayerNormalization | LayerNorm: y, s = norm(x, residual=skip) |
+    | SkipSimplifiedLayerNormalization | RMSNorm, the same |
+    | GatedRMSNorm | RMSNorm or, for several heads on the last axis, GroupRMSNorm: y = norm(x, gate=gate) |
+    | GroupNorm | GroupNorm with its activation |
 
     Args:
         node: a NodeProto, or anything with op_type, input and attribute (and name, output and domain).
@@ -100,8 +54,8 @@ def from_onnx(
             on; None tells by their number. BatchNormalization of opset 6 and before is in training unless is_test says
             otherwise; None takes a node without is_test for one of a later opset.
         shape: of x, None for a size that is not known; wanted where the node alone does not say how many channels
-            (GroupNormalization of opset 18) or which axes (an axis counted from the front, a scale that repeats) there
-            are.
+            (GroupNormalization of opset 18), heads (GatedRMSNorm) or which axes (an axis counted from the front, a
+            scale that repeats) there are.
 
     In training mode ONNX tracks the biased variance of a batch, see `state_dict(dialect=...)`; BatchNorm, like PyTorch,
     the unbiased one.
@@ -111,7 +65,8 @@ def from_onnx(
             some; the message names them. TypeError: an initializer is not a float array.
 
     Source:
-        ONNX operators, https://onnx.ai/onnx/operators/.
+        ONNX operators, https://onnx.ai/onnx/operators/; those of ONNX Runtime,
+        https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md.
 
     >>> import numpy as np, normzoo as nz
     >>> from types import SimpleNamespace
@@ -124,17 +79,19 @@ def from_onnx(
         raise TypeError(f"from_onnx: expected a node with an op_type, got {type(node).__name__}")
     named = getattr(node, "name", "") or next(iter(getattr(node, "output", ())), "")
     owner = f"from_onnx: {kind} node {named!r}"
-    if kind not in _KINDS or getattr(node, "domain", "") not in ("", "ai.onnx"):
-        domain = getattr(node, "domain", "") or "ai.onnx"
-        raise ValueError(f"{owner}: expected one of {', '.join(_KINDS)}, got {kind} of domain {domain}")
-    make, known, inputs = _KINDS[kind]
+    domain = getattr(node, "domain", "") or "ai.onnx"
+    kinds = {"ai.onnx": _KINDS, "com.microsoft": CONTRIBUTED}.get(domain, {})
+    if kind not in kinds:
+        known_kinds = f"{', '.join(_KINDS)}, or of com.microsoft {', '.join(CONTRIBUTED)}"
+        raise ValueError(f"{owner}: expected one of {known_kinds}, got {kind} of domain {domain}")
+    make, known, inputs = kinds[kind]
     named_arrays = initializers if isinstance(initializers, Mapping) else {a.name: a for a in initializers}
     outputs = [name for name in getattr(node, "output", ()) if name]
     found = Node(owner, {}, list(node.input), outputs, named_arrays, None if shape is None else tuple(shape))
     for attribute in node.attribute:
         if attribute.name in known:
             default = known[attribute.name]
-            found.attributes[attribute.name] = _value(found, attribute, int if default is None else default)
+            found.attributes[attribute.name] = value_of(found, attribute, int if default is None else default)
         elif attribute.name not in _IGNORED:
             raise found.error(f"attributes {sorted(known)}", repr(attribute.name))
     if opset is None and any(a.name == "consumed_inputs" for a in node.attribute):
@@ -153,27 +110,6 @@ def from_onnx(
         if str(error).startswith(owner):
             raise
         raise type(error)(f"{owner}: {error}") from None
-
-
-def _value(node: Node, attribute: Any, default: Any) -> Any:
-    """The value of an attribute, of the type of its default (or of the type that it must have)."""
-    wanted = default if isinstance(default, type) else type(default)
-    field = _FIELDS.get(int(attribute.type))
-    value: Any = None if field is None else getattr(attribute, field)
-    if field in ("ints", "floats"):
-        value = tuple(value)
-    if not isinstance(value, wanted) or (wanted is tuple and field != "ints"):
-        raise node.error(f"{attribute.name} of type {wanted.__name__}", f"an attribute of type {int(attribute.type)}")
-    return value
-
-
-def _array(a: Any) -> Any:
-    """An initializer as an array."""
-    if isinstance(a, np.ndarray) or not hasattr(a, "dims"):
-        return a
-    from onnx import numpy_helper  # noqa: PLC0415 (whoever has a TensorProto has onnx)
-
-    return numpy_helper.to_array(a)
 
 
 def _batch(node: Node, opset: int | None) -> Norm:
@@ -308,8 +244,7 @@ def _widest(*arrays: Array) -> np.dtype:
 
 
 _MODES = {"training_mode": None, "is_test": None}  # integers, which say something by their absence too
-# How a node is read, its attributes and their defaults (a type where there is none), and how many inputs it has.
-_KINDS: dict[str, tuple[Callable[[Node, int | None], Norm], dict[str, Any], tuple[int, int]]] = {
+_KINDS: dict[str, Kind] = {
     "BatchNormalization": (_batch, _MODES | {"epsilon": 1e-5, "momentum": 0.9, "spatial": 1}, (5, 5)),
     "InstanceNormalization": (_instance, {"epsilon": 1e-5}, (3, 3)),
     "LayerNormalization": (_layer, {"epsilon": 1e-5, "axis": -1}, (2, 3)),

@@ -117,7 +117,7 @@ def _pass(form: Form, x: Any, weight: Any, bias: Any) -> Callable:
             dims, parameter_dims, w, b = prepare(x, weight, bias, sizes, count)
             s, y = stats.reshape((3, dims[0], dims[2])), np.empty_like(x)
             if x.size > 0:
-                run(Forward(dims, parameter_dims, x, w, b, y, s), eps)
+                run(Forward(dims, parameter_dims, x, w, b, y, s, ()), eps)
             saved: Any = new(saved_type)  # type: ignore[call-arg]
             saved.x, saved.weight, saved.stats = x, w, s
             saved.dims, saved.parameter_dims = dims, parameter_dims
@@ -128,7 +128,7 @@ def _pass(form: Form, x: Any, weight: Any, bias: Any) -> Callable:
             dims, parameter_dims, w, b = prepare(x, weight, bias, sizes, count)
             y = np.empty_like(x)
             if x.size > 0:
-                run(Forward(dims, parameter_dims, x, w, b, y, stats), eps)
+                run(Forward(dims, parameter_dims, x, w, b, y, stats, ()), eps)
             return y
 
     return numba.njit(**INNER)(call)

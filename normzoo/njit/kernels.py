@@ -151,7 +151,7 @@ def forward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
 
     @numba.njit(error_model="numpy", **INNER)
     def run(given, eps):
-        dims, parameter_dims, x, weight, bias, y, stats = given
+        dims, parameter_dims, x, weight, bias, y, stats, _ = given
         divisor = float(dims[1] * dims[3])
         arguments = (
             (ALONE, dims, parameter_dims, x, weight, bias, y, stats)
@@ -191,7 +191,7 @@ def backward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
 
     @numba.njit(error_model="numpy", **INNER)
     def run(given, dweight, dbias):
-        dims, parameter_dims, dy, x, weight, stats, dx = given
+        dims, parameter_dims, dy, x, weight, stats, dx, _ = given
         divisor = float(dims[1] * dims[3])
         arguments = (ALONE, dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, np.inf)
         which = choose(dims, parameter_dims, BACKWARD, known, has_few)

@@ -77,7 +77,8 @@ def _backward(saved, dy):
             raise ValueError(message)
         dx, dweight, dbias = np.empty_like(x), np.zeros_like(weight), np.zeros_like(weight)
         if dy.size > 0:
-            run(Backward(saved.dims, saved.parameter_dims, dy, x, weight, saved.stats, dx), dweight, dbias)
+            given = Backward(saved.dims, saved.parameter_dims, dy, x, weight, saved.stats, dx, ())
+            run(given, dweight, dbias)
         return Grads(dx, weight_of(dweight), bias_of(dbias))
 
     return gradients

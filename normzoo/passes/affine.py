@@ -41,7 +41,7 @@ def affine(
 ) -> tuple[Array, Array, Saved]:
     """y, the statistics (3, sets) of x and the `Saved` of the pass. `find` is called with arrays of the shape that the
     capital letters of `axes` span; `params` are those whose gradients its way back gives."""
-    owner, axes, moments, eps, _ = form
+    owner, axes, moments, eps = form[:4]
     x = base_array(owner, "x", x)
     if out is not None:
         check_out(owner, out, x.shape, x.dtype, (x,), (*params.values(), *apart))

@@ -1,13 +1,17 @@
-"""Attributes of a norm: parameters and buffers by name, and names that are misspelled."""
+"""Attributes of a norm: parameters and buffers by name, what stands around it, and names that are misspelled."""
 
+import inspect
 from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
-from functools import wraps
-from typing import Any
+from functools import lru_cache, wraps
+from typing import Any, ClassVar, Concatenate
 
 import numpy as np
 
+from normzoo.backends.around import Beside
 from normzoo.backends.contract import Array
+from normzoo.passes.apart import before
+from normzoo.passes.around import CHECKS, NOTHING_SET, WRITE, Besides, Setting, check_names, refuse
 from normzoo.passes.arrays import base_array, check_array, check_parameter
 from normzoo.passes.saved import Label, Saved
 
@@ -63,12 +67,108 @@ def closing(init: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(init)
     def made(self: Any, *arguments: Any, **options: Any) -> None:
+        if options and not type(self).fuses:
+            refuse(type(self).__name__, options.keys() - _named(init))
         init(self, *arguments, **options)
         if type(self).__init__ is made:
             self.params, self.buffers = (entries(self.label, arrays) for arrays in (self.params, self.buffers))
             self._made = True
 
     return made
+
+
+def overridable(forward: Callable[..., Any]) -> Callable[Concatenate[Any, Array, ...], tuple[Array, Saved]]:
+    """A `forward` that classes may have with more arguments or fewer: checkers of types look at x alone. What has a
+    residual gives ((y, s), saved)."""
+    return forward
+
+
+def refusing(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """`forward` of a class that has nothing around it: the arguments of `around.Besides` are refused by name."""
+
+    @wraps(forward)
+    def checked(self: Any, *arguments: Any, **options: Any) -> Any:
+        if options:
+            refuse(self, options.keys() - _named(forward))
+        return forward(self, *arguments, **options)
+
+    return checked
+
+
+@lru_cache(maxsize=256)
+def _named(function: Callable[..., Any]) -> frozenset[str]:
+    """Names that a function takes, or hands on."""
+    found = inspect.signature(function).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in found.values())
+    return frozenset((*found, *(WRITE if takes_any else ())))
+
+
+def _attribute(name: str) -> property:
+    """An attribute of what stands around a norm; of a norm that has nothing around it, whatever its class makes it."""
+
+    def get(self: Any) -> Any:
+        found = getattr(self._setting, name)
+        return found if type(self).fuses else vars(self).get(name, found)
+
+    def put(self: Any, value: Any) -> None:
+        own = vars(self)
+        if type(self).fuses:
+            own["_setting"] = self._setting._replace(**{name: CHECKS[name](self, value)})
+            if own["_setting"] == NOTHING_SET:
+                del own["_setting"]
+        elif "_made" in own and name not in own:
+            refuse(self, (name,))
+        else:
+            own[name] = value
+
+    return property(get, put)
+
+
+class Surrounded:
+    """What stands around a norm in every call, as attributes: see `around.Behind`."""
+
+    fuses: ClassVar[bool]
+    _site: Any
+    _setting: Setting = NOTHING_SET
+
+    activation = _attribute("activation")
+    gate_first = _attribute("gate_first")
+    residual_scale = _attribute("residual_scale")
+
+    def _surround(self, **behind: Any) -> None:
+        """Set what the constructor was given."""
+        for name, value in behind.items():
+            if name not in CHECKS:
+                raise TypeError(f"{type(self).__name__}.__init__() got an unexpected keyword argument {name!r}")
+            if not type(self).fuses:
+                refuse(self, (name,))
+            setattr(self, name, value)
+
+    def _stands(self, beside: Besides) -> tuple[Any, Any, Beside]:
+        """See `Site.stands`."""
+        if not type(self).fuses:
+            refuse(self, beside)
+        if not beside.keys() <= Besides.__annotations__.keys():
+            check_names(self, beside.keys() - Besides.__annotations__.keys(), Besides.__annotations__)
+        return self._site.stands(*self._setting, **beside)
+
+    def _input(self, x: Array, residual: Any = None, gate: Any = None, **_: Any) -> Array:
+        """What is normalized in place of x where these stand before the norm."""
+        if not type(self).fuses:
+            return x
+        _, around, beside = self._stands(Besides(residual=residual, gate=gate))
+        return before(around, x, beside)
+
+    def _check_alone(self, owner: object, instead: str) -> None:
+        """Nothing stands around the norm, where what is made of it cannot have it."""
+        if self._behind:
+            shown = ", ".join(f"{name}={value!r}" for name, value in self._behind.items())
+            raise ValueError(f"{owner}: expected a norm with nothing around it, got {self} with {shown}; {instead}")
+
+    @property
+    def _behind(self) -> dict[str, Any]:
+        """What is not as usual, as the constructor takes it."""
+        return {name: a for name, a in self._setting.shown().items() if a != getattr(NOTHING_SET, name)}
 
 
 def held(name: str) -> property:
@@ -101,3 +201,26 @@ def entry(kind: str, name: str) -> property:
         held[name] = value
 
     return property(get, put)
+
+
+@lru_cache(maxsize=256)
+def _watched(kind: Any) -> type:
+    """Its objects write down which of their attributes are read."""
+
+    class Watched(kind):
+        def __getattribute__(self, name: str) -> Any:
+            object.__getattribute__(self, "__dict__")[""].add(name)
+            return super().__getattribute__(name)
+
+    return Watched
+
+
+def reads(norm: Any, function: Callable[[Any], Any]) -> set[str]:
+    """The attributes that function(norm) reads, but for methods and properties, which read others."""
+    held, seen = vars(norm), set[str]()
+    kind: Any = type(norm)
+    twin: Any = object.__new__(_watched(kind))
+    object.__getattribute__(twin, "__dict__").update(held | {"": seen})
+    function(twin)
+    found = {name: getattr(type(norm), name, None) for name in seen if name not in held}
+    return seen - {name for name, a in found.items() if callable(a) or isinstance(a, property)}

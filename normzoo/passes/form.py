@@ -2,18 +2,34 @@
 
 from typing import Any, NamedTuple
 
+from normzoo.backends.around import NOTHING, Around, Beside
 from normzoo.backends.contract import Array, Kind, Moments
 from normzoo.passes.view import Axes
 
 
 class Form(NamedTuple):
-    """What a pass computes, whatever its arrays hold."""
+    """What a pass computes, whatever x, weight and bias hold."""
 
     owner: object  # its str() begins error messages
     axes: Axes  # the letters of x's axes
     moments: Moments
     eps: Any
     parameter_shape: tuple[int, ...] | None = None  # that of weight and bias, where it is not `axes.parameter_shape`
+    around: Around | None = None  # what stands before and behind; None: nothing
+    beside: Beside = NOTHING  # the arrays of it, as the caller has them; s is what takes s, or None
+
+
+def in_two(form: Form) -> tuple[Form, Form]:
+    """With what stands before the norm, and with what stands behind it: both with the same axes."""
+    around, (residual, s, other, scale) = form.around, form.beside
+    if around is None or around.gate_first:
+        return form, form._replace(around=None, beside=NOTHING)
+    before = Around(residual=True) if around.residual else None
+    behind = Around(behind=around.behind, activation=around.activation)
+    return (
+        form._replace(around=before, beside=Beside(residual, s, scale=scale)),
+        form._replace(around=behind if behind.is_behind else None, beside=Beside(other=other)),
+    )
 
 
 class Given(NamedTuple):
@@ -61,3 +77,4 @@ class Signature(NamedTuple):
     strides: tuple[int, ...] | None  # of x; None if it is C-contiguous
     weight: Kind | None
     bias: Kind | None
+    around: Around | None

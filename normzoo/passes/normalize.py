@@ -6,10 +6,13 @@ from typing import Any
 from numpy import ndarray
 
 from normzoo.backends import backend, chosen
+from normzoo.backends.around import NOTHING, Beside
 from normzoo.backends.contract import CONSTANT, Array
 from normzoo.backends.samples import stats_in
 from normzoo.passes import plan as plans
+from normzoo.passes.apart import normalize_apart
 from normzoo.passes.arrays import Memo, backend_of, base_array, check_array, check_parameter, check_spread, on_device
+from normzoo.passes.beside import BesideSaved, check_beside, place
 from normzoo.passes.form import Form, Given, Known, Statistics
 from normzoo.passes.numbers import check_eps
 from normzoo.passes.overlaps import check_out
@@ -40,7 +43,7 @@ def normalize(
     apart: tuple[Array | None, ...] = (),
 ) -> tuple[Array, Any, Any]:
     """y, the statistics and, with `keep`, the `Saved` of the pass: the one way from any norm of the algebra to a
-    backend.
+    backend. Where a residual is added to x, (y, s) is in the place of y.
 
     Args:
         form: what is computed.
@@ -57,6 +60,7 @@ def normalize(
         if type(a) is not ndarray and a is not None:
             arrays, name, plain = *_taken(form.owner, arrays), False
             break
+    beside = NOTHING if form.around is None else check_beside(form, arrays[0])
     plan = find_plan(form, name, arrays, statistics)
     if statistics is None and out is None:
         if plan.shortcut is None and plan.uses + 1 >= plans.ENOUGH:
@@ -67,7 +71,7 @@ def normalize(
             if y is not None:
                 saved = ViewSaved(form.owner, plan, arrays, arrays[0], form.eps, found) if keep else None
                 return y, stats_in(found, plan.stats_shape), saved
-    y, stats, saved = run(plan, form.owner, arrays, form.eps, statistics, keep, apart)
+    y, stats, saved = run(plan, form.owner, arrays, form.eps, statistics, keep, apart, beside)
     if not plain and on_device(y):
         y = native(y, arrays[0]) if out is None else out
     return y, stats, saved
@@ -88,7 +92,7 @@ def find_plan(form: Form, name: str, arrays: Arrays, statistics: Statistics, was
         moments, name, form.parameter_shape, given, type(statistics) is Known and (was_found or moments is CONSTANT),
         (x.shape, x.dtype, flags), None if flags & CONTIGUOUS else x.strides,
         None if weight is None else (weight.shape, weight.dtype, weight.flags.num),
-        None if bias is None else (bias.shape, bias.dtype, bias.flags.num),
+        None if bias is None else (bias.shape, bias.dtype, bias.flags.num), form.around,
     )  # fmt: skip
     plan = _forward_plans.get((axes, key))
     if plan is None:
@@ -108,13 +112,18 @@ def run(
     statistics: Statistics,
     keep: bool,
     apart: tuple[Array | None, ...] = (),
-) -> tuple[Array, Any, Any]:
+    beside: Beside = NOTHING,
+) -> tuple[Any, Any, Any]:
     """`normalize` by its plan."""
     x, weight, bias, out = arrays
     if not (type(eps) is float and 0.0 <= eps < inf):
         eps = check_eps(owner, eps)
     if out is not None:
-        check_out(owner, out, x.shape, x.dtype, (x,), (weight, bias, *apart))
+        check_out(owner, out, x.shape, x.dtype, (x, beside.residual), (weight, bias, beside.other, *apart))
+    placed, more = None, ()  # type: Any, tuple[Beside, ...]
+    if plan.around is not None:
+        placed = place(plan, owner, arrays, beside, apart)
+        x, more = placed.x, (placed.beside,) if plan.takes_beside else ()
     plan.uses += 1
     if plan.uses == SOME:
         plan.watch()
@@ -128,23 +137,29 @@ def run(
         y, target, elsewhere = plan.target(out)
     try:
         if statistics is None:
-            stats = plan.run(v, w, a, eps, target)
+            stats = plan.run(v, w, a, eps, target, *more)
         else:
             stats = _other_statistics(plan, owner, statistics, eps)
             if x.size:
-                plan.run(v, stats, w, a, target)
+                plan.run(v, stats, w, a, target, *more)
     except MemoryError as error:
         raise half_written(owner, out, target) from error
     if elsewhere:
         plan.deliver(target, y)
+    result = y if placed is None else placed.results(plan, y)
     if not keep:
-        return y, stats, None
-    samples = plan.samples
-    seen = samples(v, weight) if samples is not None and type(v) is ndarray else None
-    saved = ViewSaved(owner, plan, arrays, v, eps, stats, seen)
+        return result, stats, None
+    if placed is None:
+        samples = plan.samples
+        seen = samples(v, weight) if samples is not None and type(v) is ndarray else None
+    saved = (
+        ViewSaved(owner, plan, arrays, v, eps, stats, seen)
+        if placed is None
+        else BesideSaved(owner, plan, arrays, v, eps, stats, (beside, placed))
+    )
     if out is not None:
         saved.overwrite(out)
-    return y, stats, saved
+    return result, stats, saved
 
 
 def _other_statistics(plan: ForwardPlan, owner: object, statistics: Given | Known, eps: float) -> Array:
@@ -200,6 +215,9 @@ def _normalize_selected(
     owner, (weight, bias, out) = form.owner, arrays
     if isinstance(statistics, Known):
         raise TypeError(f"{owner}: expected masks without known statistics; write masks = False in its class")
+    if form.around is not None:
+        y, found, saved = normalize_apart(normalize, form, x, arrays, statistics, apart)
+        return y, found, saved if keep else None
     spanned = form.axes.parameter_shape
     wanted = spanned if form.parameter_shape is None else form.parameter_shape
     check_parameter(owner, "weight", weight, wanted)

@@ -15,20 +15,23 @@ def check_out(
     dtype: np.dtype,
     inputs: tuple[Array | None, ...],
     apart: tuple[Array | None, ...] = (),
+    name: str = "out",
 ) -> None:
-    """`out` can take the result: it has x's shape and dtype, and is one of `inputs` or apart from them, and from
-    `apart`."""
+    """`out`, the argument of this name, can take a result: it has x's shape and dtype, and is one of `inputs` or apart
+    from them, and from `apart`."""
     if not isinstance(out, np.ndarray) and not on_device(out):
-        raise TypeError(f"{owner}: expected out to be a NumPy array, got {type(out).__name__}; write np.empty_like(x)")
+        raise TypeError(
+            f"{owner}: expected {name} to be a NumPy array, got {type(out).__name__}; write np.empty_like(x)"
+        )
     if out.dtype != dtype:
-        raise TypeError(f"{owner}: expected out of dtype {dtype}, got {out.dtype}; write np.empty_like(x)")
+        raise TypeError(f"{owner}: expected {name} of dtype {dtype}, got {out.dtype}; write np.empty_like(x)")
     if out.shape != shape:
-        raise ValueError(f"{owner}: expected out of shape {shape}, got {out.shape}; write np.empty_like(x)")
+        raise ValueError(f"{owner}: expected {name} of shape {shape}, got {out.shape}; write np.empty_like(x)")
     if not out.flags.writeable:
-        raise ValueError(f"{owner}: expected out to be writeable, got a read-only array; write np.empty_like(x)")
+        raise ValueError(f"{owner}: expected {name} to be writeable, got a read-only array; write np.empty_like(x)")
     if not out.flags.c_contiguous and overlaps_itself(out):
         raise ValueError(
-            f"{owner}: expected out whose elements lie apart, without broadcast axes, got shape {out.shape} with "
+            f"{owner}: expected {name} whose elements lie apart, without broadcast axes, got shape {out.shape} with "
             f"strides {out.strides}; write np.empty_like(x)"
         )
     if type(out) is not np.ndarray and isinstance(out, np.ndarray):
@@ -39,7 +42,7 @@ def check_out(
             continue
         if not (may_be and same_place(out, other)) and overlap(out, other):
             raise ValueError(
-                f"{owner}: expected out to be an input itself or apart from it, got memory that overlaps in part; "
+                f"{owner}: expected {name} to be an input itself or apart from it, got memory that overlaps in part; "
                 "write np.empty_like(x)"
             )
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 import numpy as np
 
 from normzoo.backends import backend
+from normzoo.backends.around import ALONE, Around
 from normzoo.backends.contract import CONSTANT, Array, Kind, Memory, Sampler, Shortcut
 from normzoo.backends.samples import kept_shape, samples_of
 from normzoo.passes.arrays import compute_dtype, kernel_array, quiet, rounded, storage_dtype
@@ -44,16 +45,19 @@ class Plan:
         direct: such an array is itself what the backend writes, and
         plain: its axes are in order; else see `target`.
         weight_as_is, ones, zeros: a weight is read where it lies; absent parameters.
+        around: what stands around the norm; None: nothing.
         run: the backend's callable.
         shortcut: see `Backend.forward_shortcut`; None: not looked for yet, False: there is none.
         uses: passes run without a shortcut.
     """
 
     __slots__ = (
-        "as_is", "back", "bias_as_is", "direct", "dtype", "key", "memory", "memory_shape", "name", "new", "new_small",
-        "ones", "plain", "result", "run", "shape", "shortcut", "store", "uses", "view", "weight_as_is", "zeros",
+        "around", "as_is", "back", "bias_as_is", "direct", "dtype", "key", "memory", "memory_shape", "name", "new",
+        "new_small", "ones", "plain", "result", "run", "shape", "shortcut", "store", "uses", "view", "weight_as_is",
+        "zeros",
     )  # fmt: skip
 
+    around: Around | None
     key: tuple
     run: Any
     shortcut: Shortcut | Literal[False] | None
@@ -127,6 +131,8 @@ class ForwardPlan(Plan):
         kinds: those of x, weight and bias; None where not all is read and written where it lies, or statistics are
             known.
         known: the statistics are given, or those that an earlier pass found.
+        adds: the residual is added before the backend gets x, as what it stores is not of x's dtype.
+        takes_beside: `run` takes what stands around the norm.
         tracked: the shortcut that updates running statistics.
         recent_back: the plan of the last backward pass.
         reads_x: the backward pass reads x's own memory.
@@ -136,8 +142,8 @@ class ForwardPlan(Plan):
     """
 
     __slots__ = (
-        "axes", "bias", "copied", "expected", "kept_shape", "kinds", "known", "layout", "like", "moments",
-        "reads_x", "recent_back", "samples", "sets_shape", "stats_shape", "tracked", "used", "weight",
+        "adds", "axes", "bias", "copied", "expected", "kept_shape", "kinds", "known", "layout", "like", "moments",
+        "reads_x", "recent_back", "samples", "sets_shape", "stats_shape", "takes_beside", "tracked", "used", "weight",
     )  # fmt: skip
 
     samples: Sampler | None
@@ -183,7 +189,12 @@ class ForwardPlan(Plan):
         self.tracked, self.recent_back = None, None
         self.moments = moments if given is None else CONSTANT
         self.known = known or given is not None
-        self.reads_x = shares and (self.moments is not CONSTANT or weight is not None)
+        self.around, around = asked.around, asked.around or ALONE
+        self.adds = around.residual and dtype != self.store
+        if self.adds:
+            around = around._replace(residual=False)
+        self.takes_beside = around != ALONE
+        self.reads_x = shares and (self.moments is not CONSTANT or weight is not None or self.around is not None)
         dims, parameter_dims = view.dims, view.parameter_dims
         self.stats_shape = (3, dims[0], dims[2])
         self.sets_shape = own.dims[0], own.dims[2]
@@ -193,14 +204,14 @@ class ForwardPlan(Plan):
         if size == 0:
             self.run = _nothing if self.known else self._nothing
         elif not self.known:
-            self.run = backend(name).forward(dims, parameter_dims, moments, self.dtype, self.store)
+            self.run = backend(name).forward(dims, parameter_dims, moments, self.dtype, self.store, around)
         else:
-            self.run = backend(name).apply(dims, parameter_dims, self.dtype, self.store)
+            self.run = backend(name).apply(dims, parameter_dims, self.dtype, self.store, around)
 
     def shorten(self, running: tuple[Kind | None, Kind | None] = (None, None)) -> None:
         """Find the shortcut for later passes. They update running statistics of these kinds, if these are not None."""
         made: Shortcut | Literal[False] = False
-        if self.kinds is not None and not self.known:
+        if self.kinds is not None and not self.known and self.around is None:
             make, view, kinds = backend(self.name).forward_shortcut, self.view, (*self.kinds, *running)
             task = view.dims, view.parameter_dims, self.moments, self.dtype, self.store, kinds
             made = optional(make, *task) or False
@@ -236,10 +247,13 @@ class BackwardPlan(Plan):
         "bias_given", "expected", "gives_both", "gradient_shape", "kind", "moments", "weight_given", "x_as_is",
     )  # fmt: skip
 
-    def __init__(self, plan: ForwardPlan, name: str, dtype: np.dtype, flags: int) -> None:
+    def __init__(self, plan: ForwardPlan, name: str, dtype: np.dtype, flags: int, ds: np.dtype | None = None) -> None:
         view, weight, bias = plan.view, plan.weight, plan.bias
-        self.dtype = compute_dtype(plan.dtype, dtype)
-        self.store = plan.store if dtype == plan.store and self.dtype == plan.dtype else self.dtype
+        self.dtype = compute_dtype(plan.dtype, dtype, ds)
+        narrow = self.dtype == plan.dtype and dtype == plan.store and ds in (None, dtype)
+        self.store = plan.store if narrow else self.dtype
+        around = (plan.around or ALONE)._replace(residual=False, ds=ds is not None)  # of s all is known
+        self.around = None if around == ALONE else around
         self.x_as_is = self.store == plan.store
         self.place(name, plan.shape, plan.result, plan.layout, view)
         self.parameters(weight, bias)
@@ -253,11 +267,13 @@ class BackwardPlan(Plan):
         if prod(view.dims) == 0:
             self.run = _zeros
         else:
-            self.run = backend(name).backward(view.dims, view.parameter_dims, plan.moments, self.dtype, self.store)
+            task = view.dims, view.parameter_dims, plan.moments, self.dtype, self.store
+            self.run = backend(name).backward(*task, around)
 
     def shorten(self) -> None:
         """Find the shortcut, as in a `ForwardPlan`."""
         straight = self.as_is and self.x_as_is and self.plain and (self.ones is not None or self.weight_as_is)
+        straight = straight and self.around is None
         make, view = backend(self.name).backward_shortcut, self.view
         task = view.dims, view.parameter_dims, self.moments, self.dtype, self.store, self.kind, self.ones is None
         self.shortcut = (straight and prod(view.dims) > 0 and optional(make, *task)) or False
@@ -292,7 +308,7 @@ def _nothing(*arrays: Any) -> None:
     """A forward pass over arrays without values."""
 
 
-def _zeros(dy: Array, x: Array, stats: Array, weight: Array, eps: float, dx: Array, dw: Array, db: Array) -> None:
+def _zeros(*arrays: Any) -> None:
     """The backward pass over arrays without values."""
-    dw[...] = 0
-    db[...] = 0
+    for d in arrays[6:8]:  # of weight and bias
+        d[...] = 0

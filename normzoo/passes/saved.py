@@ -48,6 +48,11 @@ class Grads(NamedTuple):
         """Gradients of everything but x, weight and bias."""
         return {}
 
+    @property
+    def without_parameters(self) -> "Grads":
+        """Where weight and bias are constants."""
+        return grads_by_name({"x": self.x} | dict(self.others))
+
 
 class MoreGrads(Grads):
     """`Grads` of a norm that has arguments or parameters beside x, weight and bias."""
@@ -93,20 +98,22 @@ class Saved(ABC):
     _source: Array | None  # x, if the backward pass reads x's own memory
     _overwritten: bool
 
-    def backward(self, dy: Array, out: Array | None = None) -> Grads:
-        """Gradients of x, weight and bias for the gradient `dy` of y.
+    def backward(self, dy: Array, out: Array | None = None, ds: Array | None = None) -> Grads:
+        """Gradients of x, weight and bias for the gradient `dy` of y; those of residual, add and gate are in `others`.
 
         Args:
             dy: of x's shape, any float dtype, any strides.
             out: takes dx; an array like x, which may be dy or x itself.
+            ds: where a residual was added, the gradient that reaches the sum s on other ways, as dy; or None.
 
         Raises:
-            TypeError: dy or out is not a float array (or out's dtype not x's).
-            ValueError: dy or out has another shape, or out overlaps an input in part.
+            TypeError: dy, ds or out is not a float array (or out's dtype not x's).
+            ValueError: dy, ds or out has another shape, out overlaps an input in part, or there is ds and was no
+                residual.
             RuntimeError: x was overwritten by an in-place pass and is needed, or x or weight has changed since the
                 forward pass.
         """
-        if out is None and not self._overwritten:
+        if out is None and ds is None and not self._overwritten:
             found = self._shortcut(dy)
             if found is not None:
                 return found
@@ -118,8 +125,10 @@ class Saved(ABC):
         shape, dtype = self._like
         if dy.shape != shape:
             raise ValueError(f"{self._owner}: expected dy of x's shape {shape}, got {dy.shape}")
+        if ds is not None:
+            ds = self._check_ds(ds)
         if out is not None:
-            check_out(self._owner, out, shape, dtype, (dy, self._source), (self._weight, self._bias))
+            check_out(self._owner, out, shape, dtype, (dy, self._source), self._apart)
         if self._overwritten:
             raise RuntimeError(
                 f"{self._owner}: expected the x of the forward pass, but it was overwritten in place; "
@@ -128,7 +137,7 @@ class Saved(ABC):
         name = self._changed()
         if name is not None:
             raise changed(self._owner, name)
-        found = self._backward(dy, out)
+        found = self._backward(dy, out) if ds is None else self._backward(dy, out, ds)
         if out is not None:
             self.overwrite(out)
         return found if type(dy) is ndarray else self._handed(found, dy, asked)
@@ -146,12 +155,24 @@ class Saved(ABC):
         return None
 
     def _changed(self) -> str | None:
-        """Which array that the backward pass reads, "x" or "weight", is seen to have other values than before."""
+        """Which array that the backward pass reads, by its name, is seen to have other values than before."""
         return None
 
+    @property
+    def _apart(self) -> tuple[Array | None, ...]:
+        """Arrays that out may not overlap."""
+        return self._weight, self._bias
+
+    def _check_ds(self, ds: Any) -> Array:
+        """ds as an array of x's shape, where there is an s."""
+        raise ValueError(
+            f"{self._owner}: expected ds where a residual was added to x, got it without one; write "
+            "norm(x, residual=r), or dx + ds"
+        )
+
     @abstractmethod
-    def _backward(self, dy: Array, out: Array | None) -> Grads:
-        """The gradients, with x's in `out` if given."""
+    def _backward(self, dy: Array, out: Array | None, ds: Array | None = None) -> Grads:
+        """The gradients, with x's in `out` if given. There is ds only where `_check_ds` lets it in."""
 
     def overwrite(self, out: Array) -> None:
         """Note that `out` was written: if it is x, x cannot be read again."""
@@ -169,8 +190,8 @@ class FunctionSaved(Saved):
     __slots__ = ()
 
     @quiet
-    def backward(self, dy: Array, out: Array | None = None) -> Grads:
-        return super().backward(dy, out)
+    def backward(self, dy: Array, out: Array | None = None, ds: Array | None = None) -> Grads:
+        return super().backward(dy, out, ds)
 
     def __deepcopy__(self, memo: dict) -> Self:
         return self
@@ -193,7 +214,7 @@ class PulledBack(FunctionSaved):
         self._arguments = {name: (a.shape, a.dtype) for name, a in (arguments or {}).items()}
 
     @in_any_mode
-    def _backward(self, dy: Array, out: Array | None) -> Grads:
+    def _backward(self, dy: Array, out: Array | None, ds: Array | None = None) -> Grads:
         dx = empty_in_layout(*self._like, self._layout) if out is None else out
         found = self._pull(dy.astype(np.float64, order="C"))
         dx[...] = found["x"]
@@ -209,31 +230,37 @@ class Chained(FunctionSaved):
 
     Args:
         like: shape and dtype of x.
-        pull: (dy, out) -> Grads, with x's in `out` if given; it calls `backward` of `parts`.
+        pull: (dy, out) -> Grads, with x's in `out` if given; it calls `backward` of `parts`. Where a residual is added
+            to x in the first of them, (dy, out, ds) too.
         parts: what the passes left, which the backward pass may need x's memory for.
         apart: more arrays that it reads, which out may not overlap.
     """
 
-    __slots__ = ("_apart", "_parts", "_pull")
+    __slots__ = ("_kept_apart", "_parts", "_pull")
 
     def __init__(
         self,
         owner: object,
         x: Array,
-        pull: Callable[[Array, Array | None], Grads],
+        pull: Callable[..., Grads],
         parts: tuple[Saved, ...],
         apart: tuple[Array, ...] = (),
     ) -> None:
-        self._owner, self._pull, self._parts, self._apart = getattr(owner, "label", owner), pull, parts, apart
+        self._owner, self._pull, self._parts, self._kept_apart = getattr(owner, "label", owner), pull, parts, apart
         self._weight = self._bias = None
         self._like = x.shape, x.dtype
         self._source = next((p._source for p in parts if p._source is not None), None)
         self._overwritten = any(p._overwritten for p in parts)
 
-    def _backward(self, dy: Array, out: Array | None) -> Grads:
-        if out is not None:
-            check_out(self._owner, out, *self._like, (dy, self._source), self._apart)
-        return self._pull(dy, out)
+    @property
+    def _apart(self) -> tuple[Array | None, ...]:
+        return self._kept_apart
+
+    def _check_ds(self, ds: Any) -> Array:
+        return self._parts[0]._check_ds(ds)
+
+    def _backward(self, dy: Array, out: Array | None, ds: Array | None = None) -> Grads:
+        return self._pull(dy, out) if ds is None else self._pull(dy, out, ds)
 
     def overwrite(self, out: Array) -> None:
         super().overwrite(out)
@@ -253,7 +280,7 @@ class SelectedSaved(FunctionSaved):
         self._like, self._layout = (x.shape, x.dtype), layout_of(x)
         self._source, self._overwritten = x, False
 
-    def _backward(self, dy: Array, out: Array | None) -> Grads:
+    def _backward(self, dy: Array, out: Array | None, ds: Array | None = None) -> Grads:
         dx = empty_in_layout(*self._like, self._layout) if out is None else out
         found = zip(self._back(dy, dx), (self._weight, self._bias), strict=True)
         return Grads(dx, *(d if p is None else d.reshape(p.shape) for d, p in found))

@@ -5,15 +5,19 @@ then. It remains to check that the call is similar: that its arrays have the sam
 option has changed. Calls are remembered only here; a norm clears its site whenever an attribute is set.
 """
 
+from math import inf
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
 from numpy import ndarray
 
 from normzoo.backends import backend, chosen
+from normzoo.backends.around import NOTHING, Around, Beside
 from normzoo.backends.contract import Array, Kind
 from normzoo.passes import plan as plans
+from normzoo.passes.around import CHECKS, check_names, check_scale, find_around
 from normzoo.passes.arrays import Memo, are_running, is_counter
+from normzoo.passes.beside import is_usual
 from normzoo.passes.form import UNTRACKED, Form, Given, RunningArrays
 from normzoo.passes.normalize import find_plan, forget_plans, run
 from normzoo.passes.view_saved import DOUBLE, Arrays, ViewSaved
@@ -40,15 +44,19 @@ class Route(NamedTuple):
     values: int  # number of values in a set
 
 
-class Site:
-    """The last calls of one norm or function."""
+Stands = tuple["Site", Around | None, Beside]  # where calls like this are remembered, and what stands around
 
-    __slots__ = ("__weakref__", "owner", "routes", "trusted")
+
+class Site:
+    """The last calls of one norm or function; those with something around it have a site of their own."""
+
+    __slots__ = ("__weakref__", "owner", "routes", "trusted", "ways")
 
     def __init__(self, owner: object) -> None:
         self.owner = owner
         self.trusted = Memo()  # (asked, axes) -> does the norm ask for everything that its axes depend on?
         self.routes: tuple[Route, ...] = ()
+        self.ways = Memo()  # by what is around: (site, around)
         _sites.add(self)
 
     def __reduce__(self) -> tuple:
@@ -56,10 +64,46 @@ class Site:
 
     def forget(self) -> None:
         self.routes = ()
+        self.ways.clear()
+
+    def stands(
+        self,
+        activation: Any = None,
+        gate_first: Any = False,
+        residual_scale: Any = 1.0,
+        residual: Any = None,
+        add: Any = None,
+        gate: Any = None,
+        residual_out: Any = None,
+        **unknown: Any,
+    ) -> Stands:
+        """What a call has around the norm: see `around.Surroundings`."""
+        if unknown:
+            check_names(self.owner, unknown, ("residual", "add", "gate", "residual_out"))
+        if residual_out is not None and residual is None:
+            raise ValueError(f"{self.owner}: expected residual_out with a residual, got it alone; write out=")
+        key = residual is None, add is None, gate is None, activation, bool(gate_first)
+        try:
+            found = self.ways.get(key)
+        except TypeError:
+            found = None  # what cannot be a key is no activation
+        if found is None:
+            act = CHECKS["activation"](self.owner, activation)
+            around = find_around(
+                self.owner, act, bool(gate_first), residual is not None, add is not None, gate is not None
+            )
+            found = self.ways.keep(key, (self if around is None else Site(self.owner), around))
+        site, around = found
+        if around is None:
+            return self, None, NOTHING
+        known = type(residual_scale) is float and -inf < residual_scale < inf
+        scale = residual_scale if known else check_scale(self.owner, residual_scale)
+        return site, around, Beside(residual, residual_out, add if gate is None else gate, scale)
 
     def recall(
-        self, asked: object, arrays: Arrays, eps: Any, running: RunningArrays = UNTRACKED, keep: bool = True
-    ) -> tuple[Array, Any] | None:
+        self, asked: object, arrays: Arrays, eps: Any, running: RunningArrays = UNTRACKED, keep: bool = True,
+        beside: Beside = NOTHING,
+    ) -> tuple[Any, Any] | None:  # fmt: skip
         """y and, with `keep`, the `Saved` of a call like a remembered one; None where it is like none of them."""
         x, weight, bias, out = arrays
         mean, var, batches, momentum = running
@@ -82,12 +126,16 @@ class Site:
                 break
         else:
             return None
+        if beside is not NOTHING and not is_usual(beside, x):
+            return None
         where, updates = backend(name), mean is not None and not given
         if updates and not (where.updates_whole and momentum != 0.0):
             return None
         if shortcut is None and plan.uses + 1 >= plans.ENOUGH:
             plan.shorten(kinds[:2])
-        y, stats, saved = run(plan, self.owner, arrays, eps, Given(mean, var) if given else None, keep, (mean, var))
+        y, stats, saved = run(
+            plan, self.owner, arrays, eps, Given(mean, var) if given else None, keep, (mean, var), beside
+        )
         if updates:
             where.update(mean, var, stats, values, momentum, batches)
         return y, saved

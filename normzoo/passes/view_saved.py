@@ -163,14 +163,16 @@ class ViewSaved(Saved):
             return None
         return "x" if now[:WIDTH] != before[:WIDTH] else "weight"
 
-    def _backward(self, dy: Array, out: Array | None) -> Grads:
+    def _backward(self, dy: Array, out: Array | None, ds: Array | None = None) -> Grads:
         weight, stats = self._weight, self._kept
         if stats.ndim == 1:
             stats = self._stats
         name = chosen()
         if type(dy) is not ndarray or type(self._v) is not ndarray:
             name = backend_of(self._owner, dy=dy, x=self._v, out=out)
-        key = self._plan, name, dy.dtype, dy.flags.num
+        key: tuple = (self._plan, name, dy.dtype, dy.flags.num)
+        if ds is not None:
+            key = (*key, ds.dtype)
         plan = backward_plans.get(key)
         if plan is None:
             plan = backward_plans.keep(key, BackwardPlan(*key))
@@ -186,18 +188,25 @@ class ViewSaved(Saved):
         d = dy if plan.as_is else plan.take(dy)
         shape, dtype, empty = plan.gradient_shape, plan.dtype, plan.new_small
         dweight, dbias = empty(shape, dtype), empty(shape, dtype)
+        beside, finish = ((), None) if self._plan.around is None else self._beside_back(plan, out, ds)
         if out is None and plan.plain:
             dx = plan.new(plan.shape, plan.result)
-            plan.run(d, v, stats, w, self._eps, dx, dweight, dbias)
+            plan.run(d, v, stats, w, self._eps, dx, dweight, dbias, *beside)
         else:
             dx, target, elsewhere = plan.target(out)
             try:
-                plan.run(d, v, stats, w, self._eps, target, dweight, dbias)
+                plan.run(d, v, stats, w, self._eps, target, dweight, dbias, *beside)
             except MemoryError as error:
                 raise half_written(self._owner, out, target) from error
             if elsewhere:
                 plan.deliver(target, dx)
-        return Grads(dx, dweight, dbias) if plan.gives_both else self._grads(plan, dx, dweight, dbias)
+        found = Grads(dx, dweight, dbias) if plan.gives_both else self._grads(plan, dx, dweight, dbias)
+        return found if finish is None else finish(found)
+
+    def _beside_back(self, plan: BackwardPlan, out: Array | None, ds: Array | None) -> tuple[tuple, Any]:
+        """What the backend takes more where something stands around the norm, and what is made of the gradients of x,
+        weight and bias then: see `BesideSaved`."""
+        return (), None
 
     def _grads(self, plan: BackwardPlan, dx: Array, dweight: Array, dbias: Array) -> Grads:
         """The gradients, as they are returned to the caller."""

@@ -11,7 +11,9 @@ from normzoo.backends.contract import Array
 from normzoo.passes.arrays import check_array
 from normzoo.passes.numbers import check_axis
 
-SELECTS = ("mask", "lengths", "sample_weight", "segments", "length_axis", "segment_axis", "masked", "skip_nan")
+SELECTS = frozenset(
+    ("mask", "lengths", "sample_weight", "segments", "length_axis", "segment_axis", "masked", "skip_nan")
+)
 
 
 POLICIES = ("zero", "keep", "normalize")

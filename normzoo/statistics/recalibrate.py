@@ -184,7 +184,7 @@ def _collecting(collected: Sequence[Collected], called: bool) -> Iterator[None]:
         norm = each.norm
 
         def forward(x: Array, *arguments: Any, **options: Any) -> Any:
-            each.see(x)
+            each.see(norm._input(x, **options))
             return type(norm).forward(norm, x, *arguments, **options | {"update_stats": False})
 
         return forward

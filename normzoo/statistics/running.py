@@ -21,9 +21,9 @@ from normzoo.passes.arrays import (
     kernel_array,
     read_only,
 )
+from normzoo.passes.beside import put
 from normzoo.passes.form import Form, Given, Known, Running
 from normzoo.passes.normalize import normalize
-from normzoo.passes.overlaps import check_out
 from normzoo.passes.view import Axes
 from normzoo.selection.select import Selected
 from normzoo.selection.selected import average_of
@@ -105,17 +105,16 @@ def normalize_tracked(
     tracks = running.mean is not None and update
     if tracks:
         check_writeable(owner, running)
-    late = out if how.rules.on_nonfinite == "raise" else None  # out is not written where this raises
     apart = (running.mean, running.var) if tracks else ()
-    y, stats, saved = normalize(form, x, weight, bias, out if late is None else None, keep=keep, apart=apart)
+    late = how.rules.on_nonfinite == "raise"  # nothing is written where this raises
+    pass_form = form._replace(beside=form.beside._replace(s=None)) if late else form
+    y, stats, saved = normalize(pass_form, x, weight, bias, None if late else out, keep=keep, apart=apart)
     if _is_refused(owner, how.rules, stats):
         tracks = False
-    if late is not None:
-        check_out(owner, late, x.shape, x.dtype, (x,), (weight, bias, *apart))
-        late[...] = y
-        y = late
-        if saved is not None:
-            saved.overwrite(late)
+    if late:
+        y = put(form, x, y, out, (weight, bias, *apart))
+        if out is not None and saved is not None:
+            saved.overwrite(out)
     if tracks:
         commit(name, running, stats, axes.values if x.size else 0, ready)
     return y, saved
@@ -160,7 +159,8 @@ def _selected(form: Form, x: Selected, arrays: tuple[Any, Any, Any], running: Ru
         check_writeable(owner, running)
     if out is not None and np.may_share_memory(out, x.x):  # the backward pass reads x
         x = Selected(x.x.copy(order="K"), x.mask, x.sample_weight, x.segments, x.segment_axis, x.masked)
-    made, found, saved = normalize(form, x, weight, bias, apart=running[:2])
+    pass_form = form._replace(beside=form.beside._replace(s=None))
+    made, found, saved = normalize(pass_form, x, weight, bias, apart=running[:2])
     update = how.update
     if (found.size == 1).any():
         if how.rules.single_value == "raise":
@@ -169,10 +169,7 @@ def _selected(form: Form, x: Selected, arrays: tuple[Any, Any, Any], running: Ru
     checks = how.rules.on_nonfinite != "propagate"
     if checks and _is_refused(owner, how.rules, np.stack([found.mean, found.var]).reshape(2, 1, -1)):
         update = False
-    if out is not None:
-        check_out(owner, out, x.shape, x.dtype, (x.x,), (weight, bias, *running[:2]))
-        out[...] = made
-        made = out
+    made = put(form, x.x, made, out, (weight, bias, *running[:2]))
     if update:
         _take_in_average(form.axes, running, found)
     return made, saved

@@ -8,7 +8,7 @@ and does not fork. Nothing is attached to the arrays: they may belong to a norm 
 arrays, and anyone may assign to them at any time.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, repeat
 from operator import ne
 from typing import Any
@@ -28,6 +28,15 @@ def copy_at_once(pairs: Iterable[tuple[Array, Array]]) -> None:
     places = [place for target, _ in held for place in _to_write(target)]
     sources = [part for target, source in held for part in _parts(_bytes(source), _places(target))]
     at_once(map(put, places, repeat(ALL), sources))
+
+
+def copy_in(states: Sequence[tuple[Any, Mapping[str, Array]]]) -> None:
+    """Copy into norms what their `checked_state` gave: all of it or, whatever interrupts, nothing."""
+    pairs = [((norm.params | norm.buffers)[name], value) for norm, new in states for name, value in new.items()]
+    copy_at_once([pair for pair in pairs if isinstance(pair[0], np.ndarray)])
+    for target, value in pairs:
+        if not isinstance(target, np.ndarray):  # on a device
+            target[...] = value
 
 
 class RunningState:

@@ -12,13 +12,16 @@ import numpy as np
 from numba.core import types
 
 from normzoo.backends import memory as host_memory
+from normzoo.backends.around import ALONE, NOTHING, NOTHING_BACK, Around, Beside, BesideBack
 from normzoo.backends.at_once import at_once, has_gil
 from normzoo.backends.contract import Apply, Array, Backend, Backward, Dims, Forward, Kind, Moments, Sampler, Shortcut
+from normzoo.backends.cpu.beside import before, behind
 from normzoo.backends.cpu.code import FLAT, Code, Compiled, apply_code, backward_code, compiled, forward_code, spread_of
 from normzoo.backends.cpu.fastcall import objects, shortcut
 from normzoo.backends.cpu.kernels import gathering, running
 from normzoo.backends.cpu.parallel import threads
-from normzoo.backends.cpu.parallel.sharing import ALONE, POOL
+from normzoo.backends.cpu.parallel.sharing import ALONE as NO_POOL
+from normzoo.backends.cpu.parallel.sharing import POOL
 from normzoo.backends.cpu.schedule import LINE, SERIAL, SMALL, STREAMED
 from normzoo.backends.cpu.vector.lanes import Flat
 from normzoo.backends.samples import SAMPLES, places_in
@@ -31,57 +34,77 @@ class CPU(Backend):
     memory = host_memory
     updates_whole = not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
 
-    def forward(self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Forward:
-        clamp = moments.clamp
-        code = forward_code(dims, parameter_dims, moments, dtype, store)
+    def forward(
+        self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype,
+        around: Around = ALONE,
+    ) -> Forward:  # fmt: skip
+        clamp, around = moments.clamp, around._replace(ds=False)
+        alone = around == ALONE
+        code = forward_code(dims, parameter_dims, moments, dtype, store, around)
         call = code.call()
         divisor = _divisor(dims, moments)
         shape, empty = (3, dims[0], dims[2]), np.empty
         parameter_dims, spread = spread_of(dims, code.by_column, parameter_dims)
 
-        def run(x: Array, weight: Array, bias: Array, eps: float, y: Array) -> Array:
+        def run(x: Array, weight: Array, bias: Array, eps: float, y: Array, beside: Beside = NOTHING) -> Array:
             stats = empty(shape)
-            (call if LEAST * ONE else kept(call))(
-                ALONE, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp
-            )
+            chosen = call if LEAST * ONE else kept(call)
+            if not alone:
+                x, chosen = before(around, chosen, x, y, beside)
+            chosen(NO_POOL, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp)
             return stats
 
         if spread is None:
             return run
-        return lambda x, weight, bias, eps, y: run(x, spread(weight), spread(bias), eps, y)
+        return lambda x, weight, bias, eps, y, *beside: run(x, spread(weight), spread(bias), eps, y, *beside)
 
-    def apply(self, dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) -> Apply:
-        code = apply_code(dims, parameter_dims, dtype, store)
+    def apply(
+        self, dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype, around: Around = ALONE
+    ) -> Apply:
+        around = around._replace(ds=False)
+        alone = around == ALONE
+        code = apply_code(dims, parameter_dims, dtype, store, around)
         call = code.call()
         parameter_dims, spread = spread_of(dims, code.by_column, parameter_dims)
 
-        def run(x: Array, stats: Array, weight: Array, bias: Array, y: Array) -> None:
+        def run(x: Array, stats: Array, weight: Array, bias: Array, y: Array, beside: Beside = NOTHING) -> None:
             if spread is not None:
                 weight, bias = spread(weight), spread(bias)
-            (call if LEAST * ONE else kept(call))(ALONE, dims, parameter_dims, x, weight, bias, y, stats)
+            chosen = call if LEAST * ONE else kept(call)
+            if not alone:
+                x, chosen = before(around, chosen, x, y, beside)
+            chosen(NO_POOL, dims, parameter_dims, x, weight, bias, y, stats)
 
         return run
 
     def backward(
-        self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype
-    ) -> Backward:
-        code = backward_code(dims, parameter_dims, moments, dtype, store)
+        self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype,
+        around: Around = ALONE,
+    ) -> Backward:  # fmt: skip
+        around = around._replace(residual=False)
+        alone = around == ALONE
+        code = backward_code(dims, parameter_dims, moments, dtype, store, around)
         call = code.call()
         divisor = _divisor(dims, moments)
         clamp = moments.clamp
         own_dims = parameter_dims
         parameter_dims, spread = spread_of(dims, code.by_column, parameter_dims)
 
-        def run(
-            dy: Array, x: Array, stats: Array, weight: Array, eps: float, dx: Array, dweight: Array, dbias: Array
-        ) -> None:
+        def run(  # noqa: PLR0913 (as the contract has it)
+            dy: Array, x: Array, stats: Array, weight: Array, eps: float, dx: Array, dweight: Array, dbias: Array,
+            beside: BesideBack = NOTHING_BACK,
+        ) -> None:  # fmt: skip
             limit = 1.0 / eps if clamp and eps > 0 else np.inf
             chosen = call if LEAST * ONE else kept(call)
+            if not alone:
+                bias = weight if beside.bias is None else beside.bias
+                beside = beside._replace(bias=spread(bias) if spread else bias)
+                dy, x, chosen = behind(around, chosen, (dy, x, dx), beside)
             if spread is None:
-                chosen(ALONE, dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, limit)
+                chosen(NO_POOL, dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, limit)
                 return
             d = np.empty((2, *parameter_dims), dtype)
-            chosen(ALONE, dims, parameter_dims, dy, x, spread(weight), stats, dx, d[0], d[1], divisor, limit)
+            chosen(NO_POOL, dims, parameter_dims, dy, x, spread(weight), stats, dx, d[0], d[1], divisor, limit)
             axes = tuple(axis for axis in (2, 3) if own_dims[axis] == 1)
             dweight[...], dbias[...] = d.sum(axis=tuple(a + 1 for a in axes)).reshape(2, *dweight.shape)
 
@@ -156,7 +179,7 @@ class CPU(Backend):
         if streams:
             source, target = source.view(np.float32), target.view(np.float32)
         call = _gathering(target.nbytes >= SERIAL, streams)
-        call(ALONE, source, np.ascontiguousarray(place, np.int64), target, *target.shape)
+        call(NO_POOL, source, np.ascontiguousarray(place, np.int64), target, *target.shape)
 
 
 def _divisor(dims: Dims, moments: Moments) -> float:

@@ -13,6 +13,7 @@ import numba
 import numpy as np
 from numba.core import types
 
+from normzoo.backends.around import ALONE, Around
 from normzoo.backends.contract import CONSTANT, Array, Dims, Moments
 from normzoo.backends.cpu.choice import APPLY, BACKWARD, FEW, FORWARD, choice, has_each, is_by_column
 from normzoo.backends.cpu.compiling.jit import plain
@@ -53,6 +54,8 @@ FLAT = {
     "bfloat16": Flat(types.uint16),
 }
 DOUBLE = np.dtype(np.float64)
+FLOAT = types.float64
+RESULT, RESULT_BACK = 3, 4  # which of the arrays is y, or dx
 _DIMS = types.UniTuple(types.int64, 4)
 
 
@@ -90,6 +93,7 @@ class Code(NamedTuple):
     arrays: tuple[np.dtype, ...]
     result: int  # index of the array that has x's shape and is written
     scalars: tuple[types.Type, ...]
+    around: Around = ALONE
 
     def call(self) -> Callable:
         """The code, on one thread or on all. If the result is larger than the caches and written in order, it bypasses
@@ -108,46 +112,54 @@ class Code(NamedTuple):
 
     def compiled(self, past_caches: bool) -> Compiled:
         signature = POOL, _DIMS, _DIMS, *(FLAT[a.name] for a in self.arrays), *self.scalars
-        return compiled(self.make(*self.flags, past_caches), signature)
+        if self.around == ALONE:
+            return compiled(self.make(*self.flags, past_caches), signature)
+        of_x, of_bias = FLAT[self.arrays[self.result].name], FLAT[self.arrays[2].name]
+        beside = (of_x, of_x, of_x, FLOAT) if self.result == RESULT else (of_x, of_x, of_bias, of_x, of_x, of_x)
+        return compiled(self.make(*self.flags, past_caches, self.around), signature + beside)
 
 
-def forward_code(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Code:
+def forward_code(
+    dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype, around: Around = ALONE
+) -> Code:
     chosen = choice(dims, parameter_dims, FORWARD, False, dtype == np.float32)
-    arrays, scalars = (store, dtype, dtype, store, DOUBLE), (types.float64, types.float64, types.boolean)
+    arrays, scalars = (store, dtype, dtype, store, DOUBLE), (FLOAT, FLOAT, types.boolean)
     if chosen == FEW:
         flags = moments.center, moments.power, *few_flags(dims, parameter_dims)
-        return Code(dims, False, few.forward, False, flags, arrays, 3, scalars)
+        return Code(dims, False, few.forward, False, flags, arrays, RESULT, scalars, around)
     by_column, spans = is_by_column(chosen)
     makers = rows.forward, rows_split.forward, columns.forward, columns_split.forward
     least = min(SPLIT_SETS, SETS_PER_THREAD * numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
     whole = _is_whole(dims, by_column, least, spans, store) and not _is_far_apart(dims, by_column, store)
-    return _code(dims, by_column, makers, whole, moments, spans, (arrays, 3, scalars))
+    return _code(dims, by_column, makers, whole, moments, spans, (arrays, RESULT, scalars, around))
 
 
-def apply_code(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) -> Code:
+def apply_code(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype, around: Around = ALONE) -> Code:
     chosen = choice(dims, parameter_dims, APPLY, True, dtype == np.float32)
     arrays = store, dtype, dtype, store, DOUBLE
     if chosen == FEW:
         flags = (parameter_dims[1] * parameter_dims[3] > 1,)
-        return Code(dims, False, few.apply, False, flags, arrays, 3, ())
+        return Code(dims, False, few.apply, False, flags, arrays, RESULT, (), around)
     by_column, spans = is_by_column(chosen)
     makers = rows_split.apply, columns_split.apply
-    in_order = _is_written_in_order(dims, by_column, False, spans, store)
-    return Code(dims, by_column, makers[by_column], in_order, (spans,), arrays, 3, ())
+    in_order = _is_written_in_order(dims, by_column, False, spans, store) and not is_written_twice(around, RESULT)
+    return Code(dims, by_column, makers[by_column], in_order, (spans,), arrays, RESULT, (), around)
 
 
-def backward_code(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Code:
+def backward_code(
+    dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype, around: Around = ALONE
+) -> Code:
     chosen = choice(dims, parameter_dims, BACKWARD, moments == CONSTANT, dtype == np.float32)
-    arrays, scalars = (store, store, dtype, DOUBLE, store, dtype, dtype), (types.float64, types.float64)
+    arrays, scalars = (store, store, dtype, DOUBLE, store, dtype, dtype), (FLOAT, FLOAT)
     if chosen == FEW:
         flags = moments.center, moments.power, has_each(dims, parameter_dims), *few_flags(dims, parameter_dims)
-        return Code(dims, False, few.backward, False, flags, arrays, 4, scalars)
+        return Code(dims, False, few.backward, False, flags, arrays, RESULT_BACK, scalars, around)
     by_column, spans = is_by_column(chosen)
     makers = rows_gradients.backward, rows_split.backward, columns_gradients.backward, columns_split.backward
     # if statistics are constants, threads that share sets read them once, in memory order
     few_sets = math.inf if moments == CONSTANT and not spans else SPLIT_SETS
     whole = _is_whole(dims, by_column, few_sets, spans, store)
-    return _code(dims, by_column, makers, whole, moments, spans, (arrays, 4, scalars))
+    return _code(dims, by_column, makers, whole, moments, spans, (arrays, RESULT_BACK, scalars, around))
 
 
 def _code(
@@ -157,12 +169,21 @@ def _code(
     whole: bool,  # does a thread process whole sets?
     moments: Moments,
     spans: int,
-    given: tuple,  # arrays, result and scalars of a `Code`
+    given: tuple,  # arrays, result, scalars and around of a `Code`
 ) -> Code:
-    arrays, result, _ = given
+    arrays, result, _, around = given
     in_order = _is_written_in_order(dims, by_column, whole, spans, arrays[result])
+    in_order = in_order and not is_written_twice(around, result)
     flags = moments.center, moments.power, spans + rows_walk.SHORT * is_short(dims, by_column, spans)
     return Code(dims, by_column, makers[2 * by_column + (not whole)], in_order, flags, *given)
+
+
+def is_written_twice(around: Around, result: int) -> bool:
+    """Is what comes before the sums written to the result's own memory, where they read it? s of a gate is, going
+    forward, and dy of what is behind, going back; with a branch it is the branch's gradient."""
+    if result == RESULT:
+        return around.gate_first
+    return around.is_behind and around.behind != "add"
 
 
 def _is_written_in_order(dims: Dims, by_column: bool, whole: bool, spans: int, store: np.dtype) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from normzoo.backends.around import ALONE, Around
 from normzoo.backends.contract import Apply, Backend, Backward, Dims, Forward, Moments
 from normzoo.backends.cuda import driver
 from normzoo.backends.cuda.arrays import Memory
@@ -24,21 +25,38 @@ def _launcher() -> Any:
     return launcher
 
 
+def _check(around: Around) -> None:
+    if around != ALONE:
+        raise NotImplementedError(
+            "arrays on a device have no residual=, add=, gate=, ds= or activation= yet: compute these with the library "
+            "of your arrays, around a norm without them, or copy the arrays to the host"
+        )
+
+
 class CUDA(Backend):
     """The backend whose new arrays belong to a stream."""
 
     def __init__(self, stream: int = 0) -> None:
         self.memory = Memory(stream)
 
-    def forward(self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Forward:
+    def forward(
+        self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype,
+        around: Around = ALONE,
+    ) -> Forward:  # fmt: skip
+        _check(around)
         return _launcher().forward(dims, parameter_dims, moments, dtype, store)
 
-    def apply(self, dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) -> Apply:
+    def apply(
+        self, dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype, around: Around = ALONE
+    ) -> Apply:
+        _check(around)
         return _launcher().apply(dims, parameter_dims, dtype, store)
 
     def backward(
-        self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype
-    ) -> Backward:
+        self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype,
+        around: Around = ALONE,
+    ) -> Backward:  # fmt: skip
+        _check(around)
         return _launcher().backward(dims, parameter_dims, moments, dtype, store)
 
     def update(self, mean: Any, var: Any, stats: Any, count: int, momentum: float | None, batches: Any = None) -> None:

@@ -1,12 +1,15 @@
 """Batch normalization: normalize every channel by its mean and variance over the batch and all positions."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
+from normzoo.backends.around import NOTHING
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import eps_for
+from normzoo.passes.around import NOTHING_SET, Behind, Besides
 from normzoo.passes.arrays import DEVICES, once
+from normzoo.passes.attributes import overridable
 from normzoo.passes.form import UNTRACKED, Form, Running
 from normzoo.passes.numbers import check_features, check_size
 from normzoo.passes.saved import Saved
@@ -74,6 +77,7 @@ class BatchNorm(TrackedNorm):
 
     devices = DEVICES
     masks = True
+    fuses = True
     recalibrates = "unbiased"
     moments = Moments(center=True, power=2)
     asks = "channel_axis", "num_features"
@@ -91,6 +95,7 @@ class BatchNorm(TrackedNorm):
         dtype: Any = np.float32,
         on_nonfinite: str = "propagate",
         single_value: str = "raise",
+        **behind: Unpack[Behind],
     ) -> None:
         check_features(type(self).__name__, num_features)
         super().__init__(
@@ -103,13 +108,17 @@ class BatchNorm(TrackedNorm):
             dtype=dtype,
             on_nonfinite=on_nonfinite,
             single_value=single_value,
+            **behind,
         )
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
 
     def axes(self, x: Array) -> Axes:
         return axes(self, x, self.channel_axis, self.num_features)
 
-    def forward(self, x: Array, out: Array | None = None, *, update_stats: bool = True) -> tuple[Array, Saved]:
+    @overridable
+    def forward(
+        self, x: Array, out: Array | None = None, *, update_stats: bool = True, **beside: Unpack[Besides]
+    ) -> tuple[Any, Saved]:
         """See `Norm.forward`.
 
         Args:
@@ -126,14 +135,17 @@ class BatchNorm(TrackedNorm):
         own = bool(self.training or running[0] is None)
         usual = (tracks or self.training) and update_stats is True and self.rules is USUAL
         arrays = x, weight, bias, out
-        if usual and (found := self._site.recall(own, arrays, eps, running)) is not None:
+        site, around, others = self._site, None, NOTHING
+        if beside or self._setting is not NOTHING_SET:
+            site, around, others = self._stands(beside)
+        if usual and (found := site.recall(own, arrays, eps, running, True, others)) is not None:
             return found
-        form = Form(self, self.axes(x), self.moments, eps_for(x) if eps is None else eps)
+        form = Form(self, self.axes(x), self.moments, eps_for(x) if eps is None else eps, None, around, others)
         found = normalize_tracked(
             form, x, weight, bias, Running(*running), How(own, MESSAGES, self.rules, update_stats), out
         )
         if usual:
-            self._site.remember(own, form, arrays, running, not own, norm=self)
+            site.remember(own, form, arrays, running, not own, norm=self)
         return found
 
 

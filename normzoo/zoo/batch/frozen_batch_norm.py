@@ -1,16 +1,17 @@
 """Frozen batch normalization: normalize every channel by a mean, variance, weight and bias that never change."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
+from normzoo.passes.around import Behind, Besides
 from normzoo.passes.arrays import DEVICES
-from normzoo.passes.attributes import entry
+from normzoo.passes.attributes import entry, overridable
 from normzoo.passes.form import Form, Running
 from normzoo.passes.numbers import check_features, check_size
-from normzoo.passes.saved import Chained, Grads, Saved
+from normzoo.passes.saved import Chained, Saved
 from normzoo.passes.view import Axes
 from normzoo.statistics.running import How, normalize_tracked
 from normzoo.zoo.batch import batch_norm
@@ -53,6 +54,7 @@ class FrozenBatchNorm(Norm):
 
     devices = DEVICES
     masks = True
+    fuses = True
     moments = Moments(center=True, power=2)
     eps: float
     weight = entry("buffers", "weight")
@@ -60,9 +62,17 @@ class FrozenBatchNorm(Norm):
     running_mean = entry("buffers", "running_mean")
     running_var = entry("buffers", "running_var")
 
-    def __init__(self, num_features: int, eps: float = 1e-5, *, channel_axis: int = 1, dtype: Any = np.float32) -> None:
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        *,
+        channel_axis: int = 1,
+        dtype: Any = np.float32,
+        **behind: Unpack[Behind],
+    ) -> None:
         self.num_features = check_features("FrozenBatchNorm", num_features)
-        super().__init__(num_features, eps=eps, weight=False, bias=False, dtype=dtype)
+        super().__init__(num_features, eps=eps, weight=False, bias=False, dtype=dtype, **behind)
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
         for name in ("weight", "bias", "running_mean", "running_var"):
             fill = 1 if name in ("weight", "running_var") else 0
@@ -71,11 +81,13 @@ class FrozenBatchNorm(Norm):
     def axes(self, x: Array) -> Axes:
         return batch_norm.axes(self, x, self.channel_axis, self.num_features)
 
-    def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
-        form = Form(self, self.axes(x), self.moments, self.eps)
+    @overridable
+    def forward(self, x: Array, out: Array | None = None, **beside: Unpack[Besides]) -> tuple[Any, Saved]:
+        _, around, others = self._stands(beside)
+        form = Form(self, self.axes(x), self.moments, self.eps, None, around, others)
         running = Running(self.running_mean, self.running_var)
         y, part = normalize_tracked(form, x, self.weight, self.bias, running, How(False, batch_norm.MESSAGES), out)
-        return y, Chained(self, x, lambda dy, out: Grads(part.backward(dy, out).x), (part,))
+        return y, Chained(self, x, lambda *given: part.backward(*given).without_parameters, (part,))
 
     def _options(self) -> dict[str, Any]:
         return super()._options() | ({} if self.channel_axis == 1 else {"channel_axis": self.channel_axis})

@@ -1,11 +1,13 @@
 """Ghost batch normalization: normalize every channel of every part of the batch by its own mean and variance."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from normzoo.backends.contract import Array
+from normzoo.passes.around import Behind, Besides
 from normzoo.passes.arrays import DEVICES, once
+from normzoo.passes.attributes import overridable
 from normzoo.passes.form import Form
 from normzoo.passes.normalize import normalize
 from normzoo.passes.numbers import check_size
@@ -54,6 +56,7 @@ class GhostBatchNorm(BatchNorm):
     """
 
     devices = DEVICES
+    fuses = True
     recalibrates = "unbiased"
 
     def __init__(
@@ -68,10 +71,12 @@ class GhostBatchNorm(BatchNorm):
         bias: bool = True,
         channel_axis: int = 1,
         dtype: Any = np.float32,
+        **behind: Unpack[Behind],
     ) -> None:
         super().__init__(
-            num_features, eps, momentum, affine, track_running_stats, bias=bias, channel_axis=channel_axis, dtype=dtype
-        )
+            num_features, eps, momentum, affine, track_running_stats, bias=bias, channel_axis=channel_axis, dtype=dtype,
+            **behind,
+        )  # fmt: skip
         self.label.arguments = num_features, ghosts
         self.ghosts = check_size(self, "ghosts", ghosts, least=1)
 
@@ -80,15 +85,18 @@ class GhostBatchNorm(BatchNorm):
             return super().axes(x)
         return ghost_axes(self, x, self.channel_axis, self.num_features, self.ghosts, False)
 
-    def forward(self, x: Array, out: Array | None = None, *, update_stats: bool = True) -> tuple[Array, Saved]:
+    @overridable
+    def forward(
+        self, x: Array, out: Array | None = None, *, update_stats: bool = True, **beside: Unpack[Besides]
+    ) -> tuple[Any, Saved]:
         if not self.training and self.track_running_stats:
-            return super().forward(x, out, update_stats=update_stats)
+            return super().forward(x, out, update_stats=update_stats, **beside)
+        _, around, others = self._stands(beside)
         axes = self.axes(x)
         check_own(self, x, axes.values, self.eps)
         running = self._running() if self.track_running_stats else ()
-        y, stats, saved = normalize(
-            Form(self, axes, self.moments, self.eps), x, self.weight, self.bias, out, apart=running
-        )
+        form = Form(self, axes, self.moments, self.eps, None, around, others)
+        y, stats, saved = normalize(form, x, self.weight, self.bias, out, apart=running)
         if running and update_stats:
             self._take_in(x.size, lambda batches, *past: self._joined(batches, past, stats, axes.values))
         return y, saved

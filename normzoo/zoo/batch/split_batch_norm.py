@@ -154,7 +154,7 @@ class DomainBatchNorm(BatchNorm):
         if track_running_stats:
             self.buffers["num_batches_tracked"] = np.zeros(num_domains, np.int64)
 
-    def forward(  # type: ignore[override]
+    def forward(
         self, x: Array, domain: int, out: Array | None = None, *, update_stats: bool = True
     ) -> tuple[Array, Saved]:
         """y and what backward needs: see `Norm.forward`.

@@ -55,7 +55,7 @@ class AdaptiveInstanceNorm(Norm):
     def axes(self, x: Array) -> Axes:
         return axes(self, x, self.channel_axis)
 
-    def forward(self, x: Array, style: Array, out: Array | None = None) -> tuple[Array, Saved]:  # type: ignore[override]
+    def forward(self, x: Array, style: Array, out: Array | None = None) -> tuple[Array, Saved]:
         """y for content x and `style`; see `Norm.forward`."""
         content, eps = self.axes(x), self.eps or 0.0
         style = base_array(self, "style", style)

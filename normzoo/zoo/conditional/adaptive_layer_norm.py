@@ -56,7 +56,7 @@ class AdaptiveLayerNorm(Norm):
         self.normalized_shape = check_shape("AdaptiveLayerNorm", "normalized_shape", normalized_shape)
         super().__init__(self.normalized_shape, eps=eps, weight=False, bias=False)
 
-    def forward(self, x: Array, scale: Array, shift: Array, out: Array | None = None) -> tuple[Array, Saved]:  # type: ignore[override]
+    def forward(self, x: Array, scale: Array, shift: Array, out: Array | None = None) -> tuple[Array, Saved]:
         """y for x, scale and shift; see `Norm.forward`."""
         scale, shift = base_array(self, "scale", scale), base_array(self, "shift", shift)
         return modulate(self, x, self.normalized_shape, scale, shift, out, (scale, shift))
@@ -115,7 +115,7 @@ class AdaLNZero(Norm):
         super().__init__(hidden_size, self.cond_size, shape=(3 * hidden_size,), eps=eps, weight=False, dtype=dtype)
         self.params = {"weight": np.zeros((3 * hidden_size, self.cond_size), self._dtype), **self.params}
 
-    def forward(self, x: Array, c: Array, out: Array | None = None) -> tuple[Array, Saved]:  # type: ignore[override]
+    def forward(self, x: Array, c: Array, out: Array | None = None) -> tuple[Array, Saved]:
         """y for x and its condition c; see `Norm.forward`."""
         c = base_array(self, "c", c)
         if c.ndim == 0 or c.shape[-1] != self.cond_size:

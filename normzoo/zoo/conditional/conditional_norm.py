@@ -89,7 +89,7 @@ class ConditionalBatchNorm(TrackedNorm):
     def axes(self, x: Array) -> Axes:
         return batch_axes(self, x, self.channel_axis, self.num_features)
 
-    def forward(  # type: ignore[override]
+    def forward(
         self, x: Array, labels: Array, out: Array | None = None, *, update_stats: bool = True
     ) -> tuple[Array, Saved]:
         """y for x and the classes of its samples; see `BatchNorm.forward`."""
@@ -156,7 +156,7 @@ class ConditionalInstanceNorm(Norm):
     def axes(self, x: Array) -> Axes:
         return instance_axes(self, x, self.channel_axis, self.num_features)
 
-    def forward(self, x: Array, labels: Array, out: Array | None = None) -> tuple[Array, Saved]:  # type: ignore[override]
+    def forward(self, x: Array, labels: Array, out: Array | None = None) -> tuple[Array, Saved]:
         """y for x and the class of every sample; see `Norm.forward`."""
         axes, eps = self.axes(x), self.eps or 0.0
         labels = check_labels(self, labels, x.shape[0], self.num_classes)

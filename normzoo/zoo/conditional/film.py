@@ -51,7 +51,7 @@ class FiLM(Norm):
         super().__init__(weight=False, bias=False)
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
 
-    def forward(self, x: Array, gamma: Array, beta: Array, out: Array | None = None) -> tuple[Array, Saved]:  # type: ignore[override]
+    def forward(self, x: Array, gamma: Array, beta: Array, out: Array | None = None) -> tuple[Array, Saved]:
         """y for x, gamma and beta; see `Norm.forward`."""
         channel = check_channels(self, x, self.channel_axis, 2, None)
         gamma, beta = base_array(self, "gamma", gamma), base_array(self, "beta", beta)

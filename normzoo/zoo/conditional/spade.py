@@ -94,7 +94,7 @@ class SPADE(TrackedNorm):
             raise ValueError(f"{self}: expected x with an axis of positions, got {x.shape}; write x[..., None]")
         return found._replace(letters=found.letters.upper())
 
-    def forward(  # type: ignore[override]
+    def forward(
         self, x: Array, gamma: Array, beta: Array, out: Array | None = None, *, update_stats: bool = True
     ) -> tuple[Array, Saved]:
         """y for x, gamma and beta; see `BatchNorm.forward`."""

@@ -1,12 +1,15 @@
 """Instance normalization: normalize every channel of every sample by its mean and variance over the positions."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
+from normzoo.backends.around import NOTHING
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import eps_for
+from normzoo.passes.around import NOTHING_SET, Behind, Besides
 from normzoo.passes.arrays import DEVICES, once
+from normzoo.passes.attributes import overridable
 from normzoo.passes.form import Form, Running
 from normzoo.passes.numbers import check_features, check_size
 from normzoo.passes.saved import Saved
@@ -61,6 +64,7 @@ class InstanceNorm(TrackedNorm):
 
     devices = DEVICES
     masks = True
+    fuses = True
     recalibrates = "unbiased"
     moments = Moments(center=True, power=2)
     counts_batches = False
@@ -79,6 +83,7 @@ class InstanceNorm(TrackedNorm):
         dtype: Any = np.float32,
         on_nonfinite: str = "propagate",
         single_value: str = "raise",
+        **behind: Unpack[Behind],
     ) -> None:
         check_features("InstanceNorm", num_features)
         super().__init__(
@@ -91,13 +96,17 @@ class InstanceNorm(TrackedNorm):
             dtype=dtype,
             on_nonfinite=on_nonfinite,
             single_value=single_value,
+            **behind,
         )
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
 
     def axes(self, x: Array) -> Axes:
         return axes(self, x, self.channel_axis, self.num_features)
 
-    def forward(self, x: Array, out: Array | None = None, *, update_stats: bool = True) -> tuple[Array, Saved]:
+    @overridable
+    def forward(
+        self, x: Array, out: Array | None = None, *, update_stats: bool = True, **beside: Unpack[Besides]
+    ) -> tuple[Any, Saved]:
         """See `Norm.forward`, and `BatchNorm.forward` for `update_stats`."""
         params, buffers = self.params, self.buffers
         weight, bias, eps = params.get("weight"), params.get("bias"), self.eps
@@ -105,14 +114,17 @@ class InstanceNorm(TrackedNorm):
         own = bool(self.training or not self.track_running_stats)
         usual = update_stats is True and self.rules is USUAL
         arrays = x, weight, bias, out
-        if usual and (found := self._site.recall(own, arrays, eps, running)) is not None:
+        site, around, others = self._site, None, NOTHING
+        if beside or self._setting is not NOTHING_SET:
+            site, around, others = self._stands(beside)
+        if usual and (found := site.recall(own, arrays, eps, running, True, others)) is not None:
             return found
-        form = Form(self, self.axes(x), self.moments, eps_for(x) if eps is None else eps)
+        form = Form(self, self.axes(x), self.moments, eps_for(x) if eps is None else eps, None, around, others)
         found = normalize_tracked(
             form, x, weight, bias, Running(*running), How(own, MESSAGES, self.rules, update_stats), out
         )
         if usual:
-            self._site.remember(own, form, arrays, running, not own, norm=self)
+            site.remember(own, form, arrays, running, not own, norm=self)
         return found
 
 

@@ -1,9 +1,10 @@
 """Pixelwise feature vector normalization: divide the channels at every position by their root mean square."""
 
-from typing import Any
+from typing import Any, Unpack
 
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
+from normzoo.passes.around import Behind
 from normzoo.passes.arrays import once
 from normzoo.passes.numbers import check_size
 from normzoo.passes.view import Axes
@@ -39,8 +40,8 @@ class PixelNorm(Norm):
     moments = Moments(center=False, power=2)
     asks = ("channel_axis",)
 
-    def __init__(self, eps: float = 1e-8, *, channel_axis: int = 1) -> None:
-        super().__init__(eps, eps=eps, weight=False, bias=False)
+    def __init__(self, eps: float = 1e-8, *, channel_axis: int = 1, **behind: Unpack[Behind]) -> None:
+        super().__init__(eps, eps=eps, weight=False, bias=False, **behind)
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
 
     def axes(self, x: Array) -> Axes:

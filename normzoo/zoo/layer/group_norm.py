@@ -1,11 +1,12 @@
 """Group normalization: normalize every group of channels of every sample by its mean and variance."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
+from normzoo.passes.around import Behind
 from normzoo.passes.arrays import once
 from normzoo.passes.numbers import check_features, check_size
 from normzoo.passes.view import Axes
@@ -55,12 +56,14 @@ class GroupNorm(Norm):
         bias: bool = True,
         channel_axis: int = 1,
         dtype: Any = np.float32,
+        **behind: Unpack[Behind],
     ) -> None:
         self.num_groups = check_size("GroupNorm", "num_groups", num_groups, least=1)
         self.num_channels = check_features("GroupNorm", num_channels, "num_channels")
         super().__init__(
-            num_groups, num_channels, shape=(num_channels,), eps=eps, weight=affine, bias=affine and bias, dtype=dtype
-        )
+            num_groups, num_channels, shape=(num_channels,), eps=eps, weight=affine, bias=affine and bias, dtype=dtype,
+            **behind,
+        )  # fmt: skip
         check_groups(self, num_groups, num_channels)
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
 

@@ -1,11 +1,12 @@
 """Group root mean square normalization: divide every group of channels of every sample by its root mean square."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
+from normzoo.passes.around import Behind
 from normzoo.passes.arrays import once
 from normzoo.passes.numbers import check_features, check_size
 from normzoo.passes.view import Axes
@@ -60,11 +61,12 @@ class GroupRMSNorm(Norm):
         per_position: bool = False,
         channel_axis: int = 1,
         dtype: Any = np.float32,
+        **behind: Unpack[Behind],
     ) -> None:
         self.num_groups = check_size("GroupRMSNorm", "num_groups", num_groups, least=1)
         self.num_channels = check_features("GroupRMSNorm", num_channels, "num_channels")
         super().__init__(
-            num_groups, num_channels, shape=(num_channels,), eps=eps, weight=affine, bias=False, dtype=dtype
+            num_groups, num_channels, shape=(num_channels,), eps=eps, weight=affine, bias=False, dtype=dtype, **behind
         )
         group_norm.check_groups(self, num_groups, num_channels)
         self.per_position = bool(per_position)

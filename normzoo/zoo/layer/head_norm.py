@@ -1,11 +1,12 @@
 """Normalization of attention heads: of the queries or keys of every head, over the size of the head."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
+from normzoo.passes.around import Behind
 from normzoo.passes.arrays import check_array, once
 from normzoo.passes.numbers import check_size
 from normzoo.passes.view import Axes
@@ -57,6 +58,7 @@ class HeadRMSNorm(Norm):
         shared: bool = False,
         head_axis: int = -2,
         dtype: Any = np.float32,
+        **behind: Unpack[Behind],
     ) -> None:
         name = type(self).__name__
         self.num_heads = check_size(name, "num_heads", num_heads)
@@ -69,6 +71,7 @@ class HeadRMSNorm(Norm):
             weight=elementwise_affine,
             bias=elementwise_affine and self.moments.center,
             dtype=dtype,
+            **behind,
         )
         self.shared = bool(shared)
         self.head_axis = check_size(self, "head_axis", head_axis, least=-(2**31))

@@ -1,11 +1,12 @@
 """L2 normalization: scale every vector to length 1, then multiply by a learned weight per feature, if there is one."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
+from normzoo.passes.around import Behind
 from normzoo.passes.numbers import check_number, check_shape
 from normzoo.passes.view import Axes
 from normzoo.zoo.layer import layer_norm
@@ -56,6 +57,7 @@ class L2Norm(Norm):
         scale: float = 1.0,
         axis: int | tuple[int, ...] | None = None,
         dtype: Any = np.float32,
+        **behind: Unpack[Behind],
     ) -> None:
         self.normalized_shape = check_shape("L2Norm", "normalized_shape", normalized_shape)
         self.scale = check_number("L2Norm", "scale", scale)
@@ -67,6 +69,7 @@ class L2Norm(Norm):
             weight=elementwise_affine,
             bias=False,
             dtype=dtype,
+            **behind,
         )
         if "weight" in self.params:
             self.params["weight"][...] = self.scale

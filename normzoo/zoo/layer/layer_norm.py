@@ -1,11 +1,12 @@
 """Layer normalization: normalize every sample by its mean and variance over the trailing axes, or any others."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
+from normzoo.passes.around import Behind
 from normzoo.passes.arrays import check_array, once
 from normzoo.passes.numbers import check_axis, check_shape, check_size
 from normzoo.passes.view import Axes
@@ -60,6 +61,7 @@ class LayerNorm(Norm):
         parameter_axis: int | tuple[int, ...] | None = None,
         parameter_shape: int | tuple[int, ...] | None = None,
         dtype: Any = np.float32,
+        **behind: Unpack[Behind],
     ) -> None:
         self.normalized_shape = check_shape("LayerNorm", "normalized_shape", normalized_shape)
         self.axis = check_axes("LayerNorm", axis)
@@ -71,6 +73,7 @@ class LayerNorm(Norm):
             weight=elementwise_affine,
             bias=elementwise_affine and bias,
             dtype=dtype,
+            **behind,
         )
 
     def axes(self, x: Array) -> Axes:

@@ -1,7 +1,10 @@
 """Mean variance normalization: mean 0 and variance 1 over any axes, without parameters."""
 
+from typing import Unpack
+
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
+from normzoo.passes.around import Behind
 from normzoo.passes.arrays import check_array, once
 from normzoo.passes.numbers import check_axis
 from normzoo.passes.view import Axes
@@ -39,8 +42,8 @@ class MeanVarianceNorm(Norm):
     moments = Moments(center=True, power=2)
     asks = ("axis",)
 
-    def __init__(self, axis: int | tuple[int, ...] = (0, 2, 3), eps: float = 0.0) -> None:
-        super().__init__(axis, eps=eps, weight=False, bias=False)
+    def __init__(self, axis: int | tuple[int, ...] = (0, 2, 3), eps: float = 0.0, **behind: Unpack[Behind]) -> None:
+        super().__init__(axis, eps=eps, weight=False, bias=False, **behind)
         found = check_axes(self, axis)
         if found is None:
             raise TypeError(f"{self}: expected axis to be an integer or a tuple of them, got None")

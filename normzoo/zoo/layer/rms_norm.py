@@ -1,17 +1,19 @@
 """Root mean square normalization: divide every sample by its root mean square over the trailing axes."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from normzoo.backends.contract import CONSTANT, Array, Moments
 from normzoo.norm import Norm, eps_for
+from normzoo.passes.around import Behind, Besides
 from normzoo.passes.arrays import DEVICES, cast_like, shifted
-from normzoo.passes.form import Form
+from normzoo.passes.attributes import overridable
+from normzoo.passes.form import Form, in_two
 from normzoo.passes.normalize import normalize
 from normzoo.passes.numbers import check_number, check_shape
 from normzoo.passes.overlaps import check_out
-from normzoo.passes.saved import Chained, Grads, Saved
+from normzoo.passes.saved import Chained, Grads, Saved, grads_by_name
 from normzoo.passes.view import Axes
 from normzoo.zoo.layer import layer_norm
 
@@ -51,6 +53,7 @@ class RMSNorm(Norm):
 
     devices = DEVICES
     masks = True
+    fuses = True
     moments = Moments(center=False, power=2)
     asks = "normalized_shape", "axis", "parameter_axis"
 
@@ -66,6 +69,7 @@ class RMSNorm(Norm):
         offset: float = 0.0,
         casting: str | None = None,
         dtype: Any = np.float32,
+        **behind: Unpack[Behind],
     ) -> None:
         self.normalized_shape = check_shape("RMSNorm", "normalized_shape", normalized_shape)
         self.axis = layer_norm.check_axes("RMSNorm", axis)
@@ -79,6 +83,7 @@ class RMSNorm(Norm):
             weight=elementwise_affine,
             bias=False,
             dtype=dtype,
+            **behind,
         )
         self.eps = None if eps is None else self.eps
         self.offset = check_number(self, "offset", offset)
@@ -97,31 +102,39 @@ class RMSNorm(Norm):
             return layer_norm.axes(self, x, self.normalized_shape, self.axis)
         return layer_norm.axes_apart(self, x, self.normalized_shape, self.axis, self._shape, self.parameter_axis)
 
-    def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
+    @overridable
+    def forward(self, x: Array, out: Array | None = None, **beside: Unpack[Besides]) -> tuple[Any, Saved]:
         if self._plain:
-            return Norm.forward(self, x, out)  # what finds it by `super` takes a tenth of a small call
+            return Norm.forward(self, x, out, **beside)  # what finds it by `super` takes a tenth of a small call
+        _, around, others = self._stands(beside)
         axes, own = self.axes(x), self.params["weight"]
         weight = shifted(own, self.offset, x.dtype) if self.offset else own
-        eps = eps_for(x) if self.eps is None else self.eps
-        parts: tuple[Saved, ...]
+        form = Form(self, axes, self.moments, eps_for(x) if self.eps is None else self.eps, None, around, others)
         if self.casting == "llama":
-            if out is not None:
-                check_out(self, out, x.shape, x.dtype, (x,), (own,))
-            xhat, _, first = normalize(Form(self, axes, self.moments, eps), x, None, None)
-            y, _, last = normalize(Form(self, axes, CONSTANT, 0.0), xhat, weight, None, out)
-            if out is not None:
-                first.overwrite(out)
-            parts = first, last
-        else:
-            y, _, last = normalize(Form(self, axes, self.moments, eps), x, weight, None, out, apart=(own,))
-            parts = (last,)
+            return self._in_two(form, x, weight, out)
+        y, _, saved = normalize(form, x, weight, None, out, apart=(own,))
+        return y, Chained(self, x, lambda *given: _cast(saved.backward(*given), own), (saved,))
 
-        def pull(dy: Array, out: Array | None) -> Grads:
-            found = last.backward(dy, None if len(parts) == 2 else out)
-            dx = first.backward(found.x, out).x if len(parts) == 2 else found.x
-            return Grads(dx, cast_like(found.weight, own))
+    def _in_two(self, form: Form, x: Array, weight: Array, out: Array | None) -> tuple[Any, Saved]:
+        """The weight multiplies what is rounded to x's dtype: what stands before belongs to the first pass, what stands
+        behind to the second."""
+        own, residual = self.params["weight"], form.beside.residual
+        if out is not None:
+            check_out(self, out, x.shape, x.dtype, (x, residual), (own, form.beside.other, form.beside.s))
+        before, behind = in_two(form)
+        made, _, first = normalize(before, x, None, None)
+        xhat, *s = (made,) if residual is None else made
+        y, _, last = normalize(behind._replace(moments=CONSTANT, eps=0.0), xhat, weight, None, out)
+        if out is not None:
+            first.overwrite(out)
 
-        return y, Chained(self, x, pull, parts)
+        def pull(dy: Array, *given: Any) -> Grads:
+            scaled = last.backward(dy)
+            found = first.backward(scaled.x, *given)
+            named = {"x": found.x, "weight": scaled.weight} | dict(scaled.others) | dict(found.others)
+            return _cast(grads_by_name(named), own)
+
+        return (y, *s) if s else y, Chained(self, x, pull, (first, last))
 
     def _options(self) -> dict[str, Any]:
         affine = {"elementwise_affine": "weight" in self.params}
@@ -130,3 +143,9 @@ class RMSNorm(Norm):
         offset = {"offset": self.offset} if self.offset else {}
         casting = {} if self.casting is None else {"casting": self.casting}
         return super()._options() | affine | axis | ({} if self.parameter_axis is None else spans) | offset | casting
+
+
+def _cast(found: Grads, own: Array) -> Grads:
+    """Gradients with that of the weight in its own dtype."""
+    named = {"x": found.x, "weight": cast_like(found.weight, own)}
+    return grads_by_name(named | dict(found.others))

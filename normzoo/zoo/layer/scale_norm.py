@@ -1,11 +1,12 @@
 """Scale normalization: scale every vector to one learned length."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
+from normzoo.passes.around import Behind
 from normzoo.passes.numbers import check_number
 from normzoo.passes.view import Axes
 from normzoo.zoo.layer.unit_norm import check_dims, letters
@@ -45,11 +46,17 @@ class ScaleNorm(Norm):
     asks = ("axis",)
 
     def __init__(
-        self, scale: float, eps: float = 1e-5, *, axis: int | tuple[int, ...] = -1, dtype: Any = np.float32
+        self,
+        scale: float,
+        eps: float = 1e-5,
+        *,
+        axis: int | tuple[int, ...] = -1,
+        dtype: Any = np.float32,
+        **behind: Unpack[Behind],
     ) -> None:
         self.scale = check_number("ScaleNorm", "scale", scale)
         self.axis = check_dims("ScaleNorm", axis)
-        super().__init__(scale, shape=(1,), eps=eps, bias=False, dtype=dtype)
+        super().__init__(scale, shape=(1,), eps=eps, bias=False, dtype=dtype, **behind)
         self.params["weight"][...] = self.scale
 
     def axes(self, x: Array) -> Axes:

@@ -1,12 +1,14 @@
 """Unit normalization: scale every vector to length 1."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
+from normzoo.passes.around import Behind, Besides
 from normzoo.passes.arrays import DEVICES, base_array, check_array, once
+from normzoo.passes.attributes import overridable
 from normzoo.passes.form import Form
 from normzoo.passes.normalize import normalize
 from normzoo.passes.numbers import check_axis, check_size
@@ -43,19 +45,26 @@ class UnitNorm(Norm):
 
     devices = DEVICES
     masks = True
+    fuses = True
     moments = Moments(center=False, power=2, total=True, clamp=True)
 
-    def __init__(self, axis: int | tuple[int, ...] = -1, eps: float = 1e-12, *, order: int = 2) -> None:
+    def __init__(
+        self, axis: int | tuple[int, ...] = -1, eps: float = 1e-12, *, order: int = 2, **behind: Unpack[Behind]
+    ) -> None:
         self.axis = check_dims("UnitNorm", axis)
-        super().__init__(axis, eps=eps, weight=False, bias=False)
+        super().__init__(axis, eps=eps, weight=False, bias=False, **behind)
         if order not in MOMENTS:
             raise ValueError(f"{self}: expected order 2 or 1, got {order}; write nz.functional.normalize(x, {order})")
         self.order = int(order)
 
-    def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
+    @overridable
+    def forward(self, x: Array, out: Array | None = None, **beside: Unpack[Besides]) -> tuple[Any, Saved]:
+        _, around, others = self._stands(beside)
         if type(x) is not np.ndarray:
             x = base_array(self, "x", x)
-        y, _, saved = normalize(Form(self, self.axes(x), MOMENTS[self.order], self.eps or 0.0), x, None, None, out)
+        y, _, saved = normalize(
+            Form(self, self.axes(x), MOMENTS[self.order], self.eps or 0.0, None, around, others), x, None, None, out
+        )
         return y, saved
 
     def axes(self, x: Array) -> Axes:

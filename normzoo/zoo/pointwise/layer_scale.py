@@ -1,11 +1,12 @@
 """LayerScale: a small learned factor for every channel of a residual branch."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from normzoo.backends.contract import CONSTANT, Array
 from normzoo.norm import Norm
+from normzoo.passes.around import Behind
 from normzoo.passes.arrays import once
 from normzoo.passes.numbers import check_number, check_size
 from normzoo.passes.view import Axes
@@ -45,9 +46,17 @@ class LayerScale(Norm):
 
     moments = CONSTANT
 
-    def __init__(self, dim: int, init_values: float = 1e-5, *, channel_axis: int = -1, dtype: Any = np.float32) -> None:
+    def __init__(
+        self,
+        dim: int,
+        init_values: float = 1e-5,
+        *,
+        channel_axis: int = -1,
+        dtype: Any = np.float32,
+        **behind: Unpack[Behind],
+    ) -> None:
         self.dim = check_size("LayerScale", "dim", dim)
-        super().__init__(dim, shape=(dim,), eps=0.0, bias=False, dtype=dtype)
+        super().__init__(dim, shape=(dim,), eps=0.0, bias=False, dtype=dtype, **behind)
         self.init_values = check_number(self, "init_values", init_values)
         self.params["weight"][...] = init_values
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))

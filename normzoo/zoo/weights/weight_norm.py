@@ -1,11 +1,12 @@
 """Weight normalization: every row of a weight array is the product of a length and a direction."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
+from normzoo.passes.around import Behind
 from normzoo.passes.arrays import check_array, check_parameter, quiet
 from normzoo.passes.form import Form
 from normzoo.passes.formulas import root
@@ -51,12 +52,19 @@ class WeightNorm(Norm):
     moments = Moments(center=False, power=2, total=True)
 
     def __init__(
-        self, shape: int | tuple[int, ...], dim: int | None = 0, *, eps: float = 0.0, dtype: Any = np.float32
+        self,
+        shape: int | tuple[int, ...],
+        dim: int | None = 0,
+        *,
+        eps: float = 0.0,
+        dtype: Any = np.float32,
+        **behind: Unpack[Behind],
     ) -> None:
         self.shape = check_shape("WeightNorm", "shape", shape)
         self.dim = None if dim is None else check_axis("WeightNorm", dim, len(self.shape), "dim")
         lengths = tuple(size if i == self.dim else 1 for i, size in enumerate(self.shape))
-        super().__init__(self.shape, self.dim, shape=() if dim is None else lengths, eps=eps, bias=False, dtype=dtype)
+        sizes = () if dim is None else lengths
+        super().__init__(self.shape, self.dim, shape=sizes, eps=eps, bias=False, dtype=dtype, **behind)
 
     def axes(self, x: Array) -> Axes:
         check_parameter(self, "x", x, self.shape)

@@ -1,11 +1,12 @@
 """Weight standardization: normalize every filter of a weight array by its mean and variance; and a scaled form."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
+from normzoo.passes.around import Behind
 from normzoo.passes.arrays import check_array, compute_dtype, once
 from normzoo.passes.form import Form
 from normzoo.passes.normalize import normalize
@@ -45,9 +46,9 @@ class WeightStandardization(Norm):
 
     moments = Moments(center=True, power=2)
 
-    def __init__(self, dim: int = 0, eps: float = 1e-5) -> None:
+    def __init__(self, dim: int = 0, eps: float = 1e-5, **behind: Unpack[Behind]) -> None:
         self.dim = check_size("WeightStandardization", "dim", dim, least=-(2**31))
-        super().__init__(dim, eps=eps, weight=False, bias=False)
+        super().__init__(dim, eps=eps, weight=False, bias=False, **behind)
 
     def axes(self, x: Array) -> Axes:
         return axes(self, x, self.dim, None)

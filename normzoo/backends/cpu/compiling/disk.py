@@ -51,6 +51,25 @@ def _text(constant: Any) -> str:
     return f"{{{sorted(map(_text, constant))}}}" if isinstance(constant, frozenset) else repr(constant)
 
 
+def identity(functions: tuple[Callable, ...]) -> str:
+    """What functions from elsewhere do, the same in every process: their code, what they close over and what they know
+    by name, such as other functions."""
+    return f"{_digest(_told(functions, set()).encode()):x}"
+
+
+def _told(value: Any, seen: set[int]) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(_told(v, seen) for v in value)})"
+    function = getattr(value, "py_func", value)
+    code = getattr(function, "__code__", None)
+    if code is None or id(function) in seen:
+        return getattr(function, "__qualname__", None) or repr(function)
+    seen.add(id(function))
+    closed = tuple(cell.cell_contents for cell in function.__closure__ or ())
+    known = tuple(function.__globals__[name] for name in code.co_names if name in function.__globals__)
+    return f"{_text(code)} {_told(closed, seen)} {_told(known, seen)} {_told(function.__defaults__ or (), seen)}"
+
+
 def _modules(package: str) -> Iterator[str]:
     """The names of all modules in a package, including nested ones."""
     for found in pkgutil.iter_modules(import_module(package).__path__, f"{package}."):

@@ -8,18 +8,21 @@ processes whole tiles; in `columns_split.py` threads share each column.
 """
 
 from functools import cache
+from typing import Any
 
+from normzoo.backends.around import ALONE
 from normzoo.backends.cpu.compiling.jit import helper
+from normzoo.backends.cpu.kernels.around import forward_steps
 from normzoo.backends.cpu.kernels.columns_moments import finish_sets, group_moments
 from normzoo.backends.cpu.kernels.columns_records import Planes
 from normzoo.backends.cpu.kernels.columns_walk import (
     all_over,
     clear_behind,
+    group_in,
     groups_of,
     own_of,
     place_in,
     place_of,
-    read_in,
     repeat,
     row_parameter,
     tile_of,
@@ -28,11 +31,11 @@ from normzoo.backends.cpu.kernels.columns_walk import (
     width_of,
 )
 from normzoo.backends.cpu.kernels.making import forward_kernel
-from normzoo.backends.cpu.kernels.moments import affine_by, affine_of, held, put_lanes, standardize, write_out
+from normzoo.backends.cpu.kernels.moments import affine_by, affine_of, held, put_lanes, standardize
 from normzoo.backends.cpu.kernels.records import Flags
 from normzoo.backends.cpu.parallel.sharing import share
-from normzoo.backends.cpu.schedule import HEIGHT
-from normzoo.backends.cpu.vector.access import at, load_n, prefetch
+from normzoo.backends.cpu.schedule import HEIGHT, STRIP
+from normzoo.backends.cpu.vector.access import at, load_n
 from normzoo.backends.cpu.vector.arithmetic import fma, smaller, splat, wide
 from normzoo.backends.cpu.vector.lanes import LANES
 from normzoo.backends.cpu.vector.workspaces import workspace
@@ -91,8 +94,35 @@ def four(planes, j, full, like):
 
 
 @helper
+def s_strip(strip, view, given, _forms, ahead, flags):
+    """s in a strip; `ahead`: where the values lie, from those of the work, that are fetched meanwhile."""
+    b, row, rows, j, left, full = strip
+    i = place_in(view, b, row) + j
+    for _ in range(rows):
+        flags.steps.fetch(given, i + ahead)
+        terms = flags.steps.sources.take(view, given, i, left, full)
+        flags.steps.fill(given, terms, terms[0], i, left, full)
+        i += view.columns
+
+
+@cache
+def filling(work: Any) -> Any:
+    """What is written of a region before it is summed, by work(strip, view, given, forms, ahead, flags) or None."""
+
+    @helper
+    def fill(view, given, region, forms, flags):
+        all_over(work, view, region, HEIGHT, True, (view, given, forms, STRIP * view.columns, flags))
+
+    @helper
+    def nothing(_view, _given, _region, _forms, _flags):
+        pass
+
+    return nothing if work is None else fill
+
+
+@helper
 def y_strip(strip, view, given, forms, ahead, flags):
-    """y in a strip; `ahead`: where the values lie, from those of the work, that are fetched meanwhile."""
+    """y in a strip."""
     b, row, rows, j, left, full = strip
     x = given.x
     i = place_in(view, b, row) + j
@@ -101,19 +131,22 @@ def y_strip(strip, view, given, forms, ahead, flags):
         values, to, step = forms
         w, v = held(values, to + 4 * step + j, full, x), held(values, to + 5 * step + j, full, x)
     for r in range(row, row + rows):
-        prefetch(x, i + ahead)
+        flags.steps.fetch(given, i + ahead)
         if flags.spans:
             w = row_parameter(view, given.parameter_dims, given.weight, strip, r, x)
             v = row_parameter(view, given.parameter_dims, given.bias, strip, r, x)
-        z = standardize(read_in(view, x, i, left, full), *affine)
-        write_out(given.y, i, z if flags.folds else fma(z, w, v), left, full, flags.streams)
+        terms = flags.steps.terms.take(view, given, i, left, full)
+        z = standardize(terms[0], *affine)
+        flags.steps.end(given, terms, z if flags.folds else fma(z, w, v), i, left, full, flags.streams)
         i += view.columns
 
 
 @cache
-def forward(center, power, spans_m, streams):
+def forward(center, power, spans_m, streams, around=ALONE):
     """Statistics and y, a tile at a time; with `streams` past the caches, which asks for rows of whole vectors."""
-    flags = Flags(center, power, spans_m, streams)
+    steps = forward_steps(around, True)
+    flags = Flags(center, power, spans_m, streams, steps)
+    fill = filling(s_strip if steps.fills else None)
 
     @helper
     def one_tile(t, given, moments):
@@ -127,6 +160,7 @@ def forward(center, power, spans_m, streams):
         part = Planes(workspace(groups * 2 * width, given.stats), -tile.first, width)
         # 1 moments
         for g in range(groups):
+            fill(view, given, group_in(tile, g), forms, flags)
             group_moments(view, x, tile, g, sums, part, flags.center)
         finish_sets(view, given, moments, own, part, flags)
         # 2 normalize
@@ -138,4 +172,4 @@ def forward(center, power, spans_m, streams):
         view = view_of(given.dims, flags.spans, given.x)
         share(pool, given.dims[0] * tiles_of(view), one_tile, (given, moments))
 
-    return forward_kernel("columns_forward", work)
+    return forward_kernel("columns_forward", work, around)

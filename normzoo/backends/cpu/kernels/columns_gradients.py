@@ -6,20 +6,23 @@ gradients.
 """
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 
+from normzoo.backends.around import ALONE
 from normzoo.backends.cpu.compiling.jit import helper
-from normzoo.backends.cpu.kernels.columns import FORMS, four, prepare
+from normzoo.backends.cpu.kernels.around import JOINS, NOTHING, TURNS, Steps, backward_steps
+from normzoo.backends.cpu.kernels.columns import FORMS, filling, four, prepare, s_strip
 from normzoo.backends.cpu.kernels.columns_records import Derived, Planes
 from normzoo.backends.cpu.kernels.columns_sums import SUMS, add_up, group_sums
 from normzoo.backends.cpu.kernels.columns_walk import (
     all_over,
     clear_behind,
+    group_in,
     groups_of,
     own_of,
     place_in,
-    read_in,
     repeat,
     row_parameter,
     tile_of,
@@ -28,11 +31,11 @@ from normzoo.backends.cpu.kernels.columns_walk import (
     width_of,
 )
 from normzoo.backends.cpu.kernels.making import backward_kernel
-from normzoo.backends.cpu.kernels.moments import factors_of, gradient, held, put_lanes, write_out
+from normzoo.backends.cpu.kernels.moments import factors_of, gradient, held, put_lanes, standardize
 from normzoo.backends.cpu.kernels.records import Flags, Forward
 from normzoo.backends.cpu.parallel.sharing import pool_for, share
 from normzoo.backends.cpu.schedule import HEIGHT_BACK, SUMMED_COLUMNS
-from normzoo.backends.cpu.vector.access import at, load_n, prefetch, put
+from normzoo.backends.cpu.vector.access import at, load_n, put
 from normzoo.backends.cpu.vector.arithmetic import fma, larger, narrow, smaller, splat, total, wide
 from normzoo.backends.cpu.vector.comparing import below
 from normzoo.backends.cpu.vector.lanes import LANES
@@ -42,9 +45,20 @@ TAKEN = 5  # planes of `weigh`: four factors, and weight times scale
 
 
 @helper
-def as_forward(given):
-    """What `prepare` asks for: of the bias nothing."""
-    return Forward(given.dims, given.parameter_dims, given.x, given.weight, given.weight, given.dx, given.stats)
+def without_bias(given):
+    dims, parameter_dims, _, x, weight, stats, dx, _ = given
+    return Forward(dims, parameter_dims, x, weight, weight, dx, stats, ())
+
+
+@helper
+def with_bias(given):
+    dims, parameter_dims, _, x, weight, stats, dx, beside = given
+    return Forward(dims, parameter_dims, x, weight, beside.bias, dx, stats, ())
+
+
+def as_forward(steps: Steps) -> Any:
+    """What `prepare` asks for: of the bias nothing, but where dy is turned."""
+    return with_bias if steps.fills == TURNS else without_bias
 
 
 @helper
@@ -100,22 +114,46 @@ def weigh(given, limits, view, own, planes, flags):
 
 
 @helper
+def dy_strip(strip, view, given, forms, ahead, flags):
+    """dy of xhat * weight + bias in a strip."""
+    b, row, rows, j, left, full = strip
+    x, beside = given.x, given.beside
+    i = place_in(view, b, row) + j
+    affine = four(forms, j, full, x)
+    if not flags.spans:
+        values, to, step = forms
+        w, v = held(values, to + 4 * step + j, full, x), held(values, to + 5 * step + j, full, x)
+    for r in range(row, row + rows):
+        flags.steps.fetch(given, i + ahead)
+        if flags.spans:
+            w = row_parameter(view, given.parameter_dims, given.weight, strip, r, x)
+            v = row_parameter(view, given.parameter_dims, beside.bias, strip, r, x)
+        terms = flags.steps.sources.take(view, given, i, left, full)
+        flags.steps.fill(given, terms, fma(standardize(terms[1], *affine), w, v), i, left, full)
+        i += view.columns
+
+
+def filling_back(steps: Steps) -> Any:
+    return filling({NOTHING: None, JOINS: s_strip, TURNS: dy_strip}[steps.fills])
+
+
+@helper
 def dx_strip(strip, view, given, planes, ahead, flags):
     """Compute dx in a strip, as `y_strip` computes y."""
     b, row, rows, j, left, full = strip
-    dy, x = given.dy, given.x
+    x = given.x
     i = place_in(view, b, row) + j
     affine, factors = four(planes.forms, j, full, x), four(planes.taken, j, full, x)
     if not flags.spans:
         taken, to, step = planes.taken
         w = held(taken, to + 4 * step + j, full, x)
     for r in range(row, row + rows):
-        prefetch(x, i + ahead)
-        prefetch(dy, i + ahead)
+        flags.steps.fetch(given, i + ahead)
         if flags.spans:
             w = row_parameter(view, given.parameter_dims, given.weight, strip, r, x) * affine[0]
-        d, v = read_in(view, dy, i, left, full), read_in(view, x, i, left, full)
-        write_out(given.dx, i, gradient(d, v, w, affine, factors, flags.power), left, full, flags.streams)
+        terms = flags.steps.terms.take(view, given, i, left, full)
+        u = gradient(terms[0], terms[1], w, affine, factors, flags.power)
+        flags.steps.end(given, terms, u, i, left, full, flags.streams)
         i += view.columns
 
 
@@ -209,9 +247,11 @@ def fold_gradients(pool, given, blocks, count, kept, gradients, spans_m):
 
 
 @cache
-def backward(center, power, spans_m, streams):
+def backward(center, power, spans_m, streams, around=ALONE):
     """dx, column sums and the parameters' gradients, a tile at a time; `streams` as forward."""
-    flags = Flags(center, power, spans_m, streams)
+    steps = backward_steps(around, True)
+    flags = Flags(center, power, spans_m, streams, steps)
+    forward_of, fill = as_forward(steps), filling_back(steps)
 
     @helper
     def some_tiles(t, given, limits, blocks, kept):
@@ -234,9 +274,13 @@ def backward(center, power, spans_m, streams):
         for u in range(start, smaller(start + repeats, dims[0] // pb)):
             tile = tile_of(view, u * pb + place, number)
             own = own_of(view, tile)
-            prepare(as_forward(given), view, own, forms, flags)
+            prepare(forward_of(given), view, own, forms, flags)
             # 1 moments
+            if flags.spans:  # all, of which some are looked at
+                fill(view, given, tile, forms, flags)
             for g in range(groups):
+                if not flags.spans:
+                    fill(view, given, group_in(tile, g), forms, flags)
                 group_sums(view, given, tile, g, block, sums, planes, flags)
             add_up(view, given, own, planes, kept, flags)
             # 2 normalize
@@ -256,4 +300,4 @@ def backward(center, power, spans_m, streams):
         share(pool, count * pb, some_tiles, (given, limits, blocks, kept))
         fold_gradients(pool, given, blocks, count, kept, (dweight, dbias), flags.spans)
 
-    return backward_kernel("columns_backward", work)
+    return backward_kernel("columns_backward", work, around)

@@ -3,13 +3,16 @@ bit-identical."""
 
 from functools import cache
 
+from normzoo.backends.around import ALONE
 from normzoo.backends.cpu.compiling.jit import helper
-from normzoo.backends.cpu.kernels.columns import FORMS, prepare, y_strip
+from normzoo.backends.cpu.kernels.around import NOTHING, backward_steps, forward_steps
+from normzoo.backends.cpu.kernels.columns import FORMS, filling, prepare, s_strip, y_strip
 from normzoo.backends.cpu.kernels.columns_gradients import (
     TAKEN,
     as_forward,
     block_of,
     dx_strip,
+    filling_back,
     fold_gradients,
     weigh,
 )
@@ -21,6 +24,7 @@ from normzoo.backends.cpu.kernels.columns_walk import (
     are_at_once,
     group_in,
     groups_of,
+    over_rows,
     padded,
     sample_of,
     tile_of,
@@ -77,12 +81,13 @@ def sample_in(view, b):
     return Region(b, 0, view.rows, 0, view.own)
 
 
-def normalizing(flags):
+def normalizing(flags, fill):
     @helper
     def normalize_block(t, given, forms):
         view = view_of(given.dims, flags.spans, given.x)
         block, at_once = block_in(view, t), are_at_once(view, given.x, flags.streams)
         own = sample_of(forms, FORMS, view, block.b)
+        fill(view, given, block, own, flags)
         all_over(y_strip, view, block, HEIGHT, at_once, (view, given, own, FETCHED_ROW, flags))
 
     return normalize_block
@@ -98,10 +103,11 @@ def preparing(flags):
 
 
 @cache
-def forward(center, power, spans_m, streams):
+def forward(center, power, spans_m, streams, around=ALONE):
     """Statistics and y."""
-    flags = Flags(center, power, spans_m, streams)
-    normalize_block = normalizing(flags)
+    steps = forward_steps(around, True)
+    flags = Flags(center, power, spans_m, streams, steps)
+    normalize_block, fill = normalizing(flags, filling(None)), filling(s_strip if steps.fills else None)
 
     @helper
     def sum_group(t, given, part):
@@ -111,7 +117,9 @@ def forward(center, power, spans_m, streams):
         tile = tile_of(view, t // tiles // groups, t % tiles)
         sums = Planes(workspace(3 * width, x), -tile.first, width)
         found = sample_of(part, 2 * groups, view, tile.b)
-        group_moments(view, x, tile, t // tiles % groups, sums, found, flags.center)
+        g = t // tiles % groups
+        fill(view, given, group_in(tile, g), sums, flags)
+        group_moments(view, x, tile, g, sums, found, flags.center)
 
     @helper
     def finish_unit(t, given, moments, part, forms):
@@ -134,14 +142,16 @@ def forward(center, power, spans_m, streams):
         # 2 normalize
         share(pool, b * blocks_of(view), normalize_block, (given, forms))
 
-    return forward_kernel("columns_forward_split", work)
+    return forward_kernel("columns_forward_split", work, around)
 
 
 @cache
-def apply(spans_m, streams):
+def apply(spans_m, streams, around=ALONE):
     """y from given statistics."""
-    flags = Flags(False, 0, spans_m, streams, not spans_m)
-    prepare_sample, normalize_block = preparing(flags), normalizing(flags)
+    steps = forward_steps(around, True)
+    flags = Flags(False, 0, spans_m, streams, steps, not spans_m)
+    fill = filling(s_strip if steps.fills else None)
+    prepare_sample, normalize_block = preparing(flags), normalizing(flags, fill)
 
     @helper
     def work(pool, given):
@@ -151,15 +161,17 @@ def apply(spans_m, streams):
         share(pool_for(forms.size, pool), b, prepare_sample, (given, forms))
         share(pool, b * blocks_of(view), normalize_block, (given, forms))
 
-    return apply_kernel("columns_apply", work)
+    return apply_kernel("columns_apply", work, around)
 
 
 @cache
-def backward(center, power, spans_m, streams):
+def backward(center, power, spans_m, streams, around=ALONE):
     """dx, column sums and the parameters' gradients. Of constant statistics dx needs no sums: it is written with
     them."""
-    flags = Flags(center, power, spans_m, streams)
-    prepare_sample = preparing(flags)
+    steps = backward_steps(around, True)
+    flags = Flags(center, power, spans_m, streams, steps)
+    prepare_sample, forward_of, fill = preparing(flags), as_forward(steps), filling_back(steps)
+    fills_first = steps.fills != NOTHING and spans_m and center  # all, of which some are looked at
     constant = power == 0 and not center
 
     @helper
@@ -179,15 +191,27 @@ def backward(center, power, spans_m, streams):
         sums = Planes(workspace(5 * width, x), -number * width, width)
         for b in range(place, given.dims[0], pb):
             tile, planes = tile_of(view, b, number), planes_of(spaces, view, b)
+            if not fills_first:
+                fill(view, given, group_in(tile, g), planes.forms, flags)
             group_sums(view, given, tile, g, block, sums, planes, flags)
-            if constant:
+            if constant:  # what is behind the last row is added up later, and dx may lie where that does
                 group = group_in(tile, g)
-                all_over(dx_strip, view, group, HEIGHT_BACK, False, (view, given, planes, FETCHED_ROW, flags))
+                over_rows(dx_strip, group, HEIGHT_BACK, False, (view, given, planes, FETCHED_ROW, flags))
+
+    @helper
+    def fill_block(t, given, spaces):
+        view = view_of(given.dims, flags.spans, given.x)
+        block = block_in(view, t)
+        fill(view, given, block, planes_of(spaces, view, block.b).forms, flags)
 
     @helper
     def add_sample(b, given, spaces, kept):
         view = view_of(given.dims, flags.spans, given.x)
-        add_up(view, given, sample_in(view, b), planes_of(spaces, view, b), kept, flags)
+        planes = planes_of(spaces, view, b)
+        add_up(view, given, sample_in(view, b), planes, kept, flags)
+        if constant:
+            rest = Region(b, view.rows, view.rows, 0, view.columns)
+            all_over(dx_strip, view, rest, HEIGHT_BACK, False, (view, given, planes, FETCHED_ROW, flags))
 
     @helper
     def weigh_sample(b, given, limits, spaces):
@@ -214,10 +238,12 @@ def backward(center, power, spans_m, streams):
         clear(blocks, 0, blocks.size)
         kept = workspace(1 if flags.spans else 2 * b * c * n, given.stats)
         threads = pool_for(forms.size, pool)
-        share(threads, b, prepare_sample, (as_forward(given), forms))
+        share(threads, b, prepare_sample, (forward_of(given), forms))
         if constant:
             share(threads, b, weigh_sample, (given, limits, spaces))
         # 1 moments
+        if fills_first:
+            share(pool, b * blocks_of(view), fill_block, (given, spaces))
         share(pool, pb * groups * tiles, sum_groups, (given, blocks, spaces))
         share(pool_for(part.size, pool), b, add_sample, (given, spaces, kept))
         if not constant:
@@ -227,4 +253,4 @@ def backward(center, power, spans_m, streams):
         if not constant:
             share(pool, b * blocks_of(view), derive_block, (given, spaces))
 
-    return backward_kernel("columns_backward_split", work)
+    return backward_kernel("columns_backward_split", work, around)

@@ -144,15 +144,20 @@ def all_over(work, view, region, height, at_once, given):
     for turn in range(2 if end == view.rows and rest_of(view) > 0 else 1):
         if turn == 1:
             top, end, last = end, end + 1, first + rest_of(view)
-        part = Region(b, top, end, first, last)
-        row = top
-        while row < end:
-            if at_once and row + height <= end:
-                across(work, part, row, height, given)
-                row += height
-            else:
-                across(work, part, row, 1, given)
-                row += 1
+        over_rows(work, Region(b, top, end, first, last), height, at_once, given)
+
+
+@helper
+def over_rows(work, region, height, at_once, given):
+    """`all_over` the rows of the region alone."""
+    row = region.top
+    while row < region.end:
+        if at_once and row + height <= region.end:
+            across(work, region, row, height, given)
+            row += height
+        else:
+            across(work, region, row, 1, given)
+            row += 1
 
 
 @helper

@@ -9,7 +9,17 @@ from functools import cache
 
 import numpy as np
 
+from normzoo.backends.around import ALONE
 from normzoo.backends.cpu.compiling.jit import helper
+from normzoo.backends.cpu.kernels.few_around import (
+    ending,
+    filling,
+    finishing,
+    joining,
+    own_bias_of,
+    reads_other,
+    weight_of,
+)
 from normzoo.backends.cpu.kernels.few_tables import (
     block_at,
     blocks_of,
@@ -63,8 +73,9 @@ def tables_of(given, layout):
 
 
 @cache
-def forward(center, power, apart, over, _streams):
+def forward(center, power, apart, over, _streams, around=ALONE):
     """Statistics and y; with `over`, lanes run over samples of few columns, not over these."""
+    take_x, y_of, has_other = joining(around), finishing(around), reads_other(around)
 
     @helper
     def some_blocks(t, given, moments, tables, tasks):
@@ -74,11 +85,12 @@ def forward(center, power, apart, over, _streams):
         here, end = blocks_of(layout.dims, t, tasks)
         bias_at = layout.planes * layout.room
         values, kept = workspace(m * columns * n * LANES, given.stats), workspace(LANES, given.stats)
+        other = workspace(values.size, given.stats) if has_other else kept
         zero = splat(0.0)
         for number in range(here, end):
             block = block_at(layout.dims, number)
             first = first_in(layout.period, block.first)
-            take(layout.dims, given.x, block, apart, values, 0)
+            take_x(layout.dims, given, block, apart, values, other)
             for column in range(columns):
                 # 1 moments
                 mean, spread_sum = zero, zero
@@ -100,8 +112,8 @@ def forward(center, power, apart, over, _streams):
                     for j in range(n):
                         h = ((i * columns + column) * n + j) * LANES
                         p = plane_at(given.parameter_dims, i, column, j, over) * layout.room + first
-                        xhat = (load(values, h) - mean) * rstd
-                        store(values, h, fma(xhat, load(tables, p), load(tables, bias_at + p)))
+                        z = fma((load(values, h) - mean) * rstd, load(tables, p), load(tables, bias_at + p))
+                        store(values, h, y_of(given, z, other, h))
             give(layout.dims, given.y, block, apart, values)
 
     @helper
@@ -109,21 +121,23 @@ def forward(center, power, apart, over, _streams):
         tables, tasks = tables_of(given, layout_of(given, over)), tasks_to_y(given.dims)
         share(pool, tasks, some_blocks, (given, moments, tables, tasks))
 
-    return forward_kernel("few_forward", all_blocks)
+    return forward_kernel("few_forward", all_blocks, around)
 
 
 @cache
-def apply(spans, _streams):
+def apply(spans, _streams, around=ALONE):
     """y from given statistics, in the arithmetic of rows and columns: whichever works on a view, the bits are one."""
+    take_x, y_of, has_other = joining(around), finishing(around), reads_other(around)
 
     @helper
     def some_blocks(t, given, tables, tasks):
-        dims, parameter_dims, x, _, _, y, stats = given
+        dims, parameter_dims, x, _, _, y, stats, _ = given
         b, m, c, n = dims
         layout = layout_of(given, False)
         here, end = blocks_of(dims, t, tasks)
         bias_at = layout.planes * layout.room
         values = workspace(m * n * LANES, x)
+        other = workspace(values.size, x) if has_other else values
         for number in range(here, end):
             block = block_at(dims, number)
             s, count, _ = block
@@ -133,14 +147,14 @@ def apply(spans, _streams):
                 affine = affine_of(mean, rstd, x)
             else:
                 affine = affine_by(mean, rstd, load(tables, first), load(tables, bias_at + first), x)
-            take(dims, x, block, True, values, 0)
+            take_x(dims, given, block, True, values, other)
             for i in range(m):
                 for j in range(n):
                     h, p = (i * n + j) * LANES, plane_at(parameter_dims, i, 0, j, False) * layout.room + first
                     v = standardize(load(values, h), *affine)
                     if spans:
                         v = fma(v, narrow(load(tables, p), x), narrow(load(tables, bias_at + p), x))
-                    store(values, h, v)
+                    store(values, h, y_of(given, v, other, h))
             give(dims, y, block, True, values)
 
     @helper
@@ -148,33 +162,36 @@ def apply(spans, _streams):
         tables, tasks = tables_of(given, layout_of(given, False)), tasks_to_y(given.dims)
         share(pool, tasks, some_blocks, (given, tables, tasks))
 
-    return apply_kernel("few_apply", all_blocks)
+    return apply_kernel("few_apply", all_blocks, around)
 
 
 @cache
-def backward(center, power, each, apart, over, _streams):
+def backward(center, power, each, apart, over, _streams, around=ALONE):
     """dx and the parameters' gradients; with `each`, every value of a set is known to have its own parameters;
     `over` as going forward."""
-
     constant = power == 0 and not center
+    fill, end, turns, is_around = filling(around, over), ending(around), around.is_behind, around != ALONE
+    bias_of = own_bias_of if turns else weight_of
 
     @helper
     def some_blocks(t, given, limits, table, part, tasks):
-        dims, parameter_dims, dy, x, _, stats, dx = given
+        dims, parameter_dims, dy, x, _, stats, _, _ = given
         _, m, c, n = dims
         _, pm, _, pn = parameter_dims
         divisor, limit = limits
         layout = layout_of(given, over)
         view, _, planes, period, room = layout
         columns = c if over else 1
-        here, end = blocks_of(view, t, tasks)
+        here, stop = blocks_of(view, t, tasks)
         size, k = planes * room, m * columns * n * LANES
         found, values, kept = workspace(2 * size, stats), workspace(2 * k, stats), workspace(LANES, stats)
+        others = workspace(k, stats) if is_around else kept
         clear(found, 0, 2 * size)
         zero = splat(0.0)
-        for number in range(here, end):
+        for number in range(here, stop):
             block = block_at(view, number)
             count, first = block.count, first_in(period, block.first)
+            fill(layout, given, block, apart, (values, others, kept), (table, first))
             take(view, dy, block, apart, values, 0)
             take(view, x, block, apart, values, k)
             for column in range(columns):
@@ -220,7 +237,7 @@ def backward(center, power, each, apart, over, _streams):
                             xhat = load(values, k + h)
                             v -= (sign(xhat) - sign_mean if power == 1 else xhat) * gx_mean
                         store(values, h, v * rstd)
-            give(view, dx, block, apart, values)
+            end(view, given, block, apart, values, others)
         own = 2 * t * planes * period
         gather(layout, found, 0, part, own)
         gather(layout, found, size, part, own + planes * period)
@@ -229,12 +246,14 @@ def backward(center, power, each, apart, over, _streams):
     def all_blocks(pool, given, dweight, dbias, limits):
         layout = layout_of(given, over)
         size, own = layout.planes * layout.room, layout.planes * layout.period
-        table = workspace(size, given.stats)
+        table = workspace(2 * size if turns else size, given.stats)
         spread(layout, given.weight, table, 0)
+        if turns:
+            spread(layout, bias_of(given), table, size)
         tasks = tasks_back(given.dims, size)
         part = workspace(tasks * 2 * own, given.stats)
         share(pool, tasks, some_blocks, (given, limits, table, part, tasks))
         fold(layout, part, 0, tasks, 2 * own, dweight)
         fold(layout, part, own, tasks, 2 * own, dbias)
 
-    return backward_kernel("few_backward", all_blocks)
+    return backward_kernel("few_backward", all_blocks, around)

@@ -6,16 +6,26 @@ Whole sets per thread, and sets shared by all threads, are two such functions fo
 from collections.abc import Callable
 from typing import Any
 
+from normzoo.backends.around import ALONE, Around
+from normzoo.backends.cpu.compiling.disk import identity
 from normzoo.backends.cpu.compiling.jit import kernel
-from normzoo.backends.cpu.kernels.records import Backward, Forward, Limits, Moments
+from normzoo.backends.cpu.kernels.records import Backward, Before, Behind, Forward, Limits, Moments
 
 
-def _named(name: str, function: Callable) -> Any:
-    function.__name__ = function.__qualname__ = name
+def _named(name: str, function: Callable, around: Around) -> Any:
+    function.__name__ = function.__qualname__ = name + _label(around)
     return kernel(function)
 
 
-def forward_kernel(name: str, work: Any) -> Any:
+def _label(around: Around) -> str:
+    """What stands around the norm, in a kernel's name: two activations may have one name."""
+    activation = around.activation
+    functions = () if activation is None else (f"{activation.name}_{identity(activation[1:])}",)
+    said = [str(v) for v in (*around._replace(activation=None), *functions)]
+    return "" if around == ALONE else f"_around({', '.join(said)})"
+
+
+def forward_kernel(name: str, work: Any, around: Around) -> Any:
     """Statistics and y: work(pool, forward, moments)."""
 
     def forward(
@@ -31,21 +41,36 @@ def forward_kernel(name: str, work: Any) -> Any:
         eps,  # float
         clamp,  # bool
     ):
-        work(pool, Forward(dims, parameter_dims, x, weight, bias, y, stats), Moments(divisor, eps, clamp))
+        work(pool, Forward(dims, parameter_dims, x, weight, bias, y, stats, ()), Moments(divisor, eps, clamp))
 
-    return _named(name, forward)
+    def forward_around(
+        pool, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp,
+        own_x,  # that of the caller; x is what the moments are of
+        residual,
+        other,
+        scale,  # float
+    ):  # fmt: skip
+        beside = Before(own_x, residual, other, scale)
+        given = Forward(dims, parameter_dims, x, weight, bias, y, stats, beside)
+        work(pool, given, Moments(divisor, eps, clamp))
+
+    return _named(name, forward if around == ALONE else forward_around, around)
 
 
-def apply_kernel(name: str, work: Any) -> Any:
+def apply_kernel(name: str, work: Any, around: Around) -> Any:
     """y of given statistics: work(pool, forward)."""
 
     def apply(pool, dims, parameter_dims, x, weight, bias, y, stats):
-        work(pool, Forward(dims, parameter_dims, x, weight, bias, y, stats))
+        work(pool, Forward(dims, parameter_dims, x, weight, bias, y, stats, ()))
 
-    return _named(name, apply)
+    def apply_around(pool, dims, parameter_dims, x, weight, bias, y, stats, own_x, residual, other, scale):
+        beside = Before(own_x, residual, other, scale)
+        work(pool, Forward(dims, parameter_dims, x, weight, bias, y, stats, beside))
+
+    return _named(name, apply if around == ALONE else apply_around, around)
 
 
-def backward_kernel(name: str, work: Any) -> Any:
+def backward_kernel(name: str, work: Any, around: Around) -> Any:
     """dx and the parameters' gradients: work(pool, backward, dweight, dbias, limits)."""
 
     def backward(
@@ -62,7 +87,20 @@ def backward_kernel(name: str, work: Any) -> Any:
         divisor,
         limit,  # float: rstd of a clamped set, or inf
     ):
-        given = Backward(dims, parameter_dims, dy, x, weight, stats, dx)
+        given = Backward(dims, parameter_dims, dy, x, weight, stats, dx, ())
         work(pool, given, dweight, dbias, Limits(divisor, limit))
 
-    return _named(name, backward)
+    def backward_around(
+        pool, dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, limit,
+        own_x,  # those of the caller; x is what the moments are of, dy the gradient of xhat * weight + bias
+        own_dy,
+        bias,
+        other,
+        dother,
+        ds,
+    ):  # fmt: skip
+        beside = Behind(own_x, own_dy, bias, other, dother, ds)
+        given = Backward(dims, parameter_dims, dy, x, weight, stats, dx, beside)
+        work(pool, given, dweight, dbias, Limits(divisor, limit))
+
+    return _named(name, backward if around == ALONE else backward_around, around)

@@ -13,6 +13,7 @@ class Flags(NamedTuple):
     power: int
     spans: bool  # parameters vary along the axis that a kernel cannot take them out of: n of rows, m of columns
     streams: bool  # the result goes past the caches
+    steps: Any  # what stands before and behind: see around.py
     folds: bool = False  # y is made by `affine_by`
 
 
@@ -26,6 +27,7 @@ class Forward(NamedTuple):
     bias: Any
     y: Any
     stats: Any  # (3, b, c) float64: mean, spread, rstd
+    beside: Any  # `Before`, or () where nothing stands around the norm
 
 
 class Moments(NamedTuple):
@@ -46,6 +48,27 @@ class Backward(NamedTuple):
     weight: Any
     stats: Any  # as written by `Forward`
     dx: Any
+    beside: Any  # `Behind`, or ()
+
+
+class Before(NamedTuple):
+    """Arrays beside those of a pass to y, whose x is s where something comes before the norm."""
+
+    x: Any
+    residual: Any
+    other: Any
+    scale: Any  # float: of the residual
+
+
+class Behind(NamedTuple):
+    """Arrays beside those of a pass to dx, whose dy is that of xhat * weight + bias, and x that of the moments."""
+
+    x: Any
+    dy: Any
+    bias: Any
+    other: Any
+    dother: Any
+    ds: Any
 
 
 class Limits(NamedTuple):

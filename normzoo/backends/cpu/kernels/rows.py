@@ -11,7 +11,9 @@ from functools import cache
 
 import numpy as np
 
+from normzoo.backends.around import ALONE
 from normzoo.backends.cpu.compiling.jit import helper
+from normzoo.backends.cpu.kernels.around import forward_steps
 from normzoo.backends.cpu.kernels.making import forward_kernel
 from normzoo.backends.cpu.kernels.moments import (
     affine_by,
@@ -22,7 +24,6 @@ from normzoo.backends.cpu.kernels.moments import (
     read,
     rstd_of,
     standardize,
-    write_out,
 )
 from normzoo.backends.cpu.kernels.records import Flags, Forward
 from normzoo.backends.cpu.kernels.rows_runs import going_forward
@@ -31,6 +32,7 @@ from normzoo.backends.cpu.kernels.rows_walk import (
     chunk_of,
     chunking,
     next_set,
+    over_run,
     parameter_at,
     parameter_step,
     parts_of,
@@ -39,7 +41,7 @@ from normzoo.backends.cpu.kernels.rows_walk import (
 )
 from normzoo.backends.cpu.parallel.sharing import share
 from normzoo.backends.cpu.schedule import FAR_MEAN, FETCHED_SET, ROW_CHUNK, SETS_TOGETHER
-from normzoo.backends.cpu.vector.access import at, load_as, load_n, load_same, load_two, prefetch, put, zeros
+from normzoo.backends.cpu.vector.access import at, load_as, load_n, load_same, load_two, put, zeros
 from normzoo.backends.cpu.vector.arithmetic import fma, keep, lane, magnitude, narrow, smaller, splat, total, wide
 from normzoo.backends.cpu.vector.lanes import LANES
 
@@ -155,27 +157,41 @@ def finish(given, here, mean, spread, moments, flags):
 
 
 @helper
-def y_of(given, v, i, p, form, flags, left, full):
-    """y = xhat * weight + bias at i, of up to LANES values v; `form`: weight, bias and `affine_of` the set. Weight and
+def y_of(given, terms, i, p, form, flags, left, full):
+    """y at i, of up to LANES values: of xhat * weight + bias; `form`: weight, bias and `affine_of` the set. Weight and
     bias are in the last where they are folded, and at p where each value has its own."""
     w, a, affine = form
     if flags.spans:
         w, a = read(given.weight, p, left, full, given.y), read(given.bias, p, left, full, given.y)
-    v = standardize(v, *affine)
-    write_out(given.y, i, v if flags.folds else fma(v, w, a), left, full, flags.streams)
+    v = standardize(terms[0], *affine)
+    flags.steps.end(given, terms, v if flags.folds else fma(v, w, a), i, left, full, flags.streams)
 
 
 @helper
-def last_of(x, i, end):
-    """The last LANES values of a run from i to `end`, where whole vectors leave some of them: read before the run is
-    written, which may be in place, they are written once more with the rest. A masked store takes ten times as long."""
-    return load_as(x, end - LANES, x) if end - i > LANES and (end - i) % LANES != 0 else zeros(x)
+def s_of(given, terms, i, _p, _form, flags, left, full):
+    """s at i, likewise."""
+    flags.steps.fill(given, terms, terms[0], i, left, full)
+
+
+@helper
+def chunk_join(given, here, j, _affine, flags):
+    """s on chunk j of the set `here`."""
+    _, m, c, n = given.dims
+    first, runs, skip, length = chunk_of(j, m, n)
+    for run in range(first, first + runs):
+        i = here.start + run * c * n + skip
+        over_run(s_of, flags.steps.sources, given, (i, i + length, 0), (), flags, 0)
+
+
+@helper
+def no_chunk(_given, _here, _j, _affine, _flags):
+    pass
 
 
 @helper
 def chunk_apply(given, s, j, flags, ahead):
     """y on chunk j of set s; `ahead`: of what is fetched meanwhile."""
-    dims, parameter_dims, x, weight, bias, _, _ = given
+    dims, parameter_dims, _, weight, bias, _, _, _ = given
     _, m, c, n = dims
     here = set_at(dims, s)
     first, runs, skip, length = chunk_of(j, m, n)
@@ -185,26 +201,11 @@ def chunk_apply(given, s, j, flags, ahead):
         affine = folded_at(given, s, top)
     for run in range(first, first + runs):
         i = here.start + run * c * n + skip
-        end = i + length
         p = top + run * step
         if flags.folds and step > 0:
             affine = folded_at(given, s, p)
         form = splat(at(weight, p)), splat(at(bias, p)), affine
-        p += skip
-        last = last_of(x, i, end)
-        while i + LANES <= end:
-            if ahead > 0:
-                prefetch(x, i + ahead)
-            y_of(given, load_as(x, i, x), i, p, form, flags, LANES, True)
-            i += LANES
-            p += LANES
-        if ahead > 0 and i < end:  # what is masked reads as far as a vector, too
-            prefetch(x, i + LANES - 1 + ahead)
-        if i < end and length > LANES:
-            p -= LANES - (end - i)
-            y_of(given, last, end - LANES, p, form, flags, LANES, True)
-        elif i < end:
-            y_of(given, load_n(x, i, end - i), i, p, form, flags, end - i, False)
+        over_run(y_of, flags.steps.terms, given, (i, i + length, p + skip), form, flags, ahead)
 
 
 @helper
@@ -215,10 +216,12 @@ def together_of(dims):
 
 
 @cache
-def forward(center, power, spans, streams):
+def forward(center, power, spans, streams, around=ALONE):
     """Statistics and y, a few sets at a time; with `streams` past the caches, which asks for runs of whole vectors."""
     spans_n, unrolls, short = parts_of(spans)
-    flags = Flags(center, power, spans_n, streams)
+    steps = forward_steps(around, False)
+    flags = Flags(center, power, spans_n, streams, steps)
+    join = chunk_join if steps.fills else no_chunk
 
     @helper
     def some_sets(t, given, moments):
@@ -234,6 +237,7 @@ def forward(center, power, spans, streams):
             here = set_at(dims, s)
             count, mean, spread = 0.0, 0.0, 0.0
             for h in range(chunks):
+                join(given, here, h, (), flags)
                 count_h, mean_h, spread_h = chunk_moments(dims, x, here.start, h, center)
                 if h == 0:
                     count, mean, spread = count_h, mean_h, spread_h
@@ -256,4 +260,4 @@ def forward(center, power, spans, streams):
         together = together_of(given.dims)
         share(pool, (b * c + together - 1) // together, some_sets, (given, moments))
 
-    return forward_kernel("rows_forward", going_forward(all_sets, unrolls))
+    return forward_kernel("rows_forward", going_forward(all_sets, unrolls), around)

@@ -8,18 +8,21 @@ are added in order.
 """
 
 from functools import cache
+from typing import Any
 
+from normzoo.backends.around import ALONE
 from normzoo.backends.cpu.compiling.jit import helper
+from normzoo.backends.cpu.kernels.around import JOINS, NOTHING, TURNS, Steps, backward_steps
 from normzoo.backends.cpu.kernels.making import backward_kernel
 from normzoo.backends.cpu.kernels.moments import (
     factors_of,
     gradient,
     put_lanes,
     read,
-    write_out,
+    standardize,
 )
 from normzoo.backends.cpu.kernels.records import Backward, Flags
-from normzoo.backends.cpu.kernels.rows import affine_at, last_of
+from normzoo.backends.cpu.kernels.rows import affine_at, chunk_join, no_chunk
 from normzoo.backends.cpu.kernels.rows_runs import going_back
 from normzoo.backends.cpu.kernels.rows_sums import chunk_sums, chunk_sums_n, lines_of, plane_of, slots_of
 from normzoo.backends.cpu.kernels.rows_walk import (
@@ -27,6 +30,7 @@ from normzoo.backends.cpu.kernels.rows_walk import (
     chunk_of,
     chunking,
     next_set,
+    over_run,
     parameter_at,
     parameter_step,
     parts_of,
@@ -41,8 +45,8 @@ from normzoo.backends.cpu.schedule import (
     TURN_PLANES,
     TURN_SETS,
 )
-from normzoo.backends.cpu.vector.access import at, is_wide, load, load_as, load_n, prefetch, put
-from normzoo.backends.cpu.vector.arithmetic import lane, larger, narrow, smaller, splat, wide
+from normzoo.backends.cpu.vector.access import at, is_wide, load, put
+from normzoo.backends.cpu.vector.arithmetic import fma, lane, larger, narrow, smaller, splat, wide
 from normzoo.backends.cpu.vector.lanes import LANES
 from normzoo.backends.cpu.vector.workspaces import clear, workspace
 
@@ -51,17 +55,44 @@ from normzoo.backends.cpu.vector.workspaces import clear, workspace
 def dx_of(given, terms, i, p, form, flags, left, full):
     """dx at i, of up to LANES values of dy and of x; `form`: weight * scale, `affine_of` the set and its `factors_of`.
     The weight is at p where each value has its own."""
-    d, v = terms
     w, affine, factors = form
     if flags.spans:
         w = read(given.weight, p, left, full, given.dx) * affine[0]
-    write_out(given.dx, i, gradient(d, v, w, affine, factors, flags.power), left, full, flags.streams)
+    v = gradient(terms[0], terms[1], w, affine, factors, flags.power)
+    flags.steps.end(given, terms, v, i, left, full, flags.streams)
+
+
+@helper
+def dy_of(given, terms, i, p, form, flags, left, full):
+    """dy of xhat * weight + bias at i, likewise; `form`: weight, bias and `affine_of` the set."""
+    w, a, affine = form
+    if flags.spans:
+        w, a = read(given.weight, p, left, full, given.dx), read(given.beside.bias, p, left, full, given.dx)
+    flags.steps.fill(given, terms, fma(standardize(terms[1], *affine), w, a), i, left, full)
+
+
+@helper
+def chunk_turn(given, here, j, affine, flags):
+    """dy of xhat * weight + bias on chunk j of the set `here`."""
+    _, m, c, n = given.dims
+    first, runs, skip, length = chunk_of(j, m, n)
+    top, step = parameter_at(given.parameter_dims, here), parameter_step(given.parameter_dims)
+    for run in range(first, first + runs):
+        i = here.start + run * c * n + skip
+        p = top + run * step
+        form = splat(at(given.weight, p)), splat(at(given.beside.bias, p)), affine
+        over_run(dy_of, flags.steps.sources, given, (i, i + length, p + skip), form, flags, 0)
+
+
+def filling(steps: Steps) -> Any:
+    """What is written of a chunk before it is summed."""
+    return {NOTHING: no_chunk, JOINS: chunk_join, TURNS: chunk_turn}[steps.fills]
 
 
 @helper
 def chunk_dx(given, here, j, affine, means, flags, ahead):
     """dx on chunk j of the set `here`; `ahead` as going forward."""
-    dims, parameter_dims, dy, x, weight, _, _ = given
+    dims, parameter_dims, _, x, weight, _, _, _ = given
     _, m, c, n = dims
     g_mean, gx_mean, sign_mean = means
     scale, fine, r = lane(affine[0], 0), lane(affine[2], 0), lane(affine[3], 0)
@@ -71,26 +102,9 @@ def chunk_dx(given, here, j, affine, means, flags, ahead):
     top, step = parameter_at(parameter_dims, here), parameter_step(parameter_dims)
     for run in range(first, first + runs):
         i = here.start + run * c * n + skip
-        end = i + length
         p = top + run * step
         form = splat(at(weight, p)) * affine[0], affine, factors
-        p += skip
-        last = last_of(dy, i, end), last_of(x, i, end)
-        while i + LANES <= end:
-            if ahead > 0:
-                prefetch(x, i + ahead)
-                prefetch(dy, i + ahead)
-            dx_of(given, (load_as(dy, i, x), load_as(x, i, x)), i, p, form, flags, LANES, True)
-            i += LANES
-            p += LANES
-        if ahead > 0 and i < end:  # what is masked reads as far as a vector, too
-            prefetch(x, i + LANES - 1 + ahead)
-            prefetch(dy, i + LANES - 1 + ahead)
-        if i < end and length > LANES:
-            p -= LANES - (end - i)
-            dx_of(given, last, end - LANES, p, form, flags, LANES, True)
-        elif i < end:
-            dx_of(given, (load_n(dy, i, end - i), load_n(x, i, end - i)), i, p, form, flags, end - i, False)
+        over_run(dx_of, flags.steps.terms, given, (i, i + length, p + skip), form, flags, ahead)
 
 
 @helper
@@ -188,10 +202,11 @@ def fold_sums(o, dims, parameter_dims, sums, dweight, dbias):
 
 
 @cache
-def backward(center, power, spans, streams):
+def backward(center, power, spans, streams, around=ALONE):
     """dx and the parameters' gradients, one set at a time; `streams` as forward."""
     spans_n, unrolls, short = parts_of(spans)
-    flags = Flags(center, power, spans_n, streams)
+    steps = backward_steps(around, False)
+    flags, fill = Flags(center, power, spans_n, streams, steps), filling(steps)
 
     @helper
     def some_sets(t, given, blocks, sums, limits):
@@ -217,7 +232,11 @@ def backward(center, power, spans, streams):
             here, affine = set_at(dims, s), affine_at(given, s)
             # 1 moments
             found = 0.0, 0.0, 0.0, 0.0
+            for h in range(chunks if spans_n else 0):  # all, of which some are looked at
+                fill(given, here, h, affine, flags)
             for h in range(chunks):
+                if not spans_n:
+                    fill(given, here, h, affine, flags)
                 if spans_n:
                     found_h = chunk_sums_n(given, here, h, affine, blocks, to, flags)
                 else:
@@ -230,7 +249,7 @@ def backward(center, power, spans, streams):
 
     @helper
     def all_sets(pool, given, dweight, dbias, limits):
-        dims, parameter_dims, _, _, weight, stats, _ = given
+        dims, parameter_dims, _, _, weight, stats, _, _ = given
         b, _, c, _ = dims
         pb, pm, pc, pn = parameter_dims
         cells, parts, tasks = pb * pc, 1, b * c
@@ -250,4 +269,4 @@ def backward(center, power, spans, streams):
         else:
             share(pool, pb * pm * pc, fold_sums, (dims, parameter_dims, sums, dweight, dbias))
 
-    return backward_kernel("rows_backward", going_back(all_sets, unrolls))
+    return backward_kernel("rows_backward", going_back(all_sets, unrolls, steps.fills == TURNS), around)

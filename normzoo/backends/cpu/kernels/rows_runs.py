@@ -5,7 +5,7 @@ from typing import Any
 
 from normzoo.backends.cpu.compiling.jit import helper
 from normzoo.backends.cpu.kernels.moments import put_lanes
-from normzoo.backends.cpu.kernels.records import Backward, Forward
+from normzoo.backends.cpu.kernels.records import Backward, Behind, Forward
 from normzoo.backends.cpu.vector.access import at, load_n, put, store_n
 from normzoo.backends.cpu.vector.arithmetic import smaller, splat, total, wide
 from normzoo.backends.cpu.vector.lanes import LANES
@@ -18,27 +18,29 @@ def going_forward(work: Any, unrolls: bool) -> Any:
     @helper
     def unrolling(pool, given, *moments):
         if unrolls:
-            dims, parameter_dims, x, weight, bias, y, stats = given
+            dims, parameter_dims, x, weight, bias, y, stats, beside = given
             w, v = spread(dims, parameter_dims, weight), spread(dims, parameter_dims, bias)
             shape, parameter_shape = unrolled(dims, parameter_dims)
-            work(pool, Forward(shape, parameter_shape, x, w, v, y, stats), *moments)
+            work(pool, Forward(shape, parameter_shape, x, w, v, y, stats, beside), *moments)
         else:
             work(pool, given, *moments)
 
     return unrolling
 
 
-def going_back(work: Any, unrolls: bool) -> Any:
-    """work(pool, backward, dweight, dbias, limits), likewise."""
+def going_back(work: Any, unrolls: bool, has_bias: bool) -> Any:
+    """work(pool, backward, dweight, dbias, limits), likewise; `has_bias`: of one that is beside."""
+    spread_beside = bias_spread if has_bias else as_it_is
 
     @helper
     def unrolling(pool, given, dweight, dbias, limits):
         if unrolls:
-            dims, parameter_dims, dy, x, weight, stats, dx = given
+            dims, parameter_dims, dy, x, weight, stats, dx, beside = given
             w = spread(dims, parameter_dims, weight)
             dw, db = workspace(w.size, weight), workspace(w.size, weight)
             shape, parameter_shape = unrolled(dims, parameter_dims)
-            work(pool, Backward(shape, parameter_shape, dy, x, w, stats, dx), dw, db, limits)
+            beside = spread_beside(dims, parameter_dims, beside)
+            work(pool, Backward(shape, parameter_shape, dy, x, w, stats, dx, beside), dw, db, limits)
             fold(dims, parameter_dims, dw, dweight, stats)
             fold(dims, parameter_dims, db, dbias, stats)
         else:
@@ -65,6 +67,17 @@ def spread(dims, parameter_dims, weight):
             v = load_n(weight, first + i, smaller(n - i, LANES)) if parameter_dims[3] > 1 else splat(at(weight, first))
             put_lanes(room, o * n + i, v, room.size - o * n - i)
     return room
+
+
+@helper
+def as_it_is(_dims, _parameter_dims, beside):
+    return beside
+
+
+@helper
+def bias_spread(dims, parameter_dims, beside):
+    bias = spread(dims, parameter_dims, beside.bias)
+    return Behind(beside.x, beside.dy, bias, beside.other, beside.dother, beside.ds)
 
 
 @helper

@@ -2,14 +2,25 @@
 
 from functools import cache
 
+from normzoo.backends.around import ALONE
 from normzoo.backends.cpu.compiling.jit import helper
+from normzoo.backends.cpu.kernels.around import NOTHING, TURNS, backward_steps, forward_steps
 from normzoo.backends.cpu.kernels.making import apply_kernel, backward_kernel, forward_kernel
 from normzoo.backends.cpu.kernels.moments import merge
 from normzoo.backends.cpu.kernels.records import Flags
-from normzoo.backends.cpu.kernels.rows import affine_at, chunk_apply, chunk_deviations, chunk_moments, finish
+from normzoo.backends.cpu.kernels.rows import (
+    affine_at,
+    chunk_apply,
+    chunk_deviations,
+    chunk_join,
+    chunk_moments,
+    finish,
+    no_chunk,
+)
 from normzoo.backends.cpu.kernels.rows_gradients import (
     add_four,
     chunk_dx,
+    filling,
     fold_blocks,
     fold_sums,
     means_of,
@@ -67,26 +78,30 @@ def put_sums(part, place, sums):
 
 
 @cache
-def normalizing(flags):
+def normalizing(flags, join=no_chunk):
     @helper
     def normalize_chunk(t, given):
         s, h = in_order(given.dims, t)
+        join(given, set_at(given.dims, s), h, (), flags)
         chunk_apply(given, s, h, flags, 0)
 
     return normalize_chunk
 
 
 @cache
-def forward(center, power, spans, streams):
+def forward(center, power, spans, streams, around=ALONE):
     """Statistics and y."""
     spans_n, unrolls, _ = parts_of(spans)
-    flags = Flags(center, power, spans_n, streams)
+    steps = forward_steps(around, False)
+    flags = Flags(center, power, spans_n, streams, steps)
+    join = chunk_join if steps.fills else no_chunk
     normalize_chunk = normalizing(flags)
 
     @helper
     def sum_chunk(t, given, part):
         dims = given.dims
         s, h = in_order(dims, t)
+        join(given, set_at(dims, s), h, (), flags)
         put_three(part, place_of(dims, s, h), chunk_moments(dims, given.x, set_at(dims, s).start, h, center))
 
     @helper
@@ -123,28 +138,32 @@ def forward(center, power, spans, streams):
         # 2 normalize
         share(pool, b * c * chunks, normalize_chunk, (given,))
 
-    return forward_kernel("rows_forward_split", going_forward(all_chunks, unrolls))
+    return forward_kernel("rows_forward_split", going_forward(all_chunks, unrolls), around)
 
 
 @cache
-def apply(spans, streams):
+def apply(spans, streams, around=ALONE):
     """y from given statistics."""
     spans_n, unrolls, _ = parts_of(spans)
-    normalize_chunk = normalizing(Flags(False, 0, spans_n, streams, not spans_n))
+    steps = forward_steps(around, False)
+    flags = Flags(False, 0, spans_n, streams, steps, not spans_n)
+    normalize_chunk = normalizing(flags, chunk_join if steps.fills else no_chunk)
 
     @helper
     def all_chunks(pool, given):
         b, m, c, n = given.dims
         share(pool, b * c * chunking(m, n)[2], normalize_chunk, (given,))
 
-    return apply_kernel("rows_apply", going_forward(all_chunks, unrolls))
+    return apply_kernel("rows_apply", going_forward(all_chunks, unrolls), around)
 
 
 @cache
-def backward(center, power, spans, streams):
+def backward(center, power, spans, streams, around=ALONE):
     """dx and the parameters' gradients. Of constant statistics dx needs no sums: it is written with them."""
     spans_n, unrolls, _ = parts_of(spans)
-    flags = Flags(center, power, spans_n, streams)
+    steps = backward_steps(around, False)
+    flags, fill = Flags(center, power, spans_n, streams, steps), filling(steps)
+    fills_first = steps.fills != NOTHING and spans_n and center  # all, of which some are looked at
     constant = power == 0 and not center
     none = 0.0, 0.0, 0.0
 
@@ -160,14 +179,22 @@ def backward(center, power, spans, streams):
         for u in range(sets_of_cell(dims, parameter_dims)[0]):
             s = set_of_cell(dims, parameter_dims, cell, u)
             here, affine = set_at(dims, s), affine_at(given, s)
+            if not fills_first:
+                fill(given, here, h, affine, flags)
             put_sums(part, place_of(dims, s, h), chunk_sums_n(given, here, h, affine, blocks, block, flags))
             if constant:
                 chunk_dx(given, here, h, affine, none, flags, 0)
 
     @helper
+    def fill_chunk(t, given):
+        s, h = in_order(given.dims, t)
+        fill(given, set_at(given.dims, s), h, affine_at(given, s), flags)
+
+    @helper
     def sum_chunk(t, given, sums, part):
         s, h = in_order(given.dims, t)
         here, affine = set_at(given.dims, s), affine_at(given, s)
+        fill(given, here, h, affine, flags)
         put_sums(part, place_of(given.dims, s, h), chunk_sums(given, here, h, affine, sums, power))
         if constant:
             chunk_dx(given, here, h, affine, none, flags, 0)
@@ -180,12 +207,14 @@ def backward(center, power, spans, streams):
 
     @helper
     def all_chunks(pool, given, dweight, dbias, limits):
-        dims, parameter_dims, _, _, weight, stats, _ = given
+        dims, parameter_dims, _, _, weight, stats, _, _ = given
         b, m, c, n = dims
         pb, pm, pc, pn = parameter_dims
         _, pieces, chunks = chunking(m, n)
         part = workspace(PART * b * c * chunks, stats)
         # 1 moments
+        if fills_first:
+            share(pool, b * c * chunks, fill_chunk, (given,))
         if spans_n:
             cells = pb * pc
             per_cell = chunks // pieces if pm == 1 else 1
@@ -210,4 +239,4 @@ def backward(center, power, spans, streams):
             put_three(part, place_of(dims, s, 0), means)
         share(pool, b * c * chunks, derive_chunk, (given, part))
 
-    return backward_kernel("rows_backward_split", going_back(all_chunks, unrolls))
+    return backward_kernel("rows_backward_split", going_back(all_chunks, unrolls, steps.fills == TURNS), around)

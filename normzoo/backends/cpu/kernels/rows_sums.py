@@ -145,7 +145,7 @@ def chunk_sums_n(given, here, j, affine, blocks, block, flags):
 def sums_around(given, here, j, affine, sums, power, again):
     """As `chunk_sums`; the fifth number is not 0 where most of dy is far nearer to 0 than what it was summed around,
     which left few digits: `again`, around 0."""
-    dims, parameter_dims, dy, x, weight, _, _ = given
+    dims, parameter_dims, dy, x, weight, _, _, _ = given
     _, m, c, n = dims
     pm = parameter_dims[1]
     first, runs, skip, length = chunk_of(j, m, n)

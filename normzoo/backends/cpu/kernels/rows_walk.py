@@ -7,6 +7,7 @@ from normzoo.backends.cpu.compiling.jit import helper
 from normzoo.backends.cpu.schedule import ROW_CHUNK, SHORT_SET
 from normzoo.backends.cpu.vector.access import at, itemsize
 from normzoo.backends.cpu.vector.arithmetic import smaller
+from normzoo.backends.cpu.vector.lanes import LANES
 
 ONE, EACH, RUNS = range(3)  # `spans`: a run has one parameter; each value has its own; short runs are processed as one
 
@@ -100,3 +101,28 @@ def next_set(dims, x, most):
     """Distance from a set to the next, if sets have at most `most` bytes; else 0: the next is not prefetched."""
     _, m, c, n = dims
     return 0 if m * n * itemsize(x) > most else n if c > 1 else m * n
+
+
+@helper
+def over_run(put, reads, given, run, form, flags, ahead):
+    """put(given, terms, i, p, form, flags, left, full) on the values of a run, from i to `end`; their parameters, where
+    each has its own, are at p. `ahead`: of what is fetched meanwhile.
+
+    The last LANES values, where whole vectors leave some of them, are read before the run is written, which may be in
+    place, and written once more with the rest. A masked store takes ten times as long."""
+    i, end, p = run
+    length = end - i
+    is_ragged = length > LANES and length % LANES != 0
+    last = reads.take(0, given, end - LANES, LANES, True) if is_ragged else reads.blank(given)
+    while i + LANES <= end:
+        if ahead > 0:
+            flags.steps.fetch(given, i + ahead)
+        put(given, reads.take(0, given, i, LANES, True), i, p, form, flags, LANES, True)
+        i += LANES
+        p += LANES
+    if ahead > 0 and i < end:  # what is masked reads as far as a vector, too
+        flags.steps.fetch(given, i + LANES - 1 + ahead)
+    if i < end and length > LANES:
+        put(given, last, end - LANES, p - (LANES - (end - i)), form, flags, LANES, True)
+    elif i < end:
+        put(given, reads.take(0, given, i, end - i, False), i, p, form, flags, end - i, False)

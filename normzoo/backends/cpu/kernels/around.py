@@ -1,0 +1,310 @@
+"""What stands before and behind a norm, on lanes: helpers that are picked when a kernel is made, as flags are.
+
+What comes before the sums of a pass is written into memory, where these find it in the cache: s goes to `x`, of which
+the moments are, and going back dy times the derivative of what is behind goes to `dy`. A record's own x and dy are then
+in `beside`. What comes behind is done with the lanes that y or dx is made of.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+from normzoo.backends import lanes
+from normzoo.backends.around import Activation, Around
+from normzoo.backends.cpu.compiling.jit import helper
+from normzoo.backends.cpu.kernels.columns_walk import read_in
+from normzoo.backends.cpu.kernels.moments import read, write, write_out
+from normzoo.backends.cpu.vector import error_function, transcendental  # noqa: F401  (functions that activations call)
+from normzoo.backends.cpu.vector.access import prefetch, zeros
+from normzoo.backends.cpu.vector.arithmetic import fma, narrow, splat
+
+NOTHING, JOINS, TURNS = range(3)  # what is written before sums: nothing, s, or dy
+
+
+class Reads(NamedTuple):
+    """Arrays of a record that some step reads together."""
+
+    take: Any  # (view, given, i, left, full) -> lanes of each; of columns `view` says how they are walked over
+    blank: Any  # (given) -> as many zeros
+
+
+class Steps(NamedTuple):
+    """What kernels do beside the norm itself. Records are `Forward` or `Backward`."""
+
+    fills: int
+    sources: Reads  # what `fill` is made of
+    fill: Any  # (given, terms, z, i, left, full): written before sums; z = xhat * weight + bias, where it turns dy
+    terms: Reads  # what y or dx is made of: x or dy, x, and what the end needs
+    end: Any  # (given, terms, v, i, left, full, streams): y or dx, of what the norm makes of it
+    fetch: Any  # (given, i): fetch all that is read
+
+    def __repr__(self) -> str:
+        return "steps"  # in a kernel's name, which says in its own way what these are of
+
+
+class Sides(NamedTuple):
+    """The arithmetic."""
+
+    join: Any  # (x, other, scale) -> s
+    finish: Any  # (z, other) -> y
+    turn: Any  # (dy, z, other) -> dy of z, and the gradient of other
+    close: Any  # (u, x, other) -> dx of u = n'(dy), and the gradient of other
+
+
+# -- which arrays
+
+
+@helper
+def x_of(given):
+    return given.x
+
+
+@helper
+def dy_of(given):
+    return given.dy
+
+
+@helper
+def own_x_of(given):
+    return given.beside.x
+
+
+@helper
+def own_dy_of(given):
+    return given.beside.dy
+
+
+@helper
+def residual_of(given):
+    return given.beside.residual
+
+
+@helper
+def other_of(given):
+    return given.beside.other
+
+
+@helper
+def ds_of(given):
+    return given.beside.ds
+
+
+@helper
+def read_row(_view, a, i, left, full, like):
+    return read(a, i, left, full, like)
+
+
+@helper
+def read_column(view, a, i, left, full, _like):
+    return read_in(view, a, i, left, full)
+
+
+@cache
+def reading(by_column: bool, *arrays: Callable) -> Reads:
+    """Of arrays, each of which a helper picks."""
+    *before, last = arrays
+    read_from = read_column if by_column else read_row
+    if not before:
+
+        @helper
+        def take(view, given, i, left, full):
+            return (read_from(view, last(given), i, left, full, given.x),)
+
+        @helper
+        def blank(given):
+            return (zeros(given.x),)
+
+        return Reads(take, blank)
+    others = reading(by_column, *before)
+    take_others, no_others = others
+
+    @helper
+    def take_all(view, given, i, left, full):
+        return *take_others(view, given, i, left, full), read_from(view, last(given), i, left, full, given.x)
+
+    @helper
+    def all_blank(given):
+        return *no_others(given), zeros(given.x)
+
+    return Reads(take_all, all_blank)
+
+
+@cache
+def fetching(*arrays: Callable) -> Any:
+    *before, last = arrays
+    if not before:
+
+        @helper
+        def fetch(given, i):
+            prefetch(last(given), i)
+
+        return fetch
+    fetch_others = fetching(*before)
+
+    @helper
+    def fetch_all(given, i):
+        fetch_others(given, i)
+        prefetch(last(given), i)
+
+    return fetch_all
+
+
+# -- the arithmetic
+
+
+@helper
+def same(v):
+    return v
+
+
+@helper
+def same_of_two(v, _other):
+    return v
+
+
+@helper
+def plus_ds(u, terms):
+    return u + terms[2]
+
+
+@helper
+def add_scaled(x, residual, scale):
+    return fma(residual, scale, x)
+
+
+@cache
+def on_lanes(function: Callable) -> Any:
+    """A function of the vocabulary, or one that is written in it, as kernels call it."""
+    if function.__module__ != lanes.__name__:
+        return helper(function)
+
+    @helper
+    def named(v):
+        return function(v)
+
+    return named
+
+
+@cache
+def sides_of(around: Around) -> Sides:
+    """The arithmetic; parts that are not asked for are anything."""
+    activation = around.activation
+    act, slope = same, same_of_two
+    if activation is not None:
+        act, slope = on_lanes(activation.value), _times(activation)
+
+    @helper
+    def gated(v, other):
+        return v * act(other)
+
+    @helper
+    def gated_first(v, other, _scale):
+        return v * act(other)
+
+    @helper
+    def gated_back(d, v, other):
+        return d * act(other), slope(d * v, other)
+
+    @helper
+    def activated(v, _other):
+        return act(v)
+
+    @helper
+    def activated_back(d, v, _other):
+        d = slope(d, v)
+        return d, d
+
+    @helper
+    def added(v, other):
+        return act(v + other)
+
+    @helper
+    def added_back(d, v, other):
+        d = slope(d, v + other)
+        return d, d
+
+    finish, turn = {"": (activated, activated_back), "add": (added, added_back), "gate": (gated, gated_back)}[
+        around.behind
+    ]
+    return Sides(gated_first if around.gate_first else add_scaled, finish, turn, gated_back)
+
+
+def _times(activation: Activation) -> Any:
+    derivative = on_lanes(activation.derivative)
+
+    @helper
+    def times_derivative(d, v):
+        return d * derivative(v)
+
+    return times_derivative
+
+
+# -- the steps
+
+
+@cache
+def forward_steps(around: Around, by_column: bool) -> Steps:
+    around = around._replace(ds=False)
+    has_other = around.behind != ""
+    join, finish, _, _ = sides_of(around)
+    second = other_of if around.gate_first else residual_of
+
+    @helper
+    def write_s(given, terms, _z, i, left, full):
+        s = join(terms[0], terms[1], splat(narrow(given.beside.scale, given.x)))
+        write(given.x, i, s, left, full, given.x)
+
+    @helper
+    def write_y(given, _terms, z, i, left, full, streams):
+        write_out(given.y, i, z, left, full, streams)
+
+    @helper
+    def write_finished(given, terms, z, i, left, full, streams):
+        write_out(given.y, i, finish(z, terms[-1]), left, full, streams)
+
+    terms = (x_of, other_of) if has_other else (x_of,)
+    read_terms, end = reading(by_column, *terms), write_finished if around.is_behind else write_y
+    if not around.is_before:
+        return Steps(NOTHING, read_terms, write_s, read_terms, end, fetching(*terms))
+    fetch = fetching(own_x_of, second, *terms[1:])
+    return Steps(JOINS, reading(by_column, own_x_of, second), write_s, read_terms, end, fetch)
+
+
+@cache
+def backward_steps(around: Around, by_column: bool) -> Steps:
+    has_other, gates = around.behind != "", around.behind == "gate"
+    above = plus_ds if around.ds else same_of_two
+    join, _, turn, close = sides_of(around)
+
+    @helper
+    def write_s(given, terms, _z, i, left, full):
+        write(given.x, i, join(terms[0], terms[1], terms[0]), left, full, given.x)
+
+    @helper
+    def write_dy(given, terms, z, i, left, full):
+        d, dother = turn(terms[0], z, terms[-1])
+        write(given.dy, i, d, left, full, given.x)
+        if gates:  # else they are the same
+            write(given.beside.dother, i, dother, left, full, given.x)
+
+    @helper
+    def write_dx(given, terms, u, i, left, full, streams):
+        write_out(given.dx, i, above(u, terms), left, full, streams)
+
+    @helper
+    def write_closed(given, terms, u, i, left, full, streams):
+        dx, dother = close(above(u, terms), terms[-2], terms[-1])
+        write_out(given.dx, i, dx, left, full, streams)
+        write(given.beside.dother, i, dother, left, full, given.x)
+
+    terms = (dy_of, x_of, ds_of) if around.ds else (dy_of, x_of)
+    read_terms, fill, end = reading(by_column, *terms), write_dy, write_dx
+    if around.gate_first:
+        own = own_x_of, other_of
+        read_terms, fill, end = reading(by_column, *terms, *own), write_s, write_closed
+        return Steps(JOINS, reading(by_column, *own), fill, read_terms, end, fetching(dy_of, *own, *terms[2:]))
+    if not around.is_behind:
+        return Steps(NOTHING, read_terms, fill, read_terms, end, fetching(x_of, dy_of, *terms[2:]))
+    sources = (own_dy_of, x_of, other_of) if has_other else (own_dy_of, x_of)
+    fetch = fetching(x_of, *sources[::2], *terms[2:])
+    return Steps(TURNS, reading(by_column, *sources), fill, read_terms, end, fetch)

@@ -1,0 +1,224 @@
+"""The arrays that stand beside x: checks, how a backend reads and writes them, and the way back to their gradients."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy import ndarray
+
+from normzoo.backends.around import ALONE, Beside, BesideBack
+from normzoo.backends.contract import Array
+from normzoo.backends.samples import WIDTH, samples_of
+from normzoo.passes.arrays import base_array, compute_dtype, on_device, quiet, rounded
+from normzoo.passes.form import Form
+from normzoo.passes.formulas import summed
+from normzoo.passes.overlaps import check_out
+from normzoo.passes.plan import READY, BackwardPlan, ForwardPlan
+from normzoo.passes.saved import Grads, empty_in_layout, grads_by_name
+from normzoo.passes.view_saved import ViewSaved
+
+
+def check_beside(form: Form, x: Any) -> Beside:
+    """The arrays of a call, of the base class, whose shapes fit x's."""
+    owner, (residual, s, other, scale) = form.owner, form.beside
+    if residual is not None:
+        residual = base_array(owner, "residual", residual)
+        if not _broadcasts(residual.shape, x.shape):
+            raise ValueError(
+                f"{owner}: expected residual of x's shape {x.shape}, or one that broadcasts to it, got {residual.shape}"
+            )
+    if other is not None:
+        name = name_of_other(form.around)
+        other = base_array(owner, name, other)
+        if other.shape != x.shape:
+            write = f"; write np.broadcast_to({name}, x.shape)" if _broadcasts(other.shape, x.shape) else ""
+            raise ValueError(f"{owner}: expected {name} of x's shape {x.shape}, got {other.shape}{write}")
+    if any(map(on_device, (x, residual, s, other))):
+        raise TypeError(
+            f"{owner}: expected arrays on the host, as nothing stands around a norm on a device yet, got a device "
+            "array; write the norm without, or copy_to_host()"
+        )
+    return Beside(residual, s, other, scale)
+
+
+def name_of_other(around: Any) -> str:
+    """What the caller calls the array that is added or is the gate."""
+    return "add" if around.behind == "add" else "gate"
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """NumPy's rules, to a shape that stays."""
+    if shape == to:
+        return True
+    return len(shape) <= len(to) and all(n in (1, size) for n, size in zip(shape[::-1], to[::-1], strict=False))
+
+
+def is_usual(beside: Beside, x: Array) -> bool:
+    """Are all arrays such as a backend takes where they lie, beside an x that is?"""
+    for a in (beside.residual, beside.other):
+        if a is None:
+            continue
+        if type(a) is not ndarray or a.shape != x.shape or a.dtype != x.dtype or a.flags.num & READY != READY:
+            return False
+    return beside.s is None or type(beside.s) is ndarray
+
+
+@quiet
+def added(x: Array, residual: Array, scale: float) -> Array:
+    """x + scale * residual, in the order of x's axes; rounded to x's dtype."""
+    wide = compute_dtype(x.dtype)
+    return rounded(x.astype(wide) + scale * rounded(residual, x.dtype).astype(wide), x.dtype, copy=False)
+
+
+def checked_ds(owner: object, ds: Any, shape: tuple[int, ...]) -> Array:
+    """A gradient that reaches s, of its shape."""
+    ds = base_array(owner, "ds", ds)
+    if ds.shape != shape:
+        raise ValueError(f"{owner}: expected ds of x's shape {shape}, got {ds.shape}")
+    return ds
+
+
+class Placed(NamedTuple):
+    """The arrays beside x as a backend takes them."""
+
+    beside: Beside
+    x: Array  # what is normalized where the backend adds nothing
+    s: Array | None  # what the caller gets
+    elsewhere: bool  # the backend writes it to `beside.s`, whence it is to be copied
+
+    def results(self, plan: ForwardPlan, y: Array) -> Any:
+        """y, or y and s, when all is written."""
+        if self.s is not None and self.elsewhere:
+            plan.deliver(self.beside.s, self.s)
+        return y if self.s is None else (y, self.s)
+
+
+def place(plan: ForwardPlan, owner: object, arrays: tuple, beside: Beside, apart: tuple[Array | None, ...]) -> Placed:
+    """The arrays beside x as the backend takes them, and where s goes."""
+    x, weight, bias, out = arrays
+    residual, s, other, scale = beside
+    if s is not None:
+        held = weight, bias, other, out, *apart
+        s = s if isinstance(s, ndarray) else base_array(owner, "residual_out", s)
+        check_out(owner, s, x.shape, x.dtype, (x, residual), held, "residual_out")
+    o = None if other is None else plan.take(other)
+    if residual is None:
+        return Placed(Beside(other=o), x, None, False)
+    if plan.adds:
+        made = added(x, residual, scale)
+        s = empty_in_layout(x.shape, x.dtype, None if x.flags.c_contiguous else plan.layout) if s is None else s
+        s[...] = made
+        return Placed(Beside(other=o), s, s, False)
+    s, target, elsewhere = plan.target(s)
+    wide = residual if residual.shape == x.shape else np.broadcast_to(residual, x.shape)
+    return Placed(Beside(plan.take(wide), target, o, scale), x, s, elsewhere)
+
+
+def put(form: Form, x: Array, made: Any, out: Array | None, apart: tuple[Array | None, ...]) -> Any:
+    """y, or y and s, of a pass in the arrays that the caller gave for them."""
+    owner, (residual, s, other, _) = form.owner, form.beside
+    given = (out, s) if isinstance(made, tuple) else (out,)
+    for target, name in zip(given, ("out", "residual_out"), strict=False):
+        if target is not None:
+            check_out(owner, target, x.shape, x.dtype, (x, residual), (other, *apart), name)
+    if out is not None and s is not None:
+        check_out(owner, s, x.shape, x.dtype, (), (out,), "residual_out")
+    results = list(made) if isinstance(made, tuple) else [made]
+    for i, target in enumerate(given):
+        if target is not None:
+            target[...] = results[i]
+            results[i] = target
+    return tuple(results) if isinstance(made, tuple) else results[0]
+
+
+class BesideSaved(ViewSaved):
+    """The `Saved` of a norm that something stands around.
+
+    Of the residual nothing is needed but what it was like; of the other array, and of bias, a few values are kept too.
+    """
+
+    __slots__ = ("_given", "_other", "_other_seen", "_residual", "_scale")
+
+    def __init__(
+        self, owner: object, plan: ForwardPlan, arrays: tuple, v: Array, eps: float, stats: Array, given: tuple
+    ) -> None:
+        beside, placed = given
+        super().__init__(owner, plan, arrays, v if plan.adds or placed.s is None else placed.beside.s, eps, stats)
+        self._given, self._other, self._scale = beside.other, placed.beside.other, beside.scale
+        residual = beside.residual
+        self._residual = None if residual is None else (residual.shape, residual.dtype)
+        if placed.s is not None:
+            self._source = None if placed.elsewhere or plan.adds else placed.s
+        self._seen, self._other_seen = self._look()
+
+    @property
+    def _apart(self) -> tuple[Array | None, ...]:
+        return (*super()._apart, self._given)
+
+    def _look(self) -> tuple[bytes | None, bytes | None]:
+        """Some values of all that the backward pass reads: of x and weight, and of the other array and bias."""
+        plan = self._plan
+        samples, bias = plan.samples, self._bias if (plan.around or ALONE).is_behind else None
+        if samples is None:
+            return None, None
+        seen = samples(self._v, self._weight)
+        if self._other is None and bias is None:
+            return seen, None
+        if plan.weight != plan.bias:
+            samples = samples_of
+        return seen, samples(self._v if self._other is None else self._other, bias)
+
+    def _changed(self) -> str | None:
+        seen, other = self._look()
+        if seen != self._seen:
+            name = "x" if seen is not None and self._seen is not None and seen[:WIDTH] != self._seen[:WIDTH] else ""
+            return ("s" if name and self._residual is not None else name) or "weight"
+        if other != self._other_seen:
+            same = other is not None and self._other_seen is not None and other[:WIDTH] == self._other_seen[:WIDTH]
+            return "bias" if same else name_of_other(self._plan.around)
+        return None
+
+    def _shortcut(self, dy: Array) -> Grads | None:
+        return None
+
+    def _check_ds(self, ds: Any) -> Array:
+        return super()._check_ds(ds) if self._residual is None else checked_ds(self._owner, ds, self._like[0])
+
+    def _beside_back(
+        self, plan: BackwardPlan, out: Array | None, ds: Array | None
+    ) -> tuple[tuple[BesideBack, ...], Callable[[Grads], Grads]]:
+        made = dother = None
+        elsewhere = False
+        other, bias = self._other, self._bias
+        if other is not None:
+            other = other if plan.x_as_is else other.astype(plan.store)
+            made, dother, elsewhere = plan.target(None)
+        d = None
+        if ds is not None:
+            d = plan.take(ds)
+            d = d.copy() if out is not None and np.may_share_memory(d, out) else d
+        b = plan.zeros if bias is None else bias if plan.bias_as_is else plan.parameter(bias)
+
+        def finish(found: Grads) -> Grads:
+            others: dict[str, Any] = {"x": found.x, "weight": found.weight, "bias": found.bias}
+            if made is not None and dother is not None:
+                if elsewhere:
+                    plan.deliver(dother, made)
+                others[name_of_other(self._plan.around)] = rounded(made, self._given.dtype, copy=False)
+            if self._residual is not None:
+                others["residual"] = of_residual(found.x, self._scale, *self._residual)
+            return grads_by_name(others)
+
+        return () if plan.around is None else (BesideBack(b, other, dother, d),), finish
+
+
+@quiet
+def of_residual(dx: Array, scale: float, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    """The gradient of a residual, from that of x; it may be a read-only view of that."""
+    if scale == 1 and dx.shape == shape and dx.dtype == dtype:
+        view = dx.view()
+        view.flags.writeable = False
+        return view
+    wide = compute_dtype(dx.dtype, dtype)
+    d = dx.astype(wide) * wide.type(scale)
+    return (d if d.shape == shape else summed(d.astype(np.float64), shape)).astype(dtype)
