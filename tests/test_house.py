@@ -329,6 +329,9 @@ ROOMS = {
     "torch": {
         "",
         "backends",
+        "backends.activations",
+        "backends.around",
+        "passes.around",
         "functional",
         "norm",
         "passes.device",

@@ -131,6 +131,11 @@ def put(form: Form, x: Array, made: Any, out: Array | None, apart: tuple[Array |
     return tuple(results) if isinstance(made, tuple) else results[0]
 
 
+def gone_by(plan: ForwardPlan, x: Array, beside: Beside) -> Placed:
+    """What `place` gave for a pass that was."""
+    return Placed(Beside(other=None if beside.other is None else plan.take(beside.other)), x, None, False)
+
+
 class BesideSaved(ViewSaved):
     """The `Saved` of a norm that something stands around.
 

@@ -15,6 +15,10 @@ devices, sparse, quantized, integer and complex tensors. Second and higher deriv
 create_graph=True is written in PyTorch's operations. torch.compile, torch.export, torch.jit.trace and make_fx keep the
 norms in their graphs as opaque operators, torch.fx as modules, and torch.onnx.export writes those of ONNX;
 torch.jit.script asks for revert(model).
+
+Functions and modules take what stands before and behind a norm: `y, s = norm(x, residual=r)`, add=, gate=, and
+activation=, gate_first= and residual_scale= where a module is made. One pass goes forward and one back; in graphs that
+are recorded, and where a gradient is differentiated again, PyTorch's operations stand around the norm.
 `import normzoo` does not import this, nor PyTorch.
 """
 
