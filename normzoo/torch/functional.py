@@ -50,7 +50,7 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
     **beside: Unpack[Surroundings],
-) -> Any:
+) -> Tensor:
     """See `torch.nn.functional.batch_norm` and `normzoo.BatchNorm`. In training running statistics are written to.
 
     >>> import torch, normzoo.torch as nzt
@@ -76,7 +76,7 @@ def instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
     **beside: Unpack[Surroundings],
-) -> Any:
+) -> Tensor:
     """See `torch.nn.functional.instance_norm` and `normzoo.InstanceNorm`."""
     tensors = input, running_mean, running_var, weight, bias
     if has_torch_function((*tensors, *beside.values())):
@@ -93,7 +93,7 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
     **beside: Unpack[Surroundings],
-) -> Any:
+) -> Tensor:
     """See `torch.nn.functional.layer_norm` and `normzoo.LayerNorm`."""
     tensors = input, weight, bias, *beside.values()
     if has_torch_function(tensors):
@@ -109,7 +109,7 @@ def group_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
     **beside: Unpack[Surroundings],
-) -> Any:
+) -> Tensor:
     """See `torch.nn.functional.group_norm` and `normzoo.GroupNorm`."""
     tensors = input, weight, bias, *beside.values()
     if has_torch_function(tensors):
@@ -124,7 +124,7 @@ def rms_norm(
     weight: Tensor | None = None,
     eps: float | None = None,
     **beside: Unpack[Surroundings],
-) -> Any:
+) -> Tensor:
     """See `torch.nn.functional.rms_norm` and `normzoo.RMSNorm`."""
     tensors = input, weight, *beside.values()
     if has_torch_function(tensors):

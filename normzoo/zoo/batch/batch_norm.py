@@ -51,6 +51,7 @@ class BatchNorm(TrackedNorm):
             returns y; "raise" raises FloatingPointError, with nothing changed.
         single_value: what happens in training where a channel has one value: "raise" raises ValueError; "bias" gives
             y = bias and dx = 0; "running" uses the running statistics as in evaluation. They are not updated by it.
+        activation, gate_first, residual_scale: what stands around the norm in every call; see `Surrounded`.
 
     Raises:
         ValueError: x has another number of channels or rank below 2; one value a channel (see `single_value`), or eps
