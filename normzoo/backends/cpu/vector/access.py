@@ -190,7 +190,9 @@ def _bits(builder, value, mask: int):
 
 def rounded(v, a):
     """Lanes as they would be loaded again from `a`."""
-    return as_floats(as_stored(a, v))
+    held = np.empty(LANES, a.dtype)
+    held[:] = as_stored(a, v)
+    return as_floats(held).astype(v.dtype).view(Values)
 
 
 typed(rounded, lambda v, a: v)
