@@ -9,7 +9,9 @@ from typing import Any, Self
 from llvmlite import ir
 
 from normzoo.backends.cpu.numba_internals.way import lower, typed
-from normzoo.backends.cpu.vector.lanes import LANES, Vec, intrinsic, llvm_type, suffix
+from normzoo.backends.cpu.vector.lanes import LANES, Vec, intrinsic, suffix
+
+MANY = 9  # coefficients, from which on a polynomial is computed in pairs: fewer would be as fast, and less exact
 
 
 class Term:
@@ -64,21 +66,25 @@ class Term:
         return self._made("fneg")
 
     def __abs__(self) -> Self:
-        name = f"llvm.fabs.v{LANES}f{self.bits}"
-        return type(self)(self._builder, intrinsic(self._builder, name, self.value.type, [self.value]))
+        return self._intrinsic("fabs")
 
     def fma(self, factor: Any, added: Any) -> Self:
         """self * factor + added, rounded once."""
-        given = [self.value, self._of(factor), self._of(added)]
-        name = f"llvm.fma.v{LANES}f{self.bits}"
-        return type(self)(self._builder, intrinsic(self._builder, name, self.value.type, given))
+        return self._intrinsic("fma", factor, added)
 
-    def polynomial(self, coefficients: Sequence[float]) -> Self:
-        """c[0] + c[1] * self + c[2] * self^2 + ..."""
-        *others, last = coefficients
-        found = self.like(last)
+    def _intrinsic(self, name: str, *others: Any) -> Self:
+        kind, given = self.value.type, [self.value, *map(self._of, others)]
+        return type(self)(self._builder, intrinsic(self._builder, f"llvm.{name}.v{LANES}f{self.bits}", kind, given))
+
+    def polynomial(self, coefficients: Sequence[Any]) -> Self:
+        """c[0] + c[1] * self + c[2] * self^2 + ... Where they are many, as one of self^2, in pairs: half of the steps
+        that wait for each other."""
+        if len(coefficients) >= MANY:
+            pairs = [self.fma(b, a) for a, b in zip(coefficients[::2], coefficients[1::2], strict=False)]
+            return (self * self).polynomial([*pairs, *coefficients[2 * len(pairs) :]])
+        *others, found = coefficients
         for c in reversed(others):
-            found = found.fma(self, c)
+            found = self.fma(found, c)
         return found
 
     # -- comparisons, false where one is NaN
@@ -133,19 +139,19 @@ class Term:
 
 
 def lower_formula(primitive: Callable, formula: Callable[[Term], Term]) -> None:
-    """A primitive of lanes by the formula, as a function of its own in LLVM's code: it is inlined where that is worth
-    it."""
+    """A primitive of lanes by the formula, as a function that is called: inlined it would take up to a tenth less time,
+    and be compiled again at each place."""
     typed(primitive, lambda v: v if isinstance(v, Vec) else None)
 
     @lower(primitive, Vec)
     def lowered(context, builder, sig, args):
-        dtype = sig.args[0].dtype
-        name = f"normzoo_{primitive.__name__}_{suffix(dtype)}"
+        kind = args[0].type
+        name = f"normzoo_{primitive.__name__}_{suffix(sig.args[0].dtype)}"
         function = builder.module.globals.get(name)
         if function is None:
-            kind = llvm_type(dtype)
             function = ir.Function(builder.module, ir.FunctionType(kind, [kind]), name)
             function.linkage = "internal"
+            function.attributes.add("noinline")
             inner = ir.IRBuilder(function.append_basic_block("entry"))
             inner.ret(formula(Term(inner, function.args[0])).value)
         return builder.call(function, args)

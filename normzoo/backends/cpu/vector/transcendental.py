@@ -23,9 +23,7 @@ class Numbers(NamedTuple):
     shift: float  # so large that its last place is 1: an integer added to it lies in its last bits
     ln2: tuple[float, float]  # in two parts, the first with all of its digits
     exp: tuple[float, ...]  # (exp(r) - 1 - r) / r^2 where |r| <= ln(2) / 2
-    log: tuple[
-        float, ...
-    ]  # (log((1 + s) / (1 - s)) / s - 2) / s^2, of s^2, where (1 + s) / (1 - s) is sqrt(1/2) to sqrt(2)
+    log: tuple[float, ...]  # (log((1 + s) / (1 - s)) / s - 2) / s^2, of s^2, where |s| <= 0.1716: see `log_of`
     tanh: tuple[float, ...]  # (tanh(x) / x - 1) / x^2, of x^2, where |x| <= TANH_NEAR
     least: float  # log of what is rounded to 0,
     most: float  # and to infinity
@@ -95,6 +93,7 @@ OF_BITS = {
     ),
 }
 TANH_NEAR = 0.625
+SIGMOID_SHIFT = 64  # see `sigmoid`
 
 
 def numbers(x: Term) -> Numbers:
@@ -102,39 +101,41 @@ def numbers(x: Term) -> Numbers:
 
 
 def reduced(x: Term) -> tuple[Term, Term, Term]:
-    """k, an integer, r and exp(r) - 1 - r: exp(x) = 2^k exp(r)."""
+    """Bits whose last are those of k, an integer, r and q: exp(x) = 2^k exp(r), exp(r) = 1 + r + r^2 q."""
     of = numbers(x)
-    k = x.fma(1.4426950408889634, of.shift) - of.shift
+    shifted = x.fma(1.4426950408889634, of.shift)
+    k = shifted - of.shift
     r = k.fma(-of.ln2[1], k.fma(-of.ln2[0], x))  # the first product and difference are exact
-    return k, r, r * r * r.polynomial(of.exp)
+    return shifted.integers(), r, r.polynomial(of.exp)
 
 
-def power(k: Term) -> Term:
-    """2^k, of an integer for which that is a normal number."""
-    of = numbers(k)
-    return (((k + of.shift).integers() << of.fraction) + of.one).floats()
+def power(k: Term, more: int = 0) -> Term:
+    """2^(k + more) where that is a normal number, of the bits of k."""
+    of = OF_BITS[k.bits]
+    return ((k << of.fraction) + (of.one + (more << of.fraction))).floats()
 
 
 def exp(x: Term) -> Term:
     of = numbers(x)
-    k, r, rest = reduced(x.within(of.least, of.most))
-    half = k.fma(0.5, of.shift) - of.shift
-    return (1.0 + (r + rest)) * power(half) * power(k - half)  # the first product is exact: subnormals are rounded once
+    k, r, q = reduced(x.within(of.least, of.most))
+    half = k >> 1
+    found = (1.0 + (r * r).fma(q, r)) * power(half)  # exact
+    return found * power(k - half)  # which rounds what is subnormal
 
 
 def exp_normal(x: Term) -> Term:
     """exp(x) where that and its parts are normal numbers."""
-    k, r, rest = reduced(x)
+    k, r, q = reduced(x)
     scale = power(k)
-    return scale.fma(r + rest, scale)
+    return scale.fma((r * r).fma(q, r), scale)
 
 
 def expm1(x: Term) -> Term:
-    """2 ((s - 1/2) + s r + s rest), s = 2^(k - 1): exact where k is 0."""
+    """2 ((s - 1/2) + s r + s r^2 q), s = 2^(k - 1): exact where k is 0."""
     of = numbers(x)
-    k, r, rest = reduced(x.within(-of.flat, of.most))
-    scale = power(k - 1.0)
-    found = 2.0 * scale.fma(rest, scale.fma(r, scale - 0.5))
+    k, r, q = reduced(x.within(-of.flat, of.most))
+    scale = power(k, -1)
+    found = 2.0 * scale.fma(r * r * q, scale.fma(r, scale - 0.5))
     return x.where(abs(x) < 2.0 ** -(of.fraction + 3), found)  # -0, and what s r would lose of subnormals
 
 
@@ -175,22 +176,22 @@ def log1p(x: Term) -> Term:
     of = numbers(x)
     u = 1.0 + x
     added = u - 1.0
-    tail = (1.0 - (u - added)) + (x - added)  # u + tail is 1 + x
+    tail = (1.0 - (u - added)) + (x - added)  # u + tail is 1 + x; at most 1, and nothing to u where k is above 64
     k, f = parts(u)
-    scale = power((-k).within(-64.0, 64.0))  # of a tail of at most 1, which is nothing to u where k is more
+    scale = power(((-k).within(-64.0, 64.0) + of.shift).integers())
     found = log_of(k, tail.fma(scale, f))  # where k is 0 that is x
     return with_ends(x.where(abs(x) < 2.0 ** -(of.fraction + 3), found), x, -1.0)  # -0, and subnormals
 
 
 def sigmoid(x: Term) -> Term:
-    """exp(x) / (1 + exp(x)) or, from 0 on, 1 / (1 + exp(-x)), with what is lost of the sum put back."""
-    small = exp(-abs(x))
-    below = 1.0 + small
-    lost = small - (below - 1.0)
-    is_negative = x < 0.0
-    found = small.where(is_negative, 1.0) / below
-    inverse = (1.0 - found).where(is_negative, found)  # 1 / below
-    return found.fma(-lost * inverse, found)
+    """2^-c / (2^-c + 2^(k-c) exp(r)), exp(-x) = 2^k exp(r): the sum is in the range of its floats where the quotient is
+    subnormal."""
+    of = numbers(x)
+    k, r, q = reduced(-x.within(of.least, 2.0 * of.flat))
+    scale, unit = power(k, -SIGMOID_SHIFT), 2.0**-SIGMOID_SHIFT
+    above = scale + unit
+    lost = unit - (above - scale)
+    return unit / (above + scale.fma((r * r).fma(q, r), lost))
 
 
 def tanh(x: Term) -> Term:
