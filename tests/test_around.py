@@ -218,12 +218,18 @@ def compare(case, ds=True):
 
 @pytest.mark.parametrize(("view", "pattern"), GRID)
 def test_cpu_equals_the_reference(view, pattern, rng):
-    case = Case(rng, *VIEWS[view], Moments(), RICH[pattern], np.float32)
+    is_norm_of_s(Case(rng, *VIEWS[view], Moments(), RICH[pattern], np.float32))
+
+
+def is_norm_of_s(case):
+    """The CPU equals the reference, and its y has the bits of the norm of s as stored."""
     y, s, stats, _ = compare(case)
-    if s is not None and not case.around.is_behind:  # y has the bits of the norm of s
-        plain = case.new()
-        run = CPU.forward(case.view, case.weight.shape, case.moments, case.dtype, case.store)
-        same_bits(run(*frozen(s, case.weight, case.bias), case.eps, plain), stats)
+    if s is None:
+        return
+    plain = case.new()
+    run = CPU.forward(case.view, case.weight.shape, case.moments, case.dtype, case.store)
+    same_bits(run(*frozen(s, case.weight, case.bias), case.eps, plain), stats)
+    if not case.around.is_behind:
         same_bits(plain, y)
 
 
@@ -231,22 +237,30 @@ SOME = [("rows", "add"), ("columns", "gate"), ("few", "first")]
 PAIRS = [pytest.param(*pair, marks=() if pair in SOME else pytest.mark.slow) for pair in itertools.product(VIEWS, RICH)]
 
 
+def with_each(*values):
+    """Each pair with each value; all are slow but for one value of each of SOME."""
+    fast = dict(zip(SOME, itertools.cycle(values), strict=False))
+    return [
+        pytest.param(*pair, value, marks=() if fast.get(pair) == value else pytest.mark.slow)
+        for pair in itertools.product(VIEWS, RICH)
+        for value in values
+    ]
+
+
 @pytest.mark.parametrize(("view", "pattern"), PAIRS)
 def test_statistics_that_are_given(view, pattern, rng):
     compare(Case(rng, *VIEWS[view], CONSTANT, RICH[pattern], np.float32))
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
-@pytest.mark.parametrize(("view", "pattern"), PAIRS)
+@pytest.mark.parametrize(("view", "pattern", "dtype"), with_each("bfloat16", "float64", "float16"))
 def test_dtypes(view, pattern, dtype, rng):
     pytest.importorskip("ml_dtypes")
-    compare(Case(rng, *VIEWS[view], Moments(), RICH[pattern], np.dtype(dtype)))
+    is_norm_of_s(Case(rng, *VIEWS[view], Moments(), RICH[pattern], np.dtype(dtype)))
 
 
-@pytest.mark.parametrize("moments", [Moments(center=False), Moments(power=1)], ids=str)
-@pytest.mark.parametrize(("view", "pattern"), PAIRS)
+@pytest.mark.parametrize(("view", "pattern", "moments"), with_each(Moments(center=False), Moments(power=1)))
 def test_moments(view, pattern, moments, rng):
-    compare(Case(rng, *VIEWS[view], moments, RICH[pattern], np.float32))
+    is_norm_of_s(Case(rng, *VIEWS[view], moments, RICH[pattern], np.float32))
 
 
 @pytest.mark.parametrize(("view", "pattern"), GRID)
@@ -329,3 +343,23 @@ def test_a_kernel_is_found_again_by_what_an_activation_does():
 
     one, same, other = (identity((closing_over(factor),)) for factor in (2.0, 2.0, 3.0))
     assert one == same != other
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pattern", RICH)
+@pytest.mark.parametrize("view", [(4096, 1, 1, 1040), (8, 64, 64, 160), (1, 8192, 528, 1)], ids=str)
+def test_past_the_caches(view, pattern, rng):
+    """Results of so many values are written past them, if they can be: the bits are those of results that cannot."""
+    parameters = (1, 1, view[2], 1) if view[3] == 1 else (1, 1, 1, view[3])
+    case = Case(rng, view, parameters, Moments(), RICH[pattern], np.float32)
+    y, s, stats = case.forward(CPU)
+    found = case.backward(CPU, s, stats)
+    case.new = lambda: np.full(case.x.size + 1, np.nan, np.float32)[1:].reshape(case.view)
+    again = case.forward(CPU)
+    for one, two in zip((y, s, stats), again, strict=True):
+        assert one is None or same_bits(two, one) is None
+    for name, gradient in case.backward(CPU, s, stats).items():
+        same_bits(gradient, found[name])
+    if s is not None:
+        case.new = lambda: np.full(case.view, np.nan, np.float32)
+        same_bits(case.forward(CPU, s_place="residual", y_place="x")[0], y)

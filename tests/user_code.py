@@ -20,6 +20,11 @@ assert_type(norm, nz.GroupNorm)
 assert_type(norm(x), Array)
 assert_type(norm(x, out=x), Array)
 assert_type(norm.backward(x), Array)
+assert_type(norm(x, residual=x), tuple[Array, Array])
+assert_type(norm(x, add=x), Array)
+assert_type(norm.backward(x, ds=x), Array)
+assert_type(nz.list_activations()[0].formula, str)
+nz.functional.layer_norm(x, 5, residual=x, activation="relu")
 y, saved = norm.forward(x)
 assert_type(y, Array)
 assert_type(saved, Saved)
@@ -47,6 +52,8 @@ as_torchs: torch.nn.BatchNorm2d = nzt.BatchNorm2d(6)
 
 nz.GroupNorm("2", 6)  # error: [arg-type]
 nz.LayerNorm(5, axes=1)  # error: [call-arg]
+nz.LayerNorm(5, activation=3)  # error: [arg-type]
+nz.functional.rms_norm(x, 5, gates=x)  # error: [call-arg]
 norm.backwards(x)  # error: [attr-defined]
 nz.functional.batch_norm(x)  # error: [call-arg]
 nzt.functional.group_norm(t, None)  # error: [arg-type]

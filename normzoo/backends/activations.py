@@ -58,10 +58,8 @@ def _silu(v: Lanes) -> Lanes:
 
 
 def _silu_slope(v: Lanes) -> Lanes:
-    v = smaller(larger(v, -FAR), FAR)
-    e = exp(-magnitude(v))
-    r = 1.0 / (1.0 + e)
-    return choose(v, r, e * r) + v * (e * r * r)
+    s = sigmoid(v)  # that of the value: a gate takes both
+    return s + smaller(larger(v, -FAR), FAR) * (s * (1.0 - s))
 
 
 def _gelu(v: Lanes) -> Lanes:

@@ -125,7 +125,15 @@ def _attribute(name: str) -> property:
 
 
 class Surrounded:
-    """What stands around a norm in every call, as attributes: see `around.Behind`."""
+    """What stands around a norm in every call: arguments of its constructor, and attributes.
+
+    Attributes:
+        activation: y = act(v) behind the norm: a name of `normzoo.list_activations()`, as "relu" or "leaky_relu(0.2)",
+            a `normzoo.Activation`, or None. With add= in a call y = act(v + add), with gate= y = v * act(gate).
+        gate_first: with gate= in a call the norm is that of x * act(gate), and y = v.
+        residual_scale: with residual= in a call the norm is that of s = x + residual_scale * residual, and (y, s) is
+            returned.
+    """
 
     fuses: ClassVar[bool]
     _site: Any

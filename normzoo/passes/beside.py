@@ -101,6 +101,9 @@ def place(plan: ForwardPlan, owner: object, arrays: tuple, beside: Beside, apart
         held = weight, bias, other, out, *apart
         s = s if isinstance(s, ndarray) else base_array(owner, "residual_out", s)
         check_out(owner, s, x.shape, x.dtype, (x, residual), held, "residual_out")
+    if plan.as_is and plan.plain and s is None and is_usual(beside, x):  # as most are
+        target = None if residual is None else plan.new(plan.shape, plan.result)
+        return Placed(Beside(residual, target, other, scale), x, target, False)
     o = None if other is None else plan.take(other)
     if residual is None:
         return Placed(Beside(other=o), x, None, False)
@@ -129,6 +132,11 @@ def put(form: Form, x: Array, made: Any, out: Array | None, apart: tuple[Array |
             target[...] = results[i]
             results[i] = target
     return tuple(results) if isinstance(made, tuple) else results[0]
+
+
+def gone_by(plan: ForwardPlan, x: Array, beside: Beside) -> Placed:
+    """What `place` gave for a pass that was."""
+    return Placed(Beside(other=None if beside.other is None else plan.take(beside.other)), x, None, False)
 
 
 class BesideSaved(ViewSaved):

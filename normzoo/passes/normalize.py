@@ -12,7 +12,7 @@ from normzoo.backends.samples import stats_in
 from normzoo.passes import plan as plans
 from normzoo.passes.apart import normalize_apart
 from normzoo.passes.arrays import Memo, backend_of, base_array, check_array, check_parameter, check_spread, on_device
-from normzoo.passes.beside import BesideSaved, check_beside, place
+from normzoo.passes.beside import BesideSaved, check_beside, gone_by, place
 from normzoo.passes.form import Form, Given, Known, Statistics
 from normzoo.passes.numbers import check_eps
 from normzoo.passes.overlaps import check_out
@@ -180,17 +180,20 @@ def _other_statistics(plan: ForwardPlan, owner: object, statistics: Given | Know
     return stats
 
 
-def resume(left: Left, x: Array, weight: Array | None, bias: Array | None) -> ViewSaved:
-    """The `Saved` of an earlier pass, made again from what it left and from the arrays that it read; these may have
-    moved since. Of bias only shape, dtype and flags are used."""
-    owner, axes, shape, moments, eps, stats = left
+def resume(left: Left, x: Array, weight: Array | None, bias: Array | None, beside: Beside = NOTHING) -> ViewSaved:
+    """The `Saved` of a pass from what it left and the arrays that it read, which may lie elsewhere by now; x is s where
+    a residual was added, of which but the kind is used, as of bias where nothing stands behind."""
+    owner, axes, shape, moments, eps, stats, around = left
     arrays, name = (x, weight, bias, None), chosen()
     if any(type(a) is not ndarray and a is not None for a in arrays):
         arrays, name = _taken(owner, arrays)
     known = Known(stats)
-    plan = find_plan(Form(owner, axes, moments, eps, shape), name, arrays, known, was_found=False)
+    plan = find_plan(Form(owner, axes, moments, eps, shape, around), name, arrays, known, was_found=False)
     v = arrays[0] if plan.as_is else plan.take(arrays[0])
-    return ViewSaved(owner, plan, arrays, v, eps, _other_statistics(plan, owner, known, eps))
+    stats = _other_statistics(plan, owner, known, eps)
+    if around is None:
+        return ViewSaved(owner, plan, arrays, v, eps, stats)
+    return BesideSaved(owner, plan, arrays, v, eps, stats, (beside, gone_by(plan, arrays[0], beside)))
 
 
 def _taken(owner: object, arrays: Arrays) -> tuple[Arrays, str]:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy import ndarray
 
 from normzoo.backends import chosen
+from normzoo.backends.around import Around
 from normzoo.backends.contract import Array, Moments
 from normzoo.backends.samples import WIDTH, samples_in, stats_in, together
 from normzoo.passes import plan as plans
@@ -30,6 +31,7 @@ class Left(NamedTuple):
     moments: Moments  # CONSTANT, if the statistics were given
     eps: float
     stats: Array  # (3, b, c)
+    around: Around | None = None
 
 
 class ViewSaved(Saved):
@@ -130,7 +132,7 @@ class ViewSaved(Saved):
     def left(self) -> Left:
         """The results of the pass, without x, weight and bias."""
         plan = self._plan
-        return Left(self._owner, plan.used, plan.key[2], plan.moments, self._eps, self._stats)
+        return Left(self._owner, plan.used, plan.key[2], plan.moments, self._eps, self._stats, plan.around)
 
     @property
     def copied(self) -> bool:

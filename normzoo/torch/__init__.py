@@ -11,11 +11,15 @@ isinstance are PyTorch's. Tensors are not copied, neither on the CPU (float16, b
 where the work goes to the current stream. channels_last is kept, and running statistics are the module's own buffers.
 
 What is not supported raises: torch.func transforms (vmap, grad, jvp) and forward-mode differentiation, tensors on other
-devices, sparse, quantized, integer and complex tensors. Second and higher derivatives are correct: with
-create_graph=True the backward pass uses PyTorch's operations. torch.compile, torch.export, torch.jit.trace and make_fx
-keep the norms in their graphs as opaque operators, torch.fx keeps them as modules, and torch.onnx.export writes ONNX's
-operators; torch.jit.script requires revert(model).
-`import normzoo` imports neither this package nor PyTorch.
+devices, sparse, quantized, integer and complex tensors. Second and higher derivatives are right: a backward pass with
+create_graph=True is written in PyTorch's operations. torch.compile, torch.export, torch.jit.trace and make_fx keep the
+norms in their graphs as opaque operators, torch.fx as modules, and torch.onnx.export writes those of ONNX;
+torch.jit.script asks for revert(model).
+
+Functions and modules take what stands before and behind a norm: `y, s = norm(x, residual=r)`, add=, gate=, and
+activation=, gate_first= and residual_scale= where a module is made. One pass goes forward and one back; in graphs that
+are recorded, and where a gradient is differentiated again, PyTorch's operations stand around the norm.
+`import normzoo` does not import this, nor PyTorch.
 """
 
 from normzoo.torch import functional, operators  # noqa: F401 (operators: registered, for torch.compile)

@@ -40,7 +40,8 @@ def convert(model: Model) -> Model:
 
 
 def revert(model: Model) -> Model:
-    """Undo `convert`: turn this library's modules into PyTorch's, in place; returns the model.
+    """Take back `convert`, and turn this library's modules into PyTorch's; in place, returns the model. Those with an
+    activation or the like raise ValueError, and nothing has changed.
 
     Revert a model before it is scripted or quantized, or runs where this library is not installed.
     """
@@ -50,7 +51,14 @@ def revert(model: Model) -> Model:
 def _classes(name: str, model: Model, pairs: dict[type, type]) -> Model:
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"{name}: expected model to be a torch.nn.Module, got {type(model).__name__}")
-    for module in model.modules():
+    found = [module for module in model.modules() if type(module) in pairs]
+    for module in found if pairs is _THEIRS else ():
+        if module._around({}):
+            raise ValueError(
+                f"revert: expected norms with nothing around them, got {module}; write del module.activation, and "
+                "compute it behind the norm"
+            )
+    for module in found:
         kind = pairs.get(type(module))
         if kind is not None:
             module.__class__ = kind

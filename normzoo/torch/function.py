@@ -107,19 +107,29 @@ def normalize(
     tensors = x, weight, bias, mean, var
     if torch.compiler.is_compiling():
         return _recorded(spec, *tensors)
-    if _transformed():
-        raise RuntimeError(
-            f"normzoo.torch.functional.{spec.name}: expected to run outside torch.func transforms (vmap, grad, jvp), "
-            f"which do not support it; use torch.nn.functional.{spec.name} there, or normzoo.torch.revert(model)"
-        )
-    # A tracer sees no pass over raw memory: y would be a constant in its graph.
-    odd = not _PLAIN.issuperset(map(type, tensors)) or getattr(x, "is_meta", False)
-    if torch.jit.is_tracing() or _modes() or (odd and any(map(_elsewhere, tensors))):
+    refuse_transforms(spec)
+    if is_recorded(*tensors):
         return _recorded(spec, *tensors)
     kept = torch.is_grad_enabled() and any(getattr(t, "requires_grad", False) for t in (x, weight, bias))
     if kept or forward_ad._current_level >= 0:  # `apply` raises if a tensor has a tangent
         return Normalize.apply(*tensors, spec)
     return run(spec, *tensors, False)[0]
+
+
+def refuse_transforms(spec: Spec) -> None:
+    if _transformed():
+        raise RuntimeError(
+            f"normzoo.torch.functional.{spec.name}: expected to run outside torch.func transforms (vmap, grad, jvp), "
+            f"which cannot see into it; use torch.nn.functional.{spec.name} there, or normzoo.torch.revert(model)"
+        )
+
+
+def is_recorded(*tensors: Any) -> bool:
+    """Does someone record what PyTorch does? They see nothing of a pass over memory: its y would be a constant."""
+    if torch.compiler.is_compiling():
+        return True
+    odd = not _PLAIN.issuperset(map(type, tensors)) or getattr(tensors[0], "is_meta", False)
+    return torch.jit.is_tracing() or bool(_modes()) or (odd and any(map(_elsewhere, tensors)))
 
 
 def _elsewhere(t: Any) -> bool:

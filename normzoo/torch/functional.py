@@ -1,19 +1,24 @@
 """The norms of torch.nn.functional, with their arguments and defaults, computed by this library.
 
-Every function takes tensors of float16, bfloat16, float32 or float64, in any combination, and returns a tensor of the
-input's dtype and memory format. Invalid shapes and values raise ValueError where PyTorch raises, tensors of other kinds
-TypeError; nothing has changed then. Under autocast the functions behave as PyTorch's: on CUDA, layer_norm, group_norm
-and rms_norm compute and return float32; on the CPU, and for the other functions, the input's dtype is kept. A class of
-tensors with its own __torch_function__ is asked first, as in PyTorch.
+Every function takes tensors of float16, bfloat16, float32 or float64, in any mix, and gives one of the input's dtype
+and memory format. Shapes and values that do not fit raise ValueError where PyTorch's raise, tensors of other kinds
+TypeError; nothing has changed then. Under autocast they do as PyTorch's: layer_norm, group_norm and rms_norm compute
+and answer in float32 on CUDA; on the CPU, and for the others, the input's dtype stays. A class of tensors with a
+__torch_function__ of its own is asked first, as by PyTorch's.
+
+All of them take what stands before and behind the norm, too: residual=, residual_scale=, add=, gate=, gate_first= and
+activation= mean what they mean for `normzoo.functional`, and with a residual (y, s) is returned. It is one pass forward
+and one back; a graph that is recorded (torch.compile and its like) has PyTorch's operations around the norm instead.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
+from normzoo.torch.beside import Surroundings, normalize_beside
 from normzoo.torch.function import Spec, normalize
 
 AUTOCAST_FLOAT32 = {"cuda": ("layer_norm", "group_norm", "rms_norm")}
@@ -31,6 +36,10 @@ def _float32(name: str, *tensors: Tensor | None) -> tuple[Any, ...]:
     return tuple(t.float() if t is not None and t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors)
 
 
+def _pass(spec: Spec, beside: Surroundings, *tensors: Tensor | None) -> Any:
+    return normalize_beside(spec, tensors, beside) if beside else normalize(spec, *tensors)
+
+
 def batch_norm(
     input: Tensor,
     running_mean: Tensor | None,
@@ -40,6 +49,7 @@ def batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    **beside: Unpack[Surroundings],
 ) -> Tensor:
     """See `torch.nn.functional.batch_norm` and `normzoo.BatchNorm`. Training updates running statistics in place.
 
@@ -49,10 +59,11 @@ def batch_norm(
             [ 1.0000]])
     """
     tensors = input, running_mean, running_var, weight, bias
-    if has_torch_function(tensors):
-        return handle_torch_function(batch_norm, tensors, *tensors, training, momentum, eps)
+    if has_torch_function((*tensors, *beside.values())):
+        given = (*tensors, *beside.values())
+        return handle_torch_function(batch_norm, given, *tensors, training, momentum, eps, **beside)
     spec = Spec("batch_norm", (), bool(training), momentum, eps)
-    return normalize(spec, input, weight, bias, running_mean, running_var)
+    return _pass(spec, beside, input, weight, bias, running_mean, running_var)
 
 
 def instance_norm(
@@ -64,13 +75,15 @@ def instance_norm(
     use_input_stats: bool = True,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    **beside: Unpack[Surroundings],
 ) -> Tensor:
     """See `torch.nn.functional.instance_norm` and `normzoo.InstanceNorm`."""
     tensors = input, running_mean, running_var, weight, bias
-    if has_torch_function(tensors):
-        return handle_torch_function(instance_norm, tensors, *tensors, use_input_stats, momentum, eps)
+    if has_torch_function((*tensors, *beside.values())):
+        given = (*tensors, *beside.values())
+        return handle_torch_function(instance_norm, given, *tensors, use_input_stats, momentum, eps, **beside)
     spec = Spec("instance_norm", (), bool(use_input_stats), momentum, eps)
-    return normalize(spec, input, weight, bias, running_mean, running_var)
+    return _pass(spec, beside, input, weight, bias, running_mean, running_var)
 
 
 def layer_norm(
@@ -79,32 +92,42 @@ def layer_norm(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
+    **beside: Unpack[Surroundings],
 ) -> Tensor:
     """See `torch.nn.functional.layer_norm` and `normzoo.LayerNorm`."""
-    tensors = input, weight, bias
+    tensors = input, weight, bias, *beside.values()
     if has_torch_function(tensors):
-        return handle_torch_function(layer_norm, tensors, input, normalized_shape, weight, bias, eps)
+        return handle_torch_function(layer_norm, tensors, input, normalized_shape, weight, bias, eps, **beside)
     input, weight, bias = _float32("layer_norm", input, weight, bias)
-    return normalize(Spec("layer_norm", _sizes(normalized_shape), eps=eps), input, weight, bias)
+    return _pass(Spec("layer_norm", _sizes(normalized_shape), eps=eps), beside, input, weight, bias)
 
 
 def group_norm(
-    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    **beside: Unpack[Surroundings],
 ) -> Tensor:
     """See `torch.nn.functional.group_norm` and `normzoo.GroupNorm`."""
-    tensors = input, weight, bias
+    tensors = input, weight, bias, *beside.values()
     if has_torch_function(tensors):
-        return handle_torch_function(group_norm, tensors, input, num_groups, weight, bias, eps)
+        return handle_torch_function(group_norm, tensors, input, num_groups, weight, bias, eps, **beside)
     input, weight, bias = _float32("group_norm", input, weight, bias)
-    return normalize(Spec("group_norm", (num_groups,), eps=eps), input, weight, bias)
+    return _pass(Spec("group_norm", (num_groups,), eps=eps), beside, input, weight, bias)
 
 
 def rms_norm(
-    input: Tensor, normalized_shape: int | Sequence[int], weight: Tensor | None = None, eps: float | None = None
+    input: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+    **beside: Unpack[Surroundings],
 ) -> Tensor:
     """See `torch.nn.functional.rms_norm` and `normzoo.RMSNorm`."""
-    tensors = input, weight
+    tensors = input, weight, *beside.values()
     if has_torch_function(tensors):
-        return handle_torch_function(rms_norm, tensors, input, normalized_shape, weight, eps)
+        return handle_torch_function(rms_norm, tensors, input, normalized_shape, weight, eps, **beside)
     input, weight = _float32("rms_norm", input, weight)
-    return normalize(Spec("rms_norm", _sizes(normalized_shape), eps=eps), input, weight)
+    return _pass(Spec("rms_norm", _sizes(normalized_shape), eps=eps), beside, input, weight)

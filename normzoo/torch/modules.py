@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.fx import Proxy
 
+from normzoo.backends.around import Activation
+from normzoo.passes.around import CHECKS, known_name
 from normzoo.torch import functional
 
 if TYPE_CHECKING:
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from torch.nn.modules.instancenorm import _InstanceNorm
 else:
     _BatchNorm = _InstanceNorm = object
+
+
+BEHIND = ("activation", "gate_first", "residual_scale")
 
 
 def leaf(forward: Callable[..., Any]) -> Any:
@@ -33,7 +38,29 @@ def leaf(forward: Callable[..., Any]) -> Any:
 
 
 class _Ours:
-    """Base class: what all modules tell PyTorch's tools."""
+    """What all of them answer to PyTorch's tools, and what stands around them, as for `normzoo.Norm`."""
+
+    activation: Any = None
+    gate_first: bool = False
+    residual_scale: float = 1.0
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        behind = {name: options.pop(name) for name in BEHIND if name in options}
+        super().__init__(*arguments, **options)
+        for name, value in behind.items():
+            setattr(self, name, CHECKS[name](type(self).__name__, value))
+
+    def _around(self, beside: dict[str, Any]) -> Any:
+        """What stands around in a call, as the functions take it."""
+        if self.activation is None and not self.gate_first and self.residual_scale == 1.0:
+            return beside
+        return {name: getattr(self, name) for name in BEHIND} | beside
+
+    def extra_repr(self) -> str:
+        own = {name: getattr(self, name) for name in BEHIND if getattr(self, name) != getattr(_Ours, name)}
+        if isinstance(self.activation, Activation):
+            own["activation"] = known_name(self.activation)
+        return ", ".join([super().extra_repr(), *(f"{name}={value!r}" for name, value in own.items())])  # type: ignore[misc]
 
     def __prepare_scriptable__(self) -> NoReturn:
         raise RuntimeError(
@@ -46,8 +73,8 @@ class _Batch(_Ours, _BatchNorm):
     """The pass of BatchNorm."""
 
     @leaf
-    def forward(self, input: Tensor) -> Tensor:
-        """See `normzoo.BatchNorm`. A call that raises leaves all buffers unchanged."""
+    def forward(self, input: Tensor, **beside: Any) -> Any:
+        """See `normzoo.BatchNorm`. A call that raises leaves all buffers as they were."""
         self._check_input_dim(input)
         tracked = self.training and self.track_running_stats
         count = self.num_batches_tracked if tracked else None
@@ -58,7 +85,8 @@ class _Batch(_Ours, _BatchNorm):
         read = tracked or not self.training
         mean, var = (self.running_mean, self.running_var) if read else (None, None)
         own = self.training or (mean is None and var is None)
-        y = functional.batch_norm(input, mean, var, self.weight, self.bias, own, momentum, self.eps)
+        affine, around = (self.weight, self.bias), self._around(beside)
+        y = functional.batch_norm(input, mean, var, *affine, own, momentum, self.eps, **around)
         if count is not None:
             count.add_(1)
         return y
@@ -68,11 +96,19 @@ class _Instance(_Ours, _InstanceNorm):
     """The pass of InstanceNorm."""
 
     @leaf
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, **beside: Any) -> Any:
         """See `normzoo.InstanceNorm`."""
-        return super().forward(input)
+        around = self._around(beside)
+        if not around:
+            return super().forward(input)
+        self._check_input_dim(input)
+        if input.dim() != self._get_no_batch_dim():
+            return self._apply_instance_norm(input, **around)
+        around = {name: t.unsqueeze(0) if isinstance(t, Tensor) else t for name, t in around.items()}
+        found = self._apply_instance_norm(input.unsqueeze(0), **around)
+        return tuple(t.squeeze(0) for t in found) if isinstance(found, tuple) else found.squeeze(0)
 
-    def _apply_instance_norm(self, input: Tensor) -> Tensor:
+    def _apply_instance_norm(self, input: Tensor, **around: Any) -> Any:
         return functional.instance_norm(
             input,
             self.running_mean,
@@ -82,6 +118,7 @@ class _Instance(_Ours, _InstanceNorm):
             self.training or not self.track_running_stats,
             0.0 if self.momentum is None else self.momentum,
             self.eps,
+            **around,
         )
 
 
@@ -122,24 +159,25 @@ class LayerNorm(_Ours, torch.nn.LayerNorm):
     """`torch.nn.LayerNorm`, for (..., *normalized_shape)."""
 
     @leaf
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, **beside: Any) -> Any:
         """See `normzoo.LayerNorm`."""
-        return functional.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
+        affine, around = (self.weight, self.bias), self._around(beside)
+        return functional.layer_norm(input, self.normalized_shape, *affine, self.eps, **around)
 
 
 class GroupNorm(_Ours, torch.nn.GroupNorm):
     """`torch.nn.GroupNorm`, for (N, C, ...)."""
 
     @leaf
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, **beside: Any) -> Any:
         """See `normzoo.GroupNorm`."""
-        return functional.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+        return functional.group_norm(input, self.num_groups, self.weight, self.bias, self.eps, **self._around(beside))
 
 
 class RMSNorm(_Ours, torch.nn.RMSNorm):
     """`torch.nn.RMSNorm`, for (..., *normalized_shape)."""
 
     @leaf
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, **beside: Any) -> Any:
         """See `normzoo.RMSNorm`."""
-        return functional.rms_norm(x, self.normalized_shape, self.weight, self.eps)
+        return functional.rms_norm(x, self.normalized_shape, self.weight, self.eps, **self._around(beside))

@@ -107,8 +107,10 @@ class Code(NamedTuple):
 
         if size * self.arrays[self.result].itemsize < STREAMED or not self.in_order:
             return code(False)
-        place = 3 + self.result  # after the pool, dims and parameter_dims
-        return lambda *given: code(given[place].__array_interface__["data"][0] % STREAM_ALIGNMENT == 0)(*given)
+        place = 3 + self.result  # behind the pool, dims and those of the parameters
+        if self.around.residual:
+            return lambda *given: code(_can_stream(given[place], given[3], given[-4], given[-3]))(*given)
+        return lambda *given: code(_can_stream(given[place]))(*given)
 
     def compiled(self, past_caches: bool) -> Compiled:
         signature = POOL, _DIMS, _DIMS, *(FLAT[a.name] for a in self.arrays), *self.scalars
@@ -117,6 +119,12 @@ class Code(NamedTuple):
         of_x, of_bias = FLAT[self.arrays[self.result].name], FLAT[self.arrays[2].name]
         beside = (of_x, of_x, of_x, FLOAT) if self.result == RESULT else (of_x, of_x, of_bias, of_x, of_x, of_x)
         return compiled(self.make(*self.flags, past_caches, self.around), signature + beside)
+
+
+def _can_stream(y: Array, s: Array | None = None, *sources: Array) -> bool:
+    """Do results begin where that can be? s is then written before its sources were read for the last time."""
+    places = [a.__array_interface__["data"][0] for a in (y, s, *sources) if a is not None]
+    return all(place % STREAM_ALIGNMENT == 0 for place in places[:2]) and (s is None or places[1] not in places[2:])
 
 
 def forward_code(

@@ -33,6 +33,7 @@ class LayerNorm(Norm):
             these are not the normalized ones: `LayerNorm((64, 8, 8), parameter_axis=1, parameter_shape=64)` has one
             value per channel. They may be any axes, normalized or kept.
         dtype: of the parameters: float32, float64, float16 or bfloat16.
+        activation, gate_first, residual_scale: see `BatchNorm`.
 
     Raises:
         ValueError: x does not have these sizes. TypeError: x is not a float array.

@@ -1,6 +1,7 @@
 """The kernels, one file per way of processing a view: rows, columns, sets of few values, running statistics.
 
-`making.py` has the kernels' arguments; `records.py` has the records that they pass to their parts.
+`making.py` writes down what kernels take; what they hand to their parts are the records of `records.py`; what stands
+before and behind a norm is done by helpers of `around.py`, which kernels close over as over flags.
 
 They are written with the primitives of `vector` and share their turns through `parallel`; of the rest of the package
 they only know `schedule.py`. No Python objects, no exceptions, no choice between kernels: that is made in `code.py`.

@@ -2,7 +2,8 @@
 
 What comes before the sums of a pass is written into memory, where these find it in the cache: s goes to `x`, of which
 the moments are, and going back dy times the derivative of what is behind goes to `dy`. A record's own x and dy are then
-in `beside`. What comes behind is done with the lanes that y or dx is made of.
+in `beside`. What comes behind is done with the lanes that y or dx is made of. But rows add a residual each time that
+they read x, so that s may go past the caches.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,15 @@ from normzoo.backends.around import Activation, Around
 from normzoo.backends.cpu.compiling.jit import helper
 from normzoo.backends.cpu.kernels.columns_walk import read_in
 from normzoo.backends.cpu.kernels.moments import read, write, write_out
+from normzoo.backends.cpu.kernels.rows_source import (
+    S,
+    Source,
+    X,
+    blank_s,
+    blank_s_other,
+    take_s,
+    take_s_other,
+)
 from normzoo.backends.cpu.vector import error_function, transcendental  # noqa: F401  (functions that activations call)
 from normzoo.backends.cpu.vector.access import prefetch, zeros
 from normzoo.backends.cpu.vector.arithmetic import fma, narrow, splat
@@ -32,6 +42,7 @@ class Steps(NamedTuple):
     """What kernels do beside the norm itself. Records are `Forward` or `Backward`."""
 
     fills: int
+    source: Source  # of rows' moments
     sources: Reads  # what `fill` is made of
     fill: Any  # (given, terms, z, i, left, full): written before sums; z = xhat * weight + bias, where it turns dy
     terms: Reads  # what y or dx is made of: x or dy, x, and what the end needs
@@ -243,7 +254,7 @@ def _times(activation: Activation) -> Any:
 
 
 @cache
-def forward_steps(around: Around, by_column: bool) -> Steps:
+def forward_steps(around: Around, by_column: bool, streams: bool = False) -> Steps:
     around = around._replace(ds=False)
     has_other = around.behind != ""
     join, finish, _, _ = sides_of(around)
@@ -252,7 +263,7 @@ def forward_steps(around: Around, by_column: bool) -> Steps:
     @helper
     def write_s(given, terms, _z, i, left, full):
         s = join(terms[0], terms[1], splat(narrow(given.beside.scale, given.x)))
-        write(given.x, i, s, left, full, given.x)
+        write_out(given.x, i, s, left, full, streams)
 
     @helper
     def write_y(given, _terms, z, i, left, full, streams):
@@ -262,12 +273,23 @@ def forward_steps(around: Around, by_column: bool) -> Steps:
     def write_finished(given, terms, z, i, left, full, streams):
         write_out(given.y, i, finish(z, terms[-1]), left, full, streams)
 
+    @helper
+    def write_both(given, terms, z, i, left, full, streams):
+        write(given.x, i, terms[0], left, full, given.x)
+        end(given, terms, z, i, left, full, streams)
+
     terms = (x_of, other_of) if has_other else (x_of,)
     read_terms, end = reading(by_column, *terms), write_finished if around.is_behind else write_y
     if not around.is_before:
-        return Steps(NOTHING, read_terms, write_s, read_terms, end, fetching(*terms))
+        return Steps(NOTHING, X, read_terms, write_s, read_terms, end, fetching(*terms))
     fetch = fetching(own_x_of, second, *terms[1:])
-    return Steps(JOINS, reading(by_column, own_x_of, second), write_s, read_terms, end, fetch)
+    sources = reading(by_column, own_x_of, second)
+    if by_column or around.gate_first:
+        return Steps(JOINS, X, sources, write_s, read_terms, end, fetch)
+    read_terms = Reads(take_s_other, blank_s_other) if has_other else Reads(take_s, blank_s)
+    if streams:  # s at once: of two arrays that are written past the caches in turn, lines would go half filled
+        return Steps(JOINS, S, sources, write_s, read_terms, end, fetch)
+    return Steps(NOTHING, S, sources, write_s, read_terms, write_both, fetch)
 
 
 @cache
@@ -302,9 +324,9 @@ def backward_steps(around: Around, by_column: bool) -> Steps:
     if around.gate_first:
         own = own_x_of, other_of
         read_terms, fill, end = reading(by_column, *terms, *own), write_s, write_closed
-        return Steps(JOINS, reading(by_column, *own), fill, read_terms, end, fetching(dy_of, *own, *terms[2:]))
+        return Steps(JOINS, X, reading(by_column, *own), fill, read_terms, end, fetching(dy_of, *own, *terms[2:]))
     if not around.is_behind:
-        return Steps(NOTHING, read_terms, fill, read_terms, end, fetching(x_of, dy_of, *terms[2:]))
+        return Steps(NOTHING, X, read_terms, fill, read_terms, end, fetching(x_of, dy_of, *terms[2:]))
     sources = (own_dy_of, x_of, other_of) if has_other else (own_dy_of, x_of)
     fetch = fetching(x_of, *sources[::2], *terms[2:])
-    return Steps(TURNS, reading(by_column, *sources), fill, read_terms, end, fetch)
+    return Steps(TURNS, X, reading(by_column, *sources), fill, read_terms, end, fetch)

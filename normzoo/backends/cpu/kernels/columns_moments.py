@@ -175,11 +175,11 @@ def deviations(given, own):
 
 
 @helper
-def finish(given, moments, own, center, power):
-    """Compute spread and rstd of the sets from the sums in `stats`; if values are extreme, compute the set again."""
+def finish(given, moments, own, flags):
+    """From the sums in `stats`: spread and rstd of the sets; anew where values are extreme."""
     bs, m, c, n = given.dims
     divisor, eps, clamp = moments
-    x, stats, b = given.x, given.stats, own.b
+    x, stats, b, power = given.x, given.stats, own.b, flags.power
     for j in range(own.first // n, own.last // n, LANES):
         left = smaller(own.last // n - j, LANES)
         at_spread, at_rstd = (bs + b) * c + j, (2 * bs + b) * c + j
@@ -190,7 +190,7 @@ def finish(given, moments, own, center, power):
         for i in range(left if is_extreme(sums, eps, power, clamp, x) else 0):
             if is_extreme(lane(sums, i), eps, power, clamp, x):
                 start = b * m * c * n + (j + i) * n
-                mean, spread_i, rstd = extreme_moments(given, start, moments, center, power)
+                mean, spread_i, rstd = extreme_moments(given, start, moments, flags)
                 put(stats, b * c + j + i, mean)
                 put(stats, at_spread + i, spread_i)
                 put(stats, at_rstd + i, rstd)
@@ -204,4 +204,4 @@ def finish_sets(view, given, moments, own, part, flags):
     fold_sets(given, own, part)
     if flags.power == 1:
         deviations(given, own)
-    finish(given, moments, own, flags.center, flags.power)
+    finish(given, moments, own, flags)

@@ -7,10 +7,11 @@ import numpy as np
 
 from normzoo.backends.contract import BEYOND
 from normzoo.backends.cpu.compiling.jit import helper
-from normzoo.backends.cpu.vector.access import at, itemsize, load, load_as, load_n, store, store_as, store_n, stream_as
+from normzoo.backends.cpu.vector.access import itemsize, load, load_as, load_n, store, store_as, store_n, stream_as
 from normzoo.backends.cpu.vector.arithmetic import (
     fma,
     inverse,
+    lane,
     larger,
     magnitude,
     minus,
@@ -196,19 +197,20 @@ def is_extreme(spread, eps, power, clamp, like):
 
 
 @helper
-def extreme_moments(given, start, moments, center, power):
+def extreme_moments(given, start, moments, flags):
     """mean, spread, rstd of the set at `start`, in two passes over values scaled by a power of two.
 
     The scale brings the larger of the values and sqrt(eps) to about 1, so that the squares of both stay in range.
     """
-    x, (divisor, eps, clamp) = given.x, moments
+    (divisor, eps, clamp), (center, power) = moments, flags[:2]
+    some = flags.steps.source.some
     _, m, c, n = given.dims
     step = c * n
     plain = 0.0
     largest = eps if clamp or power == 1 else math.sqrt(eps)
     for i in range(m):
         for j in range(n):
-            v = np.float64(at(x, start + i * step + j))
+            v = np.float64(lane(some(given, start + i * step + j, 1), 0))
             plain += v
             if not abs(v) <= largest:
                 largest = abs(v)
@@ -217,17 +219,17 @@ def extreme_moments(given, start, moments, center, power):
     mean = plain / k if center else 0.0
     if 0.0 < largest < math.inf:
         scale = math.ldexp(1.0, smaller(-math.frexp(largest)[1], 1023))
-        if center:  # relative to the first value: exact in a constant set
-            first = np.float64(at(x, start)) * scale
+        if center:  # around the first value: exact in a constant set
+            first = np.float64(lane(some(given, start, 1), 0)) * scale
             mean = 0.0
             for i in range(m):
                 for j in range(n):
-                    mean += np.float64(at(x, start + i * step + j)) * scale - first
+                    mean += np.float64(lane(some(given, start + i * step + j, 1), 0)) * scale - first
             mean = first + mean / k
     spread = 0.0
     for i in range(m):
         for j in range(n):
-            d = abs(np.float64(at(x, start + i * step + j)) * scale - mean)
+            d = abs(np.float64(lane(some(given, start + i * step + j, 1), 0)) * scale - mean)
             spread += d * d if power == 2 else d
     spread /= divisor
     if power == 0:

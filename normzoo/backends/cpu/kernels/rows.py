@@ -41,7 +41,7 @@ from normzoo.backends.cpu.kernels.rows_walk import (
 )
 from normzoo.backends.cpu.parallel.sharing import share
 from normzoo.backends.cpu.schedule import FAR_MEAN, FETCHED_SET, ROW_CHUNK, SETS_TOGETHER
-from normzoo.backends.cpu.vector.access import at, load_as, load_n, load_same, load_two, put, zeros
+from normzoo.backends.cpu.vector.access import at, put, zeros
 from normzoo.backends.cpu.vector.arithmetic import fma, keep, lane, magnitude, narrow, smaller, splat, total, wide
 from normzoo.backends.cpu.vector.lanes import LANES
 
@@ -64,29 +64,30 @@ def folded_at(given, s, p):
 
 
 @helper
-def near_mean(x, start, runs, step, length):
-    """Lanes of a value near the mean of runs that are `step` apart: the mean of four vectors spread over them; for a
-    constant chunk, its value."""
-    first = load_same(x, start)
+def near_mean(given, source, start, runs, step, length):
+    """Lanes of a number near the mean of runs `step` apart: that of four vectors spread over them; of a constant chunk,
+    its value."""
+    x, first = given.x, source.same(given, start)
     s = zeros(x)
     if length >= LANES:
         for h in range(4):
             skip = smaller(h * length // 4, length - LANES) if runs == 1 else h * runs // 4 * step
-            s += load_as(x, start + skip, x) - first
+            s += source.whole(given, start + skip) - first
     return splat(narrow(np.float64(lane(first, 0)) + np.float64(total(s)) / (4 * LANES), x))
 
 
 @helper
-def chunk_moments(dims, x, start, j, center):
+def chunk_moments(given, start, j, flags):
     """count, mean, m2 of chunk j of the set at `start`; exact in a constant chunk."""
-    _, m, c, n = dims
+    _, m, c, n = given.dims
+    x, center, source = given.x, flags.center, flags.steps.source
     run, runs, skip, length = chunk_of(j, m, n)
     count = float(runs * length)
     start += run * c * n + skip
     if c == 1:  # the runs are adjacent
         runs, length = 1, runs * length
     zero = zeros(x)
-    shift = near_mean(x, start, runs, c * n, length) if center else zero
+    shift = near_mean(given, source, start, runs, c * n, length) if center else zero
     mean, m2 = 0.0, 0.0
     for _ in range(2):
         s1, t1, s2, t2 = zero, zero, zero, zero
@@ -94,7 +95,7 @@ def chunk_moments(dims, x, start, j, center):
             i = start + h * c * n
             end = i + length
             while i + 2 * LANES <= end:
-                a, b = load_two(x, i)
+                a, b = source.two(given, i)
                 d, e = a - shift, b - shift
                 s1 += d
                 t1 += e
@@ -102,12 +103,12 @@ def chunk_moments(dims, x, start, j, center):
                 t2 = fma(e, e, t2)
                 i += 2 * LANES
             while i + LANES <= end:
-                d = load_as(x, i, x) - shift
+                d = source.whole(given, i) - shift
                 s1 += d
                 s2 = fma(d, d, s2)
                 i += LANES
             if i < end:
-                d = keep(load_n(x, i, end - i) - shift, end - i)
+                d = keep(source.some(given, i, end - i) - shift, end - i)
                 s1 += d
                 s2 = fma(d, d, s2)
         m2 = total(wide(s2 + t2))
@@ -124,9 +125,9 @@ def chunk_moments(dims, x, start, j, center):
 
 
 @helper
-def chunk_deviations(dims, x, start, j, mean):
+def chunk_deviations(given, start, j, mean, flags):
     """sum(|x - mean|) of chunk j of the set at `start`."""
-    _, m, c, n = dims
+    _, m, c, n = given.dims
     run, runs, skip, length = chunk_of(j, m, n)
     middle = splat(mean)
     s = splat(0.0)
@@ -135,7 +136,7 @@ def chunk_deviations(dims, x, start, j, mean):
         end = i + length
         while i < end:
             left = smaller(end - i, LANES)
-            s += keep(magnitude(wide(load_n(x, i, left)) - middle), left)
+            s += keep(magnitude(wide(flags.steps.source.some(given, i, left)) - middle), left)
             i += LANES
     return total(s)
 
@@ -147,7 +148,7 @@ def finish(given, here, mean, spread, moments, flags):
     divisor, eps, clamp = moments
     power = flags.power
     if is_extreme(spread, eps, power, clamp, given.x):
-        mean, spread, rstd = extreme_moments(given, here.start, moments, flags.center, power)
+        mean, spread, rstd = extreme_moments(given, here.start, moments, flags)
     else:
         spread = spread / divisor if power != 0 else 0.0
         rstd = rstd_of(spread, eps, 1.0, power, clamp)
@@ -209,19 +210,20 @@ def chunk_apply(given, s, j, flags, ahead):
 
 
 @helper
-def together_of(dims):
-    """Number of sets whose moments are computed before the first of them is normalized, so that waiting for the sums of
-    one overlaps with reading or writing another: for sets of which a level-1 cache holds several."""
-    return SETS_TOGETHER if dims[1] * dims[3] <= ROW_CHUNK else 1
+def together_of(dims, most):
+    """Sets whose moments are found before the first is normalized, so that what must wait for the sums of one is done
+    while another is read or written: of those of which a level-1 cache holds several."""
+    return most if dims[1] * dims[3] <= ROW_CHUNK else 1
 
 
 @cache
 def forward(center, power, spans, streams, around=ALONE):
     """Statistics and y, a few sets at a time; with `streams` past the caches, which asks for runs of whole vectors."""
     spans_n, unrolls, short = parts_of(spans)
-    steps = forward_steps(around, False)
+    steps = forward_steps(around, False, streams)
     flags = Flags(center, power, spans_n, streams, steps)
     join = chunk_join if steps.fills else no_chunk
+    most = SETS_TOGETHER // (2 if around.residual else 1)  # x and the residual are in the cache
 
     @helper
     def some_sets(t, given, moments):
@@ -229,7 +231,7 @@ def forward(center, power, spans, streams, around=ALONE):
             given = Forward(*as_short(given))
         dims, x = given.dims, given.x
         b, m, c, n = dims
-        together = together_of(dims)
+        together = together_of(dims, most)
         sets = range(t * together, smaller(t * together + together, b * c))
         chunks = chunking(m, n)[2]
         # 1 moments
@@ -238,7 +240,7 @@ def forward(center, power, spans, streams, around=ALONE):
             count, mean, spread = 0.0, 0.0, 0.0
             for h in range(chunks):
                 join(given, here, h, (), flags)
-                count_h, mean_h, spread_h = chunk_moments(dims, x, here.start, h, center)
+                count_h, mean_h, spread_h = chunk_moments(given, here.start, h, flags)
                 if h == 0:
                     count, mean, spread = count_h, mean_h, spread_h
                 else:
@@ -246,7 +248,7 @@ def forward(center, power, spans, streams, around=ALONE):
             if power == 1:
                 spread = 0.0
                 for h in range(chunks):
-                    spread += chunk_deviations(dims, x, here.start, h, mean)
+                    spread += chunk_deviations(given, here.start, h, mean, flags)
             finish(given, here, mean, spread, moments, flags)
         # 2 normalize
         ahead = next_set(dims, x, FETCHED_SET) * together
@@ -257,7 +259,7 @@ def forward(center, power, spans, streams, around=ALONE):
     @helper
     def all_sets(pool, given, moments):
         b, _, c, _ = given.dims
-        together = together_of(given.dims)
+        together = together_of(given.dims, most)
         share(pool, (b * c + together - 1) // together, some_sets, (given, moments))
 
     return forward_kernel("rows_forward", going_forward(all_sets, unrolls), around)

@@ -92,7 +92,7 @@ def normalizing(flags, join=no_chunk):
 def forward(center, power, spans, streams, around=ALONE):
     """Statistics and y."""
     spans_n, unrolls, _ = parts_of(spans)
-    steps = forward_steps(around, False)
+    steps = forward_steps(around, False, streams)
     flags = Flags(center, power, spans_n, streams, steps)
     join = chunk_join if steps.fills else no_chunk
     normalize_chunk = normalizing(flags)
@@ -102,14 +102,14 @@ def forward(center, power, spans, streams, around=ALONE):
         dims = given.dims
         s, h = in_order(dims, t)
         join(given, set_at(dims, s), h, (), flags)
-        put_three(part, place_of(dims, s, h), chunk_moments(dims, given.x, set_at(dims, s).start, h, center))
+        put_three(part, place_of(dims, s, h), chunk_moments(given, set_at(dims, s).start, h, flags))
 
     @helper
     def sum_deviations(t, given, part):
         dims = given.dims
         s, h = in_order(dims, t)
         mean = at(part, place_of(dims, s, 0) + 1)
-        put(part, place_of(dims, s, h), chunk_deviations(dims, given.x, set_at(dims, s).start, h, mean))
+        put(part, place_of(dims, s, h), chunk_deviations(given, set_at(dims, s).start, h, mean, flags))
 
     @helper
     def all_chunks(pool, given, moments):
@@ -145,7 +145,7 @@ def forward(center, power, spans, streams, around=ALONE):
 def apply(spans, streams, around=ALONE):
     """y from given statistics."""
     spans_n, unrolls, _ = parts_of(spans)
-    steps = forward_steps(around, False)
+    steps = forward_steps(around, False, streams)
     flags = Flags(False, 0, spans_n, streams, steps, not spans_n)
     normalize_chunk = normalizing(flags, chunk_join if steps.fills else no_chunk)
 

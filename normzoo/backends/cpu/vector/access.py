@@ -15,6 +15,7 @@ from normzoo.backends.cpu.vector.lanes import (
     Values,
     Vec,
     filled,
+    is_short,
     llvm_type,
     of,
     pointer,
@@ -185,6 +186,22 @@ def _store_n(context, builder, sig, args):
 
 def _bits(builder, value, mask: int):
     return builder.and_(value, ir.Constant(value.type, mask))
+
+
+def rounded(v, a):
+    """Lanes as they would be loaded again from `a`."""
+    held = np.empty(LANES, a.dtype)
+    held[:] = as_stored(a, v)
+    return as_floats(held).astype(v.dtype).view(Values)
+
+
+typed(rounded, lambda v, a: v)
+
+
+@lower(rounded, Vec, Flat)
+def _rounded(context, builder, sig, args):
+    dtype = sig.args[1].dtype
+    return loaded(context, builder, dtype, to_store(context, builder, dtype, args[0])) if is_short(dtype) else args[0]
 
 
 def at(a, i):

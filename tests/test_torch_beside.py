@@ -1,0 +1,147 @@
+"""Optional: tensors before and behind a norm, in autograd's graphs, in compiled ones, and in modules."""
+
+import pytest
+
+import normzoo as nz
+
+torch = pytest.importorskip("torch")
+nzt = pytest.importorskip("normzoo.torch")
+F, T = nzt.functional, torch.nn.functional
+
+RUNNING = torch.arange(4, dtype=torch.float64), torch.arange(1, 5, dtype=torch.float64)
+NORMS = {
+    "batch_norm": lambda f, x, w, b, **o: f.batch_norm(x, None, None, w, b, True, **o),
+    "batch_norm-eval": lambda f, x, w, b, **o: f.batch_norm(x, *RUNNING, w, b, **o),
+    "instance_norm": lambda f, x, w, b, **o: f.instance_norm(x, None, None, w, b, **o),
+    "group_norm": lambda f, x, w, b, **o: f.group_norm(x, 2, w, b, **o),
+    "layer_norm": lambda f, x, w, b, **o: f.layer_norm(
+        x.mT, (4,), w, b, **{n: t.mT if torch.is_tensor(t) else t for n, t in o.items()}
+    ),
+    "rms_norm": lambda f, x, w, b, **o: f.rms_norm(x, (3,), **o),
+}
+PATTERNS = {
+    "residual": ({}, ("residual",)),
+    "residual, activation": ({"activation": "silu", "residual_scale": 2.0}, ("residual",)),
+    "add": ({"activation": "leaky_relu(0.2)"}, ("add",)),
+    "gate": ({"activation": "silu"}, ("gate",)),
+    "gate first": ({"activation": "sigmoid", "gate_first": True}, ("gate",)),
+    "residual, gate": ({"activation": "gelu"}, ("residual", "gate")),
+    "activation": ({"activation": "softplus"}, ()),
+}
+
+
+@pytest.fixture(autouse=True)
+def reference():
+    """What is tested is the way there; kernels have tests of their own."""
+    with nz.use("reference"):
+        yield
+
+
+def composed(name, x, w, b, activation=None, gate_first=False, residual_scale=1.0, residual=None, add=None, gate=None):
+    """PyTorch's operations, one after the other."""
+    acts = {None: lambda v: v, "leaky_relu(0.2)": lambda v: T.leaky_relu(v, 0.2), "sigmoid": torch.sigmoid}
+    act = acts[activation] if activation in acts else getattr(T, activation)
+    turned = (lambda t: t.mT) if name == "layer_norm" else lambda t: t
+    s = x if residual is None else x + residual_scale * residual
+    v = NORMS[name](T, s * act(gate) if gate_first else s, w, b)
+    if add is not None:
+        v = v + turned(add)
+    y = v if gate_first else v * act(turned(gate)) if gate is not None else act(v)
+    return y if residual is None else (y, turned(s))
+
+
+def drawn(pattern, dtype=torch.float64):
+    torch.manual_seed(0)
+    x, w, b = (torch.randn(s, dtype=dtype, requires_grad=True) for s in ((2, 4, 3), (4,), (4,)))
+    behind, names = PATTERNS[pattern]
+    return x, w, b, behind, {name: torch.randn(2, 4, 3, dtype=dtype, requires_grad=True) for name in names}
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("name", NORMS)
+def test_it_is_what_pytorch_composes_and_differentiates_twice(name, pattern):
+    x, w, b, behind, arrays = drawn(pattern)
+    inputs = [x, *(() if name == "rms_norm" else (w, b)), *arrays.values()]
+
+    def outputs(found):
+        return found if isinstance(found, tuple) else (found,)
+
+    y, z = (outputs(f(name)) for f in (
+        lambda n: NORMS[n](F, x, w, b, **arrays, **behind), lambda n: composed(n, x, w, b, **arrays, **behind)
+    ))  # fmt: skip
+    dys = [torch.randn_like(t) for t in y]
+    for one, other in zip(y, z, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+    second = []
+    for found in (y, z):
+        first = torch.autograd.grad(found, inputs, dys, create_graph=True)
+        plain = torch.autograd.grad(found, inputs, dys, retain_graph=True)
+        for a, c in zip(first, plain, strict=True):
+            torch.testing.assert_close(a, c, rtol=1e-8, atol=1e-8)
+        scalar = sum((d * torch.cos(torch.arange(d.numel(), dtype=d.dtype)).reshape(d.shape)).sum() for d in first)
+        second.append((first, torch.autograd.grad(scalar, inputs, allow_unused=True)))
+    for one, other in zip(*second, strict=True):
+        for a, c in zip(one, other, strict=True):
+            some = a if c is None else c
+            if some is not None:
+                pair = (torch.zeros_like(some) if t is None else t for t in (a, c))
+                torch.testing.assert_close(*pair, rtol=1e-7, atol=1e-7)
+
+
+def test_either_result_may_be_all_that_is_used_and_a_residual_broadcasts():
+    x, r = torch.randn(2, 3, 5, requires_grad=True), torch.randn(5, dtype=torch.float64, requires_grad=True)
+    for i in (0, 1):
+        found = F.layer_norm(x, (5,), residual=r)[i]
+        other = (T.layer_norm(x + r.float(), (5,)), x + r.float())[i]
+        dy = torch.randn_like(found)
+        for a, b in zip(torch.autograd.grad(found, (x, r), dy), torch.autograd.grad(other, (x, r), dy), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_graphs_have_the_norm_and_pytorchs_operations_around_it():
+    x, w, b, behind, arrays = drawn("residual, gate", torch.float32)
+    call = torch.compile(
+        lambda x, **t: NORMS["group_norm"](F, x, w, b, **t, **behind), backend="aot_eager", fullgraph=True
+    )
+    for one, other in zip(call(x, **arrays), composed("group_norm", x, w, b, **arrays, **behind), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    call(x, **arrays)[0].sum().backward()
+    assert arrays["gate"].grad is not None
+    own = nz.Activation("own", lambda v: v + v, lambda v: 2.0 + 0.0 * v)
+    with pytest.raises(NotImplementedError, match="expected an activation of nz.list_activations"):
+        F.layer_norm(torch.empty(2, 4, device="meta"), (4,), activation=own)
+
+
+def test_modules_take_the_same_words():
+    x, r = torch.randn(3, 4, 5), torch.randn(3, 4, 5)
+    for module, shape in ((nzt.BatchNorm1d(4, activation="relu"), x), (nzt.GroupNorm(2, 4, activation="silu"), x),
+                          (nzt.InstanceNorm1d(4, activation="relu"), x), (nzt.LayerNorm(5, activation="gelu"), x),
+                          (nzt.RMSNorm(5, activation="silu", residual_scale=2.0), x)):  # fmt: skip
+        y, s = module(shape, residual=r)
+        torch.testing.assert_close(s, x + module.residual_scale * r)
+        torch.testing.assert_close(module(s), y, rtol=1e-5, atol=1e-5)
+        assert "activation=" in repr(module) and module(shape, gate=r).shape == x.shape
+        with pytest.raises(ValueError, match="revert: expected norms with nothing around them"):
+            nzt.revert(module)
+        module.activation, module.residual_scale = None, 1.0
+        assert "activation" not in repr(module)
+        torch.testing.assert_close(nzt.InstanceNorm1d(4)(x[0], residual=r[0])[1], x[0] + r[0])
+    with pytest.raises(ValueError, match="expected an activation of"):
+        nzt.LayerNorm(5, activation="rely")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"residuals": 1}, TypeError, "layer_norm: got an unexpected keyword argument 'residuals'"),
+        ({"residual": 1}, TypeError, "layer_norm: expected residual to be a tensor, got int"),
+        ({"add": torch.ones(3)}, ValueError, r"layer_norm: expected add of input's shape \(2, 3\), got \(3,\)"),
+        ({"gate": torch.ones(2, 3), "add": torch.ones(2, 3)}, ValueError, "layer_norm: expected add or gate, got both"),
+        ({"gate_first": True}, ValueError, "layer_norm: expected a gate"),
+        ({"activation": "rely"}, ValueError, "layer_norm: expected an activation of"),
+    ],
+)
+def test_what_is_wrong_is_said_by_name(options, error, message):
+    with pytest.raises(error, match=message):
+        F.layer_norm(torch.ones(2, 3), (3,), **options)
