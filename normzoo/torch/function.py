@@ -120,7 +120,7 @@ def refuse_transforms(spec: Spec) -> None:
     if _transformed():
         raise RuntimeError(
             f"normzoo.torch.functional.{spec.name}: expected to run outside torch.func transforms (vmap, grad, jvp), "
-            f"which cannot see into it; use torch.nn.functional.{spec.name} there, or normzoo.torch.revert(model)"
+            f"which do not support it; use torch.nn.functional.{spec.name} there, or normzoo.torch.revert(model)"
         )
 
 

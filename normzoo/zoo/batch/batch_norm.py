@@ -46,11 +46,12 @@ class BatchNorm(TrackedNorm):
         bias: False: a weight only.
         channel_axis: the axis of the channels, 1 or -1 (or any other).
         dtype: of parameters and running statistics: float32, float64, float16 or bfloat16.
-        on_nonfinite: what is done where the batch's own mean or variance is used and not finite: "propagate" takes it
-            into the running statistics, as in PyTorch; "skip" leaves them and num_batches_tracked as they were and
-            returns y; "raise" raises FloatingPointError, with nothing changed.
-        single_value: what happens in training where a channel has one value: "raise" raises ValueError; "bias" gives
-            y = bias and dx = 0; "running" uses the running statistics as in evaluation. They are not updated by it.
+        on_nonfinite: what to do if the batch's own mean or variance is used and not finite: "propagate" updates the
+            running statistics with it, as in PyTorch; "skip" leaves them and num_batches_tracked unchanged and returns
+            y; "raise" raises FloatingPointError before anything changes.
+        single_value: what to do in training if a channel has one value: "raise" raises ValueError; "bias" gives y =
+            bias and dx = 0; "running" uses the running statistics, as in evaluation. None of them updates the running
+            statistics.
         activation, gate_first, residual_scale: what stands around the norm in every call; see `Surrounded`.
 
     Raises:

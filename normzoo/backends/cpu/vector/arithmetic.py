@@ -105,8 +105,7 @@ def _wide(context, builder, sig, args):
 
 
 def narrow(v, like):
-    """Lanes, or a scalar, in the type that the elements of the array `like` are computed in: rounded, or as they are
-    where that is no narrower."""
+    """Lanes or a scalar, converted to the computing type for elements of the array `like`."""
     return np.asanyarray(v).astype(np.float64 if like.dtype == np.float64 else np.float32)[()]
 
 
