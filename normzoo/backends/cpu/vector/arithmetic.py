@@ -2,13 +2,15 @@
 
 import operator
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 from llvmlite import ir
 from numba.core import types
 
 from normzoo.backends.cpu.numba_internals.way import lower, typed
-from normzoo.backends.cpu.vector.lanes import LANES, Flat, Values, Vec, filled, intrinsic, llvm_type, mask, of, suffix
+from normzoo.backends.cpu.vector.lanes import LANES, Flat, Values, Vec, filled, intrinsic, mask, of
+from normzoo.backends.lanes import choose, fma, larger, magnitude, minus, root, smaller
 
 # -- lanes from and to scalars -----------------------------------------------------------------------------
 
@@ -131,135 +133,124 @@ def _bits_of(v) -> ir.Type:
     return ir.VectorType(ir.IntType(64), LANES) if isinstance(v.type, ir.VectorType) else ir.IntType(64)
 
 
-# -- arithmetic: + - * / are Python's; the rest by name -----------------------------------------------------
+# -- arithmetic: + - * / are Python's; the rest by name, what `backends/lanes.py` has from there ------------
+
+
+def _joint(*kinds):
+    """The type of the lanes among these; None where there are none, or of two types, or what is no number."""
+    lanes = {kind for kind in kinds if isinstance(kind, Vec)}
+    known = all(isinstance(kind, (Vec, types.Integer, types.Float)) for kind in kinds)
+    return lanes.pop() if known and len(lanes) == 1 else None
+
+
+def _lower_joint(primitive: Callable, count: int, lowered: Callable) -> None:
+    """`lowered(builder, *lanes)`, of lanes and of numbers, which become lanes of their type."""
+
+    def of_lanes(context, builder, sig, args):
+        kind = sig.return_type.dtype
+        lanes = [
+            v if isinstance(given, Vec) else filled(builder, context.cast(builder, v, given, kind))
+            for v, given in zip(args, sig.args, strict=True)
+        ]
+        return lowered(builder, *lanes)
+
+    for kinds in product((Vec, types.Number), repeat=count):
+        if Vec in kinds:
+            lower(primitive, *kinds)(of_lanes)
 
 
 def _arithmetic(op: Callable, instruction: str) -> None:
-    def rule(a, b):
-        return a if isinstance(a, Vec) and a == b else None
-
-    typed(op, rule)
-
-    @lower(op, Vec, Vec)
-    def lowered(context, builder, sig, args):
-        return getattr(builder, instruction)(*args)
+    typed(op, lambda a, b: _joint(a, b))  # noqa: PLW0108 (Numba reads the signature)
+    _lower_joint(op, 2, lambda builder, a, b: getattr(builder, instruction)(a, b))
 
 
-_arithmetic(operator.add, "fadd")
-_arithmetic(operator.sub, "fsub")
-_arithmetic(operator.mul, "fmul")
-_arithmetic(operator.truediv, "fdiv")
-_arithmetic(operator.iadd, "fadd")
-_arithmetic(operator.isub, "fsub")
+for _name, _instruction in {"add": "fadd", "sub": "fsub", "mul": "fmul", "truediv": "fdiv"}.items():
+    _arithmetic(getattr(operator, _name), _instruction)
+    _arithmetic(getattr(operator, f"i{_name}"), _instruction)
+
+typed(fma, lambda a, b, c: _joint(a, b, c))  # noqa: PLW0108
 
 
-def fma(a, b, c):
-    """a*b + c, rounded once (float64 lanes without Numba: twice)."""
-    exact = a.astype(np.float64) * b.astype(np.float64) + c.astype(np.float64)
-    return exact.astype(a.dtype)
+def _fused(builder, a, b, c):
+    return intrinsic(builder, f"llvm.fma.{_suffix(a)}", a.type, [a, b, c])
 
 
-typed(fma, lambda a, b, c: a)
+_lower_joint(fma, 3, _fused)
 
 
-@lower(fma, Vec, Vec, Vec)
-def _fma(context, builder, sig, args):
-    dtype = sig.args[0].dtype
-    return intrinsic(builder, f"llvm.fma.{suffix(dtype)}", llvm_type(dtype), list(args))
+def _of_one(primitive: Callable, lowered: Callable, *kinds: type) -> None:
+    """Of lanes, or a scalar."""
+    typed(primitive, lambda v: v if isinstance(v, kinds) else None)
+
+    def of_v(context, builder, sig, args):
+        return lowered(builder, args[0])
+
+    for kind in kinds:
+        lower(primitive, kind)(of_v)
 
 
-def minus(v):
-    """-v."""
-    return -v
+def _suffix(v) -> str:
+    """How LLVM names a function of such lanes, or of such a scalar."""
+    element = v.type.element if isinstance(v.type, ir.VectorType) else v.type
+    bits = 32 if isinstance(element, ir.FloatType) else 64
+    return f"v{LANES}f{bits}" if isinstance(v.type, ir.VectorType) else f"f{bits}"
 
 
-typed(minus, lambda v: v)
+def _magnitude(builder, v):
+    return intrinsic(builder, f"llvm.fabs.{_suffix(v)}", v.type, [v])
 
 
-@lower(minus, Vec)
-@lower(minus, types.Float)
-def _minus(context, builder, sig, args):
-    return builder.fneg(args[0])
+def _root(builder, v):
+    return intrinsic(builder, f"llvm.sqrt.{_suffix(v)}", v.type, [v])
 
 
-def magnitude(v):
-    """|v|, of lanes or a scalar."""
-    return np.abs(v)
+_of_one(operator.neg, lambda builder, v: builder.fneg(v), Vec)  # numbers are Numba's
+_of_one(minus, lambda builder, v: builder.fneg(v), Vec, types.Float)
+_of_one(magnitude, _magnitude, Vec, types.Float)
+_of_one(root, _root, Vec, types.Float)
 
 
-typed(magnitude, lambda v: v)
-
-
-@lower(magnitude, Vec)
-@lower(magnitude, types.Float)
-def _magnitude(context, builder, sig, args):
-    return intrinsic(builder, f"llvm.fabs.{_suffix(sig.args[0])}", args[0].type, [args[0]])
-
-
-def _suffix(kind) -> str:
-    """How LLVM names a function of lanes, or of a scalar."""
-    return suffix(kind.dtype) if isinstance(kind, Vec) else f"f{kind.bitwidth}"
-
-
-def root(v):
-    """Square root, of lanes or a scalar."""
-    return np.sqrt(v)
-
-
-typed(root, lambda v: v)
-
-
-@lower(root, Vec)
-@lower(root, types.Float)
-def _root(context, builder, sig, args):
-    return intrinsic(builder, f"llvm.sqrt.{_suffix(sig.args[0])}", args[0].type, [args[0]])
-
-
-def larger(a, b):
-    """The larger of a and b, of lanes, numbers or integers; NaN where a is NaN."""
-    return np.where(a < b, b, a)[()]
-
-
-def _are_integers(a, b) -> bool:
-    return isinstance(a, types.Integer) and isinstance(b, types.Integer)
-
-
-typed(larger, lambda a, b: types.int64 if _are_integers(a, b) else a if a == b else None)
-
-
-@lower(larger, Vec, Vec)
-@lower(larger, types.Float, types.Float)
-def _larger(context, builder, sig, args):
-    return builder.select(builder.fcmp_ordered("<", *args), args[1], args[0])
-
-
-@lower(larger, types.Integer, types.Integer)
-def _larger_integer(context, builder, sig, args):
-    a, b = (context.cast(builder, v, t, sig.return_type) for v, t in zip(args, sig.args, strict=True))
-    return builder.select(builder.icmp_signed("<", a, b), b, a)
-
-
-def smaller(a, b):
-    """The smaller of two integers, or of lanes. Numba compiles its `min` and `max` as functions of their own."""
-    return np.where(b < a, b, a) if isinstance(a, np.ndarray) else b if b < a else a
-
-
-typed(smaller, lambda a, b: types.int64 if _are_integers(a, b) else a if a == b and isinstance(a, Vec) else None)
-
-
-@lower(smaller, Vec, Vec)
-def _smaller_lanes(context, builder, sig, args):
-    return _lesser(builder, *args)
+def _greater(builder, a, b):
+    return builder.select(builder.fcmp_ordered("<", a, b), b, a)
 
 
 def _lesser(builder, a, b):
     return builder.select(builder.fcmp_ordered("<", b, a), b, a)
 
 
-@lower(smaller, types.Integer, types.Integer)
-def _smaller(context, builder, sig, args):
-    a, b = (context.cast(builder, v, t, sig.return_type) for v, t in zip(args, sig.args, strict=True))
-    return builder.select(builder.icmp_signed("<", b, a), b, a)
+def _extreme(primitive: Callable, of_floats: Callable, sense: str) -> None:
+    """Of lanes and numbers, of two floats, or of two integers."""
+
+    def rule(a, b):
+        if isinstance(a, types.Integer) and isinstance(b, types.Integer):
+            return types.int64
+        return a if isinstance(a, types.Float) and a == b else _joint(a, b)
+
+    typed(primitive, rule)
+    _lower_joint(primitive, 2, of_floats)
+
+    @lower(primitive, types.Float, types.Float)
+    def _floats(context, builder, sig, args):
+        return of_floats(builder, *args)
+
+    @lower(primitive, types.Integer, types.Integer)
+    def _integers(context, builder, sig, args):
+        a, b = (context.cast(builder, v, t, sig.return_type) for v, t in zip(args, sig.args, strict=True))
+        return builder.select(builder.icmp_signed(sense, b, a), b, a)
+
+
+_extreme(larger, _greater, ">")
+_extreme(smaller, _lesser, "<")
+
+
+def _chosen(builder, v, a, b):
+    zero = ir.Constant(v.type, None)
+    other = builder.select(builder.fcmp_unordered("uno", v, v), v, b)
+    return builder.select(builder.fcmp_ordered(">", v, zero), a, other)
+
+
+typed(choose, lambda v, a, b: _joint(v, a, b))  # noqa: PLW0108
+_lower_joint(choose, 3, _chosen)
 
 
 def inverse(v):

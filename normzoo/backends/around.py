@@ -1,0 +1,67 @@
+"""What stands before and behind a norm, in the same pass: a residual or a gate before it; an activation, a branch or a
+gate behind it.
+
+    before     s = x + scale * residual, or x * act(gate), as stored: statistics and xhat are those of s
+    behind     z = xhat * weight + bias           y = act(z), act(z + add) or z * act(gate)
+    backward   dv = dy * act'(z), dy * act'(z + add) or dy * act(gate); then weight, bias and s as ever; ds is added
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+Lanes = Any  # what a function of the lanes takes and gives: lanes in a kernel, an array of floats elsewhere
+
+
+class Activation(NamedTuple):
+    """A function that stands behind a norm, and its derivative, both written in the vocabulary of `lanes.py`, without
+    functions of one's own: kernels compute them on many values at once, the reference on arrays.
+
+    >>> import numpy as np
+    >>> from normzoo.backends.lanes import exp, log1p, magnitude, larger, sigmoid
+    >>> def value(v):
+    ...     return 2.0 * (larger(v, 0.0) + log1p(exp(-magnitude(v))))
+    >>> def derivative(v):
+    ...     return 2.0 * sigmoid(v)
+    >>> twice_softplus = Activation("twice_softplus", value, derivative)
+    >>> twice_softplus.value(np.array([-1.0, 0.0, 1.0])).round(3)
+    array([0.627, 1.386, 2.627])
+    """
+
+    name: str
+    value: Callable[[Lanes], Lanes]
+    derivative: Callable[[Lanes], Lanes]
+
+
+class Around(NamedTuple):
+    """What is known of a pass when its kernel is made."""
+
+    residual: bool = False  # s = x + scale * residual
+    gate_first: bool = False  # s = x * act(gate); with nothing else
+    behind: str = ""  # "add": y = act(z + add); "gate": y = z * act(gate); "": y = act(z)
+    activation: Activation | None = None  # None: act(z) = z
+    ds: bool = False  # going back: a gradient that reaches s from elsewhere
+
+
+ALONE = Around()
+
+
+class Beside(NamedTuple):
+    """The arrays of a pass beside x; each has x's shape, dtype and order, or is None."""
+
+    residual: Any = None
+    s: Any = None  # written: what the norm reads
+    other: Any = None  # what is added behind, or the gate
+    scale: float = 1.0  # of the residual
+
+
+class BesideBack(NamedTuple):
+    """The arrays of a backward pass beside dy and x, which is s where a residual was added; with a gate first it is x
+    itself, and s is made again."""
+
+    bias: Any = None  # of the parameters' view
+    other: Any = None
+    dother: Any = None  # written: the gradient of `other`
+    ds: Any = None
+
+
+NOTHING, NOTHING_BACK = Beside(), BesideBack()

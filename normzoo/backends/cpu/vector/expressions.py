@@ -1,0 +1,151 @@
+"""Formulas of sixteen lanes in Python's operators, which write LLVM's code: `Term`.
+
+Only IEEE 754's operations, fma among them, and those on bits: results are the same whatever the instruction set.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+from llvmlite import ir
+
+from normzoo.backends.cpu.numba_internals.way import lower, typed
+from normzoo.backends.cpu.vector.lanes import LANES, Vec, intrinsic, llvm_type, suffix
+
+
+class Term:
+    """Lanes of floats, of the integers of as many bits, or of truth."""
+
+    def __init__(self, builder: Any, value: Any) -> None:
+        self._builder, self.value = builder, value
+
+    @property
+    def bits(self) -> int:
+        """Of a lane."""
+        element = self.value.type.element
+        return element.width if isinstance(element, ir.IntType) else 32 if isinstance(element, ir.FloatType) else 64
+
+    def _is_float(self) -> bool:
+        return not isinstance(self.value.type.element, ir.IntType)
+
+    def _made(self, instruction: str, *others: Any) -> Self:
+        return type(self)(self._builder, getattr(self._builder, instruction)(self.value, *map(self._of, others)))
+
+    def _of(self, other: Any) -> Any:
+        """LLVM's value of another term, or of a number in lanes like these."""
+        return other.value if isinstance(other, Term) else ir.Constant(self.value.type, [other] * LANES)
+
+    def like(self, number: float) -> Self:
+        """Lanes of a number."""
+        return type(self)(self._builder, self._of(number))
+
+    def __add__(self, other: Any) -> Self:
+        return self._made("fadd" if self._is_float() else "add", other)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Self:
+        return self._made("fsub" if self._is_float() else "sub", other)
+
+    def __rsub__(self, other: Any) -> Self:
+        return self.like(other) - self
+
+    def __mul__(self, other: Any) -> Self:
+        return self._made("fmul", other)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Self:
+        return self._made("fdiv", other)
+
+    def __rtruediv__(self, other: Any) -> Self:
+        return self.like(other) / self
+
+    def __neg__(self) -> Self:
+        return self._made("fneg")
+
+    def __abs__(self) -> Self:
+        name = f"llvm.fabs.v{LANES}f{self.bits}"
+        return type(self)(self._builder, intrinsic(self._builder, name, self.value.type, [self.value]))
+
+    def fma(self, factor: Any, added: Any) -> Self:
+        """self * factor + added, rounded once."""
+        given = [self.value, self._of(factor), self._of(added)]
+        name = f"llvm.fma.v{LANES}f{self.bits}"
+        return type(self)(self._builder, intrinsic(self._builder, name, self.value.type, given))
+
+    def polynomial(self, coefficients: Sequence[float]) -> Self:
+        """c[0] + c[1] * self + c[2] * self^2 + ..."""
+        *others, last = coefficients
+        found = self.like(last)
+        for c in reversed(others):
+            found = found.fma(self, c)
+        return found
+
+    # -- comparisons, false where one is NaN
+
+    def __lt__(self, other: Any) -> Self:
+        return type(self)(self._builder, self._builder.fcmp_ordered("<", self.value, self._of(other)))
+
+    def __gt__(self, other: Any) -> Self:
+        return type(self)(self._builder, self._builder.fcmp_ordered(">", self.value, self._of(other)))
+
+    def equals(self, other: Any) -> Self:
+        return type(self)(self._builder, self._builder.fcmp_ordered("==", self.value, self._of(other)))
+
+    def where(self, condition: "Term", other: Any) -> Self:
+        """These lanes where the condition holds, else those of the other."""
+        return type(self)(self._builder, self._builder.select(condition.value, self.value, self._of(other)))
+
+    def within(self, least: float, most: float) -> Self:
+        """From least to most; NaN stays."""
+        above = self.like(least).where(self < least, self)
+        return above.like(most).where(above > most, above)
+
+    # -- integers
+
+    def integers(self) -> Self:
+        """The bits of floats."""
+        kind = ir.VectorType(ir.IntType(self.bits), LANES)
+        return type(self)(self._builder, self._builder.bitcast(self.value, kind))
+
+    def floats(self) -> Self:
+        """Of these bits."""
+        kind = ir.VectorType(ir.FloatType() if self.bits == 32 else ir.DoubleType(), LANES)
+        return type(self)(self._builder, self._builder.bitcast(self.value, kind))
+
+    def __lshift__(self, count: int) -> Self:
+        return self._made("shl", count)
+
+    def __rshift__(self, count: int) -> Self:
+        """Zeros come in."""
+        return self._made("lshr", count)
+
+    def __and__(self, other: Any) -> Self:
+        return self._made("and_", other)
+
+    def __or__(self, other: Any) -> Self:
+        return self._made("or_", other)
+
+    def signed_as(self, other: Self) -> Self:
+        """With the sign of another."""
+        sign = 1 << (self.bits - 1)
+        return ((self.integers() & (sign - 1)) | (other.integers() & sign)).floats()
+
+
+def lower_formula(primitive: Callable, formula: Callable[[Term], Term]) -> None:
+    """A primitive of lanes by the formula, as a function of its own in LLVM's code: it is inlined where that is worth
+    it."""
+    typed(primitive, lambda v: v if isinstance(v, Vec) else None)
+
+    @lower(primitive, Vec)
+    def lowered(context, builder, sig, args):
+        dtype = sig.args[0].dtype
+        name = f"normzoo_{primitive.__name__}_{suffix(dtype)}"
+        function = builder.module.globals.get(name)
+        if function is None:
+            kind = llvm_type(dtype)
+            function = ir.Function(builder.module, ir.FunctionType(kind, [kind]), name)
+            function.linkage = "internal"
+            inner = ir.IRBuilder(function.append_basic_block("entry"))
+            inner.ret(formula(Term(inner, function.args[0])).value)
+        return builder.call(function, args)
