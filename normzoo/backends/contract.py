@@ -55,12 +55,30 @@ CONSTANT = Moments(center=False, power=0)  # statistics that do not depend on x
 
 
 Dims = tuple[int, int, int, int]
+Volume = tuple[int, int, int]
 Kind = tuple[tuple[int, ...], np.dtype, int]  # shape, dtype and flags.num of an array
 Forward = Callable[[Array, Array, Array, float, Array], Array]  # (x, weight, bias, eps, y, written) -> stats
 Apply = Callable[[Array, Array, Array, Array, Array], None]  # (x, stats, weight, bias, y, written)
 Backward = Callable[..., None]  # (dy, x, stats, weight, eps, dx, dweight, dbias), the last three written
 Shortcut = Callable[..., Array | None]
 Sampler = Callable[[Array, Array | None], bytes]
+
+
+Pass = Callable[..., None]
+
+
+class Response(NamedTuple):
+    """y[c] = x[c] / (k + scale * sum(x[c']^2))^beta, c' from c - before to c + after; zeros outside."""
+
+    before: int
+    after: int
+    k: float
+    scale: float
+    beta: float
+
+
+def lacking(backend: object) -> NotImplementedError:
+    return NotImplementedError(f"{type(backend).__name__} computes views alone")
 
 
 class Memory(Protocol):
@@ -123,6 +141,18 @@ class Backend(Protocol):
     def spread_rows(self, source: Array, place: Array, target: Array) -> None:
         """target[i] = source[place[i]], or 0 where place[i] is -1; where it is -2 the row stays. These are rows of
         bytes: uint8 (rows, width), int64 (kept,), uint8 (kept, width)."""
+
+    # Windows: arrays of one shape and dtype; the result overlaps no other. A backend without them leaves these out; a
+    # norm says by `devices` where it runs.
+
+    def response(self, dims: Volume, form: Response, store: np.dtype) -> Pass:
+        """run(x, y) over (b, c, n), of values whose squares can be added."""
+        raise lacking(self)
+
+    def response_back(self, dims: Volume, form: Response, store: np.dtype) -> Pass:
+        """run(dy, x, dx), with g = dy / base^beta and base as y has it:
+        dx[c] = g[c] - 2 * beta * scale * x[c] * sum(g[c'] * x[c'] / base[c']), c' from c - after to c + before."""
+        raise lacking(self)
 
     # What passes can do without: a backend that has none leaves these out; where one raises, that is said once.
 

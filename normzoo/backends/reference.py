@@ -2,8 +2,21 @@
 
 import numpy as np
 
+from normzoo.backends import definitions
 from normzoo.backends import memory as host_memory
-from normzoo.backends.contract import BEYOND, Apply, Array, Backend, Backward, Dims, Forward, Moments
+from normzoo.backends.contract import (
+    BEYOND,
+    Apply,
+    Array,
+    Backend,
+    Backward,
+    Dims,
+    Forward,
+    Moments,
+    Pass,
+    Response,
+    Volume,
+)
 
 
 class Reference(Backend):
@@ -101,6 +114,12 @@ class Reference(Backend):
     def spread_rows(self, source: Array, place: Array, target: Array) -> None:
         target[place >= 0] = source[place[place >= 0]]
         target[place == -1] = 0
+
+    def response(self, dims: Volume, form: Response, store: np.dtype) -> Pass:
+        return definitions.of(dims, definitions.response, form)
+
+    def response_back(self, dims: Volume, form: Response, store: np.dtype) -> Pass:
+        return definitions.of(dims, definitions.response_back, form)
 
 
 def _unit(v: Array, eps: float, moments: Moments) -> Array:

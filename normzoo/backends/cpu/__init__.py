@@ -12,7 +12,22 @@ from numba.core import types
 
 from normzoo.backends import memory as host_memory
 from normzoo.backends.at_once import at_once, has_gil
-from normzoo.backends.contract import Apply, Array, Backend, Backward, Dims, Forward, Kind, Moments, Sampler, Shortcut
+from normzoo.backends.contract import (
+    Apply,
+    Array,
+    Backend,
+    Backward,
+    Dims,
+    Forward,
+    Kind,
+    Moments,
+    Pass,
+    Response,
+    Sampler,
+    Shortcut,
+    Volume,
+)
+from normzoo.backends.cpu import apart
 from normzoo.backends.cpu.code import FLAT, Code, Compiled, apply_code, backward_code, compiled, forward_code, spread_of
 from normzoo.backends.cpu.fastcall import objects, shortcut
 from normzoo.backends.cpu.kernels import gathering, running
@@ -85,6 +100,12 @@ class CPU(Backend):
             dweight[...], dbias[...] = d.sum(axis=tuple(a + 1 for a in axes)).reshape(2, *dweight.shape)
 
         return run
+
+    def response(self, dims: Volume, form: Response, store: np.dtype) -> Pass:
+        return apart.response(dims, form, (store,) * 2, False)
+
+    def response_back(self, dims: Volume, form: Response, store: np.dtype) -> Pass:
+        return apart.response(dims, form, (store,) * 3, True)
 
     def forward_shortcut(
         self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype,

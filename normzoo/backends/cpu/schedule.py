@@ -78,6 +78,13 @@ COLUMN_SAMPLES_SPANNED = 4  # where the weights vary along m: the sums are no gr
 SUMMED_ROWS = 256  # rows that are added up in float32, STRIP at a time, before they go on in float64 (order)
 SUMMED_COLUMNS = 512  # columns, of one sample or several, whose gradients a task adds up in float32 (order)
 
+# -- windows and scans --------------------------------------------------------------------------------------------
+
+WINDOW_TILE = 8192  # values of a piece, whose sums stay in a level-2 cache;
+WINDOW_ROWS = 4  # times what is worked on again beside it, at least
+WINDOW_LINE = 1024  # values of a row that are not cut;
+WINDOW_STRIP = 512  # of longer ones: runs that are fetched as they are read
+
 # -- threads and memory -------------------------------------------------------------------------------------------
 
 ASSUMED_SPEED = 2e9  # values a second that a thread normalizes, until a kernel's own calls were timed,

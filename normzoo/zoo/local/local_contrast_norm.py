@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array
+from normzoo.backends.definitions import window_sum
 from normzoo.passes.formulas import check_range, reciprocal, summed, unit
 from normzoo.passes.numbers import check_features, check_number, check_shape, check_size
 from normzoo.passes.saved import Pull
 from normzoo.statistics.tracked import check_channels
 from normzoo.zoo.exact import ExactNorm
-from normzoo.zoo.local.local_response_norm import window_sum
 
 Smooth = Callable[[Array], Array]
 
