@@ -36,6 +36,7 @@ ROOMS = {
         "backends.at_once",
         "backends.contract",
         "backends.cpu",
+        "backends.definitions",
         "backends.memory",
         "backends.samples",
         "backends.subnormals",

@@ -77,6 +77,15 @@ class Response(NamedTuple):
     beta: float
 
 
+class Cumulation(NamedTuple):
+    """Each time step by the mean and rstd of all values up to it. x is (b, c, n, t), or (b, t, n, c)."""
+
+    steps: int  # t
+    channels: int  # c
+    positions: int  # n
+    time_last: bool
+
+
 def lacking(backend: object) -> NotImplementedError:
     return NotImplementedError(f"{type(backend).__name__} computes views alone")
 
@@ -152,6 +161,19 @@ class Backend(Protocol):
     def response_back(self, dims: Volume, form: Response, store: np.dtype) -> Pass:
         """run(dy, x, dx), with g = dy / base^beta and base as y has it:
         dx[c] = g[c] - 2 * beta * scale * x[c] * sum(g[c'] * x[c'] / base[c']), c' from c - after to c + before."""
+        raise lacking(self)
+
+    # Scans, likewise. `state` is (4, b) float64, read and written: a unit, a power of two that x is multiplied by; a
+    # shift, the mean of the first step; the sum of the steps' means around it; the squares of all deviations, added.
+
+    def cumulate(self, batch: int, form: Cumulation, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
+        """run(x, weight, bias, eps, state, before, y) -> stats (2, b, t): mean, around the shift, and rstd of each
+        step, both in the unit, of its values, those of the steps before it and those of `before` steps that `state`
+        knows; y = (x - mean) * rstd * weight + bias. weight and bias are (c,)."""
+        raise lacking(self)
+
+    def cumulate_back(self, batch: int, form: Cumulation, dtype: np.dtype, store: np.dtype) -> Pass:
+        """run(dy, x, weight, stats, state, dx, dweight, dbias), of a pass that began with the first step."""
         raise lacking(self)
 
     # What passes can do without: a backend that has none leaves these out; where one raises, that is said once.

@@ -1,11 +1,11 @@
-"""What the reference has beside the view (b, m, c, n): windows, in NumPy, float64 inside."""
+"""What the reference has beside the view (b, m, c, n): windows and scans, in NumPy, float64 inside."""
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from normzoo.backends.contract import Array, Pass, Response
+from normzoo.backends.contract import Array, Cumulation, Pass, Response
 
 
 def of(dims: tuple[int, ...], formula: Callable[..., Array], form: Any) -> Pass:
@@ -45,3 +45,77 @@ def window_sum(v: Array, before: int, after: int, taps: Array | None = None, axi
         if shift <= after:
             total[..., :-shift] += v[..., shift:] if taps is None else v[..., shift:] * taps[before + shift]
     return np.moveaxis(total, -1, axis)
+
+
+@np.errstate(all="ignore")
+def cumulate(
+    form: Cumulation, x: Array, weight: Array, bias: Array, eps: float, state: Array, before: int, y: Array
+) -> Array:
+    """See `Backend.cumulate`."""
+    v = by_time(x, form).astype(np.float64, order="C") * state[0, :, None, None]
+    values, steps = v.shape[2], before + np.arange(1, v.shape[1] + 1)
+    unit, _, total, m2 = state[:, :, None]
+    if not before:
+        state[1] = v[:, 0].mean(axis=1)
+    v -= state[1, :, None, None]
+    own_mean = v.mean(axis=2, keepdims=True)
+    deviation = v - own_mean
+    rounding = deviation.mean(axis=2, keepdims=True)  # the mean's own, seen in the deviations and taken back
+    own_m2 = ((deviation - rounding) ** 2).sum(axis=2)
+    own = (own_mean + rounding)[:, :, 0]
+    totals = running_sum(total, own)
+    last = np.concatenate([total, totals[:, :-1]], axis=1) / np.maximum(steps - 1, 1)
+    all_m2 = running_sum(m2, own_m2 + (own - last) ** 2 * (values * (steps - 1) / steps))
+    root = np.sqrt(all_m2 / (steps * values) + eps * unit * unit)
+    stats = np.stack([totals / steps, np.divide(1.0, root, out=np.zeros_like(root), where=root != 0)])
+    state[2:] = totals[:, -1], all_m2[:, -1]
+    xhat = (v - stats[0, :, :, None]) * stats[1, :, :, None]
+    by_time(y, form)[...] = xhat * _of_values(weight, form) + _of_values(bias, form)
+    return stats
+
+
+@np.errstate(all="ignore")
+def cumulate_back(form: Cumulation, *arrays: Array) -> None:
+    """See `Backend.cumulate_back`."""
+    dy, x, weight, stats, state, dx, dweight, dbias = arrays
+    unit, shift = (row[:, None, None] for row in state[:2])
+    mean, rstd = (plane[:, :, None] for plane in stats)
+    d = by_time(dy, form).astype(np.float64, order="C")
+    deviation = by_time(x, form).astype(np.float64, order="C") * unit - shift
+    xhat = (deviation - mean) * rstd
+    g = d * _of_values(weight, form) * rstd
+    count = np.arange(1, d.shape[1] + 1)[:, None] * d.shape[2]
+    dmean = -g.sum(axis=2, keepdims=True) / count
+    dsquare = -(g * xhat).sum(axis=2, keepdims=True) * rstd / count
+    by_time(dx, form)[...] = (g + later(dmean - dsquare * mean) + deviation * later(dsquare)) * unit
+    for found, wanted in ((d * xhat, dweight), (d, dbias)):
+        wanted[...] = of_channels(found.sum(axis=(0, 1)), form)
+
+
+def by_time(a: Array, form: Cumulation) -> Array:
+    """A view of a as (b, t, values of a step in the order of memory)."""
+    values = form.channels * form.positions
+    return a.reshape(-1, values, form.steps).swapaxes(1, 2) if form.time_last else a.reshape(-1, form.steps, values)
+
+
+def of_channels(values: Array, form: Cumulation) -> Array:
+    """Of each value of a step, summed over the positions of a channel."""
+    if form.time_last:
+        return values.reshape(form.channels, form.positions).sum(axis=1)
+    return values.reshape(form.positions, form.channels).sum(axis=0)
+
+
+def _of_values(p: Array, form: Cumulation) -> Array:
+    """A parameter of each value of a step."""
+    p = p.astype(np.float64)
+    return np.repeat(p, form.positions) if form.time_last else np.tile(p, form.positions)
+
+
+def running_sum(start: Array, terms: Array) -> Array:
+    """start + terms[0] + ... + terms[t] for every t along axis 1, added in this order."""
+    return np.cumsum(np.concatenate([start, terms], axis=1), axis=1)[:, 1:]
+
+
+def later(d: Array) -> Array:
+    """Sum of d from t to the end, for every t."""
+    return np.cumsum(d[:, ::-1], axis=1)[:, ::-1]

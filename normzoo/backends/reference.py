@@ -1,5 +1,8 @@
 """The definition: the formulas of `contract.py` in NumPy, float64 inside. Slow, short, and what the rest must equal."""
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 
 from normzoo.backends import definitions
@@ -10,6 +13,7 @@ from normzoo.backends.contract import (
     Array,
     Backend,
     Backward,
+    Cumulation,
     Dims,
     Forward,
     Moments,
@@ -120,6 +124,12 @@ class Reference(Backend):
 
     def response_back(self, dims: Volume, form: Response, store: np.dtype) -> Pass:
         return definitions.of(dims, definitions.response_back, form)
+
+    def cumulate(self, batch: int, form: Cumulation, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
+        return partial(definitions.cumulate, form)
+
+    def cumulate_back(self, batch: int, form: Cumulation, dtype: np.dtype, store: np.dtype) -> Pass:
+        return partial(definitions.cumulate_back, form)
 
 
 def _unit(v: Array, eps: float, moments: Moments) -> Array:

@@ -11,7 +11,7 @@ from normzoo.backends.contract import Array, Backend
 from normzoo.backends.memory import empty
 from normzoo.backends.samples import samples_of
 from normzoo.backends.subnormals import in_any_mode
-from normzoo.passes.arrays import compute_dtype, kernel_array, storage_dtype
+from normzoo.passes.arrays import compute_dtype, kernel_array, rounded, storage_dtype
 from normzoo.passes.overlaps import may_overlap
 from normzoo.passes.saved import FunctionSaved, Grads, Saved, empty_in_layout, grads_by_name, layout_of
 
@@ -42,6 +42,11 @@ class Order(NamedTuple):
             a.transpose(self.axes)[...] = v
 
 
+def now() -> Backend:
+    """The backend that host arrays run on."""
+    return backend(chosen())
+
+
 def order_of(x: Array) -> tuple[int, ...]:
     """x's axes, outermost in memory first."""
     return layout_of(x) or tuple(range(x.ndim))
@@ -54,14 +59,17 @@ class WholeSaved(FunctionSaved):
         v: x as the kernel read it.
         order: of v.
         back: (backend, dy, v, dx) -> gradients by name, but x's, which it writes to dx; dy and dx lie as v does.
+        kinds: dtypes of these gradients.
     """
 
-    __slots__ = ("_back", "_layout", "_order", "_seen", "_v")
+    __slots__ = ("_back", "_kinds", "_layout", "_order", "_seen", "_v")
 
-    def __init__(self, owner: object, x: Array, v: Array, order: Order, back: Back) -> None:
+    def __init__(
+        self, owner: object, x: Array, v: Array, order: Order, back: Back, kinds: Mapping[str, np.dtype]
+    ) -> None:
         self._owner, self._back, self._order, self._v = getattr(owner, "label", owner), back, order, v
         self._weight = self._bias = None
-        self._like, self._layout = (x.shape, x.dtype), layout_of(x)
+        self._like, self._layout, self._kinds = (x.shape, x.dtype), layout_of(x), kinds
         self._source = x if may_overlap(x, v) else None
         self._overwritten = False
         self._seen = samples_of(v, None)
@@ -78,9 +86,9 @@ class WholeSaved(FunctionSaved):
             v = kernel_array(v, order.store)
         d = order.read(dy)
         target = order.written(dx, (d, v))
-        found = self._back(backend(chosen()), d, v, target)
+        found = self._back(now(), d, v, target)
         order.deliver(target, dx)
-        return grads_by_name({"x": dx, **found})
+        return grads_by_name({"x": dx} | {name: rounded(found[name], kind) for name, kind in self._kinds.items()})
 
 
 @in_any_mode
@@ -90,6 +98,7 @@ def whole(
     out: Array | None,
     axes: tuple[int, ...],
     forward: Callable[[Backend, Array, Array], Back],
+    params: Mapping[str, Array] | None = None,
 ) -> tuple[Array, Saved]:
     """y and the `Saved` of a pass.
 
@@ -97,13 +106,15 @@ def whole(
         out: takes y; it has been checked.
         axes: x's, as the kernel sees them, outermost first.
         forward: (backend, v, y) -> back, see `WholeSaved`. Both lie in this order.
+        params: arrays beside x, whose gradients get their dtypes, and which the dtype of the pass has room for.
     """
-    order = Order(axes, storage_dtype(x.dtype, compute_dtype(x.dtype)))
+    params = params or {}
+    order = Order(axes, storage_dtype(x.dtype, compute_dtype(x.dtype, *(p.dtype for p in params.values()))))
     v = order.read(x)
     y = empty_in_layout(x.shape, x.dtype, layout_of(x)) if out is None else out
     if out is not None and may_overlap(y, v):
         v = v.copy()
     target = order.written(y, (v,))
-    back = forward(backend(chosen()), v, target)
+    back = forward(now(), v, target)
     order.deliver(target, y)
-    return y, WholeSaved(owner, x, v, order, back)
+    return y, WholeSaved(owner, x, v, order, back, {name: p.dtype for name, p in params.items()})

@@ -150,3 +150,97 @@ def test_a_response_whose_x_has_changed_says_so(rng):
     x += 1
     with pytest.raises(RuntimeError, match=r"LocalResponseNorm\(3\): expected x as it was"):
         norm.backward(dy)
+
+
+# cumulative layer normalization
+
+
+def scan_of(shape, channel_axis, dtype, rng):
+    norm = nz.CumulativeLayerNorm(shape[channel_axis], 1e-6, channel_axis=channel_axis, dtype=dtype)
+    norm.weight[:], norm.bias[:] = rng.standard_normal((2, shape[channel_axis]))
+    return norm
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 40), (1, 3, 7), (3, 33, 2, 17), (1, 4, 3, 5, 100), (5, 40, 3)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_cumulative_moments_are_those_of_the_definition(shape, dtype, rng):
+    for axis in (1, -1):
+        x, dy = drawn(rng, shape, dtype)
+        norm = scan_of(shape, axis, np.float64 if dtype == np.float64 else np.float32, rng)
+        _, _, grads = *agrees(norm, x, dy), dict(norm.grads)
+        with nz.use("reference"):
+            both(norm, x, dy)
+        for name, d in grads.items():
+            check.close(d, norm.grads[name], 1e-6, float(np.abs(dy.astype(np.float64)).sum()))
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_cumulative_moments_far_from_0_after_silence_and_of_constants(axis, rng):
+    x, dy = drawn(rng, (2, 7, 90))
+    x = (1e4 + 0.1 * x).astype(np.float32)
+    x[:, :3], x[..., :3] = x[:, :3], 0
+    agrees(nz.CumulativeLayerNorm(x.shape[axis], channel_axis=axis), x, dy)
+    agrees(nz.CumulativeLayerNorm(x.shape[axis], channel_axis=axis), (1e6 + 0 * x + 0.5 * dy).astype(np.float32), dy)
+    for value, eps in ((0.1, 1e-8), (0.1, 0.0), (0.0, 0.0)):
+        norm = nz.CumulativeLayerNorm(x.shape[axis], eps, channel_axis=axis)
+        y, dx = both(norm, np.full_like(x, value), dy)
+        assert not y.any(), "a constant sequence gives the bias"
+        assert np.isfinite(dx).all()
+
+
+def test_cumulative_steps_lie_in_memory_either_way(rng):
+    x, dy = drawn(rng, (2, 20, 3, 50))
+    norm = nz.CumulativeLayerNorm(20)
+    y, dx = both(norm, x, dy)
+    turned = np.ascontiguousarray(x.transpose(0, 3, 2, 1)).transpose(0, 3, 2, 1)
+    again, dx_again = both(norm, turned, dy)
+    assert np.may_share_memory(norm.saved._v, turned), "x is not copied"
+    assert again.strides == turned.strides
+    check.close(again, y, check.FORWARD32)
+    check.close(dx_again, dx, check.BACKWARD32)
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_cumulative_layer_norm_has_the_same_bits_on_any_number_of_threads_and_in_any_batch(axis, rng):
+    x, dy = drawn(rng, (5, 40, 3, 120))
+    norm, before = scan_of(x.shape, axis, np.float32, rng), numba.get_num_threads()
+    y, dx, dweight = *both(norm, x, dy), norm.grads["weight"]
+    try:
+        numba.set_num_threads(1)
+        alone = both(norm, x, dy)
+        check.same_bits(norm.grads["weight"], dweight)
+    finally:
+        numba.set_num_threads(before)
+    one = both(norm, x[3:4], dy[3:4])
+    for found, expected, single in zip(alone, (y, dx), one, strict=True):
+        check.same_bits(found, expected)
+        check.same_bits(single, expected[3:4])
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_cumulative_steps_go_on_from_any_past(axis, dtype, rng):
+    x = drawn(rng, (3, 9, 2, 21), dtype)[0]
+    if axis == -1:
+        x = np.ascontiguousarray(x.transpose(0, 3, 2, 1))
+    norm, past = scan_of(x.shape, axis, np.float32, rng), None
+    y, time = norm(x), -1 if axis == 1 else 1
+    for t in range(21):
+        step, past = norm.step(np.take(x, t, axis=time), past)
+        check.same_bits(step, np.take(y, t, axis=time))
+    with nz.use("reference"):
+        again, other = norm.step(np.take(x, 3, axis=time), past)
+    step, past = norm.step(np.take(x, 3, axis=time), past)
+    check.close(step, again, 1e-6 if dtype != np.float16 else 1e-3)
+    check.close(past.m2, other.m2, 1e-12, float(other.m2.max()))
+
+
+def test_a_nan_reaches_all_later_steps_of_its_sample(rng):
+    x, dy = drawn(rng, (2, 5, 40))
+    x[1, 2, 20] = np.nan
+    y = nz.CumulativeLayerNorm(5)(x)
+    assert np.isfinite(y[0]).all() and np.isfinite(y[1, :, :20]).all() and np.isnan(y[1, :, 20:]).all()
+    for shape in ((0, 5, 4), (2, 5, 0)):
+        norm = nz.CumulativeLayerNorm(5)
+        assert both(norm, np.empty(shape, np.float32), np.empty(shape, np.float32))[1].shape == shape
+        assert not norm.grads["weight"].any()

@@ -17,6 +17,7 @@ from normzoo.backends.contract import (
     Array,
     Backend,
     Backward,
+    Cumulation,
     Dims,
     Forward,
     Kind,
@@ -106,6 +107,12 @@ class CPU(Backend):
 
     def response_back(self, dims: Volume, form: Response, store: np.dtype) -> Pass:
         return apart.response(dims, form, (store,) * 3, True)
+
+    def cumulate(self, batch: int, form: Cumulation, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
+        return apart.cumulate(batch, form, dtype, store)
+
+    def cumulate_back(self, batch: int, form: Cumulation, dtype: np.dtype, store: np.dtype) -> Pass:
+        return apart.cumulate_back(batch, form, dtype, store)
 
     def forward_shortcut(
         self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype,

@@ -1,5 +1,6 @@
-"""Kernels of what is no view (b, m, c, n): how windows are had as machine code."""
+"""Kernels of what is no view (b, m, c, n): how windows and scans are had as machine code."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from math import prod
 from typing import Any
@@ -7,9 +8,10 @@ from typing import Any
 import numpy as np
 from numba.core import types
 
-from normzoo.backends.contract import Array, Pass, Response, Volume
+from normzoo.backends import definitions
+from normzoo.backends.contract import Array, Cumulation, Pass, Response, Volume
 from normzoo.backends.cpu.code import DOUBLE, FLAT, compiled
-from normzoo.backends.cpu.kernels import responses
+from normzoo.backends.cpu.kernels import responses, scans
 from normzoo.backends.cpu.parallel import threads
 from normzoo.backends.cpu.parallel.sharing import ALONE, POOL
 from normzoo.backends.cpu.schedule import SERIAL
@@ -37,3 +39,41 @@ def response(dims: Volume, form: Response, stores: tuple[np.dtype, ...], back: b
     window = tuple(min(reach, dims[1] - 1) for reach in (form.before, form.after))
     numbers: Array = np.array([form.k, form.scale, form.beta, MOST[stores[0].itemsize]])
     return lambda *arrays: call(dims, window, *arrays, numbers)
+
+
+@lru_cache(maxsize=256)
+def cumulate(batch: int, form: Cumulation, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
+    """The pass, by kernels where no sample has a unit of its own."""
+    dims = batch, form.steps, form.channels, form.positions
+    flat = [FLAT[kind.name] for kind in (store, dtype, dtype, store, DOUBLE, DOUBLE)]
+    signature = POOL, types.UniTuple(types.int64, 4), *flat, types.int64, types.float64
+    call = call_of(scans.forward(form.time_last), signature, prod(dims))
+
+    def run(x: Array, weight: Array, bias: Array, eps: float, state: Array, before: int, y: Array) -> Array:
+        if (state[0] != 1).any():
+            return definitions.cumulate(form, x, weight, bias, eps, state, before, y)
+        stats: Array = np.empty((2, batch, form.steps))
+        call(dims, x, weight, bias, y, stats, state, before, eps)
+        return stats
+
+    return run
+
+
+@lru_cache(maxsize=256)
+def cumulate_back(batch: int, form: Cumulation, dtype: np.dtype, store: np.dtype) -> Pass:
+    """The way back, likewise."""
+    dims = batch, form.steps, form.channels, form.positions
+    flat = [FLAT[kind.name] for kind in (store, store, dtype, DOUBLE, DOUBLE, store, DOUBLE)]
+    signature = POOL, types.UniTuple(types.int64, 4), *flat
+    call = call_of(scans.backward(form.time_last), signature, prod(dims))
+
+    def run(*arrays: Array) -> None:
+        dy, x, weight, stats, state, dx, dweight, dbias = arrays
+        if (state[0] != 1).any():
+            definitions.cumulate_back(form, *arrays)
+            return
+        sums = np.zeros((2, batch, form.channels * form.positions))
+        call(dims, dy, x, weight, stats, state, dx, sums)
+        dweight[...], dbias[...] = (definitions.of_channels(of_values.sum(axis=0), form) for of_values in sums)
+
+    return run

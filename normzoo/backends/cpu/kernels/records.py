@@ -51,3 +51,21 @@ class Backward(NamedTuple):
 class Limits(NamedTuple):
     divisor: Any  # as for `Moments`
     limit: Any  # float: rstd of a clamped set, or inf
+
+
+class Scan(NamedTuple):
+    """A pass; dx, and what else there is going back, is in place of y."""
+
+    dims: Any  # (b, t, c, n)
+    x: Any
+    weight: Any  # (c,)
+    result: Any
+    stats: Any  # (2, b, t) float64: mean around the shift, and rstd, of each step
+    state: Any
+
+
+class Taken(NamedTuple):
+    """What takes steps in."""
+
+    steps: Any  # before the first
+    eps: Any
