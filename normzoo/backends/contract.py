@@ -163,6 +163,22 @@ class Backend(Protocol):
         dx[c] = g[c] - 2 * beta * scale * x[c] * sum(g[c'] * x[c'] / base[c']), c' from c - after to c + before."""
         raise lacking(self)
 
+    # Windows of positions: what is found of the channels of each position of (b, c, n), and what is done with it. In
+    # between there are the windows, of arrays that have no channels.
+
+    def position_moments(self, dims: Volume, store: np.dtype) -> Callable[[Array], Array]:
+        """run(x) -> (2, b, n) float64: mean and variance over c."""
+        raise lacking(self)
+
+    def position_sums(self, dims: Volume, dtype: np.dtype, store: np.dtype) -> Callable[..., tuple[Array, Array]]:
+        """run(dy, x, weight, stats) -> (2, b, n): the means over c of g = dy * weight and of g * xhat; and (2, c):
+        dweight and dbias. weight is (c,), stats (3, b, n)."""
+        raise lacking(self)
+
+    def position_gradient(self, dims: Volume, dtype: np.dtype, store: np.dtype) -> Pass:
+        """run(dy, x, weight, stats, more, dx): dx = g * rstd + more[0] + xhat * more[1]; more is (2, b, n) float64."""
+        raise lacking(self)
+
     # Scans, likewise. `state` is (4, b) float64, read and written: a unit, a power of two that x is multiplied by; a
     # shift, the mean of the first step; the sum of the steps' means around it; the squares of all deviations, added.
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.backends.contract import Array, Cumulation, Pass, Response
+from normzoo.backends.contract import Array, Cumulation, Pass, Response, Volume
 
 
 def of(dims: tuple[int, ...], formula: Callable[..., Array], form: Any) -> Pass:
@@ -45,6 +45,36 @@ def window_sum(v: Array, before: int, after: int, taps: Array | None = None, axi
         if shift <= after:
             total[..., :-shift] += v[..., shift:] if taps is None else v[..., shift:] * taps[before + shift]
     return np.moveaxis(total, -1, axis)
+
+
+@np.errstate(all="ignore")
+def position_moments(dims: Volume, x: Array) -> Array:
+    v = x.reshape(dims).astype(np.float64)
+    mean = v.mean(axis=1, keepdims=True)
+    deviation = v - mean
+    rounding = deviation.mean(axis=1, keepdims=True)  # the mean's own, seen in the deviations and taken back
+    return np.stack([(mean + rounding)[:, 0], ((deviation - rounding) ** 2).mean(axis=1)])
+
+
+@np.errstate(all="ignore")
+def position_sums(dims: Volume, dy: Array, x: Array, weight: Array, stats: Array) -> tuple[Array, Array]:
+    d, g, xhat = _positions(dims, dy, x, weight, stats)
+    sums = np.stack([(d * xhat).sum(axis=(0, 2)), d.sum(axis=(0, 2))])
+    return np.stack([g.mean(axis=1), (g * xhat).mean(axis=1)]), sums
+
+
+@np.errstate(all="ignore")
+def position_gradient(dims: Volume, dy: Array, x: Array, weight: Array, stats: Array, more: Array, dx: Array) -> None:
+    _, g, xhat = _positions(dims, dy, x, weight, stats)
+    constant, slope = more.reshape(2, dims[0], 1, dims[2])
+    dx.reshape(dims)[...] = g * stats.reshape(3, dims[0], 1, dims[2])[2] + constant + xhat * slope
+
+
+def _positions(dims: Volume, dy: Array, x: Array, weight: Array, stats: Array) -> tuple[Array, Array, Array]:
+    """dy, g and xhat."""
+    mean, _, rstd = stats.reshape(3, dims[0], 1, dims[2])
+    d = dy.reshape(dims).astype(np.float64)
+    return d, d * weight.astype(np.float64)[:, None], (x.reshape(dims).astype(np.float64) - mean) * rstd
 
 
 @np.errstate(all="ignore")

@@ -125,6 +125,15 @@ class Reference(Backend):
     def response_back(self, dims: Volume, form: Response, store: np.dtype) -> Pass:
         return definitions.of(dims, definitions.response_back, form)
 
+    def position_moments(self, dims: Volume, store: np.dtype) -> Callable[[Array], Array]:
+        return partial(definitions.position_moments, dims)
+
+    def position_sums(self, dims: Volume, dtype: np.dtype, store: np.dtype) -> Callable[..., tuple[Array, Array]]:
+        return partial(definitions.position_sums, dims)
+
+    def position_gradient(self, dims: Volume, dtype: np.dtype, store: np.dtype) -> Pass:
+        return partial(definitions.position_gradient, dims)
+
     def cumulate(self, batch: int, form: Cumulation, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
         return partial(definitions.cumulate, form)
 

@@ -244,3 +244,62 @@ def test_a_nan_reaches_all_later_steps_of_its_sample(rng):
         norm = nz.CumulativeLayerNorm(5)
         assert both(norm, np.empty(shape, np.float32), np.empty(shape, np.float32))[1].shape == shape
         assert not norm.grads["weight"].any()
+
+
+# windows of positions
+
+WINDOWED = {
+    "contrast": lambda c, axis, dtype: nz.LocalContrastNorm(3, channel_axis=axis),
+    "divisive": lambda c, axis, dtype: nz.DivisiveNorm(c, 3, 4, 0.1, channel_axis=axis, dtype=dtype),
+}  # fmt: skip
+each_windowed = pytest.mark.parametrize("name", WINDOWED)
+
+
+@each_windowed
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(2, 5, 40), (3, 33, 6, 17), (1, 7, 4, 3, 5), (2, 19, 1, 1), (1, 3, 20, 19)], ids=str)
+def test_windows_of_positions_are_those_of_the_definition(name, shape, dtype, rng):
+    for axis in (1, -1):
+        norm = WINDOWED[name](shape[axis], axis, np.float64 if dtype == np.float64 else np.float32)
+        for p in norm.params.values():
+            p[...] = rng.standard_normal(p.shape)
+        x, dy = drawn(rng, shape, dtype)
+        agrees(norm, x, dy)
+        grads = dict(norm.grads)
+        with nz.use("reference"):
+            both(norm, x, dy)
+        for key, d in grads.items():
+            check.close(d, norm.grads[key], 1e-6, float(np.abs(dy.astype(np.float64)).sum()))
+        agrees(norm, (1e4 + 0.1 * rng.standard_normal(shape)).astype(np.float32), dy.astype(np.float32))
+
+
+@each_windowed
+def test_windows_of_positions_take_channels_first_and_last_as_they_are(name, rng):
+    x, dy = drawn(rng, (2, 20, 9, 11))
+    norm = WINDOWED[name](20, 1, np.float32)
+    y, dx = both(norm, x, dy)
+    turned = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    again, dx_again = both(norm, turned, dy)
+    assert np.may_share_memory(norm.saved._v, turned), "x is not copied"
+    assert again.strides == turned.strides
+    check.close(again, y, check.FORWARD32)
+    check.close(dx_again, dx, check.BACKWARD32)
+
+
+@each_windowed
+@pytest.mark.parametrize("axis", [1, -1])
+def test_windows_of_positions_have_the_same_bits_on_any_number_of_threads_and_in_any_batch(name, axis, rng):
+    x, dy = drawn(rng, (5, 40, 31, 37))
+    norm, before = WINDOWED[name](x.shape[axis], axis, np.float32), numba.get_num_threads()
+    y, dx, grads = *both(norm, x, dy), dict(norm.grads)
+    try:
+        numba.set_num_threads(1)
+        alone = both(norm, x, dy)
+        for key, d in grads.items():
+            check.same_bits(norm.grads[key], d)
+    finally:
+        numba.set_num_threads(before)
+    one = both(norm, x[3:4], dy[3:4])
+    for found, expected, single in zip(alone, (y, dx), one, strict=True):
+        check.same_bits(found, expected)
+        check.same_bits(single, expected[3:4])

@@ -108,6 +108,15 @@ class CPU(Backend):
     def response_back(self, dims: Volume, form: Response, store: np.dtype) -> Pass:
         return apart.response(dims, form, (store,) * 3, True)
 
+    def position_moments(self, dims: Volume, store: np.dtype) -> Callable[[Array], Array]:
+        return apart.position_moments(dims, store)
+
+    def position_sums(self, dims: Volume, dtype: np.dtype, store: np.dtype) -> Callable[..., tuple[Array, Array]]:
+        return apart.position_sums(dims, dtype, store)
+
+    def position_gradient(self, dims: Volume, dtype: np.dtype, store: np.dtype) -> Pass:
+        return apart.position_gradient(dims, dtype, store)
+
     def cumulate(self, batch: int, form: Cumulation, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
         return apart.cumulate(batch, form, dtype, store)
 

@@ -11,7 +11,8 @@ from numba.core import types
 from normzoo.backends import definitions
 from normzoo.backends.contract import Array, Cumulation, Pass, Response, Volume
 from normzoo.backends.cpu.code import DOUBLE, FLAT, compiled
-from normzoo.backends.cpu.kernels import responses, scans
+from normzoo.backends.cpu.compiling.jit import plain
+from normzoo.backends.cpu.kernels import positions, responses, scans
 from normzoo.backends.cpu.parallel import threads
 from normzoo.backends.cpu.parallel.sharing import ALONE, POOL
 from normzoo.backends.cpu.schedule import SERIAL
@@ -77,3 +78,43 @@ def cumulate_back(batch: int, form: Cumulation, dtype: np.dtype, store: np.dtype
         dweight[...], dbias[...] = (definitions.of_channels(of_values.sum(axis=0), form) for of_values in sums)
 
     return run
+
+
+def _over(dims: Volume, make: Any, *kinds: np.dtype) -> Any:
+    """The kernel of positions for these arrays, which follow dims."""
+    signature = POOL, types.UniTuple(types.int64, 3), *(FLAT[kind.name] for kind in kinds)
+    return call_of(make(dims[2] == 1), signature, prod(dims))
+
+
+@lru_cache(maxsize=256)
+def position_moments(dims: Volume, store: np.dtype) -> Callable[[Array], Array]:
+    """See the contract."""
+    call = _over(dims, positions.moments, store, DOUBLE)
+
+    def run(x: Array) -> Array:
+        stats: Array = np.empty((2, dims[0], dims[2]))
+        call(dims, x, stats)
+        return stats
+
+    return run
+
+
+@lru_cache(maxsize=256)
+def position_sums(dims: Volume, dtype: np.dtype, store: np.dtype) -> Callable[..., tuple[Array, Array]]:
+    """Likewise."""
+    call = _over(dims, positions.sums, store, store, dtype, DOUBLE, DOUBLE, DOUBLE)
+    turns = plain(positions.turns_of)(dims)
+
+    def run(dy: Array, x: Array, weight: Array, stats: Array) -> tuple[Array, Array]:
+        means, sums = np.empty((2, dims[0], dims[2])), np.empty((turns, 2, dims[1]))
+        call(dims, dy, x, weight, stats, means, sums)
+        return means, sums.sum(axis=0)
+
+    return run
+
+
+@lru_cache(maxsize=256)
+def position_gradient(dims: Volume, dtype: np.dtype, store: np.dtype) -> Pass:
+    """Likewise."""
+    call = _over(dims, positions.gradient, store, store, dtype, DOUBLE, DOUBLE, store)
+    return lambda *arrays: call(dims, *arrays)

@@ -84,6 +84,8 @@ WINDOW_TILE = 8192  # values of a piece, whose sums stay in a level-2 cache;
 WINDOW_ROWS = 4  # times what is worked on again beside it, at least
 WINDOW_LINE = 1024  # values of a row that are not cut;
 WINDOW_STRIP = 512  # of longer ones: runs that are fetched as they are read
+POSITIONS = 256  # of a task, over whose channels there is a sum; parameters' gradients of as many are added up in
+# float32 (order)
 SCAN_SUMMED = 16  # steps, or vectors of them, whose parameters' gradients are added up in float32 (order)
 
 # -- threads and memory -------------------------------------------------------------------------------------------

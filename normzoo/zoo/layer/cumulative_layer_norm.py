@@ -9,7 +9,7 @@ import numpy as np
 from normzoo.backends.contract import Array, Backend, Cumulation
 from normzoo.norm import Norm
 from normzoo.passes.arrays import base_array, compute_dtype, kernel_array, storage_dtype
-from normzoo.passes.formulas import FAR, check_range, unit
+from normzoo.passes.formulas import FAR, check_range, unit_of_samples
 from normzoo.passes.numbers import check_size
 from normzoo.passes.overlaps import check_out
 from normzoo.passes.saved import Saved
@@ -125,10 +125,7 @@ class CumulativeLayerNorm(Norm):
 
     def _unit(self, x: Array, v: Array) -> Array:
         """The unit of each sample of x, of which v is a view (N, T, ..., C) or, of a step, (N, 1, ...)."""
-        if x.dtype.itemsize < 8 or not x.size:
-            return np.ones(len(x))
-        axes = tuple(range(1, x.ndim))
-        one = unit(np.stack([x.max(axis=axes), x.min(axis=axes)], axis=1), 1, self.eps**0.5)[:, 0]
+        one = unit_of_samples(x, self.eps**0.5)
         if (one != 1).any():
             check_range(self, v.reshape(*v.shape[:2], -1), 1, 2)
         return one

@@ -69,3 +69,13 @@ class Taken(NamedTuple):
 
     steps: Any  # before the first
     eps: Any
+
+
+class Positions(NamedTuple):
+    """What is known of a pass over the channels of positions; dy and weight are x where there is none."""
+
+    dims: Any  # (b, c, n)
+    dy: Any
+    x: Any
+    weight: Any  # (c,)
+    stats: Any  # (3, b, n) float64: mean, spread, rstd; two rows where these are found
