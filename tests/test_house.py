@@ -219,7 +219,6 @@ ROOMS = {
     "statistics/updates.py": {"backends", "backends.subnormals", "passes.arrays", "statistics.running_state"},
     "zoo": {
         "backends.contract",
-        "backends.definitions",
         "norm",
         "passes.affine",
         "passes.arrays",

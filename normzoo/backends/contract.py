@@ -77,6 +77,13 @@ class Response(NamedTuple):
     beta: float
 
 
+class Window(NamedTuple):
+    """Weights of the neighbours of a row, `before` of which stand before it."""
+
+    before: int
+    taps: tuple[float, ...]
+
+
 class Cumulation(NamedTuple):
     """Each time step by the mean and rstd of all values up to it. x is (b, c, n, t), or (b, t, n, c)."""
 
@@ -177,6 +184,11 @@ class Backend(Protocol):
 
     def position_gradient(self, dims: Volume, dtype: np.dtype, store: np.dtype) -> Pass:
         """run(dy, x, weight, stats, more, dx): dx = g * rstd + more[0] + xhat * more[1]; more is (2, b, n) float64."""
+        raise lacking(self)
+
+    def window_means(self, dims: Volume, window: Window, back: bool) -> Callable[[Array], Array]:
+        """run(v) -> u, (b, c, n) float64: the mean of v over a window along c, by weights, of what lies inside; with
+        `back` of a gradient of u that of v."""
         raise lacking(self)
 
     # Scans, likewise. `state` is (4, b) float64, read and written: a unit, a power of two that x is multiplied by; a

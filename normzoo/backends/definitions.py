@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.backends.contract import Array, Cumulation, Pass, Response, Volume
+from normzoo.backends.contract import Array, Cumulation, Pass, Response, Volume, Window
 
 
 def of(dims: tuple[int, ...], formula: Callable[..., Array], form: Any) -> Pass:
@@ -45,6 +45,21 @@ def window_sum(v: Array, before: int, after: int, taps: Array | None = None, axi
         if shift <= after:
             total[..., :-shift] += v[..., shift:] if taps is None else v[..., shift:] * taps[before + shift]
     return np.moveaxis(total, -1, axis)
+
+
+@np.errstate(all="ignore")
+def window_means(dims: Volume, window: Window, back: bool, v: Array) -> Array:
+    taps, v = np.array(window.taps), v.reshape(dims)
+    before, after = window.before, taps.size - 1 - window.before
+    inside = inside_of(dims[1], window)[:, None]
+    if back:
+        return window_sum(v / inside, after, before, taps[::-1], axis=1)
+    return window_sum(v, before, after, taps, axis=1) / inside
+
+
+def inside_of(length: int, window: Window) -> Array:
+    """The sum of the weights of the neighbours that a row has."""
+    return window_sum(np.ones(length), window.before, len(window.taps) - 1 - window.before, np.array(window.taps))
 
 
 @np.errstate(all="ignore")

@@ -20,6 +20,7 @@ from normzoo.backends.contract import (
     Pass,
     Response,
     Volume,
+    Window,
 )
 
 
@@ -133,6 +134,9 @@ class Reference(Backend):
 
     def position_gradient(self, dims: Volume, dtype: np.dtype, store: np.dtype) -> Pass:
         return partial(definitions.position_gradient, dims)
+
+    def window_means(self, dims: Volume, window: Window, back: bool) -> Callable[[Array], Array]:
+        return partial(definitions.window_means, dims, window, back)
 
     def cumulate(self, batch: int, form: Cumulation, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
         return partial(definitions.cumulate, form)

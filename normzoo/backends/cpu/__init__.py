@@ -27,6 +27,7 @@ from normzoo.backends.contract import (
     Sampler,
     Shortcut,
     Volume,
+    Window,
 )
 from normzoo.backends.cpu import apart
 from normzoo.backends.cpu.code import FLAT, Code, Compiled, apply_code, backward_code, compiled, forward_code, spread_of
@@ -116,6 +117,9 @@ class CPU(Backend):
 
     def position_gradient(self, dims: Volume, dtype: np.dtype, store: np.dtype) -> Pass:
         return apart.position_gradient(dims, dtype, store)
+
+    def window_means(self, dims: Volume, window: Window, back: bool) -> Callable[[Array], Array]:
+        return apart.window_means(dims, window, back)
 
     def cumulate(self, batch: int, form: Cumulation, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
         return apart.cumulate(batch, form, dtype, store)

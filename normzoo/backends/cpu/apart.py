@@ -9,10 +9,10 @@ import numpy as np
 from numba.core import types
 
 from normzoo.backends import definitions
-from normzoo.backends.contract import Array, Cumulation, Pass, Response, Volume
+from normzoo.backends.contract import Array, Cumulation, Pass, Response, Volume, Window
 from normzoo.backends.cpu.code import DOUBLE, FLAT, compiled
 from normzoo.backends.cpu.compiling.jit import plain
-from normzoo.backends.cpu.kernels import positions, responses, scans
+from normzoo.backends.cpu.kernels import positions, responses, scans, smoothing
 from normzoo.backends.cpu.parallel import threads
 from normzoo.backends.cpu.parallel.sharing import ALONE, POOL
 from normzoo.backends.cpu.schedule import SERIAL
@@ -40,6 +40,27 @@ def response(dims: Volume, form: Response, stores: tuple[np.dtype, ...], back: b
     window = tuple(min(reach, dims[1] - 1) for reach in (form.before, form.after))
     numbers: Array = np.array([form.k, form.scale, form.beta, MOST[stores[0].itemsize]])
     return lambda *arrays: call(dims, window, *arrays, numbers)
+
+
+@lru_cache(maxsize=256)
+def window_means(dims: Volume, window: Window, back: bool) -> Callable[[Array], Array]:
+    """Weighted means along an axis, or the way back; taps that meet no row are left out."""
+    _, c, n = dims
+    before, after = min(window.before, c - 1), min(len(window.taps) - 1 - window.before, c - 1)
+    taps = np.array(window.taps[window.before - before : window.before + after + 1])
+    equal = bool((taps == 1).all())
+    factors = np.repeat(1 / definitions.inside_of(c, window), n)
+    if back:
+        before, after, taps = after, before, taps[::-1].copy()
+    signature = POOL, types.UniTuple(types.int64, 3), types.UniTuple(types.int64, 2), *[FLAT[DOUBLE.name]] * 4
+    call = call_of(smoothing.smooth(equal, back), signature, prod(dims))
+
+    def run(v: Array) -> Array:
+        found: Array = np.empty(dims)
+        call(dims, (before, after), np.ascontiguousarray(v), taps, factors, found)
+        return found
+
+    return run
 
 
 @lru_cache(maxsize=256)

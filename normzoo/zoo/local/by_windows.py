@@ -2,11 +2,12 @@
 and normalized by it; windows are of arrays without channels, in float64."""
 
 from collections.abc import Callable, Mapping
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
-from normzoo.backends.contract import Array, Backend, Dims
+from normzoo.backends.contract import Array, Backend, Dims, Window
 from normzoo.passes.arrays import compute_dtype
 from normzoo.passes.saved import Saved
 from normzoo.passes.whole import Back, order_of, whole
@@ -28,7 +29,7 @@ class Task(NamedTuple):
     channel_axis: int  # counted from the front
     params: Mapping[str, Array]
     unit: Array  # (N,), powers of two that x is multiplied by
-    find: Callable[[Array, Array], Found]  # of mean and variance over the channels, (N, ...), in this unit
+    find: Callable[[Backend, Array, Array], Found]  # of mean and variance over the channels, (N, ...), in this unit
 
 
 def by_windows(task: Task, x: Array, out: Array | None) -> tuple[Array, Saved]:
@@ -51,7 +52,7 @@ def by_windows(task: Task, x: Array, out: Array | None) -> tuple[Array, Saved]:
         own_weight = task.params.get("weight", np.ones(channels)).astype(np.float64)
         bias = task.params.get("bias", np.zeros(channels))
         moments = backend.position_moments(dims, v.dtype)(v if far is None else v * far)
-        found = task.find(*moments.reshape(2, *places))
+        found = task.find(backend, *moments.reshape(2, *places))
         stats = np.stack([found.mean, np.zeros(places), found.rstd]).reshape(3, dims[0], dims[2])
         run = backend.apply(view, parameter_view, dtype, v.dtype)
         run(v if far is None else v * far, stats, own_weight.astype(dtype), bias.astype(dtype), y)
@@ -69,3 +70,26 @@ def by_windows(task: Task, x: Array, out: Array | None) -> tuple[Array, Saved]:
         return back
 
     return whole(task.owner, x, out, axes, forward, task.params)
+
+
+Smooth = Callable[[Array], Array]
+
+
+def windows(backend: Backend, shape: tuple[int, ...], taps: list[Array]) -> tuple[Smooth, Smooth]:
+    """Weighted means around every position, and how gradients go back.
+
+    Args:
+        shape: (N, ...), of what the two functions take.
+        taps: the window's weights along each axis of positions, or once for all; what lies outside has weight 0. A
+            window of an even size has one more behind than before.
+    """
+    taps = taps * (len(shape) - 1) if len(taps) == 1 else taps
+
+    def along(v: Array, back: bool) -> Array:
+        for axis, weights in enumerate(taps, start=1):
+            dims = prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :])
+            window = Window((weights.size - 1) // 2, tuple(weights.tolist()))
+            v = backend.window_means(dims, window, back)(v)
+        return v.reshape(shape)
+
+    return lambda v: along(v, False), lambda v: along(v, True)

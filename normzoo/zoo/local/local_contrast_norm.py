@@ -1,14 +1,12 @@
 """Local contrast and divisive normalization: every value by the mean and spread of a window of positions around it.
 The windows overlap, so they are outside the algebra."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from normzoo.backends.contract import Array
-from normzoo.backends.definitions import window_sum
+from normzoo.backends.contract import Array, Backend
 from normzoo.norm import Norm
 from normzoo.passes.arrays import base_array
 from normzoo.passes.formulas import check_range, reciprocal, unit_of_samples
@@ -16,9 +14,7 @@ from normzoo.passes.numbers import check_features, check_number, check_shape, ch
 from normzoo.passes.overlaps import check_out
 from normzoo.passes.saved import Saved
 from normzoo.statistics.tracked import check_channels
-from normzoo.zoo.local.by_windows import Found, Task, by_windows
-
-Smooth = Callable[[Array], Array]
+from normzoo.zoo.local.by_windows import Found, Task, by_windows, windows
 
 
 class LocalContrastNorm(Norm):
@@ -75,10 +71,10 @@ class LocalContrastNorm(Norm):
         return {"sigma": self.sigma, "channel_axis": self.channel_axis}
 
 
-def _contrast(taps: list[Array], channels: int, mean: Array, variance: Array) -> Found:
+def _contrast(taps: list[Array], channels: int, backend: Backend, mean: Array, variance: Array) -> Found:
     """What `LocalContrastNorm` finds."""
     positions = tuple(range(1, mean.ndim))
-    smooth, back = windows(mean.shape[1:], taps)
+    smooth, back = windows(backend, mean.shape, taps)
     # the rounding of a mean is no contrast
     low, high = mean.min(axis=positions, keepdims=True), mean.max(axis=positions, keepdims=True)
     flat = (low == high) & ~variance.any(axis=positions, keepdims=True)
@@ -174,9 +170,9 @@ class DivisiveNorm(Norm):
             check_range(self, np.moveaxis(x, axis, 1), tuple(range(1, x.ndim)), 1)
         return by_windows(Task(self, axis, self.params, one, partial(self._find, one)), x, out)
 
-    def _find(self, one: Array, mean: Array, variance: Array) -> Found:
-        center_of, center_back = windows(mean.shape[1:], [np.ones(n) for n in self.sum_window])
-        spread_of, spread_back = windows(mean.shape[1:], [np.ones(n) for n in self.sup_window])
+    def _find(self, one: Array, backend: Backend, mean: Array, variance: Array) -> Found:
+        center_of, center_back = windows(backend, mean.shape, [np.ones(n) for n in self.sum_window])
+        spread_of, spread_back = windows(backend, mean.shape, [np.ones(n) for n in self.sup_window])
         eps = (self.eps * one * one).reshape(-1, *[1] * (mean.ndim - 1))
         center = center_of(mean)
         apart = mean - center
@@ -209,28 +205,3 @@ def check_windows(
     if len(window) not in (1, x.ndim - 2):
         raise ValueError(f"{owner}: expected {name} of {x.ndim - 2} sizes for x of shape {x.shape}, got {window}")
     return axis
-
-
-def windows(shape: tuple[int, ...], taps: list[Array]) -> tuple[Smooth, Smooth]:
-    """Weighted means around every position, and how gradients go back.
-
-    Args:
-        shape: sizes of the axes of positions, the last ones of what the two functions take.
-        taps: the window's weights along each axis, or once for all; what lies outside the array has weight 0.
-    """
-    taps = taps * len(shape) if len(taps) == 1 else taps
-    inside = [window_sum(np.ones(n), (t.size - 1) // 2, t.size // 2, t) for n, t in zip(shape, taps, strict=True)]
-
-    def along(v: Array, transposed: bool) -> Array:
-        for axis, (t, weights) in enumerate(zip(taps, inside, strict=True), start=-len(shape)):
-            before, after = (t.size - 1) // 2, t.size // 2
-            v = np.moveaxis(v, axis, -1)
-            v = (
-                window_sum(v / weights, after, before, t[::-1])
-                if transposed
-                else window_sum(v, before, after, t) / weights
-            )
-            v = np.moveaxis(v, -1, axis)
-        return v
-
-    return lambda v: along(v, False), lambda v: along(v, True)
