@@ -70,6 +70,7 @@ CONSTANT = Moments(center=False, power=0)  # statistics that do not depend on x
 
 
 Dims = tuple[int, int, int, int]
+Volume = tuple[int, int, int]
 Kind = tuple[tuple[int, ...], np.dtype, int]  # shape, dtype and flags.num of an array
 # The last argument of each, `beside`, may be left out where nothing stands around the norm.
 Forward = Callable[..., Array]  # (x, weight, bias, eps, y, beside) -> stats; y is written, and what is said of `Beside`
@@ -77,6 +78,39 @@ Apply = Callable[..., None]  # (x, stats, weight, bias, y, beside)
 Backward = Callable[..., None]  # (dy, x, stats, weight, eps, dx, dweight, dbias, beside), the three before it written
 Shortcut = Callable[..., Array | None]
 Sampler = Callable[[Array, Array | None], bytes]
+
+
+Pass = Callable[..., None]
+
+
+class Response(NamedTuple):
+    """y[c] = x[c] / (k + scale * sum(x[c']^2))^beta, c' from c - before to c + after; zeros outside."""
+
+    before: int
+    after: int
+    k: float
+    scale: float
+    beta: float
+
+
+class Window(NamedTuple):
+    """Weights of the neighbours of a row, `before` of which stand before it."""
+
+    before: int
+    taps: tuple[float, ...]
+
+
+class Cumulation(NamedTuple):
+    """Each time step by the mean and rstd of all values up to it. x is (b, c, n, t), or (b, t, n, c)."""
+
+    steps: int  # t
+    channels: int  # c
+    positions: int  # n
+    time_last: bool
+
+
+def lacking(backend: object) -> NotImplementedError:
+    return NotImplementedError(f"{type(backend).__name__} computes views alone")
 
 
 class Memory(Protocol):
@@ -146,6 +180,52 @@ class Backend(Protocol):
     def spread_rows(self, source: Array, place: Array, target: Array) -> None:
         """target[i] = source[place[i]], or 0 where place[i] is -1; where it is -2 the row stays. These are rows of
         bytes: uint8 (rows, width), int64 (kept,), uint8 (kept, width)."""
+
+    # Windows: arrays of one shape and dtype; the result overlaps no other. A backend without them leaves these out; a
+    # norm says by `devices` where it runs.
+
+    def response(self, dims: Volume, form: Response, store: np.dtype) -> Pass:
+        """run(x, y) over (b, c, n), of values whose squares can be added."""
+        raise lacking(self)
+
+    def response_back(self, dims: Volume, form: Response, store: np.dtype) -> Pass:
+        """run(dy, x, dx), with g = dy / base^beta and base as y has it:
+        dx[c] = g[c] - 2 * beta * scale * x[c] * sum(g[c'] * x[c'] / base[c']), c' from c - after to c + before."""
+        raise lacking(self)
+
+    # Windows of positions: what is found of the channels of each position of (b, c, n), and what is done with it. In
+    # between there are the windows, of arrays that have no channels.
+
+    def position_moments(self, dims: Volume, store: np.dtype) -> Callable[[Array], Array]:
+        """run(x) -> (2, b, n) float64: mean and variance over c."""
+        raise lacking(self)
+
+    def position_sums(self, dims: Volume, dtype: np.dtype, store: np.dtype) -> Callable[..., tuple[Array, Array]]:
+        """run(dy, x, weight, stats) -> (2, b, n): the means over c of g = dy * weight and of g * xhat; and (2, c):
+        dweight and dbias. weight is (c,), stats (3, b, n)."""
+        raise lacking(self)
+
+    def position_gradient(self, dims: Volume, dtype: np.dtype, store: np.dtype) -> Pass:
+        """run(dy, x, weight, stats, more, dx): dx = g * rstd + more[0] + xhat * more[1]; more is (2, b, n) float64."""
+        raise lacking(self)
+
+    def window_means(self, dims: Volume, window: Window, back: bool) -> Callable[[Array], Array]:
+        """run(v) -> u, (b, c, n) float64: the mean of v over a window along c, by weights, of what lies inside; with
+        `back` of a gradient of u that of v."""
+        raise lacking(self)
+
+    # Scans, likewise. `state` is (4, b) float64, read and written: a unit, a power of two that x is multiplied by; a
+    # shift, the mean of the first step; the sum of the steps' means around it; the squares of all deviations, added.
+
+    def cumulate(self, batch: int, form: Cumulation, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
+        """run(x, weight, bias, eps, state, before, y) -> stats (2, b, t): mean, around the shift, and rstd of each
+        step, both in the unit, of its values, those of the steps before it and those of `before` steps that `state`
+        knows; y = (x - mean) * rstd * weight + bias. weight and bias are (c,)."""
+        raise lacking(self)
+
+    def cumulate_back(self, batch: int, form: Cumulation, dtype: np.dtype, store: np.dtype) -> Pass:
+        """run(dy, x, weight, stats, state, dx, dweight, dbias), of a pass that began with the first step."""
+        raise lacking(self)
 
     # What passes can do without: a backend that has none leaves these out; where one raises, that is said once.
 

@@ -1,10 +1,28 @@
 """The definition: the formulas of `contract.py` in NumPy, float64 inside. Slow, short, and what the rest must equal."""
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 
+from normzoo.backends import definitions
 from normzoo.backends import memory as host_memory
 from normzoo.backends.around import ALONE, NOTHING, NOTHING_BACK, Around, Beside, BesideBack
-from normzoo.backends.contract import BEYOND, Apply, Array, Backend, Backward, Dims, Forward, Moments
+from normzoo.backends.contract import (
+    BEYOND,
+    Apply,
+    Array,
+    Backend,
+    Backward,
+    Cumulation,
+    Dims,
+    Forward,
+    Moments,
+    Pass,
+    Response,
+    Volume,
+    Window,
+)
 
 
 class Reference(Backend):
@@ -121,6 +139,30 @@ class Reference(Backend):
     def spread_rows(self, source: Array, place: Array, target: Array) -> None:
         target[place >= 0] = source[place[place >= 0]]
         target[place == -1] = 0
+
+    def response(self, dims: Volume, form: Response, store: np.dtype) -> Pass:
+        return definitions.of(dims, definitions.response, form)
+
+    def response_back(self, dims: Volume, form: Response, store: np.dtype) -> Pass:
+        return definitions.of(dims, definitions.response_back, form)
+
+    def position_moments(self, dims: Volume, store: np.dtype) -> Callable[[Array], Array]:
+        return partial(definitions.position_moments, dims)
+
+    def position_sums(self, dims: Volume, dtype: np.dtype, store: np.dtype) -> Callable[..., tuple[Array, Array]]:
+        return partial(definitions.position_sums, dims)
+
+    def position_gradient(self, dims: Volume, dtype: np.dtype, store: np.dtype) -> Pass:
+        return partial(definitions.position_gradient, dims)
+
+    def window_means(self, dims: Volume, window: Window, back: bool) -> Callable[[Array], Array]:
+        return partial(definitions.window_means, dims, window, back)
+
+    def cumulate(self, batch: int, form: Cumulation, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
+        return partial(definitions.cumulate, form)
+
+    def cumulate_back(self, batch: int, form: Cumulation, dtype: np.dtype, store: np.dtype) -> Pass:
+        return partial(definitions.cumulate_back, form)
 
 
 def _unit(v: Array, eps: float, moments: Moments) -> Array:

@@ -26,6 +26,14 @@ def unit(v: Array, axis: Axis, least: float = 0.0, power: int = 1) -> Array:
     return np.where(far, np.ldexp(1.0, np.minimum(-np.frexp(largest)[1], 1023)), 1.0)
 
 
+def unit_of_samples(x: Array, least: float = 0.0) -> Array:
+    """The unit of each sample of x, (N,); found without an array of x's size. float32 is squared in float64."""
+    if x.dtype.itemsize < 8 or not x.size:
+        return np.ones(len(x))
+    axes = tuple(range(1, x.ndim))
+    return unit(np.stack([x.max(axis=axes), x.min(axis=axes)], axis=1), 1, least)[:, 0]
+
+
 def check_range(owner: object, v: Array, axis: Axis, each: Axis) -> None:
     """Check the range of overlapping sets. They are computed in one unit, see `unit`, that of all values over `axis`;
     so no part of them, over `each`, may be so small that its squares vanish."""

@@ -14,7 +14,24 @@ from numba.core import types
 from normzoo.backends import memory as host_memory
 from normzoo.backends.around import ALONE, NOTHING, NOTHING_BACK, Around, Beside, BesideBack
 from normzoo.backends.at_once import at_once, has_gil
-from normzoo.backends.contract import Apply, Array, Backend, Backward, Dims, Forward, Kind, Moments, Sampler, Shortcut
+from normzoo.backends.contract import (
+    Apply,
+    Array,
+    Backend,
+    Backward,
+    Cumulation,
+    Dims,
+    Forward,
+    Kind,
+    Moments,
+    Pass,
+    Response,
+    Sampler,
+    Shortcut,
+    Volume,
+    Window,
+)
+from normzoo.backends.cpu import apart
 from normzoo.backends.cpu.beside import before, behind
 from normzoo.backends.cpu.code import FLAT, Code, Compiled, apply_code, backward_code, compiled, forward_code, spread_of
 from normzoo.backends.cpu.fastcall import objects, shortcut
@@ -109,6 +126,30 @@ class CPU(Backend):
             dweight[...], dbias[...] = d.sum(axis=tuple(a + 1 for a in axes)).reshape(2, *dweight.shape)
 
         return run
+
+    def response(self, dims: Volume, form: Response, store: np.dtype) -> Pass:
+        return apart.response(dims, form, (store,) * 2, False)
+
+    def response_back(self, dims: Volume, form: Response, store: np.dtype) -> Pass:
+        return apart.response(dims, form, (store,) * 3, True)
+
+    def position_moments(self, dims: Volume, store: np.dtype) -> Callable[[Array], Array]:
+        return apart.position_moments(dims, store)
+
+    def position_sums(self, dims: Volume, dtype: np.dtype, store: np.dtype) -> Callable[..., tuple[Array, Array]]:
+        return apart.position_sums(dims, dtype, store)
+
+    def position_gradient(self, dims: Volume, dtype: np.dtype, store: np.dtype) -> Pass:
+        return apart.position_gradient(dims, dtype, store)
+
+    def window_means(self, dims: Volume, window: Window, back: bool) -> Callable[[Array], Array]:
+        return apart.window_means(dims, window, back)
+
+    def cumulate(self, batch: int, form: Cumulation, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
+        return apart.cumulate(batch, form, dtype, store)
+
+    def cumulate_back(self, batch: int, form: Cumulation, dtype: np.dtype, store: np.dtype) -> Pass:
+        return apart.cumulate_back(batch, form, dtype, store)
 
     def forward_shortcut(
         self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype,

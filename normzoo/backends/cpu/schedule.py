@@ -79,6 +79,16 @@ COLUMN_SAMPLES_SPANNED = 4  # if the weights vary along m: those sums are not gr
 SUMMED_ROWS = 256  # rows that are summed in float32, STRIP at a time, before they are added in float64 (order)
 SUMMED_COLUMNS = 512  # columns, of one sample or several, whose gradients a task sums in float32 (order)
 
+# -- windows and scans --------------------------------------------------------------------------------------------
+
+WINDOW_TILE = 8192  # values of a piece, whose sums stay in a level-2 cache;
+WINDOW_ROWS = 4  # times what is worked on again beside it, at least
+WINDOW_LINE = 1024  # values of a row that are not cut;
+WINDOW_STRIP = 512  # of longer ones: runs that are fetched as they are read
+POSITIONS = 256  # of a task, over whose channels there is a sum; parameters' gradients of as many are added up in
+# float32 (order)
+SCAN_SUMMED = 16  # steps, or vectors of them, whose parameters' gradients are added up in float32 (order)
+
 # -- threads and memory -------------------------------------------------------------------------------------------
 
 ASSUMED_SPEED = 2e9  # values per second that a thread normalizes, as assumed until calls of the kernel were timed

@@ -1,17 +1,20 @@
 """Cumulative layer normalization: normalize every time step by the mean and variance of all steps so far."""
 
-from collections.abc import Mapping
+from functools import partial
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from normzoo.backends.contract import Array
-from normzoo.passes.arrays import base_array
-from normzoo.passes.formulas import FAR, centered, check_range, reciprocal, summed, unit
+from normzoo.backends.contract import Array, Backend, Cumulation
+from normzoo.norm import Norm
+from normzoo.passes.arrays import base_array, compute_dtype, kernel_array, storage_dtype
+from normzoo.passes.formulas import FAR, check_range, unit_of_samples
 from normzoo.passes.numbers import check_size
-from normzoo.passes.saved import Pull
+from normzoo.passes.overlaps import check_out
+from normzoo.passes.saved import Saved
+from normzoo.passes.whole import Back, now, order_of, whole
 from normzoo.statistics.tracked import check_channels
-from normzoo.zoo.exact import ExactNorm
 
 
 class Past(NamedTuple):
@@ -24,8 +27,8 @@ class Past(NamedTuple):
     m2: Array  # sum of squared deviations of all values
 
 
-class CumulativeLayerNorm(ExactNorm):
-    """Cumulative layer normalization: normalize every time step by the mean and variance of all steps so far.
+class CumulativeLayerNorm(Norm):
+    """Cumulative layer normalization: every time step by the mean and variance of all that came so far.
 
     Formula:
         y[t] = (x[t] - mean_t) / sqrt(var_t + eps) * weight + bias, with mean_t and (biased) var_t over the channels,
@@ -62,6 +65,8 @@ class CumulativeLayerNorm(ExactNorm):
     array([[1.]], dtype=float32)
     """
 
+    eps: float
+
     def __init__(
         self,
         channel_size: int,
@@ -78,34 +83,52 @@ class CumulativeLayerNorm(ExactNorm):
             raise ValueError(f"{self}: expected channel_axis 1 or -1, got {channel_axis}")
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-1)
 
-    def check(self, x: Array, **inputs: Array) -> None:
+    def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
+        x = base_array(self, "x", x)
         check_channels(self, x, self.channel_axis, 3, self.channel_size)
+        if out is not None:
+            check_out(self, out, x.shape, x.dtype, (x,), tuple(self.params.values()))
+        axes, time_last = self._order(x)
+        time = x.shape[-1 if self.channel_axis == 1 else 1]
+        form = Cumulation(time, self.channel_size, prod(x.shape[1:]) // max(1, time * self.channel_size), time_last)
+        state = np.zeros((4, len(x)))
+        state[0] = self._unit(x, by_time(x, self.channel_axis))
+        return whole(self, x, out, axes, partial(self._cumulate, form, state), self.params)
 
-    def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
-        weight, bias = params.get("weight", np.ones(1)), params.get("bias", np.zeros(1))
-        channel_axis = self.channel_axis
-        v = by_time(x, channel_axis)
-        shape, rows = v.shape, (*v.shape[:2], -1)
-        check_range(self, v.reshape(rows), 1, 2)
-        one = unit(v.reshape(rows), (1, 2), self.eps**0.5)[:, :, 0]
-        deviation, mean, rstd, _ = moments(v.reshape(rows), None, self.eps, one)
-        xhat = (deviation - mean) * rstd
-        y = xhat.reshape(shape) * weight + bias
+    def _cumulate(self, form: Cumulation, state: Array, backend: Backend, v: Array, y: Array) -> Back:
+        dtype = compute_dtype(v.dtype)
+        weight, bias = self._parameters(dtype)
+        if v.size:
+            stats = backend.cumulate(len(v), form, dtype, v.dtype)(v, weight, bias, self.eps, state, 0, y)
 
-        def pull(dy: Array) -> dict[str, Array]:
-            d = by_time(dy, channel_axis)
-            g = (d * weight).reshape(rows) * rstd
-            count = np.arange(1, shape[1] + 1).reshape(-1, 1) * deviation.shape[2]
-            dmean = -g.sum(axis=2, keepdims=True) / count
-            dsquare = -(g * xhat).sum(axis=2, keepdims=True) * rstd / count
-            dx = (g + later(dmean - dsquare * mean) + deviation * later(dsquare)) * one[:, :, None]
-            return {
-                "x": by_channel(dx.reshape(shape), channel_axis),
-                "weight": summed(d * xhat.reshape(shape), weight.shape),
-                "bias": summed(d, bias.shape),
-            }
+        def back(backend: Backend, d: Array, v: Array, dx: Array) -> dict[str, Array]:
+            dtype = compute_dtype(v.dtype)
+            dweight, dbias = np.zeros((2, *weight.shape))
+            if v.size:
+                w = weight.astype(dtype)
+                backend.cumulate_back(len(v), form, dtype, v.dtype)(d, v, w, stats, state, dx, dweight, dbias)
+            return {"weight": dweight, "bias": dbias}
 
-        return by_channel(y, channel_axis), pull
+        return back
+
+    def _parameters(self, dtype: np.dtype) -> tuple[Array, Array]:
+        """Copies: they may be changed before the backward pass."""
+        weight, bias = self.params.get("weight", np.ones(self.channel_size)), self.params.get("bias")
+        return weight.astype(dtype), np.zeros(weight.shape, dtype) if bias is None else bias.astype(dtype)
+
+    def _order(self, x: Array) -> tuple[tuple[int, ...], bool]:
+        """x's axes as they are or, where they lie in memory so, with time and channels exchanged; is time last then?"""
+        straight = tuple(range(x.ndim))
+        turned = (0, straight[-1], *straight[2:-1], 1)
+        is_turned = x.ndim > 2 and order_of(x) == turned
+        return turned if is_turned else straight, (self.channel_axis == 1) != is_turned
+
+    def _unit(self, x: Array, v: Array) -> Array:
+        """The unit of each sample of x, of which v is a view (N, T, ..., C) or, of a step, (N, 1, ...)."""
+        one = unit_of_samples(x, self.eps**0.5)
+        if (one != 1).any():
+            check_range(self, v.reshape(*v.shape[:2], -1), 1, 2)
+        return one
 
     def step(self, x: Array, past: Past | None = None) -> tuple[Array, Past]:
         """y of one time step, and the `past` for the next call.
@@ -124,17 +147,20 @@ class CumulativeLayerNorm(ExactNorm):
             raise TypeError(f"{self}: expected past as step returned it, got {type(past).__name__}")
         if past is not None and len(past.total) != len(x):
             raise ValueError(f"{self}: expected x of {len(past.total)} samples, as before, got {x.shape}")
-        v = np.array(np.moveaxis(x, self.channel_axis, -1), np.float64, order="C")
-        params = {name: p.astype(np.float64) for name, p in self.params.items()}
-        with np.errstate(all="ignore"):
-            rows = v.reshape(len(v), 1, v[:1].size)
-            one = unit(rows, (1, 2), self.eps**0.5)[:, :, 0]
-            if past is not None:
-                one, past = self._in_one_unit(rows, one, past)
-            deviation, mean, rstd, past = moments(rows, past, self.eps, one)
-            y = ((deviation - mean) * rstd).reshape(v.shape)
-            y = (y * params.get("weight", 1.0) + params.get("bias", 0.0)).astype(x.dtype)
-        return np.ascontiguousarray(np.moveaxis(y, -1, self.channel_axis)), past
+        dtype = compute_dtype(x.dtype, *(p.dtype for p in self.params.values()))
+        v = kernel_array(x, storage_dtype(x.dtype, dtype))
+        form = Cumulation(1, self.channel_size, v[:1].size // max(1, self.channel_size), self.channel_axis == 1)
+        one, y = self._unit(x, x[:, None])[:, None], np.empty(v.shape, v.dtype)
+        if past is None:
+            nothing = np.zeros_like(one)
+            past = Past(0, one, nothing, nothing, nothing)
+        else:
+            one, past = self._in_one_unit(x.reshape(len(x), 1, -1), one, past)
+        state = np.concatenate([one, past.shift, past.total, past.m2], axis=1).T.copy()
+        if v.size:
+            run = now().cumulate(len(v), form, dtype, v.dtype)
+            run(v, *self._parameters(dtype), self.eps, state, past.steps, y)
+        return y.astype(x.dtype, copy=False), Past(past.steps + 1, *state[:, :, None])
 
     def _in_one_unit(self, v: Array, one: Array, past: Past) -> tuple[Array, Past]:
         """The unit of the largest value, of this step v or an earlier one, and the past converted to it."""
@@ -156,37 +182,3 @@ class CumulativeLayerNorm(ExactNorm):
 def by_time(x: Array, channel_axis: int) -> Array:
     """x as (N, T, ..., C)."""
     return x if channel_axis == -1 else np.moveaxis(np.moveaxis(x, -1, 1), 2, -1)
-
-
-def by_channel(v: Array, channel_axis: int) -> Array:
-    """The inverse of `by_time`."""
-    return v if channel_axis == -1 else np.moveaxis(np.moveaxis(v, -1, 2), 1, -1)
-
-
-def moments(v: Array, past: Past | None, eps: float, one: Array) -> tuple[Array, Array, Array, Past]:
-    """(v - shift, mean_t - shift, rstd_t, the past of later steps) for v (N, T, values of a step), in units (N, 1)."""
-    v = v * one[:, :, None]
-    if past is None:
-        zero = np.zeros((len(v), 1))
-        past = Past(0, one, v[:, 0].mean(axis=1, keepdims=True), zero, zero)
-    values, steps = v.shape[2], past.steps + np.arange(1, v.shape[1] + 1)
-    v = v - past.shift[:, :, None]
-    own_mean, deviation = centered(v, 2)
-    own_mean, own_m2 = own_mean[:, :, 0], (deviation * deviation).sum(axis=2)  # (N, T)
-    total = running_sum(past.total, own_mean)
-    before = np.concatenate([past.total, total[:, :-1]], axis=1) / np.maximum(steps - 1, 1)
-    apart = (own_mean - before) ** 2 * (values * (steps - 1) / steps)
-    m2 = running_sum(past.m2, own_m2 + apart)
-    mean, rstd = total / steps, reciprocal(np.sqrt(m2 / (steps * values) + eps * one * one))
-    new = Past(past.steps + v.shape[1], one, past.shift, total[:, -1:], m2[:, -1:])
-    return v, mean[:, :, None], rstd[:, :, None], new
-
-
-def running_sum(start: Array, terms: Array) -> Array:
-    """start + terms[0] + ... + terms[t] for every t along axis 1, added in this order."""
-    return np.cumsum(np.concatenate([start, terms], axis=1), axis=1)[:, 1:]
-
-
-def later(d: Array) -> Array:
-    """Sum of d from t to the end, for every t."""
-    return np.cumsum(d[:, ::-1], axis=1)[:, ::-1]

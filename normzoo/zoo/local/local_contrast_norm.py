@@ -1,24 +1,24 @@
-"""Local contrast and divisive normalization: normalize every value by mean and spread of a window of positions around
-it. The windows overlap, so the backends cannot compute them: NumPy, in float64, on every backend."""
+"""Local contrast and divisive normalization: every value by the mean and spread of a window of positions around it.
+The windows overlap, so they are outside the algebra."""
 
-from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from normzoo.backends.contract import Array
-from normzoo.passes.formulas import check_range, reciprocal, summed, unit
+from normzoo.backends.contract import Array, Backend
+from normzoo.norm import Norm
+from normzoo.passes.arrays import base_array
+from normzoo.passes.formulas import check_range, reciprocal, unit_of_samples
 from normzoo.passes.numbers import check_features, check_number, check_shape, check_size
-from normzoo.passes.saved import Pull
+from normzoo.passes.overlaps import check_out
+from normzoo.passes.saved import Saved
 from normzoo.statistics.tracked import check_channels
-from normzoo.zoo.exact import ExactNorm
-from normzoo.zoo.local.local_response_norm import window_sum
-
-Smooth = Callable[[Array], Array]
+from normzoo.zoo.local.by_windows import Found, Task, by_windows, windows
 
 
-class LocalContrastNorm(ExactNorm):
-    """Local contrast normalization: subtract the mean of a Gaussian window, then divide by the window's deviation.
+class LocalContrastNorm(Norm):
+    """Local contrast normalization: the mean of a Gaussian window taken away, then divided by the window's deviation.
 
     Formula:
         v = x - mean_w(x), y = v / max(c, sigma), sigma = sqrt(mean_w(v^2)), c = mean of sigma over all positions of the
@@ -58,44 +58,45 @@ class LocalContrastNorm(ExactNorm):
             raise ValueError(f"{self}: expected sigma > 0, got {sigma}")
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
 
-    def check(self, x: Array, **inputs: Array) -> None:
-        check_windows(self, x, self.channel_axis, None, "kernel_size", self.kernel_size)
-
-    def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
-        v = np.moveaxis(x, self.channel_axis, 1)
-        positions = tuple(range(2, v.ndim))
-        one = unit(v, (1, *positions))
-        v = v * one
+    def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
+        x = base_array(self, "x", x)
+        axis = check_windows(self, x, self.channel_axis, None, "kernel_size", self.kernel_size)
+        if out is not None:
+            check_out(self, out, x.shape, x.dtype, (x,))
         taps = [np.exp(-0.5 * (np.arange(-(n // 2), n // 2 + 1) / self.sigma) ** 2) for n in self.kernel_size]
-        smooth, back = windows(v.shape[2:], taps)
-        # in a constant sample the rounding error of the mean is not contrast
-        flat = v.min(axis=(1, *positions), keepdims=True) == v.max(axis=(1, *positions), keepdims=True)
-        v = np.where(flat, 0.0, v - smooth(v.mean(axis=1, keepdims=True)))
-        sigma = np.sqrt(smooth((v * v).mean(axis=1, keepdims=True)))  # (N, 1, ...)
-        c = sigma.mean(axis=positions, keepdims=True)
-        factor = reciprocal(np.maximum(c, sigma))
-        y = v * factor
-        channel_axis = self.channel_axis
-
-        def pull(dy: Array) -> dict[str, Array]:
-            d = np.moveaxis(dy, channel_axis, 1)
-            channels = d.shape[1]
-            dlargest = -(d * y).sum(axis=1, keepdims=True) * factor
-            above = sigma > c
-            dsigma = np.where(above, dlargest, 0.0)
-            dsigma += np.where(above, 0.0, dlargest).sum(axis=positions, keepdims=True) / np.prod(d.shape[2:])
-            dv = d * factor + v * back(dsigma * reciprocal(sigma)) / channels
-            dx = np.where(flat, 0.0, dv - back(dv.mean(axis=1, keepdims=True))) * one
-            return {"x": np.moveaxis(dx, 1, channel_axis)}
-
-        return np.moveaxis(y, 1, self.channel_axis), pull
+        find = partial(_contrast, taps, x.shape[axis])
+        return by_windows(Task(self, axis, {}, unit_of_samples(x), find), x, out)
 
     def _options(self) -> dict[str, Any]:
         return {"sigma": self.sigma, "channel_axis": self.channel_axis}
 
 
-class DivisiveNorm(ExactNorm):
-    """Divisive normalization: normalize every value by mean and spread of all channels in a window of positions.
+def _contrast(taps: list[Array], channels: int, backend: Backend, mean: Array, variance: Array) -> Found:
+    """What `LocalContrastNorm` finds."""
+    positions = tuple(range(1, mean.ndim))
+    smooth, back = windows(backend, mean.shape, taps)
+    # the rounding of a mean is no contrast
+    low, high = mean.min(axis=positions, keepdims=True), mean.max(axis=positions, keepdims=True)
+    flat = (low == high) & ~variance.any(axis=positions, keepdims=True)
+    center = smooth(mean)
+    apart = mean - center
+    sigma = np.sqrt(smooth(variance + apart * apart))
+    c = sigma.mean(axis=positions, keepdims=True)
+    rstd = np.where(flat, 0.0, reciprocal(np.maximum(c, sigma)))
+
+    def pull(g: Array, gx: Array) -> tuple[Array, Array]:
+        dlargest = -channels * gx * rstd
+        above = sigma > c
+        dsigma = np.where(above, dlargest, 0.0)
+        dsigma += np.where(above, 0.0, dlargest).sum(axis=positions, keepdims=True) / np.prod(mean.shape[1:])
+        dv = back(dsigma * reciprocal(sigma)) / channels
+        return -back(rstd * g + apart * dv), dv * reciprocal(rstd)
+
+    return Found(center, rstd, pull)
+
+
+class DivisiveNorm(Norm):
+    """Divisive normalization: every value by the mean and spread of all channels in a window of positions around it.
 
     Formula:
         v = x - mean_A(x), y = v / sqrt(mean_B(v^2) + eps) * weight + bias. A and B are all channels at the positions of
@@ -129,6 +130,8 @@ class DivisiveNorm(ExactNorm):
     array([[[-0.74,  1.02, -0.74]]], dtype=float32)
     """
 
+    eps: float
+
     def __init__(
         self,
         num_features: int,
@@ -156,37 +159,30 @@ class DivisiveNorm(ExactNorm):
         self.sup_window = check_window(self, "sup_window", sup_window)
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
 
-    def check(self, x: Array, **inputs: Array) -> None:
+    def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
+        x = base_array(self, "x", x)
         for name in ("sum_window", "sup_window"):
-            check_windows(self, x, self.channel_axis, self.num_features, name, getattr(self, name))
+            axis = check_windows(self, x, self.channel_axis, self.num_features, name, getattr(self, name))
+        if out is not None:
+            check_out(self, out, x.shape, x.dtype, (x,), tuple(self.params.values()))
+        one = unit_of_samples(x, self.eps**0.5)
+        if (one != 1).any():
+            check_range(self, np.moveaxis(x, axis, 1), tuple(range(1, x.ndim)), 1)
+        return by_windows(Task(self, axis, self.params, one, partial(self._find, one)), x, out)
 
-    def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
-        v = np.moveaxis(x, self.channel_axis, 1)
-        span = (-1, *[1] * (v.ndim - 2))  # shape of a parameter
-        weight = params.get("weight", np.ones(1)).reshape(span)
-        bias = params.get("bias", np.zeros(1)).reshape(span)
-        mean, mean_back = windows(v.shape[2:], [np.ones(n) for n in self.sum_window])
-        square, square_back = windows(v.shape[2:], [np.ones(n) for n in self.sup_window])
-        positions = tuple(range(1, v.ndim))
-        check_range(self, v, positions, 1)
-        one = unit(v, positions, self.eps**0.5)
-        v = v * one
-        v = v - mean(v.mean(axis=1, keepdims=True))
-        factor = reciprocal(np.sqrt(square((v * v).mean(axis=1, keepdims=True)) + self.eps * one * one))
-        xhat = v * factor
-        channel_axis, num_features = self.channel_axis, self.num_features
+    def _find(self, one: Array, backend: Backend, mean: Array, variance: Array) -> Found:
+        center_of, center_back = windows(backend, mean.shape, [np.ones(n) for n in self.sum_window])
+        spread_of, spread_back = windows(backend, mean.shape, [np.ones(n) for n in self.sup_window])
+        eps = (self.eps * one * one).reshape(-1, *[1] * (mean.ndim - 1))
+        center = center_of(mean)
+        apart = mean - center
+        rstd = reciprocal(np.sqrt(spread_of(variance + apart * apart) + eps))
 
-        def pull(dy: Array) -> dict[str, Array]:
-            d = np.moveaxis(dy, channel_axis, 1)
-            g = d * weight
-            dsquare = -(g * xhat).mean(axis=1, keepdims=True) * factor * factor  # twice: with the 2 of d(v * v)
-            dv = g * factor + v * square_back(dsquare)
-            dx = (dv - mean_back(dv.mean(axis=1, keepdims=True))) * one
-            found = {"x": np.moveaxis(dx, 1, channel_axis)}
-            shape = (num_features, *span[1:])
-            return found | {"weight": summed(d * xhat, shape), "bias": summed(d, shape)}
+        def pull(g: Array, gx: Array) -> tuple[Array, Array]:
+            dv = spread_back(-gx * rstd * rstd)  # half of what v * v takes, twice
+            return -center_back(rstd * g + apart * dv), dv * reciprocal(rstd)
 
-        return np.moveaxis(xhat * weight + bias, 1, self.channel_axis), pull
+        return Found(center, rstd, pull)
 
     def _options(self) -> dict[str, Any]:
         affine = {"affine": "weight" in self.params, "bias": "bias" in self.params}
@@ -200,35 +196,12 @@ def check_window(owner: object, name: str, window: Any) -> tuple[int, ...]:
 
 def check_windows(
     owner: object, x: Array, channel_axis: int, features: int | None, name: str, window: tuple[int, ...]
-) -> None:
-    """Check that x has samples, channels and positions, and the window one size for all axes of positions or one for
-    each."""
-    if check_channels(owner, x, channel_axis, 3, features) == 0:
+) -> int:
+    """x has samples, channels and positions, and a size of the window for all axes of positions, or for each; the axis
+    of the channels."""
+    axis = check_channels(owner, x, channel_axis, 3, features)
+    if axis == 0:
         raise ValueError(f"{owner}: expected the samples on axis 0 of x, got channel_axis={channel_axis}")
     if len(window) not in (1, x.ndim - 2):
         raise ValueError(f"{owner}: expected {name} of {x.ndim - 2} sizes for x of shape {x.shape}, got {window}")
-
-
-def windows(shape: tuple[int, ...], taps: list[Array]) -> tuple[Smooth, Smooth]:
-    """The function that computes weighted means around every position, and its transpose, for gradients.
-
-    Args:
-        shape: sizes of the axes of positions, the last axes of the arguments of the two functions.
-        taps: the window's weights along each axis, or once for all axes; positions outside the array have weight 0.
-    """
-    taps = taps * len(shape) if len(taps) == 1 else taps
-    inside = [window_sum(np.ones(n), (t.size - 1) // 2, t.size // 2, t) for n, t in zip(shape, taps, strict=True)]
-
-    def along(v: Array, transposed: bool) -> Array:
-        for axis, (t, weights) in enumerate(zip(taps, inside, strict=True), start=-len(shape)):
-            before, after = (t.size - 1) // 2, t.size // 2
-            v = np.moveaxis(v, axis, -1)
-            v = (
-                window_sum(v / weights, after, before, t[::-1])
-                if transposed
-                else window_sum(v, before, after, t) / weights
-            )
-            v = np.moveaxis(v, -1, axis)
-        return v
-
-    return lambda v: along(v, False), lambda v: along(v, True)
+    return axis

@@ -1,25 +1,26 @@
-"""Local response normalization: divide every value by the squares of its neighbours along the channels. Its windows
-overlap, so the backends cannot compute it: NumPy, in float64, on every backend."""
+"""Local response normalization: every value by the squares of its neighbours along the channels. Its windows overlap,
+so it is outside the algebra, and a pass of its own."""
 
-from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from normzoo.backends.contract import Array
-from normzoo.passes.arrays import check_array, check_masks
+from normzoo.backends.contract import Array, Backend, Response
+from normzoo.norm import Norm
+from normzoo.passes.arrays import base_array, check_array, check_masks
 from normzoo.passes.formulas import FAR
 from normzoo.passes.numbers import check_number, check_size
 from normzoo.passes.overlaps import check_out
-from normzoo.passes.saved import Pull, PulledBack, Saved, empty_in_layout, layout_of
+from normzoo.passes.saved import Saved
+from normzoo.passes.whole import Back, order_of, whole
 from normzoo.statistics.tracked import check_channels
-from normzoo.zoo.exact import ExactNorm
 
 OWNER = "local_response_norm"
 
 
-class LocalResponseNorm(ExactNorm):
-    """Local response normalization: divide every value by the squares of its neighbours along the channels.
+class LocalResponseNorm(Norm):
+    """Local response normalization: every value by the squares of its neighbours along the channels.
 
     Formula:
         y[c] = x[c] / (k + alpha / size * sum(x[c']^2))^beta, c' from c - size//2 to c + (size-1)//2; zeros outside.
@@ -69,14 +70,13 @@ class LocalResponseNorm(ExactNorm):
         self.even = even
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
 
-    def check(self, x: Array, **inputs: Array) -> None:
-        check_channels(self, x, self.channel_axis, 3, None)
-
-    def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
-        window = self.size // 2, (self.size - 1) // 2
+    def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
+        x = base_array(self, "x", x)
+        axis = check_channels(self, x, self.channel_axis, 3, None)
+        before, after = self.size // 2, (self.size - 1) // 2
         if self.even == "after":
-            window = window[::-1]
-        return respond(self, x, self.channel_axis, window, self.size, self.alpha, self.beta, self.k)
+            before, after = after, before
+        return respond(self, x, axis, Response(before, after, self.k, self.alpha / self.size, self.beta), out)
 
     def _options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("alpha", "beta", "k", "even", "channel_axis")}
@@ -91,45 +91,41 @@ def local_response_norm(
     size = check_size(OWNER, "size", size, least=1)
     alpha, beta, k = (check_number(OWNER, n, v) for n, v in (("alpha", alpha), ("beta", beta), ("k", k)))
     check_array(OWNER, "x", x)
+    return respond(OWNER, x, axis, Response(size // 2, (size - 1) // 2, k, alpha / size, beta), out)
+
+
+def respond(owner: object, x: Array, axis: int, form: Response, out: Array | None) -> tuple[Array, Saved]:
+    """The response, by windows along `axis`."""
     if out is not None:
-        check_out(OWNER, out, x.shape, x.dtype, (x,))
-    with np.errstate(all="ignore"):
-        found, pull = respond(OWNER, x, axis, (size // 2, (size - 1) // 2), size, alpha, beta, k)
-        y = empty_in_layout(x.shape, x.dtype, layout_of(x)) if out is None else out
-        y[...] = found
-    return y, PulledBack(OWNER, x, pull)
+        check_out(owner, out, x.shape, x.dtype, (x,))
+    if x.dtype.itemsize == 8:
+        _check_squares(owner, x)
+    axes = order_of(x)
+
+    def forward(backend: Backend, v: Array, y: Array) -> Back:
+        place = axes.index(axis)
+        dims = prod(v.shape[:place]), v.shape[place], prod(v.shape[place + 1 :])
+
+        def back(backend: Backend, d: Array, v: Array, dx: Array) -> dict[str, Array]:
+            if v.size:
+                backend.response_back(dims, form, v.dtype)(d, v, dx)
+            return {}
+
+        if v.size:
+            backend.response(dims, form, v.dtype)(v, y)
+        return back
+
+    return whole(owner, x, out, axes, forward)
 
 
-def respond(
-    owner: object, x: Array, axis: int, window: tuple[int, int], size: int, alpha: float, beta: float, k: float
-) -> tuple[Array, Pull]:
-    """y in float64, with window = (channels before, channels after), and the function from dy to the gradient."""
-    before, after = window
-    v = np.array(np.moveaxis(x, axis, -1), np.float64, order="C")  # a copy: the caller may change x
-    if (np.isfinite(v) & (np.abs(v) > FAR)).any():
+def _check_squares(owner: object, x: Array) -> None:
+    """Squares of values of float64 can be added."""
+    most = max(x.max(initial=0.0), -x.min(initial=0.0))
+    if not most <= FAR:
+        finite = np.abs(x[np.isfinite(x)])
+        most = finite.max(initial=0.0)
+    if most > FAR:
         raise ValueError(
-            f"{owner}: expected values below 2^500, whose squares can be added, got "
-            f"{np.abs(v[np.isfinite(v)]).max():.3g}; write np.clip(x, -1e150, 1e150)"
+            f"{owner}: expected values below 2^500, whose squares can be added, got {most:.3g}; "
+            "write np.clip(x, -1e150, 1e150)"
         )
-    base = k + alpha / size * window_sum(v * v, before, after)
-    factor = base**-beta
-
-    def pull(dy: Array) -> dict[str, Array]:
-        d = np.moveaxis(dy, axis, -1)
-        # x[c] is in the windows of channels c - after ... c + before
-        shared = window_sum(d * v * factor / base, after, before)
-        return {"x": np.moveaxis(d * factor - 2 * beta * alpha / size * v * shared, -1, axis)}
-
-    return np.moveaxis(v * factor, -1, axis), pull
-
-
-def window_sum(v: Array, before: int, after: int, taps: Array | None = None) -> Array:
-    """Sum of v over i - before ... i + after along the last axis, zeros outside; weighted by `taps`, unless None."""
-    length = v.shape[-1]
-    total = v.copy() if taps is None else v * taps[before]
-    for shift in range(1, min(max(before, after), length - 1) + 1):
-        if shift <= before:
-            total[..., shift:] += v[..., :-shift] if taps is None else v[..., :-shift] * taps[before - shift]
-        if shift <= after:
-            total[..., :-shift] += v[..., shift:] if taps is None else v[..., shift:] * taps[before + shift]
-    return total

@@ -1,4 +1,4 @@
-"""The three kernels of the contract, made from functions that do the work: only here their arguments are listed.
+"""The kernels of the contract, made from functions that do the work: only here their arguments are listed.
 
 Whole sets per thread, and sets shared by all threads, are two such functions for the same kernel.
 """
@@ -9,7 +9,7 @@ from typing import Any
 from normzoo.backends.around import ALONE, Around
 from normzoo.backends.cpu.compiling.disk import identity
 from normzoo.backends.cpu.compiling.jit import kernel
-from normzoo.backends.cpu.kernels.records import Backward, Before, Behind, Forward, Limits, Moments
+from normzoo.backends.cpu.kernels.records import Backward, Before, Behind, Forward, Limits, Moments, Scan, Taken
 
 
 def _named(name: str, function: Callable, around: Around) -> Any:
@@ -104,3 +104,42 @@ def backward_kernel(name: str, work: Any, around: Around) -> Any:
         work(pool, given, dweight, dbias, Limits(divisor, limit))
 
     return _named(name, backward if around == ALONE else backward_around, around)
+
+
+def scan_kernel(name: str, work: Any) -> Any:
+    """Statistics of steps and y: work(pool, scan, bias, taken)."""
+
+    def scan(
+        pool,
+        dims,  # (b, t, c, n)
+        x,
+        weight,  # (c,)
+        bias,
+        y,
+        stats,  # (2, b, t), written
+        state,  # (4, b): see `Backend.cumulate`; a unit, which is 1, shift, total, M2
+        before,  # steps that the state knows
+        eps,
+    ):
+        work(pool, Scan(dims, x, weight, y, stats, state), bias, Taken(before, eps))
+
+    return _named(name, scan, ALONE)
+
+
+def scan_back_kernel(name: str, work: Any) -> Any:
+    """dx and the parameters' gradients: work(pool, scan, dy, sums)."""
+
+    def scan_back(
+        pool,
+        dims,
+        dy,
+        x,
+        weight,
+        stats,
+        state,
+        dx,
+        sums,  # (2, b, c, n) or (2, b, n, c) float64, added to: of dy * xhat, and of dy
+    ):
+        work(pool, Scan(dims, x, weight, dx, stats, state), dy, sums)
+
+    return _named(name, scan_back, ALONE)

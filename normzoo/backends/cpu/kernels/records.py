@@ -74,3 +74,31 @@ class Behind(NamedTuple):
 class Limits(NamedTuple):
     divisor: Any  # as for `Moments`
     limit: Any  # float: rstd of a clamped set, or inf
+
+
+class Scan(NamedTuple):
+    """A pass; dx, and what else there is going back, is in place of y."""
+
+    dims: Any  # (b, t, c, n)
+    x: Any
+    weight: Any  # (c,)
+    result: Any
+    stats: Any  # (2, b, t) float64: mean around the shift, and rstd, of each step
+    state: Any
+
+
+class Taken(NamedTuple):
+    """What takes steps in."""
+
+    steps: Any  # before the first
+    eps: Any
+
+
+class Positions(NamedTuple):
+    """What is known of a pass over the channels of positions; dy and weight are x where there is none."""
+
+    dims: Any  # (b, c, n)
+    dy: Any
+    x: Any
+    weight: Any  # (c,)
+    stats: Any  # (3, b, n) float64: mean, spread, rstd; two rows where these are found

@@ -1,0 +1,141 @@
+"""Kernels of what is no view (b, m, c, n): how windows and scans are had as machine code."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import numpy as np
+from numba.core import types
+
+from normzoo.backends import definitions
+from normzoo.backends.contract import Array, Cumulation, Pass, Response, Volume, Window
+from normzoo.backends.cpu.code import DOUBLE, FLAT, compiled
+from normzoo.backends.cpu.compiling.jit import plain
+from normzoo.backends.cpu.kernels import positions, responses, scans, smoothing
+from normzoo.backends.cpu.parallel import threads
+from normzoo.backends.cpu.parallel.sharing import ALONE, POOL
+from normzoo.backends.cpu.schedule import SERIAL
+from normzoo.backends.subnormals import LEAST, ONE, kept
+
+MOST = {8: 1e140, 4: 1e18, 2: 1e18}  # by bytes of x: sums between this and its inverse are far from the ends of range
+
+
+def call_of(kernel: Any, signature: tuple[types.Type, ...], values: int) -> Any:
+    """The machine code of a kernel, whose first argument is left out: on one thread or on all, in any mode."""
+    code = compiled(kernel, signature).call
+    call = code if values <= SERIAL else threads.guarded(code, values)
+    return lambda *given: (call if LEAST * ONE else kept(call))(ALONE, *given)
+
+
+@lru_cache(maxsize=256)
+def response(dims: Volume, form: Response, stores: tuple[np.dtype, ...], back: bool) -> Pass:
+    """The pass, or the one back, over arrays of these dtypes."""
+    make = responses.backward if back else responses.forward
+    quarters = 4 * form.beta
+    kernel = make(int(quarters) if quarters in (1, 2, 3, 4) else 0)
+    flat = [FLAT[store.name] for store in stores]
+    signature = POOL, types.UniTuple(types.int64, 3), types.UniTuple(types.int64, 2), *flat, FLAT[DOUBLE.name]
+    call = call_of(kernel, signature, prod(dims))
+    window = tuple(min(reach, dims[1] - 1) for reach in (form.before, form.after))
+    numbers: Array = np.array([form.k, form.scale, form.beta, MOST[stores[0].itemsize]])
+    return lambda *arrays: call(dims, window, *arrays, numbers)
+
+
+@lru_cache(maxsize=256)
+def window_means(dims: Volume, window: Window, back: bool) -> Callable[[Array], Array]:
+    """Weighted means along an axis, or the way back; taps that meet no row are left out."""
+    _, c, n = dims
+    before, after = min(window.before, c - 1), min(len(window.taps) - 1 - window.before, c - 1)
+    taps = np.array(window.taps[window.before - before : window.before + after + 1])
+    equal = bool((taps == 1).all())
+    factors = np.repeat(1 / definitions.inside_of(c, window), n)
+    if back:
+        before, after, taps = after, before, taps[::-1].copy()
+    signature = POOL, types.UniTuple(types.int64, 3), types.UniTuple(types.int64, 2), *[FLAT[DOUBLE.name]] * 4
+    call = call_of(smoothing.smooth(equal, back), signature, prod(dims))
+
+    def run(v: Array) -> Array:
+        found: Array = np.empty(dims)
+        call(dims, (before, after), np.ascontiguousarray(v), taps, factors, found)
+        return found
+
+    return run
+
+
+@lru_cache(maxsize=256)
+def cumulate(batch: int, form: Cumulation, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
+    """The pass, by kernels where no sample has a unit of its own."""
+    dims = batch, form.steps, form.channels, form.positions
+    flat = [FLAT[kind.name] for kind in (store, dtype, dtype, store, DOUBLE, DOUBLE)]
+    signature = POOL, types.UniTuple(types.int64, 4), *flat, types.int64, types.float64
+    call = call_of(scans.forward(form.time_last), signature, prod(dims))
+
+    def run(x: Array, weight: Array, bias: Array, eps: float, state: Array, before: int, y: Array) -> Array:
+        if (state[0] != 1).any():
+            return definitions.cumulate(form, x, weight, bias, eps, state, before, y)
+        stats: Array = np.empty((2, batch, form.steps))
+        call(dims, x, weight, bias, y, stats, state, before, eps)
+        return stats
+
+    return run
+
+
+@lru_cache(maxsize=256)
+def cumulate_back(batch: int, form: Cumulation, dtype: np.dtype, store: np.dtype) -> Pass:
+    """The way back, likewise."""
+    dims = batch, form.steps, form.channels, form.positions
+    flat = [FLAT[kind.name] for kind in (store, store, dtype, DOUBLE, DOUBLE, store, DOUBLE)]
+    signature = POOL, types.UniTuple(types.int64, 4), *flat
+    call = call_of(scans.backward(form.time_last), signature, prod(dims))
+
+    def run(*arrays: Array) -> None:
+        dy, x, weight, stats, state, dx, dweight, dbias = arrays
+        if (state[0] != 1).any():
+            definitions.cumulate_back(form, *arrays)
+            return
+        sums = np.zeros((2, batch, form.channels * form.positions))
+        call(dims, dy, x, weight, stats, state, dx, sums)
+        dweight[...], dbias[...] = (definitions.of_channels(of_values.sum(axis=0), form) for of_values in sums)
+
+    return run
+
+
+def _over(dims: Volume, make: Any, *kinds: np.dtype) -> Any:
+    """The kernel of positions for these arrays, which follow dims."""
+    signature = POOL, types.UniTuple(types.int64, 3), *(FLAT[kind.name] for kind in kinds)
+    return call_of(make(dims[2] == 1), signature, prod(dims))
+
+
+@lru_cache(maxsize=256)
+def position_moments(dims: Volume, store: np.dtype) -> Callable[[Array], Array]:
+    """See the contract."""
+    call = _over(dims, positions.moments, store, DOUBLE)
+
+    def run(x: Array) -> Array:
+        stats: Array = np.empty((2, dims[0], dims[2]))
+        call(dims, x, stats)
+        return stats
+
+    return run
+
+
+@lru_cache(maxsize=256)
+def position_sums(dims: Volume, dtype: np.dtype, store: np.dtype) -> Callable[..., tuple[Array, Array]]:
+    """Likewise."""
+    call = _over(dims, positions.sums, store, store, dtype, DOUBLE, DOUBLE, DOUBLE)
+    turns = plain(positions.turns_of)(dims)
+
+    def run(dy: Array, x: Array, weight: Array, stats: Array) -> tuple[Array, Array]:
+        means, sums = np.empty((2, dims[0], dims[2])), np.empty((turns, 2, dims[1]))
+        call(dims, dy, x, weight, stats, means, sums)
+        return means, sums.sum(axis=0)
+
+    return run
+
+
+@lru_cache(maxsize=256)
+def position_gradient(dims: Volume, dtype: np.dtype, store: np.dtype) -> Pass:
+    """Likewise."""
+    call = _over(dims, positions.gradient, store, store, dtype, DOUBLE, DOUBLE, store)
+    return lambda *arrays: call(dims, *arrays)
