@@ -1,6 +1,10 @@
 """The comparison: normzoo against PyTorch, JAX and ONNX Runtime, and against the floor of memory, cell by cell.
 
     python asv_benchmarks/peers.py [--rounds 15] [--only REGEX] [--json peers.json] [--png peers.png]
+    python asv_benchmarks/peers.py --fused [...]
+
+With --fused the cells are norms with what stands before and behind them (residual, activation, branch, gate), and the
+peers PyTorch and its compiler (inductor); `normzoo apart` does the same with one pass for each step.
 
 Every implementation runs in its own process, two threads each, called in turn; a figure is the median over the rounds
 of slices of at least 20 ms. All allocate their outputs; `normzoo out=` writes into one that exists. The floor is the
@@ -22,6 +26,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,10 +46,14 @@ class Cell:
     last: bool = False
     evaluate: bool = False
     groups: int | None = None
+    around: str = ""  # what stands beside x: "residual", "add" or "gate"
+    activation: str | None = None
 
     @property
     def id(self):
         detail = [
+            *([self.around] if self.around else []),
+            *([self.activation] if self.activation else []),
             *(["eval"] if self.evaluate else []),
             *(["channels-last"] if self.last else []),
             *([self.dtype] if self.dtype != "float32" else []),
@@ -58,7 +67,12 @@ class Cell:
     @property
     def arrays(self):
         """How many arrays of x's size are read and written."""
-        return (1, 1) if self.direction == "forward" else (2, 1)
+        beside = bool(self.around)
+        there = 1 + beside, 1 + (self.around == "residual")
+        back = 2 + beside, 1 + (beside and self.around != "residual")
+        if self.direction == "both":
+            return there[0] + back[0], there[1] + back[1]
+        return there if self.direction == "forward" else back
 
     def data(self):
         """x, dy of the cell's shape (memory channels-last if it is so), weight, bias: float32."""
@@ -96,10 +110,35 @@ def cells():
     return found
 
 
+def fused_cells():
+    """There, and there and back: what a step of training does."""
+    found = []
+
+    def add(norm, shape, **options):
+        for direction in ("forward", "both"):
+            found.append(Cell(norm, shape, direction, **options))
+
+    for dtype in ("float32", "bfloat16"):
+        for evaluate in (False, True):
+            options = {"dtype": dtype, "evaluate": evaluate}
+            add("BatchNorm", (32, 64, 56, 56), activation="relu", **options)
+            add("BatchNorm", (32, 64, 56, 56), around="add", activation="relu", **options)
+        add("BatchNorm", (16, 128, 40, 40), activation="silu", dtype=dtype)
+        add("LayerNorm", (8192, 768), around="residual", dtype=dtype)
+        add("RMSNorm", (8192, 768), around="residual", dtype=dtype)
+        add("LayerNorm", (8192, 768), activation="gelu", dtype=dtype)
+        add("RMSNorm", (2048, 4096), around="gate", activation="silu", dtype=dtype)
+        add("GroupNorm", (8, 512, 32, 32), activation="silu", groups=32, dtype=dtype)
+        add("GroupNorm", (8, 512, 32, 32), activation="silu", groups=32, last=True, dtype=dtype)
+        add("InstanceNorm", (16, 64, 128, 128), activation="relu", dtype=dtype)
+    return found
+
+
 # -- implementations: cell -> function to time, or None where it has none ------------------------------------
 
 
-def normzoo_calls(cell: Cell, out: bool) -> Callable | None:
+def normzoo_forward(cell: Cell) -> tuple[Callable, Any, Any]:
+    """forward(x, **options), x and dy."""
     import normzoo as nz
 
     f = nz.functional
@@ -113,22 +152,111 @@ def normzoo_calls(cell: Cell, out: bool) -> Callable | None:
     axis = {"channel_axis": -1 if cell.last else 1}
     mean, var = np.zeros_like(w), np.ones_like(w)
     forward = {
-        "BatchNorm": lambda **o: f.batch_norm(x, mean, var, w, b, not cell.evaluate, **axis, **o),
-        "LayerNorm": lambda **o: f.layer_norm(x, (cell.features,), w, b, **o),
-        "RMSNorm": lambda **o: f.rms_norm(x, (cell.features,), w, 1e-6, **o),
-        "GroupNorm": lambda **o: f.group_norm(x, cell.groups, w, b, **axis, **o),
-        "InstanceNorm": lambda **o: f.instance_norm(
+        "BatchNorm": lambda x, **o: f.batch_norm(x, mean, var, w, b, not cell.evaluate, **axis, **o),
+        "LayerNorm": lambda x, **o: f.layer_norm(x, (cell.features,), w, b, **o),
+        "RMSNorm": lambda x, **o: f.rms_norm(x, (cell.features,), w, 1e-6, **o),
+        "GroupNorm": lambda x, **o: f.group_norm(x, cell.groups, w, b, **axis, **o),
+        "InstanceNorm": lambda x, **o: f.instance_norm(
             x, *((mean, var) if cell.evaluate else (None, None)), w, b, not cell.evaluate, **axis, **o
         ),
     }[cell.norm]
-    options = {"out": np.empty_like(x)} if out else {}
+    return forward, x, dy
+
+
+def normzoo_calls(cell: Cell, out: bool) -> Callable | None:
+    forward, x, dy = normzoo_forward(cell)
+    target = {"out": np.empty_like(x)} if out else {}
+    options = dict(target)
+    if cell.around:
+        options[cell.around] = dy.copy()
+    if cell.activation:
+        options["activation"] = cell.activation
     if cell.direction == "forward":
-        return lambda: forward(**options)
-    saved = forward(return_saved=True)[1]
-    return lambda: saved.backward(dy, **options)
+        return lambda: forward(x, **options)
+    if cell.direction == "backward":
+        saved = forward(x, return_saved=True)[1]
+        return lambda: saved.backward(dy, **target)
+    if out:
+        return None
+    ds = {"ds": dy.copy()} if cell.around == "residual" else {}
+    return lambda: forward(x, return_saved=True, **options)[-1].backward(dy, **ds)
 
 
-def torch_calls(cell: Cell) -> Callable | None:
+SCALAR = {  # value and derivative, as one writes them in a loop
+    None: ("z", "1"),
+    "relu": ("max(z, 0)", "(z > 0)"),
+    "silu": ("z / (1 + exp(-z))", "(1 + z * (1 - 1 / (1 + exp(-z)))) / (1 + exp(-z))"),
+    "gelu": (
+        "z * 0.5 * (1 + erf(z * 0.7071067811865476))",
+        "0.5 * (1 + erf(z * 0.7071067811865476)) + z * exp(-0.5 * z * z) * 0.3989422804014327",
+    ),
+}
+
+
+def apart_calls(cell: Cell) -> Callable | None:
+    """What --fused times, with a parallel loop of its own for each step that is not the norm's."""
+    import math
+
+    import numba
+
+    if not (cell.around or cell.activation) or cell.dtype != "float32":
+        return None
+    plain = Cell(**asdict(cell) | {"around": "", "activation": None})
+    normalize, x, dy = normzoo_forward(plain)
+    beside, ds = dy.copy(), dy.copy()
+    value, derivative = (f"numba.float32({text})" for text in SCALAR[cell.activation])
+
+    def loop(arguments: str, *lines: str) -> Callable:
+        scope: dict = {"numba": numba, "exp": math.exp, "erf": math.erf}
+        body = "".join(f"        {line}\n" for line in lines)
+        exec(f"def loop({arguments}):\n    for i in numba.prange(a.size):\n{body}", scope)
+        made = numba.njit(parallel=True)(scope["loop"])
+        return lambda *arrays: made(*(v.reshape(-1) for v in arrays))
+
+    if cell.around == "residual":
+        join, added = loop("a, b, o", "o[i] = a[i] + b[i]"), loop("a, b", "a[i] += b[i]")
+
+        def there() -> Any:
+            s = np.empty_like(x)
+            join(x, beside, s)
+            return s, *normalize(s, return_saved=True)
+
+        def both() -> Any:
+            saved = there()[2]
+            dx = saved.backward(dy).x
+            added(dx, ds)
+            return dx
+
+        return there if cell.direction == "forward" else both
+    if cell.around == "gate":
+        finish = loop("a, b", "z = b[i]", f"a[i] *= {value}")
+        undo = loop("a, v, b, d, e", "z = b[i]", f"d[i] = a[i] * {value}", f"e[i] = a[i] * v[i] * {derivative}")
+    elif cell.around == "add":
+        finish = loop("a, b", "z = a[i] + b[i]", f"a[i] = {value}")
+        undo = loop("a, v, b, d, e", "z = v[i] + b[i]", f"e[i] = d[i] = a[i] * {derivative}")
+    else:
+        finish = loop("a, b", "z = a[i]", f"a[i] = {value}")
+        undo = loop("a, v, b, d, e", "z = v[i]", f"d[i] = a[i] * {derivative}")
+
+    def forward() -> Any:
+        y = normalize(x)
+        finish(y, beside)
+        return y
+
+    def step() -> Any:
+        v, saved = normalize(x, return_saved=True)
+        y = v.copy()
+        finish(y, beside)
+        dv = np.empty_like(x)
+        other = np.empty_like(x) if cell.around else dv
+        undo(dy, v, beside, dv, other)
+        return saved.backward(dv), other
+
+    return forward if cell.direction == "forward" else step
+
+
+def torch_forward(cell: Cell) -> tuple[Callable, list, list]:
+    """A function of some tensors, these, and the gradients of what it gives."""
     import torch
 
     torch.set_num_threads(THREADS)
@@ -141,27 +269,56 @@ def torch_calls(cell: Cell) -> Callable | None:
     mean, var = torch.zeros_like(w), torch.ones_like(w)
     if cell.norm in ("RMSNorm", "LayerNorm") and cell.dtype != "float32":
         w, b = w.to(dtype), b.to(dtype)
-    leaves = [t.requires_grad_() for t in (x, w, b)]
-    forward = {
-        "BatchNorm": lambda: f.batch_norm(x, mean, var, w, b, not cell.evaluate),
-        "LayerNorm": lambda: f.layer_norm(x, (cell.features,), w, b),
-        "RMSNorm": lambda: f.rms_norm(x, (cell.features,), w, 1e-6),
-        "GroupNorm": lambda: f.group_norm(x, cell.groups, w, b),
-        "InstanceNorm": lambda: f.instance_norm(
-            x, *((mean, var) if cell.evaluate else (None, None)), w, b, not cell.evaluate
-        ),
+    given = (mean, var) if cell.evaluate else (None, None)
+    norm = {
+        "BatchNorm": lambda x, w, b: f.batch_norm(x, mean, var, w, b, not cell.evaluate),
+        "LayerNorm": lambda x, w, b: f.layer_norm(x, (cell.features,), w, b),
+        "RMSNorm": lambda x, w, b: f.rms_norm(x, (cell.features,), w, 1e-6),
+        "GroupNorm": lambda x, w, b: f.group_norm(x, cell.groups, w, b),
+        "InstanceNorm": lambda x, w, b: f.instance_norm(x, *given, w, b, not cell.evaluate),
     }[cell.norm]
+    act = getattr(f, cell.activation) if cell.activation else (lambda z: z)
+    function = {
+        "": lambda x, w, b: act(norm(x, w, b)),
+        "residual": lambda x, w, b, r: (norm(x + r, w, b), x + r),
+        "add": lambda x, w, b, z: act(norm(x, w, b) + z),
+        "gate": lambda x, w, b, z: norm(x, w, b) * act(z),
+    }[cell.around]
+    if cell.around == "residual":
+
+        def function(x, w, b, r):
+            s = x + r
+            return norm(s, w, b), s
+
+    tensors = [x, w, b, *([dy.clone()] if cell.around else [])]
+    return function, tensors, [dy] * (2 if cell.around == "residual" else 1)
+
+
+def torch_calls(cell: Cell, compiler: bool = False) -> Callable | None:
+    import torch
+
+    function, tensors, dys = torch_forward(cell)
+    if compiler:
+        function = torch.compile(function, dynamic=False)
+    for t in tensors:
+        t.requires_grad_()
     if cell.direction == "forward":
 
         def call():
             with torch.no_grad():
-                return forward()
+                return function(*tensors)
 
         return call
-    if cell.norm == "RMSNorm":
-        leaves = leaves[:2]
-    y = forward()
-    return lambda: torch.autograd.grad(y, leaves, dy, retain_graph=True)
+    leaves = [t for i, t in enumerate(tensors) if not (cell.norm == "RMSNorm" and i == 2)]
+    if cell.direction == "backward":
+        y = function(*tensors)
+        return lambda: torch.autograd.grad(y, leaves, dys, retain_graph=True)
+    return lambda: torch.autograd.grad(function(*tensors), leaves, dys)
+
+
+def inductor_calls(cell: Cell) -> Callable | None:
+    """PyTorch's compiler, of what --fused times."""
+    return torch_calls(cell, compiler=True) if cell.around or cell.activation else None
 
 
 def jax_calls(cell: Cell) -> Callable | None:
@@ -257,24 +414,29 @@ def floor_calls(cell: Cell) -> Callable | None:
 
     read, written = cell.arrays
     size = int(np.prod(cell.shape)) * (4 if cell.dtype == "float32" else 2) // 4
-    inputs = [np.ones(size, np.float32) for _ in range(read)]
-    out = np.ones(size * written, np.float32)
-    source = "for i in numba.prange(o.size):\n        o[i] = " + ("a[i] + 1" if read == 1 else "a[i] + b[i]")
+    arrays = [np.ones(size, np.float32) for _ in range(read + written)]
+    names = [f"a{i}" for i in range(read + written)]
+    total = " + ".join(f"{name}[i]" for name in names[:read]) + (" + 1" if read == 1 else "")
+    lines = "".join(f"        {name}[i] = t\n" for name in names[read:])
     scope: dict = {"numba": numba}
-    exec(f"def loop(a, b, o):\n    {source}", scope)
+    exec(f"def loop({', '.join(names)}):\n    for i in numba.prange(a0.size):\n        t = {total}\n{lines}", scope)
     loop = numba.njit(parallel=size > 65536)(scope["loop"])
-    return lambda: loop(inputs[0], inputs[-1], out)
+    return lambda: loop(*arrays)
 
 
 IMPLEMENTATIONS: dict[str, Callable] = {
     "normzoo": lambda cell: normzoo_calls(cell, out=False),
     "normzoo out=": lambda cell: normzoo_calls(cell, out=True),
+    "normzoo apart": apart_calls,
     "torch": torch_calls,
+    "inductor": inductor_calls,
     "jax": jax_calls,
     "onnxruntime": onnxruntime_calls,
     "floor": floor_calls,
 }
-PEERS = ("torch", "jax", "onnxruntime")
+PEERS = ("torch", "inductor", "jax", "onnxruntime")
+FUSED = ("normzoo", "normzoo out=", "normzoo apart", "torch", "inductor", "floor")  # who takes part with --fused
+USUAL = tuple(name for name in IMPLEMENTATIONS if name not in ("normzoo apart", "inductor"))
 
 
 def worker(name: str) -> None:
@@ -393,6 +555,8 @@ def ratios(row: dict[str, float]) -> dict[str, float]:
         found["fastest peer"] = min(peers) / row["normzoo"]
     if "torch" in row:
         found["torch"] = row["torch"] / row["normzoo"]
+    if "normzoo apart" in row:
+        found["apart"] = row["normzoo apart"] / row["normzoo"]
     if "floor" in row and "normzoo out=" in row:
         found["of the floor"] = row["floor"] / row["normzoo out="]
     return found
@@ -400,16 +564,17 @@ def ratios(row: dict[str, float]) -> dict[str, float]:
 
 def as_table(table: dict[str, dict[str, float]], names: list[str]) -> str:
     """Markdown: milliseconds, and the ratios."""
-    columns = ["fastest peer", "torch", "of the floor"]
-    lines = ["| cell, ms | " + " | ".join([*names, "x fastest peer", "x torch", "of the floor"]) + " |"]
-    lines.append("|---" * (1 + len(names) + 3) + "|")
+    columns = ["fastest peer", "torch", *(["apart"] if "normzoo apart" in names else []), "of the floor"]
+    titles = [c if c == "of the floor" else f"x {c}" for c in columns]
+    lines = ["| cell, ms | " + " | ".join([*names, *titles]) + " |"]
+    lines.append("|---" * (1 + len(names) + len(columns)) + "|")
     for cell, row in table.items():
         found = ratios(row)
         times = [f"{1e3 * row[n]:.3f}" if n in row else "-" for n in names]
         lines.append(
             f"| {cell} | " + " | ".join([*times, *(f"{found[c]:.2f}" if c in found else "-" for c in columns)]) + " |"
         )
-    for column in columns[:2]:
+    for column in columns[:-1]:
         values = [ratios(row)[column] for row in table.values() if column in ratios(row)]
         if values:
             lines.append(
@@ -458,7 +623,7 @@ def describe(names: list[str]) -> dict[str, str]:
     versions = {
         name: importlib.metadata.version(name)
         for name in ("numpy", "numba", *names)
-        if name in ("numpy", "numba", *PEERS)
+        if name in ("numpy", "numba", *PEERS) and name != "inductor"  # a part of torch
     }
     return {
         "machine": f"{model.group(1) if model else platform.machine()}, {os.cpu_count()} cores, {THREADS} threads",
@@ -483,23 +648,24 @@ def main() -> None:
     parser.add_argument("--without", default="", help="regular expression: implementations to leave out")
     parser.add_argument("--json", type=writable, help="write the figures here")
     parser.add_argument("--png", type=writable, help="draw the bar chart here")
+    parser.add_argument("--fused", action="store_true", help="norms with what stands before and behind them")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         worker(options.worker)
         return
     names = []
-    for name in IMPLEMENTATIONS:
+    for name in FUSED if options.fused else USUAL:
         if options.without and re.search(options.without, name):
             continue
         if name in PEERS:
             try:
-                importlib.metadata.version(name)
+                importlib.metadata.version("torch" if name == "inductor" else name)
             except importlib.metadata.PackageNotFoundError:
                 print(f"{name} is not installed and left out", file=sys.stderr)
                 continue
         names.append(name)
-    chosen = [cell for cell in cells() if re.search(options.only, cell.id)]
+    chosen = [cell for cell in (fused_cells if options.fused else cells)() if re.search(options.only, cell.id)]
     about = describe(names)
     table = measure(chosen, names, options.rounds)
     title = f"{about['machine']}, {about['date']}, commit {about['commit']}"
