@@ -1,4 +1,5 @@
-"""The kernels, a file for each way of walking over a view: rows, columns, sets of few values, running statistics.
+"""The kernels, a file for each way of walking over a view: rows, columns, sets of few values, running statistics;
+and what is no view: windows along an axis, moments of positions, scans along time.
 
 `making.py` writes down what kernels take; what they hand to their parts are the records of `records.py`.
 
