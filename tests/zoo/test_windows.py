@@ -1,5 +1,7 @@
 """Kernels of windows and scans against the reference: odd shapes, dtypes, layouts, threads, and the ends of range."""
 
+import tracemalloc
+
 import ml_dtypes
 import numba
 import numpy as np
@@ -303,3 +305,22 @@ def test_windows_of_positions_have_the_same_bits_on_any_number_of_threads_and_in
     for found, expected, single in zip(alone, (y, dx), one, strict=True):
         check.same_bits(found, expected)
         check.same_bits(single, expected[3:4])
+
+
+@pytest.mark.parametrize("make", [
+    lambda: nz.LocalResponseNorm(5), lambda: nz.DivisiveNorm(64, 3, 3), lambda: nz.CumulativeLayerNorm(64),
+])  # fmt: skip
+def test_a_pass_takes_the_memory_of_its_result_and_of_what_has_no_channels(make, rng):
+    x, dy = drawn(rng, (4, 64, 32, 64))
+    norm = make()
+    both(norm, x, dy)
+    tracemalloc.start()
+    try:
+        _ = norm(x)
+        forward = tracemalloc.get_traced_memory()[1]
+        norm.backward(dy)
+        backward = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert forward < 1.5 * x.nbytes
+    assert backward < 2.7 * x.nbytes

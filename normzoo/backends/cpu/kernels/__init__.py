@@ -1,4 +1,5 @@
-"""The kernels, one file per way of processing a view: rows, columns, sets of few values, running statistics.
+"""The kernels, one file per way of processing a view: rows, columns, sets of few values, running statistics; and those
+that process no view: windows along an axis, moments of positions, scans along time.
 
 `making.py` writes down what kernels take; what they hand to their parts are the records of `records.py`; what stands
 before and behind a norm is done by helpers of `around.py`, which kernels close over as over flags.
