@@ -1,7 +1,7 @@
 """Ahead-of-time compilation: all kernels that named norms can reach, into Numba's disk cache, before the first call."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import gcd, prod
 from typing import Any, NamedTuple
 
@@ -197,9 +197,8 @@ def _float_dtype(dtype: Any) -> np.dtype:
 
 def _examples(kind: type[Norm], channel_axis: int) -> Iterator[tuple[Norm, tuple[int, ...]]]:
     """Norms of a class, and shapes of x for them."""
-    known = inspect.signature(kind).parameters
-    takes = [p for p in inspect.signature(kind.forward).parameters.values() if p.default is p.empty]
-    if kind.axes is Norm.axes or len(takes) > 2:  # self and x
+    known, needed = inspect.signature(kind).parameters, _needed(kind)
+    if kind.axes is Norm.axes or len(_needed(kind.forward)) > 2:  # self and x
         return
     for samples, positions, channels in SIZES:
         shape = (samples, channels, positions) if channel_axis == 1 else (samples, positions, channels)
@@ -219,7 +218,7 @@ def _examples(kind: type[Norm], channel_axis: int) -> Iterator[tuple[Norm, tuple
                     "with_std": False,
                 }
                 given = {name: value for name, value in options.items() if name in known}
-                if any(p.default is p.empty and name not in given for name, p in known.items()):
+                if not given.keys() >= needed:
                     return
                 norm = kind(**given)
                 try:
@@ -228,6 +227,12 @@ def _examples(kind: type[Norm], channel_axis: int) -> Iterator[tuple[Norm, tuple
                     return
                 if prod(size for size, letter in zip(sizes, letters, strict=True) if letter in "rR") > 2:
                     yield norm, shape
+
+
+def _needed(function: Callable) -> set[str]:
+    """Names of the arguments that cannot be left out."""
+    parameters = inspect.signature(function).parameters.items()
+    return {name for name, p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
 
 
 def _example(shape: tuple[int, ...], dtype: np.dtype) -> Array:

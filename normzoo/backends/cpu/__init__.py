@@ -31,7 +31,6 @@ from normzoo.backends.contract import (
     Volume,
     Window,
 )
-from normzoo.backends.cpu import apart
 from normzoo.backends.cpu.beside import before, behind
 from normzoo.backends.cpu.code import FLAT, Code, Compiled, apply_code, backward_code, compiled, forward_code, spread_of
 from normzoo.backends.cpu.fastcall import objects, shortcut
@@ -128,28 +127,28 @@ class CPU(Backend):
         return run
 
     def response(self, dims: Volume, form: Response, store: np.dtype) -> Pass:
-        return apart.response(dims, form, (store,) * 2, False)
+        return _apart().response(dims, form, (store,) * 2, False)
 
     def response_back(self, dims: Volume, form: Response, store: np.dtype) -> Pass:
-        return apart.response(dims, form, (store,) * 3, True)
+        return _apart().response(dims, form, (store,) * 3, True)
 
     def position_moments(self, dims: Volume, store: np.dtype) -> Callable[[Array], Array]:
-        return apart.position_moments(dims, store)
+        return _apart().position_moments(dims, store)
 
     def position_sums(self, dims: Volume, dtype: np.dtype, store: np.dtype) -> Callable[..., tuple[Array, Array]]:
-        return apart.position_sums(dims, dtype, store)
+        return _apart().position_sums(dims, dtype, store)
 
     def position_gradient(self, dims: Volume, dtype: np.dtype, store: np.dtype) -> Pass:
-        return apart.position_gradient(dims, dtype, store)
+        return _apart().position_gradient(dims, dtype, store)
 
     def window_means(self, dims: Volume, window: Window, back: bool) -> Callable[[Array], Array]:
-        return apart.window_means(dims, window, back)
+        return _apart().window_means(dims, window, back)
 
     def cumulate(self, batch: int, form: Cumulation, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
-        return apart.cumulate(batch, form, dtype, store)
+        return _apart().cumulate(batch, form, dtype, store)
 
     def cumulate_back(self, batch: int, form: Cumulation, dtype: np.dtype, store: np.dtype) -> Pass:
-        return apart.cumulate_back(batch, form, dtype, store)
+        return _apart().cumulate_back(batch, form, dtype, store)
 
     def forward_shortcut(
         self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype,
@@ -221,6 +220,13 @@ class CPU(Backend):
             source, target = source.view(np.float32), target.view(np.float32)
         call = _gathering(target.nbytes >= SERIAL, streams)
         call(NO_POOL, source, np.ascontiguousarray(place, np.int64), target, *target.shape)
+
+
+def _apart() -> Any:
+    """Passes over what is no view; imported at first use, as most programs have none."""
+    from normzoo.backends.cpu import apart  # noqa: PLC0415
+
+    return apart
 
 
 def _divisor(dims: Dims, moments: Moments) -> float:

@@ -18,18 +18,7 @@ from normzoo.backends.contract import CONSTANT, Array, Dims, Moments
 from normzoo.backends.cpu.choice import APPLY, BACKWARD, FEW, FORWARD, choice, has_each, is_by_column
 from normzoo.backends.cpu.compiling.jit import plain
 from normzoo.backends.cpu.compiling.locks import uninterrupted
-from normzoo.backends.cpu.kernels import (
-    columns,
-    columns_gradients,
-    columns_split,
-    columns_walk,
-    few,
-    few_tables,
-    rows,
-    rows_gradients,
-    rows_split,
-    rows_walk,
-)
+from normzoo.backends.cpu.kernels import columns_walk, rows_walk
 from normzoo.backends.cpu.numba_internals.needed import machine_code
 from normzoo.backends.cpu.parallel import threads
 from normzoo.backends.cpu.parallel.sharing import POOL
@@ -127,6 +116,26 @@ def _can_stream(y: Array, s: Array | None = None, *sources: Array) -> bool:
     return all(place % STREAM_ALIGNMENT == 0 for place in places[:2]) and (s is None or places[1] not in places[2:])
 
 
+# Files of kernels are imported at first use: making their helpers takes milliseconds, and few programs need all.
+
+
+def _few() -> Any:
+    from normzoo.backends.cpu.kernels import few  # noqa: PLC0415
+
+    return few
+
+
+def _makers(by_column: bool) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+    """The files of forward kernels and of backward ones: those where a thread takes whole sets, and the others."""
+    if by_column:
+        from normzoo.backends.cpu.kernels import columns, columns_gradients, columns_split  # noqa: PLC0415
+
+        return (columns, columns_split), (columns_gradients, columns_split)
+    from normzoo.backends.cpu.kernels import rows, rows_gradients, rows_split  # noqa: PLC0415
+
+    return (rows, rows_split), (rows_gradients, rows_split)
+
+
 def forward_code(
     dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype, around: Around = ALONE
 ) -> Code:
@@ -134,12 +143,12 @@ def forward_code(
     arrays, scalars = (store, dtype, dtype, store, DOUBLE), (FLOAT, FLOAT, types.boolean)
     if chosen == FEW:
         flags = moments.center, moments.power, *few_flags(dims, parameter_dims)
-        return Code(dims, False, few.forward, False, flags, arrays, RESULT, scalars, around)
+        return Code(dims, False, _few().forward, False, flags, arrays, RESULT, scalars, around)
     by_column, spans = is_by_column(chosen)
-    makers = rows.forward, rows_split.forward, columns.forward, columns_split.forward
     least = min(SPLIT_SETS, SETS_PER_THREAD * numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
     whole = _is_whole(dims, by_column, least, spans, store) and not _is_far_apart(dims, by_column, store)
-    return _code(dims, by_column, makers, whole, moments, spans, (arrays, RESULT, scalars, around))
+    make = _makers(by_column)[0][not whole].forward
+    return _code(dims, by_column, make, whole, moments, spans, (arrays, RESULT, scalars, around))
 
 
 def apply_code(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype, around: Around = ALONE) -> Code:
@@ -147,11 +156,11 @@ def apply_code(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtyp
     arrays = store, dtype, dtype, store, DOUBLE
     if chosen == FEW:
         flags = (parameter_dims[1] * parameter_dims[3] > 1,)
-        return Code(dims, False, few.apply, False, flags, arrays, RESULT, (), around)
+        return Code(dims, False, _few().apply, False, flags, arrays, RESULT, (), around)
     by_column, spans = is_by_column(chosen)
-    makers = rows_split.apply, columns_split.apply
     in_order = _is_written_in_order(dims, by_column, False, spans, store) and not is_written_twice(around, RESULT)
-    return Code(dims, by_column, makers[by_column], in_order, (spans,), arrays, RESULT, (), around)
+    make = _makers(by_column)[0][1].apply
+    return Code(dims, by_column, make, in_order, (spans,), arrays, RESULT, (), around)
 
 
 def backward_code(
@@ -161,19 +170,19 @@ def backward_code(
     arrays, scalars = (store, store, dtype, DOUBLE, store, dtype, dtype), (FLOAT, FLOAT)
     if chosen == FEW:
         flags = moments.center, moments.power, has_each(dims, parameter_dims), *few_flags(dims, parameter_dims)
-        return Code(dims, False, few.backward, False, flags, arrays, RESULT_BACK, scalars, around)
+        return Code(dims, False, _few().backward, False, flags, arrays, RESULT_BACK, scalars, around)
     by_column, spans = is_by_column(chosen)
-    makers = rows_gradients.backward, rows_split.backward, columns_gradients.backward, columns_split.backward
     # if statistics are constants, threads that share sets read them once, in memory order
     few_sets = math.inf if moments == CONSTANT and not spans else SPLIT_SETS
     whole = _is_whole(dims, by_column, few_sets, spans, store)
-    return _code(dims, by_column, makers, whole, moments, spans, (arrays, RESULT_BACK, scalars, around))
+    make = _makers(by_column)[1][not whole].backward
+    return _code(dims, by_column, make, whole, moments, spans, (arrays, RESULT_BACK, scalars, around))
 
 
 def _code(
     dims: Dims,
     by_column: bool,
-    makers: tuple[Callable[..., Any], ...],  # rows, rows that threads share, columns, columns that threads share
+    make: Callable[..., Any],
     whole: bool,  # does a thread process whole sets?
     moments: Moments,
     spans: int,
@@ -183,7 +192,7 @@ def _code(
     in_order = _is_written_in_order(dims, by_column, whole, spans, arrays[result])
     in_order = in_order and not is_written_twice(around, result)
     flags = moments.center, moments.power, spans + rows_walk.SHORT * is_short(dims, by_column, spans)
-    return Code(dims, by_column, makers[2 * by_column + (not whole)], in_order, flags, *given)
+    return Code(dims, by_column, make, in_order, flags, *given)
 
 
 def is_written_twice(around: Around, result: int) -> bool:
@@ -208,6 +217,8 @@ def few_flags(dims: Dims, parameter_dims: Dims) -> tuple[bool, bool]:
     """Are the values that lanes run over adjacent? And are these samples of few columns? The direction of the lanes
     changes no bit of a set."""
     b, m, c, n = dims
+    from normzoo.backends.cpu.kernels import few_tables  # noqa: PLC0415
+
     over = 1 < c < LANES and m > 1 and c < b and m * c * n <= FEW_SAMPLE and parameter_dims[0] == 1
     return over or plain(few_tables.step_of)(dims) != 1, over
 

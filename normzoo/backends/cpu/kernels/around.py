@@ -24,7 +24,6 @@ from normzoo.backends.cpu.kernels.rows_source import (
     take_s,
     take_s_other,
 )
-from normzoo.backends.cpu.vector import error_function, transcendental  # noqa: F401  (functions that activations call)
 from normzoo.backends.cpu.vector.access import prefetch, zeros
 from normzoo.backends.cpu.vector.arithmetic import fma, narrow, splat
 
@@ -186,6 +185,8 @@ def add_scaled(x, residual, scale):
 @cache
 def on_lanes(function: Callable) -> Any:
     """A function of the vocabulary, or one that is written in it, as kernels call it."""
+    from normzoo.backends.cpu.vector import error_function  # noqa: F401, PLC0415  (it teaches lanes exp and its kin)
+
     if function.__module__ != lanes.__name__:
         return helper(function)
 
