@@ -11,9 +11,10 @@ from normzoo.backends.cpu.compiling.jit import helper, kernel
 from normzoo.backends.cpu.kernels.moments import put_lanes
 from normzoo.backends.cpu.kernels.windows import (
     lines_of,
+    numbers_of,
+    padding,
     part_of,
     piece_of,
-    pieces_of,
     room_of,
     tiling_of,
     turns_of,
@@ -61,20 +62,14 @@ def by_power(quarters):
 
 
 @helper
-def put_squares(given, piece, first, last, terms):
-    """x^2 of the rows [first, last) into workspace, 0 where there are none."""
-    _, c, n = given.dims
-    step = given.tiling.step
-    top, end = larger(0, first), smaller(c, last)
-    clear(terms, 0, (top - first) * step)
-    clear(terms, (end - first) * step, (last - end) * step + 2 * LANES)
-    lines, width = lines_of(piece, n, top, end)
-    for line in range(lines):
-        i, j = piece.start + (top + line) * n, (top - first + line) * step
-        for k in range(0, width, LANES):
-            prefetch(given.result, i + k)
-            v = part_of(given.x, i + k, width - k)
-            store(terms, j + k, v * v)
+def square(given, i, _f, left):
+    """x^2, while the result's memory is fetched."""
+    prefetch(given.result, i)
+    v = part_of(given.x, i, left)
+    return v * v
+
+
+put_squares = padding(square)
 
 
 @helper
@@ -164,7 +159,7 @@ def forward(quarters):
         dims, tiling, before, after = given.dims, given.tiling, given.before, given.after
         size = before + 1 + after
         terms, sums = workspace(room_of(tiling, size), given.x), workspace(room_of(tiling, size), given.x)
-        for number in range(t * tiling.together, smaller((t + 1) * tiling.together, pieces_of(dims, tiling))):
+        for number in numbers_of(dims, tiling, t):
             piece = piece_of(dims, tiling, number)
             first, last = piece.first, piece.last
             put_squares(given, piece, first - before, last + after, terms)
@@ -230,7 +225,7 @@ def backward(quarters):
         room = room_of(tiling, 2 * size)
         squares, direct = workspace(room, given.x), workspace(room, given.x)
         terms, sums = workspace(room, given.x), workspace(room, given.x)
-        for number in range(t * tiling.together, smaller((t + 1) * tiling.together, pieces_of(dims, tiling))):
+        for number in numbers_of(dims, tiling, t):
             piece = piece_of(dims, tiling, number)
             # a row is in the windows of those from `after` before it to `before` behind it
             begin = piece.first - after

@@ -7,9 +7,10 @@ from normzoo.backends.cpu.compiling.jit import helper, kernel
 from normzoo.backends.cpu.kernels.moments import put_lanes
 from normzoo.backends.cpu.kernels.windows import (
     lines_of,
+    numbers_of,
+    padding,
     part_of,
     piece_of,
-    pieces_of,
     room_of,
     tiling_of,
     turns_of,
@@ -17,9 +18,9 @@ from normzoo.backends.cpu.kernels.windows import (
 )
 from normzoo.backends.cpu.parallel.sharing import share
 from normzoo.backends.cpu.vector.access import at, load, store
-from normzoo.backends.cpu.vector.arithmetic import fma, larger, smaller, splat
+from normzoo.backends.cpu.vector.arithmetic import fma, splat
 from normzoo.backends.cpu.vector.lanes import LANES
-from normzoo.backends.cpu.vector.workspaces import clear, workspace
+from normzoo.backends.cpu.vector.workspaces import workspace
 
 
 class Pass(NamedTuple):
@@ -40,22 +41,11 @@ def smooth(equal, back):
     """`equal`: taps are; `back`: by factors first, then summed."""
 
     @helper
-    def put_terms(given, piece, first, last, terms):
-        """The rows [first, last) into workspace, 0 where there are none."""
-        _, c, n = given.dims
-        step = given.tiling.step
-        top, end = larger(0, first), smaller(c, last)
-        clear(terms, 0, (top - first) * step)
-        clear(terms, (end - first) * step, (last - end) * step + 2 * LANES)
-        lines, width = lines_of(piece, n, top, end)
-        for line in range(lines):
-            i, j = piece.start + (top + line) * n, (top - first + line) * step
-            f = i - piece.start // (c * n) * (c * n)
-            for k in range(0, width, LANES):
-                v = part_of(given.v, i + k, width - k)
-                if back:
-                    v *= part_of(given.factors, f + k, width - k)
-                store(terms, j + k, v)
+    def term(given, i, f, left):
+        v = part_of(given.v, i, left)
+        return v * part_of(given.factors, f, left) if back else v
+
+    put_terms = padding(term)
 
     @helper
     def put_sums(given, piece, terms, sums):
@@ -86,7 +76,7 @@ def smooth(equal, back):
         dims, tiling, before, after = given.dims, given.tiling, given.before, given.after
         size = before + 1 + after
         terms, sums = workspace(room_of(tiling, size), given.v), workspace(room_of(tiling, size), given.v)
-        for number in range(t * tiling.together, smaller((t + 1) * tiling.together, pieces_of(dims, tiling))):
+        for number in numbers_of(dims, tiling, t):
             piece = piece_of(dims, tiling, number)
             put_terms(given, piece, piece.first - before, piece.last + after, terms)
             if equal:

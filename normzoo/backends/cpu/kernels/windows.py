@@ -4,6 +4,7 @@ A sum of m neighbours is made of two of half as many: a window of any size takes
 bits, its rounding grows no faster, and nothing is subtracted that was added before.
 """
 
+from functools import cache
 from typing import Any, NamedTuple
 
 from normzoo.backends.cpu.compiling.jit import helper
@@ -11,6 +12,7 @@ from normzoo.backends.cpu.schedule import WINDOW_LINE, WINDOW_ROWS, WINDOW_STRIP
 from normzoo.backends.cpu.vector.access import load, load_n, store
 from normzoo.backends.cpu.vector.arithmetic import larger, smaller
 from normzoo.backends.cpu.vector.lanes import LANES
+from normzoo.backends.cpu.vector.workspaces import clear
 
 
 class Tiling(NamedTuple):
@@ -56,6 +58,12 @@ def turns_of(dims, tiling):
 
 
 @helper
+def numbers_of(dims, tiling, t):
+    """The pieces of turn t."""
+    return range(t * tiling.together, smaller((t + 1) * tiling.together, pieces_of(dims, tiling)))
+
+
+@helper
 def piece_of(dims, tiling, number):
     _, c, n = dims
     strip, chunk = number % tiling.strips * tiling.width, number // tiling.strips % tiling.chunks * tiling.rows
@@ -83,6 +91,28 @@ def part_of(a, i, left):
     if left >= LANES:
         return load(a, i)
     return load_n(a, i, left)
+
+
+@cache
+def padding(term):
+    """put_terms(given, piece, first, last, terms): term(given, i, f, left), lanes of what is summed, into workspace for
+    the rows [first, last), 0 where there are none; f is i counted from the first row."""
+
+    @helper
+    def put_terms(given, piece, first, last, terms):
+        _, c, n = given.dims
+        step = given.tiling.step
+        top, end = larger(0, first), smaller(c, last)
+        clear(terms, 0, (top - first) * step)
+        clear(terms, (end - first) * step, (last - end) * step + 2 * LANES)
+        lines, width = lines_of(piece, n, top, end)
+        for line in range(lines):
+            i, j = piece.start + (top + line) * n, (top - first + line) * step
+            f = i - piece.start // (c * n) * (c * n)
+            for k in range(0, width, LANES):
+                store(terms, j + k, term(given, i + k, f + k, width - k))
+
+    return put_terms
 
 
 @helper
