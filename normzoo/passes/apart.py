@@ -75,7 +75,8 @@ def normalize_apart(
         y = rounded(_where(shown, made, v), x.dtype)
     result = (y, s) if around.residual else y
     form = form._replace(beside=beside)
-    saved = ApartSaved(form, chosen, inner, v)
+    kept = x.astype(wide) if around.gate_first else v
+    saved = ApartSaved(form, x, inner, (kept, o, shown))
     return put(form, x, result, out, (weight, bias, *apart)), found, saved
 
 
@@ -84,18 +85,19 @@ def _where(shown: Array | None, made: Array, otherwise: Any) -> Array:
 
 
 class ApartSaved(FunctionSaved):
-    """The `Saved` of `normalize_apart`."""
+    """The `Saved` of `normalize_apart`.
+
+    Args:
+        kept: what stands before act', or x where the gate is first; add or gate in the computing type; and which values
+            count.
+    """
 
     __slots__ = ("_form", "_inner", "_other", "_shown", "_v")
 
-    def __init__(self, form: Form, chosen: Selected, inner: Saved, v: Array) -> None:
-        x = chosen.x
+    def __init__(self, form: Form, x: Array, inner: Saved, kept: tuple[Array, Any, Array | None]) -> None:
         self._owner = getattr(form.owner, "label", form.owner)
         self._form, self._inner = form._replace(owner=self._owner), inner
-        self._v = x.astype(compute_dtype(x.dtype)) if (form.around or ALONE).gate_first else v
-        self._shown = None if chosen.shown is None else np.broadcast_to(chosen.shown, x.shape)
-        other = form.beside.other
-        self._other: Any = None if other is None else rounded(other, x.dtype).astype(compute_dtype(x.dtype))
+        self._v, self._other, self._shown = kept
         self._weight, self._bias = inner._weight, inner._bias
         self._like, self._source, self._overwritten = (x.shape, x.dtype), None, False
 

@@ -152,11 +152,9 @@ def run(
     if placed is None:
         samples = plan.samples
         seen = samples(v, weight) if samples is not None and type(v) is ndarray else None
-    saved = (
-        ViewSaved(owner, plan, arrays, v, eps, stats, seen)
-        if placed is None
-        else BesideSaved(owner, plan, arrays, v, eps, stats, (beside, placed))
-    )
+        saved = ViewSaved(owner, plan, arrays, v, eps, stats, seen)
+    else:
+        saved = BesideSaved(owner, plan, arrays, v, eps, stats, (beside, placed))
     if out is not None:
         saved.overwrite(out)
     return result, stats, saved
