@@ -22,7 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -193,12 +193,20 @@ SCALAR = {  # value and derivative, as one writes them in a loop
 }
 
 
-def apart_calls(cell: Cell) -> Callable | None:
-    """What --fused times, with a parallel loop of its own for each step that is not the norm's."""
+def compiled_loop(names: Sequence[str], lines: Sequence[str], parallel: bool = True) -> Callable:
+    """A function of flat arrays of these names: the lines, for each index i of the first."""
     import math
 
     import numba
 
+    scope: dict = {"numba": numba, "exp": math.exp, "erf": math.erf}
+    body = "".join(f"        {line}\n" for line in lines)
+    exec(f"def loop({', '.join(names)}):\n    for i in numba.prange({names[0]}.size):\n{body}", scope)
+    return numba.njit(parallel=parallel)(scope["loop"])
+
+
+def apart_calls(cell: Cell) -> Callable | None:
+    """What --fused times, with a parallel loop of its own for each step that is not the norm's."""
     if not (cell.around or cell.activation) or cell.dtype != "float32":
         return None
     plain = Cell(**asdict(cell) | {"around": "", "activation": None})
@@ -207,10 +215,7 @@ def apart_calls(cell: Cell) -> Callable | None:
     value, derivative = (f"numba.float32({text})" for text in SCALAR[cell.activation])
 
     def loop(arguments: str, *lines: str) -> Callable:
-        scope: dict = {"numba": numba, "exp": math.exp, "erf": math.erf}
-        body = "".join(f"        {line}\n" for line in lines)
-        exec(f"def loop({arguments}):\n    for i in numba.prange(a.size):\n{body}", scope)
-        made = numba.njit(parallel=True)(scope["loop"])
+        made = compiled_loop(arguments.split(", "), lines)
         return lambda *arrays: made(*(v.reshape(-1) for v in arrays))
 
     if cell.around == "residual":
@@ -410,17 +415,13 @@ def onnxruntime_calls(cell: Cell) -> Callable | None:
 
 
 def floor_calls(cell: Cell) -> Callable | None:
-    import numba
-
     read, written = cell.arrays
     size = int(np.prod(cell.shape)) * (4 if cell.dtype == "float32" else 2) // 4
     arrays = [np.ones(size, np.float32) for _ in range(read + written)]
     names = [f"a{i}" for i in range(read + written)]
     total = " + ".join(f"{name}[i]" for name in names[:read]) + (" + 1" if read == 1 else "")
-    lines = "".join(f"        {name}[i] = t\n" for name in names[read:])
-    scope: dict = {"numba": numba}
-    exec(f"def loop({', '.join(names)}):\n    for i in numba.prange(a0.size):\n        t = {total}\n{lines}", scope)
-    loop = numba.njit(parallel=size > 65536)(scope["loop"])
+    lines = (f"{name}[i] = t" for name in names[read:])
+    loop = compiled_loop(names, (f"t = {total}", *lines), parallel=size > 65536)
     return lambda: loop(*arrays)
 
 
