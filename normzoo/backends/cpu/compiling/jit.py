@@ -15,6 +15,7 @@ from normzoo.backends.cpu.numba_internals import optional, way
 # Options for functions that only compiled code calls: no entry point for Python or C, and no machine code.
 NO_WAY_IN: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 INNER = NO_WAY_IN | way.inlined
+constant = way.constant  # decorator of a class of named tuples whose fields are known when kernels are compiled
 
 
 def helper(function: Callable) -> Any:

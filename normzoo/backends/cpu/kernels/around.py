@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from normzoo.backends import lanes
 from normzoo.backends.around import Activation, Around
-from normzoo.backends.cpu.compiling.jit import helper
+from normzoo.backends.cpu.compiling.jit import constant, helper
 from normzoo.backends.cpu.kernels.columns_walk import read_in
 from normzoo.backends.cpu.kernels.moments import read, write, write_out
 from normzoo.backends.cpu.kernels.rows_source import (
@@ -30,6 +30,7 @@ from normzoo.backends.cpu.vector.arithmetic import fma, narrow, splat
 NOTHING, JOINS, TURNS = range(3)  # what is written before sums: nothing, s, or dy
 
 
+@constant
 class Reads(NamedTuple):
     """Arrays of a record that some step reads together."""
 
@@ -37,6 +38,7 @@ class Reads(NamedTuple):
     blank: Any  # (given) -> as many zeros
 
 
+@constant
 class Steps(NamedTuple):
     """What kernels do beside the norm itself. Records are `Forward` or `Backward`."""
 

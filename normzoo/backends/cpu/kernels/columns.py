@@ -161,7 +161,7 @@ def forward(center, power, spans_m, streams, around=ALONE):
         # 1 moments
         for g in range(groups):
             fill(view, given, group_in(tile, g), forms, flags)
-            group_moments(view, x, tile, g, sums, part, flags.center)
+            group_moments(view, x, tile, g, sums, part, flags)
         finish_sets(view, given, moments, own, part, flags)
         # 2 normalize
         prepare(given, view, own, forms, flags)

@@ -235,11 +235,11 @@ def fold_columns(o, dims, parameter_dims, sums, dweight, dbias):
 
 
 @helper
-def fold_gradients(pool, given, blocks, count, kept, gradients, spans_m):
+def fold_gradients(pool, given, blocks, count, kept, gradients, flags):
     """dweight and dbias, from `count` blocks or from the stored sums."""
     pool = pool_for(blocks.size + kept.size, pool)
     dims, parameter_dims = given.dims, given.parameter_dims
-    if spans_m:
+    if flags.spans:
         turns = parameter_dims[0] * parameter_dims[1]
         share(pool, turns, fold_blocks, (dims, parameter_dims, blocks, count, *gradients))
     else:
@@ -298,6 +298,6 @@ def backward(center, power, spans_m, streams, around=ALONE):
         blocks = workspace(count * pb * 2 * plane if flags.spans else 1, given.weight)
         kept = workspace(1 if flags.spans else 2 * b * c * n, given.stats)
         share(pool, count * pb, some_tiles, (given, limits, blocks, kept))
-        fold_gradients(pool, given, blocks, count, kept, (dweight, dbias), flags.spans)
+        fold_gradients(pool, given, blocks, count, kept, (dweight, dbias), flags)
 
     return backward_kernel("columns_backward", work, around)

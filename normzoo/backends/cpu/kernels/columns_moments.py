@@ -39,7 +39,7 @@ def add_strip(strip, view, x, sums):
 
 
 @helper
-def group_moments(view, x, tile, g, sums, part, center):
+def group_moments(view, x, tile, g, sums, part, flags):
     """Compute mean and m2 of group g of the tile, in its two planes of `part`."""
     b, top, end, first, last = group_in(tile, g)
     values, to, width = sums
@@ -50,7 +50,7 @@ def group_moments(view, x, tile, g, sums, part, center):
             store(values, to + p * width + j, zeros(x))
         store(found, mean_at + j, splat(0.0))
         store(found, m2_at + j, splat(0.0))
-    if center:  # the mean of the first rows, relative to the first row
+    if flags.center:  # the mean of the first rows, relative to the first row
         start, stop = place_in(view, b, top), smaller(top + FIRST_ROWS, end)
         for j in range(first, last, LANES):
             store(values, to + j, load_n(x, start + j, smaller(last - j, LANES)))
@@ -72,7 +72,7 @@ def group_moments(view, x, tile, g, sums, part, center):
         for j in range(first, last, LANES):
             s, m2 = wide(load(values, to + width + j)), wide(load(values, to + 2 * width + j))
             by = s * inverse
-            if center:
+            if flags.center:
                 m2 = larger(m2 - s * by, splat(0.0))
             else:
                 by = splat(0.0)
@@ -102,7 +102,7 @@ def merge_groups(view, own, part):
 
 
 @helper
-def fold_rows(view, given, b, part, center):
+def fold_rows(view, given, b, part, flags):
     """Merge rows side by side, and the values after the last row, into the first occurrence of each column."""
     if view.together == 1:
         return
@@ -120,7 +120,7 @@ def fold_rows(view, given, b, part, center):
         start = place_in(view, b, view.rows) + j
         for i in range(start, start + rest_of(view), view.own):
             d = wide(load_n(given.x, i, left)) - shift
-            if center:
+            if flags.center:
                 s1 += d
             s2 = fma(d, d, s2)
         by = s1 / splat(float(given.dims[1]))
@@ -200,7 +200,7 @@ def finish(given, moments, own, flags):
 def finish_sets(view, given, moments, own, part, flags):
     """Compute the statistics of the sets in the columns of `own`, from the moments of their groups."""
     merge_groups(view, own, part)
-    fold_rows(view, given, own.b, part, flags.center)
+    fold_rows(view, given, own.b, part, flags)
     fold_sets(given, own, part)
     if flags.power == 1:
         deviations(given, own)

@@ -119,7 +119,7 @@ def forward(center, power, spans_m, streams, around=ALONE):
         found = sample_of(part, 2 * groups, view, tile.b)
         g = t // tiles % groups
         fill(view, given, group_in(tile, g), sums, flags)
-        group_moments(view, x, tile, g, sums, found, flags.center)
+        group_moments(view, x, tile, g, sums, found, flags)
 
     @helper
     def finish_unit(t, given, moments, part, forms):
@@ -248,7 +248,7 @@ def backward(center, power, spans_m, streams, around=ALONE):
         share(pool_for(part.size, pool), b, add_sample, (given, spaces, kept))
         if not constant:
             share(threads, b, weigh_sample, (given, limits, spaces))
-        fold_gradients(pool, given, blocks, tiles, kept, (dweight, dbias), flags.spans)
+        fold_gradients(pool, given, blocks, tiles, kept, (dweight, dbias), flags)
         # 2 normalize
         if not constant:
             share(pool, b * blocks_of(view), derive_block, (given, spaces))

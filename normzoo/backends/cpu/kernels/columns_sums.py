@@ -41,7 +41,7 @@ SUMS = 4  # planes of sums: g, g * xhat, xhat, sign(x - mean); while summing, th
 
 
 @helper
-def fill_centers(view, given, region, sums, forms, spans_m):
+def fill_centers(view, given, region, sums, forms, flags):
     """Compute the reference values of a column's sums: among some values in the region's rows the one nearest to 0, or
     0 if their signs differ. If the weights vary along m, all columns of a set have the reference of the first."""
     b, top, end, first, last = region
@@ -50,23 +50,23 @@ def fill_centers(view, given, region, sums, forms, spans_m):
     rows = end - top
     rows = (
         smaller(COLUMN_SAMPLES_SPANNED, rows)
-        if spans_m
+        if flags.spans
         else smaller(COLUMN_SAMPLES, smaller(rows, larger(COLUMN_SAMPLES // 2, rows // 2)))
     )
     apart = (end - top) // rows
-    one = spans_m and n > 1
+    one = flags.spans and n > 1
     run = n if one else LANES
     zero = zeros(weight)
     for j in range(first, last, run):
         left = smaller(last - j, run)
         low, high, scale = zero, zero, zero
-        if spans_m:
+        if flags.spans:
             scale = load_n(forms.values, forms.at + j, smaller(left, LANES))
         for h in range(rows):
             row = top + h * apart
             i = place_in(view, b, row) + j
             g = load_same(dy, i) if one else load(dy, i) if left >= LANES else load_n(dy, i, left)
-            if spans_m:
+            if flags.spans:
                 strip = Strip(b, row, 1, j, 1 if one else left, False)
                 w = row_parameter(view, given.parameter_dims, weight, strip, row, weight)
                 g = g * (splat(lane(w, 0) * lane(scale, 0)) if one else w * scale)
@@ -144,21 +144,20 @@ def group_sums(view, given, tile, g, blocks, sums, planes, flags):
         for j in range(first, last, LANES):
             store(values, to + j, zeros(given.x))
         if flags.center:  # the same in all groups
-            fill_centers(view, given, tile, sums, planes.forms, flags.spans)
+            fill_centers(view, given, tile, sums, planes.forms, flags)
     else:
-        fill_centers(view, given, group_in(tile, g), sums, planes.forms, flags.spans)
+        fill_centers(view, given, group_in(tile, g), sums, planes.forms, flags)
     rows_here = splat(float(end - top))
     again = True
     while again:
         again = False
-        start = top
-        if half < end:
-            rows_sums(view, given, Region(b, top, half, first, last), blocks, sums, planes.forms, flags)
-            for j in range(first, last, LANES):
-                for p in range(SUMS):
-                    store(part, at_part + p * part_step + j, wide(load(values, to + (p + 1) * width + j)))
-            start = half
-        rows_sums(view, given, Region(b, start, end, first, last), blocks, sums, planes.forms, flags)
+        for start in range(top, end, SUMMED_ROWS):
+            stop = smaller(start + SUMMED_ROWS, end)
+            rows_sums(view, given, Region(b, start, stop, first, last), blocks, sums, planes.forms, flags)
+            if stop < end:  # the first of two halves
+                for j in range(first, last, LANES):
+                    for p in range(SUMS):
+                        store(part, at_part + p * part_step + j, wide(load(values, to + (p + 1) * width + j)))
         for j in range(first, last, LANES):
             i, k, f = at_part + j, to + j, at_forms + j
             middle = wide(load(values, k))

@@ -202,7 +202,8 @@ def extreme_moments(given, start, moments, flags):
 
     The scale brings the larger of the values and sqrt(eps) to about 1, so that the squares of both stay in range.
     """
-    (divisor, eps, clamp), (center, power) = moments, flags[:2]
+    divisor, eps, clamp = moments
+    center, power = flags.center, flags.power
     some = flags.steps.source.some
     _, m, c, n = given.dims
     step = c * n

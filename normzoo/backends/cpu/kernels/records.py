@@ -5,7 +5,10 @@ Letters are those of `contract.py`: a view has dims (b, m, c, n), its parameters
 
 from typing import Any, NamedTuple
 
+from normzoo.backends.cpu.compiling.jit import constant
 
+
+@constant
 class Flags(NamedTuple):
     """The properties of a pass that are known when its kernel is compiled."""
 

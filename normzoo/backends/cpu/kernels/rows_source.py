@@ -5,12 +5,13 @@ Two readings of x and the residual from a cache take less than to write s there 
 
 from typing import Any, NamedTuple
 
-from normzoo.backends.cpu.compiling.jit import helper
+from normzoo.backends.cpu.compiling.jit import constant, helper
 from normzoo.backends.cpu.kernels.moments import read
 from normzoo.backends.cpu.vector.access import load_as, load_n, load_same, load_two, rounded, zeros
 from normzoo.backends.cpu.vector.arithmetic import fma, narrow, splat
 
 
+@constant
 class Source(NamedTuple):
     """Values of x as rows read them: see `access.py` for the order of the lanes. All take (given, i)."""
 

@@ -18,5 +18,9 @@ def typed(function: Callable, rule: Callable) -> None:
     type_callable(function)(lambda context: rule)
 
 
+def constant(kind: type) -> type:
+    return kind
+
+
 def jit(function: Callable, is_helper: bool, **options: Any) -> Any:
     return numba.njit(error_model="numpy", forceinline=is_helper, **options)(function)

@@ -19,9 +19,17 @@ from numba.core.dispatcher import Dispatcher
 from numba.core.imputils import Registry as Lowered
 from numba.core.runtime import rtsys
 from numba.core.typing import Context, mathdecl, templates
+from numba.core.typing.typeof import typeof_impl
+from numba.extending import models, register_model
 
 from normzoo.backends.cpu.numba_internals.needed import machine_code
-from normzoo.backends.cpu.numba_internals.pipeline import HelperCompiler, InlineCompiler, KernelCompiler
+from normzoo.backends.cpu.numba_internals.pipeline import (
+    Constant,
+    HelperCompiler,
+    InlineCompiler,
+    KernelCompiler,
+    constant_classes,
+)
 
 _declared, _lowered = templates.Registry(), Lowered("normzoo")
 lower = _lowered.lower  # decorator of functions that generate a primitive's LLVM code for arguments of these types
@@ -45,6 +53,35 @@ def typed(function: Callable, rule: Callable) -> None:
 
     _declared.register(Template)
     _declared.register_global(function, types.Function(Template))
+
+
+def constant(kind: type) -> type:
+    """Decorator of a class of named tuples, which are known when code is compiled: see `Constant`."""
+    constant_classes.add(kind)
+    typeof_impl.register(kind)(lambda value, _: Constant(value))
+    return kind
+
+
+register_model(Constant)(models.OpaqueModel)
+
+
+@_declared.register_attr
+class _Fields(templates.AttributeTemplate):
+    key = Constant
+
+    def generic_resolve(self, value: Any, attr: Any) -> Any:  # type: ignore[override]  # a constant in Numba
+        return self.context.resolve_value_type(getattr(value.value, attr))
+
+
+@_lowered.lower_constant(Constant)
+def _no_data(context, builder, kind, value):
+    return context.get_dummy_value()
+
+
+@_lowered.lower_getattr_generic(Constant)
+def _field(context, builder, kind, value, attr):
+    found = getattr(kind.value, attr)
+    return context.get_constant_generic(builder, context.typing_context.resolve_value_type(found), found)
 
 
 class _Declared(templates.RegistryLoader):

@@ -35,5 +35,5 @@ def _plain(error: Exception) -> ModuleType:
 
 
 _way = _chosen()
-jit, typed, lower, inlined = _way.jit, _way.typed, _way.lower, _way.inlined
+jit, typed, lower, constant, inlined = _way.jit, _way.typed, _way.lower, _way.constant, _way.inlined
 is_own: bool = hasattr(_way, "probe")
