@@ -29,14 +29,14 @@ from normzoo.passes.attributes import (
     entries,
     entry,
     held,
-    meant,
     overridable,
     reads,
+    refuse_misspelt,
     refusing,
 )
 from normzoo.passes.form import UNTRACKED, Form
 from normzoo.passes.normalize import normalize
-from normzoo.passes.numbers import check_counts, check_eps
+from normzoo.passes.numbers import check_counts, check_eps, check_momentum
 from normzoo.passes.saved import Grads, Label, Saved
 from normzoo.passes.site import Site
 from normzoo.passes.view import Axes
@@ -120,9 +120,9 @@ class Norm(Surrounded):
         own = self.__dict__
         if name not in own and "_made" in own and name[0] != "_" and not hasattr(type(self), name):
             names = {*own, *self.params, *self.buffers, "weight", "bias", "grads", "saved", *Behind.__annotations__}
-            found = meant(name, {n for n in names if n[0] != "_"}, isinstance(value, np.ndarray))
-            if found is not None:
-                raise AttributeError(f"{self}: has no {name} to set; write norm.{found}")
+            refuse_misspelt(self, name, {n for n in names if n[0] != "_"}, isinstance(value, np.ndarray))
+        elif name == "momentum" and value is not None:
+            value = check_momentum(self, value)
         super().__setattr__(name, value)
         if "_site" in own:  # its axes may be others now
             own["_site"].forget()

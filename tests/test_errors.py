@@ -35,6 +35,8 @@ MESSAGES = [
     (lambda: nz.GroupNorm(1, 0), ValueError, "num_channels >= 1, got 0; write num_channels=x.shape"),
     (lambda: nz.BatchNorm(3, momentum=1.5), ValueError, r"momentum in \[0, 1\], .*got 1.5; write momentum=0.1"),
     (lambda: nz.InstanceNorm(3, momentum=-0.1), ValueError, r"momentum in \[0, 1\]"),
+    (lambda: setattr(nz.BatchNorm(3), "momentum", 1.5), ValueError, r"BatchNorm\(3\): expected momentum in \[0, 1\]"),
+    (lambda: setattr(nz.EvoNormB0(3), "momentum", "slow"), TypeError, "momentum to be a number, got 'slow'"),
     (lambda: nz.EvoNormB0(3, momentum=2), ValueError, r"EvoNormB0\(3\): expected momentum in \[0, 1\]"),
     (lambda: nz.IterNorm(4, momentum=2), ValueError, r"momentum in \[0, 1\]"),
     (lambda: F.batch_norm(f32(4, 3), None, None, training=True, momentum=7), ValueError, r"momentum in \[0, 1\]"),

@@ -28,6 +28,12 @@ def meant(name: Any, known: Collection[str], words: bool = True) -> str | None:
     return next(iter(get_close_matches(name, near, 1, 0.8)), None)
 
 
+def refuse_misspelt(norm: object, name: str, known: Collection[str], words: bool) -> None:
+    """Refuse to set an attribute that looks like one of `known`: nothing would read it."""
+    if (found := meant(name, known, words)) is not None:
+        raise AttributeError(f"{norm}: has no {name} to set; write norm.{found}")
+
+
 class Entries(dict):
     """Arrays by name. Once the norm is made, a new name that looks like a misspelling is refused, as nothing would read
     it."""

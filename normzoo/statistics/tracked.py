@@ -10,7 +10,6 @@ from normzoo.backends.subnormals import in_any_mode
 from normzoo.norm import Norm
 from normzoo.passes.arrays import check_array, read_only
 from normzoo.passes.attributes import entry
-from normzoo.passes.numbers import check_momentum
 from normzoo.statistics.running_state import RunningState
 from normzoo.statistics.updates import USUAL, check_rules, updated
 
@@ -38,7 +37,7 @@ class TrackedNorm(Norm):
     ) -> None:
         super().__init__(num_features, shape=(num_features,), dtype=dtype, **options)
         self.num_features = num_features
-        self.momentum = None if momentum is None else check_momentum(self, momentum)
+        self.momentum = momentum
         self.track_running_stats = bool(track_running_stats)
         self.rules = check_rules(self, on_nonfinite, single_value, self.track_running_stats)
         if track_running_stats:

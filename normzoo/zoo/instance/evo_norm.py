@@ -9,7 +9,7 @@ from normzoo.backends.contract import Array
 from normzoo.passes.arrays import check_spread
 from normzoo.passes.attributes import entry
 from normzoo.passes.formulas import reciprocal, special, standardized, summed
-from normzoo.passes.numbers import check_features, check_momentum, check_size
+from normzoo.passes.numbers import check_features, check_size
 from normzoo.passes.saved import Pull, Saved
 from normzoo.zoo.exact import ExactNorm, Update
 from normzoo.zoo.instance import instance_norm
@@ -68,7 +68,7 @@ class EvoNormB0(ExactNorm):
         self.num_features = check_features("EvoNormB0", num_features)
         super().__init__(num_features, shape=(num_features,), eps=eps, dtype=dtype)
         self.params["v"] = np.ones(num_features, self._dtype)
-        self.momentum = None if momentum is None else check_momentum(self, momentum)
+        self.momentum = momentum
         self.buffers["running_var"] = np.ones(num_features, self._dtype)
         self.buffers["num_batches_tracked"] = np.array(0, np.int64)
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))

@@ -9,7 +9,7 @@ import numpy as np
 from normzoo.backends.contract import Array
 from normzoo.passes.attributes import entry
 from normzoo.passes.formulas import centered, reciprocal, summed, unit
-from normzoo.passes.numbers import check_momentum, check_size
+from normzoo.passes.numbers import check_size
 from normzoo.passes.saved import Pull, Saved
 from normzoo.statistics.running_state import RunningState
 from normzoo.statistics.tracked import check_channels
@@ -46,7 +46,7 @@ class BatchWhitening(ExactNorm):
             raise ValueError(f"{self}: expected groups of one size, got {num_features=}, {num_channels=} a group")
         self.num_features, self.num_channels = num_features, num_channels
         self.num_groups = num_features // num_channels
-        self.momentum = None if momentum is None else check_momentum(self, momentum)
+        self.momentum = momentum
         self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
         one = np.broadcast_to(np.eye(num_channels), (self.num_groups, num_channels, num_channels))
         self.buffers["running_mean"] = np.zeros(num_features, self._dtype)
