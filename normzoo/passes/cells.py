@@ -80,27 +80,22 @@ class Pass:
 
     def at_position(self, i: int) -> Array:
         """x there, (b, c)."""
-        found: Array = self._positions(self._arrays[-1])[:, i].astype(np.float64)
+        found: Array = _positions(self._arrays[-1], self.dims)[:, i].astype(np.float64)
         return found
 
     def add_at_position(self, i: int, added: Any) -> None:
         """Add (b, c) to the result there."""
-        self._positions(self.result)[:, i] += np.asarray(added).astype(self.result.dtype)
-
-    def _positions(self, a: Array) -> Array:
-        """A view of an array as (b, n, c)."""
-        b, c, n, last = self.dims
-        return a.reshape(b, n, c) if last else a.reshape(b, c, n).swapaxes(1, 2)
+        _positions(self.result, self.dims)[:, i] += np.asarray(added).astype(self.result.dtype)
 
     def deviations(self, owner: object, mean: Array, rstd: Array) -> Callable[[], Array]:
         """What makes (x - mean) * rstd in float64, as (b, n, c), from x, which must be as it was."""
-        x = self._arrays[-1]
+        x, dims = self._arrays[-1], self.dims  # and nothing that holds the result, which whoever keeps this would keep
         seen = samples_of(x, None)
 
         def found() -> Array:
             if samples_of(x, None) != seen:
                 raise changed(owner, "x")
-            return (self._positions(x) - mean[:, None]) * rstd[:, None]
+            return (_positions(x, dims) - mean[:, None]) * rstd[:, None]
 
         return found
 
@@ -116,6 +111,12 @@ class Pass:
         total, squares = self(AROUND, first)
         mean = total / n
         return first + mean, np.maximum(squares / n - mean * mean, 0.0)
+
+
+def _positions(a: Array, dims: Cells) -> Array:
+    """A view of an array as (b, n, c)."""
+    b, c, n, last = dims
+    return a.reshape(b, n, c) if last else a.reshape(b, c, n).swapaxes(1, 2)
 
 
 def _nothing() -> None:

@@ -1,8 +1,10 @@
 """Norms by cells: kernels against their definition over odd shapes, dtypes, layouts and threads, far from zero and where
 numbers leave the range of a type; and what a formula may be asked for."""
 
+import gc
 import itertools
 import tracemalloc
+import weakref
 
 import ml_dtypes
 import numba
@@ -190,6 +192,17 @@ def test_gradients_beyond_float32_are_found_by_the_definition(name, rng):
     expected = exactly(norm, x, inputs, dy)
     for key, v in expected.items():
         check.close(found[key].astype(np.float64), v, 3e-6, float(np.abs(v).max()))
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_what_is_kept_does_not_hold_y(name, rng):
+    norm, x, inputs, _ = made(name, rng)
+    y = norm(x, *inputs)
+    assert ran(norm)
+    gone = weakref.ref(y if y.base is None else y.base)
+    del y
+    gc.collect()
+    assert gone() is None
 
 
 def test_in_place_and_where_the_caller_says(rng):
