@@ -108,7 +108,7 @@ def compile_cache(
     for name in names:
         if not isinstance(name, str) or name not in classes:
             raise ValueError(f"compile_cache: expected norms among {', '.join(sorted(classes))}, got {name!r}")
-        if norms is not None and next(_examples(classes[name], 1), None) is None:
+        if norms is not None and not any(True for axis in (1, -1) for _ in _examples(classes[name], axis)):
             raise ValueError(
                 "compile_cache: expected norms that are created from a number of channels and take only x, got "
                 f"{name!r}; it has no kernels, or uses those of other norms: name these"
