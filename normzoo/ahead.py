@@ -52,6 +52,10 @@ SIZES = (
     (2, 65536, 32),
 )
 
+# Those of norms by cells. Their kernels are picked by which sizes are 1, by the order of axes, and by whether results
+# are so large that they bypass the caches.
+CELL_SIZES = ((2, 49, 64), (64, 1, 64), (16, 4096, 64), (8192, 1, 1024))
+
 
 class Compiled(NamedTuple):
     """The result of `compile_cache`: how many kernels were compiled, and the directory of the disk cache."""
@@ -104,7 +108,7 @@ def compile_cache(
     for name in names:
         if not isinstance(name, str) or name not in classes:
             raise ValueError(f"compile_cache: expected norms among {', '.join(sorted(classes))}, got {name!r}")
-        if norms is not None and next(_examples(classes[name], 1), None) is None:
+        if norms is not None and not any(True for axis in (1, -1) for _ in _examples(classes[name], axis)):
             raise ValueError(
                 "compile_cache: expected norms that are created from a number of channels and take only x, got "
                 f"{name!r}; it has no kernels, or uses those of other norms: name these"
@@ -197,10 +201,10 @@ def _float_dtype(dtype: Any) -> np.dtype:
 
 def _examples(kind: type[Norm], channel_axis: int) -> Iterator[tuple[Norm, tuple[int, ...]]]:
     """Norms of a class, and shapes of x for them."""
-    known, needed = inspect.signature(kind).parameters, _needed(kind)
-    if kind.axes is Norm.axes or len(_needed(kind.forward)) > 2:  # self and x
+    known, needed, has_axes = inspect.signature(kind).parameters, _needed(kind), kind.axes is not Norm.axes
+    if not (has_axes or hasattr(kind, "letters")) or len(_needed(kind.forward)) > 2:  # self and x
         return
-    for samples, positions, channels in SIZES:
+    for samples, positions, channels in SIZES if has_axes else CELL_SIZES:
         shape = (samples, channels, positions) if channel_axis == 1 else (samples, positions, channels)
         for affine in (True, False):
             for groups in sorted({1, gcd(channels, 4)}) if "num_groups" in known else (1,):
@@ -217,12 +221,18 @@ def _examples(kind: type[Norm], channel_axis: int) -> Iterator[tuple[Norm, tuple
                     "with_mean": False,  # Standardize: it cannot be adapted here
                     "with_std": False,
                 }
+                options |= {} if has_axes else {"dim": channels}
                 given = {name: value for name, value in options.items() if name in known}
                 if not given.keys() >= needed:
                     return
-                norm = kind(**given)
+                norm, x = kind(**given), np.broadcast_to(np.float32(0), shape)
                 try:
-                    sizes, letters, *_ = norm.axes(np.broadcast_to(np.float32(0), shape))
+                    if not has_axes:
+                        norm.check(x)  # type: ignore[attr-defined]
+                        if norm.letters(x):  # type: ignore[attr-defined]
+                            yield norm, shape
+                        continue
+                    sizes, letters, *_ = norm.axes(x)
                 except ValueError:  # a norm of weights, with its channels on another axis
                     return
                 if prod(size for size, letter in zip(sizes, letters, strict=True) if letter in "rR") > 2:

@@ -109,6 +109,27 @@ class Cumulation(NamedTuple):
     time_last: bool
 
 
+class Cells(NamedTuple):
+    """x is (b, c, n) or, with channels last, (b, n, c); a cell is the n values of one (b, c)."""
+
+    b: int
+    c: int
+    n: int
+    last: bool
+
+
+class Formula(NamedTuple):
+    """What is made of each value. The function takes lanes of arrays of x's size, then those of coefficients, numbers
+    of each cell; it is of the vocabulary of `lanes.py`, and gives a tuple: lanes that are written, then terms of sums.
+    """
+
+    function: Callable[..., tuple[Any, ...]]
+    reads: int  # arrays
+    writes: int  # of these
+    sums: tuple[str, ...] = ()  # of each term: which axes the sum keeps, "bc", "b", "c" or ""
+    wide: bool = False  # computed in float64, whatever x is
+
+
 def lacking(backend: object) -> NotImplementedError:
     return NotImplementedError(f"{type(backend).__name__} computes views alone")
 
@@ -225,6 +246,16 @@ class Backend(Protocol):
 
     def cumulate_back(self, batch: int, form: Cumulation, dtype: np.dtype, store: np.dtype) -> Pass:
         """run(dy, x, weight, stats, state, dx, dweight, dbias), of a pass that began with the first step."""
+        raise lacking(self)
+
+    # Cells, likewise.
+
+    def cells(
+        self, dims: Cells, formula: Formula, spans: tuple[str, ...], dtype: np.dtype, store: np.dtype
+    ) -> Callable[..., list[Array]]:
+        """run(arrays, coefficients, results) -> sums, float64 of shape (b or 1, c or 1). Coefficients are float64 of
+        such shapes, which `spans` says as `Formula.sums` does; they are rounded to `dtype`. A result may be one of the
+        arrays."""
         raise lacking(self)
 
     # What passes can do without: a backend that has none leaves these out; where one raises, that is said once.

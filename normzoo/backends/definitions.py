@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.backends.contract import Array, Cumulation, Pass, Response, Volume, Window
+from normzoo.backends.contract import Array, Cells, Cumulation, Formula, Pass, Response, Volume, Window
 
 
 def of(dims: tuple[int, ...], formula: Callable[..., Array], form: Any) -> Pass:
@@ -164,3 +164,31 @@ def running_sum(start: Array, terms: Array) -> Array:
 def later(d: Array) -> Array:
     """Sum of d from t to the end, for every t."""
     return np.cumsum(d[:, ::-1], axis=1)[:, ::-1]
+
+
+@np.errstate(all="ignore")
+def cells(
+    dims: Cells,
+    formula: Formula,
+    arrays: tuple[Array, ...],
+    coefficients: tuple[Array, ...],
+    results: tuple[Array, ...],
+) -> list[Array]:
+    """See `Backend.cells`."""
+    values = (by_cell(a, dims).astype(np.float64) for a in arrays)
+    found = formula.function(*values, *(a[:, :, None] for a in coefficients))
+    for result, v in zip(results, found, strict=False):
+        by_cell(result, dims)[...] = v
+    shape = dims.b, dims.c, dims.n
+    terms = (np.broadcast_to(v, shape).sum(axis=2) for v in found[formula.writes :])
+    return [kept(v, span) for v, span in zip(terms, formula.sums, strict=True)]
+
+
+def by_cell(a: Array, dims: Cells) -> Array:
+    """A view of a as (b, c, n)."""
+    return a.reshape(dims.b, dims.n, dims.c).swapaxes(1, 2) if dims.last else a.reshape(dims.b, dims.c, dims.n)
+
+
+def kept(v: Array, span: str) -> Array:
+    """Sum of v (b, c) over the axes that a span does not have."""
+    return v.sum(axis=tuple(i for i, letter in enumerate("bc") if letter not in span), keepdims=True)

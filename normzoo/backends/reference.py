@@ -14,8 +14,10 @@ from normzoo.backends.contract import (
     Array,
     Backend,
     Backward,
+    Cells,
     Cumulation,
     Dims,
+    Formula,
     Forward,
     Moments,
     Pass,
@@ -163,6 +165,11 @@ class Reference(Backend):
 
     def cumulate_back(self, batch: int, form: Cumulation, dtype: np.dtype, store: np.dtype) -> Pass:
         return partial(definitions.cumulate_back, form)
+
+    def cells(
+        self, dims: Cells, formula: Formula, spans: tuple[str, ...], dtype: np.dtype, store: np.dtype
+    ) -> Callable[..., list[Array]]:
+        return partial(definitions.cells, dims, formula)
 
 
 def _unit(v: Array, eps: float, moments: Moments) -> Array:

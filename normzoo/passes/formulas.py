@@ -11,6 +11,9 @@ Axis = int | tuple[int, ...]
 
 FAR = 2.0**500  # beyond this and below its inverse, squares of values are near the limits of float64
 
+ON_ONE_THREAD = 1 << 18  # multiplications: OpenBLAS wakes threads for more
+BLOCK = 64  # rows and columns of a block, where there are as many
+
 
 def unit(v: Array, axis: Axis, least: float = 0.0, power: int = 1) -> Array:
     """A power of two for every set over `axis` (kept with size 1): v times it can be squared and summed. It is 1 unless
@@ -80,6 +83,29 @@ def root(stats: Array, eps: float) -> Array:
     found = np.sqrt(spread + eps)
     beyond = (rstd > 0) & np.isfinite(rstd) & ~((found > 1 / FAR) & (found < FAR))
     return np.where(beyond, reciprocal(rstd), found)
+
+
+def product(a: Array, b: Array) -> Array:
+    """Matrix products along the last two axes, in float64, by BLAS; in blocks that it multiplies on one thread, so that
+    they are bit-identical for any number of threads."""
+    (rows, inner), columns = a.shape[-2:], b.shape[-1]
+    found = np.zeros((*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), rows, columns))
+    if not found.size:
+        return found
+    height, width = min(rows, BLOCK), min(columns, BLOCK)
+    depth = max(1, min(inner, ON_ONE_THREAD // (height * width)))
+    width = min(columns, max(width, ON_ONE_THREAD // (height * depth)))
+    whole = columns - columns % width
+    for i in range(0, rows, height):
+        for start in range(0, inner, depth):
+            left = a[..., i : i + height, start : start + depth]
+            right, to = b[..., start : start + depth, :], found[..., i : i + height, :]
+            if whole:  # blocks side by side, as a stack of matrices
+                stack = right[..., :whole].reshape(*right.shape[:-1], -1, width).swapaxes(-2, -3)
+                to[..., :whole] += (left[..., None, :, :] @ stack).swapaxes(-2, -3).reshape(*to.shape[:-1], whole)
+            if whole < columns:
+                to[..., whole:] += left @ right[..., whole:]
+    return found
 
 
 def reciprocal(v: Array) -> Array:

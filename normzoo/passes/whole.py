@@ -13,7 +13,7 @@ from normzoo.backends.samples import samples_of
 from normzoo.backends.subnormals import in_any_mode
 from normzoo.passes.arrays import compute_dtype, kernel_array, rounded, storage_dtype
 from normzoo.passes.overlaps import may_overlap
-from normzoo.passes.saved import FunctionSaved, Grads, Saved, empty_in_layout, grads_by_name, layout_of
+from normzoo.passes.saved import FunctionSaved, Grads, empty_in_layout, grads_by_name, layout_of
 
 Back = Callable[[Backend, Array, Array, Array], Mapping[str, Array]]
 
@@ -60,22 +60,41 @@ class WholeSaved(FunctionSaved):
         order: of v.
         back: (backend, dy, v, dx) -> gradients by name, but x's, which it writes to dx; dy and dx lie as v does.
         kinds: dtypes of these gradients.
+        beside: arrays that `back` reads, too.
+
+    Attributes:
+        kept: what the norm left for itself.
     """
 
-    __slots__ = ("_back", "_kinds", "_layout", "_order", "_seen", "_v")
+    kept: object  # what the norm left for itself
+
+    __slots__ = ("_back", "_beside", "_kinds", "_layout", "_order", "_seen", "_v", "kept")
 
     def __init__(
-        self, owner: object, x: Array, v: Array, order: Order, back: Back, kinds: Mapping[str, np.dtype]
+        self,
+        owner: object,
+        x: Array,
+        v: Array,
+        order: Order,
+        back: Back,
+        kinds: Mapping[str, np.dtype],
+        beside: Mapping[str, Array],
     ) -> None:
         self._owner, self._back, self._order, self._v = getattr(owner, "label", owner), back, order, v
         self._weight = self._bias = None
         self._like, self._layout, self._kinds = (x.shape, x.dtype), layout_of(x), kinds
         self._source = x if may_overlap(x, v) else None
         self._overwritten = False
-        self._seen = samples_of(v, None)
+        self.kept = None
+        self._beside = {"x": v, **beside}
+        self._seen = {name: samples_of(a, None) for name, a in self._beside.items()}
 
     def _changed(self) -> str | None:
-        return None if samples_of(self._v, None) == self._seen else "x"
+        return next((name for name, a in self._beside.items() if samples_of(a, None) != self._seen[name]), None)
+
+    @property
+    def _apart(self) -> tuple[Array | None, ...]:
+        return tuple(a for name, a in self._beside.items() if name != "x")
 
     @in_any_mode
     def _backward(self, dy: Array, out: Array | None) -> Grads:
@@ -99,7 +118,8 @@ def whole(
     axes: tuple[int, ...],
     forward: Callable[[Backend, Array, Array], Back],
     params: Mapping[str, Array] | None = None,
-) -> tuple[Array, Saved]:
+    beside: Mapping[str, Array] | None = None,
+) -> tuple[Array, WholeSaved]:
     """y and the `Saved` of a pass.
 
     Args:
@@ -107,6 +127,7 @@ def whole(
         axes: x's, as the kernel sees them, outermost first.
         forward: (backend, v, y) -> back, see `WholeSaved`. Both lie in this order.
         params: arrays beside x, whose gradients get their dtypes, and which the dtype of the pass has room for.
+        beside: arrays in this order that the way back reads, by name: those that are the caller's are looked at then.
     """
     params = params or {}
     order = Order(axes, storage_dtype(x.dtype, compute_dtype(x.dtype, *(p.dtype for p in params.values()))))
@@ -117,4 +138,4 @@ def whole(
     target = order.written(y, (v,))
     back = forward(now(), v, target)
     order.deliver(target, y)
-    return y, WholeSaved(owner, x, v, order, back, {name: p.dtype for name, p in params.items()})
+    return y, WholeSaved(owner, x, v, order, back, {name: p.dtype for name, p in params.items()}, beside or {})

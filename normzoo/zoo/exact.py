@@ -1,8 +1,9 @@
-"""Base class of norms that are computed in NumPy, in float64, on every backend.
+"""Base class of norms that are defined in NumPy, in float64.
 
 Such a norm defines y as a function of x and its parameters, all float64, and how gradients are computed; `ExactNorm`
 checks and converts arguments and results. float64 avoids the error that a large mean causes in float32; `formulas.py`
-has the steps that several norms share.
+has the steps that several norms share. Most say in formulas of each value, too, what they do (`by_cells`): kernels
+compute these, and the definition what is beyond the range of their types, and what is not finite.
 """
 
 from abc import abstractmethod
@@ -15,6 +16,8 @@ from normzoo.backends.contract import Array
 from normzoo.backends.subnormals import in_any_mode
 from normzoo.norm import Norm
 from normzoo.passes.arrays import base_array, read_only
+from normzoo.passes.cells import Pass, by_cells
+from normzoo.passes.cells import Pull as CellPull
 from normzoo.passes.overlaps import check_out
 from normzoo.passes.saved import Pull, PulledBack, Saved, empty_in_layout, layout_of
 from normzoo.statistics.running_state import RunningState
@@ -46,6 +49,15 @@ class ExactNorm(Norm):
             x, params, inputs: float64, C-contiguous; x is a copy, which must not be written to.
         """
 
+    def letters(self, x: Array) -> str:
+        """What each axis of x is to `by_cells`, see `cells_of`; "" where there are no kernels for it."""
+        return ""
+
+    def by_cells(self, cells: Pass, params: Mapping[str, Array]) -> CellPull:
+        """Write y, by formulas that `cells` is called with; returns the function from a pass that holds dy, too, which
+        writes dx, to the gradients of all else. `params` are float64."""
+        raise NotImplementedError(f"{type(self).__name__} has no kernels")
+
     def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
         return self.exactly(x, out)
 
@@ -61,6 +73,9 @@ class ExactNorm(Norm):
         arguments = self.params | inputs
         if out is not None:
             check_out(self, out, x.shape, x.dtype, (x,), (*arguments.values(), *self.buffers.values()))
+        found = by_cells(self, x, out, inputs, self._prepared if update_stats else None)
+        if found is not None:
+            return found
         params = {name: _double(p) for name, p in self.params.items()}
         with np.errstate(all="ignore"):
             if x.size:
@@ -69,10 +84,10 @@ class ExactNorm(Norm):
                 zeros = {name: np.zeros(a.shape) for name, a in arguments.items()}
                 counted = self.counts_empty and self.training and "num_batches_tracked" in self.buffers
                 result = x, lambda dy: {"x": dy} | zeros, _count if counted else None
-            found, pull = result[0], result[1]
+            y_found, pull = result[0], result[1]
             write = self._prepared(result[2]) if len(result) == 3 and result[2] and update_stats else None
             y = empty_in_layout(x.shape, x.dtype, layout_of(x)) if out is None else out
-            y[...] = found
+            y[...] = y_found
             if write is not None:
                 write()
         return y, PulledBack(self, x, pull, arguments)

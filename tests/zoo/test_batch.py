@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import normzoo as nz
+from normzoo.zoo.batch.lp_batch_norm import _largest
 from tests import check
 from tests.zoo import batch
 from tests.zoo.test_zoo import snapshot
@@ -282,6 +283,33 @@ def test_of_equal_deviations_the_first_are_the_largest(rng):
     step = 1e-7 * np.array([[3.0], [-3.0], [0.0], [-1.0], [1.0]])  # makes the first two the largest
     slope = ((norm(x + step) - norm.forward(x)[0]) * dy).sum()
     assert slope == pytest.approx((dx * step).sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(6, 3, 4), (2, 3, 7), (1, 3, 11), (40, 3), (12, 3, 5, 2)], ids=str)
+@pytest.mark.parametrize("k", [1, 2, 7])
+@pytest.mark.parametrize("draws", ["normal", "few values", "far from zero", "equal", "one outlier"])
+def test_the_largest_are_those_that_a_sort_finds(draws, k, shape, rng):
+    x = rng.standard_normal(shape)
+    if draws == "few values":
+        x = np.round(2 * x) / 2
+    elif draws == "far from zero":
+        x = 1e6 + x
+    elif draws == "equal":
+        x[...] = 3.0
+    elif draws == "one outlier":
+        x[0, 1] = 1e9
+    for v in (x, x.astype(np.float32)):
+        values = np.moveaxis(v, 1, 0)
+        mean = values.reshape(3, -1).mean(axis=1, dtype=np.float64)
+        if values[0].size < k:
+            continue
+        places, deviation = _largest(values, mean, k)
+        deviations = values.reshape(3, -1) - mean[:, None]
+        expected = np.sort(np.argsort(-np.abs(deviations), axis=1, kind="stable")[:, :k], axis=1)
+        flat = np.ravel_multi_index(places, values.shape) % deviations.shape[1]
+        np.testing.assert_array_equal(places[0], np.repeat(np.arange(3), k))
+        np.testing.assert_array_equal(flat.reshape(3, k), expected)
+        np.testing.assert_array_equal(deviation, np.take_along_axis(deviations, expected, axis=1).ravel())
 
 
 def power_norm(batches, gradients, weight, alpha, eps=1e-5):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import normzoo as nz
+from normzoo.passes.formulas import product
 from tests import check
 
 
@@ -19,6 +20,20 @@ def rows(x, dim=0):
 def covariance(rows):
     centered = rows - rows.mean(axis=1, keepdims=True)
     return centered @ centered.T / rows.shape[1]
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [((3, 4), (4, 5)), ((2, 70, 3), (2, 3, 9)), ((1, 64, 64), (1, 64, 5001)), ((64, 5001), (5001, 65)), ((130, 300), (300, 130)),
+     ((2, 1, 3, 4), (5, 4, 2)), ((3, 0), (0, 2)), ((0, 3), (3, 2)), ((16, 1152), (1152, 200))], ids=str,
+)  # fmt: skip
+def test_products_in_blocks_are_those_of_one_step(shapes, rng):
+    a, b = (rng.standard_normal(shape) for shape in shapes)
+    found = product(a, b)
+    check.close(found, a @ b, 1e-13, max(1.0, a.shape[-1]))
+    check.close(
+        product(np.moveaxis(np.ascontiguousarray(np.moveaxis(a, -1, 0)), 0, -1), b), found, 1e-13, a.shape[-1] + 1
+    )
 
 
 class TestWeightNorm:

@@ -19,8 +19,10 @@ from normzoo.backends.contract import (
     Array,
     Backend,
     Backward,
+    Cells,
     Cumulation,
     Dims,
+    Formula,
     Forward,
     Kind,
     Moments,
@@ -149,6 +151,11 @@ class CPU(Backend):
 
     def cumulate_back(self, batch: int, form: Cumulation, dtype: np.dtype, store: np.dtype) -> Pass:
         return _apart().cumulate_back(batch, form, dtype, store)
+
+    def cells(
+        self, dims: Cells, formula: Formula, spans: tuple[str, ...], dtype: np.dtype, store: np.dtype
+    ) -> Callable[..., list[Array]]:
+        return _apart().cells(dims, formula, spans, dtype, store)
 
     def forward_shortcut(
         self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype,

@@ -1,21 +1,24 @@
-"""Kernels of what is no view (b, m, c, n): how windows and scans are had as machine code."""
+"""Kernels of what is no view (b, m, c, n): how windows, scans and cells are had as machine code."""
 
 from collections.abc import Callable
 from functools import lru_cache
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba.core import types
 
 from normzoo.backends import definitions
-from normzoo.backends.contract import Array, Cumulation, Pass, Response, Volume, Window
+from normzoo.backends.contract import Array, Cells, Cumulation, Formula, Pass, Response, Volume, Window
 from normzoo.backends.cpu.code import DOUBLE, FLAT, compiled
 from normzoo.backends.cpu.compiling.jit import plain
 from normzoo.backends.cpu.kernels import positions, responses, scans, smoothing
+from normzoo.backends.cpu.kernels.cells import cells as cells_kernel
+from normzoo.backends.cpu.kernels.tuples import LINE
+from normzoo.backends.cpu.kernels.tuples import ONE as NUMBER
 from normzoo.backends.cpu.parallel import threads
 from normzoo.backends.cpu.parallel.sharing import ALONE, POOL
-from normzoo.backends.cpu.schedule import SERIAL
+from normzoo.backends.cpu.schedule import CELL_PIECE, CELL_ROWS, CELL_TURNS, SERIAL, STREAM_ALIGNMENT, STREAMED
 from normzoo.backends.subnormals import LEAST, ONE, kept
 
 MOST = {8: 1e140, 4: 1e18, 2: 1e18}  # by bytes of x: sums between this and its inverse are far from the ends of range
@@ -139,3 +142,98 @@ def position_gradient(dims: Volume, dtype: np.dtype, store: np.dtype) -> Pass:
     """Likewise."""
     call = _over(dims, positions.gradient, store, store, dtype, DOUBLE, DOUBLE, store)
     return lambda *arrays: call(dims, *arrays)
+
+
+class Cuts(NamedTuple):
+    """How cells are cut into lines, pieces of what has numbers of its own, and these into turns."""
+
+    owners: int  # cells or, with channels last, b
+    size: int  # values of a cell, or rows
+    width: int  # of a row
+    pieces: int  # of an owner
+    length: int  # of a piece
+    together: int  # lines of a turn
+
+    @property
+    def lines(self) -> int:
+        return self.owners * self.pieces
+
+    @property
+    def turns(self) -> int:
+        return -(-self.lines // self.together)
+
+
+def cuts_of(dims: Cells, each: bool) -> Cuts:
+    """`each`: there are sums of each cell. With channels last they are those of a turn, which then has one line."""
+    if not dims.last:
+        length = min(dims.n, CELL_PIECE)
+        return Cuts(dims.b * dims.c, dims.n, 1, -(-dims.n // length), length, max(1, CELL_PIECE // length))
+    rows = max(CELL_ROWS, -(-dims.b * dims.n // CELL_TURNS))  # of a turn
+    length = min(dims.n, rows)
+    return Cuts(dims.b, dims.n, dims.c, -(-dims.n // length), length, 1 if each else max(1, rows // length))
+
+
+@lru_cache(maxsize=1024)
+def cells(
+    dims: Cells, formula: Formula, spans: tuple[str, ...], dtype: np.dtype, store: np.dtype
+) -> Callable[..., list[Array]]:
+    """See the contract."""
+    kinds, sums = (tuple(LINE if dims.last and "c" in s else NUMBER for s in of) for of in (spans, formula.sums))
+    cuts = cuts_of(dims, dims.last and "bc" in formula.sums)
+    computed = DOUBLE if formula.wide else dtype
+    whole = dims.b, dims.c
+    each = dims.last and any("b" in s and "c" in s for s in spans)
+    long = prod(whole) * dims.n * store.itemsize >= STREAMED
+    streams = long and (dims.c if dims.last else dims.n) * store.itemsize % STREAM_ALIGNMENT == 0
+
+    def code(past_caches: bool) -> Any:
+        kernel = cells_kernel(formula, kinds, sums, dims.last, past_caches)
+        flat, number, double = FLAT[store.name], FLAT[computed.name], FLAT[DOUBLE.name]
+        ints = types.int64, *(types.UniTuple(types.int64, 3),) * 2
+        arrays = types.UniTuple(flat, formula.reads), types.UniTuple(flat, formula.writes)
+        return call_of(
+            kernel, (POOL, *ints, *arrays, number, number, types.int64, double, double), prod(whole) * dims.n
+        )
+
+    calls = {False: code(False)} | ({True: code(True)} if streams else {})
+
+    def run(arrays: tuple[Array, ...], coefficients: tuple[Array, ...], results: tuple[Array, ...]) -> list[Array]:
+        numbers = _numbers(coefficients, kinds, (dims.b, 1) if dims.last else whole, computed)
+        lines = _lines(coefficients, kinds, (dims.b if each else 1, dims.c), computed)
+        own: Array = np.empty((cuts.owners, cuts.pieces, sums.count(NUMBER)))
+        planes = np.zeros((cuts.turns, sums.count(LINE), cuts.width))
+        past = streams and all(a.__array_interface__["data"][0] % STREAM_ALIGNMENT == 0 for a in results)
+        step = prod(lines.shape[1:]) if each else 0
+        calls[past](cuts.turns, cuts[:3], cuts[3:], arrays, results, numbers, lines, step, own, planes)
+        of_owners = own.sum(axis=1).reshape(*((dims.b, 1) if dims.last else whole), -1)
+        of_columns = (
+            planes.reshape(dims.b, cuts.pieces, -1, dims.c).sum(axis=1)
+            if "bc" in formula.sums and dims.last
+            else planes
+        )
+        found, at = [], {NUMBER: 0, LINE: 0}
+        for kind, span in zip(sums, formula.sums, strict=True):
+            v = of_owners[..., at[kind]] if kind == NUMBER else of_columns[:, at[kind]]
+            at[kind] += 1
+            found.append(definitions.kept(v, span))
+        return found
+
+    return run
+
+
+def _numbers(coefficients: tuple[Array, ...], kinds: tuple[str, ...], shape: tuple[int, int], dtype: np.dtype) -> Array:
+    """Those that are one number of each owner, side by side."""
+    given = [a for a, kind in zip(coefficients, kinds, strict=True) if kind == NUMBER]
+    found: Array = np.empty((*shape, max(1, len(given))), dtype)
+    for i, a in enumerate(given):
+        found[..., i] = a
+    return found
+
+
+def _lines(coefficients: tuple[Array, ...], kinds: tuple[str, ...], shape: tuple[int, int], dtype: np.dtype) -> Array:
+    """The others, one behind the other."""
+    given = [a for a, kind in zip(coefficients, kinds, strict=True) if kind == LINE]
+    found: Array = np.empty((shape[0], max(1, len(given)), shape[1]), dtype)
+    for i, a in enumerate(given):
+        found[:, i] = a
+    return found

@@ -89,6 +89,12 @@ POSITIONS = 256  # of a task, over whose channels there is a sum; parameters' gr
 # float32 (order)
 SCAN_SUMMED = 16  # steps, or vectors of them, whose parameters' gradients are added up in float32 (order)
 
+# -- cells --------------------------------------------------------------------------------------------------------
+
+CELL_PIECE = 32768  # values of a piece of a cell, and of a turn; of a whole number of lanes (order)
+CELL_TURNS = 64  # most turns over rows, each of which has sums of its own for every column;
+CELL_ROWS = 64  # least rows of a turn, beside which those sums take little time (order)
+
 # -- threads and memory -------------------------------------------------------------------------------------------
 
 ASSUMED_SPEED = 2e9  # values per second that a thread normalizes, as assumed until calls of the kernel were timed

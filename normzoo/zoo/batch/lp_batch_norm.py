@@ -18,6 +18,7 @@ from normzoo.statistics.running import normalize_by
 from normzoo.statistics.running_state import RunningState
 from normzoo.zoo.batch.batch_norm import BatchNorm, check_own
 
+EPSILON = np.finfo(np.float64).eps
 GAUSSIAN = (np.pi / 2) ** 0.5  # std / mean(|x - mean|) of a normal distribution
 
 
@@ -198,13 +199,10 @@ class LInfBatchNorm(ScaledBatchNorm):
         y, stats, _ = normalize(Form(self, axes, self.moments, self.eps), v, None, None, keep=False)
         mean = stats[0].reshape(-1)
         constant = (1 + (np.pi * np.log(4)) ** 0.5) / (2 * (2 * np.log(max(n, 2))) ** 0.5) / k
-        deviation = (np.moveaxis(v, channel, 0) - mean.reshape(-1, *[1] * (x.ndim - 1))).reshape(len(mean), n)
-        sizes = np.abs(deviation)
-        largest = _largest(sizes, k) if x.size else np.zeros(sizes.shape, bool)
-        scale = constant * np.where(largest, sizes, 0).sum(axis=1) + 0 * mean  # NaN if the mean is
+        places, deviation = _largest(np.moveaxis(v, channel, 0), mean, k)
+        chosen, signs = places[0], np.sign(deviation)
+        scale = constant * np.bincount(chosen, np.abs(deviation), len(mean)) + 0 * mean  # NaN if the mean is
         rstd = np.divide(1.0, scale + self.eps)
-        chosen, places = np.nonzero(largest)
-        signs = np.sign(deviation[chosen, places])
         # 2 normalize
         y, part = normalize_by(
             Form(self, axes, CONSTANT, 0.0), v, (mean, rstd), *self._affine(v), y if out is None or narrow else out
@@ -222,9 +220,7 @@ class LInfBatchNorm(ScaledBatchNorm):
             dmean -= dscale * np.bincount(chosen, signs, len(mean))
             dx = found.x
             dx += (dmean / max(n, 1)).astype(dx.dtype).reshape([-1 if i == channel else 1 for i in range(dx.ndim)])
-            if places.size:
-                rows = np.moveaxis(dx, channel, 0)
-                rows[(chosen, *np.unravel_index(places, rows.shape[1:]))] += dscale[chosen] * signs
+            np.moveaxis(dx, channel, 0)[places] += dscale[chosen] * signs
             if narrow or out is not None:
                 dx = placed(dx, empty_in_layout(*like) if out is None else out)
             grads = {name: getattr(found, name).astype(p.dtype) for name, p in params.items()}
@@ -240,8 +236,24 @@ class LInfBatchNorm(ScaledBatchNorm):
         return ones if weight is None else weight, zeros if bias is None else bias
 
 
-def _largest(sizes: Array, k: int) -> Array:
-    """A mask of the k largest values of every row; of equal values, the first."""
-    bound = np.partition(sizes, -k, axis=1)[:, -k, None]
-    above, equal = sizes > bound, sizes == bound
-    return above | (equal & (np.cumsum(equal, axis=1) <= k - above.sum(axis=1, keepdims=True)))
+def _largest(v: Array, mean: Array, k: int) -> tuple[tuple[Array, ...], Array]:
+    """Where the k largest deviations from the mean of each channel are in v (C, N, ...), and what they are; of equal
+    ones, the first.
+
+    The k-th largest of the samples' largest deviations is one that k values reach: only those that do are compared.
+    """
+    around, inner = mean.reshape(-1, *[1] * (v.ndim - 1)), tuple(range(2, v.ndim))
+    if v.size == 0:
+        return tuple(np.zeros(v.ndim, np.int64)[:, None][:, :0]), np.zeros(0)
+    most, least = (find(axis=inner).astype(np.float64) for find in (v.max, v.min))  # (C, N)
+    reached = np.maximum(most - mean[:, None], mean[:, None] - least)
+    bound = np.partition(reached, -k, axis=1)[:, -k] if v.shape[1] >= k else np.zeros(len(mean))
+    bound = np.maximum(bound - 8 * EPSILON * (np.abs(mean) + bound), 0).reshape(around.shape)  # less what was rounded
+    low, high = (around - bound).astype(v.dtype), (around + bound).astype(v.dtype)
+    inwards = v.dtype.type(np.inf)  # these were rounded, too
+    found = np.nonzero((v >= np.nextafter(high, -inwards)) | (v <= np.nextafter(low, inwards)))
+    deviation = v[found] - mean[found[0]]
+    order = np.lexsort((-np.abs(deviation), found[0]))
+    first = np.searchsorted(found[0], found[0])  # where a channel's begin
+    taken = np.sort(order[np.arange(len(order)) - first < k])
+    return tuple(i[taken] for i in found), deviation[taken]

@@ -9,6 +9,7 @@ from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
 from normzoo.passes.arrays import base_array, cast_like, check_parameter, compute_dtype, quiet
 from normzoo.passes.form import Form
+from normzoo.passes.formulas import product
 from normzoo.passes.normalize import normalize
 from normzoo.passes.numbers import check_shape, check_size
 from normzoo.passes.saved import Chained, Grads, Saved, grads_by_name
@@ -123,21 +124,21 @@ class AdaLNZero(Norm):
         weight, bias = self.params["weight"].astype(np.float64), self.params["bias"].astype(np.float64)
         wide = c.astype(np.float64)
         sigmoid = 1 / (1 + np.exp(-wide))
-        made = np.einsum("...d,ed->...e", wide * sigmoid, weight) + bias
+        rows = (wide * sigmoid).reshape(-1, self.cond_size)
+        made = product(rows, weight.T).reshape(*c.shape[:-1], len(bias)) + bias
         slope = sigmoid * (1 + wide * (1 - sigmoid))
         dtype = compute_dtype(c.dtype, *(p.dtype for p in self.params.values()), base_array(self, "x", x).dtype)
         shift, scale, gate = (part.astype(dtype) for part in np.split(made, 3, axis=-1))
         read = c, *self.params.values()
         y, last = modulate(self, x, (self.hidden_size,), scale, shift, out, read)
-        cond_size, params = self.cond_size, self.params
+        params = self.params
 
         def back(found: Grads, dgate: Array | None) -> Mapping[str, Array]:
             parts = found.others["shift"], found.others["scale"], np.zeros_like(gate) if dgate is None else dgate
             d = np.concatenate([p.astype(np.float64) for p in parts], axis=-1)
             d = d.reshape(-1, len(bias))
-            rows = (wide * sigmoid).reshape(-1, cond_size)
-            dc = np.einsum("ne,ed->nd", d, weight).reshape(c.shape) * slope
-            grads = {"weight": np.einsum("ne,nd->ed", d, rows), "bias": d.sum(axis=0)}
+            dc = product(d, weight).reshape(c.shape) * slope
+            grads = {"weight": product(d.T, rows), "bias": d.sum(axis=0)}
             return {name: cast_like(g, params[name]) for name, g in grads.items()} | {"c": cast_like(dc, c)}
 
         return y, GatedSaved(self, x, last, back, gate)

@@ -1,18 +1,38 @@
 """Reversible instance normalization of time series: an inverse restores the statistics that were removed."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from normzoo.backends.contract import Array
+from normzoo.backends.contract import Array, Formula
+from normzoo.backends.lanes import fma
 from normzoo.passes.arrays import base_array
+from normzoo.passes.cells import Pass
+from normzoo.passes.cells import Pull as CellPull
 from normzoo.passes.formulas import centered, reciprocal, summed, unit
 from normzoo.passes.numbers import check_features, check_size
 from normzoo.passes.overlaps import check_out
 from normzoo.passes.saved import Pull, PulledBack, Saved, empty_in_layout, layout_of
+from normzoo.passes.whole import WholeSaved
 from normzoo.statistics.tracked import check_channels
 from normzoo.zoo.exact import ExactNorm
+
+
+def _scaled(x: Any, high: Any, low: Any, slope: Any, bias: Any) -> tuple[Any, ...]:
+    return (fma((x - high) - low, slope, bias),)
+
+
+def _terms(dy: Any, x: Any, high: Any, low: Any) -> tuple[Any, ...]:
+    return dy * ((x - high) - low), dy
+
+
+def _gradient(dy: Any, x: Any, high: Any, low: Any, slope: Any, more: Any, constant: Any) -> tuple[Any, ...]:
+    return (fma(dy, slope, fma((x - high) - low, more, constant)),)
+
+
+SCALED, TERMS = Formula(_scaled, 1, 1), Formula(_terms, 2, 0, ("bc", "bc"))
+GRADIENT = Formula(_gradient, 2, 1)
 
 
 class RevIN(ExactNorm):
@@ -87,6 +107,31 @@ class RevIN(ExactNorm):
                 f"{self}: expected x of rank 3, series first, got {x.shape}; reshape the series to one axis"
             )
 
+    def letters(self, x: Array) -> str:
+        return "bcn" if self.channel_axis in (1, -2) else "bnc"
+
+    def by_cells(self, cells: Pass, params: Mapping[str, Array]) -> CellPull:
+        weight, bias = (params.get(name, default) for name, default in (("weight", np.ones(1)), ("bias", np.zeros(1))))
+        n, (mean, var) = cells.dims.n, cells.mean_and_var()
+        std = np.sqrt(var + self.eps)
+        rstd = reciprocal(std)
+        center = cells.at_position(-1) if self.subtract_last else mean
+        slope = rstd * weight
+        cells(SCALED, *cells.split(center), slope, bias)
+        taken = Taken(self, center[:, None], std[:, None], cells.deviations(self.label, mean, rstd))
+        cells.keep(taken)
+
+        def pull(cells: Pass) -> dict[str, Array]:
+            along, total = cells(TERMS, *cells.split(center))
+            of_center, of_std = (0.0, 0.0) if self.detach else (-slope * total, -slope * rstd * along)
+            own = 0.0 if taken.last else of_center / n
+            cells(GRADIENT, *cells.split(mean), slope, rstd * of_std / n, own)
+            if taken.last and not self.detach:
+                cells.add_at_position(-1, of_center)
+            return {"weight": (along * rstd).sum(axis=0), "bias": total.sum(axis=0)} if params else {}
+
+        return pull
+
     def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
         v = np.moveaxis(x, self.channel_axis, 2)  # (N, T, C)
         weight, bias = params.get("weight", np.ones(1)), params.get("bias", np.zeros(1))
@@ -131,8 +176,8 @@ class RevIN(ExactNorm):
         """
         f = base_array(self, "f", f)
         self.check(f)
-        taken = getattr(saved, "_pull", None)
-        if not isinstance(saved, PulledBack):
+        taken = getattr(saved, "kept", getattr(saved, "_pull", None))
+        if not isinstance(saved, PulledBack | WholeSaved):
             raise TypeError(f"{self}: expected saved of a forward pass, got {type(saved).__name__}")
         if not isinstance(taken, Taken):
             raise ValueError(f"{self}: expected saved of a forward pass of RevIN that had values")
@@ -180,14 +225,18 @@ class Taken:
     """The statistics that norm(x) removed from x; calling it is the backward pass of norm(x).
 
     Attributes:
-        center, std: (N, 1, C). direction: (x - mean) / std, (N, T, C).
+        center, std: (N, 1, C). directions: (x - mean) / std, (N, T, C), or what makes these.
     """
 
     pull: Pull
 
-    def __init__(self, norm: RevIN, center: Array, std: Array, direction: Array) -> None:
+    def __init__(self, norm: RevIN, center: Array, std: Array, directions: Array | Callable[[], Array]) -> None:
         self.last, self.detach = norm.subtract_last, norm.detach
-        self.center, self.std, self.direction = center, std, direction
+        self.center, self.std, self._directions = center, std, directions
+
+    @property
+    def direction(self) -> Array:
+        return self._directions() if callable(self._directions) else self._directions
 
     def __call__(self, dy: Array) -> Mapping[str, Array]:
         return self.pull(dy)
@@ -196,8 +245,9 @@ class Taken:
         """The gradient of x (N, T, C), for those of center and std."""
         if self.detach:
             return np.zeros_like(self.direction)
-        values = self.direction.shape[1]
-        dx = self.direction * (dstd / values)
+        direction = self.direction
+        values = direction.shape[1]
+        dx = direction * (dstd / values)
         if self.last:
             dx[:, -1:] += dcenter
         else:

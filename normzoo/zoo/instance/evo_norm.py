@@ -5,15 +5,63 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from normzoo.backends.contract import Array
+from normzoo.backends.contract import Array, Formula
+from normzoo.backends.lanes import choose, fma, larger, sigmoid
 from normzoo.passes.arrays import check_spread
 from normzoo.passes.attributes import entry
+from normzoo.passes.cells import Beyond, Pass, letters_by_channel
+from normzoo.passes.cells import Pull as CellPull
 from normzoo.passes.formulas import reciprocal, special, standardized, summed
 from normzoo.passes.numbers import check_features, check_size
 from normzoo.passes.saved import Pull, Saved
 from normzoo.zoo.exact import ExactNorm, Update
 from normzoo.zoo.instance import instance_norm
 from normzoo.zoo.layer import group_norm
+
+
+def _by_larger(x: Any, v: Any, own: Any, shared: Any, weight: Any, bias: Any) -> tuple[Any, ...]:
+    return (fma(x / larger(shared, fma(v, x, own)), weight, bias),)
+
+
+def _terms_by_larger(dy: Any, x: Any, v: Any, own: Any, shared: Any, weight: Any) -> tuple[Any, ...]:
+    line = fma(v, x, own)
+    factor = 1.0 / larger(shared, line)
+    z = x * factor
+    d = -(dy * weight * z * factor)
+    above = choose(line - shared, d, 0.0)
+    return above, d - above, above * x, dy * z, dy
+
+
+def _gradient_by_larger(
+    dy: Any, x: Any, v: Any, own: Any, shared: Any, weight: Any, high: Any, low: Any, slope: Any, constant: Any
+) -> tuple[Any, ...]:
+    line = fma(v, x, own)
+    factor = 1.0 / larger(shared, line)
+    d = dy * weight * factor
+    above = choose(line - shared, d * (x * factor) * v, 0.0)
+    return (d - above + fma((x - high) - low, slope, constant),)
+
+
+def _swish(x: Any, v: Any, factor: Any, bias: Any) -> tuple[Any, ...]:
+    return (fma(x * sigmoid(v * x), factor, bias),)
+
+
+def _terms_of_swish(dy: Any, x: Any, v: Any) -> tuple[Any, ...]:
+    gate = sigmoid(v * x)
+    d = dy * (x * gate)
+    return d, dy, d * (1.0 - gate) * x
+
+
+def _gradient_of_swish(dy: Any, x: Any, v: Any, factor: Any, high: Any, low: Any, slope: Any) -> tuple[Any, ...]:
+    gate = sigmoid(v * x)
+    return (dy * factor * fma(v * x, gate * (1.0 - gate), gate) - ((x - high) - low) * slope,)
+
+
+BY_LARGER = Formula(_by_larger, 1, 1)
+TERMS_BY_LARGER = Formula(_terms_by_larger, 2, 0, ("bc", "c", "c", "c", "c"))
+GRADIENT_BY_LARGER = Formula(_gradient_by_larger, 2, 1)
+SWISH, TERMS_OF_SWISH = Formula(_swish, 1, 1), Formula(_terms_of_swish, 2, 0, ("bc", "c", "bc"))
+GRADIENT_OF_SWISH = Formula(_gradient_of_swish, 2, 1)
 
 
 class EvoNormB0(ExactNorm):
@@ -90,6 +138,46 @@ class EvoNormB0(ExactNorm):
         """See `BatchNorm.forward`."""
         return self.exactly(x, out, update_stats=update_stats)
 
+    def letters(self, x: Array) -> str:
+        return letters_by_channel(x, self.channel_axis)
+
+    def by_cells(self, cells: Pass, params: Mapping[str, Array]) -> CellPull:
+        weight, bias, v = (params[name][None] for name in ("weight", "bias", "v"))
+        training, (b, _, n, _) = self.training, cells.dims
+        own_mean, own_var = cells.mean_and_var()
+        mean = own_mean.mean(axis=0, keepdims=True)
+        if training:
+            var = own_var.mean(axis=0, keepdims=True) + ((own_mean - mean) ** 2).mean(axis=0, keepdims=True)
+            cells.track(self._update(var[0] * (b * n / (b * n - 1))))
+        else:
+            var = check_spread(self, "running_var", self.buffers["running_var"])[None]
+        own, shared = np.sqrt(own_var + self.eps), np.sqrt(var + self.eps)
+        if not (shared > 0).all():
+            raise Beyond
+        cells(BY_LARGER, v, own, shared, weight, bias)
+
+        def pull(cells: Pass) -> dict[str, Array]:
+            line, batch, dv, dweight, dbias = cells(TERMS_BY_LARGER, v, own, shared, weight)
+            of_own = reciprocal(own) * line / n
+            of_batch = reciprocal(shared) * batch / (b * n) if training else 0.0
+            high, low = cells.split(own_mean)
+            constant = (own_mean - mean) * of_batch
+            cells(GRADIENT_BY_LARGER, v, own, shared, weight, high, low, of_own + of_batch, constant)
+            return {"v": dv, "weight": dweight, "bias": dbias}
+
+        return pull
+
+    def _update(self, new: Array) -> Update:
+        """Of the buffers, by the unbiased variance of a batch."""
+
+        def update(old: Mapping[str, Array]) -> dict[str, Any]:
+            batches = old["num_batches_tracked"].item()
+            step = 1.0 / (batches + 1) if self.momentum is None else self.momentum
+            running = (1 - step) * old["running_var"].astype(np.float64) + step * new
+            return {"running_var": running, "num_batches_tracked": batches + 1}
+
+        return update
+
     def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull, Update | None]:
         x = np.moveaxis(x, self.channel_axis, 1)
         positions = tuple(range(2, x.ndim))
@@ -126,13 +214,8 @@ class EvoNormB0(ExactNorm):
                 "bias": summed(d, shape),
             }
 
-        def update(old: Mapping[str, Array]) -> dict[str, Any]:
-            batches = old["num_batches_tracked"].item()
-            step = 1.0 / (batches + 1) if self.momentum is None else self.momentum
-            running = (1 - step) * old["running_var"].astype(np.float64) + step * new
-            return {"running_var": running, "num_batches_tracked": batches + 1}
-
-        return np.moveaxis(z * weight + bias, 1, self.channel_axis), pull, update if training else None
+        update = self._update(new) if training else None
+        return np.moveaxis(z * weight + bias, 1, self.channel_axis), pull, update
 
     def _options(self) -> dict[str, Any]:
         return super()._options() | {"momentum": self.momentum, "channel_axis": self.channel_axis}
@@ -189,6 +272,38 @@ class EvoNormS0(ExactNorm):
 
     def check(self, x: Array, **inputs: Array) -> None:
         group_norm.axes(self, x, self.groups, self.channel_axis, self.num_features)
+
+    def letters(self, x: Array) -> str:
+        return letters_by_channel(x, self.channel_axis)
+
+    def by_cells(self, cells: Pass, params: Mapping[str, Array]) -> CellPull:
+        weight, bias, v = (params[name][None] for name in ("weight", "bias", "v"))
+        (b, c, n, _), groups = cells.dims, self.groups
+
+        def by_group(a: Array) -> Array:
+            """The mean over the channels of each group, of every channel."""
+            means = a.reshape(b, groups, c // groups).mean(axis=2)
+            return np.repeat(means, c // groups, axis=1)
+
+        own_mean, own_var = cells.mean_and_var()
+        mean = by_group(own_mean)
+        var = by_group(own_var + (own_mean - mean) ** 2)
+        rstd = reciprocal(np.sqrt(var + self.eps))
+        factor = rstd * weight
+        cells(SWISH, v, factor, bias)
+
+        def pull(cells: Pass) -> dict[str, Array]:
+            swish, dbias, slope = cells(TERMS_OF_SWISH, v)
+            along = by_group(swish * weight) * rstd * rstd * rstd / n
+            high, low = cells.split(mean)
+            cells(GRADIENT_OF_SWISH, v, factor, high, low, along)
+            return {
+                "v": (slope * factor).sum(axis=0),
+                "weight": (swish * rstd).sum(axis=0),
+                "bias": dbias,
+            }
+
+        return pull
 
     def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
         x = np.moveaxis(x, self.channel_axis, 1)

@@ -5,12 +5,35 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.backends.contract import Array
+from normzoo.backends.contract import Array, Formula
+from normzoo.backends.lanes import fma
+from normzoo.passes.cells import Pass, letters_by_channel
+from normzoo.passes.cells import Pull as CellPull
 from normzoo.passes.formulas import reciprocal, summed, unit
 from normzoo.passes.numbers import check_size
 from normzoo.passes.saved import Pull
 from normzoo.zoo.exact import ExactNorm
 from normzoo.zoo.instance import instance_norm
+
+
+def _squares(x: Any) -> tuple[Any, ...]:
+    return (x * x,)
+
+
+def _scaled(x: Any, slope: Any, bias: Any) -> tuple[Any, ...]:
+    return (fma(x, slope, bias),)
+
+
+def _products(dy: Any, x: Any) -> tuple[Any, ...]:
+    return dy * x, dy
+
+
+def _gradient(dy: Any, x: Any, slope: Any, more: Any) -> tuple[Any, ...]:
+    return (fma(dy, slope, x * more),)
+
+
+SQUARES, SCALED = Formula(_squares, 1, 0, ("bc",), wide=True), Formula(_scaled, 1, 1)
+PRODUCTS, GRADIENT = Formula(_products, 2, 0, ("bc", "c")), Formula(_gradient, 2, 1)
 
 
 class GlobalResponseNorm(ExactNorm):
@@ -54,6 +77,27 @@ class GlobalResponseNorm(ExactNorm):
 
     def check(self, x: Array, **inputs: Array) -> None:
         instance_norm.axes(self, x, self.channel_axis, self.dim)
+
+    def letters(self, x: Array) -> str:
+        return letters_by_channel(x, self.channel_axis)
+
+    def by_cells(self, cells: Pass, params: Mapping[str, Array]) -> CellPull:
+        weight = params["weight"][None]
+        (squares,) = cells(SQUARES)
+        strength = np.sqrt(squares)
+        share = reciprocal(strength.mean(axis=1, keepdims=True) + self.eps)
+        n = strength * share
+        slope = n * weight + 1
+        cells(SCALED, slope, params["bias"])
+
+        def pull(cells: Pass) -> dict[str, Array]:
+            products, dbias = cells(PRODUCTS)
+            dn = products * weight
+            dstrength = share * (dn - share * (dn * strength).mean(axis=1, keepdims=True))
+            cells(GRADIENT, slope, dstrength * reciprocal(strength))
+            return {"weight": (products * n).sum(axis=0), "bias": dbias}
+
+        return pull
 
     def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
         x = np.moveaxis(x, self.channel_axis, 1)

@@ -1,21 +1,44 @@
 """Adaptive normalization: layer normalization whose scale depends on the normalized value."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from normzoo.backends.contract import Array, Moments
-from normzoo.norm import Norm
-from normzoo.passes.form import Form, Known
-from normzoo.passes.normalize import normalize
+from normzoo.backends.contract import Array, Formula
+from normzoo.backends.lanes import fma
+from normzoo.passes.cells import Pass
+from normzoo.passes.cells import Pull as CellPull
+from normzoo.passes.formulas import reciprocal, standardized, standardized_back
 from normzoo.passes.numbers import check_number, check_shape
-from normzoo.passes.overlaps import check_out
-from normzoo.passes.saved import Chained, Grads, Saved
-from normzoo.passes.view import Axes
+from normzoo.passes.saved import Pull
+from normzoo.zoo.exact import ExactNorm
 from normzoo.zoo.layer import layer_norm
 
 
-class AdaNorm(Norm):
+def _bent(x: Any, high: Any, low: Any, rstd: Any, scale: Any, bend: Any) -> tuple[Any, ...]:
+    xhat = ((x - high) - low) * rstd
+    return ((scale - bend * xhat) * xhat,)
+
+
+def _terms(dy: Any, x: Any, high: Any, low: Any, rstd: Any, scale: Any, bend: Any) -> tuple[Any, ...]:
+    xhat = ((x - high) - low) * rstd
+    g = dy * (scale - bend * xhat)
+    return g, g * xhat
+
+
+def _gradient(
+    dy: Any, x: Any, high: Any, low: Any, rstd: Any, scale: Any, bend: Any, of_g: Any, along: Any
+) -> tuple[Any, ...]:
+    xhat = ((x - high) - low) * rstd
+    return (fma(dy * (scale - bend * xhat), rstd, -fma(xhat, along, of_g)),)
+
+
+BENT, TERMS = Formula(_bent, 1, 1), Formula(_terms, 2, 0, ("b", "b"))
+GRADIENT = Formula(_gradient, 2, 1)
+
+
+class AdaNorm(ExactNorm):
     """Adaptive normalization: layer normalization whose scale depends on the normalized value.
 
     Formula:
@@ -45,8 +68,6 @@ class AdaNorm(Norm):
     array([[-1.1,  0.9]], dtype=float32)
     """
 
-    moments = Moments(center=True, power=2)
-
     def __init__(
         self,
         normalized_shape: int | tuple[int, ...],
@@ -62,22 +83,32 @@ class AdaNorm(Norm):
         self.k = check_number(self, "k", k)
         self.scale = check_number(self, "scale", scale)
 
-    def axes(self, x: Array) -> Axes:
-        return layer_norm.axes(self, x, self.normalized_shape, self.axis)
+    def check(self, x: Array, **inputs: Array) -> None:
+        layer_norm.axes(self, x, self.normalized_shape, self.axis)
 
-    def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
-        axes, eps = self.axes(x), self.eps or 0.0
-        if out is not None:
-            check_out(self, out, x.shape, x.dtype, (x,))
-        wide = x.astype(np.float32) if x.itemsize == 2 else x  # xhat is not rounded to 16 bits
-        xhat, stats, _ = normalize(Form(self, axes, self.moments, eps), wide, None, None, keep=False)
-        xhat *= -self.k * self.scale
-        xhat += self.scale
-        # The bracket is a weight with one value for every value of x; its gradient is the one that the paper omits.
-        y, _, last = normalize(
-            Form(self, axes._replace(letters=axes.letters.upper()), self.moments, eps), x, xhat, None, out, Known(stats)
-        )
-        return y, Chained(self, x, lambda dy, out: Grads(last.backward(dy, out).x), (last,))
+    def letters(self, x: Array) -> str:
+        said = layer_norm.axes(self, x, self.normalized_shape, self.axis).letters
+        return said.replace("k", "b").replace("R", "n")
+
+    def by_cells(self, cells: Pass, params: Mapping[str, Array]) -> CellPull:
+        mean, var = cells.mean_and_var()
+        rstd, (high, low) = reciprocal(np.sqrt(var + self.eps)), cells.split(mean)
+        given = high, low, rstd, self.scale, self.k * self.scale
+        cells(BENT, *given)
+
+        def pull(cells: Pass) -> dict[str, Array]:
+            of_g, along = (total * rstd / cells.dims.n for total in cells(TERMS, *given))
+            cells(GRADIENT, *given, of_g, along)
+            return {}
+
+        return pull
+
+    def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
+        said = layer_norm.axes(self, x, self.normalized_shape, self.axis).letters
+        normalized = tuple(i for i, letter in enumerate(said) if letter == "R")
+        xhat, _, _, rstd = standardized(x, normalized, self.eps)
+        bracket = self.scale * (1 - self.k * xhat)
+        return bracket * xhat, lambda dy: {"x": standardized_back(dy * bracket, xhat, rstd, normalized)}
 
     def _options(self) -> dict[str, Any]:
         return (

@@ -6,12 +6,35 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.backends.contract import Array
+from normzoo.backends.contract import Array, Formula
+from normzoo.passes.cells import Pass
+from normzoo.passes.cells import Pull as CellPull
 from normzoo.passes.formulas import reciprocal, summed, unit
 from normzoo.passes.numbers import check_shape
 from normzoo.passes.saved import Pull
 from normzoo.zoo.exact import ExactNorm
 from normzoo.zoo.layer import layer_norm
+
+
+def _sums(x: Any) -> tuple[Any, ...]:
+    return x * x, x
+
+
+def _scaled(x: Any, rstd: Any, weight: Any) -> tuple[Any, ...]:
+    return (x * rstd * weight,)
+
+
+def _products(dy: Any, x: Any, rstd: Any, weight: Any) -> tuple[Any, ...]:
+    d = dy * (x * rstd)
+    return d * weight, d
+
+
+def _gradient(dy: Any, x: Any, rstd: Any, weight: Any, total: Any, more: Any) -> tuple[Any, ...]:
+    return (dy * weight * rstd - (x + total) * more,)
+
+
+SUMS, SCALED = Formula(_sums, 1, 0, ("b", "b"), wide=True), Formula(_scaled, 1, 1)
+PRODUCTS, GRADIENT = Formula(_products, 2, 0, ("b", "c")), Formula(_gradient, 2, 1)
 
 
 class CRMSNorm(ExactNorm):
@@ -63,6 +86,23 @@ class CRMSNorm(ExactNorm):
 
     def check(self, x: Array, **inputs: Array) -> None:
         layer_norm.axes(self, x, self.normalized_shape, None)
+
+    def letters(self, x: Array) -> str:
+        behind = len(self.normalized_shape)
+        return "b" * (x.ndim - behind) + "c" * behind
+
+    def by_cells(self, cells: Pass, params: Mapping[str, Array]) -> CellPull:
+        weight, n = params["weight"].reshape(1, -1) if params else 1.0, cells.dims.c
+        squares, total = cells(SUMS)
+        rstd = reciprocal(np.sqrt((squares + total * total) / (n + 1) + (self.eps or 0.0)))
+        cells(SCALED, rstd, weight)
+
+        def pull(cells: Pass) -> dict[str, Array]:
+            along, dweight = cells(PRODUCTS, rstd, weight)
+            cells(GRADIENT, rstd, weight, total, rstd * rstd * along / (n + 1))
+            return {"weight": dweight} if params else {}
+
+        return pull
 
     def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
         n, eps = prod(self.normalized_shape), self.eps or 0.0

@@ -6,12 +6,35 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.backends.contract import Array
+from normzoo.backends.contract import Array, Formula
+from normzoo.passes.cells import Pass
+from normzoo.passes.cells import Pull as CellPull
 from normzoo.passes.formulas import reciprocal, summed, unit
 from normzoo.passes.numbers import check_number, check_shape
 from normzoo.passes.saved import Pull
 from normzoo.zoo.exact import ExactNorm
 from normzoo.zoo.layer import layer_norm
+
+
+def _squares(x: Any) -> tuple[Any, ...]:
+    return (x * x,)
+
+
+def _scaled(x: Any, rstd: Any, weight: Any) -> tuple[Any, ...]:
+    return (x * rstd * weight,)
+
+
+def _products(dy: Any, x: Any, rstd: Any, weight: Any) -> tuple[Any, ...]:
+    d = dy * (x * rstd)
+    return d * weight, d
+
+
+def _gradient(dy: Any, x: Any, rstd: Any, weight: Any, more: Any, inside: Any) -> tuple[Any, ...]:
+    return (dy * weight * rstd - x * more * inside,)
+
+
+SQUARES, SCALED = Formula(_squares, 1, 0, ("b",), wide=True), Formula(_scaled, 1, 1)
+PRODUCTS, GRADIENT = Formula(_products, 2, 0, ("b", "c")), Formula(_gradient, 2, 1)
 
 
 class PartialRMSNorm(ExactNorm):
@@ -68,9 +91,31 @@ class PartialRMSNorm(ExactNorm):
     def check(self, x: Array, **inputs: Array) -> None:
         layer_norm.axes(self, x, self.normalized_shape, None)
 
+    def letters(self, x: Array) -> str:
+        behind = len(self.normalized_shape)
+        return "b" * (x.ndim - behind) + "c" * behind
+
+    def by_cells(self, cells: Pass, params: Mapping[str, Array]) -> CellPull:
+        weight, k = params["weight"].reshape(1, -1) if params else 1.0, self._used(cells.dims.c)
+        inside = (np.arange(cells.dims.c) < k).astype(np.float64)
+        (squares,) = cells.first_channels(k)(SQUARES)
+        rstd = reciprocal(np.sqrt(squares / k + (self.eps or 0.0)))
+        cells(SCALED, rstd, weight)
+
+        def pull(cells: Pass) -> dict[str, Array]:
+            along, dweight = cells(PRODUCTS, rstd, weight)
+            cells(GRADIENT, rstd, weight, rstd * rstd * along / k, inside)
+            return {"weight": dweight} if params else {}
+
+        return pull
+
+    def _used(self, n: int) -> int:
+        """How many of n values."""
+        return min(ceil(self.p * n - 1e-9), n)  # 0.1 * 30 is 3
+
     def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
         n, eps = prod(self.normalized_shape), self.eps or 0.0
-        k = min(ceil(self.p * n - 1e-9), n)  # 0.1 * 30 is 3
+        k = self._used(n)
         v = x.reshape(-1, n)
         weight = params["weight"].reshape(n) if params else np.ones(n)
         # 1 moments

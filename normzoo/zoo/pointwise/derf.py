@@ -1,20 +1,29 @@
 """Dynamic erf: no statistics; every value is squashed by the error function, with learned parameters."""
 
-from collections.abc import Mapping
+import math
 from typing import Any
 
 import numpy as np
 
-from normzoo.backends.contract import Array
+from normzoo.backends.contract import Formula
+from normzoo.backends.lanes import erf, exp, fma
 from normzoo.passes.attributes import entry
-from normzoo.passes.formulas import special, summed
-from normzoo.passes.numbers import check_number, check_shape
-from normzoo.passes.saved import Pull
-from normzoo.zoo.exact import ExactNorm
-from normzoo.zoo.layer.layer_norm import axes
+from normzoo.zoo.pointwise.by_value import ByValue
+
+SLOPE = 2 / math.sqrt(math.pi)
 
 
-class Derf(ExactNorm):
+def _value(x: Any, weight: Any, bias: Any, alpha: Any, shift: Any) -> tuple[Any, ...]:
+    return (fma(erf(fma(alpha, x, shift)), weight, bias),)
+
+
+def _gradient(dy: Any, x: Any, weight: Any, bias: Any, alpha: Any, shift: Any) -> tuple[Any, ...]:
+    u = fma(alpha, x, shift)
+    d = dy * weight * (SLOPE * exp(-u * u))
+    return d * alpha, dy * erf(u), dy, d * x, d
+
+
+class Derf(ByValue):
     """Dynamic erf: no statistics; every value is squashed by the error function, with learned parameters.
 
     Formula:
@@ -41,6 +50,8 @@ class Derf(ExactNorm):
     array([[0.  , 0.84]], dtype=float32)
     """
 
+    value = Formula(_value, 1, 1)
+    gradient = Formula(_gradient, 2, 1, ("c", "c", "", ""))
     alpha = entry("params", "alpha")
     shift = entry("params", "shift")
 
@@ -52,32 +63,4 @@ class Derf(ExactNorm):
         *,
         dtype: Any = np.float32,
     ) -> None:
-        self.normalized_shape = check_shape("Derf", "normalized_shape", normalized_shape)
-        super().__init__(self.normalized_shape, shape=self.normalized_shape, dtype=dtype)
-        self.alpha_init = check_number(self, "alpha_init", alpha_init)
-        self.shift_init = check_number(self, "shift_init", shift_init)
-        self.params["alpha"] = np.full((1,), alpha_init, self._dtype)
-        self.params["shift"] = np.full((1,), shift_init, self._dtype)
-
-    def check(self, x: Array, **inputs: Array) -> None:
-        axes(self, x, self.normalized_shape, None)
-
-    def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
-        alpha, shift, weight, bias = (params[name] for name in ("alpha", "shift", "weight", "bias"))
-        argument = alpha * x + shift
-        t = special().erf(argument)
-
-        def pull(dy: Array) -> dict[str, Array]:
-            d = dy * weight * (2 / np.sqrt(np.pi)) * np.exp(-argument * argument)
-            return {
-                "x": d * alpha,
-                "alpha": summed(d * x, (1,)),
-                "shift": summed(d, (1,)),
-                "weight": summed(dy * t, weight.shape),
-                "bias": summed(dy, bias.shape),
-            }
-
-        return t * weight + bias, pull
-
-    def _options(self) -> dict[str, Any]:
-        return {"alpha_init": self.alpha_init, "shift_init": self.shift_init}
+        super().__init__(normalized_shape, dtype, alpha=alpha_init, shift=shift_init)

@@ -1,20 +1,27 @@
 """Dynamic tanh: no statistics; every value is squashed by tanh, with learned parameters."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from normzoo.backends.contract import Array
+from normzoo.backends.contract import Formula
+from normzoo.backends.lanes import exp, fma, magnitude, tanh
 from normzoo.passes.attributes import entry
-from normzoo.passes.formulas import summed
-from normzoo.passes.numbers import check_number, check_shape
-from normzoo.passes.saved import Pull
-from normzoo.zoo.exact import ExactNorm
-from normzoo.zoo.layer.layer_norm import axes
+from normzoo.zoo.pointwise.by_value import ByValue
 
 
-class DyT(ExactNorm):
+def _value(x: Any, weight: Any, bias: Any, alpha: Any) -> tuple[Any, ...]:
+    return (fma(tanh(alpha * x), weight, bias),)
+
+
+def _gradient(dy: Any, x: Any, weight: Any, bias: Any, alpha: Any) -> tuple[Any, ...]:
+    e = exp(-2.0 * magnitude(alpha * x))
+    r = 1.0 / (1.0 + e)
+    d = dy * weight * (4.0 * e * r * r)  # 1 - tanh^2, with all its digits
+    return d * alpha, dy * tanh(alpha * x), dy, d * x
+
+
+class DyT(ByValue):
     """Dynamic tanh: no statistics; every value is squashed by tanh, with learned parameters.
 
     Formula:
@@ -40,33 +47,11 @@ class DyT(ExactNorm):
     array([[0.  , 0.76]], dtype=float32)
     """
 
+    value = Formula(_value, 1, 1)
+    gradient = Formula(_gradient, 2, 1, ("c", "c", ""))
     alpha = entry("params", "alpha")
 
     def __init__(
         self, normalized_shape: int | tuple[int, ...], alpha_init: float = 0.5, *, dtype: Any = np.float32
     ) -> None:
-        self.normalized_shape = check_shape("DyT", "normalized_shape", normalized_shape)
-        super().__init__(self.normalized_shape, shape=self.normalized_shape, dtype=dtype)
-        self.alpha_init = check_number(self, "alpha_init", alpha_init)
-        self.params["alpha"] = np.full((1,), alpha_init, self._dtype)
-
-    def check(self, x: Array, **inputs: Array) -> None:
-        axes(self, x, self.normalized_shape, None)
-
-    def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
-        alpha, weight, bias = params["alpha"], params["weight"], params["bias"]
-        t = np.tanh(alpha * x)
-
-        def pull(dy: Array) -> dict[str, Array]:
-            d = dy * weight * (1 - t * t)
-            return {
-                "x": d * alpha,
-                "alpha": summed(d * x, (1,)),
-                "weight": summed(dy * t, weight.shape),
-                "bias": summed(dy, bias.shape),
-            }
-
-        return t * weight + bias, pull
-
-    def _options(self) -> dict[str, Any]:
-        return {"alpha_init": self.alpha_init}
+        super().__init__(normalized_shape, dtype, alpha=alpha_init)

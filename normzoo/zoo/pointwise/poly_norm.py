@@ -5,13 +5,39 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.backends.contract import Array
+from normzoo.backends.contract import Array, Formula
+from normzoo.backends.lanes import fma
 from normzoo.passes.arrays import check_array
+from normzoo.passes.cells import Pass
+from normzoo.passes.cells import Pull as CellPull
 from normzoo.passes.formulas import reciprocal, unit
 from normzoo.passes.saved import Pull
 from normzoo.zoo.exact import ExactNorm
 
 POWERS = (3, 2, 1)  # in the order of the weights
+
+
+def _squares(x: Any) -> tuple[Any, ...]:
+    s = x * x
+    return s * s * s, s * s, s
+
+
+def _sum(x: Any, a: Any, b: Any, c: Any, bias: Any) -> tuple[Any, ...]:
+    return (fma(x, fma(x, fma(x, a, b), c), bias),)
+
+
+def _products(dy: Any, x: Any) -> tuple[Any, ...]:
+    d = dy * x
+    return d * x * x, d * x, d, dy
+
+
+def _gradient(dy: Any, x: Any, a: Any, b: Any, c: Any, k: Any, l: Any, m: Any) -> tuple[Any, ...]:  # noqa: E741
+    s = x * x
+    return (dy * fma(x, fma(x, a, b), c) - x * fma(s, fma(s, k, l), m),)
+
+
+SQUARES, SUM = Formula(_squares, 1, 0, ("b", "b", "b"), wide=True), Formula(_sum, 1, 1)
+PRODUCTS, GRADIENT = Formula(_products, 2, 0, ("b", "b", "b", "")), Formula(_gradient, 2, 1)
 
 
 class PolyNorm(ExactNorm):
@@ -51,6 +77,24 @@ class PolyNorm(ExactNorm):
         check_array(self, "x", x)
         if x.ndim == 0:
             raise ValueError(f"{self}: expected x of shape (..., n), got {x.shape}")
+
+    def letters(self, x: Array) -> str:
+        return "b" * (x.ndim - 1) + "n"
+
+    def by_cells(self, cells: Pass, params: Mapping[str, Array]) -> CellPull:
+        powers, n = np.array(POWERS)[:, None, None], cells.dims.n
+        weight = params["weight"][:, None, None]
+        rstd = reciprocal(np.sqrt(np.stack(cells(SQUARES)) / n + (self.eps or 0.0)))
+        factors = weight * rstd
+        cells(SUM, *factors, params["bias"])
+
+        def pull(cells: Pass) -> dict[str, Array]:
+            *products, dbias = cells(PRODUCTS)
+            along = rstd * np.stack(products)
+            cells(GRADIENT, *(factors * powers), *(factors * powers * rstd * along / n))
+            return {"weight": along.sum(axis=(1, 2)), "bias": dbias}
+
+        return pull
 
     def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
         weight, bias, eps, n = params["weight"], params["bias"], self.eps or 0.0, max(x.shape[-1], 1)

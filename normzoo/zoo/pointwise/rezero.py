@@ -5,12 +5,26 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.backends.contract import Array
+from normzoo.backends.contract import Array, Formula
+from normzoo.backends.lanes import fma
 from normzoo.passes.attributes import entry
+from normzoo.passes.cells import Pass
+from normzoo.passes.cells import Pull as CellPull
 from normzoo.passes.formulas import summed
 from normzoo.passes.numbers import check_number
 from normzoo.passes.saved import Pull, Saved
 from normzoo.zoo.exact import ExactNorm
+
+
+def _value(x: Any, branch: Any, alpha: Any) -> tuple[Any, ...]:
+    return (fma(alpha, branch, x),)
+
+
+def _gradient(dy: Any, _x: Any, branch: Any, alpha: Any) -> tuple[Any, ...]:
+    return dy, dy * alpha, dy * branch
+
+
+VALUE, GRADIENT = Formula(_value, 2, 1), Formula(_gradient, 3, 2, ("",))
 
 
 class ReZero(ExactNorm):
@@ -60,6 +74,20 @@ class ReZero(ExactNorm):
     def check(self, x: Array, **inputs: Array) -> None:
         if inputs["branch"].shape != x.shape:
             raise ValueError(f"{self}: expected branch of x's shape {x.shape}, got {inputs['branch'].shape}")
+
+    def letters(self, x: Array) -> str:
+        return "n" * x.ndim
+
+    def by_cells(self, cells: Pass, params: Mapping[str, Array]) -> CellPull:
+        alpha = params["alpha"]
+        cells(VALUE, alpha)
+
+        def pull(cells: Pass) -> dict[str, Array]:
+            dbranch = cells.array_like()
+            (dalpha,) = cells(GRADIENT, alpha, more=(dbranch,))
+            return {"branch": dbranch, "alpha": dalpha}
+
+        return pull
 
     def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
         alpha, branch = params["alpha"], inputs["branch"]

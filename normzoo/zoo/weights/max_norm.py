@@ -5,11 +5,34 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.backends.contract import Array
+from normzoo.backends.contract import Array, Formula
+from normzoo.passes.cells import Pass
+from normzoo.passes.cells import Pull as CellPull
+from normzoo.passes.formulas import reciprocal
 from normzoo.passes.numbers import check_axis, check_number, check_size
 from normzoo.passes.saved import Pull
 from normzoo.zoo.exact import ExactNorm
 from normzoo.zoo.layer.lp_norm import length
+
+
+def _squares(x: Any) -> tuple[Any, ...]:
+    return (x * x,)
+
+
+def _scaled(x: Any, factor: Any) -> tuple[Any, ...]:
+    return (x * factor,)
+
+
+def _products(dy: Any, x: Any) -> tuple[Any, ...]:
+    return (dy * x,)
+
+
+def _gradient(dy: Any, x: Any, factor: Any, more: Any) -> tuple[Any, ...]:
+    return (dy * factor - x * more,)
+
+
+SQUARES, SCALED = Formula(_squares, 1, 0, ("c",), wide=True), Formula(_scaled, 1, 1)
+PRODUCTS, GRADIENT = Formula(_products, 2, 0, ("c",)), Formula(_gradient, 2, 1)
 
 
 class MaxNorm(ExactNorm):
@@ -58,6 +81,22 @@ class MaxNorm(ExactNorm):
 
     def check(self, x: Array, **inputs: Array) -> None:
         check_axis(self, self.dim, x.ndim, "dim")
+
+    def letters(self, x: Array) -> str:
+        return "".join("c" if i == self.dim % x.ndim else "n" for i in range(x.ndim)) if self.p == 2 else ""
+
+    def by_cells(self, cells: Pass, params: Mapping[str, Array]) -> CellPull:
+        norm = np.sqrt(cells(SQUARES)[0])
+        inside, inverse = norm <= self.maxnorm, 1 / (norm + self.eps)
+        factor = np.where(inside, 1.0, self.maxnorm * inverse)
+        cells(SCALED, factor)
+
+        def pull(cells: Pass) -> dict[str, Array]:
+            more = np.where(inside, 0.0, factor * inverse * reciprocal(norm) * cells(PRODUCTS)[0])
+            cells(GRADIENT, factor, more)
+            return {}
+
+        return pull
 
     def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
         if x.size == 0:

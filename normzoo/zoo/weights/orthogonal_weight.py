@@ -7,10 +7,9 @@ import numpy as np
 
 from normzoo.backends.contract import Array
 from normzoo.passes.arrays import check_array
-from normzoo.passes.formulas import FAR
+from normzoo.passes.formulas import FAR, product
 from normzoo.passes.saved import Pull
 from normzoo.zoo.exact import ExactNorm
-from normzoo.zoo.whitening.whitening import product
 
 MAPS = ("qr", "cayley")
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from normzoo.backends.contract import Array
 from normzoo.passes.attributes import entry
-from normzoo.passes.formulas import centered, reciprocal, summed, unit
+from normzoo.passes.formulas import centered, product, reciprocal, summed, unit
 from normzoo.passes.numbers import check_size
 from normzoo.passes.saved import Pull, Saved
 from normzoo.statistics.running_state import RunningState
@@ -136,14 +136,9 @@ def affine(xhat: Array, params: Mapping[str, Array], axis: int, back: Back) -> t
     return y, pull
 
 
-def product(a: Array, b: Array) -> Array:
-    """Matrix products along the last two axes; unlike those of BLAS, bit-identical for any number of threads."""
-    return np.einsum("...ij,...jk->...ik", a, b)
-
-
 def transposed_product(a: Array, b: Array) -> Array:
     """a b^T along the last two axes."""
-    return np.einsum("...ij,...kj->...ik", a, b)
+    return product(a, b.swapaxes(-1, -2))
 
 
 def whitened(

@@ -9,7 +9,18 @@ from typing import Any
 from normzoo.backends.around import ALONE, Around
 from normzoo.backends.cpu.compiling.disk import identity
 from normzoo.backends.cpu.compiling.jit import kernel
-from normzoo.backends.cpu.kernels.records import Backward, Before, Behind, Forward, Limits, Moments, Scan, Taken
+from normzoo.backends.cpu.kernels.records import (
+    Backward,
+    Before,
+    Behind,
+    Cells,
+    Forward,
+    Limits,
+    Moments,
+    Scan,
+    Taken,
+)
+from normzoo.backends.cpu.parallel.sharing import share
 
 
 def _named(name: str, function: Callable, around: Around) -> Any:
@@ -143,3 +154,24 @@ def scan_back_kernel(name: str, work: Any) -> Any:
         work(pool, Scan(dims, x, weight, dx, stats, state), dy, sums)
 
     return _named(name, scan_back, ALONE)
+
+
+def cells_kernel(name: str, work: Any) -> Any:
+    """A formula of each value, and sums: work(turn, cells), a helper."""
+
+    def cells(
+        pool,
+        turns,
+        dims,  # see `Cells`
+        cuts,
+        arrays,
+        results,
+        numbers,
+        lines,
+        step,
+        sums,
+        planes,
+    ):
+        share(pool, turns, work, (Cells(dims, cuts, arrays, results, numbers, lines, step, sums, planes),))
+
+    return _named(name, cells, ALONE)

@@ -105,3 +105,17 @@ class Positions(NamedTuple):
     x: Any
     weight: Any  # (c,)
     stats: Any  # (3, b, n) float64: mean, spread, rstd; two rows where these are found
+
+
+class Cells(NamedTuple):
+    """A pass. Its lines are pieces of cells or, with channels last, of the rows of one b."""
+
+    dims: Any  # lines' owners (cells, or b), values or rows of each, width of a row (1 along cells)
+    cuts: Any  # pieces of an owner, values or rows of a piece, lines of a turn
+    arrays: Any  # what is read
+    results: Any  # what is written, of the same shape
+    numbers: Any  # (owners, k): coefficients that are one number
+    lines: Any  # (owners or 1, l, width): the others; `step` apart
+    step: Any
+    sums: Any  # (lines, s) float64, written: sums that are one number
+    planes: Any  # (turns, p, width) float64, zeros at first: the others

@@ -1,0 +1,224 @@
+"""Norms by cells: a formula of each value whose coefficients belong to the channel, to the sample or to both, and which
+come of sums that a formula of each value has, too. A norm says what its axes are; `by_cells` runs what it does."""
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+
+from normzoo.backends import chosen
+from normzoo.backends.contract import Array, Backend, Cells, Formula
+from normzoo.backends.samples import samples_of
+from normzoo.passes.arrays import compute_dtype, kernel_array, storage_dtype
+from normzoo.passes.saved import Saved, changed
+from normzoo.passes.view import inverse
+from normzoo.passes.whole import Back, Order, order_of, whole
+
+MOST = {8: 1e150, 4: 1e30}  # by bytes of the type: numbers that leave room for their products
+LEAST = 1e-200  # of sums in float64: squares of smaller values than these vanish
+
+
+class Beyond(Exception):
+    """Numbers for which the kernels' types have no room, or none at all: the norm's definition computes these."""
+
+
+class Pass:
+    """Arrays of x's size as (b, c, n), forward x and what stands beside it, backward dy before these; and a result.
+
+    Calling it with a formula and coefficients, each (b or 1, c or 1), writes what the formula writes and returns its
+    sums; all in float64. `mean_and_var` are those of each cell.
+    """
+
+    def __init__(
+        self, backend: Backend, dims: Cells, arrays: tuple[Array, ...], result: Array, prepared: Any = None
+    ) -> None:
+        self.dims, self.dtype = dims, compute_dtype(arrays[0].dtype)
+        self.result = result
+        self._backend, self._arrays = backend, arrays
+        self.kept: Any = None
+        self._prepared, self._write = prepared, _nothing
+
+    def track(self, update: Any) -> None:
+        """How buffers change when all is done; to be called before the first result is written."""
+        if self._prepared is not None:
+            self._write = self._prepared(update)
+
+    def finish(self) -> None:
+        self._write()
+
+    def __call__(self, formula: Formula, *coefficients: Any, more: tuple[Array, ...] = ()) -> list[Array]:
+        """`more`: results beside the first."""
+        given = tuple(np.array(a, np.float64, ndmin=2) for a in coefficients)
+        most = MOST[self.dtype.itemsize]
+        for a in given:
+            if not (np.abs(a) < most).all():
+                raise Beyond
+        spans = tuple("b" * (len(a) > 1) + "c" * (a.shape[1] > 1) for a in given)
+        arrays = self._arrays[-formula.reads :]
+        results = (self.result, *more)[: formula.writes]
+        run = self._backend.cells(self.dims, formula, spans, self.dtype, arrays[0].dtype)
+        found = run(arrays, given, results)
+        least = LEAST if formula.wide and self.dtype.itemsize == 8 else 0.0
+        if not all(((np.abs(v) < most) & (np.abs(v) >= least)).all() for v in found):
+            raise Beyond
+        return found
+
+    def array_like(self) -> Array:
+        return np.empty_like(self._arrays[0])
+
+    def first_channels(self, count: int) -> "Pass":
+        """Of arrays that have these alone; there is one position."""
+        b, c, _, last = self.dims
+        cut = tuple(np.ascontiguousarray(a.reshape(b, c)[:, :count]) for a in self._arrays)
+        return Pass(self._backend, Cells(b, count, 1, last), cut, cut[0])
+
+    def split(self, a: Array) -> tuple[Array, Array]:
+        """a as a number of the computing type, and what it lacks."""
+        high = a.astype(self.dtype).astype(np.float64)
+        return high, a - high
+
+    def at_position(self, i: int) -> Array:
+        """x there, (b, c)."""
+        found: Array = _positions(self._arrays[-1], self.dims)[:, i].astype(np.float64)
+        return found
+
+    def add_at_position(self, i: int, added: Any) -> None:
+        """Add (b, c) to the result there."""
+        _positions(self.result, self.dims)[:, i] += np.asarray(added).astype(self.result.dtype)
+
+    def deviations(self, owner: object, mean: Array, rstd: Array) -> Callable[[], Array]:
+        """What makes (x - mean) * rstd in float64, as (b, n, c), from x, which must be as it was."""
+        x, dims = self._arrays[-1], self.dims  # and nothing that holds the result, which whoever keeps this would keep
+        seen = samples_of(x, None)
+
+        def found() -> Array:
+            if samples_of(x, None) != seen:
+                raise changed(owner, "x")
+            return (_positions(x, dims) - mean[:, None]) * rstd[:, None]
+
+        return found
+
+    def keep(self, thing: Any) -> None:
+        """Leave this for whoever has the `Saved`."""
+        self.kept = thing
+
+    def mean_and_var(self) -> tuple[Array, Array]:
+        """Of each cell: around its first value, which is no further from the mean than all deviations together."""
+        first, n = self.at_position(0), self.dims.n
+        if n == 1:
+            return first, np.zeros_like(first)
+        total, squares = self(AROUND, first)
+        mean = total / n
+        return first + mean, np.maximum(squares / n - mean * mean, 0.0)
+
+
+def _positions(a: Array, dims: Cells) -> Array:
+    """A view of an array as (b, n, c)."""
+    b, c, n, last = dims
+    return a.reshape(b, n, c) if last else a.reshape(b, c, n).swapaxes(1, 2)
+
+
+def _nothing() -> None:
+    """No buffers change."""
+
+
+def _around(x: Any, first: Any) -> tuple[Any, ...]:
+    v = x - first
+    return v, v * v
+
+
+AROUND = Formula(_around, 1, 0, ("bc", "bc"), wide=True)
+Pull = Callable[[Pass], Mapping[str, Array]]
+
+
+def letters_by_channel(x: Array, channel_axis: int) -> str:
+    """Samples on axis 0, channels, and positions."""
+    channel = channel_axis % x.ndim
+    return "b" + "".join("c" if i == channel else "n" for i in range(1, x.ndim))
+
+
+def cells_of(x: Array, letters: str) -> tuple[tuple[int, ...], Cells]:
+    """x's axes in an order in which they are cells, that of memory where it can be; and how.
+
+    Args:
+        letters: of each axis, b, c or n. Where there is no b, axes of n before those of c are one.
+    """
+    order = order_of(x)
+    seen = [i for i in order if x.shape[i] != 1]
+    said = "".join(letters[i] for i in seen)
+    if "b" not in said and "c" in said and said[-1] != "c":
+        said = said[: said.index("c")].replace("n", "b") + said[said.index("c") :]
+    groups = [tuple(i for i, s in zip(seen, said, strict=True) if s == letter) for letter in "bcn"]
+    flat = all(list(g) == sorted(g) for g in groups[:2])
+    if not (flat and said in ("".join(sorted(said)), _channels_last(said))):
+        order = tuple(sorted(range(x.ndim), key=lambda i: (letters[i], i)))
+        said = "".join(sorted(letters[i] for i in seen))
+        groups = [tuple(i for i in seen if letters[i] == letter) for letter in "bcn"]
+    b, c, n = (int(np.prod([x.shape[i] for i in g], dtype=np.int64)) for g in groups)
+    return order, Cells(b, c, n, c > 1 and (n == 1 or said != "".join(sorted(said))))
+
+
+def _channels_last(said: str) -> str:
+    return "".join(sorted(said, key="bnc".index))
+
+
+def by_cells(
+    norm: Any, x: Array, out: Array | None, inputs: Mapping[str, Array], prepared: Callable[[Any], Any] | None
+) -> tuple[Array, Saved] | None:
+    """y and the `Saved` of a norm that has `letters` and `by_cells`; None where its definition is to compute them.
+
+    Args:
+        inputs: arrays of x's shape beside it.
+        prepared: makes of an update of buffers what writes them.
+    """
+    letters = norm.letters(x)
+    if not letters or not x.size or chosen() == "reference":
+        return None
+    axes, dims = cells_of(x, letters)
+    arguments = norm.params | inputs
+    params = {name: p.astype(np.float64) for name, p in norm.params.items()}
+    definition = deepcopy(norm) if norm.buffers else norm
+    store = storage_dtype(x.dtype, compute_dtype(x.dtype, *(a.dtype for a in arguments.values())))
+    others = tuple(Order(axes, store).read(a) for a in inputs.values())
+
+    kept: list[Any] = []
+
+    def forward(backend: Backend, v: Array, y: Array) -> Back:
+        there = Pass(backend, dims, (v, *others), y, prepared)
+        pull = norm.by_cells(there, params)
+        there.finish()
+        kept.append(there.kept)
+
+        def back(backend: Backend, d: Array, v: Array, dx: Array) -> Mapping[str, Array]:
+            beside = tuple(kernel_array(a, v.dtype) for a in others)
+            try:
+                found = dict(pull(Pass(backend, dims, (d, v, *beside), dx)))
+            except Beyond:
+                found = _by_definition(definition, params, tuple(inputs), (axes, d, v, *beside), dx)
+                return {name: np.reshape(g, arguments[name].shape) for name, g in found.items()}
+            shape = tuple(x.shape[i] for i in axes)
+            for name in inputs:
+                found[name] = found[name].reshape(shape).transpose(inverse(axes))
+            return {name: np.reshape(g, arguments[name].shape) for name, g in found.items()}
+
+        return back
+
+    try:
+        y, saved = whole(norm, x, out, axes, forward, arguments, dict(zip(inputs, others, strict=True)))
+    except Beyond:
+        return None
+    saved.kept = kept[0]
+    return y, saved
+
+
+def _by_definition(
+    norm: Any, params: Mapping[str, Array], names: tuple[str, ...], given: tuple[Any, ...], dx: Array
+) -> dict[str, Array]:
+    """The gradients by the norm's formula in NumPy."""
+    axes, *arrays = given
+    d, v, *inputs = (np.array(a.transpose(inverse(axes)), np.float64, order="C") for a in arrays)
+    _, pull, *_ = norm.compute(v, params, **dict(zip(names, inputs, strict=True)))
+    found = dict(pull(d))
+    dx[...] = found.pop("x").transpose(axes)
+    return found
