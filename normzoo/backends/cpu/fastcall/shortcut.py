@@ -207,6 +207,19 @@ def samples():
     return note_samples
 
 
+@helper
+def fits(block, own, tracked):
+    """Are x, weight, bias and eps, and what is updated, such as the block describes?"""
+    none, (x, w, b, e), (mean, var, count, step) = field(block, NONE), own, tracked
+    if not (is_kind(block, 0, x) and is_kind(block, 1, w) and is_kind(block, 2, b) and is_usual(block, e)):
+        return False
+    if not (is_kind(block, 3, mean) and is_kind(block, 4, var) and (count == none or is_kind(block, 5, count))):
+        return False
+    if field(block, UPDATE) == 0:
+        return True
+    return is_usual(block, step) and number(step + VALUE) != 0.0 and number(e + VALUE) != 0.0
+
+
 @cache
 def forward(around=False):
     """The call of `Backend.forward_shortcut`: y, or None if an argument is not what the block describes; then nothing
@@ -214,13 +227,8 @@ def forward(around=False):
 
     @helper
     def made(block, own, tracked, kept, beside):
-        none, tracks = field(block, NONE), field(block, UPDATE) != 0
-        (x, w, b, e), (mean, var, count, step) = own, tracked
-        if not (is_kind(block, 0, x) and is_kind(block, 1, w) and is_kind(block, 2, b) and is_usual(block, e)):
-            return shared(none)
-        if not (is_kind(block, 3, mean) and is_kind(block, 4, var) and (count == none or is_kind(block, 5, count))):
-            return shared(none)
-        if tracks and not (is_usual(block, step) and number(step + VALUE) != 0.0 and number(e + VALUE) != 0.0):
+        none, (x, w, b, e), (mean, var, count, step) = field(block, NONE), own, tracked
+        if not fits(block, own, tracked):
             return shared(none)
         if around:
             residual, s, other, scale = beside
@@ -252,7 +260,7 @@ def forward(around=False):
                 if field(block, BEHIND) != 0:
                     noted(seen_of(block, 0), samples_after(block, kept, 2), o)
                     noted(seen_of(block, 2), samples_after(block, kept, 3), b)
-        if tracks:
+        if field(block, UPDATE) != 0:
             places = data_of(mean), data_of(var), field(block, UNCOUNTED) if count == none else data_of(count), stats
             sizes = field(block, CHANNELS), field(block, SETS), field(block, VALUES), number(step + VALUE)
             run(field(block, UPDATE), y, (), places, sizes)
