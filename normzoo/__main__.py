@@ -20,6 +20,9 @@ def main(arguments: list[str] | None = None) -> None:
     ahead.add_argument("--dtypes", nargs="+", metavar="DTYPE", default=["float32"], help="of x; float32 by default")
     ahead.add_argument("--channel-axes", nargs="+", type=int, default=[1, -1], help="1: channels first, -1: last; both")
     ahead.add_argument("--no-backward", dest="backward", action="store_false", help="forward only, for inference")
+    ahead.add_argument("--activation", metavar="NAME", help="of the norms, with the kernels of these instead")
+    ahead.add_argument("--gate-first", action="store_true", help="of the norms, with --beside gate")
+    ahead.add_argument("--beside", nargs="+", default=[], metavar="ARRAY", help="of calls: residual, add, gate")
     ahead.add_argument("--quiet", dest="progress", action="store_false", help="show no progress bar")
     ahead.set_defaults(command=compile_ahead)
     pages = commands.add_parser("reference", help="write the pages of the reference, to be read in a browser")
@@ -28,11 +31,13 @@ def main(arguments: list[str] | None = None) -> None:
     options = vars(parser.parse_args(arguments))
     try:
         print(options.pop("command")(**options))
-    except (ValueError, RuntimeError, ImportError, OSError) as error:
+    except (ValueError, TypeError, RuntimeError, ImportError, OSError) as error:
         parser.exit(2, f"{error}\n")
 
 
-def compile_ahead(**options: Any) -> str:
+def compile_ahead(activation: str | None, gate_first: bool, **options: Any) -> str:
+    given = {"activation": activation, "gate_first": gate_first}
+    options["behind"] = {name: value for name, value in given.items() if value}
     kernels, directory = nz.compile_cache(**options)
     return f"{kernels} kernels compiled; kept in {directory}"
 

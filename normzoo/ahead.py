@@ -1,7 +1,7 @@
 """Ahead-of-time compilation: all kernels that named norms can reach, into Numba's disk cache, before the first call."""
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import gcd, prod
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from normzoo.backends import backend, use
 from normzoo.backends.contract import Array
 from normzoo.exchange.registry import _classes
 from normzoo.norm import Norm
+from normzoo.passes.around import CHECKS, Behind, find_around, refuse
 from normzoo.passes.arrays import FLOATS
 from normzoo.statistics.progress import bar
 
@@ -70,6 +71,8 @@ def compile_cache(
     *,
     channel_axes: Sequence[int] = (1, -1),
     backward: bool = True,
+    behind: Behind | None = None,
+    beside: Sequence[str] = (),
     progress: bool = True,
 ) -> Compiled:
     """Compile the CPU kernels of norms and dtypes into Numba's disk cache, so that later processes only load them.
@@ -87,13 +90,17 @@ def compile_cache(
         channel_axes: 1 for channels first, (N, C, ...), and -1 for channels last; LayerNorm and RMSNorm normalize over
             this axis.
         backward: False omits the backward kernels, for inference.
+        behind, beside: what stands around the norms in every call: attributes, as {"activation": "silu"}, and the
+            arrays that calls take, of "residual", "add" and "gate". Kernels of norms with nothing around them, or with
+            something else, take another call of this function.
         progress: show a progress bar, if tqdm is installed.
 
     Returns:
         (kernels, directory): the number of kernels compiled by this call, and the directory of the disk cache.
 
     Raises:
-        ValueError: an unknown name, dtype or axis. TypeError: not in a sequence.
+        ValueError: an unknown name, dtype, axis or activation; arrays that cannot stand together. TypeError: not in a
+            sequence, or a norm that nothing can stand around.
         RuntimeError: no directory can be written (set NUMBA_CACHE_DIR to one that can), not all kernels could be stored
             (the message says why, such as a full disk), or NUMBA_DISABLE_JIT switches Numba off.
 
@@ -120,6 +127,10 @@ def compile_cache(
             raise ValueError(f"compile_cache: expected channel_axes of 1 and -1, got {axis!r}")
     if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
         raise RuntimeError("compile_cache: expected Numba to compile, found it switched off; unset NUMBA_DISABLE_JIT")
+    around = dict(behind or {}), _each("beside", beside)
+    stands = any(around)
+    if stands:
+        names = _with_around(names, classes, around, norms is None)
     directory = cache_directory()
     if directory is None:
         raise RuntimeError(
@@ -132,12 +143,14 @@ def compile_cache(
     before = len(lost)
     with use("cpu"), event.install_listener("numba:compile", counter), bar(total, progress and total > 0) as shown:
         if work:
-            backend("cpu").compile_shortcuts(backward)
+            backend("cpu").compile_shortcuts(backward, stands)
         for name, dtype, axis in work:
             if shown is not None:
                 shown.set_description(f"{name} {dtype} {'first' if axis == 1 else 'last'}")
             for norm, shape in _examples(classes[name], axis):
-                _run(norm, _example(shape, dtype), backward)
+                for attribute, value in around[0].items():
+                    setattr(norm, attribute, value)
+                _run(norm, _example(shape, dtype), backward, around[1])
                 if shown is not None:
                     shown.set_postfix_str(f"{counter.kernels} compiled", refresh=False)
                     shown.update()
@@ -250,12 +263,34 @@ def _example(shape: tuple[int, ...], dtype: np.dtype) -> Array:
     return np.resize((np.arange(7 << 10) % 7).astype(dtype), prod(shape)).reshape(shape)
 
 
-def _run(norm: Norm, x: Array, backward: bool) -> None:
+def _with_around(
+    names: list, classes: Mapping[str, type[Norm]], around: tuple[dict[str, Any], list], skips: bool
+) -> list:
+    """The names, of which each can have this around it; with `skips` others are left out."""
+    behind, beside = around
+    arrays = "residual", "add", "gate"
+    for name in beside:
+        if name not in arrays:
+            raise ValueError(f"compile_cache: expected beside among {', '.join(arrays)}, got {name!r}")
+    for name in behind:
+        if name not in CHECKS:
+            raise ValueError(f"compile_cache: expected behind to have {', '.join(CHECKS)}, got {name!r}")
+    act = CHECKS["activation"]("compile_cache", behind.get("activation"))
+    find_around("compile_cache", act, bool(behind.get("gate_first")), *(name in beside for name in arrays))
+    for name in names:
+        if not classes[name].fuses and not skips:
+            refuse(f"compile_cache: {classes[name].__name__}", {*behind, *beside})
+    return [name for name in names if classes[name].fuses]
+
+
+def _run(norm: Norm, x: Array, backward: bool, beside: Sequence[str] = ()) -> None:
     """Run every pass of a norm on x."""
+    arrays = dict.fromkeys(beside, x)
     for training in (True, False) if norm.buffers else (True,):
-        y, saved = norm.train(training).forward(x)
-        if backward:
-            saved.backward(y)
+        saved = norm.train(training).forward(x, **arrays)[1]
+        for ds in (None, x) if "residual" in arrays else (None,):
+            if backward:
+                saved.backward(x, None, ds)
     if getattr(norm, "momentum", None) is not None:  # None (all batches weigh the same) has code of its own
         norm.momentum = None
-        norm.train().forward(x)
+        norm.train().forward(x, **arrays)

@@ -137,7 +137,7 @@ def batch_norm(
     """
     arrays, running = (x, weight, bias, out), (running_mean, running_var, None, momentum)
     rest, site = (return_state, update_stats, on_nonfinite, single_value), _BATCH.sites[bool(training)]
-    stands = site.stands(**beside) if beside else (site, None, _NOTHING)
+    stands = site.stands(beside) if beside else (site, None, _NOTHING)
     if on_nonfinite is _PASSED and single_value is _REFUSED and update_stats is True and return_state is False:
         found = stands[0].recall(channel_axis, arrays, eps, running, return_saved, stands[2])
         if found is not None:
@@ -170,7 +170,7 @@ def instance_norm(
     """
     arrays, running = (x, weight, bias, out), (running_mean, running_var, None, momentum)
     rest, site = (return_state, update_stats, on_nonfinite, single_value), _INSTANCE.sites[bool(use_input_stats)]
-    stands = site.stands(**beside) if beside else (site, None, _NOTHING)
+    stands = site.stands(beside) if beside else (site, None, _NOTHING)
     if on_nonfinite is _PASSED and single_value is _REFUSED and update_stats is True and return_state is False:
         found = stands[0].recall(channel_axis, arrays, eps, running, return_saved, stands[2])
         if found is not None:
@@ -199,7 +199,7 @@ def layer_norm(
     arrays = x, weight, bias, out
     site, around, others = _LAYER, None, _NOTHING
     if beside:
-        site, around, others = _LAYER.stands(**beside)
+        site, around, others = _LAYER.stands(beside)
     found = site.recall(normalized_shape, arrays, eps, _UNTRACKED, return_saved, others) if axis is None else None
     if found is not None:
         return found if return_saved else found[0]
@@ -229,7 +229,7 @@ def group_norm(
     arrays, plain = (x, weight, bias, out), channel_axis is _FIRST
     site, around, others = _GROUP, None, _NOTHING
     if beside:
-        site, around, others = _GROUP.stands(**beside)
+        site, around, others = _GROUP.stands(beside)
     if plain and (found := site.recall(num_groups, arrays, eps, _UNTRACKED, return_saved, others)) is not None:
         return found if return_saved else found[0]
     num_groups = check_size("group_norm", "num_groups", num_groups, least=1)
@@ -258,7 +258,7 @@ def rms_norm(
     arrays = x, weight, None, out
     site, around, others = _RMS, None, _NOTHING
     if beside:
-        site, around, others = _RMS.stands(**beside)
+        site, around, others = _RMS.stands(beside)
     if axis is None and type(x) is ndarray:
         eps = _eps_for(x) if eps is None else eps
         if (found := site.recall(normalized_shape, arrays, eps, _UNTRACKED, return_saved, others)) is not None:

@@ -103,6 +103,44 @@ def test_a_later_process_loads_what_was_compiled(tmp_path):
     assert "kernels=0" in run(ahead_of, tmp_path, **cache)
 
 
+AROUND = """
+norm, x = nz.RMSNorm(99, activation="silu"), array(3, 99)
+(y, s), saved = norm.forward(x, residual=x)
+saved.backward(y)
+saved.backward(y, ds=s)
+print(len(recorder.buffer))
+"""
+
+
+def test_what_stands_around_a_norm_is_compiled_ahead(tmp_path):
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    first = run(
+        "import normzoo as nz\nfrom normzoo import ahead, __main__\nahead.SIZES = ((1, 4, 128),)\n"
+        "__main__.main('compile --norms rms_norm --channel-axes -1 --activation silu --beside residual --quiet'.split())",
+        tmp_path,
+        **cache,
+    )
+    assert re.match(r"8 kernels compiled", first), first  # with a weight and without; back with ds too; two shortcuts
+    other = "norm(x, add=x)\nprint(len(recorder.buffer) > 0)"  # the count can fail
+    assert run(COUNTING + AROUND + other, tmp_path, **cache) == "0\nTrue\n"
+
+
+WRONG = {
+    "expected add or gate, got both": {"beside": ["add", "gate"]},
+    "expected beside among residual, add, gate, got 'mask'": {"beside": ["mask"]},
+    "expected an activation of .*, got 'rel'; did you mean 'relu'": {"behind": {"activation": "rel"}},
+    "expected behind to have activation, gate_first, residual_scale, got 'act'": {"behind": {"act": "relu"}},
+    "expected a gate, as gate_first=True, got none": {"behind": {"gate_first": True}},
+    r"PowerNorm: takes no add \(the class does not declare fuses": {"norms": ["power_norm"], "beside": ["add"]},
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_what_cannot_stand_around_is_refused(message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        nz.compile_cache(**({"norms": ["rms_norm"], "progress": False} | WRONG[message]))
+
+
 # A file of more than so many bytes is an error, as on a full disk.
 ON_A_FULL_DISK = """
 import resource

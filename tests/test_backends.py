@@ -214,7 +214,7 @@ def test_what_a_backend_leaves_out_is_none(rng):
     view, dtype = (4, 1, 1, 8), np.dtype(np.float32)
     kind, task = ((4, 8), dtype, 0x501), (view, (1, 1, 1, 8), Moments(), dtype, dtype)
     assert REFERENCE.forward_shortcut(*task, (kind, None, None, None, None)) is None
-    assert REFERENCE.backward_shortcut(*task, kind, False) is None
+    assert REFERENCE.backward_shortcut(*task, kind, (False, False)) is None
     assert REFERENCE.sampler(view, dtype, None) is None
     assert not REFERENCE.updates_whole
 

@@ -114,6 +114,7 @@ ROOMS = {
         "passes.numbers",
     },
     "passes/beside.py": {
+        "backends",
         "backends.around",
         "backends.contract",
         "backends.samples",
@@ -237,7 +238,7 @@ ROOMS = {
         "statistics.updates",
         "zoo",
     },
-    "ahead.py": {"backends", "exchange.registry", "norm", "passes.arrays", "statistics.progress"},
+    "ahead.py": {"backends", "exchange.registry", "norm", "passes.around", "passes.arrays", "statistics.progress"},
     "statistics/__init__.py": set(),
     "statistics/diagnose.py": {"backends.contract", "norm", "statistics.stats"},
     "statistics/progress.py": set(),
@@ -366,7 +367,7 @@ ROOMS = {
         "torch",
         "zoo",
     },
-    "njit": {"", "backends", "functional", "njit", "norm", "passes.saved", "passes.view", "zoo"},
+    "njit": {"", "backends", "functional", "njit", "norm", "passes.around", "passes.saved", "passes.view", "zoo"},
     "reference": {"reference"},
     "__init__.py": {
         "ahead",

@@ -200,6 +200,11 @@ COMPILING = [
     (lambda x: F.batch_norm(x, None, None), X, "expected running_mean and running_var where"),
     (lambda x: F.batch_norm(x, x[0], None, training=True), X, "expected running_mean and running_var, or neither"),
     (lambda x: F.group_norm(x, 2, channel_axis=-1), X, "channel_axis= is not supported in compiled code"),
+    (lambda x: F.layer_norm(x, (6,), residual=x), X, "layer_norm: residual= is not supported in compiled code; write layer_norm(x + residual, ...)"),
+    (lambda x: F.rms_norm(x, (6,), gate=x), X, "rms_norm: gate= is not supported in compiled code; write rms_norm(x, ...) * gate"),
+    (lambda x: F.group_norm(x, 2, add=x), X, "group_norm: add= is not supported in compiled code; write group_norm(x, ...) + add"),
+    (lambda x: F.instance_norm(x, activation="relu"), X, "instance_norm: activation= is not supported in compiled code"),
+    (lambda x: F.batch_norm(x, None, None, training=True, gate_first=True), X, "batch_norm: gate_first= is not"),
     (lambda x: F.layer_norm(x, (6,), return_saved=True)[1].backward(x[0]), X, "expected dy to be a C-contiguous float32"),
 ]  # fmt: skip
 

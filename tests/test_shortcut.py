@@ -560,3 +560,116 @@ def test_functions_of_any_number_of_sets_whose_statistics_nobody_asks_for(sets, 
         for a, b in zip((mean, var), state, strict=True):
             check.same_bits(a, b)
     assert sum(found is not None for found in taken) > 10
+
+
+# -- with something around the norm
+
+AROUND = {
+    "residual": ({}, "residual"),
+    "residual_scale": ({"residual_scale": -0.5, "activation": "tanh"}, "residual"),
+    "activation": ({"activation": "silu"}, ""),
+    "add": ({"activation": "relu"}, "add"),
+    "gate": ({"activation": "silu"}, "gate"),
+    "gate_first": ({"activation": "silu", "gate_first": True}, "gate"),
+    "residual_and_gate": ({"activation": "silu"}, "residual gate"),
+}
+NORMS = {
+    "layer_norm": lambda dtype, **o: nz.LayerNorm(8, dtype=dtype, **o),
+    "batch_norm": lambda dtype, **o: nz.BatchNorm(8, dtype=dtype, **o),
+    "rms_norm": lambda dtype, **o: nz.RMSNorm(8, dtype=dtype, **o),
+    "group_norm": lambda dtype, **o: nz.GroupNorm(2, 8, affine=False, dtype=dtype, **o),
+}
+
+
+def passed(norm, x, beside, dys):
+    """y, s, the gradients with ds and without, and running statistics."""
+    made, saved = norm.forward(x, **beside)
+    made = made if isinstance(made, tuple) else (made,)
+    found = [*made, saved.mean, saved.rstd]
+    for ds in (None, None, *(dys[1:2] * 2 if "residual" in beside else ())):  # a shortcut is for the kind of the last
+        grads = saved.backward(dys[0], ds=ds)
+        found += [*grads, *(grads.others[name] for name in sorted(grads.others))]
+    return saved, [*found, *(a.copy() for a in norm.buffers.values())]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "dtype"),
+    [*((pattern, "layer_norm", np.float32) for pattern in AROUND), ("add", "batch_norm", np.float32),
+     ("gate", "rms_norm", np.float64), ("residual", "rms_norm", np.float16), ("activation", "group_norm", np.float32)],
+)  # fmt: skip
+def test_bits_of_the_long_way_with_something_around(pattern, name, dtype, rng, taken, monkeypatch):
+    options, names = AROUND[pattern]
+    parameters = np.float32 if dtype == np.float16 else dtype
+    x, *others = rng.standard_normal((5, 6, 8)).astype(dtype)
+    beside, dys = dict(zip(names.split(), others, strict=False)), others[2:]
+    with monkeypatch.context() as patch:
+        patch.setattr(plan, "ENOUGH", 10**9)
+        norm = filled(NORMS[name](parameters, **options), np.random.default_rng(0))
+        expected = [passed(norm, x, beside, dys)[1] for _ in range(4)]
+    assert not taken
+    passes.forget()
+    norm = filled(NORMS[name](parameters, **options), np.random.default_rng(0))
+    for exact in expected:
+        saved, found = passed(norm, x, beside, dys)
+        for actual, wanted in zip(found, exact, strict=True):
+            assert (actual is None) == (wanted is None)
+            if wanted is not None:
+                check.same_bits(actual, wanted)
+    made = saved._plan
+    assert (made.shortcut or made.tracked) and made.recent_back.shortcut
+    assert len([y for y in taken if y is not None]) >= 6
+
+
+@pytest.mark.parametrize("name", ["residual", "add", "gate"])
+def test_other_arrays_beside_take_the_long_way(name, rng, taken):
+    x, given, dy = rng.standard_normal((3, 6, 8)).astype(np.float32)
+    norm = filled(nz.LayerNorm(8, activation="silu"), rng)
+
+    def both(a):
+        y, saved = norm.forward(x, **{name: a})
+        return [*(y if isinstance(y, tuple) else (y,)), saved.backward(dy).others[name]]
+
+    plain = [both(given) for _ in range(3)][-1]
+    assert taken and taken[-1] is not None
+    for other in [*others(given), given[:1]] if name == "residual" else others(given):
+        before = len(taken)
+        found = both(other)
+        with nz.use("reference"):
+            expected = both(other)
+        for actual, exact in zip(found, expected, strict=True):
+            assert actual.dtype == exact.dtype
+            check.close(actual, exact, 2e-3 if exact.dtype == np.float16 else 3e-6)
+        if other.shape != given.shape or other.dtype != given.dtype or not other.flags.c_contiguous:
+            assert taken[before] is None
+    for wrong, error in ((given[:, :4], ValueError), (given.tolist(), TypeError)):
+        with pytest.raises(error, match=name):
+            both(wrong)
+    for actual, exact in zip(both(given), plain, strict=True):
+        check.same_bits(actual, exact)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "changed"),
+    [("residual", "s"), ("add", "add"), ("gate", "gate"), ("gate_first", "x"), ("gate_first", "gate"), ("add", "x"),
+     ("activation", "bias"), ("gate", "bias"), ("gate_first", "weight"), ("residual", "weight")],
+)  # fmt: skip
+@pytest.mark.parametrize("saved_by", ["shortcut", "long way"])
+def test_changed_arrays_beside_are_refused(pattern, changed, saved_by, rng, taken):
+    """By a shortcut going back, whichever way the pass went forward."""
+    options, names = AROUND[pattern]
+    x, z, dy = rng.standard_normal((3, 6, 8)).astype(np.float32)
+    norm = filled(nz.LayerNorm(8, **options), rng)
+    beside = dict.fromkeys(names.split(), z)
+    for _ in range(3):
+        norm(x, **beside)
+        norm.backward(dy)
+    assert all(result is not None for result in taken)
+    out = {"out": np.empty_like(x)} if saved_by == "long way" else {}
+    made = norm(x, **beside, **out)
+    norm.backward(dy)
+    target = {"s": made[1], "x": x, "weight": norm.weight, "bias": norm.bias}.get(changed, z)
+    target[...] += 1
+    before = len(taken)
+    with pytest.raises(RuntimeError, match=f"expected {changed} as it was"):
+        norm.backward(dy)
+    assert taken[before:] == [None]

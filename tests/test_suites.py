@@ -53,6 +53,22 @@ def test_every_step_of_the_zoo_runs(name):
     assert step().size == size
 
 
+@pytest.mark.parametrize("case", ["LayerNorm 2048x768 residual forward", "BatchNorm 8x64x56x56 add relu both"])
+def test_fused_cells_take_longer_than_the_bytes_and_run(case):
+    """Two stand for all, which `.ci/run` runs, each in a process of its own."""
+    fused = importlib.import_module("suites.fused")
+    assert all(cell.around or cell.activation for cell in fused.CELLS.values())
+    assert {cell.around for cell in fused.CELLS.values()} == {"", "residual", "add", "gate"}
+    assert 0.2 < fused.track_cost(case) < 100
+
+
+def test_small_fused_calls_are_of_the_norm_they_name():
+    fused = importlib.import_module("suites.fused")
+    (y, s), gated, back = (fused.small_call(name)() for name in fused.SMALL)
+    assert s.shape == y.shape == gated.shape == (4, 64)
+    assert back.others.keys() == {"gate"}
+
+
 def test_timing_suites_have_no_setup():
     """asv_runner from 0.3 on would time single calls."""
     assert not [name for name, f in benchmarks() if "time_" in name and hasattr(f, "setup")]

@@ -145,3 +145,43 @@ def test_modules_take_the_same_words():
 def test_what_is_wrong_is_said_by_name(options, error, message):
     with pytest.raises(error, match=message):
         F.layer_norm(torch.ones(2, 3), (3,), **options)
+
+
+@pytest.mark.filterwarnings("ignore")  # of PyTorch's compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("where", ["elsewhere", "residual", "input"])
+@pytest.mark.parametrize("compiles", [False, True], ids=["eager", "recorded"])
+def test_a_sum_goes_where_it_is_asked_to(compiles, where, dtype):
+    if dtype == torch.bfloat16:
+        pytest.importorskip("ml_dtypes")
+    torch.manual_seed(0)
+    x, r = torch.randn(2, 5, 8).to(dtype)
+    s = x + r
+    expected = F.rms_norm(s, (8,))
+
+    def step(x, r, target):
+        return F.rms_norm(x, (8,), residual=r, residual_out=target)
+
+    target = {"elsewhere": torch.empty_like(x), "residual": r, "input": x}[where]
+    version = target._version
+    with torch.no_grad():
+        y, found = (torch.compile(step, backend="eager", fullgraph=True) if compiles else step)(x, r, target)
+    assert torch.equal(target, s) and torch.equal(found, s) and found.data_ptr() == target.data_ptr()
+    assert target._version > version  # autograd sees that it was written
+    torch.testing.assert_close(y, expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"residual_out": torch.ones(2, 3)}, ValueError, "expected residual_out with a residual"),
+        ({"residual": torch.ones(2, 3), "residual_out": torch.ones(3, 3)}, ValueError, r"residual_out of input's shape"),
+        ({"residual": torch.ones(2, 3), "residual_out": torch.ones(2, 3).double()}, ValueError, "dtype torch.float32"),
+        ({"residual": torch.ones(2, 3), "residual_out": 1.0}, TypeError, "residual_out to be a tensor"),
+        ({"residual": torch.ones(2, 3), "residual_out": torch._neg_view(torch.ones(2, 3))}, TypeError, "negated view"),
+        ({"residual": torch.ones(2, 3, requires_grad=True), "residual_out": torch.ones(2, 3)}, RuntimeError, "no_grad"),
+    ],
+)  # fmt: skip
+def test_what_cannot_take_a_sum_is_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        F.layer_norm(torch.ones(2, 3), (3,), **options)

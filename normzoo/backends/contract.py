@@ -268,13 +268,16 @@ class Backend(Protocol):
         dtype: np.dtype,
         store: np.dtype,
         kinds: tuple[Kind | None, ...],  # of x, weight, bias, running mean and variance; None where there is none
+        around: Around = ALONE,
     ) -> Shortcut | None:
         """call(x, weight, bias, eps, kept, running_mean, running_var, batches, momentum) -> y, an array like x:
         `forward` and `update` of few values, in less time than it takes to look at the arrays. It does that too: where
         an argument is not what the pass was made for, it returns None and has done nothing.
 
         kept is written, statistics or these and samples (see `samples.kept_shape`), or None; so are the last four but
-        momentum, or None. eps and momentum must be Python's floats; where statistics are updated, not 0."""
+        momentum, or None. eps and momentum must be Python's floats; where statistics are updated, not 0.
+
+        With something around the norm the arguments go on with those of `Beside`; s is written, and not looked at."""
         return None
 
     def backward_shortcut(
@@ -285,16 +288,18 @@ class Backend(Protocol):
         dtype: np.dtype,
         store: np.dtype,
         dy: Kind,
-        weighted: bool,  # is there a weight?
+        given: tuple[bool, bool],  # are there a weight and a bias?
+        around: Around = ALONE,
     ) -> Shortcut | None:
         """call(dy, x, kept, weight, eps, dweight, dbias) -> dx, an array like dy, or None. Of the arguments, dy and the
-        samples of x and weight in kept are looked at: the others are as `backward` takes them, or weight is None."""
+        samples in kept are looked at: the others are as `backward` takes them, or weight is None. With something
+        around the norm the arguments go on with those of `BesideBack`, of which ds is looked at too."""
         return None
 
     def sampler(self, sizes: tuple[int, ...], store: np.dtype, weight: Kind | None) -> Sampler | None:
         """As `samples.samples_of`, of an x of these sizes and such a weight, in less time."""
         return None
 
-    def compile_shortcuts(self, backward: bool) -> None:
-        """Compile ahead what all shortcuts share."""
+    def compile_shortcuts(self, backward: bool, around: bool = False) -> None:
+        """Compile ahead what all shortcuts share, or all with something around a norm."""
         return None

@@ -38,30 +38,32 @@ def samples_of(x: Array, weight: Array | None) -> bytes:
 
 
 # What a pass keeps is one float64 array: either the statistics, (3, b, c), or a flat array of the statistics followed
-# by the samples of x and weight.
+# by samples in pairs, with room for both arrays of each: x and weight; and, of what stands around, another array (or x)
+# and bias.
 
 
-def kept_shape(stats_shape: tuple[int, ...]) -> tuple[int, ...]:
+def kept_shape(stats_shape: tuple[int, ...], pairs: int = 1) -> tuple[int, ...]:
     """Shape of the flat array of statistics and samples."""
-    return (prod(stats_shape) + 2 * SAMPLES,)
+    return (prod(stats_shape) + 2 * SAMPLES * pairs,)
 
 
-def together(stats: Array, seen: bytes) -> Array:
-    """One flat array of the statistics and the samples."""
-    kept = np.empty(kept_shape(stats.shape))
+def together(stats: Array, *seen: bytes) -> Array:
+    """One flat array of the statistics and the samples, those of each pair as `samples_of` gives them."""
+    kept = np.empty(kept_shape(stats.shape, len(seen)))
     kept[: stats.size] = stats.reshape(stats.size)
-    kept[stats.size :].view(np.int64)[: len(seen) // 8] = np.frombuffer(seen, np.int64)
+    for pair, found in zip(kept[stats.size :].view(np.int64).reshape(len(seen), 2 * SAMPLES), seen, strict=True):
+        pair[: len(found) // 8] = np.frombuffer(found, np.int64)
     return kept
 
 
 def stats_in(kept: Array, stats_shape: tuple[int, ...]) -> Array:
     """The statistics in `kept`."""
-    return kept if kept.ndim > 1 else kept[: -2 * SAMPLES].reshape(stats_shape)
+    return kept if kept.ndim > 1 else kept[: prod(stats_shape)].reshape(stats_shape)
 
 
-def samples_in(kept: Array) -> bytes | None:
-    """The samples in `kept`, or None; they include room for those of a weight."""
-    return None if kept.ndim > 1 else kept[-2 * SAMPLES :].tobytes()
+def samples_in(kept: Array, stats_shape: tuple[int, ...]) -> bytes | None:
+    """The samples in `kept`, or None: two arrays' for each pair."""
+    return None if kept.ndim > 1 else kept[prod(stats_shape) :].tobytes()
 
 
 def changed(owner: object, name: str) -> RuntimeError:

@@ -19,6 +19,7 @@ from normzoo.backends.cpu.kernels.records import Forward
 from normzoo.njit.kernels import Kinds, by_address, fit_sizes, forward, inner
 from normzoo.njit.saved import SavedType
 from normzoo.norm import SPACING
+from normzoo.passes.around import WRITE
 from normzoo.zoo.layer.layer_norm import LayerNorm
 from normzoo.zoo.layer.rms_norm import RMSNorm
 
@@ -327,3 +328,23 @@ def instance_norm(
         return run(x, running, weight, bias, (n, c, s), (sets, s), float(momentum), float(eps))
 
     return call
+
+
+def _refusing(owner: str) -> Callable:
+    """An overload that fits no call: Numba asks it too, and reports why."""
+
+    def around(*arguments, **named):
+        """What stands around a norm is not compiled into functions of the user."""
+        for name, write in WRITE.items():
+            if not _none(named.get(name)):
+                call = write.replace("norm(", f"{owner}(").replace(")", ", ...)", 1)
+                raise TypingError(
+                    f"{owner}: {name}= is not supported in compiled code; write {call}, or call it from Python"
+                )
+
+    return around
+
+
+for _function in (functional.batch_norm, functional.instance_norm, functional.layer_norm, functional.group_norm,
+                  functional.rms_norm):  # fmt: skip
+    overload(_function, prefer_literal=True)(_refusing(_function.__name__))

@@ -28,8 +28,14 @@ class Besides(TypedDict, total=False):
     residual_out: Array | None
 
 
+BESIDES = frozenset(Besides.__annotations__)
+
+
 class Surroundings(Behind, Besides, total=False):
     """Both, as functions take them."""
+
+
+SURROUNDINGS = BESIDES.union(Behind.__annotations__)
 
 
 WRITE = {

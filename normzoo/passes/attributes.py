@@ -11,7 +11,7 @@ import numpy as np
 from normzoo.backends.around import Beside
 from normzoo.backends.contract import Array
 from normzoo.passes.apart import before
-from normzoo.passes.around import CHECKS, NOTHING_SET, WRITE, Besides, Setting, check_names, refuse
+from normzoo.passes.around import CHECKS, NOTHING_SET, WRITE, Besides, Setting, refuse
 from normzoo.passes.arrays import base_array, check_array, check_parameter
 from normzoo.passes.saved import Label, Saved
 
@@ -162,9 +162,7 @@ class Surrounded:
         """See `Site.stands`."""
         if not type(self).fuses:
             refuse(self, beside)
-        if not beside.keys() <= Besides.__annotations__.keys():
-            check_names(self, beside.keys() - Besides.__annotations__.keys(), Besides.__annotations__)
-        return self._site.stands(*self._setting, **beside)
+        return self._site.stands(beside, self._setting)
 
     def _input(self, x: Array, residual: Any = None, gate: Any = None, **_: Any) -> Array:
         """What is normalized in place of x where these stand before the norm."""

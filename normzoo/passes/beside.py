@@ -6,15 +6,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy import ndarray
 
+from normzoo.backends import chosen
 from normzoo.backends.around import ALONE, Beside, BesideBack
 from normzoo.backends.contract import Array
-from normzoo.backends.samples import WIDTH, samples_of
+from normzoo.backends.samples import WIDTH, samples_in, samples_of, together
 from normzoo.passes.arrays import base_array, compute_dtype, on_device, quiet, rounded
 from normzoo.passes.form import Form
 from normzoo.passes.formulas import summed
 from normzoo.passes.overlaps import check_out
 from normzoo.passes.plan import READY, BackwardPlan, ForwardPlan
-from normzoo.passes.saved import Grads, empty_in_layout, grads_by_name
+from normzoo.passes.saved import Grads, MoreGrads, empty_in_layout
 from normzoo.passes.view_saved import ViewSaved
 
 
@@ -92,6 +93,25 @@ class Placed(NamedTuple):
             plan.deliver(self.beside.s, self.s)
         return y if self.s is None else (y, self.s)
 
+    def left(self, plan: ForwardPlan, v: Array, beside: Beside) -> tuple[Array, tuple]:
+        """What the backward pass reads, v where no residual was added, and what else a `BesideSaved` takes."""
+        s = self.beside.s if self.s is not None and not plan.adds else v
+        source = None if self.elsewhere or plan.adds else self.s
+        return s, (beside.residual, source, beside.other, self.beside.other, beside.scale)
+
+
+def place_usual(
+    plan: ForwardPlan, owner: object, arrays: tuple, beside: Beside, apart: tuple[Array | None, ...]
+) -> Placed | None:
+    """`place` of arrays that were not checked; None if they are not such as a backend takes where they lie."""
+    x, (residual, s, other, scale) = arrays[0], beside
+    if not is_usual(beside, x):
+        return None
+    if s is None and plan.as_is and plan.plain:  # as most are
+        target = None if residual is None else plan.new(plan.shape, plan.result)
+        return Placed(Beside(residual, target, other, scale), x, target, False)
+    return place(plan, owner, arrays, beside, apart)
+
 
 def place(plan: ForwardPlan, owner: object, arrays: tuple, beside: Beside, apart: tuple[Array | None, ...]) -> Placed:
     """The arrays beside x as the backend takes them, and where s goes."""
@@ -101,9 +121,6 @@ def place(plan: ForwardPlan, owner: object, arrays: tuple, beside: Beside, apart
         held = weight, bias, other, out, *apart
         s = s if isinstance(s, ndarray) else base_array(owner, "residual_out", s)
         check_out(owner, s, x.shape, x.dtype, (x, residual), held, "residual_out")
-    if plan.as_is and plan.plain and s is None and is_usual(beside, x):  # as most are
-        target = None if residual is None else plan.new(plan.shape, plan.result)
-        return Placed(Beside(residual, target, other, scale), x, target, False)
     o = None if other is None else plan.take(other)
     if residual is None:
         return Placed(Beside(other=o), x, None, False)
@@ -150,14 +167,14 @@ class BesideSaved(ViewSaved):
     def __init__(
         self, owner: object, plan: ForwardPlan, arrays: tuple, v: Array, eps: float, stats: Array, given: tuple
     ) -> None:
-        beside, placed = given
-        super().__init__(owner, plan, arrays, v if plan.adds or placed.s is None else placed.beside.s, eps, stats)
-        self._given, self._other, self._scale = beside.other, placed.beside.other, beside.scale
-        residual = beside.residual
-        self._residual = None if residual is None else (residual.shape, residual.dtype)
-        if placed.s is not None:
-            self._source = None if placed.elsewhere or plan.adds else placed.s
-        self._seen, self._other_seen = self._look()
+        ViewSaved.__init__(self, owner, plan, arrays, v, eps, stats)
+        residual, source, self._given, self._other, self._scale = given  # other as the caller and the backend have it
+        self._residual = None
+        if residual is not None:
+            self._residual, self._source = (residual.shape, residual.dtype), source
+        self._other_seen = None
+        if stats.ndim > 1:  # else a shortcut has looked
+            self._seen, self._other_seen = self._look()
 
     @property
     def _apart(self) -> tuple[Array | None, ...]:
@@ -178,16 +195,38 @@ class BesideSaved(ViewSaved):
 
     def _changed(self) -> str | None:
         seen, other = self._look()
-        if seen != self._seen:
-            name = "x" if seen is not None and self._seen is not None and seen[:WIDTH] != self._seen[:WIDTH] else ""
+        before, other_before = self._seen, self._other_seen
+        if before is None and seen is not None:
+            found = samples_in(self._kept, self._plan.stats_shape) or b""  # with room for a weight and a bias
+            before = found[: len(seen)]
+            other_before = other and found[2 * WIDTH :][: len(other)]
+        if seen != before:
+            name = "x" if seen is not None and before is not None and seen[:WIDTH] != before[:WIDTH] else ""
             return ("s" if name and self._residual is not None else name) or "weight"
-        if other != self._other_seen:
-            same = other is not None and self._other_seen is not None and other[:WIDTH] == self._other_seen[:WIDTH]
+        if other != other_before:
+            same = other is not None and other_before is not None and other[:WIDTH] == other_before[:WIDTH]
             return "bias" if same else name_of_other(self._plan.around)
         return None
 
-    def _shortcut(self, dy: Array) -> Grads | None:
-        return None
+    def _shortcut(self, dy: Array, ds: Array | None = None) -> Grads | None:
+        plan, other = self._plan.recent_back, self._other
+        if plan is None or not plan.shortcut or plan.name != chosen() or other is not self._given:
+            return None
+        if plan.around is None and ds is not None:
+            return None
+        if self._seen is not None:  # store it where the shortcut reads it
+            if self._kept.ndim > 1:
+                self._kept = together(self._kept, self._seen, self._other_seen or b"")
+            self._seen = self._other_seen = None
+        empty, shape, dtype = plan.new_small, plan.gradient_shape, plan.dtype
+        dweight, dbias = empty(shape, dtype), empty(shape, dtype)
+        own = dy, self._v, self._kept, self._weight, self._eps, dweight, dbias
+        dother = None if other is None else plan.new(plan.shape, plan.result)
+        dx = plan.shortcut(*own) if plan.around is None else plan.shortcut(*own, self._bias, other, dother, ds)
+        if dx is None:
+            return None
+        found = Grads(dx, dweight, dbias) if plan.gives_both else self._grads(plan, dx, dweight, dbias)
+        return self._finished(found, dother)
 
     def _check_ds(self, ds: Any) -> Array:
         return super()._check_ds(ds) if self._residual is None else checked_ds(self._owner, ds, self._like[0])
@@ -208,16 +247,52 @@ class BesideSaved(ViewSaved):
         b = plan.zeros if bias is None else bias if plan.bias_as_is else plan.parameter(bias)
 
         def finish(found: Grads) -> Grads:
-            others: dict[str, Any] = {"x": found.x, "weight": found.weight, "bias": found.bias}
-            if made is not None and dother is not None:
-                if elsewhere:
-                    plan.deliver(dother, made)
-                others[name_of_other(self._plan.around)] = rounded(made, self._given.dtype, copy=False)
-            if self._residual is not None:
-                others["residual"] = of_residual(found.x, self._scale, *self._residual)
-            return grads_by_name(others)
+            if elsewhere and made is not None and dother is not None:
+                plan.deliver(dother, made)
+            return self._finished(found, made)
 
         return () if plan.around is None else (BesideBack(b, other, dother, d),), finish
+
+    def _finished(self, found: Grads, dother: Array | None) -> Grads:
+        """With the gradients of what stands beside."""
+        others = {}
+        if dother is not None:
+            others[name_of_other(self._plan.around)] = rounded(dother, self._given.dtype, copy=False)
+        if self._residual is not None:
+            others["residual"] = of_residual(found.x, self._scale, *self._residual)
+        return MoreGrads(*found, others) if others else found
+
+
+def run_short(
+    short: tuple[ForwardPlan, Any, object], arrays: tuple, eps: Any, kept: Any, running: tuple, beside: Beside,
+    keep: bool = True,
+) -> tuple[Any, Any] | None:  # fmt: skip
+    """A pass by a shortcut: y, or y and s, and its `Saved`; None where it is not for these arrays.
+
+    Args:
+        short: the plan, its shortcut and the owner.
+        kept: takes statistics, and samples if there is room; without it, or without `keep`, nothing is saved.
+    """
+    plan, shortcut, owner = short
+    x, weight, bias, _ = arrays
+    if plan.around is None:
+        y = shortcut(x, weight, bias, eps, kept, *running)
+        if y is None:
+            return None
+        return y, ViewSaved(owner, plan, arrays, x, eps, kept) if keep and kept is not None else None
+    residual, s, other, scale = beside
+    if s is not None:
+        return None
+    if residual is not None:
+        s = plan.new(plan.shape, plan.result)
+    y = shortcut(x, weight, bias, eps, kept, *running, residual, s, other, scale)
+    if y is None:
+        return None
+    saved = None
+    if keep and kept is not None:
+        v = x if s is None else s
+        saved = BesideSaved(owner, plan, arrays, v, eps, kept, (residual, s, other, other, scale))
+    return y if s is None else (y, s), saved
 
 
 @quiet

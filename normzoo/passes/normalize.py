@@ -12,7 +12,7 @@ from normzoo.backends.samples import stats_in
 from normzoo.passes import plan as plans
 from normzoo.passes.apart import normalize_apart
 from normzoo.passes.arrays import Memo, backend_of, base_array, check_array, check_parameter, check_spread, on_device
-from normzoo.passes.beside import BesideSaved, check_beside, gone_by, place
+from normzoo.passes.beside import BesideSaved, Placed, check_beside, gone_by, place, run_short
 from normzoo.passes.form import Form, Given, Known, Statistics
 from normzoo.passes.numbers import check_eps
 from normzoo.passes.overlaps import check_out
@@ -67,10 +67,10 @@ def normalize(
             plan.shorten()
         if plan.shortcut:
             found = plan.new_small(plan.kept_shape if keep else plan.stats_shape, DOUBLE)
-            y = plan.shortcut(*arrays[:3], form.eps, found, None, None, None, 0.0)
-            if y is not None:
-                saved = ViewSaved(form.owner, plan, arrays, arrays[0], form.eps, found) if keep else None
-                return y, stats_in(found, plan.stats_shape), saved
+            named, running = (plan, plan.shortcut, form.owner), (None, None, None, 0.0)
+            short = run_short(named, arrays, form.eps, found, running, beside, keep)
+            if short is not None:
+                return short[0], stats_in(found, plan.stats_shape), short[1]
     y, stats, saved = run(plan, form.owner, arrays, form.eps, statistics, keep, apart, beside)
     if not plain and on_device(y):
         y = native(y, arrays[0]) if out is None else out
@@ -112,17 +112,18 @@ def run(
     statistics: Statistics,
     keep: bool,
     apart: tuple[Array | None, ...] = (),
-    beside: Beside = NOTHING,
+    beside: Beside | Placed = NOTHING,
 ) -> tuple[Any, Any, Any]:
-    """`normalize` by its plan."""
+    """`normalize` by its plan. Of a call like an earlier one what stands beside x may be placed already."""
     x, weight, bias, out = arrays
     if not (type(eps) is float and 0.0 <= eps < inf):
         eps = check_eps(owner, eps)
+    given = beside.beside if isinstance(beside, Placed) else beside
     if out is not None:
-        check_out(owner, out, x.shape, x.dtype, (x, beside.residual), (weight, bias, beside.other, *apart))
+        check_out(owner, out, x.shape, x.dtype, (x, given.residual), (weight, bias, given.other, *apart))
     placed, more = None, ()  # type: Any, tuple[Beside, ...]
     if plan.around is not None:
-        placed = place(plan, owner, arrays, beside, apart)
+        placed = beside if isinstance(beside, Placed) else place(plan, owner, arrays, beside, apart)
         x, more = placed.x, (placed.beside,) if plan.takes_beside else ()
     plan.uses += 1
     if plan.uses == SOME:
@@ -154,7 +155,8 @@ def run(
         seen = samples(v, weight) if samples is not None and type(v) is ndarray else None
         saved = ViewSaved(owner, plan, arrays, v, eps, stats, seen)
     else:
-        saved = BesideSaved(owner, plan, arrays, v, eps, stats, (beside, placed))
+        v, others = placed.left(plan, v, given)
+        saved = BesideSaved(owner, plan, arrays, v, eps, stats, others)
     if out is not None:
         saved.overwrite(out)
     return result, stats, saved
@@ -191,7 +193,8 @@ def resume(left: Left, x: Array, weight: Array | None, bias: Array | None, besid
     stats = _other_statistics(plan, owner, known, eps)
     if around is None:
         return ViewSaved(owner, plan, arrays, v, eps, stats)
-    return BesideSaved(owner, plan, arrays, v, eps, stats, (beside, gone_by(plan, arrays[0], beside)))
+    v, others = gone_by(plan, arrays[0], beside).left(plan, v, beside)
+    return BesideSaved(owner, plan, arrays, v, eps, stats, others)
 
 
 def _taken(owner: object, arrays: Arrays) -> tuple[Arrays, str]:

@@ -198,7 +198,7 @@ class ForwardPlan(Plan):
         dims, parameter_dims = view.dims, view.parameter_dims
         self.stats_shape = (3, dims[0], dims[2])
         self.sets_shape = own.dims[0], own.dims[2]
-        self.kept_shape = kept_shape(self.stats_shape)
+        self.kept_shape = kept_shape(self.stats_shape, 1 if self.around is None else 2)
         size = prod(shape)
         self.samples = samples_of if self.reads_x and size else None
         if size == 0:
@@ -211,10 +211,10 @@ class ForwardPlan(Plan):
     def shorten(self, running: tuple[Kind | None, Kind | None] = (None, None)) -> None:
         """Find the shortcut for later passes. They update running statistics of these kinds, if these are not None."""
         made: Shortcut | Literal[False] = False
-        if self.kinds is not None and not self.known and self.around is None:
+        if self.kinds is not None and not self.known:
             make, view, kinds = backend(self.name).forward_shortcut, self.view, (*self.kinds, *running)
             task = view.dims, view.parameter_dims, self.moments, self.dtype, self.store, kinds
-            made = optional(make, *task) or False
+            made = optional(make, *task, self.around or ALONE) or False
         if running == (None, None):
             self.shortcut = made
         else:
@@ -273,10 +273,12 @@ class BackwardPlan(Plan):
     def shorten(self) -> None:
         """Find the shortcut, as in a `ForwardPlan`."""
         straight = self.as_is and self.x_as_is and self.plain and (self.ones is not None or self.weight_as_is)
-        straight = straight and self.around is None
+        around = self.around or ALONE
+        straight = straight and (not around.is_behind or self.zeros is not None or self.bias_as_is)
         make, view = backend(self.name).backward_shortcut, self.view
-        task = view.dims, view.parameter_dims, self.moments, self.dtype, self.store, self.kind, self.ones is None
-        self.shortcut = (straight and prod(view.dims) > 0 and optional(make, *task)) or False
+        given = self.ones is None, self.zeros is None
+        task = view.dims, view.parameter_dims, self.moments, self.dtype, self.store, self.kind, given
+        self.shortcut = (straight and prod(view.dims) > 0 and optional(make, *task, around)) or False
 
     def gradient(self, d: Array, parameter: Array | None) -> Array | None:
         """A parameter's gradient, as it is returned to the caller."""

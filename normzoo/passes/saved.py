@@ -113,8 +113,8 @@ class Saved(ABC):
             RuntimeError: x was overwritten by an in-place pass and is needed, or x or weight has changed since the
                 forward pass.
         """
-        if out is None and ds is None and not self._overwritten:
-            found = self._shortcut(dy)
+        if out is None and not self._overwritten:
+            found = self._shortcut(dy, ds)
             if found is not None:
                 return found
         if type(dy) is not ndarray or dy.dtype.char not in CHARS:
@@ -150,7 +150,7 @@ class Saved(ABC):
         x, weight, bias = (None if d is None else native(d, like) for d, like in arrays)
         return Grads(asked if x is None or asked is not None else x, weight, bias)
 
-    def _shortcut(self, dy: Any) -> Grads | None:
+    def _shortcut(self, dy: Any, ds: Any = None) -> Grads | None:
         """The gradients by a shortcut, or None: see `Backend.backward_shortcut`."""
         return None
 

@@ -139,9 +139,9 @@ class ViewSaved(Saved):
         """x had to be copied because neither its own order nor channels-last order fits the kernels."""
         return self._plan.copied
 
-    def _shortcut(self, dy: Array) -> Grads | None:
+    def _shortcut(self, dy: Array, ds: Array | None = None) -> Grads | None:
         plan = self._plan.recent_back
-        if plan is None or not plan.shortcut or plan.name != chosen():
+        if plan is None or not plan.shortcut or plan.name != chosen() or ds is not None:
             return None
         if self._seen is not None:  # store it where the shortcut reads it
             if self._kept.ndim > 1:
@@ -157,7 +157,7 @@ class ViewSaved(Saved):
     def _changed(self) -> str | None:
         before, samples = self._seen, self._plan.samples
         if before is None:
-            before = samples_in(self._kept)
+            before = samples_in(self._kept, self._plan.stats_shape)
         if before is None or samples is None:
             return None
         now = samples(self._v, self._weight)

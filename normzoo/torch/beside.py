@@ -47,6 +47,7 @@ class Surroundings(TypedDict, total=False):
     activation: str | Activation | None
     gate_first: bool
     residual_scale: float
+    residual_out: Tensor | None
 
 
 class Places(NamedTuple):
@@ -87,6 +88,21 @@ def places(
         what = "add" if gate is None else "gate"
         raise ValueError(f"{name}: expected {what} of input's shape {tuple(x.shape)}, got {tuple(other.shape)}")
     return Places(around, scale, residual, None if other is None else other.to(x.dtype))
+
+
+def check_target(name: str, x: Tensor, target: Any, found: Places | None) -> None:
+    """What takes s is such a tensor as s, and there is an s."""
+    if found is None or found.residual is None:
+        raise ValueError(f"{name}: expected residual_out with a residual, got it alone; write residual=")
+    if not isinstance(target, Tensor):
+        raise TypeError(
+            f"{name}: expected residual_out to be a tensor, got {type(target).__name__}; write torch.empty_like(input)"
+        )
+    if target.shape != x.shape or target.dtype != x.dtype:
+        raise ValueError(
+            f"{name}: expected residual_out of input's shape {tuple(x.shape)} and dtype {x.dtype}, got "
+            f"{tuple(target.shape)} of {target.dtype}; write torch.empty_like(input)"
+        )
 
 
 def function_of(act: Activation | None) -> Callable[[Tensor], Tensor]:
@@ -179,12 +195,16 @@ def _norm_of_torch(spec: Spec, weight: Any, bias: Any, running: tuple, x: Tensor
     return spec.run(torch.nn.functional, x, *others)
 
 
-def run(spec: Spec, tensors: tuple, found: Places, keep: bool) -> tuple[Any, Any]:
-    """y, or y and s, and with `keep` the `Saved` of the pass."""
+def run(spec: Spec, tensors: tuple, found: Places, keep: bool, target: Tensor | None = None) -> tuple[Any, Any]:
+    """y, or y and s, and with `keep` the `Saved` of the pass; `target` takes s."""
     names = "input", "weight", "bias", "running_mean", "running_var"
     x, weight, bias, mean, var = (array_of(spec.name, n, t) for n, t in zip(names, tensors, strict=True))
     around, scale, residual, other = found
     named = {"residual": array_of(spec.name, "residual", residual)}
+    if target is not None:
+        if target.is_neg():  # the array would be a copy
+            raise TypeError(f"{spec.name}: expected residual_out of its own values, got a negated view; write another")
+        named["residual_out"] = array_of(spec.name, "residual_out", target)
     if other is not None:
         part = "add" if around.behind == "add" else "gate"
         named[part] = array_of(spec.name, part, other)
@@ -195,6 +215,9 @@ def run(spec: Spec, tensors: tuple, found: Places, keep: bool) -> tuple[Any, Any
         )  # fmt: skip
     if mean is not None and spec.own:
         torch.autograd.graph.increment_version([*tensors[3:]])
+    if target is not None:
+        torch.autograd.graph.increment_version([target])
+        return (tensor_of(made[0]), target), None
     result, saved = made if keep else (made, None)
     return tuple(map(tensor_of, result)) if residual is not None else tensor_of(result), saved
 
@@ -204,15 +227,24 @@ def normalize_beside(spec: Spec, tensors: tuple, beside: Surroundings) -> Any:
     tensors = (*tensors, None, None, None, None)[:5]
     x = tensors[0]
     check_names(spec.name, beside.keys() - Surroundings.__annotations__.keys(), Surroundings.__annotations__)
-    found = places(spec.name, x, **beside)
+    others: dict[str, Any] = {**beside}
+    target = others.pop("residual_out", None)
+    found = places(spec.name, x, **others)
+    if target is not None:
+        check_target(spec.name, x, target, found)
     if found is None:
         return normalize(spec, *tensors)
     around, scale, residual, other = found
     if is_recorded(*tensors, residual, other):
         y, s = composed(lambda s: normalize(spec, s, *tensors[1:]), x, found)
-        return y if residual is None else (y, s)
+        return y if residual is None else (y, s if target is None else target.copy_(s))
     refuse_transforms(spec)
-    learned = x, tensors[1], tensors[2], residual, other
+    learned = x, tensors[1], tensors[2], residual, other, target
     if torch.is_grad_enabled() and any(getattr(t, "requires_grad", False) for t in learned):
+        if target is not None:
+            raise RuntimeError(
+                f"{spec.name}: expected no gradients where residual_out is given, as s would be written over, got a "
+                "tensor that requires them; write with torch.no_grad(): ..., or leave residual_out out"
+            )
         return NormalizeBeside.apply(*tensors, residual, other, spec, around, scale)
-    return run(spec, tensors, found, False)[0]
+    return run(spec, tensors, found, False, target)[0]

@@ -7,7 +7,8 @@ and answer in float32 on CUDA; on the CPU, and for the others, the input's dtype
 __torch_function__ of its own is asked first, as by PyTorch's.
 
 All of them take what stands before and behind the norm, too: residual=, residual_scale=, add=, gate=, gate_first= and
-activation= mean what they mean for `normzoo.functional`, and with a residual (y, s) is returned. It is one pass forward
+activation= mean what they mean for `normzoo.functional`, and with a residual (y, s) is returned. residual_out= takes s
+where no gradients are asked for. It is one pass forward
 and one back; a graph that is recorded (torch.compile and its like) has PyTorch's operations around the norm instead.
 """
 

@@ -33,7 +33,7 @@ from normzoo.backends.contract import (
     Volume,
     Window,
 )
-from normzoo.backends.cpu.beside import before, behind
+from normzoo.backends.cpu.beside import before, behind, place_before, place_behind
 from normzoo.backends.cpu.code import FLAT, Code, Compiled, apply_code, backward_code, compiled, forward_code, spread_of
 from normzoo.backends.cpu.fastcall import objects, shortcut
 from normzoo.backends.cpu.kernels import gathering, running
@@ -67,9 +67,11 @@ class CPU(Backend):
         def run(x: Array, weight: Array, bias: Array, eps: float, y: Array, beside: Beside = NOTHING) -> Array:
             stats = empty(shape)
             chosen = call if LEAST * ONE else kept(call)
-            if not alone:
-                x, chosen = before(around, chosen, x, y, beside)
-            chosen(NO_POOL, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp)
+            if alone:
+                chosen(NO_POOL, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, clamp)
+            else:
+                s, more = before(around, x, y, beside)
+                chosen(NO_POOL, dims, parameter_dims, s, weight, bias, y, stats, divisor, eps, clamp, *more)
             return stats
 
         if spread is None:
@@ -89,9 +91,8 @@ class CPU(Backend):
             if spread is not None:
                 weight, bias = spread(weight), spread(bias)
             chosen = call if LEAST * ONE else kept(call)
-            if not alone:
-                x, chosen = before(around, chosen, x, y, beside)
-            chosen(NO_POOL, dims, parameter_dims, x, weight, bias, y, stats)
+            s, more = (x, ()) if alone else before(around, x, y, beside)
+            chosen(NO_POOL, dims, parameter_dims, s, weight, bias, y, stats, *more)
 
         return run
 
@@ -114,15 +115,17 @@ class CPU(Backend):
         ) -> None:  # fmt: skip
             limit = 1.0 / eps if clamp and eps > 0 else np.inf
             chosen = call if LEAST * ONE else kept(call)
+            more: tuple = ()
             if not alone:
                 bias = weight if beside.bias is None else beside.bias
                 beside = beside._replace(bias=spread(bias) if spread else bias)
-                dy, x, chosen = behind(around, chosen, (dy, x, dx), beside)
+                dy, x, more = behind(around, (dy, x, dx), beside)
             if spread is None:
-                chosen(NO_POOL, dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, limit)
+                chosen(NO_POOL, dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, limit, *more)
                 return
             d = np.empty((2, *parameter_dims), dtype)
-            chosen(NO_POOL, dims, parameter_dims, dy, x, spread(weight), stats, dx, d[0], d[1], divisor, limit)
+            own = dy, x, spread(weight), stats, dx, d[0], d[1]
+            chosen(NO_POOL, dims, parameter_dims, *own, divisor, limit, *more)
             axes = tuple(axis for axis in (2, 3) if own_dims[axis] == 1)
             dweight[...], dbias[...] = d.sum(axis=tuple(a + 1 for a in axes)).reshape(2, *dweight.shape)
 
@@ -159,14 +162,14 @@ class CPU(Backend):
 
     def forward_shortcut(
         self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype,
-        kinds: tuple[Kind | None, ...],
+        kinds: tuple[Kind | None, ...], around: Around = ALONE,
     ) -> Shortcut | None:  # fmt: skip
-        code = forward_code(dims, parameter_dims, moments, dtype, store)
+        code = forward_code(dims, parameter_dims, moments, dtype, store, around._replace(ds=False))
         x, weight, bias, mean, var = kinds
-        words = _words(code, moments, parameter_dims, x, weight is not None)
+        words = _words(code, moments, parameter_dims, x, (weight is not None, bias is not None))
         if words is None or (mean is not None and not has_gil()):  # only the interpreter's lock keeps other threads out
             return None
-        words[shortcut.ZEROS] = np.zeros(parameter_dims, dtype)
+        words[shortcut.BEFORE] = place_before(around)
         if mean is not None and var is not None:
             words |= {
                 shortcut.UPDATE: _update_code(mean[1], var[1]),
@@ -175,21 +178,29 @@ class CPU(Backend):
                 shortcut.VALUES: dims[1] * dims[3],
             }
         count = (), _UNCOUNTED.dtype, 0
-        wanted = *((k, shortcut.READY) for k in (x, weight, bias)), *((k, shortcut.STATE) for k in (mean, var, count))
-        return shortcut.bound(_forward_call(), words, wanted)
+        beside = x if around.residual else None, x if around.behind or around.gate_first else None
+        read, written = (x, weight, bias), (mean, var, count)
+        wanted = [*((k, shortcut.READY) for k in read), *((k, shortcut.STATE) for k in written)]
+        wanted += ((k, shortcut.READY) for k in beside)
+        return shortcut.bound(_forward_call(around != ALONE), words, wanted)
 
     def backward_shortcut(
         self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype,
-        dy: Kind, weighted: bool,
+        dy: Kind, given: tuple[bool, bool], around: Around = ALONE,
     ) -> Shortcut | None:  # fmt: skip
-        code = backward_code(dims, parameter_dims, moments, dtype, store)
-        words = _words(code, moments, parameter_dims, dy, weighted)
-        return None if words is None else shortcut.bound(_backward_call(), words, ((dy, shortcut.READY),))
+        around = around._replace(residual=False)
+        code = backward_code(dims, parameter_dims, moments, dtype, store, around)
+        words = _words(code, moments, parameter_dims, dy, given)
+        if words is None:
+            return None
+        words[shortcut.BEFORE] = place_behind(around)
+        wanted = (dy, shortcut.READY), (dy if around.ds else None, shortcut.READY)
+        return shortcut.bound(_backward_call(around != ALONE), words, wanted)
 
-    def compile_shortcuts(self, backward: bool) -> None:
-        _forward_call()
+    def compile_shortcuts(self, backward: bool, around: bool = False) -> None:
+        _forward_call(around)
         if backward:
-            _backward_call()
+            _backward_call(around)
 
     def sampler(self, sizes: tuple[int, ...], store: np.dtype, weight: Kind | None) -> Sampler | None:
         places = np.array([_seen(sizes, store), _seen(*weight[:2]) if weight else _seen((), store)], np.int64)
@@ -240,22 +251,25 @@ def _divisor(dims: Dims, moments: Moments) -> float:
     return 1.0 if moments.total else float(dims[1] * dims[3])
 
 
-def _forward_call() -> Callable:
-    return compiled(shortcut.forward(), (objects.OBJECT,) * 10).call
+def _forward_call(around: bool) -> Callable:
+    return compiled(shortcut.forward(around), (objects.OBJECT,) * (14 if around else 10)).call
 
 
-def _backward_call() -> Callable:
-    return compiled(shortcut.backward(), (objects.OBJECT,) * 8).call
+def _backward_call(around: bool) -> Callable:
+    return compiled(shortcut.backward(around), (objects.OBJECT,) * (12 if around else 8)).call
 
 
 def _words(
-    code: Code, moments: Moments, parameter_dims: Dims, like: Kind | None, weighted: bool
+    code: Code, moments: Moments, parameter_dims: Dims, like: Kind | None, given: tuple[bool, bool]
 ) -> dict[int, Any] | None:
     """The part of a block that describes the kernel, if the pass is small and compiled code can run it on its arrays
-    without conversion; else None. `like` is the kind of the result."""
+    without conversion; else None. `like` is the kind of the result; `given`: are there a weight and a bias?"""
     if like is None or math.prod(code.dims) > SMALL or len(like[0]) > shortcut.AXES or not objects.is_as_expected():
         return None
-    seen = (*_seen(code.dims, like[1]), *_seen(parameter_dims if weighted else (), code.arrays[2]))
+    around, (weighted, biased) = code.around, given
+    reads_bias = around.is_behind and biased  # going back
+    parameters = (parameter_dims if there else () for there in (weighted, reads_bias))
+    seen = [*_seen(code.dims, like[1]), *(word for sizes in parameters for word in _seen(sizes, code.arrays[2]))]
     parameter_dims, spread = spread_of(code.dims, code.by_column, parameter_dims)
     kernel = code.compiled(False)
     if spread is not None or not kernel.address:
@@ -267,8 +281,10 @@ def _words(
         shortcut.DIVISOR: _divisor(code.dims, moments),
         shortcut.CLAMP: int(moments.clamp),
         shortcut.INTS: [*code.dims, *parameter_dims],
-        shortcut.SEEN: [*seen],
+        shortcut.SEEN: seen,
+        shortcut.BEHIND: int(reads_bias or around.behind != "" or around.gate_first),
         shortcut.ONES: np.ones(parameter_dims, code.arrays[2]),
+        shortcut.ZEROS: np.zeros(parameter_dims, code.arrays[2]),
         shortcut.SETS: code.dims[0] * code.dims[2],
     }
 

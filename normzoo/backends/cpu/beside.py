@@ -1,44 +1,52 @@
 """The arrays that a kernel takes beside its own: what stands before and behind a norm, see `kernels/making.py`. Where
 it takes one that is not there, it gets another, and does not look at it."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from normzoo.backends.around import Around, Beside, BesideBack
 from normzoo.backends.contract import Array
+from normzoo.backends.cpu.fastcall.shortcut import DY_IN_DOTHER, DY_IN_DX, S_IN_DOTHER, S_IN_S, S_IN_Y
+
+Given = tuple[Any, ...]  # the last arguments of a kernel
 
 
-def before(around: Around, call: Callable, x: Array, y: Array, beside: Beside) -> tuple[Array, Callable]:
-    """What the norm reads in place of x, and a kernel that also has what is beside. s of a gate lies in y, which is
-    made of it in place."""
+def before(around: Around, x: Array, y: Array, beside: Beside) -> tuple[Array, Given]:
+    """What the norm reads in place of x, and what a kernel takes more. s of a gate lies in y, which is made of it in
+    place."""
     residual, s, other, scale = beside
-    if not around.residual:
-        s = y if around.gate_first else x
-    given = x, x if residual is None else residual, x if other is None else other, float(scale)
-    return s, _with(call, given)
+    place = place_before(around)
+    read = s if place == S_IN_S else y if place == S_IN_Y else x
+    return read, (x, x if residual is None else residual, x if other is None else other, float(scale))
 
 
-def behind(
-    around: Around, call: Callable, own: tuple[Array, Array, Array], beside: BesideBack
-) -> tuple[Array, Array, Callable]:
-    """What the norm reads going back in place of dy and x, which is written first, and a kernel that also has what is
-    beside; `own`: dy, x and dx."""
+def place_before(around: Around) -> int:
+    """Where s is written, see `fastcall/shortcut.py`; 0: nowhere."""
+    return S_IN_S if around.residual else S_IN_Y if around.gate_first else 0
+
+
+def behind(around: Around, own: tuple[Array, Array, Array], beside: BesideBack) -> tuple[Array, Array, Given]:
+    """What the norm reads going back in place of dy and x, which is written first, and what a kernel takes more; `own`:
+    dy, x and dx."""
     dy, x, dx = own
     bias, other, dother, ds = beside
     given = x, dy, bias, x if other is None else other, dx if dother is None else dother, dy if ds is None else ds
-    if around.gate_first:
+    place = place_behind(around)
+    if place == S_IN_DOTHER:
         x = dother
-    elif around.behind == "add":
+    elif place == DY_IN_DOTHER:
         dy = dother
-    elif around.is_behind:  # it goes to dx, but where x still lies there
+    elif place == DY_IN_DX:  # but where x still lies there
         dy = np.empty_like(x) if _begin_at_once(dx, x) else dx
-    return dy, x, _with(call, given)
+    return dy, x, given
 
 
-def _with(call: Callable, given: tuple[Any, ...]) -> Callable:
-    return lambda *own: call(*own, *given)
+def place_behind(around: Around) -> int:
+    """Where s or dy of the norm alone is written; 0: nowhere."""
+    if around.gate_first:
+        return S_IN_DOTHER
+    return 0 if not around.is_behind else DY_IN_DOTHER if around.behind == "add" else DY_IN_DX
 
 
 def _begin_at_once(a: Array, b: Array) -> bool:

@@ -48,11 +48,14 @@ READY, STATE = 0x101, 0x501  # flags: contiguous and aligned; the second also wr
 
 
 NONE, FLOAT, TINY, ONE, NEW, GIVEN, CODE, ONES, ZEROS, DIVISOR, CLAMP = range(11)  # indices in the block
-UPDATE, UNCOUNTED, CHANNELS, SETS, VALUES, INTS = range(11, 17)
-SEEN = INTS + 8  # for x, then for weight: bytes per value (0 if there is none), and byte offsets of the samples
-KINDS = SEEN + 2 * (1 + SAMPLES)  # kinds of x (or dy), weight, bias, running mean and variance, number of batches
+UPDATE, UNCOUNTED, CHANNELS, SETS, VALUES, BEFORE, BEHIND, INTS = range(11, 19)
+SEEN = INTS + 8  # for x, weight and bias: bytes per value (0 if there is none), and byte offsets of the samples
+# kinds of x, weight, bias, running mean and variance, number of batches, residual, and add or gate; or of dy and ds
+KINDS = SEEN + 3 * (1 + SAMPLES)
 AXES = 8  # most axes of a kind
 KIND = 4 + AXES  # words: type (0 for None), rank, dtype, flags, sizes
+# values of BEFORE: where s, or dy of the norm alone, is written. BEHIND: are samples of more than x and weight kept?
+S_IN_S, S_IN_Y, S_IN_DOTHER, DY_IN_DOTHER, DY_IN_DX = range(1, 6)
 
 
 class Block(np.ndarray):
@@ -70,7 +73,7 @@ def bound(call: Callable, words: dict[int, Any], wanted: Sequence[tuple[Kind | N
         wanted: the kinds that arrays must have, with at most AXES axes, or None for None; and the flags that they must
             have.
     """
-    block = np.zeros(KINDS + 6 * KIND, np.int64).view(Block)
+    block = np.zeros(KINDS + 8 * KIND, np.int64).view(Block)
     block.held = words, wanted
     numbers = block.view(np.float64)
     for place, value in ({NONE: None, FLOAT: float, TINY: LEAST, ONE: 1.0} | words).items():
@@ -126,6 +129,11 @@ def is_usual(block, eps):
 
 
 @helper
+def is_float(block, a):
+    return word(a + TYPE) == field(block, FLOAT)
+
+
+@helper
 def ints_of(block):
     """ALONE, dims and parameter_dims: the first arguments of kernels."""
     a = block + 8 * INTS
@@ -168,11 +176,21 @@ def differs(seen, place, a):
 
 
 @helper
-def notes_of(block, kept):
-    """The sample offsets for x and weight in the block, and the addresses of their samples, after the statistics in
-    `kept`."""
-    seen, place = block + 8 * SEEN, data_of(kept) + 24 * field(block, SETS)
-    return seen, seen + 8 * (1 + SAMPLES), place, place + 8 * SAMPLES
+def seen_of(block, i):
+    """The sample offsets for x, weight or bias in the block."""
+    return block + 8 * (SEEN + i * (1 + SAMPLES))
+
+
+@helper
+def samples_after(block, kept, i):
+    """The address of the samples of the array of number i in `kept`, after the statistics: of x, weight, another array
+    like x, bias."""
+    return data_of(kept) + 8 * (3 * field(block, SETS) + i * SAMPLES)
+
+
+@helper
+def has_samples(kept):
+    return half(kept + RANK) == 1
 
 
 @cache
@@ -189,72 +207,141 @@ def samples():
     return note_samples
 
 
+@helper
+def fits(block, own, tracked):
+    """Are x, weight, bias and eps, and what is updated, such as the block describes?"""
+    none, (x, w, b, e), (mean, var, count, step) = field(block, NONE), own, tracked
+    if not (is_kind(block, 0, x) and is_kind(block, 1, w) and is_kind(block, 2, b) and is_usual(block, e)):
+        return False
+    if not (is_kind(block, 3, mean) and is_kind(block, 4, var) and (count == none or is_kind(block, 5, count))):
+        return False
+    if field(block, UPDATE) == 0:
+        return True
+    return is_usual(block, step) and number(step + VALUE) != 0.0 and number(e + VALUE) != 0.0
+
+
 @cache
-def forward():
+def forward(around=False):
     """The call of `Backend.forward_shortcut`: y, or None if an argument is not what the block describes; then nothing
     was done. If stats is None, the statistics go to a private workspace."""
 
-    @kernel(nogil=False)
-    def forward_shortcut(block, x, weight, bias, eps, stats, running_mean, running_var, batches, momentum):
-        block = data_of(address_of(block))
-        none, tracks = field(block, NONE), field(block, UPDATE) != 0
-        x, w, b, e, s = address_of(x), address_of(weight), address_of(bias), address_of(eps), address_of(stats)
-        mean, var = address_of(running_mean), address_of(running_var)
-        count, step = address_of(batches), address_of(momentum)
-        if not (is_kind(block, 0, x) and is_kind(block, 1, w) and is_kind(block, 2, b) and is_usual(block, e)):
+    @helper
+    def made(block, own, tracked, kept, beside):
+        none, (x, w, b, e), (mean, var, count, step) = field(block, NONE), own, tracked
+        if not fits(block, own, tracked):
             return shared(none)
-        if not (is_kind(block, 3, mean) and is_kind(block, 4, var) and (count == none or is_kind(block, 5, count))):
-            return shared(none)
-        if tracks and not (is_usual(block, step) and number(step + VALUE) != 0.0 and number(e + VALUE) != 0.0):
-            return shared(none)
-        own = workspace(3 * field(block, SETS) if s == none else 0, doubles(block))
+        if around:
+            residual, s, other, scale = beside
+            if not (is_kind(block, 6, residual) and is_kind(block, 7, other) and is_float(block, scale)):
+                return shared(none)
+        space = workspace(3 * field(block, SETS) if kept == none else 0, doubles(block))
         y = result_of(field(block, NEW), field(block, GIVEN))
         if y == 0:
             return returned(y)
         w = field(block, ONES) if w == none else data_of(w)
-        if s != none and half(s + RANK) == 1:
-            seen, beside, place, behind = notes_of(block, s)
-            noted(seen, place, data_of(x))
-            noted(beside, behind, w)
-        s = place_of(own) if s == none else data_of(s)
         b = field(block, ZEROS) if b == none else data_of(b)
+        stats = place_of(space) if kept == none else data_of(kept)
         scalars = number(block + 8 * DIVISOR), number(e + VALUE), field(block, CLAMP) != 0
-        run(field(block, CODE), y, ints_of(block), (data_of(x), w, b, data_of(y), s), scalars)
-        if tracks:
-            places = data_of(mean), data_of(var), field(block, UNCOUNTED) if count == none else data_of(count), s
+        v = read = data_of(x)
+        if around:
+            before = field(block, BEFORE)
+            v = read = data_of(s) if before == S_IN_S else v
+            read = data_of(y) if before == S_IN_Y else read
+            r = read if residual == none else data_of(residual)
+            o = v if other == none else data_of(other)
+            more = doubles(data_of(x)), doubles(r), doubles(o), number(scale + VALUE)
+            run(field(block, CODE), y, ints_of(block), (read, w, b, data_of(y), stats), scalars + more)
+        else:
+            run(field(block, CODE), y, ints_of(block), (v, w, b, data_of(y), stats), scalars)
+        if kept != none and has_samples(kept):
+            noted(seen_of(block, 0), samples_after(block, kept, 0), v)
+            noted(seen_of(block, 1), samples_after(block, kept, 1), w)
+            if around:  # noqa: SIM102 (a separate `if`: it decides what is compiled)
+                if field(block, BEHIND) != 0:
+                    noted(seen_of(block, 0), samples_after(block, kept, 2), o)
+                    noted(seen_of(block, 2), samples_after(block, kept, 3), b)
+        if field(block, UPDATE) != 0:
+            places = data_of(mean), data_of(var), field(block, UNCOUNTED) if count == none else data_of(count), stats
             sizes = field(block, CHANNELS), field(block, SETS), field(block, VALUES), number(step + VALUE)
             run(field(block, UPDATE), y, (), places, sizes)
-        needed(own)
+        needed(space)
         return returned(y)
 
-    return forward_shortcut
+    def forward_shortcut(block, x, weight, bias, eps, kept, running_mean, running_var, batches, momentum):
+        own = address_of(x), address_of(weight), address_of(bias), address_of(eps)
+        tracked = address_of(running_mean), address_of(running_var), address_of(batches), address_of(momentum)
+        return made(data_of(address_of(block)), own, tracked, address_of(kept), ())
+
+    def forward_shortcut_around(
+        block, x, weight, bias, eps, kept, running_mean, running_var, batches, momentum, residual, s, other, scale
+    ):
+        own = address_of(x), address_of(weight), address_of(bias), address_of(eps)
+        tracked = address_of(running_mean), address_of(running_var), address_of(batches), address_of(momentum)
+        beside = address_of(residual), address_of(s), address_of(other), address_of(scale)
+        return made(data_of(address_of(block)), own, tracked, address_of(kept), beside)
+
+    return kernel(nogil=False)(forward_shortcut_around if around else forward_shortcut)
 
 
 @cache
-def backward():
-    """Like `forward`, for a backward pass: dx. Only dy, eps and the samples of x and weight are checked."""
+def backward(around=False):
+    """Like `forward`, for a backward pass: dx. Only dy, ds, eps and the samples of what is read again are checked."""
 
-    @kernel(nogil=False)
-    def backward_shortcut(block, dy, x, stats, weight, eps, dweight, dbias):
-        block = data_of(address_of(block))
-        none, dy, w, e = field(block, NONE), address_of(dy), address_of(weight), address_of(eps)
+    @helper
+    def made(block, own, kept, gradients, beside):
+        none, (dy, x, w, e) = field(block, NONE), own
         if not (is_kind(block, 0, dy) and is_usual(block, e)):
             return shared(none)
-        w, kept = field(block, ONES) if w == none else data_of(w), address_of(stats)
-        if half(kept + RANK) == 1:
-            seen, beside, place, behind = notes_of(block, kept)
-            if differs(seen, place, data_of(address_of(x))) | differs(beside, behind, w) != 0:
+        w, v, d = field(block, ONES) if w == none else data_of(w), data_of(x), data_of(dy)
+        if around:
+            bias, other, dother, ds = beside
+            if not is_kind(block, 1, ds):
+                return shared(none)
+            b = field(block, ZEROS) if bias == none else data_of(bias)
+            o = v if other == none else data_of(other)
+        if has_samples(kept):
+            changed = differs(seen_of(block, 0), samples_after(block, kept, 0), v)
+            changed |= differs(seen_of(block, 1), samples_after(block, kept, 1), w)
+            if around:  # noqa: SIM102 (a separate `if`: it decides what is compiled)
+                if field(block, BEHIND) != 0:
+                    changed |= differs(seen_of(block, 0), samples_after(block, kept, 2), o)
+                    changed |= differs(seen_of(block, 2), samples_after(block, kept, 3), b)
+            if changed != 0:
                 return shared(none)
         dx = result_of(field(block, NEW), field(block, GIVEN))
         if dx == 0:
             return returned(dx)
         eps = number(e + VALUE)
         limit = 1.0 / eps if field(block, CLAMP) != 0 and eps > 0.0 else np.inf
-        places = (
-            data_of(dy), data_of(address_of(x)), w, data_of(kept), data_of(dx),
-            data_of(address_of(dweight)), data_of(address_of(dbias)),
-        )  # fmt: skip
-        run(field(block, CODE), dx, ints_of(block), places, (number(block + 8 * DIVISOR), limit))
+        scalars, (dweight, dbias) = (number(block + 8 * DIVISOR), limit), gradients
+        if around:
+            before, made_other = field(block, BEFORE), data_of(dx) if dother == none else data_of(dother)
+            more = (
+                doubles(v), doubles(d), doubles(b), doubles(o), doubles(made_other),
+                doubles(d if ds == none else data_of(ds)),
+            )  # fmt: skip
+            v = made_other if before == S_IN_DOTHER else v
+            d = made_other if before == DY_IN_DOTHER else data_of(dx) if before == DY_IN_DX else d
+            places = d, v, w, data_of(kept), data_of(dx), data_of(dweight), data_of(dbias)
+            run(field(block, CODE), dx, ints_of(block), places, scalars + more)
+        else:
+            places = d, v, w, data_of(kept), data_of(dx), data_of(dweight), data_of(dbias)
+            run(field(block, CODE), dx, ints_of(block), places, scalars)
         return returned(dx)
 
-    return backward_shortcut
+    def backward_shortcut(block, dy, x, kept, weight, eps, dweight, dbias):
+        own, gradients = (
+            (address_of(dy), address_of(x), address_of(weight), address_of(eps)),
+            (address_of(dweight), address_of(dbias)),
+        )
+        return made(data_of(address_of(block)), own, address_of(kept), gradients, ())
+
+    def backward_shortcut_around(block, dy, x, kept, weight, eps, dweight, dbias, bias, other, dother, ds):
+        own = address_of(dy), address_of(x), address_of(weight), address_of(eps)
+        gradients, beside = (
+            (address_of(dweight), address_of(dbias)),
+            (address_of(bias), address_of(other), address_of(dother), address_of(ds)),
+        )
+        return made(data_of(address_of(block)), own, address_of(kept), gradients, beside)
+
+    return kernel(nogil=False)(backward_shortcut_around if around else backward_shortcut)
