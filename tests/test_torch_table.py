@@ -294,3 +294,25 @@ def test_the_page_has_these_rows_and_says_what_they_do():
     rows = dict(re.findall(r"^\| `([^`]+)` \| (works|raises)[^|]*\|$", PAGE.read_text(), re.M))
     refused = {name for name, check in ROWS.items() if check.__qualname__.startswith("raises.")}
     assert rows == {name: "raises" if name in refused else "works" for name in ROWS}
+
+
+def test_norms_of_arrays_say_what_to_write_for_tensors():
+    """... and what they say runs, also for the state of a module."""
+    norm, x = nz.LayerNorm(6), torch.randn(3, 6, requires_grad=True)
+    state = nn.LayerNorm(6).state_dict()
+    with nz.use("reference"):
+        for call in (norm, lambda x: nz.functional.layer_norm(x, (6,)), lambda x: norm(x.detach().numpy(), residual=x)):
+            with pytest.raises(
+                TypeError, match=r"use normzoo\.torch, whose norms take tensors, or write \w+\.detach\(\)\.numpy"
+            ):
+                call(x)
+        same(torch.from_numpy(norm(x.detach().numpy())), nn.functional.layer_norm(x, (6,)).detach())
+    for given, advice in (
+        (state, "weight.detach().numpy()"),
+        ({k: t.bfloat16() for k, t in state.items()}, ".float().numpy"),
+    ):
+        with pytest.raises(
+            TypeError, match=rf"expected weight to be a NumPy array, got Tensor(.|\n)*{re.escape(advice)}"
+        ):
+            norm.load_state_dict(given)
+    norm.load_state_dict({name: t.detach().numpy() for name, t in state.items()})
