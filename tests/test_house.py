@@ -356,6 +356,7 @@ ROOMS = {
         "backends",
         "backends.activations",
         "backends.around",
+        "exchange.fold",
         "passes.around",
         "functional",
         "norm",
@@ -619,7 +620,8 @@ def test_every_row_of_the_readme_zoo_is_there():
 
 
 @pytest.mark.parametrize(
-    ("page", "least"), [("README.md", 3), ("CONTRIBUTING.md", 1), ("docs/before_and_behind.md", 4)]
+    ("page", "least"),
+    [("README.md", 3), ("CONTRIBUTING.md", 1), ("docs/before_and_behind.md", 4), ("docs/pytorch.md", 3)],
 )
 def test_code_that_is_shown_runs(page, least):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)

@@ -23,7 +23,8 @@ are recorded, and where a gradient is differentiated again, PyTorch's operations
 """
 
 from normzoo.torch import functional, operators  # noqa: F401 (operators: registered, for torch.compile)
-from normzoo.torch.convert import convert, revert
+from normzoo.torch.convert import Report, convert, revert
+from normzoo.torch.fold import FoldReport, fold
 from normzoo.torch.modules import (
     BatchNorm1d,
     BatchNorm2d,
@@ -35,20 +36,28 @@ from normzoo.torch.modules import (
     LayerNorm,
     RMSNorm,
 )
+from normzoo.torch.registry import register, unregister
+from normzoo.torch.signature import signature
 from normzoo.torch.threads import shares_threads
 
 __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "FoldReport",
     "GroupNorm",
     "InstanceNorm1d",
     "InstanceNorm2d",
     "InstanceNorm3d",
     "LayerNorm",
     "RMSNorm",
+    "Report",
     "convert",
+    "fold",
     "functional",
+    "register",
     "revert",
     "shares_threads",
+    "signature",
+    "unregister",
 ]

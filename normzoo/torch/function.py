@@ -141,6 +141,8 @@ def _recorded(spec: Spec, x: Tensor, weight: Any, bias: Any, mean: Any, var: Any
     """`normalize` by the operators of `operators.py`, of which only one writes to its arguments. An export to ONNX only
     knows PyTorch's own operators, and gets those."""
     if torch.onnx.is_in_onnx_export():
+        if spec.name == "rms_norm" and torch.jit.is_tracing():  # the exporter of TorchScript has no rms_norm
+            return _composed_rms(spec, x, weight)
         return spec.run(torch.nn.functional, x, weight, bias, mean, var)
     update = spec.own and mean is not None and var is not None
     given = (None, None) if update else (mean, var)
@@ -154,3 +156,10 @@ def _recorded(spec: Spec, x: Tensor, weight: Any, bias: Any, mean: Any, var: Any
     if update:
         torch.ops.normzoo.update_running(mean, var, stats, x, spec.momentum)
     return y
+
+
+def _composed_rms(spec: Spec, x: Tensor, weight: Tensor | None) -> Tensor:
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    eps = torch.finfo(wide.dtype).eps if spec.eps is None else spec.eps
+    xhat = wide * torch.rsqrt(wide.square().mean([-1 - i for i in range(len(spec.sizes))], keepdim=True) + eps)
+    return (xhat if weight is None else xhat * weight).to(x.dtype)

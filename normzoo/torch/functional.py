@@ -12,6 +12,7 @@ where no gradients are asked for. It is one pass forward
 and one back; a graph that is recorded (torch.compile and its like) has PyTorch's operations around the norm instead.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, Unpack
 
@@ -26,6 +27,10 @@ AUTOCAST_FLOAT32 = {"cuda": ("layer_norm", "group_norm", "rms_norm")}
 
 
 def _sizes(shape: Any) -> tuple[int, ...]:
+    if torch.jit.is_tracing():  # sizes of a traced tensor are tensors, which an operator does not take as a list
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            return tuple(map(int, shape)) if isinstance(shape, Sequence) else (int(shape),)
     return tuple(shape) if isinstance(shape, Sequence) else (shape,)
 
 

@@ -37,6 +37,13 @@ def leaf(forward: Callable[..., Any]) -> Any:
     return found
 
 
+def refuse_script(name: str) -> NoReturn:
+    raise RuntimeError(
+        f"torch.jit.script: expected modules that TorchScript can compile, got {name}; write torch.jit.trace(model, x)"
+        ", or normzoo.torch.revert(model) first"
+    )
+
+
 class _Ours:
     """What all of them answer to PyTorch's tools, and what stands around them, as for `normzoo.Norm`."""
 
@@ -63,10 +70,25 @@ class _Ours:
         return ", ".join([super().extra_repr(), *(f"{name}={value!r}" for name, value in own.items())])  # type: ignore[misc]
 
     def __prepare_scriptable__(self) -> NoReturn:
-        raise RuntimeError(
-            f"torch.jit.script: expected modules that TorchScript can compile, got normzoo.torch.{type(self).__name__}"
-            "; write torch.jit.trace(model, x), or normzoo.torch.revert(model) first"
-        )
+        refuse_script(f"normzoo.torch.{type(self).__name__}")
+
+
+def batch_pass(module: Any, input: Tensor, **around: Any) -> Any:
+    """The pass of a batch normalization that is made as PyTorch's."""
+    module._check_input_dim(input)
+    tracked = module.training and module.track_running_stats
+    count = module.num_batches_tracked if tracked else None
+    momentum = module.momentum
+    if momentum is None:
+        momentum = 0.0 if count is None else 1.0 / (int(count) + 1)
+    # as in PyTorch: without tracking, evaluation uses batch statistics, too, and existing buffers stay unchanged
+    read = tracked or not module.training
+    mean, var = (module.running_mean, module.running_var) if read else (None, None)
+    own = module.training or (mean is None and var is None)
+    y = functional.batch_norm(input, mean, var, module.weight, module.bias, own, momentum, module.eps, **around)
+    if count is not None:
+        count.add_(1)
+    return y
 
 
 class _Batch(_Ours, _BatchNorm):
@@ -75,21 +97,7 @@ class _Batch(_Ours, _BatchNorm):
     @leaf
     def forward(self, input: Tensor, **beside: Any) -> Any:
         """See `normzoo.BatchNorm`. A call that raises leaves all buffers as they were."""
-        self._check_input_dim(input)
-        tracked = self.training and self.track_running_stats
-        count = self.num_batches_tracked if tracked else None
-        momentum = self.momentum
-        if momentum is None:
-            momentum = 0.0 if count is None else 1.0 / (int(count) + 1)
-        # as in PyTorch: without tracking, evaluation uses batch statistics, too, and existing buffers stay unchanged
-        read = tracked or not self.training
-        mean, var = (self.running_mean, self.running_var) if read else (None, None)
-        own = self.training or (mean is None and var is None)
-        affine, around = (self.weight, self.bias), self._around(beside)
-        y = functional.batch_norm(input, mean, var, *affine, own, momentum, self.eps, **around)
-        if count is not None:
-            count.add_(1)
-        return y
+        return batch_pass(self, input, **self._around(beside))
 
 
 class _Instance(_Ours, _InstanceNorm):
