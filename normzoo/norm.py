@@ -64,7 +64,7 @@ def _no_values(norm: object) -> None:
 class Norm(Surrounded):
     """A normalization layer: parameters, buffers, and the last forward pass.
 
-    A norm of the algebra declares `moments` and `axes`; see "Add your own norm" in the README.
+    A norm of the algebra declares `moments` and `axes`; see the tutorial "Your own norm".
 
     Attributes:
         params, grads, buffers: dicts name -> array. The entries are attributes too: norm.weight is

@@ -86,8 +86,14 @@ MESSAGES = [
     (lambda: nz.BatchNorm(3, momentum=float("nan")), ValueError, "momentum to be a number, got nan"),
     (lambda: nz.LayerNorm(3, eps=None), TypeError, "eps to be a number, got None"),
     (lambda: nz.LayerNorm(3, axis=1.5), TypeError, "axis to be an integer, got 1.5"),
-    (lambda: nz.create([]), ValueError, "create: expected one of ada_ln_zero, ada_norm, .*batch_norm, "),
-    (lambda: nz.create("group"), ValueError, "create: expected one of ada_ln_zero, ada_norm, .*batch_norm, "),
+    (lambda: nz.create([]), ValueError, r"^create: expected a name of list_norms\(\), got \[\]$"),
+    (lambda: nz.create("batch_nrom"), ValueError, r"got 'batch_nrom'; did you mean 'batch_norm'\?$"),
+    (lambda: nz.create("batchnorm"), ValueError, r"got 'batchnorm'; did you mean 'batch_norm'\?$"),
+    (lambda: nz.create("BatchNormalization", 3), ValueError, "; write dialect='keras' or dialect='onnx'"),
+    (lambda: nz.create("qqq"), ValueError, "got 'qqq'$"),
+    (lambda: nz.create("BatchNormalisation", 3, dialect="keras"), ValueError, r"did you mean 'BatchNormalization'\?$"),
+    (lambda: nz.BatchNorm2d, AttributeError, "write normzoo.BatchNorm or, for tensors, normzoo.torch.BatchNorm2d"),
+    (lambda: nz.LayerNrom, AttributeError, "no attribute 'LayerNrom'; did you mean 'LayerNorm'"),
     (lambda: nz.use("gpu").__enter__(), ValueError, "use: expected one of 'cpu', 'reference', got 'gpu'"),
 ]  # fmt: skip
 
@@ -182,3 +188,14 @@ def test_statistics_of_another_size_do_not_reach_a_kernel(rng):
     norm.buffers |= {name: np.ones(2) for name in ("mean", "m2", "unit")}
     with pytest.raises(ValueError, match=r"expected statistics in a C-contiguous float64 array of shape \(3, 1, 3\)"):
         norm(rng.standard_normal((5, 3)))
+
+
+def test_completion_shows_what_is_public():
+    assert set(nz.__all__) <= set(dir(nz)) and "passes" not in dir(nz) and "numpy" not in dir(nz)
+
+
+def test_what_a_pass_saves_says_whose_it_is():
+    _, saved = nz.LayerNorm(5).forward(f32(4, 5))
+    assert repr(saved) == "<Saved of LayerNorm((5,)) for x of shape (4, 5), float32>"
+    _, saved = nz.BatchRenorm(5).forward(f32(4, 5))
+    assert repr(saved).startswith("<Saved of BatchRenorm(5) for x of shape (4, 5)")
