@@ -34,6 +34,7 @@ html_css_files = ["normzoo.css"]
 html_js_files = ["gallery.js"]
 html_show_sourcelink = False
 html_copy_source = False
+html_show_search_summary = False  # pages that are opened as files cannot fetch one another
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 linkcheck_timeout = 20

@@ -672,7 +672,7 @@ def test_the_package_runs_without_docstrings(tmp_path):
         "from normzoo import __main__\n"
         "__main__.main(['list', '--family', 'local'])"
     )
-    script = "examples/gallery.py" if importlib.util.find_spec("matplotlib") else "asv_benchmarks/record.py"
+    script = "examples/train_digits.py" if importlib.util.find_spec("matplotlib") else "asv_benchmarks/record.py"
     for arguments in (["-c", code], [str(ROOT / script), "--help"]):
         command = [sys.executable, "-OO", "-W", "error", *arguments]
         subprocess.run(
