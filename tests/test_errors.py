@@ -86,6 +86,15 @@ MESSAGES = [
     (lambda: nz.BatchNorm(3, momentum=float("nan")), ValueError, "momentum to be a number, got nan"),
     (lambda: nz.LayerNorm(3, eps=None), TypeError, "eps to be a number, got None"),
     (lambda: nz.LayerNorm(3, axis=1.5), TypeError, "axis to be an integer, got 1.5"),
+    (lambda: nz.BatchNorm(3, epsilon=1e-3), TypeError, r"^BatchNorm: got .* argument 'epsilon'; did you mean 'eps'\?$"),
+    (lambda: nz.GroupNorm(1, 3, data_format="NHWC"), TypeError, "'data_format'; did you mean 'channel_axis'"),
+    (lambda: nz.BatchNorm(3, qqq=1), TypeError, "'qqq'; known are activation, affine, bias, "),
+    (lambda: nz.BatchNorm(3)(f32(4, 3), msk=1), TypeError, r"BatchNorm\(3\): got .* argument 'msk'; did you mean 'mask'"),
+    (lambda: nz.BatchNorm(3)(f32(4, 3), length=1), TypeError, "'length'; did you mean 'lengths'"),
+    (lambda: nz.BatchNorm(3)(f32(4, 3), qqq=1), TypeError, "'qqq'; known are residual, add, gate, residual_out, length_axis"),
+    (lambda: nz.BatchNorm(3).grads["weight"], KeyError, r"expected a backward pass before grads\['weight'\] is read; write"),
+    (lambda: nz.LayerNorm(3).load_state_dict({"ln.weight": f32(3), "ln.bias": f32(3)}), ValueError,
+     r"unexpected=\['ln.weight', 'ln.bias'\]; write \{name.removeprefix\('ln.'\): a for name, a in state.items\(\)"),
     (lambda: nz.create([]), ValueError, r"^create: expected a name of list_norms\(\), got \[\]$"),
     (lambda: nz.create("batch_nrom"), ValueError, r"got 'batch_nrom'; did you mean 'batch_norm'\?$"),
     (lambda: nz.create("batchnorm"), ValueError, r"got 'batchnorm'; did you mean 'batch_norm'\?$"),
@@ -199,3 +208,8 @@ def test_what_a_pass_saves_says_whose_it_is():
     assert repr(saved) == "<Saved of LayerNorm((5,)) for x of shape (4, 5), float32>"
     _, saved = nz.BatchRenorm(5).forward(f32(4, 5))
     assert repr(saved).startswith("<Saved of BatchRenorm(5) for x of shape (4, 5)")
+
+
+def test_a_scaler_is_made_and_adapted_in_one_line():
+    x = np.float32([[0, 1], [2, 3]])
+    np.testing.assert_allclose(nz.Standardize(2).adapt(x)(x), [[-1, -1], [1, 1]], rtol=1e-6)

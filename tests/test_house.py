@@ -398,6 +398,7 @@ ROOMS = {
         "passes.around",
         "passes.arrays",
         "passes.saved",
+        "selection.select",
     },
     "passes/numbers.py": {"backends.contract", "passes.arrays"},
     "passes/overlaps.py": {"backends.contract", "passes.arrays"},
