@@ -55,7 +55,7 @@ def create_like(dialect: str, name: str, *arguments: Any, **options: Any) -> Nor
         known = ", ".join(sorted(layers))
         raise ValueError(f"create: expected a layer of {dialect}, one of {known}, got {name!r}{hint}")
     scale, shift = (bool(options.pop(word, True)) for word in WORDS.get(dialect, ()) or ("", ""))
-    training = not options.pop("use_running_average", False) if dialect == "flax" else True
+    training = not options.pop("use_running_average", False) if dialect == "flax" else None
     try:
         inspect.signature(layers[name]).bind(*arguments, **options)
     except TypeError as error:
@@ -64,7 +64,7 @@ def create_like(dialect: str, name: str, *arguments: Any, **options: Any) -> Nor
     for parameter, wanted in (("weight", scale), ("bias", shift)):
         if not wanted:
             norm.params.pop(parameter, None)
-    return norm.train(training)
+    return norm if training is None else norm.train(training)
 
 
 def describe(norm: Norm, dialect: str, *, rank: int = 4) -> Described:
