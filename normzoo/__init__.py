@@ -1,5 +1,8 @@
 """normzoo: every normalization layer, exact by hand, on NumPy arrays, at the speed of memory."""
 
+import difflib
+from typing import Any
+
 from normzoo import functional
 from normzoo.ahead import Compiled, compile_cache
 from normzoo.backends import use
@@ -13,6 +16,7 @@ from normzoo.exchange.counterparts import Described, describe
 from normzoo.exchange.files import load, save
 from normzoo.exchange.onnx_nodes import from_onnx
 from normzoo.exchange.registry import create, list_norms
+from normzoo.exchange.torch_names import MODULES
 from normzoo.norm import Norm
 from normzoo.passes.device import device_array
 from normzoo.passes.saved import Grads, Saved
@@ -20,6 +24,7 @@ from normzoo.selection.select import select
 from normzoo.statistics.diagnose import Diagnosis, diagnose
 from normzoo.statistics.recalibrate import recalibrate
 from normzoo.statistics.stats import Stats
+from normzoo.versions import show_versions
 from normzoo.zoo.batch.batch_norm import BatchNorm
 from normzoo.zoo.batch.batch_renorm import BatchRenorm
 from normzoo.zoo.batch.ema_batch_norm import AlphaBatchNorm, EMABatchNorm
@@ -73,6 +78,24 @@ from normzoo.zoo.whitening.group_whitening import GroupWhitening
 from normzoo.zoo.whitening.iter_norm import IterNorm
 
 __version__ = "0.1.0"
+
+
+def __dir__() -> list[str]:
+    """What is public, for completion; the modules behind it are implementation."""
+    return sorted([*__all__, "__all__", "__doc__", "__file__", "__name__", "__path__", "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    """Names that this module does not have: say which was meant."""
+    if name in ("torch", "njit"):  # they need PyTorch, or teach Numba new functions
+        hint = f"; write import normzoo.{name}"
+    elif name in MODULES:
+        hint = f"; write normzoo.{MODULES[name]} or, for tensors, normzoo.torch.{name}"
+    else:
+        near = difflib.get_close_matches(name, __all__, 1, 0.75)
+        hint = f"; did you mean {near[0]!r}?" if near and name[0] != "_" else ""
+    raise AttributeError(f"module 'normzoo' has no attribute {name!r}{hint}", name=name, obj=None)
+
 
 __all__ = [
     "SPADE",
@@ -161,6 +184,7 @@ __all__ = [
     "release_memory",
     "save",
     "select",
+    "show_versions",
     "stats_of",
     "use",
 ]

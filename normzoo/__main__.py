@@ -1,14 +1,12 @@
 """python -m normzoo compile: kernels compiled ahead, for a container image or a CI job; see `compile_cache`.
 
-python -m normzoo reference: the pages of the reference, from the docstrings; see `reference.pages`.
+python -m normzoo list: all norms; see `list_norms`. python -m normzoo versions: see `show_versions`.
 """
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import normzoo as nz
-from normzoo.reference.pages import build
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -16,7 +14,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--version", action="version", version=f"normzoo {nz.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     ahead = commands.add_parser("compile", help="compile kernels into Numba's disk cache, so that programs load them")
-    ahead.add_argument("--norms", nargs="+", metavar="NORM", help=f"of {', '.join(nz.list_norms())}; all by default")
+    ahead.add_argument("--norms", nargs="+", metavar="NORM", help="by name, see python -m normzoo list; all by default")
     ahead.add_argument("--dtypes", nargs="+", metavar="DTYPE", default=["float32"], help="of x; float32 by default")
     ahead.add_argument("--channel-axes", nargs="+", type=int, default=[1, -1], help="1: channels first, -1: last; both")
     ahead.add_argument("--no-backward", dest="backward", action="store_false", help="forward only, for inference")
@@ -25,9 +23,10 @@ def main(arguments: list[str] | None = None) -> None:
     ahead.add_argument("--beside", nargs="+", default=[], metavar="ARRAY", help="of calls: residual, add, gate")
     ahead.add_argument("--quiet", dest="progress", action="store_false", help="show no progress bar")
     ahead.set_defaults(command=compile_ahead)
-    pages = commands.add_parser("reference", help="write the pages of the reference, to be read in a browser")
-    pages.add_argument("--out", type=Path, default=Path("reference"), help="folder that they are written to")
-    pages.set_defaults(command=write_reference)
+    listing = commands.add_parser("list", help="list the norms by name, with what each does and where it runs")
+    listing.add_argument("--family", choices=sorted({name.family for name in nz.list_norms()}), help="of these alone")
+    listing.set_defaults(command=listed)
+    commands.add_parser("versions", help="print versions, for a report of a fault").set_defaults(command=versions)
     options = vars(parser.parse_args(arguments))
     try:
         print(options.pop("command")(**options))
@@ -42,9 +41,16 @@ def compile_ahead(activation: str | None, gate_first: bool, **options: Any) -> s
     return f"{kernels} kernels compiled; kept in {directory}"
 
 
-def write_reference(out: Path) -> str:
-    pages = build(out)
-    return f"{len(pages)} files written; open {out / 'index.html'}"
+def listed(family: str | None) -> str:
+    lines = []
+    for name in nz.list_norms(family):
+        lines.append(f"{name:30} {name.family:12} {name.summary}")
+    return "\n".join(lines)
+
+
+def versions() -> str:
+    nz.show_versions()
+    return f"normzoo is in {nz.__path__[0]}"
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from normzoo.passes.arrays import (
 from normzoo.passes.attributes import (
     Last,
     Surrounded,
+    check_state_names,
     closing,
     entries,
     entry,
@@ -64,7 +65,7 @@ def _no_values(norm: object) -> None:
 class Norm(Surrounded):
     """A normalization layer: parameters, buffers, and the last forward pass.
 
-    A norm of the algebra declares `moments` and `axes`; see "Add your own norm" in the README.
+    A norm of the algebra declares `moments` and `axes`; see the tutorial "Your own norm".
 
     Attributes:
         params, grads, buffers: dicts name -> array. The entries are attributes too: norm.weight is
@@ -319,10 +320,7 @@ class Norm(Surrounded):
         if not isinstance(state, Mapping):
             raise TypeError(f"{self}: expected state to be a dict of arrays, got {type(state).__name__}")
         held = self.params | self.buffers
-        missing = [name for name in held if name not in state and name != "num_batches_tracked"]
-        unexpected = [name for name in state if name not in held]
-        if missing or unexpected:
-            raise ValueError(f"{self}: expected state with {list(held)}, got {missing=}, {unexpected=}")
+        check_state_names(self, held, state)
         counts = {}
         for name, value in state.items():
             if not held[name].flags.writeable:

@@ -435,7 +435,7 @@ def wrong(x, r):
         (lambda: norm(x, residual_out=x), ValueError, "expected residual_out with a residual"),
         (lambda: norm(x, residual=r, residual_out=x.astype(float)), TypeError, "residual_out of dtype float32, got float64"),
         (lambda: norm(x, residual=r, residual_out=x[:2]), ValueError, "residual_out of shape"),
-        (lambda: norm(x, residuals=r), TypeError, "unexpected keyword argument 'residuals'; known are residual, add"),
+        (lambda: norm(x, residuals=r), TypeError, "unexpected keyword argument 'residuals'; did you mean 'residual'"),
         (lambda: norm(x, activation="relu"), TypeError, "activation where the norm is made, .*norm.activation ="),
         (lambda: norm.forward(x)[1].backward(x, ds=x), ValueError, "expected ds where a residual was added"),
         (lambda: norm.forward(x, residual=r)[1].backward(None, ds=x), TypeError, "dy to be a NumPy array, got None"),

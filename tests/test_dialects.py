@@ -163,7 +163,9 @@ def test_inputs_that_onnx_must_have_are_neutral(rng):
         (lambda n: nz.describe(nz.MeanVarianceNorm(eps=1e-5), "onnx"), "expected eps=0, as onnx has none, got 1e-05"),
         (lambda n: nz.LayerNorm(3, axis=1).state_dict("onnx"), "expected the last axes"),
         (lambda n: nz.create("Dense", 3, dialect="keras"), "expected a layer of keras, one of BatchNormalization.*got 'Dense'"),
-        (lambda n: nz.create("BatchNorm", 3, dialect="onnx"), "expected dialect to be 'flax' or 'keras', got 'onnx'; write nz.from_onnx"),
+        (lambda n: nz.create("BatchNorm", 3, dialect="caffe"), "expected dialect to be 'torch', 'flax', 'keras' or 'onnx', got 'caffe'"),
+        (lambda n: nz.create("BatchNorm", 3, dialect="onnx"), "one of BatchNormalization, .*got 'BatchNorm'; did you mean 'BatchNormalization'"),
+        (lambda n: nz.create("LayerNormalization", 3, axis=1, dialect="onnx"), r"expected axis=-1, the first of the axes of sizes \(3,\), got 1"),
         (lambda n: nz.create("GroupNorm", 3, dialect="flax", group_size=1), "expected num_groups or group_size"),
         (lambda n: nz.describe(nz.BatchNorm(3, momentum=None), "flax"), "expected a momentum, got None"),
         (lambda n: nz.describe(nz.GroupNorm(3, 6), "flax"), "expected channel_axis=-1"),
@@ -357,3 +359,48 @@ def test_torch_reads_what_was_written_and_the_other_way_round(rng):
     theirs_state = {name: a.numpy() for name, a in theirs.state_dict().items()}
     for name, a in third.state_dict().items():
         check.close(a, theirs_state[name], 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("norm", "dialect", "features"),
+    [
+        (nz.BatchNorm(6, eps=1e-3, momentum=0.3), "torch", ()),
+        (nz.InstanceNorm(6, affine=True), "torch", ()),
+        (nz.GroupNorm(2, 6, eps=1e-3), "torch", ()),
+        (nz.LayerNorm((3, 6), bias=False), "torch", ()),
+        (nz.RMSNorm(6), "torch", ()),
+        (nz.LocalResponseNorm(4, k=2.0), "torch", ()),
+        (nz.BatchNorm(6, eps=1e-3, momentum=0.25), "onnx", (6,)),
+        (nz.BatchNorm(6, momentum=1 - 0.9).eval(), "onnx", (6,)),  # 0.9 is of the old value
+        (nz.InstanceNorm(6, eps=1e-3, affine=True), "onnx", (6,)),
+        (nz.GroupNorm(2, 6, eps=1e-3), "onnx", (6,)),
+        (nz.LayerNorm((3, 6), eps=1e-3), "onnx", ((3, 6),)),
+        (nz.RMSNorm(6, eps=1e-3), "onnx", (6,)),
+        (nz.LocalResponseNorm(4, even="after"), "onnx", ()),
+        (nz.UnitNorm(1), "onnx", ()),
+        (nz.MeanVarianceNorm((0, 2, 3)), "onnx", ()),
+    ],
+    ids=lambda value: str(value) if isinstance(value, nz.Norm) else None,
+)
+def test_what_describe_says_creates_the_norm(norm, dialect, features):
+    name, arguments = nz.describe(norm, dialect)
+    again = nz.create(name, *features, **arguments, dialect=dialect)
+    assert repr(again) == repr(norm) and again.training == norm.training
+
+
+def test_torchs_names(rng):
+    assert nz.describe(nz.BatchNorm(3), "torch", rank=2).name == "BatchNorm1d"
+    assert [nz.describe(nz.InstanceNorm(3), "torch", rank=rank).name[-2:] for rank in (3, 4, 5)] == ["1d", "2d", "3d"]
+    assert type(nz.create("BatchNorm2d", 3)) is type(nz.create("BatchNorm", 3)) is nz.BatchNorm
+    assert nz.create("LayerNorm", 3, dialect="torch").normalized_shape == (3,)
+    for make, said in [
+        (
+            lambda: nz.describe(nz.BatchNorm(3, channel_axis=-1), "torch"),
+            "expected channel_axis=1, as torch has, got -1",
+        ),
+        (lambda: nz.describe(nz.GroupNorm(3, 3, bias=False), "torch"), "expected weight and bias, or neither"),
+        (lambda: nz.describe(nz.BatchNorm(3), "torch", rank=6), "expected rank to be 2 to 5, .*got 6"),
+        (lambda: nz.describe(nz.DyT(3), "torch"), "expected a norm that torch has .*got DyT"),
+    ]:
+        with pytest.raises(ValueError, match=said):
+            make()

@@ -88,8 +88,23 @@ MESSAGES = [
     (lambda: nz.BatchNorm(3, momentum=float("nan")), ValueError, "momentum to be a number, got nan"),
     (lambda: nz.LayerNorm(3, eps=None), TypeError, "eps to be a number, got None"),
     (lambda: nz.LayerNorm(3, axis=1.5), TypeError, "axis to be an integer, got 1.5"),
-    (lambda: nz.create([]), ValueError, "create: expected one of ada_ln_zero, ada_norm, .*batch_norm, "),
-    (lambda: nz.create("group"), ValueError, "create: expected one of ada_ln_zero, ada_norm, .*batch_norm, "),
+    (lambda: nz.BatchNorm(3, epsilon=1e-3), TypeError, r"^BatchNorm: got .* argument 'epsilon'; did you mean 'eps'\?$"),
+    (lambda: nz.GroupNorm(1, 3, data_format="NHWC"), TypeError, "'data_format'; did you mean 'channel_axis'"),
+    (lambda: nz.BatchNorm(3, qqq=1), TypeError, "'qqq'; known are activation, affine, bias, "),
+    (lambda: nz.BatchNorm(3)(f32(4, 3), msk=1), TypeError, r"BatchNorm\(3\): got .* argument 'msk'; did you mean 'mask'"),
+    (lambda: nz.BatchNorm(3)(f32(4, 3), length=1), TypeError, "'length'; did you mean 'lengths'"),
+    (lambda: nz.BatchNorm(3)(f32(4, 3), qqq=1), TypeError, "'qqq'; known are residual, add, gate, residual_out, length_axis"),
+    (lambda: nz.BatchNorm(3).grads["weight"], KeyError, r"expected a backward pass before grads\['weight'\] is read; write"),
+    (lambda: nz.LayerNorm(3).load_state_dict({"ln.weight": f32(3), "ln.bias": f32(3)}), ValueError,
+     r"unexpected=\['ln.weight', 'ln.bias'\]; write \{name.removeprefix\('ln.'\): a for name, a in state.items\(\)"),
+    (lambda: nz.create([]), ValueError, r"^create: expected a name of list_norms\(\), got \[\]$"),
+    (lambda: nz.create("batch_nrom"), ValueError, r"got 'batch_nrom'; did you mean 'batch_norm'\?$"),
+    (lambda: nz.create("batchnorm"), ValueError, r"got 'batchnorm'; did you mean 'batch_norm'\?$"),
+    (lambda: nz.create("BatchNormalization", 3), ValueError, "; write dialect='keras' or dialect='onnx'"),
+    (lambda: nz.create("qqq"), ValueError, "got 'qqq'$"),
+    (lambda: nz.create("BatchNormalisation", 3, dialect="keras"), ValueError, r"did you mean 'BatchNormalization'\?$"),
+    (lambda: nz.BatchNorm2d, AttributeError, "write normzoo.BatchNorm or, for tensors, normzoo.torch.BatchNorm2d"),
+    (lambda: nz.LayerNrom, AttributeError, "no attribute 'LayerNrom'; did you mean 'LayerNorm'"),
     (lambda: nz.use("gpu").__enter__(), ValueError, "use: expected one of 'cpu', 'reference', got 'gpu'"),
 ]  # fmt: skip
 
@@ -184,3 +199,19 @@ def test_statistics_of_another_size_do_not_reach_a_kernel(rng):
     norm.buffers |= {name: np.ones(2) for name in ("mean", "m2", "unit")}
     with pytest.raises(ValueError, match=r"expected statistics in a C-contiguous float64 array of shape \(3, 1, 3\)"):
         norm(rng.standard_normal((5, 3)))
+
+
+def test_completion_shows_what_is_public():
+    assert set(nz.__all__) <= set(dir(nz)) and "passes" not in dir(nz) and "numpy" not in dir(nz)
+
+
+def test_what_a_pass_saves_says_whose_it_is():
+    _, saved = nz.LayerNorm(5).forward(f32(4, 5))
+    assert repr(saved) == "<Saved of LayerNorm((5,)) for x of shape (4, 5), float32>"
+    _, saved = nz.BatchRenorm(5).forward(f32(4, 5))
+    assert repr(saved).startswith("<Saved of BatchRenorm(5) for x of shape (4, 5)")
+
+
+def test_a_scaler_is_made_and_adapted_in_one_line():
+    x = np.float32([[0, 1], [2, 3]])
+    np.testing.assert_allclose(nz.Standardize(2).adapt(x)(x), [[-1, -1], [1, 1]], rtol=1e-6)

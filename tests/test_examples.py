@@ -4,6 +4,7 @@ import argparse
 import importlib
 import os
 import re
+import runpy
 import subprocess
 import sys
 from concurrent.futures import Future
@@ -12,8 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.special import expit
-
-import normzoo as nz
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -194,22 +193,30 @@ def test_data_parallel(run_example):
     assert "confirmed: the same loss curve" in printed and "the same bits" in printed
 
 
-def test_gallery(tmp_path, monkeypatch):
-    pytest.importorskip("matplotlib")
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    import gallery  # noqa: PLC0415
+SHORT = [path for path in sorted(EXAMPLES.glob("*.py")) if "# %%" in path.read_text(encoding="utf-8")]
 
-    drawn = {type(norm) for _, norm in gallery.examples()}
-    norms = [getattr(nz, name) for name in nz.__all__ if isinstance(getattr(nz, name), type)]
-    algebra = {c for c in norms if issubclass(c, nz.Norm) and ".zoo." in c.__module__ and c.axes is not nz.Norm.axes}
-    assert algebra - drawn == {nz.LayerScale}  # which has no statistics
-    numbers = gallery.sets(nz.GroupNorm(2, gallery.C), (2, gallery.C, 3))
-    np.testing.assert_array_equal(numbers[:, :, 0], [[0, 0, 0, 1, 1, 1], [2, 2, 2, 3, 3, 3]])
-    picture = tmp_path / "gallery.png"
-    monkeypatch.setattr(sys, "argv", ["gallery.py", "--out", str(picture)])
-    monkeypatch.setattr(gallery, "examples", lambda: [("BatchNorm(C)", nz.BatchNorm(gallery.C))])
-    gallery.main()
-    assert picture.read_bytes().startswith(b"\x89PNG")
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SHORT, ids=lambda p: p.stem)
+def test_a_short_example_draws_its_picture(path, tmp_path, monkeypatch):
+    for package in ("sklearn", "matplotlib", "PIL"):
+        pytest.importorskip(package)
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(path))
+    assert (tmp_path / f"{path.stem}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_short_examples_run_alone_and_are_short():
+    """One idea each: a title, cells of text and code, no modules of the other examples, and a picture that is kept."""
+    assert len(SHORT) == 8
+    helpers = {path.stem for path in EXAMPLES.glob("*.py")}
+    for path in SHORT:
+        text = path.read_text(encoding="utf-8")
+        code = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+        assert len(code) <= 60 and text.startswith("# %% [markdown]\n# # ") and text.count("# %%") >= 5, path.stem
+        assert not helpers & set(re.findall(r"^(?:from|import) (\w+)", text, re.M)), path.stem
+        assert (EXAMPLES / "pictures" / f"{path.stem}.png").exists()
+        assert f"[{path.name}]({path.name})" in (EXAMPLES / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

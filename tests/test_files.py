@@ -249,3 +249,9 @@ def test_bad_arguments(tmp_path):
     with pytest.raises(TypeError, match="save: expected a norm or a dict name -> norm, got list"):
         nz.save(tmp_path / "a.npz", [nz.LayerNorm(3)])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_norm_that_the_file_does_not_have_is_told_what_it_has(tmp_path):
+    nz.save(tmp_path / "norms.npz", {"stem": nz.LayerNorm(3), "block.1": nz.RMSNorm(3)})
+    with pytest.raises(ValueError, match=r"norms.npz: head: LayerNorm.*; the file has block.1, stem$"):
+        nz.load(tmp_path / "norms.npz", into={"head": nz.LayerNorm(3)})

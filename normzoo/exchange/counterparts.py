@@ -8,11 +8,13 @@
 | affine, bias | use_scale, use_bias | scale, center | inputs |
 """
 
+import difflib
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from normzoo.exchange.dialects import counterpart
+from normzoo.exchange.dialects import TORCH, counterpart
+from normzoo.exchange.torch_names import as_module
 from normzoo.norm import Norm
 from normzoo.passes.numbers import check_number, check_size
 from normzoo.zoo.batch.batch_norm import BatchNorm
@@ -44,14 +46,16 @@ WORDS = {"flax": Words("use_scale", "use_bias"), "keras": Words("scale", "center
 
 def create_like(dialect: str, name: str, *arguments: Any, **options: Any) -> Norm:
     """See `registry.create`."""
-    layers = {"flax": _FLAX, "keras": _KERAS}.get(dialect)
+    layers = {"flax": _FLAX, "keras": _KERAS, "onnx": _ONNX}.get(dialect)
     if layers is None:
-        raise ValueError(f"create: expected dialect to be 'flax' or 'keras', got {dialect!r}; write nz.from_onnx(node)")
+        raise ValueError(f"create: expected dialect to be 'torch', 'flax', 'keras' or 'onnx', got {dialect!r}")
     if name not in layers:
-        raise ValueError(f"create: expected a layer of {dialect}, one of {', '.join(sorted(layers))}, got {name!r}")
-    words = WORDS[dialect]
-    scale, shift = (bool(options.pop(word, True)) for word in words)
-    training = not options.pop("use_running_average", False) if dialect == "flax" else True
+        near = difflib.get_close_matches(str(name), layers, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        known = ", ".join(sorted(layers))
+        raise ValueError(f"create: expected a layer of {dialect}, one of {known}, got {name!r}{hint}")
+    scale, shift = (bool(options.pop(word, True)) for word in WORDS.get(dialect, ()) or ("", ""))
+    training = not options.pop("use_running_average", False) if dialect == "flax" else None
     try:
         inspect.signature(layers[name]).bind(*arguments, **options)
     except TypeError as error:
@@ -60,12 +64,16 @@ def create_like(dialect: str, name: str, *arguments: Any, **options: Any) -> Nor
     for parameter, wanted in (("weight", scale), ("bias", shift)):
         if not wanted:
             norm.params.pop(parameter, None)
-    return norm.train(training)
+    return norm if training is None else norm.train(training)
 
 
-def describe(norm: Norm, dialect: str) -> Described:
-    """The name of a norm in Flax, Keras or ONNX, and the arguments (for ONNX, the node's attributes) that create it
-    there.
+def describe(norm: Norm, dialect: str, *, rank: int = 4) -> Described:
+    """The name of a norm in PyTorch, Flax, Keras or ONNX, and the arguments (for ONNX, the node's attributes) that
+    create it there.
+
+    Args:
+        dialect: "torch", "flax", "keras" or "onnx".
+        rank: of x: PyTorch's batch and instance norms have a class for each, "BatchNorm2d" for rank 4.
 
     Raises:
         ValueError: the framework has no such norm.
@@ -74,6 +82,9 @@ def describe(norm: Norm, dialect: str) -> Described:
     >>> nz.describe(nz.BatchNorm(8), "keras")[1]["momentum"]
     0.9
     """
+    if dialect == TORCH:
+        norm._check_alone("describe", "describe it as a norm without, and add what torch calls it")
+        return Described(*as_module(norm, rank))
     found, _ = counterpart(norm, dialect)
     norm._check_alone("describe", f"describe it as a norm without, and add what {dialect} calls it")
     if isinstance(norm, UnitNorm | LocalResponseNorm | MeanVarianceNorm):
@@ -181,6 +192,14 @@ def _sizes(shape: Any, axis: Any) -> dict[str, Any]:
     return {"normalized_shape": shape} | ({} if axes == tuple(range(-len(axes), 0)) else {"axis": found})
 
 
+def _last_sizes(shape: Any, axis: int) -> dict[str, Any]:
+    """Arguments of a norm over all axes from `axis` on, which ONNX names by the first of them."""
+    sizes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
+    if axis != -len(sizes):
+        raise ValueError(f"create: expected axis={-len(sizes)}, the first of the axes of sizes {sizes}, got {axis}")
+    return {"normalized_shape": sizes}
+
+
 def _flax_sizes(shape: Any, reduction_axes: Any, feature_axes: Any) -> dict[str, Any]:
     reduced, spans = _sizes(shape, reduction_axes), _sizes(shape, feature_axes)
     if reduced != spans:
@@ -238,4 +257,16 @@ _KERAS: dict[str, Callable[..., Norm]] = {
         **_sizes(shape, axis), eps=epsilon, dtype=dtype
     ),
     "UnitNormalization": lambda *, axis=-1, order=2: UnitNorm(_axis(axis), order=order),
+}
+_ONNX: dict[str, Callable[..., Norm]] = {
+    "BatchNormalization": lambda features, *, epsilon=1e-5, momentum=0.9, training_mode=0: BatchNorm(
+        features, epsilon, _old(momentum)
+    ).train(bool(training_mode)),
+    "InstanceNormalization": lambda features, *, epsilon=1e-5: InstanceNorm(features, epsilon, affine=True),
+    "LayerNormalization": lambda shape, *, axis=-1, epsilon=1e-5: LayerNorm(**_last_sizes(shape, axis), eps=epsilon),
+    "GroupNormalization": lambda features, *, num_groups, epsilon=1e-5: GroupNorm(num_groups, features, epsilon),
+    "RMSNormalization": lambda shape, *, axis=-1, epsilon=1e-5: RMSNorm(**_last_sizes(shape, axis), eps=epsilon),
+    "LRN": lambda *, size, alpha=1e-4, beta=0.75, bias=1.0: LocalResponseNorm(size, alpha, beta, bias, even="after"),
+    "LpNormalization": lambda *, axis=-1, p=2: UnitNorm(axis, order=p),
+    "MeanVarianceNormalization": lambda *, axes=(0, 2, 3): MeanVarianceNorm(tuple(axes)),
 }

@@ -98,8 +98,10 @@ def load(
     source = _path("load", path)
     wanted = None if into is None else _named("load", into)
     whole = wanted is None or isinstance(into, Norm)
+    seen: list[str] = []
 
     def takes(name: str) -> bool:
+        seen.append(name)
         return whole or any(_own(norm, prefix, name) for prefix, norm in (wanted or {}).items())
 
     arrays = _read_npz(source, takes) if source.suffix == ".npz" else _read_safetensors(source, takes)
@@ -109,7 +111,8 @@ def load(
         try:
             ready.append((norm, norm.checked_state(state, dialect, values=values)))
         except (TypeError, ValueError) as error:
-            raise type(error)(f"load: {source.name}: {prefix.removesuffix('.') or 'the norm'}: {error}") from None
+            hint = "" if state else f"; the file has {', '.join(sorted({name.rpartition('.')[0] for name in seen}))}"
+            raise type(error)(f"load: {source.name}: {prefix.removesuffix('.') or 'the norm'}: {error}{hint}") from None
     copy_in(ready)
     return arrays
 

@@ -1,22 +1,26 @@
 """Norms by name, for configuration files. All norms that the package exports are known."""
 
+import difflib
 import inspect
 import re
 from typing import Any, Self
 
+from normzoo.exchange.torch_names import MODULES
 from normzoo.norm import Norm
 
 _NAMES = {"FiLM": "film", "ReZero": "rezero", "RevIN": "revin", "SPADE": "spade"}  # names written as one word
 
 
 class Listed(str):
-    """The name of a norm, with a one-line summary and its paper."""
+    """The name of a norm, with its family, a one-line summary and its paper."""
 
+    family: str
     summary: str
     paper: str
 
     def __new__(cls, name: str, norm: type[Norm]) -> Self:
         listed = super().__new__(cls, name)
+        listed.family = norm.__module__.split(".")[2]  # the folder of the zoo
         text = inspect.getdoc(norm) or ""
         listed.summary = text.split("\n", 1)[0]
         source = re.search(r"Source:\n(.*?)(?:\n\n|\Z)", text, re.S)
@@ -27,25 +31,40 @@ class Listed(str):
         return str, (str(self),)
 
 
-def list_norms() -> list[Listed]:
-    """The names that `create` accepts; each has attributes `summary` (one line) and `paper` (its source).
+def list_norms(family: str | None = None) -> list[Listed]:
+    """The names that `create` accepts; each has attributes `family`, `summary` (one line) and `paper` (its source).
+
+    Args:
+        family: of these alone: "batch", "conditional", "data", "instance", "layer", "local", "pointwise", "weights" or
+            "whitening". None: all norms.
+
+    Raises:
+        ValueError: there is no such family.
 
     >>> import normzoo as nz
     >>> "group_norm" in nz.list_norms()
     True
+    >>> nz.list_norms(family="whitening")
+    ['decorrelated_batch_norm', 'group_whitening', 'iter_norm']
     >>> next(name for name in nz.list_norms() if name == "group_norm").summary
     'Group normalization: normalize every group of channels of every sample by its mean and variance.'
     """
-    return [Listed(name, norm) for name, norm in sorted(_classes().items())]
+    norms = [Listed(name, norm) for name, norm in sorted(_classes().items())]
+    families = sorted({norm.family for norm in norms})
+    if family is not None and family not in families:
+        raise ValueError(f"list_norms: expected family to be one of {', '.join(families)}, got {family!r}")
+    return [norm for norm in norms if family in (None, norm.family)]
 
 
 def create(name: str, *arguments: Any, dialect: str | None = None, **options: Any) -> Norm:
     """A norm by its name in snake case, with the arguments of its class; or by the name of another framework's layer.
 
     Args:
-        dialect: "flax" or "keras": `name` is the name of a layer there; the options, their defaults and their meaning
-            are that framework's, too. The first argument is the number of features, or the sizes of the normalized
-            axes, which these frameworks read from x.
+        name: as `list_norms` has it; the name of the class ("GroupNorm") and that of PyTorch's module ("BatchNorm2d"),
+            whose arguments are the same, work too.
+        dialect: "flax", "keras" or "onnx": `name` is the name of a layer or an operator there; the options, their
+            defaults and their meaning are that framework's, too. The first argument is the number of features, or the
+            sizes of the normalized axes, which these frameworks read from x. "torch" is as without.
 
     Raises:
         ValueError: there is no norm of this name.
@@ -56,14 +75,31 @@ def create(name: str, *arguments: Any, dialect: str | None = None, **options: An
     >>> nz.create("LayerNormalization", 64, epsilon=1e-6, dialect="keras")
     LayerNorm((64,), eps=1e-06, elementwise_affine=True, bias=True)
     """
-    if dialect is not None:
+    if dialect not in (None, "torch"):
         from normzoo.exchange.counterparts import create_like  # noqa: PLC0415 (imports the zoo; this module does not)
 
         return create_like(dialect, name, *arguments, **options)
     classes = _classes()
-    if not isinstance(name, str) or name not in classes:
-        raise ValueError(f"create: expected one of {', '.join(sorted(classes))}, got {name!r}")
-    return classes[name](*arguments, **options)
+    kind = classes.get(name) or _by_other_names(classes).get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise ValueError(f"create: expected a name of list_norms(), got {name!r}{_near(name, classes)}")
+    return kind(*arguments, **options)
+
+
+def _by_other_names(classes: dict[str, type[Norm]]) -> dict[str, type[Norm]]:
+    by_class = {kind.__name__: kind for kind in classes.values()}
+    return by_class | {module: by_class[own] for module, own in MODULES.items()}
+
+
+def _near(name: Any, classes: dict[str, type[Norm]]) -> str:
+    """What may have been meant, as the end of a message."""
+    if not isinstance(name, str):
+        return ""
+    if name.endswith("Normalization"):
+        return "; write dialect='keras' or dialect='onnx' beside a name of theirs"
+    plain = {known.replace("_", ""): known for known in classes}
+    near = difflib.get_close_matches(name.lower().replace("_", ""), plain, 1, 0.7)
+    return f"; did you mean {plain[near[0]]!r}?" if near else ""
 
 
 def _classes() -> dict[str, type[Norm]]:

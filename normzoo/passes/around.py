@@ -1,6 +1,7 @@
 """What stands before and behind a norm, as it is asked for: by a norm's attributes, and by the arguments of a call."""
 
 from collections.abc import Callable
+from difflib import get_close_matches
 from functools import lru_cache
 from math import inf
 from typing import Any, NamedTuple, TypedDict
@@ -63,7 +64,9 @@ def check_names(owner: object, unknown: Any, known: Any) -> None:
             raise TypeError(
                 f"{owner}: expected {name} where the norm is made, got it in a call; write norm.{name} = ..."
             )
-        raise TypeError(f"{owner}: got an unexpected keyword argument {name!r}; known are {', '.join(known)}")
+        near = get_close_matches(name, known, 1, 0.6)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+        raise TypeError(f"{owner}: got an unexpected keyword argument {name!r}; {hint}")
 
 
 def check_scale(owner: object, scale: Any) -> float:

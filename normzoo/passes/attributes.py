@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from functools import lru_cache, wraps
+from itertools import product
 from typing import Any, ClassVar, Concatenate
 
 import numpy as np
@@ -11,11 +12,13 @@ import numpy as np
 from normzoo.backends.around import Beside
 from normzoo.backends.contract import Array
 from normzoo.passes.apart import before
-from normzoo.passes.around import CHECKS, NOTHING_SET, WRITE, Besides, Setting, refuse
+from normzoo.passes.around import BESIDES, CHECKS, NOTHING_SET, WRITE, Besides, Setting, check_names, refuse
 from normzoo.passes.arrays import base_array, check_array, check_parameter
 from normzoo.passes.saved import Label, Saved
+from normzoo.selection.select import SELECTS
 
 MEANT = {"gamma": "weight", "beta": "bias", "scale": "weight"}  # other libraries' names
+OPTIONS = {"epsilon": "eps", "use_scale": "affine", "axis": "channel_axis", "data_format": "channel_axis"}  # likewise
 
 
 def meant(name: Any, known: Collection[str], words: bool = True) -> str | None:
@@ -51,11 +54,33 @@ class Entries(dict):
         return entries, (self.label, dict(self))  # not item by item, as two names may be similar
 
 
+def check_state_names(owner: object, held: Collection[str], state: Mapping[str, Any]) -> None:
+    """A state has the names that a norm holds; the count of batches may be missing, as in PyTorch."""
+    missing = [name for name in held if name not in state and name != "num_batches_tracked"]
+    unexpected = [name for name in state if name not in held]
+    if not missing and not unexpected:
+        return
+    hint = ""
+    for name, known in product(unexpected, missing):
+        if name.endswith(f".{known}"):  # the names of a norm within a model
+            prefix = name.removesuffix(known)
+            hint = f"; write {{name.removeprefix({prefix!r}): a for name, a in state.items() if {prefix!r} in name}}"
+            break
+    raise ValueError(f"{owner}: expected state with {list(held)}, got {missing=}, {unexpected=}{hint}")
+
+
 def entries(label: Label, arrays: Mapping[str, Array]) -> Entries:
     """`Entries` of a norm that is made."""
     new = Entries(arrays)
     new.label = label
     return new
+
+
+class NoGrads(dict):
+    """The gradients of a norm that has not gone back yet."""
+
+    def __missing__(self, name: str) -> Array:
+        raise KeyError(f"expected a backward pass before grads[{name!r}] is read; write norm.backward(dy) first")
 
 
 class Last:
@@ -64,7 +89,7 @@ class Last:
     __slots__ = ("grads", "saved")
 
     def __init__(self) -> None:
-        self.grads: dict[str, Array] = {}
+        self.grads: dict[str, Array] = NoGrads()
         self.saved: Saved | None = None
 
 
@@ -142,6 +167,7 @@ class Surrounded:
     """
 
     fuses: ClassVar[bool]
+    masks: Any
     _site: Any
     _setting: Setting = NOTHING_SET
 
@@ -153,7 +179,11 @@ class Surrounded:
         """Set what the constructor was given."""
         for name, value in behind.items():
             if name not in CHECKS:
-                raise TypeError(f"{type(self).__name__}.__init__() got an unexpected keyword argument {name!r}")
+                known = {p for p in inspect.signature(type(self)).parameters if p != "behind"} | set(CHECKS)
+                other = OPTIONS.get(name, "")
+                near = [other] if other in known else get_close_matches(name, known, 1, 0.7)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}"
+                raise TypeError(f"{type(self).__name__}: got an unexpected keyword argument {name!r}{hint}")
             if not type(self).fuses:
                 refuse(self, (name,))
             setattr(self, name, value)
@@ -162,6 +192,9 @@ class Surrounded:
         """See `Site.stands`."""
         if not type(self).fuses:
             refuse(self, beside)
+        if not BESIDES.issuperset(beside):
+            known = (*Besides.__annotations__, *(sorted(SELECTS) if self.masks is True else ()))
+            check_names(self, beside.keys() - Besides.__annotations__.keys(), known)
         return self._site.stands(beside, self._setting)
 
     def _input(self, x: Array, residual: Any = None, gate: Any = None, **_: Any) -> Array:

@@ -142,6 +142,10 @@ class Saved(ABC):
             self.overwrite(out)
         return found if type(dy) is ndarray else self._handed(found, dy, asked)
 
+    def __repr__(self) -> str:
+        shape, dtype = self._like
+        return f"<Saved of {self._owner} for x of shape {shape}, {dtype}>"
+
     def _handed(self, found: Grads, dy: Any, asked: Any) -> Grads:
         """The gradients as arrays of the library that the inputs came from."""
         if not on_device(found.x):

@@ -284,3 +284,15 @@ def test_a_frozen_program_loads_its_kernels_wherever_it_is_unpacked(tmp_path):
         assert script(begin + TINY, **place).stdout == f"{hits}\n"
         assert not list(folder.rglob("*.nbc"))
         shutil.rmtree(folder)
+
+
+def test_a_log_says_what_is_compiled_and_where_it_is_kept(tmp_path, monkeypatch, caplog):
+    """At the level INFO, and only where the disk does not have it."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    with caplog.at_level("INFO", logger="normzoo"):
+        run(variant(7.0), np.zeros(1))
+        said = [record.getMessage() for record in caplog.records if record.name == "normzoo"]
+        assert len(said) == 1 and "compiling" in said[0] and "variant" in said[0] and str(tmp_path) in said[0]
+        caplog.clear()
+        run(variant(7.0), np.zeros(1))
+        assert not [record for record in caplog.records if record.name == "normzoo"]

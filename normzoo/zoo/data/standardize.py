@@ -1,7 +1,7 @@
 """Standardization of a data set: every feature gets mean 0 and variance 1, by statistics of the whole set."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -106,13 +106,14 @@ class Standardize(Norm):
             state = {**state, "unit": np.ones(self.num_features)}
         return super().checked_state(state, *arguments, **options)
 
-    def adapt(self, batches: Array | Iterable[Array]) -> None:
-        """Replace the statistics by those of all batches, given as one array or several. An array may be a memory map
-        of any size: it is read in blocks."""
+    def adapt(self, batches: Array | Iterable[Array]) -> Self:
+        """Replace the statistics by those of all batches, given as one array or several; returns the norm. An array may
+        be a memory map of any size: it is read in blocks."""
         single = isinstance(batches, np.ndarray) or on_device(batches)
         batches = [batches] if single else check_batches(self, batches, "{}")  # type: ignore[list-item]
         stats = self._of(batches)
         self._replace(lambda old: stats)
+        return self
 
     def update(self, batch: Array) -> None:
         """Add a batch to the statistics, like scikit-learn's partial_fit. Other threads may add batches at the same

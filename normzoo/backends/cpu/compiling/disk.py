@@ -128,6 +128,7 @@ class Cache:
             except Exception:  # a corrupt file may raise anything
                 with contextlib.suppress(OSError):
                     os.unlink(path)
+        logging.getLogger("normzoo").info("compiling %s; kept in %s", self._name, cache_directory() or "no directory")
         return None
 
     def save_overload(self, sig: Any, compiled: Any) -> None:

@@ -3,7 +3,7 @@ examples."""
 
 import re
 
-from normzoo.reference.mathml import paragraph
+from making.mathml import paragraph
 
 SECTIONS = ("Formula", "Shapes", "Args", "Raises", "Returns", "Attributes", "Source")
 _LINK = re.compile(r"arXiv:((?:[a-z-]+/)?[\d.]*\d)|(https?://[^\s,;()]*[^\s,;().])")

@@ -1,0 +1,202 @@
+"""Figures of the records in asv_benchmarks: comparison with other libraries, accuracy, start. Nothing is measured here,
+and what no record holds is not shown."""
+
+import json
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from itertools import product
+from math import exp, log
+from pathlib import Path
+from typing import Any, NamedTuple
+
+BENCHMARKS = Path(__file__).parents[2] / "asv_benchmarks"
+PEERS = ("torch", "jax", "onnxruntime")
+OURS = ("normzoo", "normzoo out=", "floor")
+SIXTEEN = ("float16", "bfloat16")
+
+
+class Cell(NamedTuple):
+    """One pass of one norm on one shape, in `peers.json`: seconds of every library."""
+
+    name: str  # as "BatchNorm 32x64x56x56 channels-last forward"
+    seconds: dict[str, float]
+
+    @property
+    def norm(self) -> str:
+        return self.name.split()[0]
+
+    @property
+    def kind(self) -> str:
+        """The row of README's table that it belongs to."""
+        words = self.name.split()
+        if self.seconds["normzoo"] < 5e-6:
+            return "small arrays"
+        if any(word in SIXTEEN for word in words):
+            return "16-bit floats"
+        return f"{self.norm}, channels last" if "channels-last" in words else self.norm
+
+    @property
+    def direction(self) -> str:
+        return self.name.split()[-1]
+
+    @property
+    def peer(self) -> float:
+        """Seconds of the fastest peer."""
+        return min(self.seconds[name] for name in PEERS if name in self.seconds)
+
+    @property
+    def times(self) -> float:
+        """How many times as fast as the fastest peer."""
+        return self.peer / self.seconds["normzoo"]
+
+    @property
+    def times_torch(self) -> float:
+        return self.seconds["torch"] / self.seconds["normzoo"]
+
+    @property
+    def of_floor(self) -> float:
+        """The share of the speed of a loop that only moves these bytes."""
+        return self.seconds["floor"] / self.seconds["normzoo"]
+
+
+@lru_cache(maxsize=1)
+def peers() -> tuple[dict[str, str], tuple[Cell, ...]]:
+    """How it was measured, and all cells."""
+    record = json.loads((BENCHMARKS / "peers.json").read_text(encoding="utf-8"))
+    return record["about"], tuple(Cell(name, seconds) for name, seconds in record["seconds"].items())
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    found = [log(v) for v in values]
+    return exp(sum(found) / len(found))
+
+
+class Row(NamedTuple):
+    """A row of README's table of speed: cells of a kind."""
+
+    kind: str
+    cells: tuple[Cell, ...]
+
+    def mean(self, direction: str, peer: str) -> float | None:
+        chosen = [getattr(c, peer) for c in self.cells if c.direction == direction]
+        return geometric_mean(chosen) if chosen else None
+
+
+def rows() -> list[Row]:
+    _, cells = peers()
+    kinds = dict.fromkeys(cell.kind for cell in cells)
+    found = [Row(kind, tuple(c for c in cells if c.kind == kind)) for kind in kinds]
+    return [*found, Row("all", cells)]
+
+
+def speed_table() -> str:
+    """README's table, in Markdown."""
+    lines = [
+        "| arrays | cells | forward: x fastest peer | x PyTorch | backward: x fastest peer | x PyTorch |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows():
+        means = [row.mean(d, p) for d in ("forward", "backward") for p in ("times", "times_torch")]
+        lines.append(
+            f"| {row.kind} | {len(row.cells)} | {' | '.join('-' if m is None else f'{m:.2f}' for m in means)} |"
+        )
+    return "\n".join(lines)
+
+
+def cells_table(cells: Iterable[Cell]) -> str:
+    """Every cell in milliseconds, in Markdown."""
+    lines = [
+        "| cell, ms | normzoo | torch | jax | onnxruntime | floor | x fastest peer | x PyTorch | of the floor |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for c in cells:
+        shown = [f"{1e3 * c.seconds[n]:.3f}" if n in c.seconds else "-" for n in ("normzoo", *PEERS, "floor")]
+        lines.append(f"| {c.name} | {' | '.join(shown)} | {c.times:.2f} | {c.times_torch:.2f} | {c.of_floor:.2f} |")
+    return "\n".join(lines)
+
+
+def about_peers() -> str:
+    about, cells = peers()
+    return (
+        f"`python asv_benchmarks/peers.py`: {about['machine']}, {about['date']}, commit {about['commit']}; "
+        f"{about['versions']}; {len(cells)} cells."
+    )
+
+
+@lru_cache(maxsize=1)
+def _runs() -> list[dict[str, Any]]:
+    """Records of asv, newest commit first."""
+    found = [p for p in (BENCHMARKS / "results").glob("*/*.json") if p.name != "machine.json"]
+    runs = [json.loads(p.read_text(encoding="utf-8")) for p in found]
+    return sorted(runs, key=lambda run: run["date"], reverse=True)
+
+
+def recorded(benchmark: str) -> tuple[str, dict[tuple[str, ...], float]]:
+    """(commit, value of every case) of the newest record of a benchmark, by what its parameters were."""
+    for run in _runs():
+        found = run["results"].get(benchmark)
+        if found and found[0]:
+            cases = [tuple(part.strip("'") for part in case) for case in product(*found[1])]
+            values = zip(cases, found[0], strict=True)
+            return run["commit_hash"][:7], {case: value for case, value in values if value is not None}
+    return "", {}
+
+
+ULP = 2.0**-23
+
+
+def accuracy_table(norm: str | None = None) -> str:
+    """The largest error of a pass by mean / std, in Markdown; of one norm or all. Empty: none is recorded."""
+    _, values = recorded("accuracy.track_error")
+    chosen = {case: v for case, v in values.items() if norm is None or case[0].split()[0] == norm}
+    if not chosen:
+        return ""
+    ratios = list(dict.fromkeys(ratio for _, ratio in chosen))
+    lines = [f"| mean / std | {' | '.join(f'{float(r):g}' for r in ratios)} |", "|---|" + "---|" * len(ratios)]
+    for case in dict.fromkeys(case for case, _ in chosen):
+        lines.append(f"| {case} | {' | '.join(f'{chosen[case, r] * ULP:.1e}' for r in ratios)} |")
+    return "\n".join(lines)
+
+
+def table_rows(page: Path, words: set[str]) -> str:
+    """The tables of a page, each with its head and the rows whose first cell names one of `words`; "" without any."""
+    found: list[str] = []
+    head: list[str] = []
+    last: list[str] = []
+    for line in page.read_text(encoding="utf-8").splitlines() if page.exists() else []:
+        if not line.startswith("|"):
+            head, last = [], []
+        elif len(head) < 2:
+            head.append(line)
+        elif words & set(re.findall(r"\w+", line.split("|")[1])):
+            if last != head:
+                found += ["", *head]
+                last = head
+            found.append(line)
+    return "\n".join(found).strip()
+
+
+def substitutions() -> dict[str, str]:
+    """Figures that pages name as {{ name }}."""
+    about, cells = peers()
+    start, first = recorded("start.track_first_call_uncached")
+    _, cached = recorded("start.track_first_call_cached")
+    _, imported = recorded("start.timeraw_import")
+    return {
+        "cells": str(len(cells)),
+        "times": f"{geometric_mean(c.times for c in cells):.2f}",
+        "times_torch": f"{geometric_mean(c.times_torch for c in cells):.2f}",
+        "least_times": f"{min(c.times for c in cells):.2f}",
+        "of_floor": f"{100 * geometric_mean(c.of_floor for c in cells):.0f}",
+        "machine": f"{about['machine']}, {about['date']}, commit {about['commit']}",
+        "about_peers": about_peers(),
+        "speed_table": speed_table(),
+        "cells_table": cells_table(cells),
+        "accuracy_table": accuracy_table(),
+        "accuracy_commit": recorded("accuracy.track_error")[0],
+        "first_call": f"{first['serial',]:.1f}",
+        "next_process": f"{cached['serial',]:.1f}",
+        "import_seconds": f"{imported[()]:.1f}",
+        "start_commit": start,
+    }

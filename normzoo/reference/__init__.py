@@ -1,1 +1,0 @@
-"""The reference documentation: HTML pages made from the docstrings; see `pages.build`."""

@@ -1,0 +1,349 @@
+"""The documentation: built without a warning and a network, its code run, its links followed, its pages looked at; and
+the numbers of README and docs are those of the records."""
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import os
+import re
+import subprocess
+import sys
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+from xml.etree import ElementTree
+
+import pytest
+
+import normzoo as nz
+from tests import site_check
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+GENERATED = ("_build", "zoo", "api", "examples", "generated_static")
+PAGES = sorted(p for p in DOCS.rglob("*.md") if p.relative_to(DOCS).parts[0] not in GENERATED)
+WIDTHS = (360, 1200)
+
+
+@pytest.fixture(scope="module")
+def making():
+    """The modules that write the pages."""
+    sys.path.insert(0, str(DOCS))
+    try:
+        return {
+            name: importlib.import_module(f"making.{name}")
+            for name in ("docstrings", "mathml", "cubes", "records", "pages", "api")
+        }
+    finally:
+        sys.path.remove(str(DOCS))
+
+
+def text_of(html):
+    return "".join(ElementTree.fromstring(f"<p>{html}</p>").itertext()).replace("\u2061", "")
+
+
+def test_formulas_are_set_and_the_rest_stays(making):
+    paragraph = making["mathml"].paragraph
+    set_once = paragraph(
+        "y = (x - mean) / sqrt(var + eps) * weight + bias, with mean and (biased) var over N / G of all."
+    )
+    assert set_once.count("<math") == 2 and set_once.count("<mfrac>") == 2 and set_once.count("<msqrt>") == 1
+    assert text_of(set_once) == "y=x−meanvar+ε·weight+bias, with mean and (biased) var over NG of all."
+    for source, shown in [
+        ("a - (b - c)", "a−(b−c)"),
+        ("(a * b) * c", "a·b·c"),
+        ("-(a + b)", "−(a+b)"),
+        ("(a + b)^2", "(a+b)2"),
+        ("(-a)^2", "(−a)2"),
+        ("max(||x||, eps)", "max(‖x‖,ε)"),
+        ("mean(|x - mu|)", "mean(|x−μ|)"),
+        ("x[c']^2", "xc′2"),
+        ("size//2 >= 1", "⌊size2⌋≥1"),
+        ("W @ x", "W\u2009x"),
+    ]:
+        html = paragraph(source)
+        assert "<math" in html and text_of(html) == shown
+    for plain in ("no formula", "x", "lambda: 0", "a if b else c", "f(x, y=1)", "eps I", "x is y", "sum over (m, n)"):
+        assert "<math" not in paragraph(plain), plain
+    assert paragraph("all of & `c < d`, no") == "all of &amp; <code>c &lt; d</code>, no"
+
+
+def test_markdown_of_a_docstring(making):
+    text = making["docstrings"].markdown(
+        "One * two_three.\n\nFormula:\n    y = x^2, and\n        z = y / 2\n    at the end\n\nArgs:\n    a, b: `x_y` of 1 * 2,\n        and on.\n\n"
+        "Source:\n    Somebody, arXiv:1502.03167, https://example.org/a_b.\n\n>>> 1 + 1\n2"
+    )
+    assert text.startswith(r"One \* two\_three.")
+    assert "- **a, b**: `x_y` of 1 \\* 2, and on." in text
+    assert (
+        "[arXiv:1502.03167](https://arxiv.org/abs/1502.03167), [https://example.org/a\\_b](https://example.org/a_b)."
+        in text
+    )
+    assert text.count("<p>") == 3 and text.count("<math") == 2 and "```pycon\n>>> 1 + 1\n2\n```" in text
+
+
+def test_views_and_cubes_follow_from_the_declarations(making):
+    drawn = making["cubes"].drawn
+    for name, view, last, sets, values in [
+        ("batch_norm", "(1, N, C, S)", "(1, N·S, C, 1)", 6, 20),
+        ("instance_norm", "(N, 1, C, S)", "(N, S, C, 1)", 24, 5),
+        ("group_norm", "(N·G, C/G, 1, S)", "(N, S, G, C/G)", 8, 15),
+        ("layer_norm", "(N, 1, 1, C·S)", "", 4, 30),
+        ("rms_norm", "(N·T, 1, 1, C)", "", 24, 5),
+        ("ghost_batch_norm", "(G, N/G, C, S)", "(G, N/G·S, C, 1)", 12, 10),
+        ("pixel_norm", "(N, C, S, 1)", "(N·S, 1, 1, C)", 20, 6),
+        ("weight_norm", "(out, 1, 1, in·k)", "", 4, 30),
+    ]:
+        found = drawn(name)
+        assert (found.view, found.last) == (view, last), name
+        assert (len(set(found.numbers.ravel().tolist())), found.set_of_corner.sum()) == (sets, values), name
+    assert drawn("dyt") is None and drawn("local_response_norm") is None
+    missing = [
+        name for name in nz.list_norms()
+        if drawn(name) is None and making["pages"].Page(name).kind.axes is not nz.Norm.axes
+    ]  # fmt: skip
+    assert missing == ["layer_scale"], "it has no statistics; say in cubes.py how the others are made"
+
+
+SLOW = DOCS / "howto" / "numba.md"  # Numba keeps none of the functions that call norms
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=[pytest.mark.slow] * (p == SLOW)) for p in (ROOT / "README.md", *PAGES)],
+    ids=lambda p: p.relative_to(ROOT).as_posix(),
+)
+def test_code_on_pages_runs(path):
+    """From top to bottom, as one program. A comment behind a print shows what it prints."""
+    blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.S | re.M)
+    if any("import torch" in block.split("find_spec")[0] for block in blocks):
+        pytest.importorskip("torch")
+    names = {"__name__": "__main__"}
+    for block in blocks:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile(block, str(path), "exec"), names)
+        shown = re.findall(r"^print\(.*\)  # (.*)$", block, re.M)
+        lines = printed.getvalue().split("\n")
+        for line, expected in zip(lines, shown, strict=False):
+            assert line == expected or expected.startswith((f"{line}: ", f"{line}, ")), path
+        assert len(lines) > len(shown)
+
+
+def test_pages_have_blocks_of_code():
+    """So that the test above runs something."""
+    blocks = {p.stem: p.read_text(encoding="utf-8").count("```python") for p in PAGES}
+    assert sum(blocks.values()) > 40 and all(blocks[name] for name in ("masks", "fold", "numpy_network", "accuracy"))
+
+
+def test_messages_on_the_page_of_errors_are_the_librarys():
+    text = (DOCS / "reference" / "errors.md").read_text(encoding="utf-8")
+    code, shown = re.search(r"```python\n(.*?)```\s+```text\n(.*?)```", text, re.S).groups()
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(code, {})
+    assert printed.getvalue() == shown
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The pages, built without a warning. `making` writes beside the sources, and what was there is not read."""
+    for package in ("sphinx", "myst_parser", "furo", "sphinx_copybutton", "sphinx_design"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f'{package} is not installed: pip install -e ".[docs]"')
+    out = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-d", str(out / "trees")]
+    blocked = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [*command, str(DOCS), str(out / "html")], check=False, capture_output=True, text=True,
+        env=os.environ | blocked | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    return out / "html"
+
+
+class Links(HTMLParser):
+    """What a page refers to, loads, and can be referred to by."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.loaded, self.names = [], [], {""}
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.names |= {found[key] for key in ("id", "name") if found.get(key)}
+        if tag == "a" and found.get("href"):
+            self.links.append(found["href"])
+        if tag in ("script", "img", "iframe", "source") and found.get("src"):
+            self.loaded.append(found["src"])
+        if tag == "link" and found.get("href") and found.get("rel") in ("stylesheet", "icon", "preload"):
+            self.loaded.append(found["href"])
+
+
+def test_every_link_leads_somewhere_and_nothing_is_loaded_from_elsewhere(site):
+    pages = {path.resolve(): Links(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
+    assert len(pages) > len(nz.list_norms()) + 30
+    for path, page in pages.items():
+        for address in page.loaded:
+            parts = urlsplit(address)
+            assert not parts.netloc, f"{path.name} loads {address}"
+            assert parts.scheme == "data" or (path.parent / unquote(parts.path)).exists(), f"{path.name}: {address}"
+        for address in page.links:
+            parts = urlsplit(address)
+            if parts.scheme or parts.netloc:
+                assert parts.scheme == "https" and parts.netloc, f"{path.name}: {address}"
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            assert target.exists(), f"{path.name}: {address}"
+            if target in pages and path.name not in ("search.html", "genindex.html"):
+                assert unquote(parts.fragment) in pages[target].names, f"{path.name}: {address}"
+
+
+def test_everything_public_is_in_the_reference(site):
+    names = set().union(*(Links(path.read_text(encoding="utf-8")).names for path in site.rglob("*.html")))
+    for name in nz.__all__:
+        members = [n for n in names if n == f"normzoo.{name}" or n.startswith(f"normzoo.{name}.")]
+        assert members, name
+    for name in (
+        "Norm.__call__",
+        "Norm.backward",
+        "Saved.backward",
+        "Stats.merge",
+        "functional.layer_norm",
+        "torch.convert",
+    ):
+        assert f"normzoo.{name}" in names
+
+
+def test_the_zoo_has_every_norm(making):
+    """The gallery, in a family that has a heading, and a page with formula, shapes, source and an example."""
+    pages = making["pages"]
+    found = [pages.Page(name) for name in nz.list_norms()]
+    cards = re.findall(r'<a class="zoo-card" href="(\w+).html" data-words="([^"]*)"', pages.gallery(found))
+    assert sorted(name for name, _ in cards) == sorted(nz.list_norms())
+    for page, listed in zip(found, nz.list_norms(), strict=True):
+        assert page.formula.startswith("<math"), f"{page.name}: its docstring has no formula 'y = ...' to show"
+        words = unescape(dict(cards)[page.name])
+        assert listed.family in words and listed.paper.split(",")[0].lower()[:12] in words
+        text = page.markdown()
+        for part in ("<math", "**Shapes**", "**Source**", ">>> ", "What it supports", page.summary):
+            assert part in text, f"{page.name}: {part}"
+
+
+def test_types_read_as_they_are_written(site):
+    for path in site.rglob("*.html"):
+        text = re.sub("<[^>]*>", "", path.read_text(encoding="utf-8"))
+        assert "numpy.ndarray[" not in text and "typing.Any" not in text and "Unpack[" not in text, path.name
+
+
+def test_pages_in_a_browser(site, tmp_path):
+    if None in site_check.programs() or importlib.util.find_spec("selenium") is None:
+        pytest.skip('no browser to look with: apt-get install chromium chromium-driver; pip install -e ".[docs]"')
+    written = [p for p in sorted(site.rglob("*.html")) if p.parent.name != "zoo"]
+    some = [site / "zoo" / f"{name}.html" for name in ("index", "batch_norm", "power_norm", "switchable_norm")]
+    with site_check.browser() as driver:
+        for width in WIDTHS:
+            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+            driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+            for path in [*written, *some]:
+                driver.get(path.as_uri())
+                assert site_check.severe(driver) == [], path.name
+                wide = driver.execute_script("return document.documentElement.scrollWidth")
+                assert wide <= width, f"{path.name} is {wide} px wide on {width}"
+        driver.get((site / "zoo" / "batch_norm.html").as_uri())
+        drawn = driver.execute_script(
+            "return [...document.querySelectorAll('math, img.cube')].map(m => m.getBoundingClientRect()).map(r => [r.width, r.height])"
+        )
+        assert len(drawn) >= 3 and all(w > 3 and h > 5 for w, h in drawn)
+        assert driver.find_elements("css selector", "button.copybtn"), "code has no copy buttons"
+        check_gallery(driver, site)
+        driver.get((site / "search.html").as_uri() + "?q=lengths")
+        assert site_check.wait(lambda: driver.find_elements("css selector", "ul.search a[href*='masks']"), 20)
+        assert site_check.severe(driver) == []
+        assert driver.save_screenshot(str(tmp_path / "search.png"))
+
+
+def check_gallery(driver, site):
+    def shown():
+        return len([card for card in driver.find_elements("css selector", ".zoo-card") if card.is_displayed()])
+
+    driver.get((site / "zoo" / "index.html").as_uri())
+    assert shown() == len(nz.list_norms())
+    driver.find_element("css selector", "button[data-family=whitening]").click()
+    assert shown() == len(nz.list_norms(family="whitening"))
+    driver.find_element("css selector", "button[data-family=all]").click()
+    driver.find_element("css selector", ".zoo-filter input").send_keys("zhang sennrich")
+    assert 0 < shown() < 5
+    blank = driver.execute_script(
+        "return [...document.querySelectorAll('.zoo-card img')].filter(i => i.complete && !i.naturalWidth).length"
+    )
+    assert not blank, "a cube is not drawn"
+
+
+def test_the_front_page_answers_questions_in_a_click():
+    links = re.findall(r"^- \[.*?\]\((.*?)\)", (DOCS / "index.md").read_text(encoding="utf-8"), re.M)
+    assert len(links) >= 5
+    for link in links:
+        assert (DOCS / link).exists() or Path(link).parts[0] in GENERATED, link
+
+
+def test_links_of_the_readme_lead_to_files():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 160
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", text)
+    assert len(links) > 10
+    for link in links:
+        assert link.startswith("https://") or (ROOT / link).exists(), link
+
+
+def test_numbers_of_the_readme_are_those_of_the_records(making):
+    """Its table is that of the record, to the character; so are the figures in its sentences."""
+    text, records = (ROOT / "README.md").read_text(encoding="utf-8"), making["records"]
+    assert records.speed_table() in text
+    figures = records.substitutions()
+    for sentence in (
+        "{times} times as fast as the fastest",
+        "{times_torch} times as fast as PyTorch",
+        "{cells} training passes",
+        "{least_times} in the least",
+        "{first_call} s",
+        "{next_process} s",
+        "{of_floor} %",
+        "{machine}",
+    ):
+        assert sentence.format(**figures) in " ".join(text.split()), sentence.format(**figures)
+    assert f"{len(nz.list_norms())} norms" in text
+
+
+def test_the_picture_of_the_readme_is_drawn_from_the_declarations(making):
+    pages = making["pages"]
+    picture = pages.families([pages.Page(name) for name in nz.list_norms()])
+    assert (DOCS / "families.svg").read_text(encoding="utf-8") == picture, "build the docs, which draw it"
+
+
+def test_the_files_of_the_ecosystem_agree_with_the_package():
+    """Version and license of the citation; a changelog whose newest release is this version or the next."""
+    cited = dict(re.findall(r"^(\w[\w-]*): (.+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.M))
+    assert cited["version"] == nz.__version__ and cited["license"] == "MIT"
+    versions = re.findall(
+        r"^## \[([\d.]+)\] - (?:\d{4}-\d\d-\d\d|Unreleased)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M
+    )
+    assert nz.__version__ in versions and versions == sorted(versions, reverse=True)
+
+
+def test_versions_are_shown_and_norms_listed(capsys):
+    from normzoo.__main__ import main  # noqa: PLC0415
+
+    nz.show_versions()
+    shown = capsys.readouterr().out
+    assert f"normzoo: {nz.__version__}" in shown and "numba: " in shown and "python: " in shown
+    main(["list", "--family", "whitening"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["decorrelated_batch_norm", "group_whitening", "iter_norm"]
+    assert all("whitening" in line for line in lines)
+    with pytest.raises(ValueError, match="expected family to be one of batch, .*got 'bath'"):
+        nz.list_norms(family="bath")
+    assert {name for family in {n.family for n in nz.list_norms()} for name in nz.list_norms(family)} == set(
+        nz.list_norms()
+    )
