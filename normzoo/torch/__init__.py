@@ -11,15 +11,15 @@
 `install` replaces the kernels in PyTorch's dispatcher, for tensors on the CPU: there is no Python in the call, and
 everything that PyTorch does with its norms works. It needs Linux on x86-64 and a PyTorch that it knows.
 
-Of the modules and functions, every class is a subclass of PyTorch's class of the same name: signature, state_dict, repr, initialization and
+Every class is a subclass of PyTorch's class of the same name: signature, state_dict, repr, initialization and
 isinstance are PyTorch's. Tensors are not copied, neither on the CPU (float16, bfloat16, float32, float64) nor on CUDA,
 where the work goes to the current stream. channels_last is kept, and running statistics are the module's own buffers.
 
-What they do not support raises: torch.func transforms (vmap, grad, jvp) and forward-mode differentiation, tensors on other
-devices, sparse, quantized, integer and complex tensors. Second and higher derivatives are right: a backward pass with
-create_graph=True is written in PyTorch's operations. torch.compile, torch.export, torch.jit.trace and make_fx keep the
-norms in their graphs as opaque operators, torch.fx as modules, and torch.onnx.export writes those of ONNX;
-torch.jit.script asks for revert(model).
+What these modules and functions do not support raises: torch.func transforms (vmap, grad, jvp) and forward-mode
+differentiation, tensors on other devices, sparse, quantized, integer and complex tensors. Second and higher derivatives
+are right: a backward pass with create_graph=True is written in PyTorch's operations. torch.compile, torch.export,
+torch.jit.trace and make_fx keep the norms in their graphs as opaque operators, torch.fx as modules, and
+torch.onnx.export writes those of ONNX; torch.jit.script asks for revert(model).
 
 Functions and modules take what stands before and behind a norm: `y, s = norm(x, residual=r)`, add=, gate=, and
 activation=, gate_first= and residual_scale= where a module is made. One pass goes forward and one back; in graphs that

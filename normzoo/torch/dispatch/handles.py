@@ -1,5 +1,7 @@
 """Tensors in compiled code: what a kernel reads of them, and those that it makes."""
 
+# mypy: disallow-untyped-defs=False
+
 from normzoo.backends.cpu.compiling.jit import helper
 from normzoo.backends.cpu.fastcall.objects import half, put_word, word
 from normzoo.backends.cpu.kernels.moments import put_lanes
@@ -155,8 +157,7 @@ def is_dense(tensor, rank, last):
 
 @helper
 def is_last(tensor, rank):
-    """1 if PyTorch takes the tensor as one with channels last (its `suggest_memory_format`), else 0: of (N, C, 1, 1) and
-    (N, 1, H, W), strides alone tell."""
+    """1 if PyTorch takes the tensor, by its strides, as one with channels last (`suggest_memory_format`); else 0."""
     if rank != 4 and rank != 5:
         return 0
     sizes, strides = sizes_in(tensor), strides_in(tensor)
@@ -268,9 +269,14 @@ def from_doubles(kind, place, source, count):
 
 
 @helper
+def is_one_of(kind, a, b):
+    return (kind - a) * (kind - b) == 0
+
+
+@helper
 def is_short(kind):
     """Is it a dtype of 16 bits, which is computed in float32?"""
-    return kind == BFLOAT16 or kind == FLOAT16
+    return is_one_of(kind, BFLOAT16, FLOAT16)
 
 
 @helper

@@ -19,8 +19,8 @@ from normzoo.torch.dispatch import interface
 TRIED = "2.10", "2.14"  # the oldest and the newest PyTorch with which this was tested
 MESSAGES = {
     "normzoo_torch_no_memory": b"normzoo.torch: there is no memory for a norm's results or workspace",
-    "normzoo_torch_no_kernel": b"normzoo.torch: expected x, dy and weight of one floating dtype and of fitting sizes in "
-    b"_fused_rms_norm_backward; write rms_norm of such tensors, or normzoo.torch.uninstall()",
+    "normzoo_torch_no_kernel": b"normzoo.torch: expected x, dy and weight of one floating dtype and of fitting sizes "
+    b"in _fused_rms_norm_backward; write rms_norm of such tensors, or normzoo.torch.uninstall()",
 }
 
 _lock = threading.RLock()
@@ -32,7 +32,7 @@ def _entries() -> dict[str, tuple[int, Any]]:
     """The address of each operator's kernel."""
     from numba.core import types  # noqa: PLC0415
 
-    from normzoo.torch.dispatch import backwards, forwards, plans, threads  # noqa: PLC0415 (what they import compiles)
+    from normzoo.torch.dispatch import batches, groups, last_axes, plans, threads  # noqa: PLC0415
 
     interface.link_all()
     for name, text in MESSAGES.items():
@@ -41,20 +41,20 @@ def _entries() -> dict[str, tuple[int, Any]]:
     plans.link()
     threads.link()
     kernels = {
-        "native_layer_norm": forwards.over_last_axes(True),
-        "native_layer_norm_backward": backwards.over_last_axes(),
-        "_fused_rms_norm": forwards.over_last_axes(False),
-        "_fused_rms_norm_backward": backwards.of_rms(),
-        "native_group_norm": forwards.in_groups(),
-        "native_group_norm_backward": backwards.in_groups(),
+        "native_layer_norm": last_axes.forward_over_last_axes(True),
+        "native_layer_norm_backward": last_axes.layer_norm_back(),
+        "_fused_rms_norm": last_axes.forward_over_last_axes(False),
+        "_fused_rms_norm_backward": last_axes.rms_norm_back(),
+        "native_group_norm": groups.group_norm(),
+        "native_group_norm_backward": groups.group_norm_back(),
         **{
-            name: forwards.over_batches(name)
+            name: batches.batch_norm(name)
             for name in (
                 "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit.no_stats",
                 "_batch_norm_with_update",
             )
         },
-        **{name: backwards.over_batches(name) for name in ("native_batch_norm_backward", "batch_norm_backward")},
+        **{name: batches.batch_norm_back(name) for name in ("native_batch_norm_backward", "batch_norm_backward")},
     }  # fmt: skip
     return {name: entry_for_c(kernel, (types.int64,) * 3) for name, kernel in kernels.items()}
 
@@ -82,7 +82,7 @@ def _said_already() -> None:
     """Make PyTorch say now, to nobody, what it says once per process about a kernel that replaces another."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        library = torch.library.Library("aten", "IMPL")  # noqa: TOR901
+        library = torch.library.Library("aten", "IMPL")
         library.impl("native_group_norm", lambda *given: None, "CPU", allow_override=True)
         library._destroy()
 
@@ -91,9 +91,9 @@ def install() -> None:
     """Make PyTorch's norms use this library's kernels, for all tensors on the CPU in this process.
 
     What is in PyTorch's dispatcher changes, and nothing else: modules, functions, autograd, torch.func, torch.compile,
-    torch.export, torch.jit and hooks stay PyTorch's. So do results within rounding, errors, the threads, and the bits of
-    whatever the kernels do not take: other dtypes and devices, eps <= 0, empty tensors. Calling it twice is calling it
-    once. The first call in a process loads the kernels, or compiles them, which takes seconds.
+    torch.export, torch.jit and hooks stay PyTorch's. So do results within rounding, errors, the number of threads, and
+    the bits of what the kernels do not take: other dtypes and devices, eps <= 0, empty tensors. To call it twice is to
+    call it once. The first call in a process loads the kernels, or compiles them, which takes seconds.
 
     Raises:
         RuntimeError: this system or this version of PyTorch has not the interface that is needed. Nothing has changed.
@@ -118,8 +118,9 @@ def install() -> None:
         if failed:
             known.aoti_torch_delete_library_object(handle)
             raise RuntimeError(
-                f"normzoo.torch.install: expected PyTorch to take the kernels, got an error of torch {torch.__version__}"
-                f"; tested are {TRIED[0]} to {TRIED[1]}. Install one of these, or use normzoo.torch.convert(model)"
+                f"normzoo.torch.install: expected PyTorch to take the kernels, got an error of torch "
+                f"{torch.__version__}; tested are {TRIED[0]} to {TRIED[1]}. Install one of these, or use "
+                "normzoo.torch.convert(model)"
             )
         _installed.append(handle)
 
@@ -138,8 +139,8 @@ def is_installed() -> bool:
 
 @contextmanager
 def installed() -> Iterator[None]:
-    """A context in which PyTorch's norms use this library's kernels, for all threads of the process; behind it, it is as
-    before."""
+    """A context in which PyTorch's norms use this library's kernels, for all threads of the process; behind it, all is
+    as before."""
     before = is_installed()
     install()
     try:

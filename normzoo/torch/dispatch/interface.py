@@ -7,6 +7,8 @@ is its address and length, an optional tensor is a reference to the tensor and a
 address, the last element first. What these raise passes through compiled code.
 """
 
+# mypy: disallow-untyped-defs=False
+
 import ctypes
 from collections.abc import Callable
 from pathlib import Path

@@ -1,9 +1,11 @@
 """A pass of a plan over tensors, in compiled code; forward and backward."""
 
+# mypy: disallow-untyped-defs=False
+
 import math
 
 from normzoo.backends.cpu.compiling.jit import helper
-from normzoo.backends.cpu.fastcall.objects import fails, needed, number, place_of, put_word, word
+from normzoo.backends.cpu.fastcall.objects import fails, needed, place_of
 from normzoo.backends.cpu.kernels.running import blend
 from normzoo.backends.cpu.parallel.sharing import ALONE
 from normzoo.backends.cpu.vector.access import at, load_n, put
@@ -13,12 +15,10 @@ from normzoo.backends.cpu.vector.workspaces import workspace
 from normzoo.torch.dispatch import interface
 from normzoo.torch.dispatch.handles import (
     BFLOAT16,
-    FLOAT16,
     FLOAT32,
     FLOAT64,
     computing,
     data_of,
-    from_doubles,
     is_short,
     stored,
     to_doubles,

@@ -5,6 +5,8 @@ Compiled code looks a plan up in a table by eight words. It asks Python, once, f
 are never changed or removed; where the table is full, Python is asked each time.
 """
 
+# mypy: disallow-untyped-defs=False
+
 import ctypes
 import math
 import sys
@@ -21,8 +23,8 @@ from normzoo.backends.cpu.fastcall.objects import number, word
 from normzoo.backends.cpu.schedule import SERIAL
 from normzoo.passes.view import fit_sizes
 from normzoo.torch.dispatch import interface
-from normzoo.torch.dispatch.interface import ask_plan
 from normzoo.torch.dispatch.handles import BFLOAT16, FLOAT16, FLOAT32, FLOAT64
+from normzoo.torch.dispatch.interface import ask_plan
 from normzoo.zoo.layer.layer_norm import LayerNorm
 from normzoo.zoo.layer.rms_norm import RMSNorm
 
@@ -45,7 +47,7 @@ LETTERS = {
 MOMENTS_OF = {
     LAYER: LayerNorm.moments, RMS: RMSNorm.moments, GROUP: LayerNorm.moments, BATCH: LayerNorm.moments, GIVEN: CONSTANT,
 }  # fmt: skip
-STORE = {FLOAT16: np.dtype(np.float16), FLOAT32: np.dtype(np.float32), FLOAT64: np.dtype(np.float64)}
+STORE: dict[int, Any] = {FLOAT16: np.dtype(np.float16), FLOAT32: np.dtype(np.float32), FLOAT64: np.dtype(np.float64)}
 
 
 class _BFloat16:
@@ -73,7 +75,7 @@ def plan_of_key(key: tuple[int, ...]) -> Plan | None:
     if not key[AFFINE]:
         letters = tuple(letter & 1 for letter in letters)
     fits, dims, parameter_dims = fit_sizes(letters, key[SIZES : SIZES + len(letters)])
-    store = _BFloat16 if key[KIND] == BFLOAT16 else STORE[key[KIND]]
+    store: Any = _BFloat16 if key[KIND] == BFLOAT16 else STORE[key[KIND]]
     dtype = STORE[FLOAT64] if key[KIND] == FLOAT64 else STORE[FLOAT32]
     return Plan(norm, back, dims, parameter_dims, MOMENTS_OF[norm], dtype, store) if fits else None
 

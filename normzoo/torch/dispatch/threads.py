@@ -1,6 +1,8 @@
 """PyTorch's threads as the pool of `sharing.py`: kernels share their turns by `at::parallel_for`, in as many parts as
 PyTorch has threads. Results do not depend on that number."""
 
+# mypy: disallow-untyped-defs=False
+
 import ctypes
 from functools import cache
 from typing import Any

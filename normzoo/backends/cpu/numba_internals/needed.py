@@ -33,7 +33,7 @@ def machine_code(kernel: Any, signature: tuple[types.Type, ...]) -> tuple[Callab
 
 
 def entry_for_c(kernel: Any, signature: tuple[types.Type, ...]) -> tuple[int, Any]:
-    """Such a kernel's address for C, by C's calling convention, and an object that keeps it alive. It must not raise."""
+    """Such a kernel's address by C's calling convention, and an object that keeps it alive. It must not raise."""
     kernel.compile(signature)
     made = kernel.overloads[signature]
     return made.library.get_pointer_to_function(made.fndesc.llvm_cfunc_wrapper_name), made
