@@ -24,6 +24,12 @@ DTYPES = [(d, p) for d in TOLERANCES for p in dict.fromkeys((d, torch.float32)) 
 SHAPES = [(2, 8, 3, 5), (3, 8, 7), (4, 8), (1, 8, 1, 1), (2, 8, 33, 17), (8, 32, 40, 40), (2, 4, 4, 6, 5), (256, 64), (1, 768), (5, 1, 4, 4)]  # fmt: skip
 
 
+# PyTorch's own: what it deprecates, and how it traces its modules
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning", "ignore:.*autocast.*:UserWarning"
+)
+
+
 @pytest.fixture(autouse=True)
 def own_state():
     torch.manual_seed(0)
@@ -316,7 +322,6 @@ def graph_ways():
 
 
 @pytest.mark.parametrize(("way", "call"), list(graph_ways()), ids=lambda v: v if isinstance(v, str) else "")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_modules(way, call, training):
     if way in ("make_fx", "export", "functional_call", "inference", "jit.trace", "compile") and training:
@@ -331,7 +336,6 @@ def test_modules(way, call, training):
     same(run, 3e-2 if way == "autocast" else 3e-5, strides=False)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_training_step():
     from torch.utils.checkpoint import checkpoint  # noqa: PLC0415
 
@@ -543,7 +547,6 @@ def test_threads_of_python(installed):
     assert not wrong
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_fork(installed):
     x = torch.randn(8, 50)
     expected = F.layer_norm(x, (50,))
