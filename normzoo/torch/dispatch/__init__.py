@@ -5,6 +5,6 @@ handles     tensors in compiled code
 threads     PyTorch's threads
 plans       which kernel does a pass: asked of Python once per sizes and dtypes
 passes      a pass of a plan
-forwards, backwards    the operators' kernels, as C calls them
+kernels/    the operators' kernels, as C calls them
 installing  registers them
 """

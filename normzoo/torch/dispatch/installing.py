@@ -32,7 +32,8 @@ def _entries() -> dict[str, tuple[int, Any]]:
     """The address of each operator's kernel."""
     from numba.core import types  # noqa: PLC0415
 
-    from normzoo.torch.dispatch import batches, groups, last_axes, plans, threads  # noqa: PLC0415
+    from normzoo.torch.dispatch import plans, threads  # noqa: PLC0415
+    from normzoo.torch.dispatch.kernels import batches, groups, last_axes  # noqa: PLC0415
 
     interface.link_all()
     for name, text in MESSAGES.items():

@@ -93,8 +93,8 @@ SOURCE = digest_of_sources(PACKAGE, __name__)
 
 @lru_cache(maxsize=16)
 def elsewhere(module: str) -> int | None:
-    """The digest of the package of a module that has kernels but is not among those of `SOURCE`."""
-    return digest_of_sources(module.rpartition(".")[0], module)
+    """The digest of the room, such as normzoo.torch.dispatch, of a module with kernels that `SOURCE` does not know."""
+    return digest_of_sources(".".join(module.split(".")[:3]), module)
 
 
 lost: list[str] = []  # reasons why kernels that this process compiled were not stored

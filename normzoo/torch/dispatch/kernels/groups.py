@@ -23,16 +23,7 @@ from normzoo.torch.dispatch.handles import (
     sizes_in,
 )
 from normzoo.torch.dispatch.interface import doubles, own, room
-from normzoo.torch.dispatch.passes import forward
-from normzoo.torch.dispatch.plans import (
-    BACK,
-    CODE,
-    GROUP,
-    SIZES,
-    field,
-    plan_at,
-)
-from normzoo.torch.dispatch.steps import (
+from normzoo.torch.dispatch.kernels.steps import (
     give_up,
     go_back,
     is_gradient,
@@ -44,6 +35,15 @@ from normzoo.torch.dispatch.steps import (
     spans,
     taken_over,
     write_key,
+)
+from normzoo.torch.dispatch.passes import forward
+from normzoo.torch.dispatch.plans import (
+    BACK,
+    CODE,
+    GROUP,
+    SIZES,
+    field,
+    plan_at,
 )
 
 

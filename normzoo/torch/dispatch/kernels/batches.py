@@ -29,17 +29,7 @@ from normzoo.torch.dispatch.handles import (
     sizes_in,
 )
 from normzoo.torch.dispatch.interface import doubles, own, room
-from normzoo.torch.dispatch.passes import apply, forward, running_stats, update
-from normzoo.torch.dispatch.plans import (
-    BACK,
-    BATCH,
-    CODE,
-    GIVEN,
-    SIZES,
-    field,
-    plan_at,
-)
-from normzoo.torch.dispatch.steps import (
+from normzoo.torch.dispatch.kernels.steps import (
     give_up,
     go_back,
     is_gradient,
@@ -50,6 +40,16 @@ from normzoo.torch.dispatch.steps import (
     spans,
     taken_over,
     write_key,
+)
+from normzoo.torch.dispatch.passes import apply, forward, running_stats, update
+from normzoo.torch.dispatch.plans import (
+    BACK,
+    BATCH,
+    CODE,
+    GIVEN,
+    SIZES,
+    field,
+    plan_at,
 )
 
 

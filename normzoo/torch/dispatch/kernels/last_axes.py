@@ -32,18 +32,7 @@ from normzoo.torch.dispatch.handles import (
     sizes_in,
 )
 from normzoo.torch.dispatch.interface import doubles, free, own, room, symbol, zero
-from normzoo.torch.dispatch.passes import forward
-from normzoo.torch.dispatch.plans import (
-    BACK,
-    CODE,
-    LAYER,
-    RMS,
-    SETS,
-    SIZES,
-    field,
-    plan_at,
-)
-from normzoo.torch.dispatch.steps import (
+from normzoo.torch.dispatch.kernels.steps import (
     give_up,
     go_back,
     gradient_of,
@@ -57,6 +46,17 @@ from normzoo.torch.dispatch.steps import (
     spans,
     taken_over,
     write_key,
+)
+from normzoo.torch.dispatch.passes import forward
+from normzoo.torch.dispatch.plans import (
+    BACK,
+    CODE,
+    LAYER,
+    RMS,
+    SETS,
+    SIZES,
+    field,
+    plan_at,
 )
 
 no_kernel = symbol("normzoo_torch_no_kernel")
