@@ -26,7 +26,9 @@ SHAPES = [(2, 8, 3, 5), (3, 8, 7), (4, 8), (1, 8, 1, 1), (2, 8, 33, 17), (8, 32,
 
 # PyTorch's own: what it deprecates, and how it traces its modules
 pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning", "ignore:.*autocast.*:UserWarning"
+    "ignore::DeprecationWarning",
+    "ignore::torch.jit.TracerWarning",
+    "ignore:Mismatch dtype between input and weight:UserWarning",
 )
 
 
