@@ -16,7 +16,7 @@ import torch
 from normzoo.backends.cpu.numba_internals.needed import entry_for_c
 from normzoo.torch.dispatch import interface
 
-TRIED = "2.10", "2.14"  # the oldest and the newest PyTorch with which this was tested
+TRIED = "2.10", "2.14"  # the oldest and the newest PyTorch with which a pass was tried
 MESSAGES = {
     "normzoo_torch_no_memory": b"normzoo.torch: there is no memory for a norm's results or workspace",
     "normzoo_torch_no_kernel": b"normzoo.torch: expected x, dy and weight of one floating dtype and of fitting sizes "
@@ -120,7 +120,7 @@ def install() -> None:
             known.aoti_torch_delete_library_object(handle)
             raise RuntimeError(
                 f"normzoo.torch.install: expected PyTorch to take the kernels, got an error of torch "
-                f"{torch.__version__}; tested are {TRIED[0]} to {TRIED[1]}. Install one of these, or use "
+                f"{torch.__version__}; tried were {TRIED[0]} to {TRIED[1]}. Install one of these, or use "
                 "normzoo.torch.convert(model)"
             )
         _installed.append(handle)
