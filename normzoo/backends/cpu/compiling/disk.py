@@ -78,17 +78,23 @@ def _modules(package: str) -> Iterator[str]:
             yield from _modules(found.name)
 
 
-def _digest_of_sources() -> int | None:
-    """The digest of all kernel files and compilers; None if a file cannot be read, as edits of it would go
-    unnoticed."""
-    names = list(_modules(PACKAGE))
+def digest_of_sources(package: str, known: str) -> int | None:
+    """The digest of all files of a package, of which one is known, and of the compilers; None if a file cannot be read,
+    as edits of it would go unnoticed."""
+    names = list(_modules(package))
     found = [_source(name) for name in sorted(names)]
-    if __name__ not in names or None in found:
+    if known not in names or None in found:
         return None
     return _digest("\0".join([*filter(None, found), numba.__version__, llvmlite.__version__]).encode())
 
 
-SOURCE = _digest_of_sources()
+SOURCE = digest_of_sources(PACKAGE, __name__)
+
+
+@lru_cache(maxsize=16)
+def elsewhere(module: str) -> int | None:
+    """The digest of the room, such as normzoo.torch.dispatch, of a module with kernels that `SOURCE` does not know."""
+    return digest_of_sources(".".join(module.split(".")[:3]), module)
 
 
 lost: list[str] = []  # reasons why kernels that this process compiled were not stored

@@ -9,7 +9,7 @@ from typing import Any
 
 import numba
 
-from normzoo.backends.cpu.compiling.disk import Cache
+from normzoo.backends.cpu.compiling.disk import Cache, elsewhere
 from normzoo.backends.cpu.numba_internals import optional, way
 
 # Options for functions that only compiled code calls: no entry point for Python or C, and no machine code.
@@ -36,20 +36,21 @@ def _flags(function: Callable) -> dict[str, Any]:
     return found
 
 
-def kernel(function: Callable | None = None, *, nogil: bool = True) -> Any:
-    """A function that Python calls; it releases the interpreter's lock while it runs.
+def kernel(function: Callable | None = None, *, nogil: bool = True, from_c: bool = False) -> Any:
+    """A function that Python calls; it releases the interpreter's lock while it runs. With `from_c`, one that C calls.
 
     Its flags become part of its name. Numba names machine code by function name, types and a number that is unique only
     within the process. Two processes may write the same number to the disk cache, and a third process would take one
     kernel for another.
     """
     if function is None:
-        return partial(kernel, nogil=nogil)
-    flags = ", ".join(f"{name}={value}" for name, value in sorted(_flags(function).items()))
+        return partial(kernel, nogil=nogil, from_c=from_c)
+    found = _flags(function) | ({"sources": elsewhere(function.__module__)} if from_c else {})
+    flags = ", ".join(f"{name}={value}" for name, value in sorted(found.items()))
     function.__qualname__ += f"({flags})"
     if _is_off():
         return function
-    made = way.jit(function, False, nogil=nogil, no_cfunc_wrapper=True)
+    made = way.jit(function, False, nogil=nogil, no_cfunc_wrapper=not from_c)
     if way.is_own:
         optional.use_cache(made, Cache(function))
     return made

@@ -105,6 +105,10 @@ def run(code, owned, ints, places, scalars):
     """Run the machine code of a kernel: `places` are the addresses of its arrays. If it raises, `owned` is released."""
 
 
+def fails(code, ints, places, scalars):
+    """Like `run`, for code without the interpreter: 1 if the kernel raised, which is only for want of memory."""
+
+
 typed(address_of, lambda a: types.int64)
 typed(returned, lambda address: OBJECT)
 typed(shared, lambda address: OBJECT)
@@ -118,6 +122,7 @@ typed(place_of, lambda a: types.int64)
 typed(needed, lambda space: types.none)
 typed(result_of, lambda function, arguments: types.int64)
 typed(run, lambda code, owned, ints, places, scalars: types.none)
+typed(fails, lambda code, ints, places, scalars: types.int64)
 
 
 @lower(address_of, Object)
@@ -184,20 +189,31 @@ def _result_of(context, builder, sig, args):
     return builder.ptrtoint(api.call(*(builder.inttoptr(a, api.pyobj) for a in args)), _INT)
 
 
-@lower(run, types.Integer, types.Integer, types.BaseTuple, types.BaseTuple, types.BaseTuple)
-def _run(context, builder, sig, args):
-    ints, places, scalars = (cgutils.unpack_tuple(builder, a) for a in args[2:])
+def _called(context, builder, kinds, code, values):
+    """The status of a kernel's call, by its address."""
+    ints, places, scalars = (cgutils.unpack_tuple(builder, v) for v in values)
     flat = Flat(types.float32)  # for any dtype: all pointers are alike
     place = context.get_value_type(flat)
-    taken = [*sig.args[2].types, *[flat] * len(places), *sig.args[4].types]
+    taken = [*kinds[0].types, *[flat] * len(places), *kinds[2].types]
     given = [*ints, *(builder.inttoptr(p, place) for p in places), *scalars]
-    code = builder.inttoptr(args[0], function_type(context, taken).as_pointer())
-    status = call_at(context, builder, code, taken, given)
+    function = builder.inttoptr(code, function_type(context, taken).as_pointer())
+    return call_at(context, builder, function, taken, given)
+
+
+@lower(run, types.Integer, types.Integer, types.BaseTuple, types.BaseTuple, types.BaseTuple)
+def _run(context, builder, sig, args):
+    status = _called(context, builder, sig.args[2:], args[0], args[2:])
     with builder.if_then(status.is_error, likely=False):
         api = python_api(context, builder)
         api.decref(builder.inttoptr(args[1], api.pyobj))
         raise_as(context, builder, status)
     return context.get_dummy_value()
+
+
+@lower(fails, types.Integer, types.BaseTuple, types.BaseTuple, types.BaseTuple)
+def _fails(context, builder, sig, args):
+    status = _called(context, builder, sig.args[1:], args[0], args[1:])
+    return builder.zext(status.is_error, _INT)
 
 
 @lru_cache(maxsize=1)

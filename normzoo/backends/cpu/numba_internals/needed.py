@@ -32,6 +32,13 @@ def machine_code(kernel: Any, signature: tuple[types.Type, ...]) -> tuple[Callab
     return made.entry_point, made.library.get_pointer_to_function(made.fndesc.llvm_func_name), made
 
 
+def entry_for_c(kernel: Any, signature: tuple[types.Type, ...]) -> tuple[int, Any]:
+    """Such a kernel's address by C's calling convention, and an object that keeps it alive. It must not raise."""
+    kernel.compile(signature)
+    made = kernel.overloads[signature]
+    return made.library.get_pointer_to_function(made.fndesc.llvm_cfunc_wrapper_name), made
+
+
 def function_type(context: Any, taken: Any) -> Any:
     """The LLVM type of a function with these argument types that returns nothing."""
     return context.call_conv.get_function_type(types.none, taken)
