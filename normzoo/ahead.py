@@ -185,7 +185,9 @@ def _float_dtype(dtype: Any) -> np.dtype:
         try:
             import ml_dtypes  # noqa: F401, PLC0415 (optional; makes the name known to NumPy)
         except ImportError:
-            raise ValueError("compile_cache: expected ml_dtypes to be installed for bfloat16; install it") from None
+            raise ValueError(
+                "compile_cache: expected ml_dtypes to be installed for bfloat16; write pip install ml_dtypes"
+            ) from None
     try:
         found = np.dtype(dtype)
     except TypeError:

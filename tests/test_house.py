@@ -80,7 +80,7 @@ ROOMS = {
         "backends.cpu.vector",
         "backends.lanes",
     },
-    "backends/cuda": {"backends.around", "backends.contract", "backends.cuda"},
+    "backends/cuda": {"backends.around", "backends.contract", "backends.cuda", "extras"},
     "backends/definitions.py": {"backends.contract"},
     "backends/lanes.py": {"backends.around"},
     "backends/memory.py": {"backends.contract"},
@@ -215,6 +215,7 @@ ROOMS = {
         "selection.select",
         "statistics.running_state",
     },
+    "extras.py": set(),
     "functional.py": {
         "backends.around",
         "backends.contract",
@@ -298,6 +299,7 @@ ROOMS = {
     "exchange/files.py": {
         "backends.contract",
         "exchange.dialects",
+        "extras",
         "norm",
         "passes.arrays",
         "statistics.running_state",
@@ -324,6 +326,7 @@ ROOMS = {
     "distributed": {
         "backends",
         "distributed",
+        "extras",
         "norm",
         "passes.arrays",
         "passes.form",
@@ -344,6 +347,7 @@ ROOMS = {
         "backends",
         "backends.activations",
         "backends.around",
+        "extras",
         "passes.around",
         "functional",
         "norm",
@@ -356,7 +360,7 @@ ROOMS = {
         "zoo",
     },
     "njit": {"", "backends", "functional", "njit", "norm", "passes.saved", "passes.view", "zoo"},
-    "reference": {"reference"},
+    "reference": {"extras", "reference"},
     "__init__.py": {
         "ahead",
         "backends",

@@ -17,6 +17,7 @@ import numpy as np
 
 from normzoo.backends.contract import Array
 from normzoo.exchange.dialects import TORCH
+from normzoo.extras import to_install
 from normzoo.norm import Norm
 from normzoo.passes.arrays import moved
 from normzoo.statistics.running_state import copy_in
@@ -140,7 +141,7 @@ def _safetensors(owner: str, module: str) -> Any:
     try:
         import safetensors.numpy  # noqa: PLC0415
     except ImportError as error:
-        raise ImportError(f"{owner}: expected safetensors to be installed; pip install safetensors") from error
+        raise ImportError(f"{owner}: expected safetensors to be installed; write {to_install('files')}") from error
     return safetensors.numpy if module == "safetensors.numpy" else safetensors
 
 

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from normzoo.extras import to_install
 from normzoo.reference.docstrings import markdown
 
 MODULES = (
@@ -66,7 +67,7 @@ def build(out: Path) -> list[Path]:
         import pdoc.doc  # noqa: PLC0415
         import pdoc.render  # noqa: PLC0415
     except ImportError as error:
-        raise ImportError('reference: expected pdoc to be installed; pip install "normzoo[reference]"') from error
+        raise ImportError(f"reference: expected pdoc to be installed; write {to_install('reference')}") from error
     modules = {name: pdoc.doc.Module.from_name(name) for name in MODULES}
     for module in modules.values():
         _rewrite(module)
