@@ -29,7 +29,7 @@ ROOMS = {
     "backends/__init__.py": {"backends"},
     "backends/activations.py": {"backends.around", "backends.lanes"},
     "backends/around.py": set(),
-    "backends/at_once.py": set(),
+    "backends/at_once.py": {"system"},
     "backends/contract.py": {"backends.around"},
     "backends/cpu": {
         "backends",
@@ -44,7 +44,7 @@ ROOMS = {
     },
     "backends/cpu/schedule.py": set(),
     "backends/cpu/numba_internals": {"backends.cpu.numba_internals"},
-    "backends/cpu/compiling": {"backends.cpu.compiling", "backends.cpu.numba_internals"},
+    "backends/cpu/compiling": {"backends.cpu.compiling", "backends.cpu.numba_internals", "system"},
     "backends/cpu/vector": {
         "backends.cpu.numba_internals",
         "backends.cpu.schedule",
@@ -86,7 +86,7 @@ ROOMS = {
     "backends/memory.py": {"backends.contract"},
     "backends/reference.py": {"backends.around", "backends.contract", "backends.definitions", "backends.memory"},
     "backends/samples.py": {"backends.contract"},
-    "backends/subnormals.py": set(),
+    "backends/subnormals.py": {"system"},
     "passes/__init__.py": set(),
     "passes/affine.py": {
         "backends.contract",
@@ -259,6 +259,7 @@ ROOMS = {
     "statistics/running_state.py": {"backends.at_once", "backends.contract"},
     "statistics/stats.py": {"backends.contract", "passes.arrays", "passes.formulas"},
     "statistics/updates.py": {"backends", "backends.subnormals", "passes.arrays", "statistics.running_state"},
+    "system.py": set(),
     "zoo": {
         "backends.around",
         "backends.contract",
@@ -303,6 +304,7 @@ ROOMS = {
         "norm",
         "passes.arrays",
         "statistics.running_state",
+        "system",
     },
     "exchange/fold.py": {
         "backends.contract",
@@ -356,6 +358,7 @@ ROOMS = {
         "passes.view",
         "passes.view_saved",
         "statistics.updates",
+        "system",
         "torch",
         "zoo",
     },

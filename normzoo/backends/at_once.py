@@ -4,7 +4,6 @@ Between C functions Python handles no signal, switches to no other thread and do
 an interruption could leave locked.
 """
 
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -12,14 +11,16 @@ from itertools import chain, filterfalse, starmap
 from operator import setitem
 from typing import Any
 
+from normzoo.system import at_fork
+
 has_gil: Callable[[], bool] = getattr(sys, "_is_gil_enabled", lambda: True)
 put: Callable[..., None] = setitem
 
 # Without the interpreter's lock (free-threaded Python), the steps also take this lock, in C. It is held only while
 # copying: the code that holds it cannot be interrupted, cannot raise, and does not take it a second time.
 _lock = threading.Lock()
-if not has_gil() and hasattr(os, "register_at_fork"):  # no fork in the middle of a step
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+if not has_gil():  # no fork in the middle of a step
+    at_fork(_lock.acquire, _lock.release)
 
 
 def _at_once(steps: Iterator[Any]) -> bool:
