@@ -91,7 +91,8 @@ def compile_cache(
     Raises:
         ValueError: an unknown name, dtype or axis. TypeError: not in a sequence.
         RuntimeError: no directory can be written (set NUMBA_CACHE_DIR to one that can), not all kernels could be stored
-            (the message says why, such as a full disk), or NUMBA_DISABLE_JIT switches Numba off.
+            (the message says why, such as a full disk), this Numba's cannot be stored, or NUMBA_DISABLE_JIT switches
+            Numba off.
 
     >>> import normzoo as nz
     >>> nz.compile_cache(["layer_norm"], ["float32", "float16"])  # doctest: +SKIP
@@ -121,6 +122,11 @@ def compile_cache(
         raise RuntimeError(
             "compile_cache: expected a directory where compiled kernels can be stored, found none that can be "
             "written; set NUMBA_CACHE_DIR to one before Python starts"
+        )
+    if not _can_store():
+        raise RuntimeError(
+            "compile_cache: expected a Numba whose compiled kernels can be stored, got "
+            f"{numba.__version__}, which lacks private names for that; install one that this package allows"
         )
     work = [(name, dtype, axis) for name in names for dtype in kinds for axis in ends]
     total = sum(1 for name, _, axis in work for _ in _examples(classes[name], axis))
@@ -156,6 +162,13 @@ def _lost() -> list[str]:
     from normzoo.backends.cpu.compiling import disk  # noqa: PLC0415  as above
 
     return disk.lost
+
+
+def _can_store() -> bool:
+    """Do kernels go to the disk cache with this version of Numba?"""
+    from normzoo.backends.cpu.numba_internals import way  # noqa: PLC0415  as above
+
+    return way.is_own
 
 
 class _Counter(event.Listener):

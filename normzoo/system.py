@@ -15,6 +15,7 @@ from typing import Any
 
 _TASKS = Path("/proc/self/task")
 _SIZE = 256  # bytes: at least sizeof(fenv_t) of any C library
+_PROBE = "__chkstk"
 _DENORMALS = 0x03000000  # _MCW_DN of Windows: the bits that say what happens to subnormal numbers; 0 keeps them
 
 
@@ -38,6 +39,18 @@ def take_mode(path: Path, of: Path) -> None:
     mask = os.umask(0)
     os.umask(mask)
     path.chmod(stat.S_IMODE(of.stat().st_mode) if of.exists() else 0o666 & ~mask)
+
+
+def let_stacks_grow(find: Callable[[str], int | None], add: Callable[[str, int], Any]) -> None:
+    """On Windows, a function with more than a page on its stack calls one of the system, which makes the stack grow
+    page by page. LLVM, whose symbols these functions look up and define, may not know it."""
+    if sys.platform != "win32" or find(_PROBE):
+        return
+    try:
+        function = getattr(ctypes.WinDLL("ntdll"), _PROBE)  # type: ignore[attr-defined, unused-ignore]
+    except (OSError, AttributeError):  # then compiling such a kernel fails, and says what is missing
+        return
+    add(_PROBE, ctypes.cast(function, ctypes.c_void_p).value)
 
 
 def keep_subnormals() -> Callable[[], Any] | None:

@@ -123,6 +123,19 @@ def test_a_full_disk_is_no_success(tmp_path):
     )
 
 
+def test_a_numba_whose_kernels_cannot_be_stored_is_no_success(tmp_path):
+    """An unknown version, with which kernels are compiled in the ordinary way, in every process."""
+    code = (
+        "import sys, warnings\nwarnings.simplefilter('ignore')\n"
+        "sys.modules['normzoo.backends.cpu.numba_internals.target'] = None\n"
+        "from normzoo import __main__\n"
+        "__main__.main(['compile', '--norms', 'rms_norm', '--quiet'])"
+    )
+    done = process.run("-c", code, check=False, NUMBA_CACHE_DIR=tmp_path)
+    assert done.returncode == 2 and not done.stdout and done.stderr.count("\n") == 1
+    assert "expected a Numba whose compiled kernels can be stored" in done.stderr
+
+
 def test_numba_switched_off_compiles_nothing_and_says_so(tmp_path):
     done = process.run("-m", "normzoo", "compile", check=False, NUMBA_CACHE_DIR=tmp_path, NUMBA_DISABLE_JIT=1)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "unset NUMBA_DISABLE_JIT" in done.stderr

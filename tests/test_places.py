@@ -196,3 +196,81 @@ def test_only_one_file_knows_of_systems():
         if re.search(ALONE, re.sub(r'"""(.|\n)*?"""|#.*', "", Path(path).read_text(encoding="utf-8")))
     ]
     assert found == ["normzoo/system.py"]
+
+
+def test_windows_knows_the_function_that_lets_a_stack_grow(monkeypatch):
+    """LLVM calls it in kernels with more than a page on the stack."""
+    known = {}
+    monkeypatch.setattr(system.ctypes, "WinDLL", lambda name: types.SimpleNamespace(__chkstk=FUNCTION), raising=False)
+    system.let_stacks_grow(known.get, known.__setitem__)
+    assert known == {}  # there is none elsewhere
+    monkeypatch.setattr(sys, "platform", "win32")
+    system.let_stacks_grow(known.get, known.__setitem__)
+    assert known == {"__chkstk": ctypes.cast(FUNCTION, ctypes.c_void_p).value}
+    known["__chkstk"] = 1
+    system.let_stacks_grow(known.get, known.__setitem__)
+    assert known == {"__chkstk": 1}  # LLVM knows it
+
+
+FUNCTION = ctypes.CFUNCTYPE(None)(lambda: None)
+
+ON_OTHERS = r"""
+import re, sys
+import numpy as np
+from llvmlite import binding
+from numba.core import codegen
+import normzoo as nz
+
+made, optimize = [], codegen.CPUCodeLibrary._optimize_final_module
+
+
+def kept(self):
+    optimize(self)
+    made.append(str(self._final_module))  # before the code of this machine is made of it
+
+
+codegen.CPUCodeLibrary._optimize_final_module = kept
+x = np.ones((64, 768), np.float16)
+y, saved = nz.LayerNorm(768).forward(x)
+kernels = [text for text in made if "rows_forward" in text]
+assert kernels
+binding.initialize_all_targets()
+binding.initialize_all_asmprinters()
+for triple, cpu in (
+    ("x86_64-unknown-linux-gnu", "haswell"), ("aarch64-unknown-linux-gnu", ""), ("arm64-apple-darwin", "apple-m1"),
+    ("x86_64-pc-windows-msvc", "haswell"),
+):
+    machine = binding.Target.from_triple(triple).create_target_machine(cpu, opt=3, reloc="pic", codemodel="small")
+    for text in kernels:
+        text = re.sub(r"target triple = .*", f'target triple = "{triple}"', text)
+        text = re.sub(r"target datalayout = .*", f'target datalayout = "{machine.target_data}"', text)
+        # counting references is the one thing for which LLVM has already chosen instructions
+        text = re.sub(r"= (tail )?call i8 @llvm.x86.atomic\.\w+\.cc\.i64\(.*", "= add i8 0, 0", text)
+        module = binding.parse_assembly(text)
+        own = {f.name for f in module.functions if not f.is_declaration}
+        assembly = machine.emit_assembly(module)
+        called = re.findall(r"^\s+(?:callq?|jmp|bl?|call|tail)\s+\"?_?([A-Za-z_][\w.]*)", assembly, re.M)
+        called = {c.removesuffix(".uw") for c in called} - own - {c.lstrip("_") for c in own} - {c[1:] for c in own}
+        print(triple, *sorted(called))
+        if triple.startswith(("aarch64", "arm64")):
+            print(triple, "vectors:", len(re.findall(r"^\s+f\w+\.4s|^\s+f\w+\s+v\d+\.4s", assembly, re.M)))
+"""
+
+
+def test_kernels_call_only_what_every_system_has(tmp_path):
+    """Machine code of a kernel for other systems: what it calls is Numba's, Python's, or of any C library, no function
+    is called for a lane, and lanes are vectors. (x86-64 before Haswell calls fmaf of the C library, for it has no such
+    instruction.)"""
+    done = subprocess.run(
+        [sys.executable, "-c", ON_OTHERS], capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    vectors = {line[0]: int(line[2]) for line in lines if line[1:2] == ["vectors:"]}
+    assert len(vectors) == 2 and all(count > 50 for count in vectors.values())
+    called = {line[0]: set(line[1:]) for line in lines if line[1:2] != ["vectors:"]}
+    assert any("Py_DecRef" in names or "PyErr_Occurred" in names for names in called.values()), "nothing was found"
+    known = r"(NRT|Py|numba|_?Py)_?\w+|mem(set|cpy|move)|__chkstk|L?BB\d+_\d+|LBB\d+_\d+"
+    for triple, names in called.items():
+        assert [name for name in names if not re.fullmatch(known, name)] == [], triple
