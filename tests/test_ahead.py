@@ -113,6 +113,7 @@ __main__.main(["compile", "--norms", "rms_norm", "--channel-axes", "-1", "--no-b
 """
 
 
+@process.limits
 def test_a_full_disk_is_no_success(tmp_path):
     """A container image built so would compile at every start."""
     done = process.run("-c", ON_A_FULL_DISK, check=False, NUMBA_CACHE_DIR=tmp_path)

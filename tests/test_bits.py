@@ -21,7 +21,16 @@ CASES = {
     "groups": (lambda: nz.GroupNorm(4, 32), (4, 32, 7, 7), np.float32),
     "few": (lambda: nz.RMSNorm(6), (50, 6), np.float32),
 }
-BITS = {}
+BITS = {
+    "rows": "ba084f8af0d96b7b",
+    "rows, float16": "65c0368a32e13c4a",
+    "rows, float64": "5a6e7623e872f3a3",
+    "rows with an activation": "850380f0d4e61678",
+    "runs": "76501e39b74fbd86",
+    "columns": "ad442458354cc104",
+    "groups": "9b2bb27375e3da9c",
+    "few": "2c741b434dcae5c1",
+}
 
 
 def bits_of(make, shape, dtype):
