@@ -64,15 +64,15 @@ def keep_subnormals() -> Callable[[], Any] | None:
 def _mode_changer(system: str) -> Callable[[], Callable[[], Any]] | None:
     for name in {"win32": ("ucrtbase",), "darwin": (None,)}.get(system, ("libm.so.6", None)):  # None: this process
         try:
-            return (_by_bits if system == "win32" else _by_environment)(ctypes.CDLL(name), system)
+            return (_by_bits if system == "win32" else _by_state)(ctypes.CDLL(name), system)
         except (OSError, AttributeError, ValueError, TypeError):  # no such library, function or variable
             continue
     return None
 
 
-def _by_environment(library: Any, system: str) -> Callable[[], Callable[[], Any]]:
-    """By the functions of C for floating-point environments. FE_DFL_ENV, the environment that a program starts with, is
-    a variable on macOS, and the address -1 in glibc and musl."""
+def _by_state(library: Any, system: str) -> Callable[[], Callable[[], Any]]:
+    """By the functions of C for the state of this arithmetic. FE_DFL_ENV, the state that a program starts with,
+    is a variable on macOS, and the address -1 in glibc and musl."""
     get, put = library.fegetenv, library.fesetenv
     initial: Any = ctypes.c_void_p(-1)
     if system == "darwin":
@@ -88,7 +88,7 @@ def _by_environment(library: Any, system: str) -> Callable[[], Callable[[], Any]
 
 
 def _by_bits(library: Any, _: str) -> Callable[[], Callable[[], Any]]:
-    """By the control word of Windows; C's environments do not have these bits there."""
+    """By the control word of Windows, of which the functions of C leave out these bits."""
     control = library._controlfp_s
 
     def change() -> Callable[[], Any]:
