@@ -34,5 +34,5 @@ def _at_once(steps: Iterator[Any]) -> bool:
     return found[0]
 
 
-# A Python older than `_is_gil_enabled` always has the interpreter's lock: no check is needed.
-at_once: Callable[[Iterator[Any]], bool] = _at_once if hasattr(sys, "_is_gil_enabled") else any
+# The interpreter's lock, where it is on, stays on for the lifetime of the process: then no check is needed.
+at_once: Callable[[Iterator[Any]], bool] = any if has_gil() else _at_once

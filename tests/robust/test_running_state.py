@@ -18,6 +18,7 @@ import pytest
 
 import normzoo as nz
 from normzoo.backends import at_once as steps
+from normzoo.backends import cpu
 from normzoo.statistics import running_state
 from normzoo.statistics.running_state import RunningState, copy_at_once
 from tests import check
@@ -179,11 +180,18 @@ def test_ten_thousand_interrupts(tracked):
     interrupts_leave_all_or_nothing(tracked, -(-10_000 // len(TRACKED)))
 
 
+def with_lock(gil, monkeypatch):
+    """Steps as with the interpreter's lock, or without."""
+    monkeypatch.setattr(steps, "has_gil", lambda: gil)
+    for module in (running_state, cpu):
+        monkeypatch.setattr(module, "at_once", steps._at_once)
+
+
 @each
 @pytest.mark.parametrize("gil", [True, False])
 def test_a_batch_inside_of_the_update_of_another_is_taken_in_too(tracked, gil, monkeypatch):
     """A handler of signals, or a finalizer, that runs the norm between the reading and the writing of its thread."""
-    monkeypatch.setattr(steps, "has_gil", lambda: gil)
+    with_lock(gil, monkeypatch)
     norm, twin, left = tracked.norm(), tracked.norm(), [1]
     at_once = running_state.at_once
 
@@ -429,7 +437,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("gil", [True, False])
 @pytest.mark.parametrize("shape", [(5,), (2, 3), (0,), (1,), (2, 0, 3)])
 def test_arrays_of_any_layout_change_together(layout, gil, shape, monkeypatch):
-    monkeypatch.setattr(steps, "has_gil", lambda: gil)
+    with_lock(gil, monkeypatch)
     values = np.arange(np.prod(shape, dtype=int), dtype=np.float32).reshape(shape)
     a, count = LAYOUTS[layout](values), np.array(3)
     state = RunningState(a, count)
