@@ -102,7 +102,8 @@ def compile_cache(
         ValueError: an unknown name, dtype, axis or activation; arrays that cannot stand together. TypeError: not in a
             sequence, or a norm that nothing can stand around.
         RuntimeError: no directory can be written (set NUMBA_CACHE_DIR to one that can), not all kernels could be stored
-            (the message says why, such as a full disk), or NUMBA_DISABLE_JIT switches Numba off.
+            (the message says why, such as a full disk), this Numba's cannot be stored, or NUMBA_DISABLE_JIT switches
+            Numba off.
 
     >>> import normzoo as nz
     >>> nz.compile_cache(["layer_norm"], ["float32", "float16"])  # doctest: +SKIP
@@ -131,12 +132,7 @@ def compile_cache(
     stands = any(around)
     if stands:
         names = _with_around(names, classes, around, norms is None)
-    directory = cache_directory()
-    if directory is None:
-        raise RuntimeError(
-            "compile_cache: expected a directory where compiled kernels can be stored, found none that can be "
-            "written; set NUMBA_CACHE_DIR to one before Python starts"
-        )
+    directory = _directory_to_fill()
     work = [(name, dtype, axis) for name in names for dtype in kinds for axis in ends]
     total = sum(1 for name, _, axis in work for _ in _examples(classes[name], axis))
     counter, lost = _Counter(), _lost()
@@ -161,6 +157,22 @@ def compile_cache(
     return Compiled(counter.kernels, directory)
 
 
+def _directory_to_fill() -> str:
+    """The directory of compiled kernels on disk, where they can be stored."""
+    directory = cache_directory()
+    if directory is None:
+        raise RuntimeError(
+            "compile_cache: expected a directory where compiled kernels can be stored, found none that can be "
+            "written; set NUMBA_CACHE_DIR to one before Python starts"
+        )
+    if not _can_store():
+        raise RuntimeError(
+            "compile_cache: expected a Numba whose compiled kernels can be stored, got "
+            f"{numba.__version__}, which lacks private names for that; install one that this package allows"
+        )
+    return directory
+
+
 def cache_directory() -> str | None:
     """The directory of compiled kernels on disk; None if no directory can be written."""
     from normzoo.backends.cpu.compiling import disk  # noqa: PLC0415  at first use, see `backends.backend`
@@ -173,6 +185,13 @@ def _lost() -> list[str]:
     from normzoo.backends.cpu.compiling import disk  # noqa: PLC0415  as above
 
     return disk.lost
+
+
+def _can_store() -> bool:
+    """Do kernels go to the disk cache with this version of Numba?"""
+    from normzoo.backends.cpu.numba_internals import way  # noqa: PLC0415  as above
+
+    return way.is_own
 
 
 class _Counter(event.Listener):
@@ -202,7 +221,9 @@ def _float_dtype(dtype: Any) -> np.dtype:
         try:
             import ml_dtypes  # noqa: F401, PLC0415 (optional; makes the name known to NumPy)
         except ImportError:
-            raise ValueError("compile_cache: expected ml_dtypes to be installed for bfloat16; install it") from None
+            raise ValueError(
+                "compile_cache: expected ml_dtypes to be installed for bfloat16; write pip install ml_dtypes"
+            ) from None
     try:
         found = np.dtype(dtype)
     except TypeError:

@@ -151,6 +151,7 @@ __main__.main(["compile", "--norms", "rms_norm", "--channel-axes", "-1", "--no-b
 """
 
 
+@process.limits
 def test_a_full_disk_is_no_success(tmp_path):
     """A container image built so would compile at every start."""
     done = process.run("-c", ON_A_FULL_DISK, check=False, NUMBA_CACHE_DIR=tmp_path)
@@ -159,6 +160,19 @@ def test_a_full_disk_is_no_success(tmp_path):
         "compile_cache: expected to store 2 kernels, lost 2 of them: " in done.stderr
         and "File too large" in done.stderr
     )
+
+
+def test_a_numba_whose_kernels_cannot_be_stored_is_no_success(tmp_path):
+    """An unknown version, with which kernels are compiled in the ordinary way, in every process."""
+    code = (
+        "import sys, warnings\nwarnings.simplefilter('ignore')\n"
+        "sys.modules['normzoo.backends.cpu.numba_internals.target'] = None\n"
+        "from normzoo import __main__\n"
+        "__main__.main(['compile', '--norms', 'rms_norm', '--quiet'])"
+    )
+    done = process.run("-c", code, check=False, NUMBA_CACHE_DIR=tmp_path)
+    assert done.returncode == 2 and not done.stdout and done.stderr.count("\n") == 1
+    assert "expected a Numba whose compiled kernels can be stored" in done.stderr
 
 
 def test_numba_switched_off_compiles_nothing_and_says_so(tmp_path):

@@ -29,7 +29,7 @@ ROOMS = {
     "backends/__init__.py": {"backends"},
     "backends/activations.py": {"backends.around", "backends.lanes"},
     "backends/around.py": set(),
-    "backends/at_once.py": set(),
+    "backends/at_once.py": {"system"},
     "backends/contract.py": {"backends.around"},
     "backends/cpu": {
         "backends",
@@ -44,7 +44,7 @@ ROOMS = {
     },
     "backends/cpu/schedule.py": set(),
     "backends/cpu/numba_internals": {"backends.cpu.numba_internals"},
-    "backends/cpu/compiling": {"backends.cpu.compiling", "backends.cpu.numba_internals"},
+    "backends/cpu/compiling": {"backends.cpu.compiling", "backends.cpu.numba_internals", "system"},
     "backends/cpu/vector": {
         "backends.cpu.numba_internals",
         "backends.cpu.schedule",
@@ -80,13 +80,13 @@ ROOMS = {
         "backends.cpu.vector",
         "backends.lanes",
     },
-    "backends/cuda": {"backends.around", "backends.contract", "backends.cuda"},
+    "backends/cuda": {"backends.around", "backends.contract", "backends.cuda", "extras"},
     "backends/definitions.py": {"backends.contract"},
     "backends/lanes.py": {"backends.around"},
     "backends/memory.py": {"backends.contract"},
     "backends/reference.py": {"backends.around", "backends.contract", "backends.definitions", "backends.memory"},
     "backends/samples.py": {"backends.contract"},
-    "backends/subnormals.py": set(),
+    "backends/subnormals.py": {"system"},
     "passes/__init__.py": set(),
     "passes/affine.py": {
         "backends.contract",
@@ -224,6 +224,7 @@ ROOMS = {
         "selection.select",
         "statistics.running_state",
     },
+    "extras.py": set(),
     "functional.py": {
         "backends.around",
         "backends.contract",
@@ -267,6 +268,7 @@ ROOMS = {
     "statistics/running_state.py": {"backends.at_once", "backends.contract"},
     "statistics/stats.py": {"backends.contract", "passes.arrays", "passes.formulas"},
     "statistics/updates.py": {"backends", "backends.subnormals", "passes.arrays", "statistics.running_state"},
+    "system.py": set(),
     "zoo": {
         "backends.around",
         "backends.contract",
@@ -310,9 +312,11 @@ ROOMS = {
     "exchange/files.py": {
         "backends.contract",
         "exchange.dialects",
+        "extras",
         "norm",
         "passes.arrays",
         "statistics.running_state",
+        "system",
     },
     "exchange/fold.py": {
         "backends.contract",
@@ -337,6 +341,7 @@ ROOMS = {
     "distributed": {
         "backends",
         "distributed",
+        "extras",
         "norm",
         "passes.arrays",
         "passes.form",
@@ -358,6 +363,7 @@ ROOMS = {
         "backends.activations",
         "backends.around",
         "exchange.fold",
+        "extras",
         "passes.around",
         "functional",
         "norm",
@@ -366,6 +372,7 @@ ROOMS = {
         "passes.view",
         "passes.view_saved",
         "statistics.updates",
+        "system",
         "torch",
         "zoo",
     },

@@ -4,7 +4,6 @@ Between C functions Python handles no signal, switches to no other thread and do
 an interruption could leave locked.
 """
 
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -12,14 +11,16 @@ from itertools import chain, filterfalse, starmap
 from operator import setitem
 from typing import Any
 
+from normzoo.system import at_fork
+
 has_gil: Callable[[], bool] = getattr(sys, "_is_gil_enabled", lambda: True)
 put: Callable[..., None] = setitem
 
 # Without the interpreter's lock (free-threaded Python), the steps also take this lock, in C. It is held only while
 # copying: the code that holds it cannot be interrupted, cannot raise, and does not take it a second time.
 _lock = threading.Lock()
-if not has_gil() and hasattr(os, "register_at_fork"):  # no fork in the middle of a step
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+if not has_gil():  # no fork in the middle of a step
+    at_fork(_lock.acquire, _lock.release)
 
 
 def _at_once(steps: Iterator[Any]) -> bool:
@@ -33,5 +34,5 @@ def _at_once(steps: Iterator[Any]) -> bool:
     return found[0]
 
 
-# A Python older than `_is_gil_enabled` always has the interpreter's lock: no check is needed.
-at_once: Callable[[Iterator[Any]], bool] = _at_once if hasattr(sys, "_is_gil_enabled") else any
+# The interpreter's lock, where it is on, stays on for the lifetime of the process: then no check is needed.
+at_once: Callable[[Iterator[Any]], bool] = any if has_gil() else _at_once

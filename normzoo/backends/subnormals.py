@@ -5,15 +5,14 @@ set, a pass clears the mode and runs on that thread alone: the mode of the other
 results do not depend on the number of threads. A product that is 0 only in that mode detects it, in nanoseconds.
 """
 
-import ctypes
 import functools
 import threading
 from collections.abc import Callable
 from typing import Any
 
+from normzoo.system import keep_subnormals
+
 LEAST, ONE = 5e-324, 1.0  # `LEAST * ONE` is false where subnormal numbers are flushed
-_DEFAULT = ctypes.c_void_p(-1)  # FE_DFL_ENV of glibc and musl
-_SIZE = 256  # bytes: at least sizeof(fenv_t) on any processor
 
 
 class _Mode(threading.local):
@@ -28,18 +27,15 @@ def kept(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def run(*arguments: Any, **options: Any) -> Any:
-        library = _library()
-        if library is None:
+        restore, before = keep_subnormals(), mode.alone
+        if restore is None:
             return function(*arguments, **options)
-        held, before = ctypes.create_string_buffer(_SIZE), mode.alone
-        library.fegetenv(held)
-        library.fesetenv(_DEFAULT)
         mode.alone = True
         try:
             return function(*arguments, **options)
         finally:
             mode.alone = before
-            library.fesetenv(held)
+            restore()
 
     return run
 
@@ -53,16 +49,3 @@ def in_any_mode(function: Callable) -> Callable:
         return (function if LEAST * ONE else careful)(*arguments, **options)
 
     return run
-
-
-@functools.lru_cache(maxsize=1)
-def _library() -> Any:
-    """The C library, whose fegetenv and fesetenv read and write the mode, or None."""
-    for name in ("libm.so.6", None):
-        try:
-            library = ctypes.CDLL(name)
-            library.fegetenv, library.fesetenv  # noqa: B018  (raises if a function is missing)
-            return library
-        except (OSError, AttributeError):
-            continue
-    return None

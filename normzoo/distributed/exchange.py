@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from normzoo.backends.contract import Array
+from normzoo.extras import to_install
 from normzoo.passes.numbers import check_number
 
 HEADER = 4  # numbers before the values: status, direction, number of earlier exchanges, number of values of this rank
@@ -34,8 +35,7 @@ def world() -> Any:
         from mpi4py import MPI  # noqa: PLC0415 (optional)
     except ImportError as error:
         raise RuntimeError(
-            "SyncBatchNorm: expected mpi4py and an MPI library for comm=None, got "
-            f"{error}; write pip install 'normzoo[mpi]'"
+            f"SyncBatchNorm: expected mpi4py and an MPI library for comm=None, got {error}; write {to_install('mpi')}"
         ) from error
     return MPI.COMM_WORLD
 

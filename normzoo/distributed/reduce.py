@@ -20,7 +20,7 @@ def stats_of(x: Any, axis: Axis | None = None, *, split_every: int = 8) -> Stats
     the result is bit-identical for any number of workers and threads.
 
     Args:
-        x: float array: NumPy, a memory map, or Dask (pip install 'normzoo[dask]').
+        x: float array: NumPy, a memory map, or Dask (pip install "dask[array]").
         axis: an axis or several; None means all.
         split_every: number of chunks merged at a time, for Dask.
 

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import math
 import os
-import stat
 import tempfile
 import tokenize
 import zipfile
@@ -17,9 +16,11 @@ import numpy as np
 
 from normzoo.backends.contract import Array
 from normzoo.exchange.dialects import TORCH
+from normzoo.extras import to_install
 from normzoo.norm import Norm
 from normzoo.passes.arrays import moved
 from normzoo.statistics.running_state import copy_in
+from normzoo.system import take_mode
 
 SUFFIXES = (".safetensors", ".npz")
 BFLOAT16 = ":bfloat16"  # NumPy's files have no bfloat16: such an array is stored as uint16, with this after its name
@@ -143,7 +144,7 @@ def _safetensors(owner: str, module: str) -> Any:
     try:
         import safetensors.numpy  # noqa: PLC0415
     except ImportError as error:
-        raise ImportError(f"{owner}: expected safetensors to be installed; pip install safetensors") from error
+        raise ImportError(f"{owner}: expected safetensors to be installed; write {to_install('files')}") from error
     return safetensors.numpy if module == "safetensors.numpy" else safetensors
 
 
@@ -166,10 +167,7 @@ def _replacing(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        mask = os.umask(0)
-        os.umask(mask)
-        # mkstemp makes a file that only its owner can read
-        temporary.chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~mask)
+        take_mode(temporary, path)  # only its owner could read it
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -27,6 +27,15 @@ are recorded, and where a gradient is differentiated again, PyTorch's operations
 `import normzoo` does not import this, nor PyTorch.
 """
 
+from normzoo.extras import to_install
+
+try:
+    import torch  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f"normzoo.torch: expected PyTorch to be installed ({error}); write {to_install('torch')}"
+    ) from error
+
 from normzoo.torch import functional, operators  # noqa: F401 (operators: registered, for torch.compile)
 from normzoo.torch.convert import Report, convert, revert
 from normzoo.torch.dispatch.installing import install, installed, is_installed, uninstall

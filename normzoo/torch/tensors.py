@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from normzoo.extras import to_install
 from normzoo.passes.device import device_array
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -18,7 +19,7 @@ def _bfloat16() -> np.dtype:
     try:
         import ml_dtypes  # noqa: PLC0415 (optional, for bfloat16 tensors only)
     except ImportError as error:
-        raise ImportError('tensors of bfloat16 need ml_dtypes; pip install "normzoo[torch]"') from error
+        raise ImportError(f"tensors of bfloat16 need ml_dtypes; write {to_install('torch')}") from error
     return np.dtype(ml_dtypes.bfloat16)
 
 

@@ -9,16 +9,15 @@ ensures that.
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import numba
 import torch
 
 from normzoo.backends.cpu.code import SERIAL
+from normzoo.system import thread_names
 
 _NOTHING = nullcontext()
-_TASKS = Path("/proc/self/task")
 _MOST: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
 
 
@@ -56,10 +55,10 @@ def shares_threads() -> bool:
     parallel loop. Linux only. Compiles a loop in its first call.
 
     Raises:
-        RuntimeError: there is only one thread, or no /proc that lists threads.
+        RuntimeError: there is only one thread, or the system does not list threads.
     """
-    if not _TASKS.is_dir():
-        raise RuntimeError("shares_threads: expected Linux, whose /proc/self/task lists the threads; found none")
+    if thread_names() is None:
+        raise RuntimeError("shares_threads: expected Linux, which lists the threads of a process; this system does not")
     if min(torch.get_num_threads(), _MOST) < 2:
         raise RuntimeError(
             "shares_threads: expected two threads or more, got "
@@ -84,4 +83,4 @@ def shares_threads() -> bool:
 
 
 def _tasks() -> set[str]:
-    return {task.name for task in _TASKS.iterdir()}
+    return thread_names() or set()

@@ -1,16 +1,22 @@
 """Python processes of the tests' own: they may die, which is what is looked at."""
 
 import os
+import signal
 import subprocess
 import sys
 from functools import cache
-from importlib import metadata
+from importlib import metadata, util
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 LAYERS = ("omp", "tbb", "workqueue")
+# what Windows lacks, and some of it macOS
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+signals = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="a process cannot send itself signals here")
+limits = pytest.mark.skipif(util.find_spec("resource") is None, reason="what a process may take has no limits here")
+lists_processes = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="there is no /proc here")
 
 
 def environment(**more):

@@ -19,7 +19,7 @@ from normzoo.backends.cpu.compiling import disk
 from normzoo.backends.cpu.compiling.jit import kernel
 from normzoo.backends.cpu.vector.access import put
 from normzoo.backends.cpu.vector.lanes import Flat
-from tests.robust.process import ROOT, environment, script
+from tests.robust.process import ROOT, environment, limits, script
 
 ONE_CALL = """
 import numpy as np
@@ -98,6 +98,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 """
 
 
+@limits
 def test_a_full_disk(tmp_path):
     """Said once, with the reason; and what could not be written whole is not read later either."""
     done = script(FULL + SEVERAL, NUMBA_CACHE_DIR=tmp_path)

@@ -12,7 +12,7 @@ from normzoo.passes import plan
 from normzoo.statistics import running_state, updates
 from tests import check
 from tests.cases import CASES, draw, filled
-from tests.robust.process import script
+from tests.robust.process import script, signals
 
 LONG = """
 import os, signal, threading, time
@@ -55,6 +55,7 @@ assert interrupted >= 18, interrupted
 """
 
 
+@signals
 def test_an_interrupt_during_a_long_call():
     """Ctrl-C at twenty moments of passes over 51 MB: a batch is counted with its statistics, or not at all."""
     script(LONG)
@@ -119,6 +120,7 @@ assert len(begun) > 10 and len(begun) == len(set(begun)), "what was begun was no
 """
 
 
+@signals
 def test_an_interrupt_during_compilation(tmp_path):
     """Up to fifty a second, as kernels are compiled: they wait for the end of it, and the next call is right."""
     script(COMPILING, NUMBA_CACHE_DIR=tmp_path)

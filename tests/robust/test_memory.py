@@ -2,7 +2,6 @@
 
 import gc
 import weakref
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ import normzoo as nz
 from normzoo.backends import memory
 from normzoo.passes import arrays, normalize, view_saved
 from tests.cases import CASES, draw, filled
-from tests.robust.process import script
+from tests.robust.process import lists_processes, script
 from tests.zoo import ZOO
 
 
@@ -190,7 +189,7 @@ print(size() - before)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="there is no /proc here")
+@lists_processes
 @pytest.mark.parametrize("calls", [20_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
 def test_nothing_grows_with_the_number_of_calls(calls):
     """Less than a byte a call: whatever a call left would be 16 at least."""

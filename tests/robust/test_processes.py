@@ -1,13 +1,12 @@
 """Forked, spawned and served processes, with threads started in the parent before: right results, no crash, no halt."""
 
 import multiprocessing
-import os
 import sys
 import textwrap
 
 import pytest
 
-from tests.robust.process import LAYERS, layer_environment, run, script
+from tests.robust.process import LAYERS, forks, layer_environment, run, script
 
 # A module of its own, as spawned children import what they run.
 PROGRAM = """
@@ -54,22 +53,26 @@ def ends_well(path, *arguments, **more):
     assert "OpenMP" not in said.stderr and not said.stdout
 
 
+@forks
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_children_of_a_process_that_used_threads(program, method):
     assert method in multiprocessing.get_all_start_methods()
     ends_well(program, method, "passes")
 
 
+@forks
 @pytest.mark.parametrize("layer", LAYERS)
 def test_forks_under_every_layer(program, layer):
     ends_well(program, "fork", "passes", **layer_environment(layer))
 
 
+@forks
 def test_a_fork_imports_the_library_after_somebody_elses_loops(program):
     """GNU OpenMP would end the child at its first loop: "fork() called from a process already using GNU OpenMP"."""
     ends_well(program, "fork", "loops", **layer_environment("omp"))
 
 
+@forks
 def test_a_fork_in_the_middle_of_other_threads_passes():
     """What a thread held at the fork (locks, a loop on a workqueue) does not stop the child."""
     code = """
@@ -125,7 +128,7 @@ def test_joblib(backend):
     run("-W", "ignore", "-c", textwrap.dedent(code), PYTHONWARNINGS="ignore")
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@forks
 @pytest.mark.skipif(sys.platform != "linux", reason="the parent's threads are looked up in /proc")
 def test_the_parent_keeps_its_threads():
     code = """
@@ -146,7 +149,7 @@ def test_the_parent_keeps_its_threads():
     script("import warnings; warnings.simplefilter('ignore')\n" + textwrap.dedent(code))
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@forks
 def test_cpython_50970_a_fork_while_another_thread_compiles():
     """As servers that load first and fork then. The child would wait for the parent's compilation for ever."""
     code = """
@@ -177,7 +180,7 @@ def test_cpython_50970_a_fork_while_another_thread_compiles():
     script("import warnings; warnings.simplefilter('ignore')\n" + textwrap.dedent(code))
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@forks
 def test_resampy_107_the_first_pass_is_in_a_fork_after_somebody_elses_loops():
     """GNU OpenMP ends a child that starts threads after its parent did, whoever did it."""
     code = """

@@ -18,9 +18,11 @@ import pytest
 
 import normzoo as nz
 from normzoo.backends import at_once as steps
+from normzoo.backends import cpu
 from normzoo.statistics import running_state
 from normzoo.statistics.running_state import RunningState, copy_at_once
 from tests import check
+from tests.robust.process import forks, signals
 from tests.zoo import ZOO
 
 C = 5
@@ -165,22 +167,31 @@ def interrupts_leave_all_or_nothing(tracked, enough):
         assert bits(norm) == after[0], "the next pass is right"
 
 
+@signals
 @each
 def test_an_interrupt_at_any_moment_leaves_all_of_a_batch_or_nothing(tracked):
     interrupts_leave_all_or_nothing(tracked, 10)
 
 
+@signals
 @pytest.mark.slow
 @each
 def test_ten_thousand_interrupts(tracked):
     interrupts_leave_all_or_nothing(tracked, -(-10_000 // len(TRACKED)))
 
 
+def with_lock(gil, monkeypatch):
+    """Steps as with the interpreter's lock, or without."""
+    monkeypatch.setattr(steps, "has_gil", lambda: gil)
+    for module in (running_state, cpu):
+        monkeypatch.setattr(module, "at_once", steps._at_once)
+
+
 @each
 @pytest.mark.parametrize("gil", [True, False])
 def test_a_batch_inside_of_the_update_of_another_is_taken_in_too(tracked, gil, monkeypatch):
     """A handler of signals, or a finalizer, that runs the norm between the reading and the writing of its thread."""
-    monkeypatch.setattr(steps, "has_gil", lambda: gil)
+    with_lock(gil, monkeypatch)
     norm, twin, left = tracked.norm(), tracked.norm(), [1]
     at_once = running_state.at_once
 
@@ -206,6 +217,7 @@ def test_a_batch_inside_of_the_update_of_another_is_taken_in_too(tracked, gil, m
     assert not steps._lock.locked()
 
 
+@signals
 def test_signals_that_run_the_norm_which_they_interrupt():
     """As a checkpoint on SIGTERM that normalizes: nothing waits for itself, and every batch is counted."""
     norm, seen = nz.BatchNorm(C, dtype=np.float16), [0]
@@ -313,6 +325,7 @@ def test_a_state_dict_beside_a_training_thread_is_of_one_batch(dtype):
     assert len({int(state["num_batches_tracked"]) for state in copies}) > 1
 
 
+@forks
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_the_child_of_a_fork_in_the_middle_of_updates_has_whole_statistics(backend):
     norm = nz.BatchNorm(2000, affine=False, momentum=None)
@@ -393,6 +406,7 @@ def test_evo_norm_leaves_out_alone_where_its_state_is_read_only(rng):
     assert (out == 7).all()
 
 
+@signals
 def test_loading_is_all_or_nothing_under_interrupts(rng):
     norm = nz.BatchNorm(C)
     states = [{name: np.full(a.shape, i, a.dtype) for name, a in norm.state_dict().items()} for i in (1, 2)]
@@ -423,7 +437,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("gil", [True, False])
 @pytest.mark.parametrize("shape", [(5,), (2, 3), (0,), (1,), (2, 0, 3)])
 def test_arrays_of_any_layout_change_together(layout, gil, shape, monkeypatch):
-    monkeypatch.setattr(steps, "has_gil", lambda: gil)
+    with_lock(gil, monkeypatch)
     values = np.arange(np.prod(shape, dtype=int), dtype=np.float32).reshape(shape)
     a, count = LAYOUTS[layout](values), np.array(3)
     state = RunningState(a, count)

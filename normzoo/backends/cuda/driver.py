@@ -14,7 +14,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-EXTRAS = 'pip install "normzoo[cuda12]" or, for a driver of CUDA 13, pip install "normzoo[cuda13]"'
+from normzoo.extras import to_install
+
+
+def _remedy() -> str:
+    return f"write {to_install('cuda12')} or, for a driver of CUDA 13, {to_install('cuda13')}"
 
 
 class Owner(Protocol):
@@ -92,9 +96,9 @@ def numba_cuda() -> Any:
     try:
         cuda = import_module("numba.cuda")
     except ImportError as error:
-        raise RuntimeError(f"device arrays need numba-cuda, which cannot be imported ({error}); {EXTRAS}") from error
+        raise RuntimeError(f"device arrays need numba-cuda, which cannot be imported ({error}); {_remedy()}") from error
     if getattr(cuda, "implementation", None) != "NVIDIA":
-        raise RuntimeError(f"device arrays need numba-cuda, NVIDIA's, and found Numba's own numba.cuda; {EXTRAS}")
+        raise RuntimeError(f"device arrays need numba-cuda, NVIDIA's, and found Numba's own numba.cuda; {_remedy()}")
     return cuda
 
 
@@ -104,7 +108,7 @@ def _own() -> Driver:
     if not cuda.is_available():
         raise RuntimeError(
             "device arrays need an NVIDIA driver and a device, and numba-cuda found none; with a driver of another "
-            f"version: {EXTRAS}"
+            f"version: {_remedy()}"
         )
     return NumbaDriver(cuda)
 

@@ -164,7 +164,8 @@ class Cache:
         own = f"{self._prefix}{SOURCE:x}-"
         for path in Path(place).glob(f"{glob.escape(self._prefix)}*{self._python}"):
             if not path.name.startswith(own):
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # removed by another process, or open in one, on Windows
+                    path.unlink()
 
 
 def _given() -> str:

@@ -8,14 +8,17 @@ from functools import partial
 from typing import Any
 
 import numba
+from llvmlite import binding
 
 from normzoo.backends.cpu.compiling.disk import Cache, elsewhere
 from normzoo.backends.cpu.numba_internals import optional, way
+from normzoo.system import let_stacks_grow
 
 # Options for functions that only compiled code calls: no entry point for Python or C, and no machine code.
 NO_WAY_IN: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 INNER = NO_WAY_IN | way.inlined
 constant = way.constant  # decorator of a class of named tuples whose fields are known when kernels are compiled
+let_stacks_grow(binding.address_of_symbol, binding.add_symbol)
 
 
 def helper(function: Callable) -> Any:

@@ -1,12 +1,12 @@
 """Protection of compilations from interruption by Ctrl-C or a fork."""
 
 import contextlib
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 
 from normzoo.backends.cpu.numba_internals.optional import compilers_locks
+from normzoo.system import at_fork
 
 
 @contextlib.contextmanager
@@ -51,5 +51,4 @@ def _let_compile() -> None:
 
 
 _LOCKS = compilers_locks()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_wait_for_compilers, after_in_parent=_let_compile, after_in_child=_let_compile)
+at_fork(_wait_for_compilers, _let_compile)
