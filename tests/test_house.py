@@ -512,6 +512,30 @@ PRIVATE_OF_A_CONTEXT = {
 }
 
 
+def within(function):
+    """The nodes of a function, without those of functions in it."""
+    for node in ast.iter_child_nodes(function):
+        if not isinstance(node, ast.FunctionDef | ast.Lambda):
+            yield node
+            yield from within(node)
+
+
+def makes_workspace(node):
+    return any(isinstance(n, ast.Call) and getattr(n.func, "id", "") == "workspace" for n in ast.walk(node))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_no_helper_returns_a_workspace(path):
+    """A small one lies in the frame of the helper that asks for it, which ends with it."""
+    for function in (n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef)):
+        nodes = list(within(function))
+        made = [n.targets for n in nodes if isinstance(n, ast.Assign) and makes_workspace(n.value)]
+        names = {n.id for targets in made for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)}
+        for value in (n.value for n in nodes if isinstance(n, ast.Return) and n.value is not None):
+            used = {n.id for n in ast.walk(value) if isinstance(n, ast.Name)}
+            assert not used & names and not makes_workspace(value), f"{function.name}, line {value.lineno}"
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
 def test_files_and_functions_are_short(path):
     """Ruff counts arguments and branches. Kernels, which pass their arguments on one by one, are as long as they are."""

@@ -63,13 +63,10 @@ from normzoo.backends.cpu.vector.workspaces import clear, workspace
 
 
 @helper
-def tables_of(given, layout):
-    """The parameters in planes, those of the biases after those of the weights."""
-    size = layout.planes * layout.room
-    tables = workspace(2 * size, given.stats)
+def fill_tables(given, layout, tables):
+    """Write the parameters in planes, those of the biases after those of the weights."""
     spread(layout, given.weight, tables, 0)
-    spread(layout, given.bias, tables, size)
-    return tables
+    spread(layout, given.bias, tables, layout.planes * layout.room)
 
 
 @cache
@@ -118,7 +115,9 @@ def forward(center, power, apart, over, _streams, around=ALONE):
 
     @helper
     def all_blocks(pool, given, moments):
-        tables, tasks = tables_of(given, layout_of(given, over)), tasks_to_y(given.dims)
+        layout, tasks = layout_of(given, over), tasks_to_y(given.dims)
+        tables = workspace(2 * layout.planes * layout.room, given.stats)
+        fill_tables(given, layout, tables)
         share(pool, tasks, some_blocks, (given, moments, tables, tasks))
 
     return forward_kernel("few_forward", all_blocks, around)
@@ -159,7 +158,9 @@ def apply(spans, _streams, around=ALONE):
 
     @helper
     def all_blocks(pool, given):
-        tables, tasks = tables_of(given, layout_of(given, False)), tasks_to_y(given.dims)
+        layout, tasks = layout_of(given, False), tasks_to_y(given.dims)
+        tables = workspace(2 * layout.planes * layout.room, given.stats)
+        fill_tables(given, layout, tables)
         share(pool, tasks, some_blocks, (given, tables, tasks))
 
     return apply_kernel("few_apply", all_blocks, around)

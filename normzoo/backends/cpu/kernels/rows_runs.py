@@ -19,8 +19,11 @@ def going_forward(work: Any, unrolls: bool) -> Any:
     def unrolling(pool, given, *moments):
         if unrolls:
             dims, parameter_dims, x, weight, bias, y, stats, beside = given
-            w, v = spread(dims, parameter_dims, weight), spread(dims, parameter_dims, bias)
             shape, parameter_shape = unrolled(dims, parameter_dims)
+            size = parameter_shape[0] * parameter_shape[3]
+            w, v = workspace(size, weight), workspace(size, bias)
+            spread(dims, parameter_dims, weight, w)
+            spread(dims, parameter_dims, bias, v)
             work(pool, Forward(shape, parameter_shape, x, w, v, y, stats, beside), *moments)
         else:
             work(pool, given, *moments)
@@ -36,10 +39,12 @@ def going_back(work: Any, unrolls: bool, has_bias: bool) -> Any:
     def unrolling(pool, given, dweight, dbias, limits):
         if unrolls:
             dims, parameter_dims, dy, x, weight, stats, dx, beside = given
-            w = spread(dims, parameter_dims, weight)
-            dw, db = workspace(w.size, weight), workspace(w.size, weight)
             shape, parameter_shape = unrolled(dims, parameter_dims)
-            beside = spread_beside(dims, parameter_dims, beside)
+            size = parameter_shape[0] * parameter_shape[3]
+            w, v = workspace(size, weight), workspace(size if has_bias else 1, weight)
+            dw, db = workspace(size, weight), workspace(size, weight)
+            spread(dims, parameter_dims, weight, w)
+            beside = spread_beside(dims, parameter_dims, beside, v)
             work(pool, Backward(shape, parameter_shape, dy, x, w, stats, dx, beside), dw, db, limits)
             fold(dims, parameter_dims, dw, dweight, stats)
             fold(dims, parameter_dims, db, dbias, stats)
@@ -57,27 +62,25 @@ def unrolled(dims, parameter_dims):
 
 
 @helper
-def spread(dims, parameter_dims, weight):
-    """The parameters of runs, or of their values, repeated for each value of a set."""
+def spread(dims, parameter_dims, weight, room):
+    """Write the parameters of runs, or of their values, repeated for each value of a set."""
     _, m, _, n = dims
-    room = workspace(parameter_dims[0] * m * n, weight)
     for o in range(parameter_dims[0] * m):
         first = first_of(parameter_dims, m, o)
         for i in range(0, n, LANES):  # what is written too far is written again
             v = load_n(weight, first + i, smaller(n - i, LANES)) if parameter_dims[3] > 1 else splat(at(weight, first))
             put_lanes(room, o * n + i, v, room.size - o * n - i)
-    return room
 
 
 @helper
-def as_it_is(_dims, _parameter_dims, beside):
+def as_it_is(_dims, _parameter_dims, beside, _room):
     return beside
 
 
 @helper
-def bias_spread(dims, parameter_dims, beside):
-    bias = spread(dims, parameter_dims, beside.bias)
-    return Behind(beside.x, beside.dy, bias, beside.other, beside.dother, beside.ds)
+def bias_spread(dims, parameter_dims, beside, room):
+    spread(dims, parameter_dims, beside.bias, room)
+    return Behind(beside.x, beside.dy, room, beside.other, beside.dother, beside.ds)
 
 
 @helper

@@ -12,7 +12,8 @@ from normzoo.backends.cpu.vector.lanes import Flat, Space, of
 
 
 def workspace(count, a):
-    """A new array in the computing type for elements of `a`, which exists while the kernel runs."""
+    """A new array in the computing type for elements of `a`, which exists while the helper that calls this runs: it may
+    lie in its frame, so no helper returns one."""
     return np.empty(count, np.float64 if a.itemsize == 8 else np.float32)
 
 
