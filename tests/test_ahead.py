@@ -245,7 +245,7 @@ def test_bad_requests_are_errors(arguments, error, message):
 @pytest.mark.parametrize("progress", [True, False])
 def test_a_bar_is_shown_where_tqdm_is_installed(progress, monkeypatch, capfd):
     pytest.importorskip("tqdm")
-    monkeypatch.setattr(ahead, "_run", lambda norm, x, backward: None)
+    monkeypatch.setattr(ahead, "_run", lambda norm, x, backward, beside: None)
     nz.compile_cache(["layer_norm"], [np.float32, np.dtype("f8")], progress=progress)
     shown = capfd.readouterr().err
     assert ("layer_norm float64 last: 100%" in shown) == progress and bool(shown) == progress
@@ -253,7 +253,7 @@ def test_a_bar_is_shown_where_tqdm_is_installed(progress, monkeypatch, capfd):
 
 def test_no_tqdm_no_bar(monkeypatch, capfd):
     monkeypatch.setitem(sys.modules, "tqdm", None)
-    monkeypatch.setattr(ahead, "_run", lambda norm, x, backward: None)
+    monkeypatch.setattr(ahead, "_run", lambda norm, x, backward, beside: None)
     assert nz.compile_cache(["layer_norm"]).kernels == 0
     assert capfd.readouterr().err == ""
 
@@ -267,7 +267,7 @@ def test_no_stderr_no_bar(stderr, monkeypatch, tmp_path, rng):
         stderr.close()
     monkeypatch.setattr(sys, "stderr", stderr)
     monkeypatch.setattr(sys, "stdout", stderr)
-    monkeypatch.setattr(ahead, "_run", lambda norm, x, backward: None)
+    monkeypatch.setattr(ahead, "_run", lambda norm, x, backward, beside: None)
     assert nz.compile_cache(["layer_norm"]).kernels == 0
     norm = nz.BatchNorm(3)
     nz.recalibrate(norm, [rng.standard_normal((4, 3)).astype(np.float32)], progress=True)
@@ -276,7 +276,7 @@ def test_no_stderr_no_bar(stderr, monkeypatch, tmp_path, rng):
 
 def test_the_reference_backend_is_not_what_is_compiled(monkeypatch):
     seen = []
-    monkeypatch.setattr(ahead, "_run", lambda norm, x, backward: seen.append(chosen()))
+    monkeypatch.setattr(ahead, "_run", lambda norm, x, backward, beside: seen.append(chosen()))
     with nz.use("reference"):
         nz.compile_cache(["layer_norm"], channel_axes=[-1], progress=False)
     assert set(seen) == {"cpu"}
@@ -294,6 +294,8 @@ def test_the_command_line(monkeypatch, capsys):
             "dtypes": ["float16"],
             "channel_axes": [-1],
             "backward": False,
+            "behind": {},
+            "beside": [],
             "progress": True,
         }
     ]

@@ -62,7 +62,7 @@ def check_state_names(owner: object, held: Collection[str], state: Mapping[str, 
         return
     hint = ""
     for name, known in product(unexpected, missing):
-        if name.endswith(f".{known}"):  # the names of a norm within a model
+        if isinstance(name, str) and name.endswith(f".{known}"):  # the names of a norm within a model
             prefix = name.removesuffix(known)
             hint = f"; write {{name.removeprefix({prefix!r}): a for name, a in state.items() if {prefix!r} in name}}"
             break
