@@ -174,7 +174,7 @@ def check_command(line):
         module = arguments[1]
         assert module in ("pip", "pytest", "normzoo", "build", "twine", "sphinx"), line
         assert module in ("pip", "pytest", "normzoo") or any(
-            module == normal(r)[0] for r in PROJECT["optional-dependencies"]["package"]
+            module == normal(r)[0] for extra in ("package", "docs") for r in PROJECT["optional-dependencies"][extra]
         ), f"no extra brings {module}"
         for word in arguments[2:]:
             if word.startswith("tests/"):
