@@ -250,8 +250,9 @@ from pathlib import Path
 blocks = re.findall(r"```python\\n(.*?)```", Path(sys.argv[1]).read_text(encoding="utf-8"), re.S)
 blocks = [b for b in blocks if not re.search(r"import (torch|onnx|safetensors|dask)|normzoo[.]torch", b)]
 assert len(blocks) >= 2
+names = {"__name__": "__main__"}
 for block in blocks[:3]:
-    exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})
+    exec(compile(block, "README.md", "exec"), names)
 try:
     import normzoo.torch
 except ImportError as error:
