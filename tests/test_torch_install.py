@@ -146,7 +146,8 @@ def test_group_norm(dtype, kind, affine):
                     mask = [True, affine, affine]
                     return y, mean, rstd, *aten.native_group_norm_backward(dy, x, mean, rstd, weight, *rest, mask)
 
-                same(run, TOLERANCES[dtype])
+                # dx of a set of one value is rounding alone, times rstd, which is 1 / sqrt(eps)
+                same(run, TOLERANCES[dtype] * (316 if positions * c == groups else 1))
 
 
 @pytest.mark.parametrize("name", ["native", "legit", "no_stats", "update"])
@@ -156,7 +157,11 @@ def test_batch_norm(dtype, kind, affine, name):
     for shape in shapes_for(dtype) if name == "native" else SHAPES[:2]:
         for layout in LAYOUTS:
             for training, tracked in ((True, True), (True, False), (False, True)):
-                if np.prod(shape) == shape[1] or (name != "native" and not tracked) or (name == "update" > training):
+                if (
+                    np.prod(shape) == shape[1]
+                    or (name != "native" and not tracked)
+                    or (name == "update" and not training)
+                ):
                     continue
                 x, dy, make = tensors(shape, dtype, kind, layout)
                 c = shape[1]

@@ -2,7 +2,7 @@
 come of sums that a formula of each value has, too. A norm says what its axes are; `by_cells` runs what it does."""
 
 from collections.abc import Callable, Mapping
-from copy import deepcopy
+from copy import copy, deepcopy
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from normzoo.backends import chosen
 from normzoo.backends.contract import Array, Backend, Cells, Formula
 from normzoo.backends.samples import samples_of
 from normzoo.passes.arrays import compute_dtype, kernel_array, storage_dtype
+from normzoo.passes.attributes import Last
 from normzoo.passes.saved import Saved, changed
 from normzoo.passes.view import inverse
 from normzoo.passes.whole import Back, Order, order_of, whole
@@ -172,6 +173,8 @@ def by_cells(
         inputs: arrays of x's shape beside it.
         prepared: makes of an update of buffers what writes them.
     """
+    norm = copy(norm)
+    norm._last = Last()  # or what this pass leaves would hold itself, and wait for Python's garbage collection
     letters = norm.letters(x)
     if not letters or not x.size or chosen() == "reference":
         return None

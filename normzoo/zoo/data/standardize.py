@@ -53,8 +53,7 @@ class Standardize(Norm):
         R. J. LeVeque, 1979. It is BatchNorm in evaluation.
 
     >>> import numpy as np, normzoo as nz
-    >>> norm = nz.Standardize(1)
-    >>> norm.adapt([np.array([[0], [2]], np.float32), np.array([[10]], np.float32)])
+    >>> norm = nz.Standardize(1).adapt([np.array([[0], [2]], np.float32), np.array([[10]], np.float32)])
     >>> norm(np.array([[0], [4], [8]], np.float32)).round(2).ravel()
     array([-0.93,  0.  ,  0.93], dtype=float32)
     """
