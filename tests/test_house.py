@@ -131,6 +131,7 @@ ROOMS = {
         "backends",
         "backends.contract",
         "passes.arrays",
+        "passes.attributes",
         "passes.saved",
         "passes.view",
         "passes.whole",
