@@ -33,6 +33,16 @@ from normzoo.torch.dispatch.interface import (
 BYTE, FLOAT16, FLOAT32, FLOAT64, BFLOAT16 = 0, 5, 6, 7, 15  # PyTorch's codes of dtypes
 MOST_AXES = 64
 
+
+@helper
+def equal_words(a, b, count):
+    """Do these addresses have the same words?"""
+    i = 0
+    while i < count and word(a + 8 * i) == word(b + 8 * i):
+        i += 1
+    return i == count
+
+
 # -- arguments
 
 
@@ -124,12 +134,7 @@ def product(sizes, begin, end):
 
 @helper
 def same_sizes(tensor, rank, sizes):
-    if rank_of(tensor) != rank:
-        return False
-    own, i = sizes_in(tensor), 0
-    while i < rank and word(own + 8 * i) == word(sizes + 8 * i):
-        i += 1
-    return i == rank
+    return rank_of(tensor) == rank and equal_words(sizes_in(tensor), sizes, rank)
 
 
 @helper
@@ -243,29 +248,33 @@ def converted(source, target, count):
 
 
 @helper
+def as_array(kind, place, work, given):
+    """work(array, *given), with the values of this dtype at `place` as an array."""
+    if kind == FLOAT32:
+        work(floats(place), *given)
+    elif kind == FLOAT64:
+        work(doubles(place), *given)
+    elif kind == BFLOAT16:
+        work(bfloats(place), *given)
+    else:
+        work(halves(place), *given)
+
+
+@helper
+def converted_to(target, source, count):
+    converted(source, target, count)
+
+
+@helper
 def to_doubles(kind, place, target, count):
     """target[:count], float64, of values of this dtype."""
-    if kind == FLOAT32:
-        converted(floats(place), doubles(target), count)
-    elif kind == FLOAT64:
-        converted(doubles(place), doubles(target), count)
-    elif kind == BFLOAT16:
-        converted(bfloats(place), doubles(target), count)
-    else:
-        converted(halves(place), doubles(target), count)
+    as_array(kind, place, converted, (doubles(target), count))
 
 
 @helper
 def from_doubles(kind, place, source, count):
     """Values of this dtype of source[:count], float64."""
-    if kind == FLOAT32:
-        converted(doubles(source), floats(place), count)
-    elif kind == FLOAT64:
-        converted(doubles(source), doubles(place), count)
-    elif kind == BFLOAT16:
-        converted(doubles(source), bfloats(place), count)
-    else:
-        converted(doubles(source), halves(place), count)
+    as_array(kind, place, converted_to, (doubles(source), count))
 
 
 @helper

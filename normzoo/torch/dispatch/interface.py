@@ -27,6 +27,7 @@ WORDS = 80  # of `room`: more than a tensor has axes
 _INT, _SHORT, _DOUBLE = ir.IntType(64), ir.IntType(32), ir.DoubleType()
 _VOID, _BYTES = ir.VoidType(), ir.IntType(8).as_pointer()
 _REGISTERED: dict[str, Any] = {}  # what compiled code knows by name, and must live as long as the process
+_NAMED: list[str] = []  # C functions that are primitives
 
 # -- names
 
@@ -38,6 +39,7 @@ def _external(name: str, ints: int, floats: int = 0, result: ir.Type = _SHORT) -
     def call(*given):
         raise NotImplementedError(f"{name} is only called from compiled code")
 
+    _NAMED.append(name)
     call.__name__ = call.__qualname__ = name
     kinds = [_INT] * ints + [_DOUBLE] * floats
     typed(call, lambda *given: INT if len(given) == len(kinds) else None)
@@ -81,12 +83,7 @@ check = _external("aoti_torch_check", 5, result=_VOID)  # condition, function, f
 free = _external("free", 1, result=_VOID)  # what C++ allocated by `new`
 ask_plan = _external("normzoo_torch_plan", 1, result=_INT)  # see plans.py
 
-SHIM = (
-    "aoti_torch_get_data_ptr", "aoti_torch_get_dim", "aoti_torch_get_sizes", "aoti_torch_get_strides",
-    "aoti_torch_get_dtype", "aoti_torch_is_defined", "aoti_torch_empty_strided", "aoti_torch_new_uninitialized_tensor",
-    "aoti_torch_copy_", "aoti_torch_delete_tensor_object", "torch_list_size", "torch_list_get_item",
-    "torch_delete_list", "torch_parallel_for", "aoti_torch_check", "aoti_torch_zero_",
-)  # fmt: skip
+SHIM = tuple(name for name in _NAMED if name.startswith(("aoti_torch_", "torch_")))
 OF_PYTHON = (
     "aoti_torch_library_init_impl", "aoti_torch_library_impl", "aoti_torch_delete_library_object",
 )  # fmt: skip
@@ -117,8 +114,9 @@ def missing() -> list[str]:
     return [name for name in (*SHIM, *OF_PYTHON, THREADS, *OWN.values()) if not hasattr(known, name)]
 
 
-def address(name: str) -> int:
-    return ctypes.cast(getattr(library(), name), ctypes.c_void_p).value or 0
+def address(name: str, known: ctypes.CDLL | None = None) -> int:
+    """Of a function of PyTorch, or of another library."""
+    return ctypes.cast(getattr(known or library(), name), ctypes.c_void_p).value or 0
 
 
 def link(name: str, held: Any, place: int) -> None:
@@ -128,15 +126,11 @@ def link(name: str, held: Any, place: int) -> None:
 
 
 def link_all() -> None:
-    """Make PyTorch's functions known to compiled code."""
-    known = library()
-    for name in (*SHIM, *OWN.values()):
-        link(name, known, address(name))
-    runtime = ctypes.CDLL("libstdc++.so.6")  # PyTorch's, already loaded
-    for name in ("__gxx_personality_v0",):
-        link(name, runtime, ctypes.cast(getattr(runtime, name), ctypes.c_void_p).value or 0)
-    unwinder = ctypes.CDLL("libgcc_s.so.1")
-    link("_Unwind_Resume", unwinder, ctypes.cast(unwinder._Unwind_Resume, ctypes.c_void_p).value or 0)
+    """Make PyTorch's functions known to compiled code, and those by which C++, which PyTorch has loaded, raises."""
+    runtime, unwinder = ctypes.CDLL("libstdc++.so.6"), ctypes.CDLL("libgcc_s.so.1")
+    named = dict.fromkeys((*SHIM, *OWN.values()), library())
+    for name, known in (named | {"__gxx_personality_v0": runtime, "_Unwind_Resume": unwinder}).items():
+        link(name, known, address(name, known))
 
 
 # -- primitives that are no functions of PyTorch

@@ -17,13 +17,14 @@ from normzoo.torch.dispatch.handles import (
     BFLOAT16,
     FLOAT32,
     FLOAT64,
+    as_array,
     computing,
     data_of,
     is_short,
     stored,
     to_doubles,
 )
-from normzoo.torch.dispatch.interface import bfloats, doubles, floats, halves
+from normzoo.torch.dispatch.interface import doubles, floats
 from normzoo.torch.dispatch.plans import (
     CODE,
     COUNT,
@@ -188,11 +189,4 @@ def blended(state, stats, channels, momentum, weight):
 @helper
 def update(state, kind, stats, channels, momentum, weight):
     """The same, for a tensor."""
-    if kind == FLOAT32:
-        blended(floats(data_of(state)), stats, channels, momentum, weight)
-    elif kind == FLOAT64:
-        blended(doubles(data_of(state)), stats, channels, momentum, weight)
-    elif kind == BFLOAT16:
-        blended(bfloats(data_of(state)), stats, channels, momentum, weight)
-    else:
-        blended(halves(data_of(state)), stats, channels, momentum, weight)
+    as_array(kind, data_of(state), blended, (stats, channels, momentum, weight))

@@ -23,7 +23,7 @@ from normzoo.backends.cpu.fastcall.objects import number, word
 from normzoo.backends.cpu.schedule import SERIAL
 from normzoo.passes.view import fit_sizes
 from normzoo.torch.dispatch import interface
-from normzoo.torch.dispatch.handles import BFLOAT16, FLOAT16, FLOAT32, FLOAT64
+from normzoo.torch.dispatch.handles import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, equal_words
 from normzoo.torch.dispatch.interface import ask_plan
 from normzoo.zoo.layer.layer_norm import LayerNorm
 from normzoo.zoo.layer.rms_norm import RMSNorm
@@ -85,11 +85,9 @@ _held: list[Any] = []  # everything that a plan has the address of
 
 def _address(code: codes.Code, plan: Plan) -> tuple[int, int]:
     """The address of the machine code, and whether threads share its turns."""
-    size = math.prod(plan.dims)
-    streams = False
-    made = code.compiled(streams)
+    made = code.compiled(False)  # not past the caches: PyTorch's memory is fresh
     _held.append(made)
-    return made.address, int(size > SERIAL)
+    return made.address, int(math.prod(plan.dims) > SERIAL)
 
 
 def _words(key: tuple[int, ...]) -> np.ndarray:
@@ -170,14 +168,6 @@ def real(plan, i):
 
 
 @helper
-def is_key(plan, key):
-    i = 0
-    while i < KEY and word(plan + 8 * i) == word(key + 8 * i):
-        i += 1
-    return i == KEY
-
-
-@helper
 def plan_at(key):
     """The address of the plan with this key; 0 if none can be made."""
     table, found = place_of_table(), 0
@@ -189,6 +179,6 @@ def plan_at(key):
         plan = word(slot + 8 * i)
         if plan == 0:
             break
-        if is_key(plan, key):
+        if equal_words(plan, key, KEY):
             return plan
     return ask_plan(key)

@@ -5,7 +5,7 @@
 from functools import cache
 from typing import Any
 
-from normzoo.backends.cpu.compiling.jit import kernel
+from normzoo.backends.cpu.compiling.jit import helper, kernel
 from normzoo.backends.cpu.fastcall.objects import needed, number, place_of, put_word, word
 from normzoo.backends.cpu.vector.workspaces import workspace
 from normzoo.torch.dispatch.handles import (
@@ -47,6 +47,15 @@ from normzoo.torch.dispatch.plans import (
 )
 
 
+@helper
+def write_groups(key, last, n, groups, channels, positions):
+    """The sizes of a key, in the order of memory; `channels` are those of a group."""
+    put_word(key + 8 * SIZES, n)
+    put_word(key + 8 * (SIZES + 1), positions if last != 0 else groups)
+    put_word(key + 8 * (SIZES + 2), groups if last != 0 else channels)
+    put_word(key + 8 * (SIZES + 3), channels if last != 0 else positions)
+
+
 @cache
 def group_norm() -> Any:
     """native_group_norm."""
@@ -63,10 +72,7 @@ def group_norm() -> Any:
         if fits and spans(weight, 1, sizes + 8) and spans(bias, 1, sizes + 8):
             key = room()
             write_key(key, GROUP, last, x_kind, 1 if weight != 0 or bias != 0 else 0)
-            put_word(key + 8 * SIZES, n)
-            put_word(key + 8 * (SIZES + 1), positions if last != 0 else groups)
-            put_word(key + 8 * (SIZES + 2), groups if last != 0 else c // groups)
-            put_word(key + 8 * (SIZES + 3), c // groups if last != 0 else positions)
+            write_groups(key, last, n, groups, c // groups, positions)
             plan = plan_at(key)
         if plan == 0 or field(plan, CODE) == 0:
             found = room()
@@ -119,10 +125,7 @@ def group_norm_back() -> Any:
         if known and is_kept(mean, kind, n * groups) and is_kept(rstd, kind, n * groups):
             key = room()
             write_key(key, GROUP + BACK, last, x_kind, 1 if weight != 0 else 0)
-            put_word(key + 8 * SIZES, n)
-            put_word(key + 8 * (SIZES + 1), positions if last != 0 else groups)
-            put_word(key + 8 * (SIZES + 2), groups if last != 0 else c // groups)
-            put_word(key + 8 * (SIZES + 3), c // groups if last != 0 else positions)
+            write_groups(key, last, n, groups, c // groups, positions)
             plan = plan_at(key)
         if plan == 0 or field(plan, CODE) == 0:
             found, w = room(), optional(weight, room())

@@ -10,7 +10,7 @@ leave the results there. What no plan is for, and what PyTorch raises an error f
 from functools import cache
 from typing import Any
 
-from normzoo.backends.cpu.compiling.jit import kernel
+from normzoo.backends.cpu.compiling.jit import helper, kernel
 from normzoo.backends.cpu.fastcall.objects import needed, number, place_of, put_word, word
 from normzoo.backends.cpu.vector.workspaces import workspace
 from normzoo.torch.dispatch.handles import (
@@ -19,6 +19,7 @@ from normzoo.torch.dispatch.handles import (
     data_of,
     delete_tensor,
     dropped,
+    equal_words,
     from_doubles,
     is_last,
     kind_of,
@@ -63,6 +64,14 @@ no_kernel = symbol("normzoo_torch_no_kernel")
 EPS32, EPS64 = 2.0**-23, 2.0**-52  # of rms_norm, where none is given
 
 
+@helper
+def write_rows(key, norm, kind, affine, rows, values):
+    """The key of a pass over so many rows."""
+    write_key(key, norm, 0, kind, affine)
+    put_word(key + 8 * SIZES, rows)
+    put_word(key + 8 * (SIZES + 1), values)
+
+
 @cache
 def forward_over_last_axes(center: bool) -> Any:
     """native_layer_norm, or _fused_rms_norm without `center`."""
@@ -85,20 +94,17 @@ def forward_over_last_axes(center: bool) -> Any:
             if cell != 0:
                 eps, given = number(cell), 1
                 free(cell)
-        kind, first, i = parameters_kind(x_kind, weight, bias, 0, 0), rank - count, 0
+        kind, first = parameters_kind(x_kind, weight, bias, 0, 0), rank - count
         plan = 0
         if count >= 1 and first >= 0 and kind >= 0 and eps > 0.0:
-            while i < count and word(sizes + 8 * (first + i)) == word(shape + 8 * i):
-                i += 1
             rows, values = product(sizes, 0, first), product(shape, 0, count)
-            fits = i == count and rows * values > 0 and spans(weight, count, shape) and spans(bias, count, shape)
+            fits = equal_words(sizes + 8 * first, shape, count) and rows * values > 0
+            fits = fits and spans(weight, count, shape) and spans(bias, count, shape)
             if not center:
                 fits = fits and (weight == 0 or kind == x_kind) and is_last(x, rank) == 0
             if fits:
                 key = room()
-                write_key(key, norm, 0, x_kind, 1 if weight != 0 or bias != 0 else 0)
-                put_word(key + 8 * SIZES, rows)
-                put_word(key + 8 * (SIZES + 1), values)
+                write_rows(key, norm, x_kind, 1 if weight != 0 or bias != 0 else 0, rows, values)
                 plan = plan_at(key)
         if plan == 0 or field(plan, CODE) == 0:
             found = room()
@@ -155,17 +161,13 @@ def layer_norm_back() -> Any:
         weight, bias, flags = opened(word(stack + 40)), opened(word(stack + 48)), opened_mask(word(stack + 56))
         kind, plan, failed = parameters_kind(kind_of(x), weight, bias, 0, 0), 0, 0
         rank, sizes = rank_of(x), sizes_in(x)
-        first, i = rank - count, 0
+        first = rank - count
         if kind >= 0 and count >= 1 and first >= 0 and is_wanted(flags, weight) and is_gradient(dy, x):
-            while i < count and word(sizes + 8 * (first + i)) == word(shape + 8 * i):
-                i += 1
             rows, values = product(sizes, 0, first), product(shape, 0, count)
-            fits = i == count and rows * values > 0 and spans(weight, count, shape)
+            fits = equal_words(sizes + 8 * first, shape, count) and rows * values > 0 and spans(weight, count, shape)
             if fits and is_kept(mean, kind, rows) and is_kept(rstd, kind, rows):
                 key = room()
-                write_key(key, LAYER + BACK, 0, kind_of(x), 1 if weight != 0 else 0)
-                put_word(key + 8 * SIZES, rows)
-                put_word(key + 8 * (SIZES + 1), values)
+                write_rows(key, LAYER + BACK, kind_of(x), 1 if weight != 0 else 0, rows, values)
                 plan = plan_at(key)
         if plan == 0 or field(plan, CODE) == 0:
             found, w, b = room(), optional(weight, room()), optional(bias, room())
@@ -198,9 +200,7 @@ def rms_norm_back() -> Any:
         same = kind == x_kind and rank >= count and is_gradient(dy, x) and is_kept(rstd, kept_kind, rows)
         if same and rows * values > 0 and is_wanted(flags, weight) and spans(weight, count, shape):
             key = room()
-            write_key(key, RMS + BACK, 0, x_kind, 1 if weight != 0 else 0)
-            put_word(key + 8 * SIZES, rows)
-            put_word(key + 8 * (SIZES + 1), values)
+            write_rows(key, RMS + BACK, x_kind, 1 if weight != 0 else 0, rows, values)
             plan = plan_at(key)
         if plan != 0 and field(plan, CODE) != 0:
             failed = go_back(stack, plan, (dy, x, weight), (0, rstd, kept_kind), kind, 0, flags, 0.0)
