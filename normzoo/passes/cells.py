@@ -133,6 +133,15 @@ AROUND = Formula(_around, 1, 0, ("bc", "bc"), wide=True)
 Pull = Callable[[Pass], Mapping[str, Array]]
 
 
+def _squared(x: Any) -> tuple[Any, ...]:
+    return (x * x,)
+
+
+def squares(axes: str) -> Formula:
+    """The sum of squares, in float64, which keeps these axes."""
+    return Formula(_squared, 1, 0, (axes,), wide=True)
+
+
 def letters_by_channel(x: Array, channel_axis: int) -> str:
     """Samples on axis 0, channels, and positions."""
     channel = channel_axis % x.ndim
@@ -173,7 +182,7 @@ def by_cells(
         inputs: arrays of x's shape beside it.
         prepared: makes of an update of buffers what writes them.
     """
-    norm = copy(norm)
+    norm = deepcopy(norm) if norm.buffers else copy(norm)  # its definition, too, goes back with the buffers of now
     norm._last = Last()  # or what this pass leaves would hold itself, and wait for Python's garbage collection
     letters = norm.letters(x)
     if not letters or not x.size or chosen() == "reference":
@@ -181,7 +190,6 @@ def by_cells(
     axes, dims = cells_of(x, letters)
     arguments = norm.params | inputs
     params = {name: p.astype(np.float64) for name, p in norm.params.items()}
-    definition = deepcopy(norm) if norm.buffers else norm
     store = storage_dtype(x.dtype, compute_dtype(x.dtype, *(a.dtype for a in arguments.values())))
     others = tuple(Order(axes, store).read(a) for a in inputs.values())
 
@@ -198,7 +206,7 @@ def by_cells(
             try:
                 found = dict(pull(Pass(backend, dims, (d, v, *beside), dx)))
             except Beyond:
-                found = _by_definition(definition, params, tuple(inputs), (axes, d, v, *beside), dx)
+                found = _by_definition(norm, params, tuple(inputs), (axes, d, v, *beside), dx)
                 return {name: np.reshape(g, arguments[name].shape) for name, g in found.items()}
             shape = tuple(x.shape[i] for i in axes)
             for name in inputs:

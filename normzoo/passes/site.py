@@ -16,7 +16,7 @@ from normzoo.backends import backend, chosen
 from normzoo.backends.around import NOTHING, Around, Beside
 from normzoo.backends.contract import Array, Kind
 from normzoo.passes import plan as plans
-from normzoo.passes.around import BESIDES, CHECKS, SURROUNDINGS, Besides, Setting, check_names, check_scale, find_around
+from normzoo.passes.around import CHECKS, SURROUNDINGS, Besides, Setting, check_names, check_scale, find_around
 from normzoo.passes.arrays import Memo, are_running, is_counter
 from normzoo.passes.beside import place_usual, run_short
 from normzoo.passes.form import UNTRACKED, Form, Given, RunningArrays
@@ -71,9 +71,8 @@ class Site:
     def stands(self, beside: Mapping[str, Any], setting: Setting | None = None) -> Stands:
         """What a call has around the norm, by the names of `around.Besides`; without the setting of a norm also by
         those of `around.Behind`, as functions take them."""
-        known = SURROUNDINGS if setting is None else BESIDES
-        if not known.issuperset(beside):
-            check_names(self.owner, beside.keys() - known, Besides.__annotations__)
+        if setting is None and not SURROUNDINGS.issuperset(beside):  # a norm checks the names, as it knows more of them
+            check_names(self.owner, beside.keys() - SURROUNDINGS, Besides.__annotations__)
         get = beside.get
         residual, add, gate, s = get("residual"), get("add"), get("gate"), get("residual_out")
         if setting is None:

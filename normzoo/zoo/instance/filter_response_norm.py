@@ -10,7 +10,7 @@ from normzoo.backends.lanes import choose, fma, larger
 from normzoo.norm import Norm
 from normzoo.passes.arrays import base_array
 from normzoo.passes.attributes import entry
-from normzoo.passes.cells import Pass, by_cells, letters_by_channel
+from normzoo.passes.cells import Pass, by_cells, letters_by_channel, squares
 from normzoo.passes.cells import Pull as CellPull
 from normzoo.passes.form import Form
 from normzoo.passes.formulas import reciprocal
@@ -21,10 +21,6 @@ from normzoo.passes.saved import Chained, Grads, Pull, Saved, grads_by_name
 from normzoo.passes.view import Axes
 from normzoo.statistics.tracked import check_channels
 from normzoo.zoo.instance.instance_norm import axes
-
-
-def _squares(x: Any) -> tuple[Any, ...]:
-    return (x * x,)
 
 
 def _held(x: Any, slope: Any, bias: Any, tau: Any) -> tuple[Any, ...]:
@@ -40,7 +36,7 @@ def _gradient(dy: Any, x: Any, slope: Any, bias: Any, tau: Any, more: Any) -> tu
     return (fma(choose(fma(x, slope, bias) - tau, dy, 0.0), slope, -(x * more)),)
 
 
-SQUARES, HELD = Formula(_squares, 1, 0, ("bc",), wide=True), Formula(_held, 1, 1)
+SQUARES, HELD = squares("bc"), Formula(_held, 1, 1)
 TERMS, GRADIENT = Formula(_terms, 2, 0, ("bc", "c", "c")), Formula(_gradient, 2, 1)
 
 

@@ -7,17 +7,13 @@ import numpy as np
 
 from normzoo.backends.contract import Array, Formula
 from normzoo.backends.lanes import fma
-from normzoo.passes.cells import Pass, letters_by_channel
+from normzoo.passes.cells import Pass, letters_by_channel, squares
 from normzoo.passes.cells import Pull as CellPull
 from normzoo.passes.formulas import reciprocal, summed, unit
 from normzoo.passes.numbers import check_size
 from normzoo.passes.saved import Pull
 from normzoo.zoo.exact import ExactNorm
 from normzoo.zoo.instance import instance_norm
-
-
-def _squares(x: Any) -> tuple[Any, ...]:
-    return (x * x,)
 
 
 def _scaled(x: Any, slope: Any, bias: Any) -> tuple[Any, ...]:
@@ -32,7 +28,7 @@ def _gradient(dy: Any, x: Any, slope: Any, more: Any) -> tuple[Any, ...]:
     return (fma(dy, slope, x * more),)
 
 
-SQUARES, SCALED = Formula(_squares, 1, 0, ("bc",), wide=True), Formula(_scaled, 1, 1)
+SQUARES, SCALED = squares("bc"), Formula(_scaled, 1, 1)
 PRODUCTS, GRADIENT = Formula(_products, 2, 0, ("bc", "c")), Formula(_gradient, 2, 1)
 
 

@@ -7,17 +7,13 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array, Formula
-from normzoo.passes.cells import Pass
+from normzoo.passes.cells import Pass, squares
 from normzoo.passes.cells import Pull as CellPull
 from normzoo.passes.formulas import reciprocal, summed, unit
 from normzoo.passes.numbers import check_number, check_shape
 from normzoo.passes.saved import Pull
 from normzoo.zoo.exact import ExactNorm
 from normzoo.zoo.layer import layer_norm
-
-
-def _squares(x: Any) -> tuple[Any, ...]:
-    return (x * x,)
 
 
 def _scaled(x: Any, rstd: Any, weight: Any) -> tuple[Any, ...]:
@@ -33,7 +29,7 @@ def _gradient(dy: Any, x: Any, rstd: Any, weight: Any, more: Any, inside: Any) -
     return (dy * weight * rstd - x * more * inside,)
 
 
-SQUARES, SCALED = Formula(_squares, 1, 0, ("b",), wide=True), Formula(_scaled, 1, 1)
+SQUARES, SCALED = squares("b"), Formula(_scaled, 1, 1)
 PRODUCTS, GRADIENT = Formula(_products, 2, 0, ("b", "c")), Formula(_gradient, 2, 1)
 
 

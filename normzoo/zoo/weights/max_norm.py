@@ -6,17 +6,13 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array, Formula
-from normzoo.passes.cells import Pass
+from normzoo.passes.cells import Pass, squares
 from normzoo.passes.cells import Pull as CellPull
 from normzoo.passes.formulas import reciprocal
 from normzoo.passes.numbers import check_axis, check_number, check_size
 from normzoo.passes.saved import Pull
 from normzoo.zoo.exact import ExactNorm
 from normzoo.zoo.layer.lp_norm import length
-
-
-def _squares(x: Any) -> tuple[Any, ...]:
-    return (x * x,)
 
 
 def _scaled(x: Any, factor: Any) -> tuple[Any, ...]:
@@ -31,7 +27,7 @@ def _gradient(dy: Any, x: Any, factor: Any, more: Any) -> tuple[Any, ...]:
     return (dy * factor - x * more,)
 
 
-SQUARES, SCALED = Formula(_squares, 1, 0, ("c",), wide=True), Formula(_scaled, 1, 1)
+SQUARES, SCALED = squares("c"), Formula(_scaled, 1, 1)
 PRODUCTS, GRADIENT = Formula(_products, 2, 0, ("c",)), Formula(_gradient, 2, 1)
 
 
