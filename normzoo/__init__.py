@@ -4,13 +4,14 @@ import difflib
 from typing import Any
 
 from normzoo import functional
-from normzoo.ahead import Compiled, compile_cache
 from normzoo.backends import use
 from normzoo.backends.activations import list_activations
 from normzoo.backends.around import Activation
 from normzoo.backends.memory import release_memory
 from normzoo.distributed.reduce import stats_of
 from normzoo.distributed.sync_batch_norm import SyncBatchNorm, convert_sync
+from normzoo.environment.ahead import Compiled, compile_cache
+from normzoo.environment.versions import show_versions
 from normzoo.exchange import fold
 from normzoo.exchange.counterparts import Described, describe
 from normzoo.exchange.files import load, save
@@ -24,7 +25,6 @@ from normzoo.selection.select import select
 from normzoo.statistics.diagnose import Diagnosis, diagnose
 from normzoo.statistics.recalibrate import recalibrate
 from normzoo.statistics.stats import Stats
-from normzoo.versions import show_versions
 from normzoo.zoo.batch.batch_norm import BatchNorm
 from normzoo.zoo.batch.batch_renorm import BatchRenorm
 from normzoo.zoo.batch.ema_batch_norm import AlphaBatchNorm, EMABatchNorm

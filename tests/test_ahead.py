@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import normzoo as nz
-from normzoo import __main__, ahead
+from normzoo import __main__
 from normzoo.backends import chosen
+from normzoo.environment import ahead
 from tests.robust import process
 
 # Counts what a process compiles itself.
@@ -91,7 +92,7 @@ def test_a_later_process_loads_what_was_compiled(tmp_path):
     """In miniature: one shape."""
     cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
     ahead_of = (
-        "import normzoo as nz\nfrom normzoo import ahead\nahead.SIZES = ((1, 4, 128),)\n"
+        "import normzoo as nz\nfrom normzoo.environment import ahead\nahead.SIZES = ((1, 4, 128),)\n"
         "print(nz.compile_cache(['rms_norm'], channel_axes=[-1], backward=False, progress=False))"
     )
     first = run(ahead_of, tmp_path, **cache)
@@ -115,7 +116,8 @@ print(len(recorder.buffer))
 def test_what_stands_around_a_norm_is_compiled_ahead(tmp_path):
     cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
     first = run(
-        "import normzoo as nz\nfrom normzoo import ahead, __main__\nahead.SIZES = ((1, 4, 128),)\n"
+        "import normzoo as nz\nfrom normzoo import __main__\n"
+        "from normzoo.environment import ahead\nahead.SIZES = ((1, 4, 128),)\n"
         "__main__.main('compile --norms rms_norm --channel-axes -1 --activation silu --beside residual --quiet'.split())",
         tmp_path,
         **cache,
@@ -145,7 +147,8 @@ def test_what_cannot_stand_around_is_refused(message):
 ON_A_FULL_DISK = """
 import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-from normzoo import __main__, ahead
+from normzoo import __main__
+from normzoo.environment import ahead
 ahead.SIZES = ((1, 4, 8),)  # sets of few values: kernels soon compiled
 __main__.main(["compile", "--norms", "rms_norm", "--channel-axes", "-1", "--no-backward", "--quiet"])
 """

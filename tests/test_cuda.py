@@ -188,7 +188,7 @@ def test_without_a_driver_one_error_says_what_to_install(rng):
     """T0: nothing of CUDA is imported before an array asks for it."""
     code = (
         "import sys, numpy as np, normzoo as nz\n"
-        "from normzoo.extras import to_install\n"
+        "from normzoo.environment.extras import to_install\n"
         "nz.LayerNorm(4)(np.ones((2, 4), np.float32))\n"
         "assert not [m for m in sys.modules if m.startswith(('numba.cuda', 'numba_cuda', 'cuda.', 'normzoo.backends.cuda'))]\n"
         "try:\n"

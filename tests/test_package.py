@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 import normzoo as nz
-from normzoo.extras import to_install
+from normzoo.environment.extras import to_install
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -232,14 +232,14 @@ def test_advice_names_requirements_and_without_metadata_the_clone(monkeypatch):
         'b[c]>=3; (os_name == "nt") and extra == "files"',
         "d; extra == 'file'",
     ]
-    monkeypatch.setattr("normzoo.extras.requires", lambda name: listed)
+    monkeypatch.setattr("normzoo.environment.extras.requires", lambda name: listed)
     assert to_install("files") == 'pip install "a<2,>=1" "b[c]>=3"'
     assert to_install("none") == 'pip install -e ".[none]"'
 
     def missing(name):
         raise importlib.metadata.PackageNotFoundError
 
-    monkeypatch.setattr("normzoo.extras.requires", missing)
+    monkeypatch.setattr("normzoo.environment.extras.requires", missing)
     assert to_install("files") == 'pip install -e ".[files]"'
 
 

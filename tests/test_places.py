@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from normzoo import system
 from normzoo.backends import subnormals
+from normzoo.environment import system
 from tests.robust.process import ROOT
 
 FLUSHES = 0x01000000  # _DN_FLUSH of Windows
@@ -196,7 +196,7 @@ def test_only_one_file_knows_of_systems():
         if re.search(ALONE, re.sub(r'"""(.|\n)*?"""|#.*', "", Path(path).read_text(encoding="utf-8")))
     ]
     # PyTorch's interface to C is used on Linux alone, and refused elsewhere
-    assert {name for name in found if "torch/dispatch/" not in name} == {"normzoo/system.py"}
+    assert {name for name in found if "torch/dispatch/" not in name} == {"normzoo/environment/system.py"}
 
 
 def test_windows_knows_the_function_that_lets_a_stack_grow(monkeypatch):

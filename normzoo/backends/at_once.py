@@ -11,7 +11,7 @@ from itertools import chain, filterfalse, starmap
 from operator import setitem
 from typing import Any
 
-from normzoo.system import at_fork
+from normzoo.environment.system import at_fork
 
 has_gil: Callable[[], bool] = getattr(sys, "_is_gil_enabled", lambda: True)
 put: Callable[..., None] = setitem

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from normzoo.system import keep_subnormals
+from normzoo.environment.system import keep_subnormals
 
 LEAST, ONE = 5e-324, 1.0  # `LEAST * ONE` is false where subnormal numbers are flushed
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from normzoo.backends.contract import Array
-from normzoo.extras import to_install
+from normzoo.environment.extras import to_install
 from normzoo.passes.numbers import check_number
 
 HEADER = 4  # numbers before the values: status, direction, number of earlier exchanges, number of values of this rank

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array
+from normzoo.environment.extras import to_install
+from normzoo.environment.system import take_mode
 from normzoo.exchange.dialects import TORCH
-from normzoo.extras import to_install
 from normzoo.norm import Norm
 from normzoo.passes.arrays import moved
 from normzoo.statistics.running_state import copy_in
-from normzoo.system import take_mode
 
 SUFFIXES = (".safetensors", ".npz")
 BFLOAT16 = ":bfloat16"  # NumPy's files have no bfloat16: such an array is stored as uint16, with this after its name

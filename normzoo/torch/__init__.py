@@ -27,7 +27,7 @@ are recorded, and where a gradient is differentiated again, PyTorch's operations
 `import normzoo` does not import this, nor PyTorch.
 """
 
-from normzoo.extras import to_install
+from normzoo.environment.extras import to_install
 
 try:
     import torch  # noqa: F401

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from normzoo.extras import to_install
+from normzoo.environment.extras import to_install
 from normzoo.passes.device import device_array
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)

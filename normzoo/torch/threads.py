@@ -15,7 +15,7 @@ import numba
 import torch
 
 from normzoo.backends.cpu.code import SERIAL
-from normzoo.system import thread_names
+from normzoo.environment.system import thread_names
 
 _NOTHING = nullcontext()
 _MOST: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from normzoo.extras import to_install
+from normzoo.environment.extras import to_install
 
 
 def _remedy() -> str:

@@ -12,7 +12,7 @@ from llvmlite import binding
 
 from normzoo.backends.cpu.compiling.disk import Cache, elsewhere
 from normzoo.backends.cpu.numba_internals import optional, way
-from normzoo.system import let_stacks_grow
+from normzoo.environment.system import let_stacks_grow
 
 # Options for functions that only compiled code calls: no entry point for Python or C, and no machine code.
 NO_WAY_IN: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}

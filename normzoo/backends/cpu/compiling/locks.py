@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from normzoo.backends.cpu.numba_internals.optional import compilers_locks
-from normzoo.system import at_fork
+from normzoo.environment.system import at_fork
 
 
 @contextlib.contextmanager
