@@ -92,12 +92,26 @@ FAMILIES = {
 }  # fmt: skip
 
 
+def declare_operators() -> None:
+    """Make torchvision importable beside a PyTorch that its own operators were not built for: its import asks for two,
+    which no model here calls."""
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        for name in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    except ImportError:
+        pass
+
+
 def made(family: Family) -> Any:
     """The model, its norms' parameters no longer ones and zeros; None where the library is missing."""
     torch.manual_seed(0)
     try:
         model = family.build()
-    except (ImportError, RuntimeError, OSError) as error:  # torchvision beside another PyTorch: RuntimeError
+    except (ImportError, RuntimeError, OSError) as error:
         print(f"  passed over: {family.library}: {str(error).splitlines()[0]}")
         return None
     with torch.no_grad():
@@ -214,6 +228,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         parser.error(
             f"expected --only of {', '.join(FAMILIES)} and --rounds of 2 or more, got {unknown}, {given.rounds}"
         )
+    declare_operators()
     found = {name: measured(name, given.rounds, given.compiled) for name in names}
     found = {name: result for name, result in found.items() if result is not None}
     if given.json:
