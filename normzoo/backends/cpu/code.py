@@ -94,12 +94,16 @@ class Code(NamedTuple):
             call = self.compiled(past_caches).call
             return call if size <= SERIAL else threads.guarded(call, size)
 
-        if size * self.arrays[self.result].itemsize < STREAMED or not self.in_order:
+        if not self.may_stream():
             return code(False)
         place = 3 + self.result  # behind the pool, dims and those of the parameters
         if self.around.residual:
             return lambda *given: code(_can_stream(given[place], given[3], given[-4], given[-3]))(*given)
         return lambda *given: code(_can_stream(given[place]))(*given)
+
+    def may_stream(self) -> bool:
+        """Is the result better written past the caches, where it is aligned?"""
+        return self.in_order and math.prod(self.dims) * self.arrays[self.result].itemsize >= STREAMED
 
     def compiled(self, past_caches: bool) -> Compiled:
         signature = POOL, _DIMS, _DIMS, *(FLAT[a.name] for a in self.arrays), *self.scalars

@@ -85,7 +85,7 @@ _held: list[Any] = []  # everything that a plan has the address of
 
 def _address(code: codes.Code, plan: Plan) -> tuple[int, int]:
     """The address of the machine code, and whether threads share its turns."""
-    made = code.compiled(False)  # not past the caches: PyTorch's memory is fresh
+    made = code.compiled(code.may_stream())  # PyTorch's memory is aligned
     _held.append(made)
     return made.address, int(math.prod(plan.dims) > SERIAL)
 
