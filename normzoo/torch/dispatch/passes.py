@@ -6,10 +6,11 @@ import math
 
 from normzoo.backends.cpu.compiling.jit import helper
 from normzoo.backends.cpu.fastcall.objects import fails, needed, place_of
+from normzoo.backends.cpu.kernels.moments import put_lanes, rstd_of
 from normzoo.backends.cpu.kernels.running import blend
 from normzoo.backends.cpu.parallel.sharing import ALONE
 from normzoo.backends.cpu.vector.access import at, load_n, put
-from normzoo.backends.cpu.vector.arithmetic import larger, smaller
+from normzoo.backends.cpu.vector.arithmetic import larger, smaller, splat
 from normzoo.backends.cpu.vector.lanes import LANES
 from normzoo.backends.cpu.vector.workspaces import workspace
 from normzoo.torch.dispatch import interface
@@ -174,8 +175,9 @@ def running_stats(mean, var, kind, eps, stats, channels):
     to_doubles(kind, data_of(mean), stats, channels)
     to_doubles(kind, data_of(var), stats + 8 * channels, channels)
     spreads, rstds = doubles(stats + 8 * channels), doubles(stats + 16 * channels)
-    for i in range(channels):
-        put(rstds, i, 1.0 / math.sqrt(at(spreads, i) + eps))
+    for i in range(0, channels, LANES):
+        left = smaller(channels - i, LANES)
+        put_lanes(rstds, i, rstd_of(load_n(spreads, i, left), splat(eps), splat(1.0), 2, False), left)
 
 
 @helper
