@@ -144,8 +144,8 @@ def train(model: Any, inputs: dict[str, Any]) -> list[torch.Tensor]:
 def ways(model: Any, compiled: bool) -> dict[str, tuple[Any, Callable[[], Any]]]:
     """What is compared: a model, and the context in which it runs."""
     found = {"eager": (model, nullcontext), "converted": (_converted(model), nullcontext)}
-    if hasattr(nzt, "installed"):
-        found["installed"] = (model, nzt.installed)
+    found["installed"] = model, nzt.installed
+    found["both"] = found["converted"][0], nzt.installed
     if compiled:
         found["compiled"] = (torch.compile(copy.deepcopy(model)), nullcontext)
     return found

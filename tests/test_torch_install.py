@@ -226,6 +226,26 @@ def test_bits_are_those_of_the_library(name, installed):
 
 
 @pytest.mark.parametrize("name", CALLS)
+def test_this_librarys_functions_take_the_same_way(name, installed, monkeypatch):
+    """Without its Python. What PyTorch's operators do not take goes the library's own way, as before."""
+    call, size = CALLS[name], 6 if name in ("layer_norm", "rms_norm") else 8
+    x, w, b = torch.randn(4, 8, 5, 6), torch.rand(size), torch.rand(size)
+    with pytest.raises(ValueError, match=name):
+        call(nzt.functional, x, torch.rand(size + 1), b)
+    mixed = call(nzt.functional, x, w.double(), b.double())
+    turned = call(nzt.functional, x.transpose(0, 1).contiguous().transpose(0, 1), w, b)
+    assert mixed.dtype == torch.float32
+    monkeypatch.setattr("normzoo.torch.functional.normalize", None)
+    y = call(nzt.functional, x, w, b)
+    assert torch.equal(y, call(F, x, w, b)) and torch.equal(y, turned)
+    torch.testing.assert_close(mixed, y)
+    torch.testing.assert_close(torch.vmap(lambda x: call(nzt.functional, x, w, b))(x[None]), y[None])
+    monkeypatch.undo()
+    last = x.contiguous(memory_format=torch.channels_last)
+    assert call(nzt.functional, last, w, b).stride() == last.stride()
+
+
+@pytest.mark.parametrize("name", CALLS)
 def test_gradients_do_not_depend_on_threads(name, installed):
     x = torch.randn(16, 64, 30, 32, requires_grad=True)
     w, b = (torch.rand(32 if name in ("layer_norm", "rms_norm") else 64, requires_grad=True) for _ in range(2))
