@@ -124,7 +124,7 @@ def filter_response_norm(x, p):
 
 
 def ghost_batch_norm(x, p):
-    v = x.view(4, -1, *x.shape[1:])
+    v = x.view(8, -1, *x.shape[1:])
     return affine(hat(v, (1, 3, 4), 1e-5).view(x.shape), p)
 
 
@@ -225,6 +225,58 @@ def group_whitening(x, p):
     return affine((matrix * trace.rsqrt() @ v).view(x.shape), p)
 
 
+def windowed(v, kernel):
+    """Weighted means over the positions of a window that are inside v, (N, 1, H, W)."""
+    tall, flat = kernel.view(1, 1, -1, 1), kernel.view(1, 1, 1, -1)
+
+    def smooth(a):
+        return F.conv2d(F.conv2d(a, tall, padding=(len(kernel) // 2, 0)), flat, padding=(0, len(kernel) // 2))
+
+    return smooth(v) / smooth(torch.ones_like(v[:1]))
+
+
+def divisive_norm(x, p):
+    v = x - windowed(x.mean(1, keepdim=True), torch.ones(3))
+    return affine(v * torch.rsqrt(windowed((v * v).mean(1, keepdim=True), torch.ones(5)) + 1), p)
+
+
+def local_contrast_norm(x, p):
+    kernel = torch.exp(-0.125 * torch.arange(-4.0, 5.0) ** 2)
+    v = x - windowed(x.mean(1, keepdim=True), kernel)
+    sigma = windowed((v * v).mean(1, keepdim=True), kernel).sqrt()
+    return v / torch.maximum(sigma.mean((2, 3), keepdim=True), sigma)
+
+
+def domain_batch_norm(x, p):
+    return F.batch_norm(x, None, None, p["weight"][p["domain"]], p["bias"][p["domain"]], True)
+
+
+def orthogonal_weight(x, p):
+    q, triangle = torch.linalg.qr(x)
+    return q * triangle.diagonal().sign()
+
+
+def spectral_norm(x, p):
+    w = x.flatten(1)
+    with torch.no_grad():
+        u = F.normalize(w @ p["v"], dim=0)
+        v = F.normalize(w.T @ u, dim=0)
+    return x / (u @ (w @ v))
+
+
+def standardize(x, p):
+    rstd = torch.rsqrt(p["m2"] / p["count"]) / p["unit"]
+    return (x - p["mean"].float()) * rstd.float()
+
+
+def virtual_batch_norm(x, p):
+    others, spread, share = of(p["reference_mean"], x), of(p["reference_var"], x), 1 / (p["reference_size"] + 1.0)
+    own_var, own = torch.var_mean(x, positions(x), correction=0, keepdim=True)
+    mean = others + share * (own - others)
+    var = (1 - share) * (spread + (others - mean) ** 2) + share * (own_var + (own - mean) ** 2)
+    return affine((x - mean) * torch.rsqrt(var + 1e-5), p)
+
+
 MAPS, WIDE, LAST = (32, 64, 56, 56), (8192, 768), (32, 28, 28, 192)
 PEERS = {
     "ada_ln_zero": Peer((1152,), {}, (16, 256, 1152), ada_ln_zero, {"c": (16, 1152)}),
@@ -249,8 +301,8 @@ PEERS = {
     "derf": Peer(
         (768,), {}, WIDE, lambda x, p: torch.erf(p["alpha"] * x + p["shift"]) * p["weight"] + p["bias"]
     ),
-    "divisive_norm": Peer((64, 3, 5), {}, MAPS, None),
-    "domain_batch_norm": Peer((64, 2), {}, MAPS, None, {}, {"domain": ((), 2)}),
+    "divisive_norm": Peer((64, 3, 5), {}, MAPS, divisive_norm),
+    "domain_batch_norm": Peer((64, 2), {}, MAPS, domain_batch_norm, {}, {"domain": ((), 2)}),
     "dyt": Peer((768,), {}, WIDE, lambda x, p: torch.tanh(p["alpha"] * x) * p["weight"] + p["bias"]),
     "ema_batch_norm": Peer((64,), {"momentum": 1.0}, MAPS, lambda x, p: affine(hat(x, batch(x), 1e-5), p)),
     "evo_norm_b0": Peer((64,), {}, MAPS, evo_norm_b0, tolerance=1e-3),
@@ -269,8 +321,12 @@ PEERS = {
     "group_norm": Peer((32, 512), {}, (8, 512, 32, 32), lambda x, p: F.group_norm(x, 32, p["weight"], p["bias"])),
     "group_rms_norm": Peer((8, 64), {}, MAPS, group_rms_norm),
     "group_whitening": Peer((256, 32), {}, (32, 256, 16, 16), group_whitening, tolerance=1e-3),
-    "head_layer_norm": Peer((16, 64), {}, (8, 256, 16, 64), None),
-    "head_rms_norm": Peer((16, 64), {}, (8, 256, 16, 64), None),
+    "head_layer_norm": Peer(
+        (16, 64), {}, (8, 256, 16, 64), lambda x, p: F.layer_norm(x, (64,), None, None, 1e-6) * p["weight"] + p["bias"]
+    ),
+    "head_rms_norm": Peer(
+        (16, 64), {}, (8, 256, 16, 64), lambda x, p: F.rms_norm(x, (64,), None, 1e-6) * p["weight"]
+    ),
     "instance_norm": Peer((64,), {}, MAPS, lambda x, p: F.instance_norm(x)),
     "iter_norm": Peer((64,), {}, (32, 64, 32, 32), lambda x, p: whitening(x, p, 1, 5), tolerance=1e-3),
     "l1_batch_norm": Peer((64,), {}, MAPS, l1_batch_norm),
@@ -278,16 +334,18 @@ PEERS = {
     "l_inf_batch_norm": Peer((64, 10), {}, MAPS, l_inf_batch_norm),
     "layer_norm": Peer((768,), {}, WIDE, lambda x, p: F.layer_norm(x, (768,), p["weight"], p["bias"])),
     "layer_scale": Peer((768,), {}, (32, 197, 768), lambda x, p: x * p["weight"]),
-    "local_contrast_norm": Peer((9,), {}, (16, 16, 112, 112), None),
+    "local_contrast_norm": Peer((9,), {}, (16, 16, 112, 112), local_contrast_norm),
     "local_response_norm": Peer((5,), {}, (32, 96, 27, 27), lambda x, p: F.local_response_norm(x, 5)),
     "max_norm": Peer((2, 0, 1.0), {}, (4096, 512), max_norm),
     "mean_variance_norm": Peer(((0, 2, 3),), {}, MAPS, lambda x, p: hat(x, (0, 2, 3), 1e-9)),
-    "orthogonal_weight": Peer((), {}, (512, 256), None),
+    "orthogonal_weight": Peer((), {}, (512, 256), orthogonal_weight, tolerance=1e-3),
     "partial_rms_norm": Peer((768,), {}, WIDE, partial_rms_norm),
     "pixel_norm": Peer((), {}, (8, 512, 32, 32), lambda x, p: by_rms(x, 1, 1e-8)),
     "poly_norm": Peer((), {}, (2048, 4096), poly_norm),
     "positional_norm": Peer((), {}, (8, 64, 128, 128), lambda x, p: hat(x, 1, 1e-5)),
-    "power_norm": Peer((512,), {"channel_axis": -1}, (64, 128, 512), None),
+    "power_norm": Peer(  # while it warms up
+        (512,), {"channel_axis": -1}, (64, 128, 512), lambda x, p: by_rms(x, (0, 1), 1e-5) * p["weight"] + p["bias"]
+    ),
     "revin": Peer((321,), {}, (32, 336, 321), lambda x, p: hat(x, 1, 1e-5) * p["weight"] + p["bias"]),
     "rezero": Peer((), {}, WIDE, lambda x, p: x + p["alpha"] * p["branch"], {"branch": WIDE}),
     "rms_norm": Peer((768,), {}, WIDE, lambda x, p: F.rms_norm(x, (768,), p["weight"])),
@@ -297,12 +355,12 @@ PEERS = {
         (64,), {}, (4, 64, 128, 128), lambda x, p: hat(x, batch(x), 1e-5) * (1 + p["gamma"]) + p["beta"],
         {"gamma": (4, 64, 128, 128), "beta": (4, 64, 128, 128)},
     ),
-    "spectral_norm": Peer(((512, 512, 3, 3),), {}, (512, 512, 3, 3), None),
+    "spectral_norm": Peer(((512, 512, 3, 3),), {}, (512, 512, 3, 3), spectral_norm),
     "split_batch_norm": Peer((64,), {}, MAPS, split_batch_norm),
-    "standardize": Peer((128,), {}, (8192, 128), None),
+    "standardize": Peer((128,), {}, (8192, 128), standardize),
     "switchable_norm": Peer((64,), {}, MAPS, switchable_norm, tolerance=1e-4),
     "unit_norm": Peer((), {}, WIDE, lambda x, p: clipped(x, -1, 1e-12)),
-    "virtual_batch_norm": Peer((64,), {}, MAPS, None),
+    "virtual_batch_norm": Peer((64,), {}, MAPS, virtual_batch_norm),
     "weight_norm": Peer(
         ((512, 512, 3, 3),), {}, (512, 512, 3, 3), lambda x, p: x / length(x, (1, 2, 3)) * p["weight"].view(-1, 1, 1, 1)
     ),

@@ -58,6 +58,8 @@ def made(name: str) -> Made:
         norm.eval()  # in training it is BatchNorm
     if name == "standardize":
         norm.adapt(x)
+    if name == "spectral_norm":
+        norm.iterate(x)  # what the first call does
     return Made(norm, x, dy, given)
 
 
