@@ -117,8 +117,7 @@ class SpectralNorm(ExactNorm):
         if x.ndim == 1:
             return self._vector(x)
         one = float(unit(x, tuple(range(x.ndim)), self.eps or 0.0).ravel()[0])
-        x = x * one
-        w, least = self._matrix(x), self.eps * one
+        w, least = self._matrix(x if one == 1 else x * one), self.eps * one
         update: Update | None = None
         if self.exact:
             u, v = leading(w)
@@ -132,10 +131,20 @@ class SpectralNorm(ExactNorm):
                 new = {"u": u, "v": v}
                 update = lambda old: new  # noqa: E731
         inverse = reciprocal((u * np.einsum("ij,j->i", w, v)).sum())
-        y = x * inverse
+        y = w * inverse
         moved = [x.shape[self.dim], *(n for i, n in enumerate(x.shape) if i != self.dim)]
-        slope = np.moveaxis(np.multiply.outer(u, v).reshape(moved), 0, self.dim)
-        return y, lambda dy: {"x": inverse * (dy - (dy * y).sum() * slope) * one}, update
+
+        def placed(a: Array) -> Array:
+            return np.moveaxis(a.reshape(moved), 0, self.dim)
+
+        def pull(dy: Array) -> dict[str, Array]:
+            g = self._matrix(dy)
+            dx = np.multiply.outer(-np.einsum("ij,ij->i", g, y).sum() * u, v)  # in place: it has the size of x
+            dx += g
+            dx *= inverse * one
+            return {"x": placed(dx)}
+
+        return placed(y), pull, update
 
     def _vector(self, x: Array) -> tuple[Array, Pull]:
         one = unit(x, 0, self.eps or 0.0)
