@@ -1,5 +1,6 @@
 """Optional: PyTorch's norms by our kernels in PyTorch's dispatcher. PyTorch's own kernels are the oracle."""
 
+import copy
 import gc
 import os
 import threading
@@ -243,6 +244,20 @@ def test_this_librarys_functions_take_the_same_way(name, installed, monkeypatch)
     monkeypatch.undo()
     last = x.contiguous(memory_format=torch.channels_last)
     assert call(nzt.functional, last, w, b).stride() == last.stride()
+
+
+def test_converted_norms_take_transforms_where_the_kernels_are_installed(installed):
+    theirs = torch.nn.Sequential(
+        torch.nn.LayerNorm(8), torch.nn.BatchNorm1d(8).eval(), torch.nn.RMSNorm(8), torch.nn.GroupNorm(2, 8)
+    )
+    ours, x = nzt.convert(copy.deepcopy(theirs)), torch.randn(4, 8)
+    for transform in (
+        lambda model: torch.func.grad(lambda x: model(x).square().sum())(x),
+        lambda model: torch.func.vmap(model)(x[:, None]),
+        lambda model: torch.func.jvp(model, (x,), (x.square(),)),
+        lambda model: torch.func.jacrev(model)(x),
+    ):
+        torch.testing.assert_close(transform(ours), transform(theirs))
 
 
 @pytest.mark.parametrize("name", CALLS)
