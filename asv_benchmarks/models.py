@@ -118,7 +118,17 @@ def made(family: Family) -> Any:
         for p in model.parameters():
             if p.dim() == 1:
                 p.add_(0.1 * torch.randn_like(p))
+    drop_nothing(model)
     return model
+
+
+def drop_nothing(model: Any) -> None:
+    """Results of training are compared, so nothing may be dropped at random."""
+    for module in model.modules():
+        kind = type(module).__name__
+        for name, value in vars(module).items():
+            if isinstance(value, float) and ("drop" in name or (name == "p" and ("Drop" in kind or "Depth" in kind))):
+                setattr(module, name, 0.0)
 
 
 def tensors(found: Any) -> list[torch.Tensor]:
