@@ -141,7 +141,10 @@ def test_the_table_lists_what_there_is():
     assert set(limits()) <= set(variants()), "kernels that are no more: run python -m tests.test_cuda_code"
 
 
-@pytest.mark.parametrize("ends", ["float32", "float64", "float16", "bfloat16"])
+BYTES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
+
+
+@pytest.mark.parametrize("ends", list(BYTES))
 def test_values_move_16_bytes_at_a_time(ends):
     looked_at = 0
     for name, rows in limits().items():
@@ -149,6 +152,9 @@ def test_values_move_16_bytes_at_a_time(ends):
             continue
         form = getattr(variants()[name].kernel, "form", None) if name in variants() else None
         if form is None or isinstance(form, str) or form.size == 1 or not form.aligned:
+            continue
+        if form.size * BYTES[ends] < 16:  # columns of 16 bits, going back: see `forms.plan`
+            assert form.columns and name.startswith(("backward", "gradient"))
             continue
         kernel = name.split()[0]
         tensors, written = {

@@ -21,9 +21,10 @@ chosen = _chosen.get  # () -> the name of the backend that host arrays run on no
 
 @cache
 def backend(name: str) -> Backend:
-    """The backend of this name; "cuda:7" is the CUDA backend whose new arrays belong to stream 7. A backend is imported
-    at its first use: making the kernels' dispatchers would be two thirds of the import time of normzoo."""
-    name, _, stream = name.partition(":")
+    """The backend of this name; "cuda:7:torch" is the CUDA backend whose new arrays belong to stream 7, for arrays of
+    PyTorch. A backend is imported at its first use: making the kernels' dispatchers would be two thirds of the import
+    time of normzoo."""
+    name, _, more = name.partition(":")
     if name == "cpu":
         from normzoo.backends.cpu import CPU  # noqa: PLC0415  (a literal import: tools that freeze programs find it)
 
@@ -34,7 +35,8 @@ def backend(name: str) -> Backend:
         return Reference()
     from normzoo.backends.cuda import CUDA  # noqa: PLC0415
 
-    return CUDA(int(stream or 0))
+    stream, _, library = more.partition(":")
+    return CUDA(int(stream or 0), library)
 
 
 def device_array(a: Any, stream: Any = None) -> Any:

@@ -227,7 +227,7 @@ def is_counter(a: Any) -> bool:
 
 def backend_of(owner: object, **arrays: Any) -> str:
     """The name of the backend for these arrays: all must be NumPy arrays, or all on the device. Work goes to the stream
-    of the first."""
+    of the first, and is of its library."""
     where = {name: on_device(a) for name, a in arrays.items() if a is not None}
     if not any(where.values()):
         return chosen()
@@ -237,7 +237,8 @@ def backend_of(owner: object, **arrays: Any) -> str:
             f"{owner}: expected all arrays on the host or all on the device, got {device} on the device and {host} on "
             'the host; write norm.to("cuda"), or copy the arrays'
         )
-    return f"cuda:{next(a.stream for a in arrays.values() if a is not None)}"
+    first = next(a for a in arrays.values() if a is not None)
+    return f"cuda:{first.stream}:{first.library}"
 
 
 def check_parameter(owner: object, name: str, a: Any, shape: tuple[int, ...]) -> None:

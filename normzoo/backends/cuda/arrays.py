@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from normzoo.backends.cuda import driver
+from normzoo.backends.cuda.torch_memory import TorchMemory, as_tensor, current_stream
 
 ALIGNED_TO = 16  # bytes
 _FLOATS = {"float16", "float32", "float64", "bfloat16"}
@@ -25,6 +26,9 @@ class Flags(NamedTuple):
     def num(self) -> int:
         """The bits of ndarray.flags.num."""
         return 0x1 * self.c_contiguous | 0x100 * self.aligned | 0x400 * self.writeable
+
+
+_USUAL = Flags(True, True, True)
 
 
 class DeviceArray:
@@ -52,6 +56,9 @@ class DeviceArray:
     ) -> None:
         self.address, self.shape, self.dtype = address, tuple(shape), np.dtype(dtype)
         self.owner, self.stream, self.library = owner, stream, library
+        if strides is None and writeable and not address % 16:  # nearly every array, and every new one
+            self.strides, self.flags = _dense(self.shape, self.dtype.itemsize), _USUAL
+            return
         dense = _dense(self.shape, self.dtype.itemsize)
         self.strides = dense if strides is None else tuple(strides)
         contiguous = strides is None or all(
@@ -131,7 +138,7 @@ class DeviceArray:
 
     def astype(self, dtype: Any, order: str = "C") -> "DeviceArray":
         """A C-contiguous copy in another dtype."""
-        made = empty(self.shape, dtype, self.stream)
+        made = empty(self.shape, dtype, self.stream, self.library)
         copy_into(made, self)
         return made
 
@@ -179,16 +186,19 @@ def _dense(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-def empty(shape: tuple[int, ...] | int, dtype: Any, stream: int = 0) -> DeviceArray:
-    """New uninitialized memory on the device."""
+def empty(shape: tuple[int, ...] | int, dtype: Any, stream: int = 0, library: str = "") -> DeviceArray:
+    """New uninitialized memory on the device, of the library's own allocator where that is PyTorch's."""
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
-    owner = driver.current().alloc(max(prod(shape), 1) * np.dtype(dtype).itemsize, stream)
-    return DeviceArray(owner.address, shape, dtype, owner, stream)
+    nbytes = max(prod(shape), 1) * np.dtype(dtype).itemsize
+    owner: Any = TorchMemory.take(nbytes, stream) if library == "torch" else None
+    if owner is None:
+        owner = driver.current().alloc(nbytes, stream)
+    return DeviceArray(owner.address, shape, dtype, owner, stream, library=library)
 
 
-def full(shape: tuple[int, ...], value: float, dtype: Any, stream: int = 0) -> DeviceArray:
+def full(shape: tuple[int, ...], value: float, dtype: Any, stream: int = 0, library: str = "") -> DeviceArray:
     """New memory, filled with a value."""
-    made = empty(shape, dtype, stream)
+    made = empty(shape, dtype, stream, library)
     made[...] = value
     return made
 
@@ -204,16 +214,19 @@ def to_device(values: np.ndarray, stream: int = 0) -> DeviceArray:
 
 def copy_into(target: DeviceArray, source: Any) -> None:
     """target[...] = source, a number or an array of device or host that broadcasts to target."""
-    stream = target.stream
+    if not target.size:
+        return
+    from normzoo.backends.cuda import copying  # noqa: PLC0415
+
+    if isinstance(source, float | int | np.number):
+        copying.fill(target, float(source))
+        return
     if not isinstance(source, DeviceArray):
         if is_device_array(source):
             source = from_interface(source)
         else:
-            source = to_device(np.asarray(source, None if hasattr(source, "dtype") else target.dtype), stream)
-    if target.size:
-        from normzoo.backends.cuda import launcher  # noqa: PLC0415
-
-        launcher.copy(source, target, stream)
+            source = to_device(np.asarray(source, None if hasattr(source, "dtype") else target.dtype), target.stream)
+    copying.copy(source, target)
 
 
 def is_device_array(a: Any) -> bool:
@@ -249,9 +262,11 @@ def from_interface(a: Any, stream: Any = None) -> DeviceArray:
         interface = owner.__cuda_array_interface__
     dtype = _bfloat16() if bfloat16 else np.dtype(interface["typestr"])
     address, read_only = interface["data"]
-    if stream is None:
-        stream = interface.get("stream") or 0
     shape, strides, library = interface["shape"], interface.get("strides"), type(a).__module__.split(".")[0]
+    if stream is None:
+        stream = interface.get("stream")
+    if stream is None:  # PyTorch's interface names none: work on its tensors is on its current stream
+        stream = current_stream(a) if library == "torch" else 0
     found = DeviceArray(address or 0, shape, dtype, owner, stream, strides, not read_only, library)
     if interface.get("mask") is not None:
         raise TypeError(f"expected a device array without a mask, got a {type(a).__name__} with one; fill it first")
@@ -292,12 +307,7 @@ def as_library(found: DeviceArray, library: str) -> Any:
     if library == "cupy":
         return import_module("cupy").asarray(found)
     if library == "torch":
-        torch = import_module("torch")
-        if found.dtype.name == "bfloat16":
-            bits = found._like(found.shape, found.strides)
-            bits.dtype = np.dtype(np.int16)
-            return torch.as_tensor(bits, device="cuda").view(torch.bfloat16)
-        return torch.as_tensor(found, device="cuda")
+        return as_tensor(found, driver.current().device_number())
     if library in ("jax", "jaxlib"):
         return import_module("jax").dlpack.from_dlpack(import_module("cupy").asarray(found))
     return driver.numba_cuda().as_cuda_array(found, sync=False)
@@ -322,16 +332,20 @@ def handle_of(stream: Any) -> int | None:
 
 
 class Memory:
-    """The allocator of arrays for work on a stream: `DeviceArray`s, which take the place of NumPy's arrays."""
+    """The allocator of arrays for work on a stream: `DeviceArray`s, which take the place of NumPy's arrays.
 
-    def __init__(self, stream: int) -> None:
-        self._stream = stream
+    Args:
+        library: of the arrays that the work is on.
+    """
+
+    def __init__(self, stream: int, library: str = "") -> None:
+        self._stream, self._library = stream, library
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        return empty(shape, dtype, self._stream)
+        return empty(shape, dtype, self._stream, self._library)
 
     def full(self, shape: tuple[int, ...], dtype: Any, value: float) -> Any:
-        return full(shape, value, dtype, self._stream)
+        return full(shape, value, dtype, self._stream, self._library)
 
     def allocator(self, shape: tuple[int, ...], dtype: Any) -> Any:
         return self.empty
