@@ -51,14 +51,14 @@ def device_array(a: Any, stream: Any = None) -> Any:
                 return None
         except (BufferError, RuntimeError, TypeError, ValueError):  # a device that DLPack does not know
             return None
-    from normzoo.backends.cuda.arrays import from_interface  # noqa: PLC0415
+    from normzoo.backends.cuda.interop import from_interface  # noqa: PLC0415
 
     return from_interface(a, stream)
 
 
 def to_device(a: Any, stream: Any = None) -> Any:
     """A copy of a NumPy array on the device."""
-    from normzoo.backends.cuda.arrays import from_host  # noqa: PLC0415
+    from normzoo.backends.cuda.interop import from_host  # noqa: PLC0415
 
     return from_host(a, stream)
 

@@ -1,7 +1,7 @@
 """The CUDA backend: the contract on `DeviceArray`s. numba-cuda is imported at the first call.
 
 driver.py    the one seam to the device: numba_driver.py is numba-cuda's, with the memory of pool.py
-arrays.py    device arrays, and their conversion from and to other libraries; torch_memory.py: PyTorch's own memory
+arrays.py    device arrays; interop.py: from and to those of other libraries; torch_memory.py: PyTorch's own memory
 launcher.py  chooses kernels, grids and arguments, once per shape; forms.py: by what; pointers.py: types of arguments
 lanes.py     the values of a thread; accesses.py and arithmetic.py: operations on them
 vocabulary.py   functions of lanes, of which activations are made; shared.py: lanes in shared memory

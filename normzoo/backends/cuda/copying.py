@@ -3,16 +3,17 @@
 from functools import cache
 from math import prod
 
+import numpy as np
 from numba import cuda
 from numba.cuda import types
 
 from normzoo.backends.cuda import driver
 from normzoo.backends.cuda.accesses import VECTOR_BYTES, load, store
 from normzoo.backends.cuda.arithmetic import over, rest, splat
-from normzoo.backends.cuda.arrays import ALIGNED_TO, DeviceArray
-from normzoo.backends.cuda.forms import BIG
+from normzoo.backends.cuda.arrays import ALIGNED_TO, DeviceArray, empty
+from normzoo.backends.cuda.forms import BIG, sums_of
 from normzoo.backends.cuda.geometry import device, labelled
-from normzoo.backends.cuda.merging import LANES, number, write
+from normzoo.backends.cuda.merging import LANES, SUM, fold, number, write
 from normzoo.backends.cuda.pointers import F64, I64, blocks, pointer
 
 
@@ -151,3 +152,16 @@ def fill(target: DeviceArray, value: float) -> None:
         fill_kernel_of(len(sizes), size >= BIG), signature, (blocks(size, LANES), 1), LANES, 0, target.stream,
         (target.address, value, sizes, taken, size),
     )  # fmt: skip
+
+
+def summed(source: DeviceArray, shape: tuple[int, ...], scale: float, dtype: np.dtype) -> DeviceArray:
+    """scale times the sum over leading axes that this shape does not have, in float64; rounded to the dtype."""
+    source, outputs = source.contiguous(), prod(shape)
+    made = empty(shape, dtype, source.stream, source.library)
+    repeats = source.size // max(outputs, 1)
+    each, rank, axes = sums_of((1, outputs, outputs, 0, 0, 0, 1, 1, 1, repeats, 0, 0, outputs, outputs, 0), outputs)
+    signature = pointer(source.dtype), pointer(dtype), pointer(dtype), SUM, I64, F64
+    args = source.address, made.address, 0, axes, 0, scale
+    grid = blocks(outputs, each), 1
+    driver.current().launch(fold(each, rank), signature, grid, LANES, 0, source.stream, args)
+    return made

@@ -289,9 +289,9 @@ def _prepare_fold(
     axes = fold_of(p, cells)
     each, rank, axes = sums_of(axes, prod(p.view[1]))
     kernel = merging.fold(each, rank)
-    signature = pointer(source), pointer(dtype), pointer(dtype), merging.SUM, I64
+    signature = pointer(source), pointer(dtype), pointer(dtype), merging.SUM, I64, F64
     grid = blocks(prod(p.view[1]), each), sum(wanted)
-    return device.prepare(kernel, signature, grid, merging.LANES, (None, None, None, axes, int(not wanted[0])))
+    return device.prepare(kernel, signature, grid, merging.LANES, (None, None, None, axes, int(not wanted[0]), 1.0))
 
 
 def _backward_in_double(dims: Dims, parameter_dims: Dims, moments: Moments, around: Around) -> Backward:

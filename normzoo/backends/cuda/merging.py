@@ -222,6 +222,7 @@ def fold(outputs: int, rank: int):
         dbias,  # written
         axes,  # (o1, o2, q, s0, s1, s2, s3, a0, a1, a2, t0, t1, t2, outputs, start of those of dbias)
         first_of,  # 0, or 1 for dbias alone
+        scale,  # float64, that results are multiplied by
     ):
         shared = cuda.shared.array(LANES, types.float64)
         lane, share = rest(cuda.threadIdx.x, outputs), over(cuda.threadIdx.x, outputs)
@@ -248,6 +249,7 @@ def fold(outputs: int, rank: int):
             found = splat(types.float64(0.0), 1)
             for h in range(across):
                 found = found + shared[h * outputs + lane]
+            found = found * scale
             if is_bias:
                 write(dbias, o, found)
             else:
