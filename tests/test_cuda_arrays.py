@@ -59,7 +59,7 @@ def library(monkeypatch, name, **more):
     """A module that makes arrays of its own from anything with the interface, without a copy."""
 
     class Array:
-        device = "cuda:0"
+        device = types.SimpleNamespace(index=0, id=0)
 
         def __init__(self, interface, keep, dtype=None):
             self.__cuda_array_interface__, self.keep = interface, keep

@@ -363,9 +363,17 @@ def test_pytorchs_tensors_are_worked_on_on_its_current_stream(monkeypatch):
         a = nz.device_array(np.zeros((2, 3), np.float32))
         # PyTorch's interface is of version 2, which has no stream
         interface = {k: v for k, v in a.__cuda_array_interface__.items() if k != "stream"} | {"version": 2}
-        names = {"__cuda_array_interface__": interface, "device": "cuda:0", "dtype": "torch.float32"}
+        names = {
+            "__cuda_array_interface__": interface,
+            "device": types.SimpleNamespace(index=0),
+            "dtype": "torch.float32",
+        }
         tensor = type("Tensor", (), {**names, "__module__": "torch"})()
         assert interop.from_interface(tensor).stream == 77
+        tensor.device.index = 1
+        with pytest.raises(ValueError, match="got one on device 1"):
+            interop.from_interface(tensor)
+        tensor.device.index = 0
         assert interop.from_interface(tensor, stream=3).stream == 3
 
 

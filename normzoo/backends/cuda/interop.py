@@ -59,13 +59,20 @@ def from_interface(a: Any, stream: Any = None) -> DeviceArray:
             f"got {found.address:#x} and {found.strides}; copy it"
         )
     if found.size:
-        here, there = driver.current().device_number(), driver.current().device_of(found.address)
+        here, there = driver.current().device_number(), _device_of(a, found)
         if here != there:
             raise ValueError(
                 f"expected arrays on device {here}, where this process runs its norms, got one on device {there}; copy "
                 f"it, or write numba.cuda.select_device({there}) before the first array on a device"
             )
     return found
+
+
+def _device_of(a: Any, found: DeviceArray) -> int:
+    """The number of the device of another library's array."""
+    device = getattr(a, "device", None)
+    number = getattr(device, "index" if found.library == "torch" else "id", None)  # CuPy's
+    return number if isinstance(number, int) else driver.current().device_of(found.address)
 
 
 def _is_bfloat16(a: Any) -> bool:
