@@ -154,17 +154,16 @@ def values(log, run):
     for case in cases[run.shard :: run.shards]:
         rng = np.random.default_rng(len(case.id))
         norm, x, inputs, dy = case.draw(rng, np.float32, mean=3.0)
-        if inputs:
-            continue
         twin = case.norm(np.float64)
         state = norm.state_dict()
         twin.load_state_dict({n: a.astype(np.int64 if a.dtype.kind == "i" else np.float64) for n, a in state.items()})
         twin.train(norm.training)
         with nz.use("reference"):
-            wanted = {"y": twin(x.astype(np.float64)), "dx": twin.backward(dy.astype(np.float64))}
+            wanted = {"y": twin(x.astype(np.float64), **wide_of(inputs)), "dx": twin.backward(dy.astype(np.float64))}
         with on(run.where):
             norm.to("cuda")
-            found = {"y": norm(nz.device_array(x)).copy_to_host()}
+            there = {name: nz.device_array(a) for name, a in inputs.items()}
+            found = {"y": norm(nz.device_array(x), **there).copy_to_host()}
             found["dx"] = norm.backward(nz.device_array(dy)).copy_to_host()
             found |= {name: g.copy_to_host() for name, g in norm.grads.items()}
         wanted |= twin.grads
@@ -176,6 +175,10 @@ def values(log, run):
             errors[name] = float(np.abs(a - wanted[name]).max() / scale)
         right = errors["y"] <= 1e-6 and all(e <= 1e-5 for e in errors.values())  # False for NaN too
         log(step="values", case=case.id, right=right, errors=errors)
+
+
+def wide_of(inputs):
+    return {name: a.astype(np.float64) for name, a in inputs.items()}
 
 
 class Torch:

@@ -293,7 +293,8 @@ def kernel_array(a: Array, dtype: np.dtype) -> Array:
 
 def shifted(a: Array, by: float, like: np.dtype) -> Array:
     """a + by, in the computing dtype for an x of dtype `like`."""
-    return a.astype(compute_dtype(a.dtype, like)) + by
+    wide = compute_dtype(a.dtype, like)
+    return a.plus(by, wide) if on_device(a) else a.astype(wide) + by  # type: ignore[attr-defined]
 
 
 def cast_like(d: Any, a: Array) -> Array:

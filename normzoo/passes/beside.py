@@ -322,7 +322,7 @@ def run_short(
 def of_residual(dx: Array, scale: float, shape: tuple[int, ...], dtype: np.dtype) -> Array:
     """The gradient of a residual, from that of x; it may be a read-only view of that."""
     if on_device(dx):
-        found: Array = dx.of_residual(scale, shape, dtype)  # type: ignore[attr-defined]
+        found: Array = dx.summed_to(scale, shape, dtype)  # type: ignore[attr-defined]
         return found
     if scale == 1 and dx.shape == shape and dx.dtype == dtype:
         view = dx.view()

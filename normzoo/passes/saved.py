@@ -151,7 +151,7 @@ class Saved(ABC):
         if not on_device(found.x):
             return found
         arrays = zip(found, (dy, self._weight, self._bias), strict=True)
-        x, weight, bias = (None if d is None else native(d, like) for d, like in arrays)
+        x, weight, bias = (None if d is None else native(d, dy if like is None else like) for d, like in arrays)
         x = asked if x is None or asked is not None else x
         if isinstance(found, MoreGrads):
             return MoreGrads(x, weight, bias, {name: native(d, dy) for name, d in found.others.items()})

@@ -162,11 +162,22 @@ class DeviceArray:
         return as_library(self, library)
 
     def broadcast_to(self, shape: tuple[int, ...]) -> "DeviceArray":
-        """The values, repeated along leading axes."""
-        return self._like(shape, (0,) * (len(shape) - self.ndim) + self.strides)
+        """The values, repeated as NumPy does."""
+        own = (1,) * (len(shape) - self.ndim) + self.shape
+        strides = (0,) * (len(shape) - self.ndim) + self.strides
+        return self._like(shape, tuple(0 if n == 1 else s for n, s in zip(own, strides, strict=True)))
 
-    def of_residual(self, scale: float, shape: tuple[int, ...], dtype: Any) -> "DeviceArray":
-        """The gradient of a residual of this shape, of which this is that of x."""
+    def plus(self, number: float, dtype: Any) -> "DeviceArray":
+        """The values and this number, in another dtype."""
+        from normzoo.backends.cuda import copying  # noqa: PLC0415
+
+        made = empty(self.shape, dtype, self.stream, self.library)
+        copying.copy(self, made, number)
+        return made
+
+    def summed_to(self, scale: float, shape: tuple[int, ...], dtype: Any) -> "DeviceArray":
+        """The gradient of an array of this shape that was repeated and multiplied by `scale`, of which this is that of
+        the product; the array itself where there is nothing to do."""
         if scale == 1 and shape == self.shape and dtype == self.dtype:
             return self
         from normzoo.backends.cuda import copying  # noqa: PLC0415

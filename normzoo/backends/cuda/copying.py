@@ -9,7 +9,7 @@ from numba.cuda import types
 
 from normzoo.backends.cuda import driver
 from normzoo.backends.cuda.accesses import VECTOR_BYTES, load, store
-from normzoo.backends.cuda.arithmetic import over, rest, splat
+from normzoo.backends.cuda.arithmetic import over, rest, splat, wide
 from normzoo.backends.cuda.arrays import ALIGNED_TO, DeviceArray, empty
 from normzoo.backends.cuda.forms import BIG, sums_of
 from normzoo.backends.cuda.geometry import device, labelled
@@ -36,8 +36,8 @@ def places(rank: int, big: bool):
 
 
 @cache
-def copy_kernel_of(rank: int, big: bool):
-    """target[...] = source, for strided arrays, with conversion."""
+def copy_kernel_of(rank: int, big: bool, adds: bool):
+    """target[...] = source, for strided arrays, with conversion; with `adds` source + plus, in float64."""
     find = places(rank, big)
 
     def copy_kernel(
@@ -47,13 +47,18 @@ def copy_kernel_of(rank: int, big: bool):
         from_strides,  # in elements
         to_strides,  # in elements
         size,
+        plus,  # float64
     ):
         i = cuda.blockIdx.x * LANES + cuda.threadIdx.x
         if i < size:
             there, here = find(i, shape, from_strides, to_strides)
-            write(target, here, number(source, there))
+            v = number(source, there)
+            if adds:
+                write(target, here, wide(v) + plus)
+            else:
+                write(target, here, v)
 
-    return labelled(copy_kernel, f"rank {rank}{' big' * big}")
+    return labelled(copy_kernel, f"rank {rank}{' big' * big}{' adds' * adds}")
 
 
 @cache
@@ -106,8 +111,8 @@ def _joined(sizes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
     return joined
 
 
-def copy(source: DeviceArray, target: DeviceArray) -> None:
-    """target[...] = source, which broadcasts."""
+def copy(source: DeviceArray, target: DeviceArray, plus: float = 0.0) -> None:
+    """target[...] = source + plus; the source broadcasts."""
     rank = target.ndim
     if source.ndim > rank:
         raise ValueError(f"cannot broadcast {source.shape} to {target.shape}")
@@ -126,7 +131,7 @@ def copy(source: DeviceArray, target: DeviceArray) -> None:
     device_.order(source.stream, stream)
     pointers = pointer(source.dtype), pointer(target.dtype)
     count = VECTOR_BYTES // min(source.itemsize, target.itemsize)
-    dense = len(axes) == 1 and axes[0][1:] == (1, 1) and size % count == 0
+    dense = plus == 0 and len(axes) == 1 and axes[0][1:] == (1, 1) and size % count == 0
     if dense and not (source.address % ALIGNED_TO or target.address % ALIGNED_TO):
         grid = blocks(size // count, LANES), 1
         args: tuple = source.address, target.address, size
@@ -134,9 +139,9 @@ def copy(source: DeviceArray, target: DeviceArray) -> None:
     else:
         sizes, given, taken = zip(*axes, strict=True)
         tuple_ = types.UniTuple(I64, len(sizes))
-        kernel = copy_kernel_of(len(sizes), size >= BIG)
-        args = source.address, target.address, sizes, given, taken, size
-        signature = *pointers, tuple_, tuple_, tuple_, I64
+        kernel = copy_kernel_of(len(sizes), size >= BIG, plus != 0)
+        args = source.address, target.address, sizes, given, taken, size, float(plus)
+        signature = *pointers, tuple_, tuple_, tuple_, I64, F64
         device_.launch(kernel, signature, (blocks(size, LANES), 1), LANES, 0, stream, args)
     device_.order(stream, source.stream)  # whose memory may be used again there
 
@@ -155,11 +160,20 @@ def fill(target: DeviceArray, value: float) -> None:
 
 
 def summed(source: DeviceArray, shape: tuple[int, ...], scale: float, dtype: np.dtype) -> DeviceArray:
-    """scale times the sum over leading axes that this shape does not have, in float64; rounded to the dtype."""
+    """scale times the sum over the axes along which an array of this shape repeats, in float64."""
+    own = (1,) * (source.ndim - len(shape)) + shape
+    wide = [i for i, (n, size) in enumerate(zip(own, source.shape, strict=True)) if size > 1 and n == 1]
+    first, last = (wide[0], wide[-1] + 1) if wide else (0, 0)
+    if any(n > 1 for n in own[first:last]):
+        raise ValueError(
+            f"expected an array on the device that repeats along axes that lie side by side, got {shape} for "
+            f"{source.shape}; copy it to that shape"
+        )
     source, outputs = source.contiguous(), prod(shape)
+    repeats, inner = prod(source.shape[first:last]), prod(source.shape[last:])
     made = empty(shape, dtype, source.stream, source.library)
-    repeats = source.size // max(outputs, 1)
-    each, rank, axes = sums_of((1, outputs, outputs, 0, 0, 0, 1, 1, 1, repeats, 0, 0, outputs, outputs, 0), outputs)
+    axes = 1, inner, inner, repeats * inner, 0, 0, 1, 1, 1, repeats, 0, 0, inner, outputs, 0
+    each, rank, axes = sums_of(axes, outputs)
     signature = pointer(source.dtype), pointer(dtype), pointer(dtype), SUM, I64, F64
     args = source.address, made.address, 0, axes, 0, scale
     grid = blocks(outputs, each), 1

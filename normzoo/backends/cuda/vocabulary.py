@@ -13,6 +13,7 @@ from numba.cuda.extending import lower_builtin, type_callable
 
 from normzoo.backends import lanes as vocabulary
 from normzoo.backends.around import Activation
+from normzoo.backends.cuda.arithmetic import absolute
 from normzoo.backends.cuda.geometry import device
 from normzoo.backends.cuda.lanes import I32, Vec, call, common_type, constant, fitted, suffix
 
@@ -62,10 +63,6 @@ def _lanewise(name: str) -> Callable:
     return lower
 
 
-def _magnitude(builder, kind, v):
-    return call(builder, f"llvm.fabs.{suffix(kind)}", v.type, [v])
-
-
 def _root(builder, kind, v):
     return call(builder, f"llvm.sqrt.{suffix(kind)}", v.type, [v])
 
@@ -89,18 +86,18 @@ def _fma(builder, kind, a, b, c):
 
 
 def _minus(builder, kind, v):
-    return builder.fneg(v)
+    return builder.fsub(constant(v.type, -0.0), v)  # NVVM's LLVM has no fneg
 
 
 def _sigmoid(builder, kind, v):
     one = constant(v.type, 1.0)
-    return builder.fdiv(one, builder.fadd(one, _lanewise("exp")(builder, kind, builder.fneg(v))))
+    return builder.fdiv(one, builder.fadd(one, _lanewise("exp")(builder, kind, _minus(builder, kind, v))))
 
 
 _TABLE: tuple[tuple[Callable, int, Callable], ...] = (
     (vocabulary.minus, 1, _minus),
     (operator.neg, 1, _minus),
-    (vocabulary.magnitude, 1, _magnitude),
+    (vocabulary.magnitude, 1, lambda builder, kind, v: absolute(builder, kind, kind, v)),
     (vocabulary.root, 1, _root),
     (vocabulary.sigmoid, 1, _sigmoid),
     *((getattr(vocabulary, name), 1, _lanewise(name)) for name in ("exp", "expm1", "log", "log1p", "tanh", "erf")),
