@@ -95,7 +95,7 @@ class Log:
         self.path = path
 
     def __call__(self, **found):
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(found) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -135,7 +135,7 @@ def versions(log, run):
 def said(*command):
     """The first line that a program prints, or None."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip().splitlines()[0] if done.returncode == 0 and done.stdout.strip() else None
@@ -447,8 +447,8 @@ def memory(log, run):
         return log(step="memory", left_out="needs a device and compute-sanitizer")
     command = [tool, "--tool", "memcheck", "--error-exitcode", "77", sys.executable, "-m", "pytest", "-q", "-x", "-m",
                "gpu", str(ROOT / "tests/test_cuda.py"), "-k", "batch_norm_2d or layer_norm_last or channels_last"]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    (run.out / "memory.log").write_text(done.stdout + done.stderr)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
+    (run.out / "memory.log").write_text(done.stdout + done.stderr, encoding="utf-8")
     return log(step="memory", right=done.returncode == 0, status=done.returncode)
 
 
@@ -459,10 +459,12 @@ def tests(log, run):
         options = ["tests/test_cuda_driver.py", "-k", "pieces_are"]
     elif importlib.util.find_spec("xdist") is not None:
         options += ["-n", str(min(12, os.cpu_count() or 1))]
-    with (run.out / "tests.log").open("w") as file:  # as it comes: what is cut short has said what it found
+    with (run.out / "tests.log").open(
+        "w", encoding="utf-8"
+    ) as file:  # as it comes: what is cut short has said what it found
         command = [sys.executable, "-m", "pytest", "-rfEs", "-v", "-p", "no:cacheprovider", *options]
         status = subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT).returncode
-    last = (run.out / "tests.log").read_text().strip().splitlines()[-1]
+    last = (run.out / "tests.log").read_text(encoding="utf-8").strip().splitlines()[-1]
     log(step="tests", right=status == 0, status=status, summary=last)
 
 
@@ -492,7 +494,7 @@ def in_process(run, name, limit, shards):
     end, started = time.monotonic() + limit, []
     for shard in range(shards):
         command = [*own, "--shard", str(shard)]
-        with (run.out / f"{name.replace(' ', '_')}_{shard}.log").open("w") as output:
+        with (run.out / f"{name.replace(' ', '_')}_{shard}.log").open("w", encoding="utf-8") as output:
             started.append(
                 subprocess.Popen(
                     command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
@@ -512,7 +514,11 @@ def in_process(run, name, limit, shards):
 
 def lines_of(out):
     """All that was found until now."""
-    return [json.loads(line) for file in sorted(out.glob("*.jsonl")) for line in file.read_text().splitlines()]
+    return [
+        json.loads(line)
+        for file in sorted(out.glob("*.jsonl"))
+        for line in file.read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def table_of(found, became, emulated):
@@ -560,7 +566,7 @@ def picture_of(cells, who, path):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description="One run on a CUDA device that says all we want to know of it.")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="*", default=[], help="names of steps, or their first words")
     for name in ("--step", "--shard", "--shards"):
@@ -588,8 +594,8 @@ def main():
         print(f"{time.monotonic() - began:6.1f} s  {name}: {', '.join(sorted(set(became[name])))}", flush=True)
         found = lines_of(run.out)
         text, cells, who, wrong = table_of(found, became, run.emulated)
-        (run.out / "table.md").write_text(text)
-        (run.out / "results.json").write_text(json.dumps({"steps": became, "found": found}, indent=1))
+        (run.out / "table.md").write_text(text, encoding="utf-8")
+        (run.out / "results.json").write_text(json.dumps({"steps": became, "found": found}, indent=1), encoding="utf-8")
     if cells and not run.emulated and importlib.util.find_spec("matplotlib"):
         picture_of(cells, who, run.out / "picture.png")
     print(text)
