@@ -72,7 +72,7 @@ CHARS = "efd"  # includes NumPy's single-character codes
 
 def check_array(owner: object, name: str, a: Any) -> None:
     """Check that `a` is a NumPy array, or the CUDA backend's own array, of a float dtype."""
-    if type(a) is np.ndarray and a.dtype.char in CHARS:  # the usual case
+    if (type(a) is np.ndarray or on_device(a)) and a.dtype.char in CHARS:  # the usual case; a dtype's name takes 3 us
         return
     if not isinstance(a, np.ndarray) and not on_device(a):
         if check_masks(owner, name, a, getattr(owner, "masks", True)):  # the selection has checked its array
@@ -166,6 +166,8 @@ def check_batches(owner: object, batches: Any, one: str) -> Any:
 def base_array(owner: object, name: str, a: Any) -> Array:
     """`a` as an array of the base class np.ndarray, without a copy; or, for a device array of any library, as the CUDA
     backend's own array. Raises TypeError for anything else."""
+    if type(a) is np.ndarray and a.dtype.char in CHARS:
+        return a
     if not isinstance(a, np.ndarray) and not on_device(a):
         found = device_array(a)
         a = a if found is None else found

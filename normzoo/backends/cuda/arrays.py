@@ -1,5 +1,6 @@
 """Device arrays, with as much of NumPy's interface as the library uses."""
 
+from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
@@ -199,6 +200,7 @@ class DeviceArray:
         return a
 
 
+@lru_cache(maxsize=1024)
 def _dense(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     strides = []
     for size in reversed(shape):
@@ -210,7 +212,8 @@ def _dense(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
 def empty(shape: tuple[int, ...] | int, dtype: Any, stream: int = 0, library: str = "") -> DeviceArray:
     """New uninitialized memory on the device, of the library's own allocator where that is PyTorch's."""
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
-    nbytes = max(prod(shape), 1) * np.dtype(dtype).itemsize
+    dtype = np.dtype(dtype)
+    nbytes = max(prod(shape), 1) * dtype.itemsize
     owner: Any = TorchMemory.take(nbytes, stream) if library == "torch" else None
     if owner is None:
         owner = driver.current().alloc(nbytes, stream)

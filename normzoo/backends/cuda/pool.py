@@ -7,12 +7,14 @@ never handed out again, as every replay of the graph writes to it.
 
 import sys
 from collections import defaultdict
+from functools import lru_cache
 from typing import Any
 
 LEAST = 512  # bytes of a piece
 STEPS = 8  # sizes of pieces from one power of two to the next: at most an eighth of a piece is not used
 
 
+@lru_cache(maxsize=1024)
 def size_of(nbytes: int) -> int:
     """The size of the piece that holds so many bytes."""
     step = max(LEAST, (1 << max(nbytes - 1, 0).bit_length()) // (2 * STEPS))
