@@ -23,15 +23,18 @@ class Owner:
             self._executor.free(self.address)
 
 
-class HostDriver:
+class HostDriver(driver.Driver):
     """The executor as a driver."""
 
     capability = (9, 0)
+    blocks = 2  # that a multiprocessor holds at once
 
     def __init__(self, schedule="in order", checked=False, multiprocessors=4, drop_barrier=None):
         self.executor = Executor(schedule=schedule, checked=checked)
         self.multiprocessors, self._drop = multiprocessors, drop_barrier
         self.launches = []  # (name, report, args)
+        self.grids = []  # (name, grid, block)
+        self.orders = []  # (stream, the one that waits for it)
 
     def alloc(self, nbytes, stream):
         return Owner(self.executor, nbytes)
@@ -40,6 +43,7 @@ class HostDriver:
         drop = self._drop[1] if self._drop and self._drop[0] == kernel.__name__ else None
         report = self.executor.launch(kernel, signature, grid, block, args, shared_bytes, drop_barrier=drop)
         self.launches.append((kernel.__name__, report, args))
+        self.grids.append((kernel.__name__, grid, block))
 
     def to_device(self, address, values, stream):
         raw = values.reshape(-1).view(np.uint8)
@@ -47,6 +51,12 @@ class HostDriver:
 
     def to_host(self, values, address, stream):
         values.reshape(-1).view(np.uint8)[:] = self.executor.array(address, values.nbytes, np.uint8)
+
+    def order(self, first, then):
+        self.orders.append((first, then))
+
+    def resident(self, kernel, signature, block):
+        return self.blocks
 
 
 @contextlib.contextmanager

@@ -11,15 +11,14 @@ import numpy as np
 import pytest
 
 import normzoo as nz
-from normzoo.backends import backend
-from normzoo.backends.cuda import arrays, driver
+from normzoo.backends.cuda import driver, interop
 from tests import check
 from tests.cuda_executor import unavailable
 
 if reason := unavailable():
     pytest.skip(reason, allow_module_level=True)
 
-from tests.cuda_device import HostDriver, on
+from tests.cuda_device import on
 
 
 class Foreign:
@@ -60,13 +59,34 @@ def library(monkeypatch, name, **more):
     """A module that makes arrays of its own from anything with the interface, without a copy."""
 
     class Array:
+        device = types.SimpleNamespace(index=0, id=0)
+
         def __init__(self, interface, keep, dtype=None):
             self.__cuda_array_interface__, self.keep = interface, keep
             self.dtype = dtype or np.dtype(interface["typestr"])
 
         def view(self, dtype):
-            typestr = {"torch.uint16": "<u2", "torch.bfloat16": "<V2"}[dtype]
-            return Array(self.__cuda_array_interface__ | {"typestr": typestr}, self, dtype)
+            typestr = {"torch.uint16": "<u2", "torch.bfloat16": "<V2"}.get(dtype) or np.dtype(dtype).str
+            size = self.numel() * np.dtype(self.__cuda_array_interface__["typestr"]).itemsize // int(typestr[-1])
+            changed = {"typestr": typestr} | (
+                {"shape": (size,)} if len(self.__cuda_array_interface__["shape"]) == 1 else {}
+            )
+            return Array(self.__cuda_array_interface__ | changed, self, dtype)
+
+        def numel(self):
+            return int(np.prod(self.__cuda_array_interface__["shape"]))
+
+        def data_ptr(self):
+            return self.__cuda_array_interface__["data"][0]
+
+        def __getitem__(self, index):
+            return Array(self.__cuda_array_interface__ | {"shape": (index.stop,)}, self, self.dtype)
+
+        def as_strided(self, shape, strides, first):
+            item = int(self.__cuda_array_interface__["typestr"][-1])
+            data = self.data_ptr() + first * item, False
+            changed = {"shape": shape, "strides": tuple(s * item for s in strides), "data": data}
+            return Array(self.__cuda_array_interface__ | changed, self, self.dtype)
 
     Array.__module__ = name
 
@@ -76,6 +96,17 @@ def library(monkeypatch, name, **more):
     module = types.ModuleType(name)
     module.Array, module.asarray, module.as_tensor = Array, take, take
     module.from_dlpack = lambda a: take(a.__dlpack__())
+    if name == "torch":
+        module.made = []
+
+        def empty(nbytes, dtype, device):
+            found = take(Foreign(np.zeros(nbytes, np.uint8)))
+            module.made.append(found)
+            return found
+
+        stream = types.SimpleNamespace(cuda_stream=more.pop("stream", 0))
+        module.cuda = types.SimpleNamespace(current_stream=lambda device=None: stream, empty_cache=lambda: None)
+        module.empty, module.uint8, module.float32, module.float64 = empty, np.uint8, np.float32, np.float64
     for key, value in more.items():
         setattr(module, key, value)
     monkeypatch.setitem(sys.modules, name, module)
@@ -103,7 +134,7 @@ def expected(values):
 
 
 def values_of(a):
-    return arrays.from_interface(a).copy_to_host()
+    return interop.from_interface(a).copy_to_host()
 
 
 # in ------------------------------------------------------------------------------------------------------------------
@@ -133,16 +164,16 @@ def test_the_stream_that_the_interface_names_is_the_one_of_the_work(values, entr
         seen = []
         launch = device.launch
         device.launch = lambda k, s, g, b, n, stream, a: (seen.append(stream), launch(k, s, g, b, n, stream, a))[1]
-        assert arrays.from_interface(x).stream == handle
+        assert interop.from_interface(x).stream == handle
         y = nz.functional.layer_norm(nz.device_array(x), 8)
         assert set(seen) == {handle}
         assert nz.device_array(y).__cuda_array_interface__["stream"] == (handle or 1)
         assert nz.device_array(x, stream=9).stream == 9  # the caller's word counts
     for attribute in ("ptr", "cuda_stream", "handle"):
-        assert arrays.handle_of(types.SimpleNamespace(**{attribute: 77})) == 77
-    assert arrays.handle_of(types.SimpleNamespace(handle=types.SimpleNamespace(value=None))) == 0
+        assert interop.handle_of(types.SimpleNamespace(**{attribute: 77})) == 77
+    assert interop.handle_of(types.SimpleNamespace(handle=types.SimpleNamespace(value=None))) == 0
     with pytest.raises(TypeError, match="expected a stream of Numba, CuPy or PyTorch.*got str"):
-        arrays.handle_of("7")
+        interop.handle_of("7")
 
 
 def test_what_is_read_only_is_not_written_to(values, expected):
@@ -218,7 +249,7 @@ def test_arrays_of_numba_and_jax_come_back_as_theirs(values, expected, monkeypat
         kind, of = found.native("jax")
         assert kind == "jax" and type(of) is cupy.Array
         assert found.native("") is found
-        assert arrays.from_interface(jax.asarray(found)).library == "jax"
+        assert interop.from_interface(jax.asarray(found)).library == "jax"
 
 
 @pytest.mark.parametrize("name", ["cupy", "torch"])
@@ -228,7 +259,7 @@ def test_dlpack_comes_in_through_a_library_that_reads_it(name, values, expected,
     library(monkeypatch, name)
     with on("executor"):
         x = Dlpack(values)
-        assert arrays.is_device_array(x)
+        assert interop.is_device_array(x)
         y = nz.functional.layer_norm(nz.device_array(x), 8)
         check.close(nz.device_array(y).copy_to_host(), expected, check.FORWARD32)
 
@@ -246,110 +277,9 @@ def test_dlpack_of_the_host_is_no_device_array(values):
             return (1, 0)
 
     with on("executor"):
-        assert not arrays.is_device_array(Host(values))
+        assert not interop.is_device_array(Host(values))
         with pytest.raises(TypeError, match="got Host"):
             nz.device_array(Host(values))
-
-
-# the driver ----------------------------------------------------------------------------------------------------------
-class Api:
-    """`cuda.bindings.driver` on the memory of an executor; what is called is noted."""
-
-    CUresult = types.SimpleNamespace(CUDA_SUCCESS=types.SimpleNamespace(name="CUDA_SUCCESS"))
-
-    def __init__(self, executor):
-        self.executor, self.calls, self.fails = executor, [], False
-
-    def _done(self, name, *rest, stream):
-        self.calls.append((name, stream))
-        if self.fails:
-            return (types.SimpleNamespace(name="CUDA_ERROR_OUT_OF_MEMORY"),)
-        return (self.CUresult.CUDA_SUCCESS, *rest)
-
-    def cuMemAllocAsync(self, nbytes, stream):
-        return self._done("alloc", self.executor.alloc(nbytes), stream=stream)
-
-    def cuMemFreeAsync(self, address, stream):
-        self.executor.free(address)
-        return self._done("free", stream=stream)
-
-    def cuMemcpyHtoDAsync(self, address, source, nbytes, stream):
-        values = np.frombuffer((np.ctypeslib.ctypes.c_uint8 * nbytes).from_address(source), np.uint8)
-        self.executor.write(address, values)
-        return self._done("to device", stream=stream)
-
-    def cuMemcpyDtoHAsync(self, target, address, nbytes, stream):
-        values = np.frombuffer((np.ctypeslib.ctypes.c_uint8 * nbytes).from_address(target), np.uint8)
-        values[:] = self.executor.array(address, nbytes, np.uint8)
-        return self._done("to host", stream=stream)
-
-    def cuStreamSynchronize(self, stream):
-        return self._done("wait", stream=stream)
-
-
-class Cuda:
-    """numba.cuda with a device, whose kernels the executor runs."""
-
-    def __init__(self, executor):
-        self.executor, self.compiled, self.streams = executor, [], []
-
-    def get_current_device(self):
-        return types.SimpleNamespace(MULTIPROCESSOR_COUNT=4, compute_capability=(9, 0))
-
-    def current_context(self):
-        return self
-
-    def external_stream(self, handle):
-        self.streams.append(handle)
-        return ("stream", handle)
-
-    def jit(self, signature, launch_bounds):
-        def compiled(kernel):
-            self.compiled.append((kernel.__name__, launch_bounds))
-
-            def at(_, configuration):
-                grid, block, _, shared = configuration
-                return lambda *args: self.executor.launch(kernel, signature, grid, block, args, shared)
-
-            return type("Compiled", (), {"__getitem__": at})()
-
-        return compiled
-
-
-@pytest.fixture
-def real(monkeypatch):
-    """(NumbaDriver, its device, its API)."""
-    executor = HostDriver().executor
-    api, cuda = Api(executor), Cuda(executor)
-    monkeypatch.setattr(driver, "import_module", lambda name: api)
-    return driver.NumbaDriver(cuda), cuda, api
-
-
-def test_the_driver_of_numba_cuda_allocates_launches_and_copies_on_the_callers_stream(real, values, expected):
-    made, cuda, api = real
-    with driver.use(made):
-        x = nz.device_array(values, stream=5)
-        norm = nz.LayerNorm(8)
-        norm.params = {name: nz.device_array(a, stream=5) for name, a in norm.params.items()}
-        for _ in range(2):
-            y = norm(x)
-        assert not [name for name, _ in api.calls if name == "wait"]  # nothing waits before values are asked for
-        check.close(y.copy_to_host(), expected, check.FORWARD32)
-        norm.backward(nz.device_array(values, stream=5))
-        assert {stream for _, stream in api.calls} == {5} == set(cuda.streams)
-        assert api.calls.count(("wait", 5)) == 1
-        names = [name for name, _ in cuda.compiled]
-        assert len(names) == len(set(cuda.compiled)) and "forward_kernel" in names  # once each, though it ran twice
-        assert all(bounds == driver.launch_bounds(bounds[0]) for _, bounds in cuda.compiled)
-        before = len([c for c in api.calls if c[0] == "free"])
-        del x, y, norm
-        nz.passes.site.forget()
-        gc.collect()
-        assert len([c for c in api.calls if c[0] == "free"]) > before
-        api.fails = True
-        with pytest.raises(RuntimeError, match="the CUDA driver answered CUDA_ERROR_OUT_OF_MEMORY"):
-            nz.device_array(values)
-    backend.cache_clear()
 
 
 # a device -------------------------------------------------------------------------------------------------------------

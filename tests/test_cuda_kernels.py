@@ -8,7 +8,7 @@ import pytest
 
 from normzoo.backends import backend
 from normzoo.backends.contract import CONSTANT, Moments
-from normzoo.backends.cuda import arrays, driver
+from normzoo.backends.cuda import arrays, driver, interop
 from tests import check
 from tests.cuda_executor import ExecutorError, unavailable
 
@@ -522,7 +522,7 @@ def test_a_device_array_is_like_numpys(rng):
             check.same_bits(moved.reshape(4, 15).copy_to_host(), expected.reshape(4, 15))
         check.same_bits(a[1].copy_to_host(), values[1])
         interface = a.transpose((2, 0, 1)).__cuda_array_interface__
-        again = arrays.from_interface(type("Foreign", (), {"__cuda_array_interface__": interface})())
+        again = interop.from_interface(type("Foreign", (), {"__cuda_array_interface__": interface})())
         check.same_bits(again.copy_to_host(), np.ascontiguousarray(values.transpose(2, 0, 1)))
         with pytest.raises(ValueError, match="reshape"):
             a.reshape(7, 7)

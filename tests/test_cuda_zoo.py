@@ -39,12 +39,12 @@ def test_a_declaration_runs_on_device_arrays(case, where, rng):
     twin.load_state_dict({n: a.astype(np.int64 if a.dtype.kind == "i" else np.float64) for n, a in norm.state_dict().items()})  # fmt: skip
     twin.train(norm.training)
     with nz.use("reference"):
-        y = twin(x.astype(np.float64))
+        y = twin(x.astype(np.float64), **{name: a.astype(np.float64) for name, a in inputs.items()})
         dx = twin.backward(dy.astype(np.float64))
     with on(where):
         norm.to("cuda")
-        assert not inputs and not case.fixed
-        found = norm(nz.device_array(x)).copy_to_host()
+        assert not case.fixed
+        found = norm(nz.device_array(x), **{name: nz.device_array(a) for name, a in inputs.items()}).copy_to_host()
         gradient = norm.backward(nz.device_array(dy)).copy_to_host()
         grads = {name: g.copy_to_host() for name, g in norm.grads.items()}
         norm.to("cpu")
@@ -96,5 +96,5 @@ def test_the_five_and_what_is_made_like_them_run_there():
     assert all("cuda" in norm.devices for norm in five)
     assert {norm.__name__ for norm in FIRST} >= {
         "FrozenBatchNorm", "GhostBatchNorm", "GroupRMSNorm", "HeadLayerNorm", "HeadRMSNorm", "L2Norm", "LayerNorm",
-        "LayerScale", "MeanVarianceNorm", "PixelNorm", "ScaleNorm", "UnitNorm", "WeightNorm", "WeightStandardization",
+        "LayerScale", "FiLM", "AdaptiveLayerNorm", "MeanVarianceNorm", "PixelNorm", "ScaleNorm", "UnitNorm", "WeightNorm", "WeightStandardization",
     }  # fmt: skip

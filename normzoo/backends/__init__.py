@@ -21,9 +21,10 @@ chosen = _chosen.get  # () -> the name of the backend that host arrays run on no
 
 @cache
 def backend(name: str) -> Backend:
-    """The backend of this name; "cuda:7" is the CUDA backend whose new arrays belong to stream 7. A backend is imported
-    at its first use: making the kernels' dispatchers would be two thirds of the import time of normzoo."""
-    name, _, stream = name.partition(":")
+    """The backend of this name; "cuda:7:torch" is the CUDA backend whose new arrays belong to stream 7, for arrays of
+    PyTorch. A backend is imported at its first use: making the kernels' dispatchers would be two thirds of the import
+    time of normzoo."""
+    name, _, more = name.partition(":")
     if name == "cpu":
         from normzoo.backends.cpu import CPU  # noqa: PLC0415  (a literal import: tools that freeze programs find it)
 
@@ -34,7 +35,8 @@ def backend(name: str) -> Backend:
         return Reference()
     from normzoo.backends.cuda import CUDA  # noqa: PLC0415
 
-    return CUDA(int(stream or 0))
+    stream, _, library = more.partition(":")
+    return CUDA(int(stream or 0), library)
 
 
 def device_array(a: Any, stream: Any = None) -> Any:
@@ -49,14 +51,14 @@ def device_array(a: Any, stream: Any = None) -> Any:
                 return None
         except (BufferError, RuntimeError, TypeError, ValueError):  # a device that DLPack does not know
             return None
-    from normzoo.backends.cuda.arrays import from_interface  # noqa: PLC0415
+    from normzoo.backends.cuda.interop import from_interface  # noqa: PLC0415
 
     return from_interface(a, stream)
 
 
 def to_device(a: Any, stream: Any = None) -> Any:
     """A copy of a NumPy array on the device."""
-    from normzoo.backends.cuda.arrays import from_host  # noqa: PLC0415
+    from normzoo.backends.cuda.interop import from_host  # noqa: PLC0415
 
     return from_host(a, stream)
 

@@ -152,6 +152,7 @@ class Backend(Protocol):
 
     memory: Memory
     updates_whole: bool = False  # nothing can interrupt `update`
+    gives_some: bool = False  # `backward` takes None for dweight or dbias where nobody wants it
 
     @abstractmethod
     def forward(

@@ -72,7 +72,7 @@ CHARS = "efd"  # includes NumPy's single-character codes
 
 def check_array(owner: object, name: str, a: Any) -> None:
     """Check that `a` is a NumPy array, or the CUDA backend's own array, of a float dtype."""
-    if type(a) is np.ndarray and a.dtype.char in CHARS:  # the usual case
+    if (type(a) is np.ndarray or on_device(a)) and a.dtype.char in CHARS:  # the usual case; a dtype's name takes 3 us
         return
     if not isinstance(a, np.ndarray) and not on_device(a):
         if check_masks(owner, name, a, getattr(owner, "masks", True)):  # the selection has checked its array
@@ -166,6 +166,8 @@ def check_batches(owner: object, batches: Any, one: str) -> Any:
 def base_array(owner: object, name: str, a: Any) -> Array:
     """`a` as an array of the base class np.ndarray, without a copy; or, for a device array of any library, as the CUDA
     backend's own array. Raises TypeError for anything else."""
+    if type(a) is np.ndarray and a.dtype.char in CHARS:
+        return a
     if not isinstance(a, np.ndarray) and not on_device(a):
         found = device_array(a)
         a = a if found is None else found
@@ -227,7 +229,7 @@ def is_counter(a: Any) -> bool:
 
 def backend_of(owner: object, **arrays: Any) -> str:
     """The name of the backend for these arrays: all must be NumPy arrays, or all on the device. Work goes to the stream
-    of the first."""
+    of the first, and is of its library."""
     where = {name: on_device(a) for name, a in arrays.items() if a is not None}
     if not any(where.values()):
         return chosen()
@@ -237,7 +239,8 @@ def backend_of(owner: object, **arrays: Any) -> str:
             f"{owner}: expected all arrays on the host or all on the device, got {device} on the device and {host} on "
             'the host; write norm.to("cuda"), or copy the arrays'
         )
-    return f"cuda:{next(a.stream for a in arrays.values() if a is not None)}"
+    first = next(a for a in arrays.values() if a is not None)
+    return f"cuda:{first.stream}:{first.library}"
 
 
 def check_parameter(owner: object, name: str, a: Any, shape: tuple[int, ...]) -> None:
@@ -292,7 +295,8 @@ def kernel_array(a: Array, dtype: np.dtype) -> Array:
 
 def shifted(a: Array, by: float, like: np.dtype) -> Array:
     """a + by, in the computing dtype for an x of dtype `like`."""
-    return a.astype(compute_dtype(a.dtype, like)) + by
+    wide = compute_dtype(a.dtype, like)
+    return a.plus(by, wide) if on_device(a) else a.astype(wide) + by  # type: ignore[attr-defined]
 
 
 def cast_like(d: Any, a: Array) -> Array:

@@ -13,7 +13,7 @@ from normzoo.backends.samples import WIDTH, samples_in, samples_of, together
 from normzoo.passes.arrays import base_array, compute_dtype, on_device, quiet, rounded
 from normzoo.passes.form import Form
 from normzoo.passes.formulas import summed
-from normzoo.passes.overlaps import check_out
+from normzoo.passes.overlaps import check_out, may_overlap
 from normzoo.passes.plan import READY, BackwardPlan, ForwardPlan
 from normzoo.passes.saved import Grads, MoreGrads, empty_in_layout
 from normzoo.passes.view_saved import ViewSaved
@@ -34,11 +34,15 @@ def check_beside(form: Form, x: Any) -> Beside:
         if other.shape != x.shape:
             write = f"; write np.broadcast_to({name}, x.shape)" if _broadcasts(other.shape, x.shape) else ""
             raise ValueError(f"{owner}: expected {name} of x's shape {x.shape}, got {other.shape}{write}")
-    if any(map(on_device, (x, residual, s, other))):
-        raise TypeError(
-            f"{owner}: expected arrays on the host, as nothing stands around a norm on a device yet, got a device "
-            "array; write the norm without, or copy_to_host()"
-        )
+    s = s if s is None or isinstance(s, ndarray) else base_array(owner, "residual_out", s)
+    for name, a in (("residual", residual), (name_of_other(form.around), other), ("residual_out", s)):
+        if a is not None and on_device(a) != on_device(x):
+            here, there = ("device", "host") if on_device(x) else ("host", "device")
+            write = f"nz.device_array({name})" if on_device(x) else f"nz.device_array({name}).copy_to_host()"
+            raise TypeError(
+                f"{owner}: expected all arrays on the host or all on the device, got x on the {here} and {name} on the "
+                f"{there}; write {write}"
+            )
     return Beside(residual, s, other, scale)
 
 
@@ -67,6 +71,11 @@ def is_usual(beside: Beside, x: Array) -> bool:
 @quiet
 def added(x: Array, residual: Array, scale: float) -> Array:
     """x + scale * residual, in the order of x's axes; rounded to x's dtype."""
+    if on_device(x):
+        raise TypeError(
+            f"residual: expected x and the parameters in one dtype on a device, or x in 16 bits, got x of {x.dtype}; "
+            "copy x to the wider one"
+        )
     wide = compute_dtype(x.dtype)
     return rounded(x.astype(wide) + scale * rounded(residual, x.dtype).astype(wide), x.dtype, copy=False)
 
@@ -119,7 +128,6 @@ def place(plan: ForwardPlan, owner: object, arrays: tuple, beside: Beside, apart
     residual, s, other, scale = beside
     if s is not None:
         held = weight, bias, other, out, *apart
-        s = s if isinstance(s, ndarray) else base_array(owner, "residual_out", s)
         check_out(owner, s, x.shape, x.dtype, (x, residual), held, "residual_out")
     o = None if other is None else plan.take(other)
     if residual is None:
@@ -130,8 +138,23 @@ def place(plan: ForwardPlan, owner: object, arrays: tuple, beside: Beside, apart
         s[...] = made
         return Placed(Beside(other=o), s, s, False)
     s, target, elsewhere = plan.target(s)
-    wide = residual if residual.shape == x.shape else np.broadcast_to(residual, x.shape)
+    wide = residual
+    if residual.shape != x.shape:
+        wide = _repeated(owner, residual, x.shape) if on_device(x) else np.broadcast_to(residual, x.shape)
     return Placed(Beside(plan.take(wide), target, o, scale), x, s, elsewhere)
+
+
+def _repeated(owner: object, residual: Any, shape: tuple[int, ...]) -> Any:
+    """A residual on the device, as an array of this shape."""
+    own = residual.shape
+    while own and own[0] == 1:
+        own = own[1:]
+    if own != shape[len(shape) - len(own) :]:
+        raise ValueError(
+            f"{owner}: expected a residual on the device that repeats along leading axes of x's shape {shape}, got "
+            f"{residual.shape}; copy it to x's shape"
+        )
+    return residual.reshape(own).broadcast_to(shape)
 
 
 def put(form: Form, x: Array, made: Any, out: Array | None, apart: tuple[Array | None, ...]) -> Any:
@@ -184,7 +207,7 @@ class BesideSaved(ViewSaved):
         """Some values of all that the backward pass reads: of x and weight, and of the other array and bias."""
         plan = self._plan
         samples, bias = plan.samples, self._bias if (plan.around or ALONE).is_behind else None
-        if samples is None:
+        if samples is None or type(self._v) is not ndarray:
             return None, None
         seen = samples(self._v, self._weight)
         if self._other is None and bias is None:
@@ -243,7 +266,7 @@ class BesideSaved(ViewSaved):
         d = None
         if ds is not None:
             d = plan.take(ds)
-            d = d.copy() if out is not None and np.may_share_memory(d, out) else d
+            d = d.copy() if out is not None and may_overlap(d, out) else d
         b = plan.zeros if bias is None else bias if plan.bias_as_is else plan.parameter(bias)
 
         def finish(found: Grads) -> Grads:
@@ -298,6 +321,9 @@ def run_short(
 @quiet
 def of_residual(dx: Array, scale: float, shape: tuple[int, ...], dtype: np.dtype) -> Array:
     """The gradient of a residual, from that of x; it may be a read-only view of that."""
+    if on_device(dx):
+        found: Array = dx.summed_to(scale, shape, dtype)  # type: ignore[attr-defined]
+        return found
     if scale == 1 and dx.shape == shape and dx.dtype == dtype:
         view = dx.view()
         view.flags.writeable = False

@@ -72,9 +72,17 @@ def normalize(
             if short is not None:
                 return short[0], stats_in(found, plan.stats_shape), short[1]
     y, stats, saved = run(plan, form.owner, arrays, form.eps, statistics, keep, apart, beside)
-    if not plain and on_device(y):
-        y = native(y, arrays[0]) if out is None else out
+    if not plain and on_device(y[0] if isinstance(y, tuple) else y):
+        y = _handed(y, arrays[0], out, None if form.around is None else form.beside.s)
     return y, stats, saved
+
+
+def _handed(made: Any, x: Any, out: Any, s: Any) -> Any:
+    """y on the device, or y and s, as arrays of x's library; where the caller gave memory, what was given."""
+    given = (out, s) if isinstance(made, tuple) else (out,)
+    results = made if isinstance(made, tuple) else (made,)
+    found = tuple(native(a, x) if kept is None else kept for a, kept in zip(results, given, strict=True))
+    return found if isinstance(made, tuple) else found[0]
 
 
 def find_plan(form: Form, name: str, arrays: Arrays, statistics: Statistics, was_found: bool = True) -> ForwardPlan:

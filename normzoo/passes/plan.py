@@ -240,11 +240,13 @@ class BackwardPlan(Plan):
         kind: kind of dy.
         x_as_is: x is passed as in the forward pass; else it is converted to `store`.
         gradient_shape: dweight and dbias are allocated by new_small(gradient_shape, dtype),
+        wanted: is each of dweight and dbias allocated? (Backends that give both in any case get both.)
         weight_given, bias_given, gives_both: and are returned without conversion; else see `gradient`.
     """
 
     __slots__ = (
-        "bias_given", "expected", "gives_both", "gradient_shape", "kind", "moments", "weight_given", "x_as_is",
+        "bias_given", "expected", "gives_both", "gradient_shape", "kind", "moments", "wanted", "weight_given",
+        "x_as_is",
     )  # fmt: skip
 
     def __init__(self, plan: ForwardPlan, name: str, dtype: np.dtype, flags: int, ds: np.dtype | None = None) -> None:
@@ -264,6 +266,8 @@ class BackwardPlan(Plan):
         self.gradient_shape = self.expected if straight else view.parameter_dims
         self.weight_given, self.bias_given = (straight and p is not None and p[1] == self.dtype for p in (weight, bias))
         self.gives_both = self.weight_given and self.bias_given
+        all_of = not backend(name).gives_some
+        self.wanted = all_of or weight is not None, all_of or bias is not None
         if prod(view.dims) == 0:
             self.run = _zeros
         else:
@@ -313,4 +317,5 @@ def _nothing(*arrays: Any) -> None:
 def _zeros(*arrays: Any) -> None:
     """The backward pass over arrays without values."""
     for d in arrays[6:8]:  # of weight and bias
-        d[...] = 0
+        if d is not None:
+            d[...] = 0

@@ -151,8 +151,11 @@ class Saved(ABC):
         if not on_device(found.x):
             return found
         arrays = zip(found, (dy, self._weight, self._bias), strict=True)
-        x, weight, bias = (None if d is None else native(d, like) for d, like in arrays)
-        return Grads(asked if x is None or asked is not None else x, weight, bias)
+        x, weight, bias = (None if d is None else native(d, dy if like is None else like) for d, like in arrays)
+        x = asked if x is None or asked is not None else x
+        if isinstance(found, MoreGrads):
+            return MoreGrads(x, weight, bias, {name: native(d, dy) for name, d in found.others.items()})
+        return Grads(x, weight, bias)
 
     def _shortcut(self, dy: Any, ds: Any = None) -> Grads | None:
         """The gradients by a shortcut, or None: see `Backend.backward_shortcut`."""
@@ -292,6 +295,8 @@ class SelectedSaved(FunctionSaved):
 
 def native(a: Any, like: Any) -> Any:
     """A device array as an array of the library that `like` came from."""
+    if isinstance(a, tuple):
+        return tuple(native(part, like) for part in a)
     return a.native(like.library)
 
 

@@ -189,7 +189,8 @@ class ViewSaved(Saved):
         w = plan.ones if weight is None else weight if plan.weight_as_is else plan.parameter(weight)
         d = dy if plan.as_is else plan.take(dy)
         shape, dtype, empty = plan.gradient_shape, plan.dtype, plan.new_small
-        dweight, dbias = empty(shape, dtype), empty(shape, dtype)
+        dweight: Any = empty(shape, dtype) if plan.wanted[0] else None
+        dbias: Any = empty(shape, dtype) if plan.wanted[1] else None
         beside, finish = ((), None) if self._plan.around is None else self._beside_back(plan, out, ds)
         if out is None and plan.plain:
             dx = plan.new(plan.shape, plan.result)

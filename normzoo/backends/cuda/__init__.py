@@ -1,11 +1,12 @@
 """The CUDA backend: the contract on `DeviceArray`s. numba-cuda is imported at the first call.
 
-driver.py    the only module that talks to the device
-arrays.py    device arrays, and their conversion from and to other libraries
-launcher.py  chooses kernel and grid, once per shape
+driver.py    the one seam to the device: numba_driver.py is numba-cuda's, with the memory of pool.py
+arrays.py    device arrays; interop.py: from and to those of other libraries; torch_memory.py: PyTorch's own memory
+launcher.py  chooses kernels, grids and arguments, once per shape; forms.py: by what; pointers.py: types of arguments
 lanes.py     the values of a thread; accesses.py and arithmetic.py: operations on them
-geometry.py  the differences between rows and columns; moments.py: steps that kernels share
-forward_kernels.py, backward_kernels.py, merging.py    the kernels
+vocabulary.py   functions of lanes, of which activations are made; shared.py: lanes in shared memory
+geometry.py  the differences between rows and columns; moments.py, surroundings.py: steps that kernels share
+forward_kernels.py, backward_kernels.py, merging.py, copying.py    the kernels
 """
 
 from typing import Any
@@ -25,39 +26,30 @@ def _launcher() -> Any:
     return launcher
 
 
-def _check(around: Around) -> None:
-    if around != ALONE:
-        raise NotImplementedError(
-            "arrays on a device have no residual=, add=, gate=, ds= or activation= yet: compute these with the library "
-            "of your arrays, around a norm without them, or copy the arrays to the host"
-        )
-
-
 class CUDA(Backend):
     """The backend whose new arrays belong to a stream."""
 
-    def __init__(self, stream: int = 0) -> None:
-        self.memory = Memory(stream)
+    gives_some = True
+
+    def __init__(self, stream: int = 0, library: str = "") -> None:
+        self.memory = Memory(stream, library)
 
     def forward(
         self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype,
         around: Around = ALONE,
     ) -> Forward:  # fmt: skip
-        _check(around)
-        return _launcher().forward(dims, parameter_dims, moments, dtype, store)
+        return _launcher().forward(dims, parameter_dims, moments, dtype, store, around)
 
     def apply(
         self, dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype, around: Around = ALONE
     ) -> Apply:
-        _check(around)
-        return _launcher().apply(dims, parameter_dims, dtype, store)
+        return _launcher().apply(dims, parameter_dims, dtype, store, around)
 
     def backward(
         self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype,
         around: Around = ALONE,
     ) -> Backward:  # fmt: skip
-        _check(around)
-        return _launcher().backward(dims, parameter_dims, moments, dtype, store)
+        return _launcher().backward(dims, parameter_dims, moments, dtype, store, around)
 
     def update(self, mean: Any, var: Any, stats: Any, count: int, momentum: float | None, batches: Any = None) -> None:
         done = 0 if batches is None else batches.item()

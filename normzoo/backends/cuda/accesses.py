@@ -61,6 +61,16 @@ def _stored(builder, dtype: Any, v):
     return builder.trunc(builder.lshr(rounded, constant(words, 16)), shorts)
 
 
+@intrinsic
+def as_stored(typingctx, v, array):
+    """v as it comes back from this array: rounded to its type."""
+
+    def lower(context, builder, sig, args):
+        return _loaded(builder, array.dtype, _stored(builder, array.dtype, args[0]))
+
+    return v(v, array), lower
+
+
 def _pieces(dtype: Any, size: int, each: int) -> list[tuple[int, int]]:
     """(first, count) of the accesses to `size` adjacent elements: `each` per access, and at most 16 bytes."""
     most = min(each, VECTOR_BYTES * 8 // dtype.bitwidth)
@@ -283,33 +293,3 @@ def _over_threads(combine: Callable) -> Any:
 # `end`
 sum_over_threads = _over_threads(added)
 larger_over_threads = _over_threads(larger)
-
-
-def _place_in(context, builder, kind: Any, array, index, v: ir.Type):
-    data = context.make_array(kind)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), v.as_pointer())
-
-
-@intrinsic
-def put(typingctx, array, index, v):
-    """array[index : index + lanes] = v in shared memory; index must be a multiple of the number of lanes."""
-
-    def lower(context, builder, sig, args):
-        size = min(v.count * v.dtype.bitwidth // 8, VECTOR_BYTES)
-        builder.store(args[2], _place_in(context, builder, array, args[0], args[1], args[2].type)).align = size
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64, v), lower
-
-
-@intrinsic
-def get_like(typingctx, array, index, v):
-    """As many lanes as v has, from array[index] on, in shared memory; index must be a multiple of their number."""
-    size = min(v.count * v.dtype.bitwidth // 8, VECTOR_BYTES)
-
-    def lower(context, builder, sig, args):
-        found = builder.load(_place_in(context, builder, array, args[0], args[1], args[2].type))
-        found.align = size
-        return found
-
-    return v(array, types.int64, v), lower

@@ -78,7 +78,8 @@ def _guess(builder, result, kind, v):
     return builder.bitcast(builder.sub(constant(lanes, 0x5FE6EB50C7B537A9), half), v.type)
 
 
-def _absolute(builder, result, kind, v):
+def absolute(builder, result, kind, v):
+    """|v|, by its bits."""
     bits = ir.VectorType(ir.IntType(kind.dtype.bitwidth), kind.count)
     return builder.bitcast(
         builder.and_(builder.bitcast(v, bits), constant(bits, (1 << kind.dtype.bitwidth - 1) - 1)), v.type
@@ -86,7 +87,7 @@ def _absolute(builder, result, kind, v):
 
 
 guess_inverse_root = _lanewise(lambda v: v, _guess)  # 1 / sqrt of float64 lanes, within 4 %
-magnitude = _lanewise(lambda v: v, _absolute)
+magnitude = _lanewise(lambda v: v, absolute)
 wide = _lanewise(
     lambda v: Vec(types.float64, v.count),
     lambda builder, r, k, v: converted(builder, v, k.dtype, types.float64, k.count),

@@ -1,17 +1,15 @@
-"""Device arrays: created from `__cuda_array_interface__`, with as much of NumPy's interface as the library uses, and
-converted back to the caller's library. Neither direction copies.
-"""
+"""Device arrays, with as much of NumPy's interface as the library uses."""
 
-from importlib import import_module
+from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from normzoo.backends.cuda import driver
+from normzoo.backends.cuda.torch_memory import TorchMemory
 
 ALIGNED_TO = 16  # bytes
-_FLOATS = {"float16", "float32", "float64", "bfloat16"}
 
 
 class Flags(NamedTuple):
@@ -25,6 +23,9 @@ class Flags(NamedTuple):
     def num(self) -> int:
         """The bits of ndarray.flags.num."""
         return 0x1 * self.c_contiguous | 0x100 * self.aligned | 0x400 * self.writeable
+
+
+_USUAL = Flags(True, True, True)
 
 
 class DeviceArray:
@@ -52,6 +53,9 @@ class DeviceArray:
     ) -> None:
         self.address, self.shape, self.dtype = address, tuple(shape), np.dtype(dtype)
         self.owner, self.stream, self.library = owner, stream, library
+        if strides is None and writeable and not address % 16:  # nearly every array, and every new one
+            self.strides, self.flags = _dense(self.shape, self.dtype.itemsize), _USUAL
+            return
         dense = _dense(self.shape, self.dtype.itemsize)
         self.strides = dense if strides is None else tuple(strides)
         contiguous = strides is None or all(
@@ -131,7 +135,7 @@ class DeviceArray:
 
     def astype(self, dtype: Any, order: str = "C") -> "DeviceArray":
         """A C-contiguous copy in another dtype."""
-        made = empty(self.shape, dtype, self.stream)
+        made = empty(self.shape, dtype, self.stream, self.library)
         copy_into(made, self)
         return made
 
@@ -154,7 +158,32 @@ class DeviceArray:
 
     def native(self, library: str) -> Any:
         """The array as one of another library, on the same memory."""
+        from normzoo.backends.cuda.interop import as_library  # noqa: PLC0415
+
         return as_library(self, library)
+
+    def broadcast_to(self, shape: tuple[int, ...]) -> "DeviceArray":
+        """The values, repeated as NumPy does."""
+        own = (1,) * (len(shape) - self.ndim) + self.shape
+        strides = (0,) * (len(shape) - self.ndim) + self.strides
+        return self._like(shape, tuple(0 if n == 1 else s for n, s in zip(own, strides, strict=True)))
+
+    def plus(self, number: float, dtype: Any) -> "DeviceArray":
+        """The values and this number, in another dtype."""
+        from normzoo.backends.cuda import copying  # noqa: PLC0415
+
+        made = empty(self.shape, dtype, self.stream, self.library)
+        copying.copy(self, made, number)
+        return made
+
+    def summed_to(self, scale: float, shape: tuple[int, ...], dtype: Any) -> "DeviceArray":
+        """The gradient of an array of this shape that was repeated and multiplied by `scale`, of which this is that of
+        the product; the array itself where there is nothing to do."""
+        if scale == 1 and shape == self.shape and dtype == self.dtype:
+            return self
+        from normzoo.backends.cuda import copying  # noqa: PLC0415
+
+        return copying.summed(self, shape, scale, np.dtype(dtype))
 
     def copy_to_host(self) -> np.ndarray:
         """The values as a NumPy array. Waits for the stream."""
@@ -171,6 +200,7 @@ class DeviceArray:
         return a
 
 
+@lru_cache(maxsize=1024)
 def _dense(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     strides = []
     for size in reversed(shape):
@@ -179,16 +209,20 @@ def _dense(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-def empty(shape: tuple[int, ...] | int, dtype: Any, stream: int = 0) -> DeviceArray:
-    """New uninitialized memory on the device."""
+def empty(shape: tuple[int, ...] | int, dtype: Any, stream: int = 0, library: str = "") -> DeviceArray:
+    """New uninitialized memory on the device, of the library's own allocator where that is PyTorch's."""
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
-    owner = driver.current().alloc(max(prod(shape), 1) * np.dtype(dtype).itemsize, stream)
-    return DeviceArray(owner.address, shape, dtype, owner, stream)
+    dtype = np.dtype(dtype)
+    nbytes = max(prod(shape), 1) * dtype.itemsize
+    owner: Any = TorchMemory.take(nbytes, stream) if library == "torch" else None
+    if owner is None:
+        owner = driver.current().alloc(nbytes, stream)
+    return DeviceArray(owner.address, shape, dtype, owner, stream, library=library)
 
 
-def full(shape: tuple[int, ...], value: float, dtype: Any, stream: int = 0) -> DeviceArray:
+def full(shape: tuple[int, ...], value: float, dtype: Any, stream: int = 0, library: str = "") -> DeviceArray:
     """New memory, filled with a value."""
-    made = empty(shape, dtype, stream)
+    made = empty(shape, dtype, stream, library)
     made[...] = value
     return made
 
@@ -204,134 +238,36 @@ def to_device(values: np.ndarray, stream: int = 0) -> DeviceArray:
 
 def copy_into(target: DeviceArray, source: Any) -> None:
     """target[...] = source, a number or an array of device or host that broadcasts to target."""
-    stream = target.stream
+    if not target.size:
+        return
+    from normzoo.backends.cuda import copying, interop  # noqa: PLC0415
+
+    if isinstance(source, float | int | np.number):
+        copying.fill(target, float(source))
+        return
     if not isinstance(source, DeviceArray):
-        if is_device_array(source):
-            source = from_interface(source)
+        if interop.is_device_array(source):
+            source = interop.from_interface(source)
         else:
-            source = to_device(np.asarray(source, None if hasattr(source, "dtype") else target.dtype), stream)
-    if target.size:
-        from normzoo.backends.cuda import launcher  # noqa: PLC0415
-
-        launcher.copy(source, target, stream)
-
-
-def is_device_array(a: Any) -> bool:
-    """Is `a` an array on a CUDA device?"""
-    if isinstance(a, DeviceArray):
-        return True
-    try:  # host tensors of PyTorch have the attribute, but it raises
-        return hasattr(a, "__cuda_array_interface__") or _is_dlpack_cuda(a)
-    except (AttributeError, TypeError, RuntimeError):
-        return False
-
-
-def _is_dlpack_cuda(a: Any) -> bool:
-    return hasattr(a, "__dlpack_device__") and int(a.__dlpack_device__()[0]) == 2
-
-
-def from_interface(a: Any, stream: Any = None) -> DeviceArray:
-    """A `DeviceArray` on the memory of an array with `__cuda_array_interface__`, or with DLPack, through CuPy.
-
-    Args:
-        stream: the stream on which the array is used; None: the stream in its interface, or the default stream.
-    """
-    stream = handle_of(stream)
-    if isinstance(a, DeviceArray):
-        return a if stream is None else a.on(stream)
-    owner = a
-    if not hasattr(a, "__cuda_array_interface__"):
-        owner = _through_dlpack(a)
-    bfloat16 = _is_bfloat16(a)
-    if bfloat16 and type(a).__module__.startswith("torch"):
-        interface = a.view(import_module("torch").uint16).__cuda_array_interface__
-    else:
-        interface = owner.__cuda_array_interface__
-    dtype = _bfloat16() if bfloat16 else np.dtype(interface["typestr"])
-    address, read_only = interface["data"]
-    if stream is None:
-        stream = interface.get("stream") or 0
-    shape, strides, library = interface["shape"], interface.get("strides"), type(a).__module__.split(".")[0]
-    found = DeviceArray(address or 0, shape, dtype, owner, stream, strides, not read_only, library)
-    if interface.get("mask") is not None:
-        raise TypeError(f"expected a device array without a mask, got a {type(a).__name__} with one; fill it first")
-    if not dtype.isnative:
-        raise TypeError(f"expected a device array in the machine's byte order, got {dtype.str}; copy it in that order")
-    if found.size and not found.flags.aligned:
-        raise ValueError(
-            f"expected a device array at an address, and with strides, that are multiples of {dtype.itemsize} bytes, "
-            f"got {found.address:#x} and {found.strides}; copy it"
-        )
-    return found
-
-
-def _is_bfloat16(a: Any) -> bool:
-    return str(getattr(a, "dtype", "")).endswith("bfloat16")
-
-
-def _bfloat16() -> np.dtype:
-    return np.dtype(import_module("ml_dtypes").bfloat16)
-
-
-def _through_dlpack(a: Any) -> Any:
-    for name in ("cupy", "torch"):
-        try:
-            return import_module(name).from_dlpack(a)
-        except ImportError:
-            continue
-    raise TypeError(
-        f"{type(a).__name__} offers DLPack alone, which needs CuPy or PyTorch; install one, or pass an array that has "
-        "__cuda_array_interface__"
-    )
-
-
-def as_library(found: DeviceArray, library: str) -> Any:
-    """`found` as an array of this library, on the same memory; for an unknown library, as a numba device array."""
-    if not library:
-        return found
-    if library == "cupy":
-        return import_module("cupy").asarray(found)
-    if library == "torch":
-        torch = import_module("torch")
-        if found.dtype.name == "bfloat16":
-            bits = found._like(found.shape, found.strides)
-            bits.dtype = np.dtype(np.int16)
-            return torch.as_tensor(bits, device="cuda").view(torch.bfloat16)
-        return torch.as_tensor(found, device="cuda")
-    if library in ("jax", "jaxlib"):
-        return import_module("jax").dlpack.from_dlpack(import_module("cupy").asarray(found))
-    return driver.numba_cuda().as_cuda_array(found, sync=False)
-
-
-def from_host(a: np.ndarray, stream: Any = None) -> DeviceArray:
-    """A copy of a host array, on a stream of any library."""
-    return to_device(a, handle_of(stream) or 0)
-
-
-def handle_of(stream: Any) -> int | None:
-    """The handle of a stream: an integer, or a stream of numba, CuPy or PyTorch."""
-    if stream is None or isinstance(stream, int):
-        return stream
-    for name in ("ptr", "cuda_stream", "handle"):
-        if hasattr(stream, name):
-            handle = getattr(stream, name)
-            return int(getattr(handle, "value", handle) or 0)
-    raise TypeError(
-        f"expected a stream of Numba, CuPy or PyTorch, or its handle as an integer, got {type(stream).__name__}"
-    )
+            source = to_device(np.asarray(source, None if hasattr(source, "dtype") else target.dtype), target.stream)
+    copying.copy(source, target)
 
 
 class Memory:
-    """The allocator of arrays for work on a stream: `DeviceArray`s, which take the place of NumPy's arrays."""
+    """The allocator of arrays for work on a stream: `DeviceArray`s, which take the place of NumPy's arrays.
 
-    def __init__(self, stream: int) -> None:
-        self._stream = stream
+    Args:
+        library: of the arrays that the work is on.
+    """
+
+    def __init__(self, stream: int, library: str = "") -> None:
+        self._stream, self._library = stream, library
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        return empty(shape, dtype, self._stream)
+        return empty(shape, dtype, self._stream, self._library)
 
     def full(self, shape: tuple[int, ...], dtype: Any, value: float) -> Any:
-        return full(shape, value, dtype, self._stream)
+        return full(shape, value, dtype, self._stream, self._library)
 
     def allocator(self, shape: tuple[int, ...], dtype: Any) -> Any:
         return self.empty

@@ -1,11 +1,12 @@
 """Backward kernels for both rows and columns, in the order of `forward_kernels.py`; see `geometry.py`.
 
 The kernels are persistent: a team processes one set after another, of the sets that share parameters (a cell), and
-keeps the gradients of these parameters in registers. At the end every team writes one partial row, and `merging.fold`
-adds the rows in a fixed order. If a set has only one parameter value, its two sums are written instead.
+keeps the gradients of these parameters in registers. At the end the teams of a block add theirs up, every block writes
+one partial row, and `merging.fold` adds the rows in a fixed order. If a set has only one parameter value, its two sums
+are written instead.
 
-Teams are numbered by cell, worker of the cell, and piece of the set; partial rows have shape (cell, worker, 2, piece,
-values).
+Blocks are numbered by cell, worker of the cell, and piece of the set (a block of several teams has whole sets); partial
+rows have shape (cell, worker, 2, piece, values).
 """
 
 from functools import cache
@@ -13,6 +14,7 @@ from functools import cache
 from numba import cuda
 from numba.cuda import types
 
+from normzoo.backends.around import Around
 from normzoo.backends.cuda.accesses import load, store
 from normzoo.backends.cuda.arithmetic import (
     choose,
@@ -44,6 +46,8 @@ from normzoo.backends.cuda.geometry import (
     type_of,
 )
 from normzoo.backends.cuda.moments import affine_of, standardize, stats_of
+from normzoo.backends.cuda.shared import get_apart, put_apart
+from normzoo.backends.cuda.surroundings import before_of, label_of, source, store_dx, through_behind
 
 CELLS = types.UniTuple(types.int64, 6)  # cells per b, workers per cell, sets per cell, sets per b, pb, rounds
 
@@ -65,17 +69,44 @@ def add_gradients(form: Form):
 
 
 @cache
+def over_block(form: Form):
+    """(v, exchange) -> the sum over the teams of a block, for its first team; the order depends only on the form."""
+    teams, half_block, log_team = form.teams, form.threads // 2, form.team.bit_length() - 1
+
+    @device
+    def added(v, exchange):
+        mate, half = cuda.threadIdx.x >> log_team, teams >> 1
+        while half > 0:
+            cuda.syncthreads()
+            if half <= mate < 2 * half:
+                put_apart(exchange, cuda.threadIdx.x - (half << log_team), half_block, v)
+            cuda.syncthreads()
+            if mate < half:
+                v = v + get_apart(exchange, cuda.threadIdx.x, half_block, v)
+            half = half >> 1
+        return v
+
+    return added
+
+
+@cache
 def store_gradients(form: Form):
-    """Write a team's partial row, (2, pieces, units, lanes per unit)."""
+    """Write a block's partial row, (2, pieces, units, lanes per unit)."""
     team, groups, beside, varies = form.team, form.groups, form.beside, form.varies
     each = form.size if varies == "full" else 1
     stride = team * beside * each
     plane = groups * stride
+    log_team, add = team.bit_length() - 1, over_block(form)
+    shares = form.teams > 1
 
     @device
-    def stored(partial, row, split, piece, t, tx, dw, db, like):
+    def stored(partial, row, split, piece, t, tx, dw, db, exchange, like):
         if varies != "set":
             offsets = steps(types.int32((t * beside + tx) * each), stride, groups)
+            if shares:
+                dw = add(dw, exchange)
+                db = add(db, exchange)
+                offsets = choose(splat(cuda.threadIdx.x >> log_team == 0, groups), offsets, -1)
             first = (row * 2 * split + piece) * plane
             store(partial, first, offsets, narrow(dw, like), each)
             store(partial, first + split * plane, offsets, narrow(db, like), each)
@@ -97,15 +128,20 @@ def set_of():
 
 
 @cache
-def backward(form: Form, center: bool, power: int, split: bool):
+def backward(form: Form, center: bool, power: int, split: bool, around: Around):
     """dx of whole sets; with `split`, the sums of every piece, from which `merging` computes the arguments of
     `gradient`."""
     size, each, count, real, varies = form.size, form.each, form.sums, type_of(form), form.varies
-    numbers = exchange_size(form, 4)
     kept = {"full": form.lanes, "group": form.groups, "set": 1}[varies]
+    teams, log_team = form.teams, form.team.bit_length() - 1
+    numbers = exchange_size(form, 4)
+    if teams > 1 and varies != "set":
+        numbers = form.threads // 2 * kept
     team, spot, values, counted = team_of(form), place(form), parameter(form), count_of(form)
     add, affine, plane = total(form), affine_of(form), stats_of(form)
     gather, write_row, find = add_gradients(form), store_gradients(form), set_of()
+    get, through, write_dx = source(before_of(around)), through_behind(form, around, True), store_dx(form, around)
+    is_behind = around.is_behind
     is_set = varies == "set"
     reduces = is_set or center or power != 0
     second, third, all_four = 2 * count, 3 * count, 4 * count  # positions of the sums in a vector
@@ -126,12 +162,19 @@ def backward(form: Form, center: bool, power: int, split: bool):
         one_last,  # float64: 1 / that number in the last piece
         one_divisor,  # float64: 1 / (m*n), or 1 for totals
         limit,  # float64: rstd of a clamped set, or inf
+        bias,  # as weight
+        other,  # as x
+        dother,  # as x, written
+        ds,  # as x
     ):
         exchange = cuda.shared.array(numbers, real)
-        worker, t, tx = team()
+        _, t, tx = team()
         b, c, pieces = dims[0], dims[2], dims[4]
-        piece, row = rest(worker, pieces), over(worker, pieces)
-        cell, first = over(row, cells[1]), rest(row, cells[1])
+        block = cuda.blockIdx.x
+        piece, row = rest(block, pieces), over(block, pieces)
+        cell, first = over(row, cells[1]), rest(row, cells[1]) * teams
+        if teams > 1:
+            first += cuda.threadIdx.x >> log_team
         k = counted(dims, piece)
         if piece == pieces - 1:
             one_k = one_last
@@ -139,14 +182,18 @@ def backward(form: Form, center: bool, power: int, split: bool):
         db = splat(real(0.0), kept)
         turn = 0
         for step in range(cells[5]):
-            u = first + step * cells[1]
+            u = first + step * (cells[1] * teams)
             i, j = find(cell, u, cells)
             valid = u < cells[2] and cell < cells[0] * cells[4]
             start, offsets, p, at, index, own = spot(dims, params, i, j, piece, t, tx, valid)
             scale, high, low, r = affine(plane(stats, sets, own, 0), plane(stats, sets, own, 2), x)
-            xhat = keep(standardize(load(x, start, offsets, size, each), scale, high, low, r), offsets)
+            v = get(x, x, other, 1.0, start, offsets, size, each)
+            xhat = keep(standardize(v, scale, high, low, r), offsets)
             d = load(dy, start, offsets, size, each)
             w = values(weight, p, at, params, index)
+            if is_behind:
+                d = through(d, xhat, w, values(bias, p, at, params, index), other, dother, start, offsets)
+                d = keep(d, offsets)
             dw, db = gather(d, xhat, dw, db)
             # multiplied by the scale of x, which keeps sums and products in range; sums of dy itself only get smaller
             down = scale
@@ -200,18 +247,20 @@ def backward(form: Form, center: bool, power: int, split: bool):
                     g = g - sign(xhat) * gx
             if is_set:
                 g = g * w
-            store(dx, start, offsets, g * r, each)
-        write_row(rows, row, pieces, piece, t, tx, dw, db, rows)
+            write_dx(dx, start, offsets, g * r, x, other, dother, ds)
+        write_row(rows, row, pieces, piece, t, tx, dw, db, exchange, rows)
 
-    return labelled(backward_kernel, form)
+    return labelled(backward_kernel, label_of(form, around))
 
 
 @cache
-def gradient(form: Form, center: bool, power: int):
+def gradient(form: Form, center: bool, power: int, around: Around):
     """dx, from the means that are subtracted from the values of a set."""
     size, each = form.size, form.each
     team, spot, values = team_of(form), place(form), parameter(form)
     affine, plane = affine_of(form), stats_of(form)
+    get, through, write_dx = source(before_of(around)), through_behind(form, around, False), store_dx(form, around)
+    is_behind, needs_x = around.is_behind, power != 0 or around.is_behind
 
     def gradient_kernel(
         dy,  # (b, m, c, n) store
@@ -224,6 +273,10 @@ def gradient(form: Form, center: bool, power: int):
         params,
         width,  # number of sets, or tiles of columns, per b
         sets,  # b*c
+        bias,  # as weight
+        other,  # as x
+        dother,  # as x, written with a gate first
+        ds,  # as x
     ):
         worker, t, tx = team()
         b, pieces = dims[0], dims[4]
@@ -231,13 +284,19 @@ def gradient(form: Form, center: bool, power: int):
         i, j = over(place_in, width), rest(place_in, width)
         start, offsets, p, at, index, own = spot(dims, params, i, j, piece, t, tx, place_in < b * width)
         scale, high, low, r = affine(plane(stats, sets, own, 0), plane(stats, sets, own, 2), x)
-        g = load(dy, start, offsets, size, each) * (values(weight, p, at, params, index) * scale)
+        g = load(dy, start, offsets, size, each)
+        w = values(weight, p, at, params, index)
+        xhat = g
+        if needs_x:
+            xhat = standardize(get(x, x, other, 1.0, start, offsets, size, each), scale, high, low, r)
+        if is_behind:
+            g = through(g, xhat, w, values(bias, p, at, params, index), other, dother, start, offsets)
+        g = g * (w * scale)
         if center:
             scaled = plane(means, sets, own, 0) * wide(scale)
             g_mean = narrow(scaled, x)
             g = (g - g_mean) - narrow(scaled - wide(g_mean), x)
         if power != 0:
-            xhat = standardize(load(x, start, offsets, size, each), scale, high, low, r)
             gx = narrow(plane(means, sets, own, 1) * wide(scale), x)
             if power == 2:
                 g = g - xhat * gx
@@ -245,6 +304,6 @@ def gradient(form: Form, center: bool, power: int):
                 g = g - (sign(xhat) - narrow(plane(means, sets, own, 2), x)) * gx
             else:
                 g = g - sign(xhat) * gx
-        store(dx, start, offsets, g * r, each)
+        write_dx(dx, start, offsets, g * r, x, other, dother, ds)
 
-    return labelled(gradient_kernel, form)
+    return labelled(gradient_kernel, label_of(form, around))

@@ -1,11 +1,12 @@
-"""The only module that talks to the device: memory, copies and launches. All else in this folder is arithmetic on the
-host.
+"""The only way to the device: memory, copies, launches and the order of streams. All else in this folder is arithmetic
+on the host.
 
-`Driver` is the interface; `NumbaDriver` implements it with numba-cuda, and is created with the first device array.
-Another implementation can be passed to `use`. Only `to_host` waits for the device.
+`Driver` is the interface; `numba_driver.py` implements it with numba-cuda, once a device array is made. Another
+implementation can be passed to `use`. Only `to_host` waits for the device.
 """
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -16,47 +17,80 @@ import numpy as np
 
 from normzoo.environment.extras import to_install
 
+LEGACY = 0, 1  # handles of the default stream
+Grid = tuple[int, int]
+
 
 def _remedy() -> str:
     return f"write {to_install('cuda12')} or, for a driver of CUDA 13, {to_install('cuda13')}"
 
 
 class Owner(Protocol):
-    """Device memory that is freed when the last reference to this object dies."""
+    """Device memory that is given back when the last reference to this object dies."""
 
     address: int
 
 
-class Driver(Protocol):
+class Driver(ABC):
     """A device. Streams are handles as in `__cuda_array_interface__`; 0 is the default stream."""
 
     multiprocessors: int
     capability: tuple[int, int]
 
+    @abstractmethod
     def alloc(self, nbytes: int, stream: int) -> Owner:
         """Memory for work on `stream`, aligned to 256 bytes."""
-        ...
 
+    @abstractmethod
     def launch(
         self,
         kernel: Any,  # a Python function for numba.cuda to compile
         signature: tuple,
-        grid: tuple[int, int],
+        grid: Grid,
         block: int,
         shared_bytes: int,
         stream: int,
         args: tuple,  # addresses for pointers
     ) -> None:
         """Run a kernel on `grid` blocks of `block` threads."""
-        ...
 
+    @abstractmethod
     def to_device(self, address: int, values: np.ndarray, stream: int) -> None:
         """Copy a C-contiguous host array to the device."""
-        ...
 
+    @abstractmethod
     def to_host(self, values: np.ndarray, address: int, stream: int) -> None:
         """Copy from the device to a C-contiguous host array, and wait for the copy."""
-        ...
+
+    @abstractmethod
+    def order(self, first: int, then: int) -> None:
+        """Work that is submitted to the stream `then` from now on waits for all that was submitted to `first`."""
+
+    @abstractmethod
+    def resident(self, kernel: Any, signature: tuple, block: int) -> int:
+        """How many blocks of a kernel a multiprocessor holds at once."""
+
+    def device_number(self) -> int:
+        """The number of the device."""
+        return 0
+
+    def device_of(self, address: int) -> int:
+        """The number of the device on which this memory lies."""
+        return self.device_number()
+
+    def prepare(
+        self, kernel: Any, signature: tuple, grid: Grid, block: int, args: tuple
+    ) -> Callable[[int, tuple], None]:
+        """A launch whose arguments are known but for those that are None: run(stream, values of these)."""
+        given = tuple(i for i, a in enumerate(args) if a is None)
+
+        def run(stream: int, values: tuple) -> None:
+            whole = list(args)
+            for i, value in zip(given, values, strict=True):
+                whole[i] = value
+            self.launch(kernel, signature, grid, block, 0, stream, tuple(whole))
+
+        return run
 
 
 _chosen: ContextVar[Driver | None] = ContextVar("normzoo_cuda_driver", default=None)
@@ -110,74 +144,6 @@ def _own() -> Driver:
             "device arrays need an NVIDIA driver and a device, and numba-cuda found none; with a driver of another "
             f"version: {_remedy()}"
         )
+    from normzoo.backends.cuda.numba_driver import NumbaDriver  # noqa: PLC0415
+
     return NumbaDriver(cuda)
-
-
-class _Memory:
-    """Memory of the device's stream-ordered pool."""
-
-    _free: Any = None  # None if the allocation failed
-
-    def __init__(self, driver: "NumbaDriver", nbytes: int, stream: int) -> None:
-        self.address = driver.take(nbytes, stream)
-        self._free, self._stream = driver.free, stream
-
-    def __del__(self) -> None:
-        if self._free is not None:  # the interpreter may be shutting down
-            self._free(self.address, self._stream)
-
-
-class NumbaDriver:
-    """The device of numba-cuda's current context."""
-
-    def __init__(self, cuda: Any) -> None:
-        self._cuda = cuda
-        self._api = import_module("cuda.bindings.driver")
-        device = cuda.get_current_device()
-        self.multiprocessors = device.MULTIPROCESSOR_COUNT
-        self.capability = tuple(device.compute_capability)
-        self._compiled: dict[tuple, Any] = {}
-
-    def _checked(self, result: tuple) -> Any:
-        if result[0] != self._api.CUresult.CUDA_SUCCESS:
-            raise RuntimeError(f"the CUDA driver answered {result[0].name}")
-        return result[1] if len(result) > 1 else None
-
-    def take(self, nbytes: int, stream: int) -> int:
-        """The address of `nbytes` bytes, ready for work on `stream`."""
-        self._cuda.current_context()
-        return int(self._checked(self._api.cuMemAllocAsync(max(nbytes, 1), stream)))
-
-    def free(self, address: int, stream: int) -> None:
-        """Free memory when the work on `stream` is done."""
-        self._api.cuMemFreeAsync(address, stream)
-
-    def alloc(self, nbytes: int, stream: int) -> Owner:
-        return _Memory(self, nbytes, stream)
-
-    def launch(
-        self,
-        kernel: Any,
-        signature: tuple,
-        grid: tuple[int, int],
-        block: int,
-        shared_bytes: int,
-        stream: int,
-        args: tuple,
-    ) -> None:
-        key = kernel, signature, block
-        compiled = self._compiled.get(key)
-        if compiled is None:
-            compiled = self._compiled[key] = self._cuda.jit(signature, launch_bounds=launch_bounds(block))(kernel)
-        handle = self._cuda.external_stream(stream) if stream else 0
-        compiled[grid, block, handle, shared_bytes](*args)
-
-    def to_device(self, address: int, values: np.ndarray, stream: int) -> None:
-        self._cuda.current_context()
-        # from pageable memory: the call returns after the values have been read
-        self._checked(self._api.cuMemcpyHtoDAsync(address, values.ctypes.data, values.nbytes, stream))
-
-    def to_host(self, values: np.ndarray, address: int, stream: int) -> None:
-        self._cuda.current_context()
-        self._checked(self._api.cuMemcpyDtoHAsync(values.ctypes.data, address, values.nbytes, stream))
-        self._checked(self._api.cuStreamSynchronize(stream))

@@ -1,5 +1,6 @@
 """The choice of kernel and of its arguments for a view: the arithmetic between the contract and `geometry.py`."""
 
+from math import prod
 from typing import NamedTuple
 
 from normzoo.backends.contract import Dims
@@ -14,6 +15,7 @@ GROUPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 LINE = 128  # bytes that adjacent teams of columns read together
 COLUMN_THREADS = 256
 SHORT = 1024  # values of a non-contiguous set, from which on runs of odd lengths are read as columns
+MOST_SUMMED, MOST_MERGED = 64, 8  # values that a thread of `fold` sums, and parts that a thread merges, if it can be so
 BIG = 1 << 31  # number of elements that 32-bit offsets can address
 
 
@@ -56,19 +58,26 @@ def joined(dims: Dims, parameter_dims: Dims) -> tuple[Dims, Dims]:
     return dims, parameter_dims
 
 
-def plan(dims: Dims, parameter_dims: Dims, real: str, itemsize: int, aligned: bool, what: str) -> Plan:
+def plan(
+    dims: Dims, parameter_dims: Dims, real: str, itemsize: int, aligned: bool, what: str, around: bool = False
+) -> Plan:
     """The plan of a view for a "forward", "backward" or "apply" pass.
 
     Args:
         aligned: do all arrays begin at multiples of 16 bytes?
+        around: does anything stand before or behind the norm? Its values take registers too.
     """
     dims, parameter_dims = joined(dims, parameter_dims)
     size = VECTOR_BYTES // itemsize
     if is_columns(dims, parameter_dims, size):
-        found = _columns(dims, parameter_dims, real, itemsize, size, what == "backward")
+        backward = what == "backward"
+        # sums of each column cost most: with four of sixteen bits each is of more values
+        shape = dims, parameter_dims, MOST_LANES[real] >> around
+        found = _columns(*shape, itemsize, min(size, 4) if backward else size, backward)
     else:
-        found = _rows(dims, parameter_dims, real, size, what)
-    return found._replace(form=found.form._replace(aligned=aligned or found.form.size == 1))
+        found = _rows(dims, parameter_dims, MOST_LANES[real] >> around, size, what)
+    form = found.form._replace(real=real, aligned=aligned or found.form.size == 1)
+    return found._replace(form=form)
 
 
 def is_columns(dims: Dims, parameter_dims: Dims, size: int) -> bool:
@@ -91,7 +100,7 @@ def _power(value: int) -> int:
     return 1 << max(value - 1, 0).bit_length()
 
 
-def _rows(dims: Dims, parameter_dims: Dims, real: str, size: int, what: str) -> Plan:
+def _rows(dims: Dims, parameter_dims: Dims, most: int, size: int, what: str) -> Plan:
     backward = what == "backward"
     b, m, c, n = dims
     pb, pm, pc, pn = parameter_dims
@@ -100,7 +109,6 @@ def _rows(dims: Dims, parameter_dims: Dims, real: str, size: int, what: str) -> 
     k = m * n
     runs = m > 1
     varies = "full" if pn > 1 else "group" if pm > 1 else "set"
-    most = MOST_LANES[real]
     if what != "forward" or (size == 1 and (runs or varies != "set")):
         most //= 2
     if backward and size == 1 and (runs or varies != "set"):
@@ -116,13 +124,13 @@ def _rows(dims: Dims, parameter_dims: Dims, real: str, size: int, what: str) -> 
         team, groups = COLUMN_THREADS, most // 2 // size or 1
     pieces = 1 if whole else -(-units // (team * groups))
     wide = (m - 1) * c * n + n >= BIG
-    form = Form(False, real, size, groups, team, 1, runs, varies, wide)
+    form = Form(False, "", size, groups, team, 1, runs, varies, wide)
     magic, shift = magic_of(n // size)
     params = pb, pm * pc * pn, pc * pn if pm > 1 else 0, pn if pc > 1 else 0
     return Plan(form, whole, (b, m, c, n, pieces, magic, shift), params, c, False, (dims, parameter_dims))
 
 
-def _columns(dims: Dims, parameter_dims: Dims, real: str, itemsize: int, size: int, backward: bool) -> Plan:
+def _columns(dims: Dims, parameter_dims: Dims, lanes: int, itemsize: int, size: int, backward: bool) -> Plan:
     b, m, c, n = dims
     pb, pm, pc, pn = parameter_dims
     columns = c * n
@@ -131,9 +139,7 @@ def _columns(dims: Dims, parameter_dims: Dims, real: str, itemsize: int, size: i
     spread = (pc, pn) not in ((1, 1), (c, n))
     one = (pc, pn) == (1, 1) and columns > 1
     varies = "set" if pm == 1 else "group" if one else "full"
-    most = MOST_LANES[real] // (4 if backward else 2) if size > 1 else 16
-    if backward and varies == "full" and size == 8:  # eight sets of sums, and gradients per value: spills registers
-        most = size
+    most = max(size, lanes // (4 if backward else 2)) if size > 1 else 16
     beside = min(_power(-(-columns // size)), LINE // (size * itemsize), WARP)
     team = max(WARP // beside, 1)
     while team < COLUMN_THREADS // beside and _groups(-(-m // team), most // size // 2) is None:
@@ -143,7 +149,7 @@ def _columns(dims: Dims, parameter_dims: Dims, real: str, itemsize: int, size: i
     if groups is None:
         groups = most // size or 1
     pieces = -(-m // (team * groups))
-    form = Form(True, real, size, groups, team, beside, n > 1, varies, (m - 1) * columns + columns >= BIG)
+    form = Form(True, "", size, groups, team, beside, n > 1, varies, (m - 1) * columns + columns >= BIG)
     magic, shift = magic_of(n)
     of = columns if not one else 1
     params = pb, pm * of, of if pm > 1 else 0, 0 if one else 1
@@ -151,9 +157,12 @@ def _columns(dims: Dims, parameter_dims: Dims, real: str, itemsize: int, size: i
     return Plan(form, whole, (b, m, columns, n, pieces, magic, shift), params, width, spread, (dims, parameter_dims))
 
 
-def cells_of(plan: Plan, multiprocessors: int) -> tuple[tuple[int, ...], int]:
-    """The cells for backward kernels, and the number of blocks: as many as the device runs at once, or as there is work
-    for."""
+def cells_of(plan: Plan, most: int) -> tuple[tuple[int, ...], int]:
+    """The cells for backward kernels, and the number of blocks.
+
+    Args:
+        most: blocks that the device holds at once; more are launched only where there are more cells, or pieces.
+    """
     form, width, pieces = plan.form, plan.width, plan.pieces
     b, pb = plan.dims[0], plan.params[0]
     if form.varies == "set":
@@ -163,11 +172,9 @@ def cells_of(plan: Plan, multiprocessors: int) -> tuple[tuple[int, ...], int]:
     else:
         across = width if plan.params[3] > 0 else 1
     sets = b // pb * (1 if across == width else width)
-    blocks = multiprocessors * max(1, 1024 // form.threads)
-    workers = min(sets, max(1, blocks * form.teams // (across * pb * pieces)))
-    rounds = -(-sets // workers)
-    grid = -(-across * pb * workers * pieces // form.teams)
-    return (across, workers, sets, width, pb, rounds), grid
+    workers = min(-(-sets // form.teams), max(1, most // (across * pb * pieces)))
+    rounds = -(-sets // (workers * form.teams))
+    return (across, workers, sets, width, pb, rounds), across * pb * workers * pieces
 
 
 def fold_of(plan: Plan, cells: tuple[int, ...]) -> tuple[int, ...]:
@@ -200,13 +207,37 @@ def fold_of(plan: Plan, cells: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def rows_size(plan: Plan, grid: int) -> int:
-    """Number of values in the partial rows of a backward kernel, including those of teams without work."""
+    """Number of values in the partial rows of a backward kernel."""
     form = plan.form
     if form.varies == "set":
         return 1
     each = form.size if form.varies == "full" else 1
-    teams = -(-grid * form.teams // plan.pieces)
-    return teams * 2 * plan.pieces * form.units * form.beside * each
+    return 2 * grid * form.units * form.beside * each
+
+
+def sums_of(axes: tuple[int, ...], outputs: int) -> tuple[int, int, tuple[int, ...]]:
+    """How `merging.fold` goes about it: outputs of a block, axes that it sums over, and all axes with these joined.
+
+    Threads of a warp read neighbours in memory: outputs, where these are, and 8 float64 fill two sectors; or, where
+    they are neighbours, what is summed. Where there are few outputs of many values each has a block to itself.
+    """
+    summed = [(count, stride) for count, stride in zip(axes[7:10], axes[10:13], strict=True) if count > 1] or [(1, 0)]
+    joined = summed[:1]
+    for count, stride in summed[1:]:
+        if joined[-1][1] == count * stride:
+            joined[-1] = joined[-1][0] * count, stride
+        else:
+            joined.append((count, stride))
+    number = prod(count for count, _ in joined)
+    near = axes[6] == 1 or (axes[2] == 1 and axes[5] == 1)  # do neighbouring outputs lie side by side?
+    each = next((e for e in (32, 8) if near and outputs >= e and number * e <= MOST_SUMMED * 256), 1)
+    padded = [(1, 0)] * (3 - len(joined)) + joined
+    return each, len(joined), (*axes[:7], *(c for c, _ in padded), *(s for _, s in padded), *axes[13:])
+
+
+def merge_team(entries: tuple[int, ...]) -> int:
+    """Threads that merge the parts of a set: a warp, or a block."""
+    return WARP if entries[1] * entries[2] <= MOST_MERGED * WARP else COLUMN_THREADS
 
 
 def entries_of(plan: Plan, sets: int) -> tuple[int, ...]:

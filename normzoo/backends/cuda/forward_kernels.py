@@ -9,47 +9,30 @@ from functools import cache
 
 from numba import cuda
 
-from normzoo.backends.cuda.accesses import load, store, store_affine
-from normzoo.backends.cuda.arithmetic import choose, fma, fold, keep, magnitude, over, rest, splat, wide
+from normzoo.backends.around import Around
+from normzoo.backends.cuda.accesses import store
+from normzoo.backends.cuda.arithmetic import choose, fold, keep, magnitude, over, rest, splat, wide
 from normzoo.backends.cuda.geometry import (
     Form,
     count_of,
-    device,
     exchange_size,
     labelled,
-    parameter,
     place,
     team_of,
     total,
     type_of,
 )
 from normzoo.backends.cuda.moments import affine_of, moments, standardize, stats_of
+from normzoo.backends.cuda.surroundings import before_of, label_of, source, store_s, store_y
 
 
 @cache
-def affine_store(form: Form):
-    """Write y = xhat * weight + bias."""
-    each, values = form.each, parameter(form)
-    is_full = form.varies == "full"
-
-    @device
-    def stored(y, start, offsets, xhat, weight, bias, p, at, params, sums):
-        if is_full:
-            store_affine(y, start, offsets, xhat, weight, bias, p, at, each)
-        else:
-            w, a = values(weight, p, at, params, sums), values(bias, p, at, params, sums)
-            store(y, start, offsets, fma(xhat, w, a), each)
-
-    return stored
-
-
-@cache
-def forward(form: Form, center: bool, power: int, clamp: bool):
+def forward(form: Form, center: bool, power: int, clamp: bool, around: Around):
     """Statistics and y of whole sets."""
     count, real = form.sums, type_of(form)
     numbers = exchange_size(form, 2)
-    team, spot, write = team_of(form), place(form), affine_store(form)
-    find = moments(form, center, power, clamp)
+    team, spot, write, write_s = team_of(form), place(form), store_y(form, around), store_s(form, before_of(around))
+    find = moments(form, center, power, clamp, before_of(around))
 
     def forward_kernel(
         x,  # (b, m, c, n) store
@@ -63,6 +46,10 @@ def forward(form: Form, center: bool, power: int, clamp: bool):
         one_k,  # float64: 1 / (m*n)
         one_divisor,  # float64: 1 / (m*n), or 1 for totals
         eps,  # float64
+        residual,  # as x
+        s,  # as x, written
+        other,  # as x
+        times,  # float64: the residual's scale
     ):
         exchange = cuda.shared.array(numbers, real)
         worker, t, tx = team()
@@ -70,24 +57,26 @@ def forward(form: Form, center: bool, power: int, clamp: bool):
         i, j = over(worker, width), rest(worker, width)
         start, offsets, p, at, sums, own = spot(dims, params, i, j, 0, t, tx, worker < b * width)
         # 1 moments
-        d, low, r, mean, spread, rstd = find(x, start, offsets, sums, m * n, one_k, one_divisor, eps, exchange)
+        beside = residual, other, times
+        d, low, r, mean, spread, rstd = find(x, beside, start, offsets, sums, m * n, one_k, one_divisor, eps, exchange)
         # 2 normalize
-        write(y, start, offsets, (d - low) * r, weight, bias, p, at, params, sums)
+        write_s(x, residual, s, other, times, start, offsets)
+        write(y, start, offsets, (d - low) * r, weight, bias, p, at, params, sums, other)
         leads = choose(splat(t == 0, count), own, -1)
         store(stats, 0, leads, mean, 1)
         store(stats, b * c, leads, spread, 1)
         store(stats, 2 * b * c, leads, rstd, 1)
 
-    return labelled(forward_kernel, form)
+    return labelled(forward_kernel, label_of(form, around))
 
 
 @cache
-def pieces(form: Form, center: bool, power: int, clamp: bool):
+def pieces(form: Form, center: bool, power: int, clamp: bool, around: Around):
     """Mean and sum |x - mean|^power of every piece; without `center`, around 0."""
     count, real = form.sums, type_of(form)
     numbers = exchange_size(form, 2)
-    team, spot, counted = team_of(form), place(form), count_of(form)
-    find = moments(form, center, power, clamp)
+    team, spot, counted, write_s = team_of(form), place(form), count_of(form), store_s(form, around)
+    find = moments(form, center, power, clamp, around)
 
     def pieces_kernel(
         x,  # (b, m, c, n) store
@@ -98,6 +87,10 @@ def pieces(form: Form, center: bool, power: int, clamp: bool):
         one_k,  # float64: 1 / number of values of a set or column in a piece
         one_last,  # float64: 1 / that number in the last piece
         eps,  # float64
+        residual,  # as x
+        s,  # as x, written
+        other,  # as x
+        times,  # float64: the residual's scale
     ):
         exchange = cuda.shared.array(numbers, real)
         worker, t, tx = team()
@@ -108,21 +101,23 @@ def pieces(form: Form, center: bool, power: int, clamp: bool):
         k = counted(dims, piece)
         if piece == split - 1:
             one_k = one_last
-        _, _, _, mean, spread, _ = find(x, start, offsets, sums, k, one_k, 1.0, eps, exchange)
+        beside = residual, other, times
+        _, _, _, mean, spread, _ = find(x, beside, start, offsets, sums, k, one_k, 1.0, eps, exchange)
+        write_s(x, residual, s, other, times, start, offsets)
         leads = choose(splat(t == 0, count), sums, -1)
         store(partial, piece * b * c, leads, mean, 1)
         store(partial, (split + piece) * b * c, leads, spread, 1)
 
-    return labelled(pieces_kernel, form)
+    return labelled(pieces_kernel, label_of(form, around))
 
 
 @cache
-def deviations(form: Form):
+def deviations(form: Form, around: Around):
     """sum |x - mean| of every piece, around the mean of the whole set."""
     size, each, count, real = form.size, form.each, form.sums, type_of(form)
     numbers = exchange_size(form, 1)
     team, spot, add = team_of(form), place(form), total(form)
-    affine, plane = affine_of(form), stats_of(form)
+    affine, plane, get = affine_of(form), stats_of(form), source(around)
 
     def deviations_kernel(
         x,  # (b, m, c, n) store
@@ -132,6 +127,7 @@ def deviations(form: Form):
         params,
         width,  # number of sets, or tiles of columns, per b
         sets,  # b*c
+        other,  # as x
     ):
         exchange = cuda.shared.array(numbers, real)
         worker, t, tx = team()
@@ -141,19 +137,20 @@ def deviations(form: Form):
         start, offsets, _, _, sums, own = spot(dims, params, i, j, piece, t, tx, place_in < b * width)
         mean = plane(stats, sets, own, 0)
         scale, high, low, r = affine(mean, mean * 0.0 + 1.0, x)
-        v = standardize(load(x, start, offsets, size, each), scale, high, low, r)
+        v = standardize(get(x, x, other, 1.0, start, offsets, size, each), scale, high, low, r)
         found = add(fold(magnitude(keep(v, offsets)), count), exchange, 0)
         store(partial, piece * b * c, choose(splat(t == 0, count), sums, -1), wide(found), 1)
 
-    return labelled(deviations_kernel, form)
+    return labelled(deviations_kernel, label_of(form, around))
 
 
 @cache
-def apply(form: Form):
+def apply(form: Form, around: Around):
     """y by given statistics."""
     size, each = form.size, form.each
-    team, spot, write = team_of(form), place(form), affine_store(form)
-    affine, plane = affine_of(form), stats_of(form)
+    before = before_of(around)
+    team, spot, write, write_s = team_of(form), place(form), store_y(form, around), store_s(form, before)
+    affine, plane, get = affine_of(form), stats_of(form), source(before)
 
     def apply_kernel(
         x,  # (b, m, c, n) store
@@ -165,6 +162,10 @@ def apply(form: Form):
         params,
         width,  # number of sets, or tiles of columns, per b
         sets,  # b*c
+        residual,  # as x
+        s,  # as x, written
+        other,  # as x
+        times,  # float64: the residual's scale
     ):
         worker, t, tx = team()
         b, split = dims[0], dims[4]
@@ -172,7 +173,8 @@ def apply(form: Form):
         i, j = over(place_in, width), rest(place_in, width)
         start, offsets, p, at, sums, own = spot(dims, params, i, j, piece, t, tx, place_in < b * width)
         scale, high, low, r = affine(plane(stats, sets, own, 0), plane(stats, sets, own, 2), x)
-        v = standardize(load(x, start, offsets, size, each), scale, high, low, r)
-        write(y, start, offsets, v, weight, bias, p, at, params, sums)
+        v = standardize(get(x, residual, other, times, start, offsets, size, each), scale, high, low, r)
+        write_s(x, residual, s, other, times, start, offsets)
+        write(y, start, offsets, v, weight, bias, p, at, params, sums, other)
 
-    return labelled(apply_kernel, form)
+    return labelled(apply_kernel, label_of(form, around))

@@ -16,11 +16,9 @@ from numba import cuda
 from numba.cuda import types
 
 from normzoo.backends.cuda.accesses import (
-    get_like,
     larger_over_threads,
     load,
     load_each,
-    put,
     shuffle,
     sum_over_threads,
 )
@@ -36,6 +34,7 @@ from normzoo.backends.cuda.arithmetic import (
     splat,
     steps,
 )
+from normzoo.backends.cuda.shared import get_like, put
 
 WARP = 32
 BLOCK = 128  # threads per block of small teams
@@ -58,6 +57,7 @@ class Form(NamedTuple):
     varies: str = "set"  # parameters vary per "set", per "group", or per value ("full")
     wide: bool = False  # 64-bit offsets
     aligned: bool = True  # arrays begin at multiples of 16 bytes; otherwise values are accessed one by one
+    around: str = ""  # for the label alone
 
     @property
     def lanes(self) -> int:
@@ -94,7 +94,7 @@ class Form(NamedTuple):
     def __str__(self) -> str:
         kind = f"columns beside {self.beside}" if self.columns else "rows"
         flags = " runs" * self.runs + " wide" * self.wide + " unaligned" * (not self.aligned)
-        return f"{kind} {self.size}x{self.groups} team {self.team} {self.varies}{flags}"
+        return f"{kind} {self.size}x{self.groups} team {self.team} {self.varies}{flags}{self.around}"
 
     @property
     def is_double(self) -> bool:
@@ -239,19 +239,20 @@ def count_of(form: Form):
 
 
 @cache
-def first_value(form: Form):
-    """(x, start, v, sums) -> one value of the set, the same for all threads of a team."""
+def first_value(form: Form, get: Any):
+    """(x, beside, start, v, sums) -> one value of the set, the same for all threads of a team. `get` loads values."""
     team, columns = form.team, form.columns
     size, each = (form.size, form.each) if columns else (1, 1)
     spans = form.team * form.beside > WARP
 
     @device
-    def value(x, start, v, sums):
+    def value(x, beside, start, v, sums):
         if not columns and not spans:
             lane = cuda.threadIdx.x & (32 - team)
             return shuffle(part(v, 0, 1), lane)
         there = part(choose(sums < 0, sums, 0), 0, 1)
-        return load(x, start, there, size, each)
+        residual, other, times = beside
+        return get(x, residual, other, times, start, there, size, each)
 
     return value
 

@@ -1,246 +1,354 @@
-"""The contract on device arrays: plans, allocations and launches. Everything that depends only on shapes is cached.
+"""The contract on device arrays: plans, allocations and launches. Everything that depends only on shapes is settled at
+the first call on a device: which kernels, their grids and their arguments; a later call writes addresses into them.
 
 Every call uses one of two plans: for arrays that begin at multiples of 16 bytes, or for others.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from math import inf, prod
 from typing import Any
 
 import numpy as np
-from numba.cuda import types
 
+from normzoo.backends.around import ALONE, NOTHING, NOTHING_BACK, Around, Beside, BesideBack
 from normzoo.backends.contract import CONSTANT, Apply, Backward, Dims, Forward, Moments
 from normzoo.backends.cuda import backward_kernels, driver, forward_kernels, merging
 from normzoo.backends.cuda.arrays import ALIGNED_TO, DeviceArray, empty
-from normzoo.backends.cuda.forms import Plan, cells_of, entries_of, fold_of, inverse_counts, plan, rows_size
-from normzoo.backends.cuda.geometry import DIMS, PARAMS, WARP
+from normzoo.backends.cuda.driver import Driver
+from normzoo.backends.cuda.forms import (
+    Plan,
+    cells_of,
+    entries_of,
+    fold_of,
+    inverse_counts,
+    merge_team,
+    plan,
+    rows_size,
+    sums_of,
+)  # fmt: skip
+from normzoo.backends.cuda.geometry import DIMS, PARAMS
+from normzoo.backends.cuda.pointers import F64, I64, P64, blocks, pointer
+from normzoo.backends.cuda.surroundings import before_of
 
 TINY = 2  # values of a set whose gradient is a difference of almost equal terms
 _DOUBLE = np.dtype(np.float64)
-_POINTERS = {
-    "float16": types.CPointer(types.int16),
-    "bfloat16": types.CPointer(types.uint16),
-    "float32": types.CPointer(types.float32),
-    "float64": types.CPointer(types.float64),
-}
-_P64 = _POINTERS["float64"]
-_I, _F = types.int64, types.float64
-
-
-def _launch(kernel: Any, signature: tuple, grid: int | tuple[int, int], block: int, stream: int, args: tuple) -> None:
-    grid = (grid, 1) if isinstance(grid, int) else grid
-    values = tuple(a.address if isinstance(a, DeviceArray) else a for a in args)
-    driver.current().launch(kernel, signature, grid, block, 0, stream, values)
-
-
-def _is_aligned(*arrays: DeviceArray) -> bool:
-    return all(a.address % ALIGNED_TO == 0 for a in arrays)
-
-
-def _blocks(work: int, each: int) -> int:
-    return -(-work // each)
+Step = Callable[[int, tuple], None]  # (stream, addresses and numbers that differ between calls)
 
 
 @lru_cache(maxsize=1024)
-def _plan(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype, aligned: bool, what: str) -> Plan:
-    return plan(dims, parameter_dims, dtype.name, store.itemsize, aligned, what)
+def _plan(
+    dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype, aligned: bool, what: str, around: bool
+) -> Plan:
+    return plan(dims, parameter_dims, dtype.name, store.itemsize, aligned, what, around)
 
 
-def _spread(parameter: DeviceArray, plan_: Plan, parameter_dims: Dims) -> DeviceArray:
-    """A parameter repeated along c or n, if columns need that."""
-    if not plan_.spread:
-        return parameter
-    (_, _, c, n), (pb, pm, _, _) = plan_.view
-    made = empty((pb, pm, c, n), parameter.dtype, parameter.stream)
-    made[...] = parameter.reshape(parameter_dims)
-    return made
+def _addresses(*arrays: DeviceArray | None) -> tuple[int, ...]:
+    return tuple(0 if a is None else a.address for a in arrays)
 
 
-def forward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Forward:
+class _Ordered:  # in half the time of a generator
+    """Work on `stream` waits for what the streams of the arrays were asked to do before; these wait for the work, which
+    may have written to an array, or be reading one that is given up there."""
+
+    __slots__ = ("device", "others", "stream")
+
+    def __init__(self, device: Driver, stream: int, *arrays: DeviceArray | None) -> None:
+        self.device, self.stream = device, stream
+        self.others = {a.stream for a in arrays if a is not None and a.stream != stream}
+
+    def __enter__(self) -> None:
+        for other in self.others:
+            self.device.order(other, self.stream)
+
+    def __exit__(self, *raised: object) -> None:
+        for other in self.others:
+            self.device.order(self.stream, other)
+
+
+class _Task:
+    """What a factory is asked for, and what was prepared for it on each device."""
+
+    def __init__(
+        self, dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype, what: str, around: Around,
+        make: Callable[..., Any],
+    ) -> None:  # fmt: skip
+        self.dims, self.parameter_dims, self.dtype, self.store, self.what = dims, parameter_dims, dtype, store, what
+        self.values, self.number = pointer(store), pointer(dtype)  # arrays like x, and parameters
+        self.sets, self.around = dims[0] * dims[2], around
+        self._make, self._made = make, dict[tuple, Any]()
+
+    def on(self, device: Driver, *arrays: DeviceArray | None) -> tuple[Plan, Any]:
+        """The plan for these arrays, and what was made for it."""
+        key = device, all(a is None or a.address % ALIGNED_TO == 0 for a in arrays)
+        found = self._made.get(key)
+        if found is None:
+            kinds = self.dims, self.parameter_dims, self.dtype, self.store
+            p = _plan(*kinds, key[1], self.what, self.around != ALONE)
+            found = self._made[key] = p, self._make(device, self, p)
+        return found
+
+    def spread(self, parameter: DeviceArray, p: Plan) -> DeviceArray:
+        """A parameter repeated along c or n, if columns need that."""
+        if not p.spread:
+            return parameter
+        (_, _, c, n), (pb, pm, _, _) = p.view
+        made = empty((pb, pm, c, n), parameter.dtype, parameter.stream, parameter.library)
+        made[...] = parameter.reshape(self.parameter_dims)
+        return made
+
+
+def _like(x: DeviceArray, shape: tuple[int, ...], dtype: np.dtype = _DOUBLE) -> DeviceArray:
+    """Memory for a step of the work on x."""
+    return empty(shape, dtype, x.stream, x.library)
+
+
+def _prepare_apply(device: Driver, task: _Task, p: Plan) -> Step:
+    """(x, stats, weight, bias, y, residual, s, other, scale)"""
+    values, number = task.values, task.number
+    signature = values, P64, number, number, values, DIMS, PARAMS, I64, I64, values, values, values, F64
+    args = *(None,) * 5, p.dims, p.params, p.width, task.sets, *(None,) * 4
+    kernel = forward_kernels.apply(p.form, task.around)
+    return device.prepare(kernel, signature, (blocks(p.work, p.form.teams), 1), p.form.threads, args)
+
+
+def _given(beside: Beside) -> tuple:
+    """What kernels take of the arrays beside x: residual, s, other and the residual's scale."""
+    return *_addresses(*beside[:3]), beside.scale
+
+
+def forward(
+    dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype, around: Around = ALONE
+) -> Forward:
     b, m, c, n = dims
     center, power, total, clamp = moments
     divisor = 1.0 if total else float(m * n)
-    place, number = _POINTERS[store.name], _POINTERS[dtype.name]
 
-    def whole(p: Plan, x: Any, weight: Any, bias: Any, eps: float, y: Any, stats: Any) -> None:
-        kernel = forward_kernels.forward(p.form, center, power, clamp)
-        signature = place, number, number, place, _P64, DIMS, PARAMS, _I, _F, _F, _F
-        args = x, weight, bias, y, stats, p.dims, p.params, p.width, 1.0 / (m * n), 1.0 / divisor, eps
-        _launch(kernel, signature, _blocks(p.work, p.form.teams), p.form.threads, x.stream, args)
+    def whole(device: Driver, task: _Task, p: Plan) -> Callable[..., None]:
+        kernel = forward_kernels.forward(p.form, center, power, clamp, around)
+        values, number = task.values, task.number
+        signature = (
+            values, number, number, values, P64, DIMS, PARAMS, I64, F64, F64, F64, values, values, values, F64,
+        )  # fmt: skip
+        args = *(None,) * 5, p.dims, p.params, p.width, 1.0 / (m * n), 1.0 / divisor, *(None,) * 5
+        step = device.prepare(kernel, signature, (blocks(p.work, p.form.teams), 1), p.form.threads, args)
 
-    def pieces(p: Plan, x: Any, weight: Any, bias: Any, eps: float, y: Any, stats: Any) -> None:
-        grid, entries = _blocks(p.work, p.form.teams), entries_of(p, b * c)
-        form = p.form._replace(varies="set")
-        partial = empty((2, p.pieces, p.places), _DOUBLE, x.stream)
+        def go(x: Any, weight: Any, bias: Any, eps: float, y: Any, stats: Any, beside: Beside) -> None:
+            step(x.stream, (*_addresses(x, weight, bias, y, stats), eps, *_given(beside)))
+
+        return go
+
+    def pieces(device: Driver, task: _Task, p: Plan) -> Callable[..., None]:
+        grid, entries = (blocks(p.work, p.form.teams), 1), entries_of(p, b * c)
+        form, team = p.form._replace(varies="set"), merge_team(entries_of(p, b * c))
         # 1 moments
-        signature: tuple = (place, _P64, DIMS, PARAMS, _I, _F, _F, _F)
-        args: tuple = x, partial, p.dims, p.params, p.width, *inverse_counts(p), eps
-        _launch(forward_kernels.pieces(form, center, power, clamp), signature, grid, form.threads, x.stream, args)
-        for around in (False, True) if power == 1 and center else (False,):
-            if around:
-                signature = place, _P64, _P64, DIMS, PARAMS, _I, _I
-                args = x, stats, partial, p.dims, p.params, p.width, b * c
-                _launch(forward_kernels.deviations(form), signature, grid, form.threads, x.stream, args)
-            kernel = merging.merge(power, center, clamp, around)
-            signature = _P64, _P64, merging.ENTRIES, _F, _F
-            blocks = _blocks(b * c, merging.LANES // WARP)
-            _launch(kernel, signature, blocks, merging.LANES, x.stream, (partial, stats, entries, divisor, eps))
-        # 2 normalize
-        _apply(p, place, number, x, stats, weight, bias, y, b * c)
+        values, before = task.values, before_of(around)
+        signature: tuple = values, P64, DIMS, PARAMS, I64, F64, F64, F64, values, values, values, F64
+        args: tuple = None, None, p.dims, p.params, p.width, *inverse_counts(p), *(None,) * 5
+        kernel = forward_kernels.pieces(form, center, power, clamp, before)
+        find = device.prepare(kernel, signature, grid, form.threads, args)
+        rest = _Task(dims, parameter_dims, dtype, store, "forward", around._replace(residual=False), whole)
 
-    def run(x: Any, weight: Any, bias: Any, eps: float, y: Any) -> Any:
-        p = _plan(dims, parameter_dims, dtype, store, _is_aligned(x, weight, bias, y), "forward")
-        stats = empty((3, b, c), _DOUBLE, x.stream)
-        weight, bias = _spread(weight, p, parameter_dims), _spread(bias, p, parameter_dims)
-        (whole if p.whole else pieces)(p, x, weight, bias, float(eps), y, stats)
+        def merging_step(around: bool) -> Step:
+            kernel = merging.merge(power, center, clamp, around, team)
+            signature, args = (P64, P64, merging.ENTRIES, F64, F64), (None, None, entries, divisor, None)
+            return device.prepare(kernel, signature, (blocks(b * c * team, merging.LANES), 1), merging.LANES, args)
+
+        merge, again = merging_step(False), None
+        if power == 1 and center:
+            signature = values, P64, P64, DIMS, PARAMS, I64, I64, values
+            args = None, None, None, p.dims, p.params, p.width, b * c, None
+            kernel = forward_kernels.deviations(form, before._replace(residual=False))
+            deviations = device.prepare(kernel, signature, grid, form.threads, args)
+            again = deviations, merging_step(True)
+        # 2 normalize
+        normalize = _prepare_apply(device, rest, p)
+
+        def go(x: Any, weight: Any, bias: Any, eps: float, y: Any, stats: Any, beside: Beside) -> None:
+            stream, partial = x.stream, _like(x, (2, p.pieces, p.places))
+            residual, s, other, scale = _given(beside)
+            find(stream, (x.address, partial.address, eps, residual, s, other, scale))
+            merge(stream, (partial.address, stats.address, eps))
+            first = s or x.address  # what is normalized
+            if again is not None:
+                again[0](stream, (first, stats.address, partial.address, other))
+                again[1](stream, (partial.address, stats.address, eps))
+            normalize(stream, (first, *_addresses(stats, weight, bias, y), 0, 0, other, 1.0))
+
+        return go
+
+    def make(device: Driver, task: _Task, p: Plan) -> Callable[..., None]:
+        return (whole if p.whole else pieces)(device, task, p)
+
+    task = _Task(dims, parameter_dims, dtype, store, "forward", around, make)
+
+    def run(x: Any, weight: Any, bias: Any, eps: float, y: Any, beside: Beside = NOTHING) -> Any:
+        device = driver.current()
+        arrays = x, weight, bias, y, *beside[:3]
+        p, go = task.on(device, *arrays)
+        stats = _like(x, (3, b, c))
+        with _Ordered(device, x.stream, *arrays):
+            go(x, task.spread(weight, p), task.spread(bias, p), float(eps), y, stats, beside)
         return stats
 
     return run
 
 
-def _apply(p: Plan, place: Any, number: Any, x: Any, stats: Any, weight: Any, bias: Any, y: Any, sets: int) -> None:
-    signature = place, _P64, number, number, place, DIMS, PARAMS, _I, _I
-    args = x, stats, weight, bias, y, p.dims, p.params, p.width, sets
-    _launch(forward_kernels.apply(p.form), signature, _blocks(p.work, p.form.teams), p.form.threads, x.stream, args)
+def apply(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype, around: Around = ALONE) -> Apply:
+    task = _Task(dims, parameter_dims, dtype, store, "apply", around, _prepare_apply)
 
-
-def apply(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype) -> Apply:
-    place, number = _POINTERS[store.name], _POINTERS[dtype.name]
-
-    def run(x: Any, stats: Any, weight: Any, bias: Any, y: Any) -> None:
-        p = _plan(dims, parameter_dims, dtype, store, _is_aligned(x, weight, bias, y), "apply")
-        weight, bias = _spread(weight, p, parameter_dims), _spread(bias, p, parameter_dims)
-        _apply(p, place, number, x, stats, weight, bias, y, dims[0] * dims[2])
+    def run(x: Any, stats: Any, weight: Any, bias: Any, y: Any, beside: Beside = NOTHING) -> None:
+        device = driver.current()
+        arrays = x, weight, bias, y, *beside[:3]
+        p, step = task.on(device, *arrays)
+        with _Ordered(device, x.stream, stats, *arrays):
+            weight, bias = task.spread(weight, p), task.spread(bias, p)
+            step(x.stream, (*_addresses(x, stats, weight, bias, y), *_given(beside)))
 
     return run
 
 
-def backward(dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype) -> Backward:
+def backward(
+    dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype, around: Around = ALONE
+) -> Backward:
     b, m, c, n = dims
     if m * n <= TINY and dtype != _DOUBLE:
-        return _backward_in_double(dims, parameter_dims, moments)
+        return _backward_in_double(dims, parameter_dims, moments, around)
     center, power, total, clamp = moments
     divisor = 1.0 if total else float(m * n)
-    place, number = _POINTERS[store.name], _POINTERS[dtype.name]
 
-    def run(dy: Any, x: Any, stats: Any, weight: Any, eps: float, dx: Any, dweight: Any, dbias: Any) -> None:
-        stream = dy.stream
-        p = _plan(dims, parameter_dims, dtype, store, _is_aligned(dy, x, weight, dx), "backward")
-        form, limit = p.form, 1.0 / eps if clamp and eps > 0 else inf
-        weight = _spread(weight, p, parameter_dims)
-        cells, grid = cells_of(p, driver.current().multiprocessors)
-        rows = empty(rows_size(p, grid), dtype, stream)
-        is_set = form.varies == "set"
-        sums = empty((2, p.places) if is_set else 1, _DOUBLE, stream)
-        found = sums if p.whole else empty((4, p.pieces, p.places), _DOUBLE, stream)
-        kernel = backward_kernels.backward(form, center, power, not p.whole)
+    def make(device: Driver, task: _Task, p: Plan) -> Callable[..., None]:
+        values, number, form = task.values, task.number, p.form
+        kernel = backward_kernels.backward(form, center, power, not p.whole, around)
+        beside = number, values, values, values
         signature: tuple = (
-            place, place, number, _P64, place, number, _P64, DIMS, PARAMS, backward_kernels.CELLS, _I, _F, _F, _F, _F,
+            values, values, number, P64, values, number, P64, DIMS, PARAMS, backward_kernels.CELLS, I64, F64, F64, F64,
+            F64, *beside,
         )  # fmt: skip
-        args: tuple = (
-            dy,
-            x,
-            weight,
-            stats,
-            dx,
-            rows,
-            found,
-            p.dims,
-            p.params,
-            cells,
-            b * c,
-            *inverse_counts(p),
-            1.0 / divisor,
-            limit,
-        )
-        _launch(kernel, signature, grid, form.threads, stream, args)
+        resident = device.resident(kernel, signature, form.threads)
+        cells, grid = cells_of(p, device.multiprocessors * resident)
+        args: tuple = *(None,) * 7, p.dims, p.params, cells, b * c, *inverse_counts(p), 1.0 / divisor, *(None,) * 5
+        step = device.prepare(kernel, signature, (grid, 1), form.threads, args)
+        is_set, rows, folds = form.varies == "set", rows_size(p, grid), dict[tuple, Step]()
+        merge = gradient = None
         if not p.whole:
-            means = empty((3, b, c), _DOUBLE, stream)
-            width = p.dims[2] if form.columns else p.width
-            kernel = merging.merge_sums(center, is_set)
-            signature = _P64, number, _P64, _P64, _P64, merging.ENTRIES, PARAMS, _I, _F, _F
-            args = found, weight, stats, means, sums, entries_of(p, b * c), p.params, width, divisor, limit
-            _launch(kernel, signature, _blocks(b * c, merging.LANES // WARP), merging.LANES, stream, args)
-            signature = place, place, number, _P64, _P64, place, DIMS, PARAMS, _I, _I
-            args = dy, x, weight, stats, means, dx, p.dims, p.params, p.width, b * c
-            kernel = backward_kernels.gradient(form, center, power)
-            _launch(kernel, signature, _blocks(p.work, form.teams), form.threads, stream, args)
-        _fold(p, cells, sums if is_set else rows, dweight, dbias, parameter_dims)
+            entries, width = entries_of(p, b * c), p.dims[2] if form.columns else p.width
+            team = merge_team(entries)
+            kernel = merging.merge_sums(center, is_set, entries[2] == 1, team)
+            signature = P64, number, P64, P64, P64, merging.ENTRIES, PARAMS, I64, F64, F64
+            args = *(None,) * 5, entries, p.params, width, divisor, None
+            merge = device.prepare(kernel, signature, (blocks(b * c * team, merging.LANES), 1), merging.LANES, args)
+            kernel = backward_kernels.gradient(form, center, power, around)
+            signature = values, values, number, P64, P64, values, DIMS, PARAMS, I64, I64, *beside
+            args = *(None,) * 6, p.dims, p.params, p.width, b * c, *(None,) * 4
+            gradient = device.prepare(kernel, signature, (blocks(p.work, form.teams), 1), form.threads, args)
+
+        def fold(source: Any, dweight: Any, dbias: Any) -> None:
+            wanted = dweight is not None, dbias is not None
+            if not any(wanted):
+                return
+            if wanted not in folds:
+                folds[wanted] = _prepare_fold(device, p, cells, source.dtype, dtype, wanted)
+            addresses = source.address, *(0 if d is None else d.address for d in (dweight, dbias))
+            folds[wanted](source.stream, addresses)
+
+        def go(
+            dy: Any, x: Any, stats: Any, weight: Any, eps: float, dx: Any, dweight: Any, dbias: Any,
+            beside: BesideBack,
+        ) -> None:  # fmt: skip
+            stream, limit = dy.stream, 1.0 / eps if clamp and eps > 0 else inf
+            partial = None if is_set else _like(dy, (rows,), dtype)
+            sums = _like(dy, (2, p.places)) if is_set else None
+            found = sums if p.whole else _like(dy, (4, p.pieces, p.places))
+            to_rows, to_sums, to_found = _addresses(partial, sums, found)
+            read, given = _addresses(dy, x, weight, stats), _addresses(*beside)
+            step(stream, (*read, dx.address, to_rows, to_found, limit, *given))
+            if merge is not None and gradient is not None:
+                means = _like(dy, (3, b, c))
+                merge(stream, (to_found, weight.address, stats.address, means.address, to_sums, limit))
+                gradient(stream, (*read, means.address, dx.address, *given))
+            fold(sums if is_set else partial, dweight, dbias)
+
+        return go
+
+    task = _Task(dims, parameter_dims, dtype, store, "backward", around, make)
+
+    def run(
+        dy: Any, x: Any, stats: Any, weight: Any, eps: float, dx: Any, dweight: Any, dbias: Any,
+        beside: BesideBack = NOTHING_BACK,
+    ) -> None:  # fmt: skip
+        device = driver.current()
+        p, go = task.on(device, dy, x, weight, dx, *beside)
+        with _Ordered(device, dy.stream, x, stats, weight, dx, dweight, dbias, *beside):
+            if p.spread and beside.bias is not None:
+                beside = beside._replace(bias=task.spread(beside.bias, p))
+            go(dy, x, stats, task.spread(weight, p), float(eps), dx, dweight, dbias, beside)
 
     return run
 
 
-def _fold(p: Plan, cells: tuple, source: Any, dweight: Any, dbias: Any, parameter_dims: Dims) -> None:
-    """The gradients of the parameters, from the sums that the backward kernel wrote."""
+def _prepare_fold(
+    device: Driver, p: Plan, cells: tuple, source: np.dtype, dtype: np.dtype, wanted: tuple[bool, bool]
+) -> Step:
+    """(source, dweight, dbias): the gradients of the parameters that are wanted, from the sums that the backward kernel
+    wrote."""
     axes = fold_of(p, cells)
-    outputs, summed = prod(parameter_dims), prod(axes[7:10])
-    kernel, each = (merging.fold(1), 1) if summed >= 1024 and outputs < 1024 else (merging.fold(WARP), WARP)
-    number, target = _POINTERS[source.dtype.name], _POINTERS[dweight.dtype.name]
-    signature = number, target, target, merging.SUM
-    _launch(
-        kernel, signature, (_blocks(outputs, each), 2), merging.LANES, source.stream, (source, dweight, dbias, axes)
-    )
+    each, rank, axes = sums_of(axes, prod(p.view[1]))
+    kernel = merging.fold(each, rank)
+    signature = pointer(source), pointer(dtype), pointer(dtype), merging.SUM, I64, F64
+    grid = blocks(prod(p.view[1]), each), sum(wanted)
+    return device.prepare(kernel, signature, grid, merging.LANES, (None, None, None, axes, int(not wanted[0]), 1.0))
 
 
-def _backward_in_double(dims: Dims, parameter_dims: Dims, moments: Moments) -> Backward:
+def _backward_in_double(dims: Dims, parameter_dims: Dims, moments: Moments, around: Around) -> Backward:
     """For tiny sets 1 - xhat^2 is almost 0: dx, and statistics summed in float32, would lose all digits."""
-    exact = backward(dims, parameter_dims, moments, _DOUBLE, _DOUBLE)
-    moments_of = None if moments == CONSTANT else forward(dims, parameter_dims, moments, _DOUBLE, _DOUBLE)
+    exact = backward(dims, parameter_dims, moments, _DOUBLE, _DOUBLE, around)
+    alone = before_of(around)
+    moments_of = None if moments == CONSTANT else forward(dims, parameter_dims, moments, _DOUBLE, _DOUBLE, alone)
 
-    def run(dy: Any, x: Any, stats: Any, weight: Any, eps: float, dx: Any, dweight: Any, dbias: Any) -> None:
-        found: list[Any] = [empty(a.shape, _DOUBLE, dy.stream) for a in (dx, dweight, dbias)]
-        x, w = x.astype(_DOUBLE), weight.astype(_DOUBLE)
-        if moments_of is not None:
-            stats = moments_of(x, w, w, eps, found[0])
-        exact(dy.astype(_DOUBLE), x, stats, w, eps, *found)
-        for a, exact_a in zip((dx, dweight, dbias), found, strict=True):
-            a[...] = exact_a
+    def run(
+        dy: Any, x: Any, stats: Any, weight: Any, eps: float, dx: Any, dweight: Any, dbias: Any,
+        beside: BesideBack = NOTHING_BACK,
+    ) -> None:  # fmt: skip
+        device, results = driver.current(), (dx, dweight, dbias, beside.dother)
+        with _Ordered(device, dy.stream, x, stats, weight, *results, *beside):
+            found = [None if a is None else _like(dy, a.shape) for a in results]
+            d, v, w = (_copied(a, dy.stream) for a in (dy, x, weight))
+            bias, other, ds = (
+                None if a is None else _copied(a, dy.stream) for a in (beside.bias, beside.other, beside.ds)
+            )
+            if moments_of is not None:
+                stats = moments_of(v, w, w, eps, found[0], Beside(other=other))
+            exact(d, v, stats, w, eps, *found[:3], BesideBack(bias, other, found[3], ds))
+            for a, exact_a in zip(results, found, strict=True):
+                if a is not None and exact_a is not None:
+                    a.on(dy.stream)[...] = exact_a
 
     return run
+
+
+def _copied(a: DeviceArray, stream: int) -> DeviceArray:
+    """A copy in float64, for work on this stream."""
+    return a.on(stream).astype(_DOUBLE)
 
 
 def update(running_mean: Any, running_var: Any, stats: Any, count: int, momentum: float) -> None:
-    channels = running_mean.size
-    number = _POINTERS[running_mean.dtype.name]
+    channels, device = running_mean.size, driver.current()
+    number = pointer(running_mean.dtype)
     repeats = stats.size // (3 * channels)
-    signature = number, number, _P64, _I, _I, _F, _F, _F
+    signature = number, number, P64, I64, I64, F64, F64, F64
     take = float(momentum)
-    args = running_mean, running_var, stats, channels, repeats, 1.0 - take, take, take * count / max(count - 1, 1)
-    _launch(merging.update(), signature, _blocks(channels, merging.LANES), merging.LANES, stats.stream, args)
+    addresses = running_mean.address, running_var.address, stats.address
+    args = *addresses, channels, repeats, 1.0 - take, take, take * count / max(count - 1, 1)
+    grid = blocks(channels, merging.LANES), 1
+    with _Ordered(device, stats.stream, running_mean, running_var):
+        device.launch(merging.update(), signature, grid, merging.LANES, 0, stats.stream, args)
 
 
 def constants(mean: Any, variance: Any, eps: float, stats: Any) -> None:
-    number = _POINTERS[mean.dtype.name]
-    signature = number, number, _P64, _I, _F
-    args = mean, variance, stats, mean.size, float(eps)
-    _launch(merging.constants(), signature, _blocks(mean.size, merging.LANES), merging.LANES, stats.stream, args)
-
-
-def copy(source: DeviceArray, target: DeviceArray, stream: int) -> None:
-    """target[...] = source, which broadcasts."""
-    rank = target.ndim
-    if source.ndim > rank:
-        raise ValueError(f"cannot broadcast {source.shape} to {target.shape}")
-    shape = (1,) * (rank - source.ndim) + source.shape
-    if any(s not in (1, t) for s, t in zip(shape, target.shape, strict=True)):
-        raise ValueError(f"cannot broadcast {source.shape} to {target.shape}")
-    strides = (0,) * (rank - source.ndim) + source.strides
-    axes = [
-        (t, 0 if s == 1 else a // source.itemsize, o // target.itemsize)
-        for s, t, a, o in zip(shape, target.shape, strides, target.strides, strict=True)
-        if t > 1
-    ] or [(1, 0, 0)]
-    joined = [axes[0]]
-    for size, a, o in axes[1:]:
-        outer, a_outer, o_outer = joined[-1]
-        if a_outer == a * size and o_outer == o * size:
-            joined[-1] = outer * size, a, o
-        else:
-            joined.append((size, a, o))
-    sizes, given, taken = zip(*joined, strict=True)
-    tuple_ = types.UniTuple(_I, len(sizes))
-    signature = _POINTERS[source.dtype.name], _POINTERS[target.dtype.name], tuple_, tuple_, tuple_, _I
-    args = source, target, sizes, given, taken, target.size
-    grid = _blocks(target.size, merging.LANES)
-    _launch(merging.copy(len(sizes)), signature, grid, merging.LANES, stream, args)
+    number, device = pointer(mean.dtype), driver.current()
+    signature = number, number, P64, I64, F64
+    args = mean.address, variance.address, stats.address, mean.size, float(eps)
+    grid = blocks(mean.size, merging.LANES), 1
+    with _Ordered(device, stats.stream, mean, variance):
+        device.launch(merging.constants(), signature, grid, merging.LANES, 0, stats.stream, args)

@@ -12,6 +12,7 @@ from normzoo.backends.cuda.geometry import WARP, device, labelled
 from normzoo.backends.cuda.moments import inverse_root, rstd_of
 
 LANES = 256  # threads per block
+EXCHANGED = 2 * LANES // WARP  # numbers in shared memory: those of each warp, in turns
 ENTRIES = types.UniTuple(types.int64, 7)  # sets, pieces, columns per set, values per column, of these per piece, b*c, 0
 SUM = types.UniTuple(types.int64, 15)  # see `fold`
 
@@ -38,6 +39,26 @@ def over_warp(v):
     return v + shuffle_xor(v, 1)
 
 
+@cache
+def total_over(team: int):
+    """(v, shared, turn) -> the sum over a team, a warp or a block; `turn` counts the calls within a kernel."""
+
+    @device
+    def total(v, shared, turn):
+        v = over_warp(v)
+        if team > WARP:
+            first = (turn & 1) * (LANES // WARP)
+            if cuda.threadIdx.x & (WARP - 1) == 0:
+                shared[first + (cuda.threadIdx.x >> 5)] = scalar(v)
+            cuda.syncthreads()
+            v = splat(types.float64(0.0), 1)
+            for warp in range(LANES // WARP):
+                v = v + shared[first + warp]
+        return v
+
+    return total
+
+
 @device
 def entry(entries, s, h):
     """Index and number of values of part h of set s; parts are ordered by piece, then by column."""
@@ -48,12 +69,12 @@ def entry(entries, s, h):
 
 
 @cache
-def merge(power: int, center: bool, clamp: bool, around: bool):
-    """Statistics of the sets, from the moments of their parts; one warp per set.
+def merge(power: int, center: bool, clamp: bool, around: bool, team: int):
+    """Statistics of the sets, from the moments of their parts; a warp or a block for each set.
 
     `around`: the parts are sums of |x - mean| around the mean of the set, which is in `stats` already.
     """
-    rstd = rstd_of(power, clamp)
+    rstd, total, log_team = rstd_of(power, clamp), total_over(team), team.bit_length() - 1
 
     def merge_kernel(
         partial,  # (2, pieces, sets * columns) float64: mean, spread; with `around` (1, ...)
@@ -62,8 +83,9 @@ def merge(power: int, center: bool, clamp: bool, around: bool):
         divisor,  # float64: m*n, or 1 for totals
         eps,  # float64
     ):
-        lane = cuda.threadIdx.x & (WARP - 1)
-        s = cuda.blockIdx.x * (LANES // WARP) + (cuda.threadIdx.x >> 5)
+        shared = cuda.shared.array(EXCHANGED, types.float64)
+        lane = cuda.threadIdx.x & (team - 1)
+        s = cuda.blockIdx.x * (LANES // team) + (cuda.threadIdx.x >> log_team)
         sets, pieces, columns, values, _, places, _ = entries
         parts = pieces * columns if s < sets else 0
         k = types.float64(values * columns)
@@ -72,13 +94,13 @@ def merge(power: int, center: bool, clamp: bool, around: bool):
         mean = zero
         if center and not around:
             first = number(partial, s * columns if s < sets else 0)
-            for h in range(lane, parts, WARP):
+            for h in range(lane, parts, team):
                 i, count = entry(entries, s, h)
                 mean = mean + (number(partial, i) - first) * count
-            mean = first + over_warp(mean) / k
+            mean = first + total(mean, shared, 0) / k
         # 2 the spread around it
         spread = zero
-        for h in range(lane, parts, WARP):
+        for h in range(lane, parts, team):
             i, count = entry(entries, s, h)
             if around:
                 spread = spread + number(partial, i)
@@ -87,7 +109,7 @@ def merge(power: int, center: bool, clamp: bool, around: bool):
                 if center:
                     away = number(partial, i) - mean
                     spread = spread + away * away * count
-        spread = over_warp(spread) / divisor
+        spread = total(spread, shared, 1) / divisor
         if power == 0:
             spread = zero
         if lane == 0 and s < sets:
@@ -96,16 +118,23 @@ def merge(power: int, center: bool, clamp: bool, around: bool):
             write(stats, sets + s, spread)
             write(stats, 2 * sets + s, rstd(spread, eps, zero + 1.0))
 
-    return labelled(merge_kernel, f"power {power}{' center' * center}{' around' * around}")
+    flags = " center" * center + " around" * around + " by blocks" * (team > WARP)
+    return labelled(merge_kernel, f"power {power}{flags}")
 
 
 @cache
-def merge_sums(center: bool, weighted: bool):
-    """The arguments of `gradient`, from the sums over the parts of the sets; one warp per set."""
+def merge_sums(center: bool, weighted: bool, single: bool, team: int):
+    """The arguments of `gradient`, from the sums over the parts of the sets; a warp or a block for each set.
+
+    `weighted`: the parts are those of dy, and the sums of every column are written too. With `single` a set has one
+    column, whose weight is taken in at the end: its sums are those of the set.
+    """
+    total, log_team = total_over(team), team.bit_length() - 1
+    each_weight = weighted and not single
 
     def merge_sums_kernel(
         partial,  # (4, pieces, sets * columns) float64: mean(g), sum((g - mean) * xhat), sum(xhat), sum(sign(xhat))
-        weight,  # (pb, pm, pc, pn); with `weighted` the parts are those of dy, not of g
+        weight,  # (pb, pm, pc, pn)
         stats,  # (3, sets) float64
         means,  # (3, sets) float64, written
         sums,  # (2, sets * columns) float64, written with `weighted`: dy*xhat and dy
@@ -115,70 +144,75 @@ def merge_sums(center: bool, weighted: bool):
         divisor,  # float64: m*n, or 1 for totals
         limit,  # float64: rstd of a clamped set, or inf
     ):
-        lane = cuda.threadIdx.x & (WARP - 1)
-        s = cuda.blockIdx.x * (LANES // WARP) + (cuda.threadIdx.x >> 5)
+        shared = cuda.shared.array(EXCHANGED, types.float64)
+        lane = cuda.threadIdx.x & (team - 1)
+        s = cuda.blockIdx.x * (LANES // team) + (cuda.threadIdx.x >> log_team)
         sets, pieces, columns, values, _, places, _ = entries
         parts = pieces * columns if s < sets else 0
         k = types.float64(values * columns)
         zero = splat(types.float64(0.0), 1)
         plane = pieces * places
         # 1 the mean of g
-        g_mean, gx, signs = zero, zero, zero
-        for h in range(lane, parts, WARP):
+        g_sum, gx, signs = zero, zero, zero
+        for h in range(lane, parts, team):
             i, count = entry(entries, s, h)
             w = zero + 1.0
-            if weighted:
-                column = s * columns + rest(h, columns)
-                w = wide(
-                    number(weight, rest(over(column, width), params[0]) * params[1] + rest(column, width) * params[3])
-                )
-            g_mean = g_mean + w * number(partial, i) * count
+            if each_weight:
+                w = weight_of(weight, s * columns + rest(h, columns), width, params)
+            g_sum = g_sum + w * number(partial, i) * count
             signs = signs + number(partial, 3 * plane + i)
-        g_mean = over_warp(g_mean) / k
-        signs = over_warp(signs) / k
+        g_sum = total(g_sum, shared, 0)
+        signs = total(signs, shared, 1) / k
+        g_mean = g_sum / k
         # 2 the sum of (g - mean) * xhat
-        for h in range(lane, parts, WARP):
+        for h in range(lane, parts, team):
             i, _ = entry(entries, s, h)
             w = zero + 1.0
-            if weighted:
-                column = s * columns + rest(h, columns)
-                w = wide(
-                    number(weight, rest(over(column, width), params[0]) * params[1] + rest(column, width) * params[3])
-                )
+            if each_weight:
+                w = weight_of(weight, s * columns + rest(h, columns), width, params)
             gx = gx + w * number(partial, plane + i)
             if center:
                 gx = gx + (w * number(partial, i) - g_mean) * number(partial, 2 * plane + i)
-        gx = over_warp(gx) / divisor
+        gx = total(gx, shared, 2)
         if lane == 0 and s < sets:
+            if weighted and single:
+                write(sums, s, gx)
+                write(sums, places + s, g_sum)
+                w = weight_of(weight, s, width, params)
+                g_mean, gx = g_mean * w, gx * w
             held = splat(limit, 1) <= number(stats, 2 * sets + s)
             write(means, s, g_mean)
-            write(means, sets + s, choose(held, 0.0, gx))
+            write(means, sets + s, choose(held, 0.0, gx / divisor))
             write(means, 2 * sets + s, signs)
-        if weighted:
-            for e in range(lane, columns if s < sets else 0, WARP):
+        if each_weight:
+            for e in range(lane, columns if s < sets else 0, team):
                 dw, db = zero, zero
                 for piece in range(pieces):
                     i, count = entry(entries, s, piece * columns + e)
-                    db = db + number(partial, i) * count
-                middle = zero
-                if columns == 1:  # then sum(xhat) is 0, up to rounding
-                    middle = db / k
-                for piece in range(pieces):
-                    i, _ = entry(entries, s, piece * columns + e)
+                    mean = number(partial, i)
+                    db = db + mean * count
                     dw = dw + number(partial, plane + i)
                     if center:
-                        dw = dw + (number(partial, i) - middle) * number(partial, 2 * plane + i)
+                        dw = dw + mean * number(partial, 2 * plane + i)
                 write(sums, s * columns + e, dw)
                 write(sums, places + s * columns + e, db)
 
-    return labelled(merge_sums_kernel, f"{'center ' * center}{'weighted' * weighted}".strip())
+    flags = "center " * center + "weighted " * weighted + "single " * single + "by blocks" * (team > WARP)
+    return labelled(merge_sums_kernel, flags.strip())
+
+
+@device
+def weight_of(weight, column, width, params):
+    """The parameter value of a column."""
+    return wide(number(weight, rest(over(column, width), params[0]) * params[1] + rest(column, width) * params[3]))
 
 
 @cache
-def fold(outputs: int):
-    """Sums over three strided axes, for both gradients; a block computes `outputs` adjacent results.
+def fold(outputs: int, rank: int):
+    """Sums over strided axes, for both gradients or one; a block computes `outputs` adjacent results.
 
-    Output o = (o0, o1, o2) starts at o0*s0 + o1*s1 + o2//q*s2 + o2%q*s3, and sums over the three axes from there.
+    Output o = (o0, o1, o2) starts at o0*s0 + o1*s1 + o2//q*s2 + o2%q*s3, and sums over the axes a from there, of which
+    the last `rank` have more than one value.
     """
     across = LANES // outputs
 
@@ -187,19 +221,27 @@ def fold(outputs: int):
         dweight,  # written
         dbias,  # written
         axes,  # (o1, o2, q, s0, s1, s2, s3, a0, a1, a2, t0, t1, t2, outputs, start of those of dbias)
+        first_of,  # 0, or 1 for dbias alone
+        scale,  # float64, that results are multiplied by
     ):
         shared = cuda.shared.array(LANES, types.float64)
         lane, share = rest(cuda.threadIdx.x, outputs), over(cuda.threadIdx.x, outputs)
         o1, o2, q, s0, s1, s2, s3, a0, a1, a2, t0, t1, t2, number_of, second = axes
         o = cuda.blockIdx.x * outputs + lane
         row, column = over(o, o2), rest(o, o2)
+        is_bias = cuda.blockIdx.y + first_of == 1
         first = over(row, o1) * s0 + rest(row, o1) * s1 + over(column, q) * s2 + rest(column, q) * s3
-        if cuda.blockIdx.y == 1:
+        if is_bias:
             first += second
         found = splat(types.float64(0.0), 1)
         for h in range(share, a0 * a1 * a2 if o < number_of else 0, across):
-            row = over(h, a2)
-            there = over(row, a1) * t0 + rest(row, a1) * t1 + rest(h, a2) * t2
+            if rank == 1:
+                there = h * t2
+            elif rank == 2:
+                there = over(h, a2) * t1 + rest(h, a2) * t2
+            else:
+                row = over(h, a2)
+                there = over(row, a1) * t0 + rest(row, a1) * t1 + rest(h, a2) * t2
             found = found + wide(number(source, first + there))
         shared[share * outputs + lane] = scalar(found)
         cuda.syncthreads()
@@ -207,12 +249,13 @@ def fold(outputs: int):
             found = splat(types.float64(0.0), 1)
             for h in range(across):
                 found = found + shared[h * outputs + lane]
-            if cuda.blockIdx.y == 1:
+            found = found * scale
+            if is_bias:
                 write(dbias, o, found)
             else:
                 write(dweight, o, found)
 
-    return labelled(fold_kernel, f"to {outputs}")
+    return labelled(fold_kernel, f"to {outputs} over {rank}")
 
 
 @cache
@@ -261,27 +304,3 @@ def constants():
             write(stats, 2 * channels + j, choose(var + eps <= 0.0, choose(var + eps < 0.0, rstd, 0.0), rstd))
 
     return constants_kernel
-
-
-@cache
-def copy(rank: int):
-    """target[...] = source, for strided arrays, with conversion; a source with strides 0 is a number."""
-
-    def copy_kernel(
-        source,
-        target,  # written
-        shape,  # of both arrays, with `rank` axes
-        from_strides,  # in elements
-        to_strides,  # in elements
-        size,
-    ):
-        i = cuda.blockIdx.x * LANES + cuda.threadIdx.x
-        if i < size:
-            there, here = 0, 0
-            for axis in range(rank - 1, -1, -1):
-                there += i % shape[axis] * from_strides[axis]
-                here += i % shape[axis] * to_strides[axis]
-                i = i // shape[axis]
-            write(target, here, number(source, there))
-
-    return labelled(copy_kernel, f"rank {rank}")

@@ -10,6 +10,7 @@ from functools import cache
 from numba import cuda
 from numba.cuda import types
 
+from normzoo.backends.around import Around
 from normzoo.backends.cuda.accesses import load
 from normzoo.backends.cuda.arithmetic import (
     choose,
@@ -29,6 +30,7 @@ from normzoo.backends.cuda.arithmetic import (
     wide,
 )
 from normzoo.backends.cuda.geometry import Form, device, first_value, total, total_larger
+from normzoo.backends.cuda.surroundings import source
 
 FULL = 0xFFFFFFFF  # all lanes of a warp
 LARGEST = 1.7976931348623157e308
@@ -98,21 +100,24 @@ def is_extreme(form: Form, power: int, clamp: bool):
 
 
 @cache
-def moments(form: Form, center: bool, power: int, clamp: bool):
-    """Statistics of the values at `offsets`; all threads of a warp must call this together.
+def moments(form: Form, center: bool, power: int, clamp: bool, around: Around):
+    """Statistics of the values at `offsets`, with what stands before the norm; all threads of a warp must call this
+    together.
 
     -> deviations from `mean` minus c; c; the factor r with xhat = (deviation - c) * r; mean, spread and rstd in
     float64.
     """
     size, each, count = form.size, form.each, form.sums
-    add, larger, first = total(form), total_larger(form), first_value(form)
+    get = source(around)
+    add, larger, first = total(form), total_larger(form), first_value(form, get)
     extreme, rstd = is_extreme(form, power, clamp), rstd_of(power, clamp)
     limit = 1022 if form.is_double else 126
     most = 2.0**1000 if form.is_double else 2.0**126
     by_square = not (clamp or power == 1)
 
     @device
-    def found(x, start, offsets, sums, k, one_k, one_divisor, eps, exchange):
+    def found(x, beside, start, offsets, sums, k, one_k, one_divisor, eps, exchange):
+        residual, other, times = beside
         unit = splat(1.0, count)
         scale = narrow(unit, x)
         tried = False
@@ -121,10 +126,10 @@ def moments(form: Form, center: bool, power: int, clamp: bool):
         shift = types.int64(0)  # always 0, but unknown to the code generator: values are loaded again, not kept
         while again:
             again = False
-            v = load(x, start + shift, offsets, size, each)
+            v = get(x, residual, other, times, start + shift, offsets, size, each)
             x0 = scale * 0.0
             if center:
-                x0 = first(x, start, v, sums)
+                x0 = first(x, beside, start, v, sums)
             if tried:
                 v = v * scale
                 x0 = x0 * scale

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from normzoo.backends.activations import activation
+from normzoo.backends.around import ALONE, Around, Beside, BesideBack
 from normzoo.backends.contract import Dims, Moments
 from normzoo.backends.cuda import driver, launcher
 from normzoo.backends.cuda.arrays import DeviceArray
@@ -42,13 +44,22 @@ ODD: tuple[Shown, ...] = (
 )
 FEW = (ROWS[2], ROWS[5], ROWS[10], COLUMNS[2], COLUMNS[4])
 
-# (dtype, storage, views, offset of x from a multiple of 16 bytes, in values)
-SHOWN: tuple[tuple[str, str, tuple[Shown, ...], int], ...] = (
-    ("float32", "float32", (*ROWS, *COLUMNS, *ODD), 0),
-    ("float32", "float32", FEW, 1),
-    ("float32", "float16", FEW, 0),
-    ("float32", "bfloat16", FEW, 0),
-    ("float64", "float64", FEW, 0),
+# What stands around: a residual and a branch behind, a gate behind, and a gate first.
+ADDED = Around(residual=True, behind="add", activation=activation("relu"))
+GATED = Around(behind="gate", activation=activation("silu"))
+FIRST = Around(gate_first=True, activation=activation("gelu"))
+
+# (dtype, storage, views, offset of x from a multiple of 16 bytes, in values; what stands around)
+SHOWN: tuple[tuple[str, str, tuple[Shown, ...], int, Around], ...] = (
+    ("float32", "float32", (*ROWS, *COLUMNS, *ODD), 0, ALONE),
+    ("float32", "float32", FEW, 1, ALONE),
+    ("float32", "float16", FEW, 0, ALONE),
+    ("float32", "bfloat16", FEW, 0, ALONE),
+    ("float64", "float64", FEW, 0, ALONE),
+    ("float32", "float32", FEW[:4], 0, ADDED),
+    ("float32", "bfloat16", (ROWS[2], COLUMNS[2]), 0, ADDED),
+    ("float32", "bfloat16", (ROWS[2], COLUMNS[1]), 0, GATED),
+    ("float32", "float32", (ROWS[2], COLUMNS[1]), 0, FIRST),
 )
 
 
@@ -65,11 +76,11 @@ def variants() -> Iterator[Variant]:
     """Every kind of kernel, once."""
     recorder = _Recorder()
     with driver.use(recorder):
-        for dtype, store, views, offset in SHOWN:
+        for dtype, store, views, offset, around in SHOWN:
             stored = np.dtype(import_module("ml_dtypes").bfloat16 if store == "bfloat16" else store)
             for dims, parameters in views:
                 recorder.label = store
-                _record(dims, parameters, np.dtype(dtype), stored, offset)
+                _record(dims, parameters, np.dtype(dtype), stored, offset, around)
     yield from recorder.variants.values()
 
 
@@ -77,7 +88,7 @@ class _Nowhere(NamedTuple):
     address: int = 1 << 20
 
 
-class _Recorder:
+class _Recorder(driver.Driver):
     """A driver that runs nothing, and records what it was asked to run."""
 
     multiprocessors, capability = 132, (9, 0)
@@ -92,18 +103,24 @@ class _Recorder:
     def launch(
         self, kernel: Any, signature: tuple, grid: Any, block: int, shared_bytes: int, stream: int, args: tuple
     ) -> None:
+        del grid, shared_bytes, stream, args
         dtypes = self.label
         if isinstance(kernel.form, str):
             dtypes = " ".join(str(t.dtype) for t in signature[:2])
         name = f"{kernel.__name__.removesuffix('_kernel')} {kernel.form} {dtypes}"
         self.variants.setdefault((kernel, signature), Variant(name, kernel, signature, block))
 
+    def resident(self, kernel: Any, signature: tuple, block: int) -> int:
+        return 2
+
+    def order(self, first: int, then: int) -> None: ...
+
     def to_device(self, address: int, values: np.ndarray, stream: int) -> None: ...
 
     def to_host(self, values: np.ndarray, address: int, stream: int) -> None: ...
 
 
-def _record(dims: Dims, parameters: Dims, dtype: np.dtype, store: np.dtype, offset: int) -> None:
+def _record(dims: Dims, parameters: Dims, dtype: np.dtype, store: np.dtype, offset: int, around: Around) -> None:
     """Request every pass over a view."""
     x: Any
     y: Any
@@ -111,6 +128,9 @@ def _record(dims: Dims, parameters: Dims, dtype: np.dtype, store: np.dtype, offs
     dweight: Any
     x, y = (DeviceArray((1 << 20) + offset * store.itemsize, dims, store) for _ in range(2))
     weight, dweight = (DeviceArray(1 << 20, parameters, dtype) for _ in range(2))
-    stats = launcher.forward(dims, parameters, Moments(), dtype, store)(x, weight, weight, 1e-5, y)
-    launcher.apply(dims, parameters, dtype, store)(x, stats, weight, weight, y)
-    launcher.backward(dims, parameters, Moments(), dtype, store)(y, x, stats, weight, 1e-5, y, dweight, dweight)
+    beside, back = Beside(x, y, x), BesideBack(weight, x, y, x)
+    stats = launcher.forward(dims, parameters, Moments(), dtype, store, around)(x, weight, weight, 1e-5, y, beside)
+    launcher.apply(dims, parameters, dtype, store, around)(x, stats, weight, weight, y, beside)
+    going_back = around if around == ALONE else around._replace(residual=False, ds=True)
+    run = launcher.backward(dims, parameters, Moments(), dtype, store, going_back)
+    run(y, x, stats, weight, 1e-5, y, dweight, dweight, back)

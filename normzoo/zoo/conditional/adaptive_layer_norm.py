@@ -7,7 +7,7 @@ import numpy as np
 
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
-from normzoo.passes.arrays import base_array, cast_like, check_parameter, compute_dtype, quiet
+from normzoo.passes.arrays import DEVICES, base_array, cast_like, check_parameter, compute_dtype, quiet
 from normzoo.passes.form import Form
 from normzoo.passes.formulas import product
 from normzoo.passes.normalize import normalize
@@ -50,6 +50,7 @@ class AdaptiveLayerNorm(Norm):
     array([[-2.,  7.]], dtype=float32)
     """
 
+    devices = DEVICES
     masks = True
     moments = Moments(center=True, power=2)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from normzoo.backends.contract import CONSTANT, Array
 from normzoo.norm import Norm
-from normzoo.passes.arrays import base_array, cast_like, shifted
+from normzoo.passes.arrays import DEVICES, base_array, cast_like, on_device, shifted
 from normzoo.passes.form import Form
 from normzoo.passes.formulas import summed
 from normzoo.passes.normalize import normalize
@@ -45,6 +45,7 @@ class FiLM(Norm):
     array([[3., 7.]], dtype=float32)
     """
 
+    devices = DEVICES
     masks = True
 
     def __init__(self, *, channel_axis: int = 1) -> None:
@@ -92,9 +93,15 @@ def modulated(
     ranked = [a.reshape(lifted(owner, x, channels, name, a)) for name, a in arrays.items()]
     spanned = [any(a.shape[i] == size for a in ranked) for i, size in enumerate(x.shape)]
     shape = tuple(size if s else 1 for size, s in zip(x.shape, spanned, strict=True))
-    weight, bias = (a if a.shape == shape else np.broadcast_to(a, shape).copy() for a in ranked)
+    weight, bias = (a if a.shape == shape else _repeated(a, shape) for a in ranked)
     axes = Axes(x.shape, "".join(a.upper() if s else a for a, s in zip(letters, spanned, strict=True)))
     return Modulation(axes, shape, shifted(weight, by, x.dtype) if by else weight, bias)
+
+
+def _repeated(a: Array, shape: tuple[int, ...]) -> Array:
+    """A copy of `a` in a shape to which it broadcasts."""
+    found: Array = (a.broadcast_to(shape) if on_device(a) else np.broadcast_to(a, shape)).copy()  # type: ignore[attr-defined]
+    return found
 
 
 def lifted(owner: object, x: Array, channels: tuple[int, ...], name: str, a: Array) -> tuple[int, ...]:
@@ -115,7 +122,10 @@ def modulated_back(owner: object, x: Array, last: Saved, channels: tuple[int, ..
     ranks = [lifted(owner, x, channels, name, a) for name, a in arrays.items()]
 
     def gradient(d: Array, a: Array, rank: tuple[int, ...]) -> Array:
+        d = base_array(owner, "the gradient", d)
         if d.shape != rank:  # the other array spans more axes
+            if on_device(d):
+                return d.summed_to(1.0, rank, a.dtype).reshape(a.shape)  # type: ignore[attr-defined]
             d = summed(d.astype(np.float64), rank)
         return cast_like(d, a).reshape(a.shape)
 

@@ -7,7 +7,7 @@ import numpy as np
 from normzoo.backends.contract import CONSTANT, Array, Moments
 from normzoo.norm import Norm, eps_for
 from normzoo.passes.around import Behind, Besides
-from normzoo.passes.arrays import DEVICES, cast_like, shifted
+from normzoo.passes.arrays import DEVICES, base_array, cast_like, shifted
 from normzoo.passes.attributes import overridable
 from normzoo.passes.form import Form, in_two
 from normzoo.passes.normalize import normalize
@@ -94,7 +94,6 @@ class RMSNorm(Norm):
             self.params["weight"] -= self.params["weight"].dtype.type(self.offset)
         self._plain = not self.params or (self.offset == 0 and casting != "llama")
         if not self._plain:
-            self.devices = ("cpu",)
             self.masks = self.masks and casting != "llama"  # its second pass would scale values that do not count
 
     def axes(self, x: Array) -> Axes:
@@ -147,5 +146,5 @@ class RMSNorm(Norm):
 
 def _cast(found: Grads, own: Array) -> Grads:
     """Gradients with that of the weight in its own dtype."""
-    named = {"x": found.x, "weight": cast_like(found.weight, own)}
+    named = {"x": found.x, "weight": cast_like(base_array("RMSNorm", "the gradient", found.weight), own)}
     return grads_by_name(named | dict(found.others))
