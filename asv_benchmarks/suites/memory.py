@@ -1,6 +1,7 @@
 """Memory that a pass takes, in multiples of the array that it returns."""
 
 import sys
+from functools import cache
 from pathlib import Path
 
 import numba
@@ -21,4 +22,10 @@ def track_peak(case):
     if not hasattr(nz, "release_memory"):  # commits that keep no memory
         nz.release_memory = lambda: None
     name, direction = case.rsplit(maxsplit=1)
-    return targets.peak(name)[direction == "backward"]
+    return peaks(name)[direction == "backward"]
+
+
+@cache
+def peaks(name: str) -> tuple[float, float]:
+    """Of both passes, which are made together."""
+    return targets.peak(name)
