@@ -149,6 +149,7 @@ def count(commit: str, pin: str, wanted: str = "") -> tuple[dict[str, dict[str, 
         environment.pop(name, None)
     command = [sys.executable, str(HERE / "counting.py"), wanted]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=tree, check=False)
+    shutil.rmtree(tree)
     if done.returncode:
         raise RuntimeError(f"record: {commit[:8]} cannot be counted; its error is above")
     return json.loads(done.stdout.splitlines()[-1])

@@ -35,7 +35,7 @@ PINS = {
 }
 
 # Benchmarks whose values are counted: the same on any machine, so they lie under the name of a pin.
-COUNTED = ("counts.", "accuracy.", "memory.")
+COUNTED = ("counts.", "accuracy.")
 # Ratios within a process, which are chained from machine to machine over commits that both timed.
 CHAINED = (
     "kernels.track_cost",

@@ -44,7 +44,7 @@ RESULTS = HERE / "results"
 BROKEN = {"ed7b46f8", "174dcb27"}
 SAME = 0.003  # a count is the same on two machines up to this
 STALE = 10  # library commits that the newest record may be behind
-TIMED = "^(?!counts|accuracy|memory|device)"
+TIMED = "^(?!counts|accuracy|device)"
 
 
 class Commit(NamedTuple):

@@ -85,7 +85,7 @@ TIMED = {  # name -> unit, parameters
 COUNTED = {
     "counts.track_instructions": ("instructions a value", {"case": PASSES}),
     "counts.track_functions": ("Python functions", {"call": ["LayerNorm (4, 64)", "backward of LayerNorm (4, 64)"]}),
-    "memory.track_peak": ("times the result", {"case": PASSES}),
+    "counts.track_peak": ("times the result", {"case": PASSES}),
     "accuracy.track_error": ("ulp", {"case": PASSES, "mean / std": [1.0, 1000.0, 1000000.0]}),
     "counts.track_code": ("bytes", {"kernel": ["serial"]}),  # not applicable here
 }

@@ -49,8 +49,8 @@ COUNTS = [
     ("Python functions, back", "counts.track_functions", call_is(False), mean, 1, "", False),
     ("Allocations, a call", "counts.track_allocations", any_case, mean, 1, "", False),
     ("Bytes, a small call", "counts.track_bytes", any_case, mean, 1, " B", False),
-    ("Memory, forward", "memory.track_peak", passes("forward"), mean, 1, " × the result", False),
-    ("Memory, backward", "memory.track_peak", passes("backward"), mean, 1, " × the result", False),
+    ("Memory, forward", "counts.track_peak", passes("forward"), mean, 1, " × the result", False),
+    ("Memory, backward", "counts.track_peak", passes("backward"), mean, 1, " × the result", False),
     ("Compiled by a first call", "counts.track_compiled", any_case, mean, 1, " functions", False),
     ("Machine code of it", "counts.track_code", any_case, mean, 1e-3, " kB", False),
 ]

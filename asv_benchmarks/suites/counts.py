@@ -24,6 +24,7 @@ from numba.extending import intrinsic
 from pins import PINS
 from targets import FIRST_CALL, STARTS
 
+import normzoo as nz
 from suites.cases import COUNTED, benchmark
 from suites.cases import call_of as kernel_of
 from suites.cases import require as require_dtype
@@ -165,6 +166,38 @@ def track_bytes(name):
     finally:
         tracemalloc.stop()
     return min(found)
+
+
+PEAKS = {  # layer, its arguments, shape of some megabytes
+    "LayerNorm": ((1024,), {}, (1024, 1024)),
+    "BatchNorm": ((64,), {}, (4, 64, 64, 64)),
+    "BatchNorm channels-last": ((64,), {"channel_axis": -1}, (4, 64, 64, 64)),
+}
+PASSES = [f"{norm} {direction}" for norm in PEAKS for direction in ("forward", "backward")]
+
+
+@benchmark(PASSES, unit="times the result", setup=require)
+def track_peak(case):
+    """Memory of Python and NumPy that a pass needs at most, its result included, over that of the result. What kernels
+    ask for themselves, some kilobytes a thread, is not among it."""
+    name, direction = case.rsplit(maxsplit=1)
+    arguments, options, shape = PEAKS[name]
+    numba.set_num_threads(1)
+    norm = getattr(nz, name.split(maxsplit=1)[0])(*arguments, **options)
+    x, dy = np.random.default_rng(0).standard_normal((2, *shape), dtype=np.float32)
+    norm.forward(x)[1].backward(dy)
+    getattr(nz, "release_memory", lambda: None)()
+    tracemalloc.start()
+    try:
+        y, saved = norm.forward(x)
+        if direction == "backward":
+            tracemalloc.reset_peak()
+            before = tracemalloc.get_traced_memory()[0]
+            dx = saved.backward(dy)
+            return (tracemalloc.get_traced_memory()[1] - before) / getattr(dx, "x", dx).nbytes
+        return tracemalloc.get_traced_memory()[1] / y.nbytes
+    finally:
+        tracemalloc.stop()
 
 
 COMPILED = """

@@ -1,4 +1,4 @@
-"""Memory that a pass takes, in multiples of the array that it returns."""
+"""Memory that a pass takes by the operating system, in multiples of the array that it returns: see counts.track_peak."""
 
 import sys
 from functools import cache
