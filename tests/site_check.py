@@ -49,10 +49,14 @@ return [...document.querySelectorAll('svg')].map(svg => ({
 
 
 def dashboard():
-    """The module asv_benchmarks/dashboard.py, which is in no package."""
+    return benchmark_module("dashboard")
+
+
+def benchmark_module(name: str):
+    """One of asv_benchmarks, which is no package."""
     sys.path.insert(0, str(FOLDER))
     try:
-        return importlib.import_module("dashboard")
+        return importlib.import_module(name)
     finally:
         sys.path.remove(str(FOLDER))
 

@@ -391,6 +391,50 @@ def test_links_lead_to_benchmarks(published):
     assert 'href="index.html"' in (published / "asv.html").read_text(encoding="utf-8")
 
 
+# Other libraries
+
+
+def peer_record(tmp_path, seconds):
+    """A record as peers.py writes it, of rounds that spread by a tenth."""
+    peers = site_check.benchmark_module("peers")
+    rounds = {cell: {name: [t, 1.1 * t, 0.9 * t] for name, t in row.items()} for cell, row in seconds.items()}
+    about = {
+        "machine": "none",
+        "date": "2026-11-30",
+        "commit": git("rev-parse", "--short", "HEAD"),
+        "versions": "torch 1",
+    }
+    peers.write_record(str(tmp_path / "peers.json"), about, rounds)
+    return json.loads((tmp_path / "peers.json").read_text())
+
+
+def test_ratio_bars_have_a_spread_a_floor_and_a_table(page, tmp_path):
+    bars = importlib.import_module("page.peers")
+    row = {"normzoo": 2e-3, "torch": 8e-3, "inductor": 5e-3, "floor": 1e-3}
+    slow = {"normzoo": 2e-3, "torch": 1e-3, "floor": 1e-3}
+    record = peer_record(tmp_path, {"LayerNorm 64x64 forward": row, "LayerNorm 64x64 backward": slow})
+    ratio = bars.ratio_of(record, "LayerNorm 64x64 forward")
+    assert ratio.value == pytest.approx(2.5) and ratio.peer == "inductor" and ratio.floor == pytest.approx(5)
+    assert bars.ratio_of(record, "LayerNorm 64x64 forward", "torch").value == pytest.approx(4)
+    text = bars.sections({"peers": record}, lambda commit: 3)
+    assert "LayerNorm (1)" in text and 'class="floor"' in text and "3 commits of the library behind" in text
+    assert (
+        "1 of 2 cells are slower than the fastest peer" in text and "LayerNorm 64x64 backward: 0.50 of PyTorch" in text
+    )
+    assert "<td>8.000</td>" in text and "PyTorch compiled" in text
+    assert text.count('class="absent"') == 3 and "zoo_peers.py --json" in text
+
+
+def test_models_are_bars_with_quartiles(page):
+    bars = importlib.import_module("page.peers")
+    way = {"eager": {"quartiles": [1, 1, 1]}, "converted": {"quartiles": [0.9, 1.2, 1.4]}}
+    about = {"machine": "none", "date": "2026-11-30", "commit": "abc", "versions": "torch 1"}
+    text = bars.sections(
+        {"models": {"about": about, "models": {"llama": {"b1": way, "train": way}}}}, lambda commit: None
+    )
+    assert "llama b1" in text and text.count("quartiles 0.90 to 1.40") == 4 and "1.20" in text
+
+
 # The plugin
 
 
