@@ -2,8 +2,11 @@
 
 import importlib
 import math
+import os
 import pkgutil
+import platform
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -145,6 +148,37 @@ def test_a_commit_is_counted_twice_alike():
     assert all(value is not None and value > 0 for row in first.values() for value in row)
     for name, row in first.items():
         np.testing.assert_allclose(row, second[name], rtol=0.003, err_msg=name)
+
+
+ON_ANOTHER_HOST = """
+import sys
+import llvmlite.binding as llvm
+
+if sys.argv[1] != "this":
+    features = llvm.get_host_cpu_features()
+    features.update({"avx512f": True, "avx512bw": True, "avx512vl": True, "avx512bf16": True, "fma4": True})
+    llvm.get_host_cpu_name, llvm.get_host_cpu_features = (lambda: sys.argv[1]), (lambda: features)
+from suites import counts
+
+print([counts.track_instructions(case) for case in ("LayerNorm 16x768 bfloat16 forward", "LayerNorm 16x768 forward")])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64", reason="counts are those of x86-64 on Linux"
+)
+def test_kernels_for_a_named_processor_do_not_look_at_the_host(tmp_path):
+    """The same instructions where Numba takes the host for another one, with other instruction sets."""
+    pins = importlib.import_module("pins")
+    found = []
+    for host in ("this", "znver5"):
+        environment = os.environ | pins.PINS["x86-64-v3"] | {
+            "NUMBA_CACHE_DIR": str(tmp_path / host), "PYTHONPATH": os.pathsep.join([str(FOLDER), str(FOLDER.parent)]),
+        }  # fmt: skip
+        command = [sys.executable, "-c", ON_ANOTHER_HOST, host]
+        found.append(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+    assert found[0] == found[1] and float(found[0].strip("[]\n").split(",")[0]) > 1
 
 
 @pytest.mark.parametrize("norm", ["LayerNorm", "BatchNorm"])

@@ -1,16 +1,12 @@
 """Memory that a pass takes by the operating system, in multiples of the array that it returns: see counts.track_peak."""
 
-import sys
 from functools import cache
-from pathlib import Path
 
 import numba
+import targets
 
 import normzoo as nz
 from suites.cases import benchmark
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import targets
 
 NORMS = ("LayerNorm", "BatchNorm", "BatchNorm channels-last")
 CASES = [f"{norm} {direction}" for norm in NORMS for direction in ("forward", "backward")]
