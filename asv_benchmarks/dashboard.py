@@ -23,7 +23,14 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 CONFIG = FOLDER / "asv.conf.json"
 PEERS = [FOLDER / f"{name}.json" for name in ("peers", "fused", "zoo", "models", "acknowledged")]
-OURS = "index.html", "asv.html", "compare.html", "status.json", "index.json"  # by these a site is known as one
+OURS = (
+    "index.html",
+    "asv.html",
+    "compare.html",
+    "norms.html",
+    "status.json",
+    "index.json",
+)  # by these a site is known as one
 BROWSERS = ("/usr/bin/chromium", "chromium", "chromium-browser", "google-chrome")
 
 

@@ -338,6 +338,23 @@ def test_another_compiler_starts_another_series(dashboard, tmp_path):
     assert text.count('class="line older"') == 1 and text.count('class="line"') == 1
 
 
+def test_a_regression_is_open_until_a_reason_is_given(page, published):
+    first, history = importlib.import_module("page"), page[1]
+    part = history.History(
+        [], {}, {"accuracy.track_error": {("LayerNorm forward", 1.0): [1.0]}}, {}, machine={"machine": PIN}
+    )
+    records = history.Records([part], [], [])
+    case = "'LayerNorm forward', 1.0"
+    found = [[f"accuracy.track_error({case})", "", {"machine": PIN}, 0, 3.0, 2.0, [[1, 2, 2.0, 3.0]]]]
+    (line,), none = first.regressions(records, found, [])
+    assert "+50 % (2.00 to 3.00), 1 step" in line and none == []
+    reason = {"benchmark": "accuracy.track_error", "case": case, "commit": "abc1234", "reason": "float32 sums"}
+    none, (line,) = first.regressions(records, found, [reason])
+    assert none == [] and "since abc1234: float32 sums" in line
+    found[0][2]["machine"] = "one of last year"
+    assert first.regressions(records, found, []) == ([], [])
+
+
 def test_a_stale_record_and_a_missing_peer_are_seen(published, site):
     assert site_check.up_to_date(published) == []
     status = json.loads((site / "status.json").read_text())
@@ -357,6 +374,16 @@ def test_a_benchmark_that_is_gone_is_named_as_retired(dashboard, tmp_path, monke
     last = git("log", "-1", "--first-parent", "--format=%h", "--abbrev=7", "--", "normzoo")
     assert f"kernels.time_gone (last at {last})" in text
     assert "kernels.time_gone (retired)" in (tmp_path / "site" / "index.json").read_text(encoding="utf-8")
+
+
+def test_each_norm_has_a_section(published):
+    text = (published / "norms.html").read_text(encoding="utf-8")
+    found = re.search(r'<section id="layer_norm">.*?</section>', text, re.S).group()
+    assert "Cost of a pass" in found and "Instructions" in found and "LayerNorm 4x64 forward" in found
+    assert {"batch_norm", "rms_norm", "group_norm", "instance_norm"} <= set(re.findall(r'<section id="(\w+)"', text))
+    assert found.count('class="line"') >= 2 and 'href="norms.html"' in (published / "index.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_two_commits_are_compared(driver, dashboard, published):

@@ -1,5 +1,5 @@
 """The first page of the dashboard: a summary in one look, out of the recorded results and of the comparisons with other
-libraries. And the page that compares two commits or machines.
+libraries. Beside it the pages of single norms, and the one that compares two commits or machines.
 
 index.html is one file without scripts: the style sheet and all figures are written into it.
 """
@@ -13,7 +13,7 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from . import compare, peers
+from . import compare, norms, peers
 from . import history as recorded
 from .charts import curve, digits, figure, sparkline
 from .history import History, Records, mean
@@ -71,7 +71,7 @@ SHOWN = {"accuracy.track_error": {"p-mean / std": "1000000.0"}}  # of a benchmar
 
 
 def write(conf, site: Path, folder: Path = FOLDER.parent) -> None:
-    """index.html, compare.html, and status.json: what is measured since when."""
+    """index.html, norms.html, compare.html, and status.json: what is measured since when."""
     records = recorded.load(conf)
     against = peers.read(folder)
     regressed = (
@@ -79,8 +79,11 @@ def write(conf, site: Path, folder: Path = FOLDER.parent) -> None:
         if (site / "regressions.json").exists()
         else {}
     )
-    open_ones = regressions(records, regressed.get("regressions", []))
-    (site / "index.html").write_text(render(records, against, conf, open_ones), encoding="utf-8")
+    known = folder / "acknowledged.json"
+    reasons = json.loads(known.read_text(encoding="utf-8")) if known.exists() else []
+    regressed = regressions(records, regressed.get("regressions", []), reasons)
+    (site / "index.html").write_text(render(records, against, conf, regressed), encoding="utf-8")
+    (site / "norms.html").write_text(norms.render(records, against, conf.project), encoding="utf-8")
     (site / "compare.html").write_text(compare.render(records, conf.project), encoding="utf-8")
     status = [
         {
@@ -102,7 +105,7 @@ def named(record: dict) -> set[str]:
     return {name for row in record.get("seconds", {}).values() for name in row}
 
 
-def render(records: Records, against: dict[str, dict], conf, regressed: list[str]) -> str:
+def render(records: Records, against: dict[str, dict], conf, regressed: tuple[list[str], list[str]]) -> str:
     newest = (records.counted or records.timed)[0]
     last = newest.commits[-1]
 
@@ -114,7 +117,7 @@ def render(records: Records, against: dict[str, dict], conf, regressed: list[str
         project=escape(conf.project),
         latest=f"{last.short}, {day(last.date)}",
         subject=escape(last.subject),
-        tiles="".join(tiles(records, against, regressed)),
+        tiles="".join(tiles(records, against, regressed[0])),
         peers=peers.sections(against, lambda commit: age_of(records, commit)),
         small=small(records, against),
         accuracy=accuracy(records),
@@ -122,7 +125,8 @@ def render(records: Records, against: dict[str, dict], conf, regressed: list[str
         times=multiples(TIMES),
         counted=whose(records, records.counted),
         timed=whose(records, records.timed),
-        regressions="".join(f"<li>{line}</li>" for line in regressed) or "<li>none</li>",
+        regressions="".join(f"<li>{line}</li>" for line in regressed[0]) or "<li>none</li>",
+        acknowledged="".join(f"<li>{line}</li>" for line in regressed[1]) or "<li>none</li>",
         measured=how(records, conf.regressions_thresholds),
     )
 
@@ -336,23 +340,22 @@ def whose(records: Records, parts: list[History]) -> str:
 # Regressions
 
 
-def regressions(records: Records, found: list) -> list[str]:
-    """Those that asv sees in the newest series, but for the ones that acknowledged.json gives a reason for."""
-    path = FOLDER.parent / "acknowledged.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    lines = []
+def regressions(records: Records, found: list, known: list[dict[str, str]]) -> tuple[list[str], list[str]]:
+    """Those that asv sees in the newest series: open ones, and those that acknowledged.json gives a reason for."""
+    still_open, acknowledged = [], []
     for name, _, params, _, latest, best, jumps in found:
-        plain_name, _, case = name.partition("(")
-        part = records.newest(plain_name)
-        if part is None or plain_name in records.retired or params.get("machine") != part.name:
+        benchmark, _, case = name.partition("(")
+        part = records.newest(benchmark)
+        if part is None or benchmark in records.retired or params.get("machine") != part.name:
             continue
-        if any(entry["benchmark"] == plain_name and entry["case"] == case.rstrip(")") for entry in known):
-            continue
-        lines.append(
-            f'<a href="{link(plain_name)}">{escape(name)}</a>: {change(latest / best)} ({digits(best)} to {digits(latest)}), '
-            f"{len(jumps)} step{'s' if len(jumps) > 1 else ''}"
-        )
-    return lines
+        steps = f"{len(jumps)} step{'s' if len(jumps) > 1 else ''}"
+        said = f'<a href="{link(benchmark)}">{escape(name)}</a>: {change(latest / best)} ({digits(best)} to {digits(latest)}), {steps}'
+        reasons = [e for e in known if e["benchmark"] == benchmark and e["case"] == case.removesuffix(")")]
+        if reasons:
+            acknowledged.append(f"{said}, since {escape(reasons[0]['commit'])}: {escape(reasons[0]['reason'])}")
+        else:
+            still_open.append(said)
+    return still_open, acknowledged
 
 
 # How it was measured
