@@ -8,7 +8,8 @@ Two kinds of results, each of first-parent commits that touch the library:
 - counts (instructions, errors, allocations, bytes, compiled code, functions entered) are the same on any machine, as
   kernels are compiled for a processor that is named: a minute a commit, on a machine as busy as it likes;
 - times belong to a kind of processor, whose name they are kept under: some minutes a commit, on an idle machine. Of
-  them the ratios (to a loop, to another pass) are chained over commits that several machines measured, the anchors.
+  them the ratios (to a loop, to another pass) are chained over commits that several machines measured, the anchors; an
+  anchor is timed again in each run, which says how far its ratios move (`repeats/`).
 
 Without RANGE come first HEAD, counted and timed; then an anchor, if this machine lacks one or ratios were added; then,
 while there is time, the tags, the last commits of days, halves of the longest stretch of more than ten commits without
@@ -262,10 +263,13 @@ def run_asv(machine: str, bench: str, commit: Commit, *options: str) -> None:
 
 
 def anchor_of(found: list[Commit], machine: str) -> Commit | None:
-    """The newest commit that another machine timed; if this one did too, over that the lines are joined."""
-    elsewhere = [set(recorded(name)) for name in machines() if name != machine]
-    both = [c for c in reversed(found) if any(c.hash[:8] in names for names in elsewhere)]
-    return both[0] if both else None
+    """The newest commit that another machine timed: over it lines are joined. Without one, the newest of this machine,
+    which then only says how far a figure moves."""
+    elsewhere = {name for other in machines() if other != machine for name in recorded(other)}
+    for names in (elsewhere, set(recorded(machine))):
+        if known := [commit for commit in found if commit.hash[:8] in names]:
+            return known[-1]
+    return None
 
 
 def repeat(machine: str, commit: Commit) -> None:
@@ -274,18 +278,17 @@ def repeat(machine: str, commit: Commit) -> None:
     if path is None:
         return
     first = path.read_text(encoding="utf-8")
-    bench = "|".join(f"^{re.escape(name)}" for name in CHAINED)
-    run_asv(machine, bench, commit)
-    folder = HERE / "repeats" / machine
+    try:
+        run_asv(machine, "|".join(f"^{re.escape(name)}" for name in CHAINED), commit)
+        found = json.loads(path.read_text(encoding="utf-8"))["results"]
+    finally:
+        path.write_text(first, encoding="utf-8")
+    folder = RESULTS.parent / "repeats" / machine
     folder.mkdir(parents=True, exist_ok=True)
-    kept = {
-        name: row for name, row in json.loads(path.read_text(encoding="utf-8"))["results"].items() if name in CHAINED
-    }
+    kept = {name: row for name, row in found.items() if name in CHAINED}
     stamp = time.strftime("%Y%m%d%H%M", time.gmtime())
-    (folder / f"{commit.hash[:8]}-{stamp}.json").write_text(
-        json.dumps({"commit_hash": commit.hash, "results": kept}), encoding="utf-8"
-    )
-    path.write_text(first, encoding="utf-8")
+    text = json.dumps({"commit_hash": commit.hash, "results": kept})
+    (folder / f"{commit.hash[:8]}-{stamp}.json").write_text(text, encoding="utf-8")
 
 
 def main() -> None:
@@ -339,7 +342,7 @@ def record(todo: dict[str, list[Commit]], machine: str, bench: str, budget: Budg
             budget.step("timed", anchor, lambda: timed(anchor))
         if not any(number + 1 < len(wanted) and budget.allows(kind) for kind, wanted in todo.items()):
             break
-    if begun and anchor is not None:
+    if begun and anchor is not None and budget.allows("timed"):
         budget.step("repeated", anchor, lambda: repeat(machine, anchor))
     left = {kind: sum(commit.hash[:8] not in had for commit in wanted) for kind, wanted, had in (
         ("counted", todo["counted"], counted("x86-64-v3")), ("timed", todo["timed"], set(recorded(machine)) if machine else set()))}  # fmt: skip

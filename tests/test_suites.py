@@ -1,10 +1,12 @@
 """What the benchmarks of asv are built of, and how the guard decides."""
 
 import importlib
+import json
 import math
 import os
 import pkgutil
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -287,6 +289,54 @@ def test_a_step_begins_where_it_would_end_in_time(monkeypatch):
     assert budget.allows("counted") and budget.allows("timed")
     budget.step("counted", commit, work)
     assert not budget.allows("counted") and budget.allows("timed")
+
+
+def written(folder, commit, value):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "machine.json").write_text("{}")
+    results = {"kernels.track_cost": [[value], [["'a case'"]], "1"], "examples.track_epoch": [[value], [], "1"]}
+    (folder / f"{commit.hash[:8]}-env.json").write_text(json.dumps({"commit_hash": commit.hash, "results": results}))
+
+
+def test_the_anchor_is_a_commit_of_another_machine_if_there_is_one(tmp_path, monkeypatch):
+    record = importlib.import_module("record")
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    found = history(record, 20)
+    assert record.anchor_of(found, "here") is None
+    written(tmp_path / "here", found[15], 1.0)
+    assert record.anchor_of(found, "here") is found[15]
+    for i in (3, 7):
+        written(tmp_path / "there", found[i], 1.0)
+    written(tmp_path / "x86-64-v3", found[19], 1.0)  # counts are of no machine
+    assert record.anchor_of(found, "here") is found[7]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_anchor_is_repeated_beside_its_record(fails, tmp_path, monkeypatch):
+    """Ratios alone; what was recorded first stays as it is, also where asv is interrupted."""
+    record = importlib.import_module("record")
+    results = tmp_path / "results"
+    monkeypatch.setattr(record, "RESULTS", results)
+    (commit,) = history(record, 1)
+    written(results / "here", commit, 1.0)
+    before = (results / "here" / f"{commit.hash[:8]}-env.json").read_text()
+
+    def run_asv(machine, bench, again):
+        assert re.search(bench, "kernels.track_cost('a case')") and not re.search(bench, "examples.track_epoch")
+        written(results / machine, again, 1.5)
+        if fails:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(record, "run_asv", run_asv)
+    if fails:
+        with pytest.raises(KeyboardInterrupt):
+            record.repeat("here", commit)
+        assert not (tmp_path / "repeats").exists()
+    else:
+        record.repeat("here", commit)
+        (path,) = (tmp_path / "repeats" / "here").glob("*.json")
+        assert json.loads(path.read_text())["results"] == {"kernels.track_cost": [[1.5], [["'a case'"]], "1"]}
+    assert (results / "here" / f"{commit.hash[:8]}-env.json").read_text() == before
 
 
 def test_other_versions_start_no_series_of_one_commit(monkeypatch):
