@@ -13,7 +13,7 @@ Every implementation runs in its own process, two threads each, called in turn; 
 of slices of at least 20 ms. All allocate their outputs, but OpenVINO, whose request keeps them; `normzoo out=` writes
 into one that exists. The floor is the time to read every input once and write every output once, by a Numba loop over
 the same bytes in two threads. A peer that is not installed is named and left out. --json keeps the seconds of every
-round, for the dashboard's bars. Install the peers with `pip install -e ".[bench]" openvino`.
+round, for the dashboard's bars. Install the peers with `pip install -e ".[bench]"`.
 """
 
 import argparse

@@ -14,7 +14,13 @@ from urllib.parse import quote
 
 FOLDER = Path(__file__).parent.parent / "asv_benchmarks"
 WIDTHS = (360, 1280)
-PEERS = {"peers": {"normzoo", "torch", "jax", "onnxruntime", "floor"}}  # of a record, those that must be there
+TORCH = {"normzoo", "torch", "torch kept", "inductor", "floor"}
+PEERS = {  # of a record, those that must be there
+    "peers": TORCH | {"normzoo out=", "onednn", "jax", "onnxruntime", "openvino"},
+    "fused": TORCH | {"normzoo out=", "normzoo apart", "jax"},
+    "zoo": TORCH,
+}
+BEFORE_ROUNDS = {"normzoo", "torch", "jax", "onnxruntime", "floor"}  # of a record that has no rounds yet
 
 # Pixels of the largest canvas that are not of its most frequent colour: 0 where a graph is blank.
 PAINTED = """
@@ -154,9 +160,9 @@ def up_to_date(site: Path, least: int = 10) -> list[str]:
     late = [part["behind"] for part in published(site, "series") if part["counted"]]
     if not late or min(late) > least:
         wrong.append(f"the newest counted commit is {min(late, default='infinitely many')} library commits behind HEAD")
-    for record, names in dict(published(site, "peers") or {}).items():
-        missing = PEERS.get(record, set()) - set(names)
-        wrong += [f"{record}: {name} is missing" for name in sorted(missing)]
+    for record, about in dict(published(site, "peers") or {}).items():
+        wanted = PEERS.get(record, set()) if about["rounds"] else BEFORE_ROUNDS
+        wrong += [f"{record}: {name} is missing" for name in sorted(wanted - set(about["names"]))]
     return wrong
 
 

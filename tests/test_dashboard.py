@@ -360,10 +360,12 @@ def test_a_stale_record_and_a_missing_peer_are_seen(published, site):
     status = json.loads((site / "status.json").read_text())
     for part in status["series"]:
         part["behind"] += 11
-    status["peers"]["peers"].remove("torch")
+    status["peers"]["peers"]["names"].remove("torch")
+    every = site_check.PEERS["fused"] - {"inductor"}
+    status["peers"]["fused"] = {"names": sorted(every), "rounds": True}
     (site / "status.json").write_text(json.dumps(status))
     assert site_check.up_to_date(site) == [
-        "the newest counted commit is 11 library commits behind HEAD", "peers: torch is missing",
+        "the newest counted commit is 11 library commits behind HEAD", "peers: torch is missing", "fused: inductor is missing",
     ]  # fmt: skip
 
 

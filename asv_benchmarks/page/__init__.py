@@ -96,13 +96,16 @@ def write(conf, site: Path, folder: Path = FOLDER.parent) -> None:
         }
         for part in (*records.counted, *records.timed)
     ]  # fmt: skip
-    found = {"series": status, "peers": {name: sorted(named(record)) for name, record in against.items()}}
+    found = {
+        "series": status,
+        "peers": {name: named(record) for name, record in against.items() if "seconds" in record},
+    }
     (site / "status.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
-def named(record: dict) -> set[str]:
-    """The implementations of a record."""
-    return {name for row in record.get("seconds", {}).values() for name in row}
+def named(record: dict) -> dict[str, object]:
+    """The implementations of a record, and whether it has the seconds of every round."""
+    return {"names": sorted({name for row in record["seconds"].values() for name in row}), "rounds": "rounds" in record}
 
 
 def render(records: Records, against: dict[str, dict], conf, regressed: tuple[list[str], list[str]]) -> str:
