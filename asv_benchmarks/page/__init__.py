@@ -312,19 +312,21 @@ def multiple(
 
 
 def largest_step(line: recorded.Line) -> str:
-    """The commit between which and the one before it the value fell or rose the most."""
+    """Between which recorded commits the value fell or rose the most."""
     steps = [
-        (b.value / a.value, b)
+        (b.value / a.value, a.commit, b.commit)
         for a, b in itertools.pairwise(line.points)
         if a.value > 0 and b.value > 0 and a.part == b.part
     ]
     if not steps:
         return ""
-    ratio, at = max(steps, key=lambda step: max(step[0], 1 / step[0]))
+    ratio, before, after = max(steps, key=lambda step: max(step[0], 1 / step[0]))
     if 0.95 < ratio < 1.05:
         return "no step above 5 %"
-    subject = at.commit.subject if len(at.commit.subject) <= 50 else at.commit.subject[:47].rstrip() + "…"
-    return f"largest step: {change(ratio)} up to {at.commit.short}, {escape(subject)}"
+    subject = after.subject if len(after.subject) <= 50 else after.subject[:47].rstrip() + "…"
+    if after.number - before.number > 1:
+        return f"largest step: {change(ratio)} in {after.number - before.number} commits from {before.short} to {after.short}"
+    return f"largest step: {change(ratio)} at {after.short}, {escape(subject)}"
 
 
 def whose(records: Records, parts: list[History]) -> str:

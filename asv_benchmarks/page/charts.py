@@ -70,9 +70,12 @@ def sparkline(title: str, trend: Trend, last: int, factor: float, unit: str, log
         f'<path class="axis" d="M{left:g} {edge:g}V{height - foot:g}H{width - edge:g}"/>',
         f'<text x="{left - 2:g}" y="{edge + 7:g}" text-anchor="end">{top}</text>',
         f'<text x="{left - 2:g}" y="{height - foot:g}" text-anchor="end">{digits(10**low) if log else "0"}</text>',
-        f'<text x="{left:g}" y="{height - 2:g}">{next(iter(days))}</text>',
+        f'<text x="{left:g}" y="{height - 2:g}">first commit</text>',
         f'<text x="{width - edge:g}" y="{height - 2:g}" text-anchor="end">HEAD</text>',
-        *(f'<path class="axis" d="M{x_of(number):.1f} {height - foot:g}v3"/>' for number in days.values()),
+        *(
+            f'<path class="axis" d="M{x_of(number):.1f} {height - foot:g}v3"><title>{name}</title></path>'
+            for name, number in days.items()
+        ),
     ]
     for at, told in trend.seams:
         x = (x_of(trend.points[at - 1].commit.number) + x_of(trend.points[at].commit.number)) / 2
