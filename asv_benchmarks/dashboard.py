@@ -22,8 +22,15 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 CONFIG = FOLDER / "asv.conf.json"
-PEERS = FOLDER / "peers.json"
-OURS = "index.html", "asv.html", "status.json", "index.json"  # by these a site is known as one
+PEERS = [FOLDER / f"{name}.json" for name in ("peers", "fused", "zoo", "models", "acknowledged")]
+OURS = (
+    "index.html",
+    "asv.html",
+    "compare.html",
+    "norms.html",
+    "status.json",
+    "index.json",
+)  # by these a site is known as one
 BROWSERS = ("/usr/bin/chromium", "chromium", "chromium-browser", "google-chrome")
 
 
@@ -52,7 +59,7 @@ def check_before(results: Path) -> None:
     recorded = [path for path in results.glob("*/*.json") if path.name != "machine.json"]
     if not recorded or not (results / "benchmarks.json").exists():
         raise Refusal(f"no results in {results}: fetch them, or record some with python asv_benchmarks/record.py")
-    broken = [*filter(None, map(fault_of, [*sorted(results.glob("**/*.json")), PEERS]))]
+    broken = [*filter(None, map(fault_of, [*sorted(results.glob("**/*.json")), *PEERS]))]
     if broken:
         raise Refusal(
             f"broken files, which asv would leave out: {'; '.join(broken)}. Restore them: git checkout HEAD -- FILE"
@@ -66,12 +73,12 @@ def fault_of(path: Path) -> str | None:
 
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            return f"{path} (not a table)"
-        if path.name not in ("machine.json", "benchmarks.json", PEERS.name):
+        if not isinstance(found, list if path.stem == "acknowledged" else dict):
+            return f"{path} (not what it should hold)"
+        if path.name not in ("machine.json", "benchmarks.json") and path not in PEERS:
             Results.load(str(path), machine_name=path.parent.name)
     except FileNotFoundError:
-        return None  # the page does without peers.json
+        return None  # the page does without comparisons
     except (OSError, ValueError, UserError) as error:  # json's, and those of characters, are ValueErrors
         return f"{path} ({error})"
     return None

@@ -13,17 +13,22 @@ import argparse
 import copy
 import importlib
 import json
+import shlex
 import statistics
 import sys
 import time
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 import normzoo.torch as nzt
+
+sys.path.insert(0, str(Path(__file__).parent))
+import peers
 
 nn = torch.nn
 
@@ -242,8 +247,9 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     found = {name: measured(name, given.rounds, given.compiled) for name in names}
     found = {name: result for name, result in found.items() if result is not None}
     if given.json:
-        with open(given.json, "w") as file:
-            json.dump(found, file, indent=1)
+        about = peers.describe(["torch"]) | {"command": shlex.join(["python", *sys.argv])}
+        with open(given.json, "w", encoding="utf-8") as file:
+            json.dump({"about": about, "models": found}, file, indent=1)
     return found
 
 

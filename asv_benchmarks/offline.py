@@ -10,8 +10,10 @@ from pathlib import Path
 
 # asv takes this folder off the path once the plugin is imported.
 import page
+from asv.benchmarks import Benchmarks
 from asv.commands.publish import Publish
 from asv.util import UserError
+from page import history
 
 VENDOR = Path(__file__).parent / "vendor"
 
@@ -80,8 +82,23 @@ def make_room(site: Path) -> None:
         feed.write_text(feed.read_text(encoding="utf-8").replace("index.html#", "asv.html#"), encoding="utf-8")
 
 
+def name_retired() -> None:
+    """What the suites have no longer is called so on asv's pages, too."""
+    load = Benchmarks.load
+
+    def named(conf):
+        found = load(conf)
+        there = history.declared(Path(conf.benchmark_dir))
+        for name in found.keys() - there:
+            found[name] = found[name] | {"pretty_name": f"{name} (retired)"}
+        return found
+
+    Benchmarks.load = staticmethod(named)
+
+
 def setup() -> None:
     """asv calls this once it has loaded the plugin."""
+    name_retired()
     run = Publish.run
 
     def publish(conf, range_spec=None, pull=True):

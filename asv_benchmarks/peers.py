@@ -1,15 +1,19 @@
-"""The comparison: normzoo against PyTorch, JAX and ONNX Runtime, and against the floor of memory, cell by cell.
+"""The comparison: normzoo against other libraries, and against the floor of memory, cell by cell.
 
     python asv_benchmarks/peers.py [--rounds 15] [--only REGEX] [--json peers.json] [--png peers.png]
     python asv_benchmarks/peers.py --fused [...]
 
-With --fused the cells are norms with what stands before and behind them (residual, activation, branch, gate), and the
-peers PyTorch and its compiler (inductor); `normzoo apart` does the same with one pass for each step.
+The peers are PyTorch: as it is; `torch kept`, the same with an allocator that keeps its pages (MALLOC_MMAP_THRESHOLD_
+and MALLOC_TRIM_THRESHOLD_ raised), which large results cost most otherwise; `inductor`, its compiler; `onednn`, its
+tensors in oneDNN's layout, where it has that kernel. And JAX compiled, ONNX Runtime and OpenVINO. With --fused the cells
+are norms with what stands before and behind them (residual, activation, branch, gate), the peers PyTorch in its three
+ways and JAX; `normzoo apart` does the same with one pass for each step.
 
 Every implementation runs in its own process, two threads each, called in turn; a figure is the median over the rounds
-of slices of at least 20 ms. All allocate their outputs; `normzoo out=` writes into one that exists. The floor is the
-time to read every input once and write every output once, by a Numba loop over the same bytes in two threads. A peer
-that is not installed is named and left out. Install the peers with `pip install -e ".[bench]"`.
+of slices of at least 20 ms. All allocate their outputs, but OpenVINO, whose request keeps them; `normzoo out=` writes
+into one that exists. The floor is the time to read every input once and write every output once, by a Numba loop over
+the same bytes in two threads. A peer that is not installed is named and left out. --json keeps the seconds of every
+round, for the dashboard's bars. Install the peers with `pip install -e ".[bench]"`.
 """
 
 import argparse
@@ -18,6 +22,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import statistics
 import subprocess
 import sys
@@ -322,8 +327,40 @@ def torch_calls(cell: Cell, compiler: bool = False) -> Callable | None:
 
 
 def inductor_calls(cell: Cell) -> Callable | None:
-    """PyTorch's compiler, of what --fused times."""
-    return torch_calls(cell, compiler=True) if cell.around or cell.activation else None
+    """PyTorch's compiler."""
+    import torch
+
+    if cell.direction == "backward":
+        import torch._functorch.config
+
+        torch._functorch.config.donated_buffer = False  # or a graph goes back once only
+    return torch_calls(cell, compiler=True)
+
+
+def onednn_calls(cell: Cell) -> Callable | None:
+    """Tensors in oneDNN's layout, which PyTorch's batch norm takes forward."""
+    import torch
+
+    if (
+        cell.norm != "BatchNorm"
+        or cell.direction != "forward"
+        or cell.dtype == "float16"
+        or cell.last
+        or len(cell.shape) < 4
+    ):
+        return None
+    if not torch.backends.mkldnn.is_available():
+        return None
+    function, (x, w, b, *beside), _ = torch_forward(cell)
+    if beside or cell.activation:
+        return None
+    own = x.to_mkldnn()
+
+    def call():
+        with torch.no_grad():
+            return function(own, w, b)
+
+    return call
 
 
 def jax_calls(cell: Cell) -> Callable | None:
@@ -363,20 +400,36 @@ def jax_calls(cell: Cell) -> Callable | None:
             y = standardize(x, (channel,) if cell.norm == "LayerNorm" else spatial)
         return (y * w + b).astype(x.dtype)
 
+    act = (
+        (lambda z: jax.nn.gelu(z, approximate=False))
+        if cell.activation == "gelu"
+        else getattr(jax.nn, cell.activation or "", lambda z: z)
+    )
+    function = {
+        "": lambda x, w, b: act(norm(x, w, b)),
+        "residual": lambda x, w, b, r: (norm(x + r, w, b), x + r),
+        "add": lambda x, w, b, z: act(norm(x, w, b) + z),
+        "gate": lambda x, w, b, z: norm(x, w, b) * act(z),
+    }[cell.around]
+    given = [x, w, b, *([dy + 0] if cell.around else [])]
+    dys = (dy, dy) if cell.around == "residual" else dy
     if cell.direction == "forward":
-        compiled = jax.jit(norm)
-        return lambda: compiled(x, w, b).block_until_ready()
-    _, pull = jax.jit(lambda *a: jax.vjp(norm, *a))(x, w, b)
-    back = jax.jit(lambda pull, dy: pull(dy))
-    return lambda: jax.block_until_ready(back(pull, dy))
+        compiled = jax.jit(function)
+        return lambda: jax.block_until_ready(compiled(*given))
+    if cell.direction == "both":
+        step = jax.jit(lambda dys, *a: jax.vjp(function, *a)[1](dys))
+        return lambda: jax.block_until_ready(step(dys, *given))
+    _, pull = jax.jit(lambda *a: jax.vjp(function, *a))(*given)
+    back = jax.jit(lambda pull, dys: pull(dys))
+    return lambda: jax.block_until_ready(back(pull, dys))
 
 
-def onnxruntime_calls(cell: Cell) -> Callable | None:
+def onnx_model(cell: Cell) -> tuple[bytes, np.ndarray] | None:
+    """A model of one node, and its input."""
     import onnx
-    import onnxruntime
     from onnx import TensorProto, helper
 
-    if cell.direction == "backward" or cell.last or cell.dtype == "bfloat16":
+    if cell.direction != "forward" or cell.last or cell.dtype == "bfloat16" or cell.around or cell.activation:
         return None
     x, _, w, b = cell.data()
     x = x.astype(cell.dtype)
@@ -402,16 +455,45 @@ def onnxruntime_calls(cell: Cell) -> Callable | None:
         [onnx.numpy_helper.from_array(a, name) for name, a in weights.items()],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    return model.SerializeToString(), x
+
+
+def onnxruntime_calls(cell: Cell) -> Callable | None:
+    import onnxruntime
+
+    found = onnx_model(cell)
+    if found is None:
+        return None
+    model, x = found
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception:  # an operator or type that this build does not have
         return None
     feed = {"x": x}
     return lambda: session.run(None, feed)
+
+
+def openvino_calls(cell: Cell) -> Callable | None:
+    import io
+
+    import openvino
+
+    found = onnx_model(cell)
+    if found is None:
+        return None
+    model, x = found
+    core = openvino.Core()
+    try:
+        read = core.read_model(io.BytesIO(model))
+    except RuntimeError:  # an operator that it does not read
+        return None
+    options = {"INFERENCE_NUM_THREADS": THREADS, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    request = core.compile_model(read, "CPU", options).create_infer_request()
+    return lambda: request.infer([x], share_inputs=True, share_outputs=True)
 
 
 def floor_calls(cell: Cell) -> Callable | None:
@@ -430,14 +512,30 @@ IMPLEMENTATIONS: dict[str, Callable] = {
     "normzoo out=": lambda cell: normzoo_calls(cell, out=True),
     "normzoo apart": apart_calls,
     "torch": torch_calls,
+    "torch kept": torch_calls,
     "inductor": inductor_calls,
+    "onednn": onednn_calls,
     "jax": jax_calls,
     "onnxruntime": onnxruntime_calls,
+    "openvino": openvino_calls,
     "floor": floor_calls,
 }
-PEERS = ("torch", "inductor", "jax", "onnxruntime")
-FUSED = ("normzoo", "normzoo out=", "normzoo apart", "torch", "inductor", "floor")  # who takes part with --fused
-USUAL = tuple(name for name in IMPLEMENTATIONS if name not in ("normzoo apart", "inductor"))
+PACKAGES = {  # that a peer needs
+    "torch": "torch", "torch kept": "torch", "inductor": "torch", "onednn": "torch", "jax": "jax", "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+}  # fmt: skip
+PEERS = tuple(PACKAGES)
+FUSED = ("normzoo", "normzoo out=", "normzoo apart", "torch", "torch kept", "inductor", "jax", "floor")  # with --fused
+USUAL = tuple(name for name in IMPLEMENTATIONS if name != "normzoo apart")
+KEPT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_MMAP_MAX_": "0"}
+
+
+def installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(PACKAGES.get(name, "numpy"))
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def worker(name: str) -> None:
@@ -478,9 +576,9 @@ def timed(call: Callable) -> float:
     return spent / count
 
 
-def environment() -> dict[str, str]:
-    """Of the processes that measure: this tree's normzoo, whatever is installed; THREADS threads each, which sleep
-    while they have nothing to do."""
+def environment(name: str = "") -> dict[str, str]:
+    """Of the process that measures an implementation: this tree's normzoo, whatever is installed; THREADS threads each,
+    which sleep while they have nothing to do."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("OPENBLAS_")}
     paths = [os.path.dirname(os.path.dirname(os.path.abspath(__file__))), kept.get("PYTHONPATH")]
     return kept | {
@@ -490,6 +588,7 @@ def environment() -> dict[str, str]:
         "NUMBA_NUM_THREADS": str(THREADS),
         "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen=true intra_op_parallelism_threads={THREADS}",
         "JAX_PLATFORMS": "cpu",
+        **(KEPT if name == "torch kept" else {}),
     }
 
 
@@ -503,7 +602,7 @@ class Workers:
         self.processes = {
             name: subprocess.Popen(
                 [sys.executable, os.path.abspath(__file__), "--worker", name], stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE, text=True, env=environment(),
+                stdout=subprocess.PIPE, text=True, env=environment(name),
             )
             for name in self.names
         }  # fmt: skip
@@ -527,6 +626,10 @@ class Workers:
 
     def medians(self, cell: Cell, rounds: int) -> dict[str, float]:
         """Implementation -> median seconds over rounds in which each has its turn."""
+        return {name: statistics.median(found) for name, found in self.rounds(cell, rounds).items()}
+
+    def rounds(self, cell: Cell, rounds: int) -> dict[str, list[float]]:
+        """Implementation -> seconds of every round."""
         times: dict[str, list[float]] = {}
         for name in self.names:
             if self.slice(name, cell) is not None:  # thrown away
@@ -534,18 +637,41 @@ class Workers:
         for _ in range(rounds):
             for name, found in times.items():
                 found.append(self.slice(name, cell))
-        return {name: statistics.median(found) for name, found in times.items()}
+        return times
+
+
+Rounds = dict[str, dict[str, list[float]]]  # cell -> implementation -> seconds of every round
+
+
+def measure_rounds(chosen: list[Cell], names: list[str], rounds: int) -> Rounds:
+    found: Rounds = {}
+    with Workers(names) as workers:
+        for number, cell in enumerate(chosen):
+            found[cell.id] = workers.rounds(cell, rounds)
+            shown = "  ".join(f"{name} {1e3 * statistics.median(t):.3f}" for name, t in found[cell.id].items())
+            print(f"[{number + 1}/{len(chosen)}] {cell.id}: {shown}", file=sys.stderr)
+    return found
+
+
+def medians(found: Rounds) -> dict[str, dict[str, float]]:
+    return {cell: {name: statistics.median(times) for name, times in row.items()} for cell, row in found.items()}
 
 
 def measure(chosen: list[Cell], names: list[str], rounds: int) -> dict[str, dict[str, float]]:
     """Cell -> implementation -> median seconds."""
-    table = {}
-    with Workers(names) as workers:
-        for number, cell in enumerate(chosen):
-            table[cell.id] = workers.medians(cell, rounds)
-            shown = "  ".join(f"{name} {1e3 * t:.3f}" for name, t in table[cell.id].items())
-            print(f"[{number + 1}/{len(chosen)}] {cell.id}: {shown}", file=sys.stderr)
-    return table
+    return medians(measure_rounds(chosen, names, rounds))
+
+
+def write_record(path: str, about: dict[str, Any], found: Rounds, **more: Any) -> None:
+    """The JSON that the dashboard and the documentation read."""
+    rounded = {
+        cell: {name: [float(f"{t:.4g}") for t in times] for name, times in row.items()} for cell, row in found.items()
+    }
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(json.dumps({"about": about, "seconds": medians(found), **more}, indent=1)[:-2] + ',\n "rounds": {\n')
+        file.write(
+            ",\n".join(f"  {json.dumps(cell)}: {json.dumps(row)}" for cell, row in rounded.items()) + "\n }\n}\n"
+        )
 
 
 def ratios(row: dict[str, float]) -> dict[str, float]:
@@ -603,7 +729,7 @@ def picture(table: dict[str, dict[str, float]], path: str, title: str) -> None:
         )
     axis.axvline(1, color="#444444", linewidth=1)
     ticks = [t for t in (0.1, 0.25, 0.5, 1, 2, 4, 8, 16) if min(values) / 2 <= t <= max(values) * 2]
-    axis.set(xscale="log", xlabel="times as fast as the fastest of PyTorch, JAX and ONNX Runtime")
+    axis.set(xscale="log", xlabel="times as fast as the fastest other library")
     axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
     axis.minorticks_off()
     axis.margins(x=0.12)
@@ -621,11 +747,13 @@ def describe(names: list[str]) -> dict[str, str]:
         ["git", "describe", "--always", "--dirty", "--exclude=*"], capture_output=True, text=True, cwd=os.path.dirname(os.path.abspath(__file__))
     )  # fmt: skip
     commit = found.stdout.strip()
-    versions = {
-        name: importlib.metadata.version(name)
-        for name in ("numpy", "numba", *names)
-        if name in ("numpy", "numba", *PEERS) and name != "inductor"  # a part of torch
-    }
+    wanted = dict.fromkeys(["numpy", "numba", *(PACKAGES[name] for name in names if name in PACKAGES)])
+    versions = {name: importlib.metadata.version(name) for name in wanted}
+    if "onednn" in names:
+        import torch
+
+        known = re.search(r"MKL-DNN v([\d.]+)", torch.__config__.show())
+        versions |= {"oneDNN": known.group(1)} if known else {}
     return {
         "machine": f"{model.group(1) if model else platform.machine()}, {os.cpu_count()} cores, {THREADS} threads",
         "date": date.today().isoformat(),
@@ -659,21 +787,18 @@ def main() -> None:
     for name in FUSED if options.fused else USUAL:
         if options.without and re.search(options.without, name):
             continue
-        if name in PEERS:
-            try:
-                importlib.metadata.version("torch" if name == "inductor" else name)
-            except importlib.metadata.PackageNotFoundError:
-                print(f"{name} is not installed and left out", file=sys.stderr)
-                continue
+        if not installed(name):
+            print(f"{name} is not installed and left out", file=sys.stderr)
+            continue
         names.append(name)
     chosen = [cell for cell in (fused_cells if options.fused else cells)() if re.search(options.only, cell.id)]
     about = describe(names)
-    table = measure(chosen, names, options.rounds)
+    found = measure_rounds(chosen, names, options.rounds)
+    table = medians(found)
     title = f"{about['machine']}, {about['date']}, commit {about['commit']}"
     print(f"{title}; {about['versions']}; {options.rounds} rounds\n\n{as_table(table, names)}")
     if options.json:
-        with open(options.json, "w") as file:
-            json.dump({"about": about, "seconds": table}, file, indent=1)
+        write_record(options.json, about | {"command": shlex.join(["python", *sys.argv])}, found)
     if options.png:
         picture(table, options.png, title)
 

@@ -23,7 +23,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
@@ -200,7 +199,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
     peer, limit = options.peer, options.limit
-    if peer in peers.PEERS and find_spec(peer) is None:
+    if not peers.installed(peer):
         parser.error(f'{peer} is not installed: pip install -e ".[bench]"')
     cells = iter(low_of(options.again)) if options.again else draw(options.seed)
     cells = (cell for cell in cells if re.search(options.only, label(cell)))

@@ -1,4 +1,4 @@
-"""Every norm of the zoo against PyTorch, eager and compiled, and against the floor of memory: docs/zoo_speed.md.
+"""Every norm of the zoo against PyTorch, eager (also with an allocator that keeps its pages) and compiled, and against the floor of memory: docs/zoo_speed.md.
 
     python asv_benchmarks/zoo_peers.py [--rounds 7] [--only REGEX] [--write docs/zoo_speed.md] [--json zoo.json]
 
@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from peers import Cell, describe, environment, floor_calls, timed, warm, writable
+from peers import Cell, describe, environment, floor_calls, timed, warm, writable, write_record
 
 import normzoo as nz
 
-IMPLEMENTATIONS = "normzoo", "torch", "inductor", "floor"
+IMPLEMENTATIONS = "normzoo", "torch", "torch kept", "inductor", "floor"
 STEPS = "forward", "both"
 
 
@@ -139,6 +139,7 @@ def floor_step(name: str, step: str) -> Callable | None:
 STEP: dict[str, Callable] = {
     "normzoo": normzoo_step,
     "torch": lambda name, step: torch_step(name, step, False),
+    "torch kept": lambda name, step: torch_step(name, step, False),
     "inductor": lambda name, step: torch_step(name, step, True),
     "floor": floor_step,
 }
@@ -188,7 +189,7 @@ class Workers:
         self.processes = {
             name: subprocess.Popen(
                 [sys.executable, str(Path(__file__).resolve()), "--worker", name],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(),
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(name),
             )
             for name in IMPLEMENTATIONS
         }  # fmt: skip
@@ -216,6 +217,7 @@ class Workers:
             for implementation in [i for i in IMPLEMENTATIONS if i in found]:
                 found[implementation].append(self.ask(implementation, name, step))
         for implementation in [i for i in IMPLEMENTATIONS if i in found]:
+            found[f"rounds {implementation}"] = found[implementation]
             found[implementation] = statistics.median(found[implementation])
             if implementation != "floor":
                 found[f"peak {implementation}"] = self.ask(implementation, name, step, True)
@@ -276,8 +278,12 @@ def main() -> None:
     with Workers() as workers:
         for name in names:
             rows[name] = {step: workers.row(name, step, options.rounds) for step in STEPS}
-            print(name, rows[name], file=sys.stderr, flush=True)
-    about = describe(["torch"])
+            times = {
+                step: {i: f"{1e3 * row[i]:.3f}" for i in IMPLEMENTATIONS if i in row}
+                for step, row in rows[name].items()
+            }
+            print(name, times, file=sys.stderr, flush=True)
+    about = describe([*IMPLEMENTATIONS])
     errors = [
         f"- {name}, {step}: {row['error']}" for name, s in rows.items() for step, row in s.items() if "error" in row
     ]
@@ -293,7 +299,14 @@ def main() -> None:
     if options.write:
         Path(options.write).write_text(page + "\n", encoding="utf-8")
     if options.json:
-        Path(options.json).write_text(json.dumps({"about": about, "rows": rows}, indent=1), encoding="utf-8")
+        cells = {
+            f"{name} {step}": row for name, steps in rows.items() for step, row in steps.items() if "normzoo" in row
+        }
+        found = {cell: {i: row[f"rounds {i}"] for i in IMPLEMENTATIONS if i in row} for cell, row in cells.items()}
+        peaks = {
+            cell: {i: row[f"peak {i}"] for i in IMPLEMENTATIONS if f"peak {i}" in row} for cell, row in cells.items()
+        }
+        write_record(options.json, about | {"command": command}, found, peaks=peaks)
 
 
 if __name__ == "__main__":

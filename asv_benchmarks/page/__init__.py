@@ -1,24 +1,25 @@
-"""The first page of the dashboard: a summary in one look, out of asv's results and of peers.json.
+"""The first page of the dashboard: a summary in one look, out of the recorded results and of the comparisons with other
+libraries. Beside it the pages of single norms, and the one that compares two commits or machines.
 
-One file without scripts: the style sheet and all figures are written into it.
+index.html is one file without scripts: the style sheet and all figures are written into it.
 """
 
 import itertools
 import json
-import re
 import urllib.parse
+from collections.abc import Callable
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from string import Template
 
+from . import compare, norms, peers
 from . import history as recorded
-from .charts import bar, curve, digits, figure, scale, sparkline
-from .history import History, mean
+from .charts import curve, digits, figure, sparkline
+from .history import History, Records, mean
 
 FOLDER = Path(__file__).parent
-PEERS = FOLDER.parent / "peers.json"
-SLOWER = 0.95  # below it a cell counts as slower than the fastest peer, as in peers.py
+OLD = 20  # commits of the library behind HEAD: red from here on
 
 
 def any_case(case: tuple) -> bool:
@@ -34,55 +35,102 @@ def first_is(word: str):
     return lambda case: case[0] == word
 
 
+def call_is(forward: bool):
+    return lambda case: str(case[0]).startswith("backward") != forward
+
+
 # Title, benchmark, cases, how they become one value, factor, unit, whether the axis is logarithmic
-HISTORY = [
+COUNTS = [
+    ("Instructions, forward", "counts.track_instructions", passes("forward"), mean, 1, " a value", False),
+    ("Instructions, backward", "counts.track_instructions", passes("backward"), mean, 1, " a value", False),
+    ("Worst error, forward", "accuracy.track_error", passes("forward"), max, 1, " ULP", True),
+    ("Worst error, backward", "accuracy.track_error", passes("backward"), max, 1, " ULP", True),
+    ("Python functions, a call", "counts.track_functions", call_is(True), mean, 1, "", False),
+    ("Python functions, back", "counts.track_functions", call_is(False), mean, 1, "", False),
+    ("Allocations, a call", "counts.track_allocations", any_case, mean, 1, "", False),
+    ("Bytes, a small call", "counts.track_bytes", any_case, mean, 1, " B", False),
+    ("Memory, forward", "counts.track_peak", passes("forward"), mean, 1, " × the result", False),
+    ("Memory, backward", "counts.track_peak", passes("backward"), mean, 1, " × the result", False),
+    ("Compiled by a first call", "counts.track_compiled", any_case, mean, 1, " functions", False),
+    ("Machine code of it", "counts.track_code", any_case, mean, 1e-3, " kB", False),
+]
+TIMES = [
     ("Cost, forward", "kernels.track_cost", passes("forward"), mean, 1, " × a loop", False),
     ("Cost, backward", "kernels.track_cost", passes("backward"), mean, 1, " × a loop", False),
-    ("Instructions, forward", "kernels.track_instructions", passes("forward"), mean, 1, " a value", False),
-    ("Instructions, backward", "kernels.track_instructions", passes("backward"), mean, 1, " a value", False),
-    ("Overhead of a small call", "overhead.time_thousand", any_case, mean, 1e-3, "s", False),
+    ("With what stands around", "fused.track_cost", any_case, mean, 1, " × a loop", False),
+    ("A step of the zoo", "zoo.track_step", any_case, mean, 1, " × a loop", False),
+    ("Half of it masked", "masks.track_half_masked", any_case, mean, 1, " × the whole", False),
+    ("All threads over one", "scaling.track_threads", any_case, mean, 1, " of the time", False),
+    ("A small call", "overhead.time_thousand", any_case, mean, 1e-3, "s", False),
     ("Import, above numba's", "start.track_import_over_numba", any_case, mean, 1, "s", False),
     ("First call, kernel cached", "start.track_first_call_cached", first_is("serial"), mean, 1, "s", False),
     ("First call, compiling", "start.track_first_call_uncached", first_is("serial"), mean, 1, "s", False),
-    ("Memory, forward", "memory.track_peak", passes("forward"), mean, 1, " × the result", False),
-    ("Memory, backward", "memory.track_peak", passes("backward"), mean, 1, " × the result", False),
-    ("Worst error, forward", "accuracy.track_error", passes("forward"), max, 1, " ULP", True),
-    ("Worst error, backward", "accuracy.track_error", passes("backward"), max, 1, " ULP", True),
-    ("All threads over one", "scaling.track_threads", any_case, mean, 1, " of the time", False),
     ("An epoch of the digits", "examples.track_epoch", any_case, mean, 1, "s", False),
 ]
 SHOWN = {"accuracy.track_error": {"p-mean / std": "1000000.0"}}  # of a benchmark with too many lines for asv's graph
 
 
-def write(conf, site: Path, peers: Path = PEERS) -> None:
-    """index.html, and status.json: what is measured since when."""
-    history = recorded.load(conf)
-    against = json.loads(peers.read_text(encoding="utf-8")) if peers.exists() else None
-    (site / "index.html").write_text(render(history, against, conf), encoding="utf-8")
-    status = {
-        "commits": [commit.hash for commit in history.commits],
-        "states": {
-            name: [{"case": [str(p) for p in case], "state": state} for case, state in cases.items()]
-            for name, cases in history.states.items()
-        },
+def write(conf, site: Path, folder: Path = FOLDER.parent) -> None:
+    """index.html, norms.html, compare.html, and status.json: what is measured since when."""
+    records = recorded.load(conf)
+    against = peers.read(folder)
+    regressed = (
+        json.loads((site / "regressions.json").read_text(encoding="utf-8"))
+        if (site / "regressions.json").exists()
+        else {}
+    )
+    known = folder / "acknowledged.json"
+    reasons = json.loads(known.read_text(encoding="utf-8")) if known.exists() else []
+    regressed = regressions(records, regressed.get("regressions", []), reasons)
+    (site / "index.html").write_text(render(records, against, conf, regressed), encoding="utf-8")
+    (site / "norms.html").write_text(norms.render(records, against, conf.project), encoding="utf-8")
+    (site / "compare.html").write_text(compare.render(records, conf.project), encoding="utf-8")
+    status = [
+        {
+            "machine": part.name, "versions": part.environment, "commits": [commit.hash for commit in part.commits],
+            "behind": records.behind(part), "counted": part in records.counted,
+            "states": {
+                name: [{"case": [str(p) for p in case], "state": state} for case, state in cases.items()]
+                for name, cases in part.states.items()
+            },
+        }
+        for part in (*records.counted, *records.timed)
+    ]  # fmt: skip
+    found = {
+        "series": status,
+        "peers": {name: named(record) for name, record in against.items() if "seconds" in record},
     }
-    (site / "status.json").write_text(json.dumps(status, indent=1), encoding="utf-8")
+    (site / "status.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
-def render(history: History, peers: dict | None, conf) -> str:
-    first, last = history.commits[0], history.commits[-1]
+def named(record: dict) -> dict[str, object]:
+    """The implementations of a record, and whether it has the seconds of every round."""
+    return {"names": sorted({name for row in record["seconds"].values() for name in row}), "rounds": "rounds" in record}
+
+
+def render(records: Records, against: dict[str, dict], conf, regressed: tuple[list[str], list[str]]) -> str:
+    newest = (records.counted or records.timed)[0]
+    last = newest.commits[-1]
+
+    def multiples(rows: list) -> str:
+        return "".join(multiple(records, *row) for row in rows)
+
     return Template((FOLDER / "template.html").read_text(encoding="utf-8")).substitute(
         style=(FOLDER / "style.css").read_text(encoding="utf-8"),
         project=escape(conf.project),
         latest=f"{last.short}, {day(last.date)}",
         subject=escape(last.subject),
-        count="1 commit is" if first is last else f"{len(history.commits)} commits are",
-        earliest=f"{first.short}, {day(first.date)}",
-        tiles="".join(tiles(history, peers)),
-        peers=bars(peers) if peers else "<p>The comparison with other libraries is not measured.</p>",
-        accuracy=accuracy(history),
-        history="".join(multiple(history, *row) for row in HISTORY),
-        measured=how(history, peers, conf.regressions_thresholds),
+        tiles="".join(tiles(records, against, regressed[0])),
+        peers=peers.sections(against, lambda commit: age_of(records, commit)),
+        small=small(records, against),
+        accuracy=accuracy(records),
+        counts=multiples(COUNTS),
+        times=multiples(TIMES),
+        counted=whose(records, records.counted),
+        timed=whose(records, records.timed),
+        regressions="".join(f"<li>{line}</li>" for line in regressed[0]) or "<li>none</li>",
+        acknowledged="".join(f"<li>{line}</li>" for line in regressed[1]) or "<li>none</li>",
+        measured=how(records, conf.regressions_thresholds),
     )
 
 
@@ -90,115 +138,113 @@ def day(milliseconds: int) -> str:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d")
 
 
+def age_of(records: Records, commit: str) -> int | None:
+    """How many commits of the library a commit, as git describes it, is behind HEAD; None where it is not among them."""
+    short = commit.partition("-")[0]
+    place = next((i for i, name in enumerate(records.library) if name.startswith(short)), None)
+    return None if place is None or not short else len(records.library) - 1 - place
+
+
 # Tiles
 
 
-def ratios(peers: dict) -> dict[str, dict[str, float]]:
-    """Cell -> how many times as fast as the fastest peer, and as PyTorch; fraction of the floor (with out=)."""
-    found: dict[str, dict[str, float]] = {}
-    for cell, row in peers["seconds"].items():
-        others = [seconds for name, seconds in row.items() if name not in ("floor", "normzoo", "normzoo out=")]
-        found[cell] = {
-            **({"fastest": min(others) / row["normzoo"]} if others else {}),
-            **({"torch": row["torch"] / row["normzoo"]} if "torch" in row else {}),
-            **({"floor": row["floor"] / row["normzoo out="]} if {"floor", "normzoo out="} <= row.keys() else {}),
-        }
-    return found
+def tile(label: str, value: str, note: str, kind: str = "") -> str:
+    kind += " none" if value == "not measured" else ""
+    return f'<div class="tile"><dt>{label}</dt><dd class="value {kind}">{value}</dd><dd class="note">{note}</dd></div>'
 
 
-def tile(label: str, value: str, note: str) -> str:
-    kind = " none" if value == "not measured" else ""
-    return f'<div class="tile"><dt>{label}</dt><dd class="value{kind}">{value}</dd><dd class="note">{note}</dd></div>'
-
-
-def tiles(history: History, peers: dict | None):
-    found = ratios(peers) if peers else {}
-    commit = f"at {escape(peers['about']['commit'])}" if peers else ""
-
-    def all_of(kind: str) -> dict[str, float]:
-        return {cell: row[kind] for cell, row in found.items() if kind in row}
-
-    for label, kind, note in (
-        ("Against the fastest peer", "fastest", "geometric mean of {} cells"),
-        ("Against PyTorch", "torch", "geometric mean of {} cells"),
-    ):
-        cells = all_of(kind)
-        yield tile(
-            label,
-            figure(mean([*cells.values()]), "×") if cells else figure(None),
-            f"{note.format(len(cells))} {commit}",
-        )
-    cells = all_of("fastest")
-    least = min(cells, key=lambda cell: cells[cell]) if cells else None
-    note = f"against the fastest peer, {escape(least)} {commit}" if least else ""
-    yield tile("Least cell", figure(cells[least], "×") if least else figure(None), note)
-    cells = all_of("floor")
-    yield tile(
-        "Of the floor of memory",
-        f"{100 * mean([*cells.values()]):.0f} %" if cells else figure(None),
-        f"geometric mean of {len(cells)} cells with out= {commit}",
+def ages(records: Records, against: dict[str, dict]) -> str:
+    """The first tile: how old each part of the page is."""
+    rows = []
+    for label, parts in (("counts", records.counted), ("times", records.timed)):
+        late = records.behind(parts[0]) if parts else None
+        rows.append((label, late, f"at {parts[0].commits[-1].short}, {escape(parts[0].name)}" if parts else ""))
+    for name, record in against.items():
+        rows.append((name, age_of(records, record["about"]["commit"]), f"at {escape(record['about']['commit'])}"))
+    said = "".join(
+        f'<li class="{"old" if late is None or late >= OLD else "new"}">{label}: '
+        f"{'never recorded' if not at else 'age not known' if late is None else f'{late} behind'} <span>{at}</span></li>"
+        for label, late, at in rows
     )
-    for label, name, choose, how_many, unit, about in (
-        ("Cost of a pass", "kernels.track_cost", any_case, mean, "×", "of a streaming loop; "),
-        ("Worst error to mean/std of 10³", "accuracy.track_error", lambda case: case[1] <= 1e3, max, " ULP", ""),
-        ("Worst error to mean/std of 10⁶", "accuracy.track_error", any_case, max, " ULP", ""),
-        ("Import, above numba's", "start.track_import_over_numba", any_case, mean, "s", ""),
-        ("First call, kernel cached", "start.track_first_call_cached", first_is("serial"), mean, "s", ""),
-        ("First call, compiling", "start.track_first_call_uncached", first_is("serial"), mean, "s", ""),
+    return f'<div class="tile ages"><dt>Age, in commits of the library behind HEAD</dt><dd><ul>{said}</ul></dd></div>'
+
+
+def tiles(records: Records, against: dict[str, dict], regressed: list[str]):
+    yield ages(records, against)
+    yield tile("Open regressions", f"{len(regressed)}", '<a href="#regressions">which</a>', "bad" if regressed else "")
+    for title, name in (("Five norms", "peers"), ("With what stands around", "fused"), ("The zoo", "zoo")):
+        record = against.get(name)
+        cells = peers.ratios(record) if record else {}
+        if not cells:
+            continue
+        all_of = peers.joined(cells.values())
+        spread = f", quartiles {all_of.low:.2f} to {all_of.high:.2f}" if all_of.high > all_of.low else ""
+        least = min(cells, key=lambda cell: cells[cell].value)
+        yield tile(
+            f"{title}: times as fast as the fastest peer", figure(all_of.value, "×"),
+            f"geometric mean of {len(cells)} cells{spread}; least {cells[least].value:.2f}: {escape(least)}",
+        )  # fmt: skip
+    for label, name, choose, how_many, factor, unit in (
+        ("Cost of a pass, over a loop that streams its bytes", "kernels.track_cost", any_case, mean, 1, "×"),
+        ("Worst error to mean/std of 10³", "accuracy.track_error", lambda case: case[1] <= 1e3, max, 1, " ULP"),
+        ("Worst error to mean/std of 10⁶", "accuracy.track_error", any_case, max, 1, " ULP"),
+        ("First call, kernel cached", "start.track_first_call_cached", first_is("serial"), mean, 1, "s"),
+        ("First call, compiling", "start.track_first_call_uncached", first_is("serial"), mean, 1, "s"),
     ):
-        values, _, _ = history.combined(name, choose, how_many)
-        then = next(((c, v) for c, v in zip(history.commits, values, strict=True) if v is not None), None)
-        now = values[-1]
-        if now is None or then is None:
+        line = records.line(name, choose, how_many)
+        part = records.newest(name)
+        if not line.points or part is None:
             yield tile(label, figure(None), "")
             continue
-        yield tile(label, figure(now, unit), f"{about}{figure(then[1], unit)} at {then[0].short}")
-
-
-# Peers
-
-
-def bars(peers: dict) -> str:
-    """A row for each shape, a bar for each direction."""
-    cells = {cell: row["fastest"] for cell, row in ratios(peers).items() if "fastest" in row}
-    if not cells:
-        return "<p>The comparison with other libraries is not measured.</p>"
-    low, high = min(0.5, *cells.values()) / 1.35, max(2.0, *cells.values()) * 1.5
-    shapes: dict[str, dict[str, float]] = {}
-    for cell, value in cells.items():
-        name, _, direction = cell.rpartition(" ")
-        shapes.setdefault(name, {})[direction] = value
-    rows = []
-    for name, both in shapes.items():
-        drawn = "".join(
-            bar(value, low, high, f"{direction} slower" if value < SLOWER else direction,
-                f"{name} {direction}: {value:.2f} times as fast as the fastest peer")
-            for direction, value in both.items()
+        now, then = line.points[-1], line.points[0]
+        yield tile(
+            label, figure(now.value * factor, unit),
+            f"at {now.commit.short}{spread_of(part, line)}; {figure(then.value * factor, unit)} at {then.commit.short}",
         )  # fmt: skip
-        rows.append(f'<li><span class="name">{escape(name)}</span><div>{drawn}</div></li>')
-    axis = scale((0.25, 0.5, 1, 2, 4, 8, 16, 32), low, high)
-    behind = [cell for cell, value in cells.items() if value < SLOWER]
-    return (
-        f"<p>Times as fast as the fastest of {escape(names_of(peers))}, for {len(cells)} cells on a logarithmic axis. "
-        f"The line is 1. {len(behind)} cells are below {SLOWER:g}.</p>"
-        '<ul class="legend"><li class="forward">forward</li><li class="backward">backward</li>'
-        f'<li class="slower">below {SLOWER:g}</li></ul>'
-        f'<ol class="bars"><li><span class="name"></span><div>{axis}</div></li>{"".join(rows)}'
-        f'<li><span class="name"></span><div>{axis}</div></li></ol>'
-    )
 
 
-def names_of(peers: dict) -> str:
-    called = {"torch": "PyTorch", "jax": "JAX", "onnxruntime": "ONNX Runtime"}
-    seen = {name for row in peers["seconds"].values() for name in row}
-    found = [title for name, title in called.items() if name in seen]
-    return " and ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
+def spread_of(part: History, line: recorded.Line) -> str:
+    if part.name in recorded.PINS:
+        return ", counted"
+    return f", within {100 * line.spread:.0f} % when repeated" if line.spread is not None else ", measured once"
+
+
+# Small calls
+
+
+def small(records: Records, against: dict[str, dict]) -> str:
+    part = records.newest("overhead.time_thousand")
+    rows = ""
+    if part is not None:
+        for case, values in part.series["overhead.time_thousand"].items():
+            last = max((i for i, v in enumerate(values) if v is not None), default=None)
+            if last is None:
+                continue
+            wide = part.spreads["overhead.time_thousand"][case][last]
+            first = next(v for v in values if v is not None)
+            rows += (
+                f"<tr><th>{escape(str(case[0]))}</th><td>{figure(values[last] / 1e3, 's')}</td>"
+                f"<td>{'' if wide is None else f'± {50 * wide:.0f} %'}</td><td>{change(values[last] / first)}</td></tr>"
+            )
+        rows = (
+            f"<p>Of one thread, on {escape(part.name)}, at {part.commits[-1].short}.</p><table><tr><th>call</th><th>time</th>"
+            f"<th>half the quartiles' distance</th><th>since {part.commits[0].short}</th></tr>{rows}</table>"
+        )
+    return rows + peers.small_calls(against)
+
+
+def change(ratio: float) -> str:
+    """Of what is better when lower: -37 % is a gain."""
+    return f"{100 * (ratio - 1):+.0f} %".replace("-", "−")
 
 
 # Accuracy
 
 
-def accuracy(history: History) -> str:
+def accuracy(records: Records) -> str:
+    history = records.newest("accuracy.track_error")
+    if history is None:
+        return '<p class="absent">not measured</p>'
     cases = history.series.get("accuracy.track_error", {})
     measured = [i for i in range(len(history.commits)) if any(values[i] is not None for values in cases.values())]
     if not measured:
@@ -232,77 +278,115 @@ def link(name: str) -> str:
     return escape(f"asv.html#{name}{'?' if query else ''}{query}")
 
 
-def multiple(history: History, title: str, name: str, choose, combine, factor: float, unit: str, log: bool) -> str:
-    values, kept, newer = history.combined(name, choose, combine)
-    values = [v * factor if v is not None else None for v in values]
-    present = [(i, v) for i, v in enumerate(values) if v is not None]
+def multiple(
+    records: Records, title: str, name: str, choose: Callable, combine: Callable, factor: float, unit: str, log: bool
+) -> str:
+    line = records.line(name, choose, combine)
     head = f'<a class="multiple" href="{link(name)}"><span class="name">{title}</span>'
-    if not present:
-        states = [state for case, state in history.states.get(name, {}).items() if choose(case)]
-        absent = "not applicable on this machine" if states and set(states) == {"not applicable"} else figure(None)
-        return f'{head}<span class="value none">{absent}</span></a>'
-    (start, then), (_, now) = present[0], present[-1]
+    if not line.points:
+        states = [
+            state
+            for part in (*records.counted, *records.timed)
+            for case, state in part.states.get(name, {}).items()
+            if choose(case)
+        ]
+        absent = "not applicable" if states and set(states) == {"not applicable"} else figure(None)
+        return f'<div class="multiple"><span class="name">{title}</span><span class="value none">{absent}</span></div>'
+    part, now, then = records.newest(name), line.points[-1], line.points[0]
     notes = [
-        f"{kept} cases" if kept > 1 else "one case",
-        *([f"{newer} newer left out"] if newer else []),
-        *([f"newer: since {history.commits[start].short}"] if start else []),
+        f"{line.kept} cases" if line.kept > 1 else "one case",
+        *([f"{line.newer} newer left out"] if line.newer else []),
+        *([f"since {then.commit.short}"] if then.commit.number > 1 else []),
+        *([f"{len(line.seams)} seams"] if line.seams else []),
+        *([f"{line.left_out} points of other machines without an anchor"] if line.left_out else []),
+        *([f"within {100 * line.spread:.0f} %"] if line.spread is not None else []),
     ]
-    drawn = sparkline(
-        f"{title}, {name}: {figure(then, unit)} to {figure(now, unit)}", history.commits, values, unit, log
-    )
-    from_to = f"{figure(then, unit)} at {history.commits[start].short}" if len(present) > 1 else ""
+    values = [figure(point.value * factor, unit) for point in (then, now)]
+    drawn = sparkline(f"{title}, {name}: {values[0]} to {values[1]}", line, len(records.library), factor, unit, log)
+    since = f"{change(now.value / then.value)} since {then.commit.short}" if len(line.points) > 1 and then.value else ""
     return (
-        f'{head}<span class="value">{figure(now, unit)}</span><span class="note">{from_to}</span>{drawn}'
-        f'<span class="note">{largest_step(history, present)}</span><span class="note">{", ".join(notes)}</span></a>'
+        f'{head}<span class="value">{values[1]}</span><span class="note">{since}</span>{drawn}'
+        f'<span class="note">{largest_step(line)}</span><span class="note">{", ".join(notes)}'
+        f"{'' if part is None or part.commits[-1] is now.commit else f', newest {now.commit.short}'}</span></a>"
     )
 
 
-def largest_step(history: History, present: list[tuple[int, float]]) -> str:
-    """The commit between which and the one before it the value fell or rose the most, as a ratio."""
-    steps = [(b / a, j) for (_, a), (j, b) in itertools.pairwise(present) if a > 0 and b > 0]
+def largest_step(line: recorded.Line) -> str:
+    """Between which recorded commits the value fell or rose the most."""
+    steps = [
+        (b.value / a.value, a.commit, b.commit)
+        for a, b in itertools.pairwise(line.points)
+        if a.value > 0 and b.value > 0 and a.part == b.part
+    ]
     if not steps:
         return ""
-    ratio, at = max(steps, key=lambda step: max(step[0], 1 / step[0]))
+    ratio, before, after = max(steps, key=lambda step: max(step[0], 1 / step[0]))
     if 0.95 < ratio < 1.05:
         return "no step above 5 %"
-    commit = history.commits[at]
-    subject = commit.subject if len(commit.subject) <= 50 else commit.subject[:47].rstrip() + "…"
-    return f"largest step: {digits(ratio)}× at {commit.short}, {escape(subject)}"
+    subject = after.subject if len(after.subject) <= 50 else after.subject[:47].rstrip() + "…"
+    if after.number - before.number > 1:
+        return f"largest step: {change(ratio)} in {after.number - before.number} commits from {before.short} to {after.short}"
+    return f"largest step: {change(ratio)} at {after.short}, {escape(subject)}"
+
+
+def whose(records: Records, parts: list[History]) -> str:
+    """Which machine a half of the history is of, and what else was recorded."""
+    if not parts:
+        return "nothing recorded"
+    part = parts[0]
+    cpu = part.machine.get("cpu", "")
+    machine = f"kernels compiled for {part.name}, on any machine" if part in records.counted else f"{part.name} ({cpu})"
+    last = part.commits[-1]
+    said = f"{machine}: {len(part.commits)} of {len(records.library)} commits of the library, the newest {last.short} of {day(last.date)}"
+    more = [f"{other.name}, {other.versions} ({len(other.commits)} commits)" for other in parts[1:]]
+    return escape(said + f"; {part.versions}" + (f". Also recorded: {'; '.join(more)}" if more else ""))
+
+
+# Regressions
+
+
+def regressions(records: Records, found: list, known: list[dict[str, str]]) -> tuple[list[str], list[str]]:
+    """Those that asv sees in the newest series: open ones, and those that acknowledged.json gives a reason for."""
+    still_open, acknowledged = [], []
+    for name, _, params, _, latest, best, jumps in found:
+        benchmark, _, case = name.partition("(")
+        part = records.newest(benchmark)
+        if part is None or benchmark in records.retired or params.get("machine") != part.name:
+            continue
+        steps = f"{len(jumps)} step{'s' if len(jumps) > 1 else ''}"
+        said = f'<a href="{link(benchmark)}">{escape(name)}</a>: {change(latest / best)} ({digits(best)} to {digits(latest)}), {steps}'
+        reasons = [e for e in known if e["benchmark"] == benchmark and e["case"] == case.removesuffix(")")]
+        if reasons:
+            acknowledged.append(f"{said}, since {escape(reasons[0]['commit'])}: {escape(reasons[0]['reason'])}")
+        else:
+            still_open.append(said)
+    return still_open, acknowledged
 
 
 # How it was measured
 
 
-def how(history: History, peers: dict | None, thresholds: dict[str, float]) -> str:
-    first, last = history.commits[0], history.commits[-1]
-    machine, environment = history.machine, history.environment
-    hardware = {key: machine[key] for key in ("cpu", "num_cpu", "arch", "ram", "os") if machine.get(key)}
-    hardware |= {"num_cpu": f"{hardware['num_cpu']} cores"} if "num_cpu" in hardware else {}
-    software = [
-        f"{key} {value}" for key, value in sorted(environment.items()) if value and key not in {*machine, "branch"}
-    ]
-    states = [state for cases in history.states.values() for state in cases.values()]
-    rows = [
-        (
-            "Commits",
-            f"{len(history.commits)}, from {first.short} ({day(first.date)}) to {last.short} ({day(last.date)}), first parents only",
-        ),
-        ("Recorded", day(history.measured) if history.measured else figure(None)),
-        ("Machine", escape(", ".join([machine.get("machine", ""), *hardware.values()]).strip(", ")) or figure(None)),
-        ("Environment", escape(", ".join(software)) or figure(None)),
-        (
-            "Values",
-            f"{len(states)} a commit in {len(history.benchmarks)} benchmarks; {states.count('newer')} are newer than the first commit, "
-            f"{states.count('not applicable')} not applicable on this machine, {states.count('missing')} missing",
-        ),
-    ]
-    if peers:
-        about = peers["about"]
-        said = [re.sub(r"\s+", " ", str(about[key])) for key in ("machine", "versions") if about.get(key)]
-        rows.append(("Peers", escape(f"commit {about['commit']}, {about['date']}, {'; '.join(said)}")))
+def how(records: Records, thresholds: dict[str, float]) -> str:
+    rows = []
+    for label, parts in (("Counted", records.counted), ("Timed", records.timed)):
+        for part in parts[:1]:
+            states = [state for cases in part.states.values() for state in cases.values()]
+            hardware = [part.machine[key] for key in ("cpu", "arch", "ram", "os") if part.machine.get(key)]
+            software = [
+                f"{key} {value}"
+                for key, value in sorted(part.environment.items())
+                if value and key not in {*part.machine, "branch"}
+            ]
+            rows.append(
+                (label, escape(f"{day(part.measured)}, {part.name}: {', '.join(hardware)}; {', '.join(software)}"))
+            )
+            rows.append((
+                f"{label} values",
+                f"{len(states)} a commit in {len(part.benchmarks)} benchmarks; {states.count('newer')} are newer than the first commit, "
+                f"{states.count('not applicable')} not applicable, {states.count('missing')} missing",
+            ))  # fmt: skip
     limits = [f"{'others' if name == '.*' else escape(name)} {100 * limit:g} %" for name, limit in thresholds.items()]
     rows.append(("Thresholds", ", ".join(limits) or figure(None)))
-    newer = sorted({name for name, cases in history.states.items() for state in cases.values() if state == "newer"})
-    if newer:
-        rows.append(("Newer cases in", ", ".join(f'<a href="{link(name)}">{escape(name)}</a>' for name in newer)))
+    gone = [f"{escape(name)} (last at {commit})" for name, commit in sorted(records.retired.items())]
+    rows.append(("Retired benchmarks", ", ".join(gone) or "none"))
     return "".join(f"<dt>{key}</dt><dd>{value}</dd>" for key, value in rows)

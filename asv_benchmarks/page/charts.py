@@ -3,11 +3,13 @@
 Every figure has a title that a screen reader reads, and every point one that says what it is.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from html import escape
 
-from .history import Commit, Values
+from .history import Line as Trend
 
 
 def figure(value: float | None, unit: str = "") -> str:
@@ -42,53 +44,97 @@ def path(points: Sequence[tuple[float, float] | None]) -> str:
     return "".join(steps)
 
 
-def sparkline(title: str, commits: Sequence[Commit], values: Values, unit: str, log: bool = False) -> str:
-    """One line over the commits, from zero unless on a logarithmic axis."""
-    width, height, edge = 170.0, 56.0, 4.0
-    present = [v for v in values if v is not None]
+def sparkline(title: str, trend: Trend, last: int, factor: float, unit: str, log: bool = False) -> str:
+    """One line over the commits, from the first of the library to HEAD, and from zero unless on a logarithmic axis.
+    Dots are recorded commits, hollow ones of another machine or compiler; a dashed line is a seam."""
+    width, height, left, edge, foot = 190.0, 72.0, 30.0, 5.0, 13.0
+    shown = [v * factor for point in trend.points for v in (point.low, point.value, point.high)]
     if log:
-        low, high = (math.log10(max(f(present), 1e-3)) for f in (min, max))
+        low, high = (math.log10(max(f(shown), 1e-3)) for f in (min, max))
         low, high = low - 0.1, max(high, low + 0.5)
     else:
-        low, high = 0.0, max(*present, 0.0) or 1.0
+        low, high = 0.0, max(*shown, 0.0) or 1.0
 
-    def place(i: int, value: float | None) -> tuple[float, float] | None:
-        if value is None:
-            return None
-        shown = math.log10(max(value, 1e-3)) if log else value
-        x = edge + (width - 2 * edge) * (i / max(1, len(values) - 1))
-        return x, height - edge - (height - 2 * edge) * (shown - low) / (high - low)
+    def x_of(number: int) -> float:
+        return left + (width - left - edge) * (number - 1) / max(1, last - 1)
 
-    points = [place(i, v) for i, v in enumerate(values)]
+    def y_of(value: float) -> float:
+        at = math.log10(max(value * factor, 1e-3)) if log else value * factor
+        return height - foot - (height - foot - edge) * (at - low) / (high - low)
+
+    top, days = digits(10**high if log else high), {}
+    for point in trend.points:
+        days.setdefault(datetime.fromtimestamp(point.commit.date / 1000, UTC).strftime("%d %b"), point.commit.number)
     parts = [
         f'<svg class="spark" viewBox="0 0 {width:g} {height:g}" role="img"><title>{escape(title)}</title>',
-        f'<path class="axis" d="M{edge} {height - edge}H{width - edge}"/>',
-        f'<path class="line" d="{path(points)}"/>',
+        f'<path class="axis" d="M{left:g} {edge:g}V{height - foot:g}H{width - edge:g}"/>',
+        f'<text x="{left - 2:g}" y="{edge + 7:g}" text-anchor="end">{top}</text>',
+        f'<text x="{left - 2:g}" y="{height - foot:g}" text-anchor="end">{digits(10**low) if log else "0"}</text>',
+        f'<text x="{left:g}" y="{height - 2:g}">first commit</text>',
+        f'<text x="{width - edge:g}" y="{height - 2:g}" text-anchor="end">HEAD</text>',
+        *(
+            f'<path class="axis" d="M{x_of(number):.1f} {height - foot:g}v3"><title>{name}</title></path>'
+            for name, number in days.items()
+        ),
     ]
-    last = max(i for i, p in enumerate(points) if p)
-    for i, (point, value) in enumerate(zip(points, values, strict=True)):
-        if point is not None:
-            told = escape(f"{commits[i].short} {commits[i].subject}: {figure(value, unit)}")
-            kind = "dot" if i == last else "hit"
-            parts.append(
-                f'<circle class="{kind}" cx="{point[0]:.1f}" cy="{point[1]:.1f}" r="3.5"><title>{told}</title></circle>'
-            )
+    for at, told in trend.seams:
+        x = (x_of(trend.points[at - 1].commit.number) + x_of(trend.points[at].commit.number)) / 2
+        parts.append(
+            f'<path class="seam" d="M{x:.1f} {edge:g}V{height - foot:g}"><title>{escape(told)} from here on</title></path>'
+        )
+    pieces = itertools.groupby(trend.points, key=lambda point: point.part)
+    for part, piece in ((part, [*found]) for part, found in pieces):
+        placed = [(x_of(p.commit.number), y_of(p.value)) for p in piece]
+        kind = "line older" if part else "line"
+        parts.append(
+            f'<path class="{kind}" d="{path(placed) if len(placed) > 1 else f"M{placed[0][0]:.1f} {placed[0][1]:.1f}h.1"}"/>'
+        )
+        parts += [
+            f'<path class="band" d="M{x_of(p.commit.number):.1f} {y_of(p.low):.1f}V{y_of(p.high):.1f}"/>'
+            for p in piece
+            if p.high > p.low
+        ]
+    for point in trend.points:
+        told = f"{point.commit.short} {point.commit.subject}: {figure(point.value * factor, unit)}"
+        if point.high > point.low:
+            told += f" ({figure(point.low * factor, unit)} to {figure(point.high * factor, unit)})"
+        kind = "dot" if point is trend.points[-1] else "mark older" if point.part else "mark"
+        radius = 3 if kind == "dot" else 1.6
+        parts.append(
+            f'<circle class="{kind}" cx="{x_of(point.commit.number):.1f}" cy="{y_of(point.value):.1f}" r="{radius:g}">'
+            f"<title>{escape(told)}</title></circle>"
+        )
     return "".join(parts) + "</svg>"
 
 
-def bar(value: float, low: float, high: float, kind: str, told: str) -> str:
-    """A bar from 1 to the value, on a logarithmic axis from low to high; its number stands behind it."""
+def bar(ratio, low: float, high: float, kind: str, told: str) -> str:
+    """A bar from 1 to the value, on a logarithmic axis from low to high, with its quartiles and a mark where the floor
+    would be; its number stands behind it."""
 
     def place(v: float) -> float:
-        return 100 * math.log(v / low) / math.log(high / low)
+        return 100 * math.log(min(max(v, low), high) / low) / math.log(high / low)
 
-    start, end = sorted((place(1), place(value)))
-    side = f'x="{end:.2f}%" dx="4"' if value >= 1 else f'x="{start:.2f}%" dx="-4" text-anchor="end"'
+    start, end = sorted((place(1), place(ratio.value)))
+    side = (
+        f'x="{max(end, place(ratio.high)):.2f}%" dx="5"'
+        if ratio.value >= 1
+        else f'x="{min(start, place(ratio.low)):.2f}%" dx="-5" text-anchor="end"'
+    )
+    whisker = (
+        f'<line class="whisker" x1="{place(ratio.low):.2f}%" x2="{place(ratio.high):.2f}%" y1="7" y2="7"/>'
+        if ratio.high > ratio.low
+        else ""
+    )
+    floor = (
+        f'<line class="floor" x1="{place(ratio.floor):.2f}%" x2="{place(ratio.floor):.2f}%" y1="0" y2="14"/>'
+        if ratio.floor
+        else ""
+    )
     return (
         f'<svg class="bar" role="img" width="100%" height="14"><title>{escape(told)}</title>'
-        f'<rect class="{kind}" x="{start:.2f}%" y="1" width="{max(end - start, 0.4):.2f}%" height="12"/>'
+        f'<rect class="{kind}" x="{start:.2f}%" y="2" width="{max(end - start, 0.4):.2f}%" height="10"/>{whisker}{floor}'
         f'<line class="one" x1="{place(1):.2f}%" x2="{place(1):.2f}%" y1="0" y2="14"/>'
-        f'<text {side} y="11">{value:.2f}</text></svg>'
+        f'<text {side} y="11">{ratio.value:.2f}</text></svg>'
     )
 
 

@@ -1,13 +1,17 @@
 """What asv measures of every commit: kernels, overhead, start, memory, scaling, accuracy, examples.
 
 The files here are those of the working tree also while an old commit is measured, so they use what the first commit
-had already, or raise NotImplementedError in `setup`: asv then writes n/a. History is measured on one thread.
+had already, or raise NotImplementedError in `setup`: asv then writes n/a. Times are measured on one thread, and
+counts for a processor that is named: see counts.py.
 """
 
 import hashlib
 import importlib.util
 import os
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the programs beside this folder, whose functions are measured
 
 # Two unbound threads on two cores that others use too may wait for each other for milliseconds.
 for name, value in {"OMP_WAIT_POLICY": "passive", "OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}.items():

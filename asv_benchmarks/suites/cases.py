@@ -1,15 +1,11 @@
 """Norms on the shapes of real networks, and the loops that they are compared with."""
 
 import math
-import sys
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from pathlib import Path
 
 import numba
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from peers import Cell, normzoo_calls
 
 

@@ -1,13 +1,11 @@
-"""Time, cost and instructions of a forward or backward pass."""
+"""Time and cost of a forward or backward pass."""
 
-import math
 import time
 from collections.abc import Callable
 
 import numpy as np
 
-from suites.cases import BFLOAT16, CELLS, COUNTED, benchmark, call_of, require, stream_of
-from suites.stepping import instructions
+from suites.cases import BFLOAT16, CELLS, benchmark, call_of, require, stream_of
 
 
 def blocks(calls: list[Callable[[], object]], rounds: int, least: float = 2e-3) -> list[float]:
@@ -33,8 +31,3 @@ def time_kernel(case):
 def track_cost(case):
     norm, floor = blocks([call_of(case), stream_of(case)], rounds=20)
     return norm / floor
-
-
-@benchmark(COUNTED, unit="instructions an element", setup=require)
-def track_instructions(case):
-    return instructions(call_of(case)) / math.prod(COUNTED[case].shape)

@@ -1,15 +1,12 @@
-"""Memory that a pass takes, in multiples of the array that it returns."""
+"""Memory that a pass takes by the operating system, in multiples of the array that it returns: see counts.track_peak."""
 
-import sys
-from pathlib import Path
+from functools import cache
 
 import numba
+import targets
 
 import normzoo as nz
 from suites.cases import benchmark
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import targets
 
 NORMS = ("LayerNorm", "BatchNorm", "BatchNorm channels-last")
 CASES = [f"{norm} {direction}" for norm in NORMS for direction in ("forward", "backward")]
@@ -21,4 +18,10 @@ def track_peak(case):
     if not hasattr(nz, "release_memory"):  # commits that keep no memory
         nz.release_memory = lambda: None
     name, direction = case.rsplit(maxsplit=1)
-    return targets.peak(name)[direction == "backward"]
+    return peaks(name)[direction == "backward"]
+
+
+@cache
+def peaks(name: str) -> tuple[float, float]:
+    """Of both passes, which are made together."""
+    return targets.peak(name)

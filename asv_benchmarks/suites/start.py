@@ -2,14 +2,11 @@
 
 import os
 import statistics
-import sys
 import tempfile
-from pathlib import Path
+
+from targets import FIRST_CALL, IMPORT, STARTS, fresh
 
 from suites.cases import benchmark
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from targets import FIRST_CALL, IMPORT, STARTS, fresh
 
 
 def timeraw_import():
