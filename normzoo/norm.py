@@ -12,17 +12,19 @@ from normzoo.exchange.dialects import TORCH, read, written
 from normzoo.passes.around import NOTHING_SET, Behind, Besides
 from normzoo.passes.arrays import (
     DEVICES,
+    SPACING,
     base_array,
     check_array,
     check_device,
     check_float_dtype,
     check_parameter,
-    compute_dtype,
+    eps_for,
     moved,
     quiet,
     read_only,
 )
 from normzoo.passes.attributes import (
+    UNDECLARED,
     Last,
     Surrounded,
     check_state_names,
@@ -30,36 +32,21 @@ from normzoo.passes.attributes import (
     entries,
     entry,
     held,
+    no_values,
     overridable,
     reads,
     refuse_misspelt,
     refusing,
 )
+from normzoo.passes.calls import A, Call, signed
 from normzoo.passes.form import UNTRACKED, Form
 from normzoo.passes.normalize import normalize
 from normzoo.passes.numbers import check_counts, check_eps, check_momentum
 from normzoo.passes.saved import Grads, Label, Saved
 from normzoo.passes.site import Site
 from normzoo.passes.view import Axes
-from normzoo.selection.select import SELECTS, select
+from normzoo.selection.select import SELECTS, Selected, select
 from normzoo.statistics.running_state import RunningState, copy_in
-
-SPACING = {np.dtype(dtype): float(np.finfo(dtype).eps) for dtype in (np.float32, np.float64)}
-
-
-def eps_for(x: Array) -> float:
-    """The eps of a norm that has None: the spacing at 1 of the floats x is computed in."""
-    dtype = (x if type(x) is np.ndarray else base_array("eps", "x", x)).dtype
-    found = SPACING.get(dtype)
-    return SPACING[compute_dtype(dtype)] if found is None else found
-
-
-# What a class supports that does not say so, if its forward is not that of `Norm`: see `Norm.masks`.
-UNDECLARED: dict[str, Any] = {"devices": ("cpu",), "masks": False, "recalibrates": None, "fuses": False}
-
-
-def _no_values(norm: object) -> None:
-    """Of a norm that does not say what its axes depend on."""
 
 
 class Norm(Surrounded):
@@ -92,14 +79,14 @@ class Norm(Surrounded):
     recalibrates: ClassVar[str | None] = None
     fuses: ClassVar[bool] = True
     asks: ClassVar[tuple[str, ...]] = ()
-    _asked: ClassVar[Any] = staticmethod(_no_values)  # moments and the values of `asks`, of a norm
+    _asked: ClassVar[Any] = staticmethod(no_values)  # moments and the values of `asks`, of a norm
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "asks" in vars(cls):
             cls._asked = attrgetter("moments", *cls.asks)
         elif "axes" in vars(cls):
-            cls.asks, cls._asked = (), staticmethod(_no_values)
+            cls.asks, cls._asked = (), staticmethod(no_values)
         if cls.forward is not Norm.forward:
             for name, nothing in UNDECLARED.items():
                 if name not in vars(cls):
@@ -110,7 +97,7 @@ class Norm(Surrounded):
             if name in vars(cls) and (name == "__init__" or "cuda" not in cls.devices):  # it may compute in NumPy
                 setattr(cls, name, quiet(vars(cls)[name]))
         if "__init__" in vars(cls):  # around all else
-            cls.__init__ = closing(cls.__init__)  # type: ignore[method-assign]
+            cls.__init__ = closing(cls.__init__, cls)  # type: ignore[method-assign]
 
     weight = entry("params", "weight")
     bias = entry("params", "bias")
@@ -142,7 +129,7 @@ class Norm(Surrounded):
         self.label = Label(type(self).__name__, arguments)
         self.params: dict[str, Array] = {}
         self.buffers: dict[str, Array] = {}
-        self._last = Last()
+        self._last = Last(self.label)
         self.training = True
         self.eps = check_eps(self, eps)
         self._dtype = dtype = check_float_dtype(self, dtype)
@@ -160,12 +147,12 @@ class Norm(Surrounded):
         state = {name: None if isinstance(value, Saved) else value for name, value in vars(self).items()}
         held = dict(self.buffers)
         buffers = entries(self.label, dict(zip(held, RunningState(*held.values()).read(), strict=True)))
-        return state | {"_last": Last(), "_site": Site(self.label), "buffers": buffers}
+        return state | {"_last": Last(self.label), "_site": Site(self.label), "buffers": buffers}
 
     def __copy__(self) -> Self:
         """Another norm of the same arrays, with passes of its own."""
         new = type(self).__new__(type(self))
-        vars(new).update(vars(self) | {"_last": Last(), "_site": Site(self.label)})
+        vars(new).update(vars(self) | {"_last": Last(self.label), "_site": Site(self.label)})
         new.grads, new.saved = self.grads, self.saved
         return new
 
@@ -214,18 +201,29 @@ class Norm(Surrounded):
         return y, saved
 
     @overload
-    def __call__(self, x: Array, *arguments: Any, residual: Array, **options: Any) -> tuple[Array, Array]: ...
+    def __call__(self, x: A, *arguments: Any, residual: Array, **options: Unpack[Call]) -> tuple[A, A]: ...
 
     @overload
-    def __call__(self, x: Array, *arguments: Any, residual: None = None, **options: Any) -> Array: ...
+    def __call__(self, x: A, *arguments: Any, residual: None = None, **options: Unpack[Call]) -> A: ...
 
-    def __call__(self, x: Array, *arguments: Any, **options: Any) -> Any:
-        """y = norm(x) or norm(x, out=y); y, s = norm(x, residual=r). Keeps what `backward` needs in `saved`. See
-        `forward`.
+    @overload
+    def __call__(self, x: Selected, *arguments: Any, **options: Unpack[Call]) -> Array: ...
 
-        mask=, lengths=, sample_weight=, segments= and the other options of `normzoo.select` say which values count; a
-        norm whose `masks` is False raises TypeError.
-        Lengths run along the first axis behind the items that is not that of the channels.
+    @signed
+    def __call__(self, x: Any, *arguments: Any, **options: Any) -> Any:
+        """y = norm(x), and y, s = norm(x, residual=r). Keeps in `saved` what `backward` needs, x too: leave x as it is
+        until then.
+
+        Args:
+            x: float array, or what `normzoo.select` makes.
+            arguments: out, or what the norm takes behind x, as the style of AdaptiveInstanceNorm.
+            out, residual, add, gate, residual_out: see `forward`.
+            mask, lengths, sample_weight, segments, length_axis, segment_axis, masked, skip_nan: which values count; see
+                `normzoo.select`. length_axis is the first axis behind the samples that is not that of the channels.
+            options: of single norms, as update_stats of BatchNorm; see their `forward`.
+
+        Raises:
+            TypeError: what `forward` raises, and a mask or the like for a norm whose `masks` is False.
         """
         if not (options or arguments):  # nothing to unpack
             y, self._last.saved = self.forward(x)
@@ -233,7 +231,7 @@ class Norm(Surrounded):
         if not SELECTS.isdisjoint(options):
             picks = {name: options.pop(name) for name in SELECTS if name in options}
             behind = 2 if getattr(self, "channel_axis", None) == 1 else 1
-            x = select(x, **({"length_axis": behind} | picks))  # type: ignore[assignment]
+            x = select(x, **({"length_axis": behind} | picks))
         y, self._last.saved = self.forward(x, *arguments, **options)
         return y
 
@@ -272,11 +270,14 @@ class Norm(Surrounded):
         if device not in DEVICES:
             raise ValueError(f"{self}: expected device 'cpu' or 'cuda', got {device!r}")
         check_device(self, device, f"device 'cpu', got {device!r}", "norm.to('cpu') and pass it NumPy arrays")
-        params = entries(self.label, {name: moved(a, device) for name, a in self.params.items()})
-        buffers = entries(
-            self.label, {name: a if a.ndim == 0 else moved(a, device) for name, a in self.buffers.items()}
-        )
-        self.params, self.buffers, self.grads, self.saved = params, buffers, {}, None
+        try:
+            params = entries(self.label, {name: moved(a, device) for name, a in self.params.items()})
+            buffers = entries(
+                self.label, {name: a if a.ndim == 0 else moved(a, device) for name, a in self.buffers.items()}
+            )
+        except RuntimeError as error:  # CUDA cannot be used
+            raise RuntimeError(f"{self}: expected a CUDA device for norm.to({device!r}): {error}") from error
+        self.params, self.buffers, self._last = params, buffers, Last(self.label)
         return self
 
     def state_dict(self, dialect: str = TORCH, *, values: int | None = None, opset: int = 21) -> dict[str, Array]:

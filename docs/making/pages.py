@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import normzoo as nz
-from making import api, cubes, records
+from making import api, cubes, names, records
 from making.docstrings import markdown
 from making.mathml import paragraph
 from normzoo.exchange import fold
@@ -57,6 +57,7 @@ def write() -> list[Path]:
             pages[CUBES / f"{page.name}.svg"] = cube
     pages[ZOO / "index.md"] = gallery(norms)
     pages[DOCS / "families.svg"] = families(norms)  # committed, for README
+    pages[names.FILE] = names.written()  # committed, for checkers of types
     for topic in TOPICS:
         pages[API / f"{topic.name}.md"] = topic.markdown()
     pages[API / "activations.md"] = activations()
@@ -278,8 +279,8 @@ def families(pages: list[Page]) -> str:
     for first in range(0, len(groups), columns):
         row = groups[first : first + columns]
         lines = [_wrapped([page.title for page in group], 30) for group in row]
-        for i, (group, names) in enumerate(zip(row, lines, strict=True)):
-            parts.append(_block(group[0], names, i * width, top))
+        for i, (group, titles) in enumerate(zip(row, lines, strict=True)):
+            parts.append(_block(group[0], titles, i * width, top))
         top += 150 + 14 * max(map(len, lines))
     style = ".t{font:11px sans-serif;fill:#57606a}@media(prefers-color-scheme:dark){.t{fill:#9da7b3}}"
     return (
@@ -344,7 +345,7 @@ def functions(module: Any) -> list[str]:
     return [
         f"{module.__name__}.{name}"
         for name, thing in vars(module).items()
-        if name[0] != "_" and getattr(thing, "__module__", "") == module.__name__ and inspect.getdoc(thing)
+        if name[0] != "_" and getattr(thing, "__module__", "").startswith(module.__name__) and inspect.getdoc(thing)
     ]
 
 

@@ -7,8 +7,7 @@ import numpy as np
 from normzoo.backends import chosen
 from normzoo.backends.contract import CONSTANT, Array
 from normzoo.distributed.exchange import Exchange
-from normzoo.norm import eps_for
-from normzoo.passes.arrays import base_array, check_parameter, compute_dtype, on_device
+from normzoo.passes.arrays import base_array, check_parameter, compute_dtype, eps_for, on_device
 from normzoo.passes.form import Form, Known, Running
 from normzoo.passes.normalize import normalize
 from normzoo.passes.overlaps import check_out

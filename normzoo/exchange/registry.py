@@ -3,8 +3,9 @@
 import difflib
 import inspect
 import re
-from typing import Any, Self
+from typing import Any, Literal, Self, overload
 
+from normzoo.exchange.names import ClassName, NormName
 from normzoo.exchange.torch_names import MODULES
 from normzoo.norm import Norm
 
@@ -54,6 +55,16 @@ def list_norms(family: str | None = None) -> list[Listed]:
     if family is not None and family not in families:
         raise ValueError(f"list_norms: expected family to be one of {', '.join(families)}, got {family!r}")
     return [norm for norm in norms if family in (None, norm.family)]
+
+
+@overload
+def create(
+    name: NormName | ClassName | Listed, *arguments: Any, dialect: Literal["torch"] | None = None, **options: Any
+) -> Norm: ...
+
+
+@overload
+def create(name: str, *arguments: Any, dialect: Literal["flax", "keras", "onnx"], **options: Any) -> Norm: ...
 
 
 def create(name: str, *arguments: Any, dialect: str | None = None, **options: Any) -> Norm:
