@@ -4,6 +4,7 @@ the numbers of README and docs are those of the records."""
 import contextlib
 import importlib
 import importlib.util
+import inspect
 import io
 import json
 import os
@@ -66,12 +67,28 @@ def test_formulas_are_set_and_the_rest_stays(making):
         ("x[c']^2", "xc′2"),
         ("size//2 >= 1", "⌊size2⌋≥1"),
         ("W @ x", "W\u2009x"),
+        ("y^T @ y = I", "yT\u2009y=I"),
+        ("weight'[o] * gamma'", "weight′o·γ′"),
+        ("mean(x_1^2, ..., x_k^2)", "mean(x12,…,xk2)"),
     ]:
         html = paragraph(source)
         assert "<math" in html and text_of(html) == shown
     for plain in ("no formula", "x", "lambda: 0", "a if b else c", "f(x, y=1)", "eps I", "x is y", "sum over (m, n)"):
         assert "<math" not in paragraph(plain), plain
     assert paragraph("all of & `c < d`, no") == "all of &amp; <code>c &lt; d</code>, no"
+
+
+def test_no_formula_is_half_set(making):
+    """No operator is left over in the words around the formulas of the reference."""
+    documented = [getattr(nz, name) for name in nz.__all__] + [vars(nz.fold)[name] for name in vars(nz.fold)]
+    texts = [doc for doc in map(inspect.getdoc, documented) if doc and "Formula:\n" in doc]
+    assert len(texts) > len(nz.list_norms())
+    for text in texts:
+        body = making["docstrings"]._block(text.split("Formula:\n")[1].split("\n"))
+        for part in making["docstrings"]._parts(body):
+            html = making["mathml"].paragraph(part)
+            words = re.sub("<math.*?</math>|<code>.*?</code>", "", html, flags=re.S)
+            assert not re.search(r"[\^/*+]|\w =|= \w", words), words
 
 
 def test_markdown_of_a_docstring(making):

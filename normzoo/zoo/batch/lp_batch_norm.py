@@ -130,10 +130,11 @@ class LInfBatchNorm(ScaledBatchNorm):
     """L-infinity batch normalization: normalize every channel by its mean and the mean of its k largest deviations.
 
     Formula:
-        y = (x - mean) / (scale + eps) * weight + bias, scale = C(n) * (mean of the k largest |x - mean|), over the n
-        values of a channel, with C(n) = (1 + sqrt(pi * ln 4)) / (2 * sqrt(2 * ln n)): about the standard deviation of
-        a normal distribution. In training running = (1 - momentum) * running + momentum * new for mean and scale; in
-        evaluation these are used. Of equal deviations the first ones in the order of x's axes are among the k.
+        y = (x - mean) / (scale + eps) * weight + bias, scale = C(n) * m, where m is the mean of the k largest
+        |x - mean| of the n values of a channel, with C(n) = (1 + sqrt(pi * ln(4))) / (2 * sqrt(2 * ln(n))): about the
+        standard deviation of a normal distribution. In training running = (1 - momentum) * running + momentum * new for
+        mean and scale; in evaluation these are used. Of equal deviations the first ones in the order of x's axes are
+        among the k.
 
     Shapes:
         x, y: (N, C), (N, C, L), (N, C, H, W), ...; with channel_axis=-1, (N, ..., C).

@@ -21,8 +21,8 @@ class SpectralNorm(ExactNorm):
     """Spectral normalization: divide a weight matrix by its largest singular value.
 
     Formula:
-        y = x / sigma, with sigma = u . (W v) and W the matrix of x with `dim` as its rows and all other axes as its
-        columns. In training, n_power_iterations steps u = W v, v = W^T u come first, each divided by its length (or
+        y = x / sigma, with sigma = u^T @ W @ v and W the matrix of x with `dim` as its rows and all other axes as its
+        columns. In training, n_power_iterations steps u = W @ v, v = W^T @ u come first, each divided by its length (or
         eps, if larger). With `exact`, u and v are the singular vectors themselves. The gradient treats u and v as
         constants; at the singular vectors it is that of the singular value (or one of its subgradients, if the singular
         value is not simple).
