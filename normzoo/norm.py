@@ -52,24 +52,24 @@ from normzoo.statistics.running_state import RunningState, copy_in
 class Norm(Surrounded):
     """A normalization layer: parameters, buffers, and the last forward pass.
 
-    A norm of the algebra declares `moments` and `axes`; see the tutorial "Your own norm".
+    A norm whose statistics are means over axes declares `moments` and `axes`; see the tutorial "Your own norm".
 
     Attributes:
         params, grads, buffers: dicts name -> array. The entries are attributes too: norm.weight is
             norm.params["weight"], or None where the norm has none.
-        training: whether statistics that are tracked are taken from x and updated.
+        training: True: tracked statistics are computed from x, and the running ones updated.
         saved: the `Saved` of the last call, or None.
-        devices: where it runs: on "cuda" too, if it computes nothing but passes.
-        masks: whether x may be what `normzoo.select` makes, in which not all values count.
-        recalibrates: which variance of a data set its running one is, "unbiased" or "biased": what `recalibrate`
-            finds; None where the running statistics are others. Such a norm's forward takes update_stats=False.
-        fuses: whether a residual, an activation, a gate or a branch can stand around it, in the same pass.
-            These four are declared. A class that comes from `Norm` and takes its `forward` has what `Norm` says. With
-            another forward a declaration counts on the class alone that writes it: nothing that was written for
-            BatchNorm holds unasked for a class that is made of it.
-        asks: names of the attributes that `axes` reads, of values that cannot change; () where it reads others. Small
-            arrays are then normalized by the last plan without asking it again, unless it is seen to read others.
-        label: what messages call the norm.
+        devices: where it runs, "cpu" and perhaps "cuda".
+        masks: whether mask=, lengths= and the like are supported: x with values that do not count.
+        recalibrates: which variance of a data set the running variance is, "unbiased" or "biased", for `recalibrate`;
+            None if the norm has no such statistics. With another value, forward takes update_stats=False.
+        fuses: whether residual, activation, gate and add can be computed in the same pass.
+            These four are for authors of norms to declare. A class with the `forward` of `Norm` has the values of
+            `Norm`. A class with a `forward` of its own has only what it declares itself, and inherits none of them:
+            what was tested for BatchNorm may be wrong for a class derived from it.
+        asks: for authors of norms: names of the attributes that `axes` reads, if their values are immutable; otherwise
+            (). As long as these do not change, later calls with small arrays need not call `axes` again.
+        label: the name of the norm in messages.
     """
 
     moments: ClassVar[Moments] = Moments()
@@ -125,7 +125,7 @@ class Norm(Surrounded):
         dtype: Any = np.float32,
         **behind: Unpack[Behind],
     ) -> None:
-        """Set up a norm shown as Name(*arguments), with parameters of `shape`: ones and zeros of `dtype`."""
+        """For authors of norms: set up Name(*arguments), with weight 1 and bias 0 of `shape` and `dtype`."""
         self.label = Label(type(self).__name__, arguments)
         self.params: dict[str, Array] = {}
         self.buffers: dict[str, Array] = {}
@@ -142,8 +142,8 @@ class Norm(Surrounded):
         self._surround(**behind)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled and deep-copied: parameters and buffers, these of one batch, without what the last pass left,
-        which holds its x."""
+        """What is pickled and deep-copied: parameters and buffers, the buffers all of the same batch; not what the last
+        pass left, which refers to its x."""
         state = {name: None if isinstance(value, Saved) else value for name, value in vars(self).items()}
         held = dict(self.buffers)
         buffers = entries(self.label, dict(zip(held, RunningState(*held.values()).read(), strict=True)))
@@ -157,16 +157,17 @@ class Norm(Surrounded):
         return new
 
     def axes(self, x: Array) -> Axes:
-        """Check x's shape and say how its axes are used."""
+        """For authors of norms: check x's shape, and say which axes are kept and which are reduced."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it uses the axes of x")
 
     def reads_what_it_asks(self, x: Array) -> bool:
-        """Does `axes` read no attributes for this x but those of `asks`? Others might change unseen."""
+        """For authors of norms: does `axes` read only the attributes in `asks` for this x? Others could change
+        unnoticed."""
         return reads(self, lambda twin: twin.axes(x)) <= {*self.asks, "_shape", "label", "__dict__", "__class__"}
 
     @overridable
     def forward(self, x: Array, out: Array | None = None, **beside: Unpack[Besides]) -> tuple[Any, Saved]:
-        """y and what backward needs, without keeping it: one layer may be in flight many times.
+        """y, and what its backward pass needs, which is returned and not stored: several passes can be pending.
 
         Args:
             x: float array of a shape the norm accepts, any strides.
@@ -178,7 +179,7 @@ class Norm(Surrounded):
                 norm's activation. With gate_first x * act(gate) is normalized.
 
         Raises:
-            TypeError: x, out or another is not a float array (or out's dtype not x's), or the norm does not fuse.
+            TypeError: x, out or another is not a float array (or out has not x's dtype), or `fuses` is False.
             ValueError: a shape or value does not fit, or out overlaps an input in part.
         """
         params, plain = self.params, type(x) is np.ndarray
@@ -261,7 +262,7 @@ class Norm(Surrounded):
 
     def to(self, device: str) -> Self:
         """Move parameters and buffers to "cuda" or back to "cpu", and forget the last pass; returns the norm. A norm on
-        the device takes and gives device arrays. num_batches_tracked stays on the host.
+        the device takes and returns device arrays. num_batches_tracked stays on the host.
 
         Raises:
             ValueError: another device. TypeError: the norm has no CUDA kernels. RuntimeError: CUDA cannot be used; the
@@ -315,7 +316,7 @@ class Norm(Surrounded):
     def checked_state(
         self, state: Mapping[str, Array], dialect: str = TORCH, *, values: int | None = None
     ) -> dict[str, Array]:
-        """`state` under PyTorch's names in the dtypes of the norm, which is left as it is; see `load_state_dict`."""
+        """`state` under PyTorch's names and in the dtypes of the norm, which is not changed; see `load_state_dict`."""
         if dialect != TORCH:
             state = read(self, state, dialect, values)
         if not isinstance(state, Mapping):
