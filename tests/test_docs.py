@@ -235,6 +235,14 @@ def test_everything_public_is_in_the_reference(site):
     for name in nz.__all__:
         members = [n for n in names if n == f"normzoo.{name}" or n.startswith(f"normzoo.{name}.")]
         assert members, name
+    text = unescape(re.sub("<[^>]*>", "", (site / "zoo" / "batch_norm.html").read_text(encoding="utf-8")))
+    for shown in (
+        "momentum: float | None = 0.1",
+        "eps: float = 1e-05",
+        "residual_scale: float = 1.0",
+        "dtype: Any = np.float32",
+    ):
+        assert shown in " ".join(text.split()), shown
     for name in (
         "Norm.__call__",
         "Norm.backward",

@@ -133,7 +133,7 @@ class Page:
 
     def picture(self) -> str:
         if self.drawn is None:
-            return "It has no view (b, m, c, n): its statistics are not means over axes, or it has none."
+            return "It has no view (b, m, c, n), because its statistics are not means over axes, or it has none."
         d = self.drawn
         names = ", ".join(d.names)
         count, size = len(set(d.numbers.ravel().tolist())), int(d.set_of_corner.sum())
@@ -202,7 +202,7 @@ class Page:
                 for cell in self.cells
             )
             parts += [
-                "Times as fast as the fastest of PyTorch, JAX and ONNX Runtime; 1 is equal:",
+                f"Times as fast as the fastest of {records.listed(records.libraries(self.cells))}; 1 is equal:",
                 f'<div class="bars">{bars}</div>',
                 f"{records.about_peers()} [All cells](/explanation/measured.md).",
             ]
@@ -233,10 +233,10 @@ def gallery(pages: list[Page]) -> str:
         tree = f"/zoo_speed\n{tree}"
     return f"""# The zoo
 
-All {len(pages)} norms, as `nz.list_norms()` has them. In a cube the values of one set, which share their statistics, are
-blue. "masks": `mask=`, `lengths=` and the like; "fuses": residual, activation, gate in the same pass; "Numba": in
-functions that you compile. "x": how many times as fast as the fastest of PyTorch, JAX and ONNX Runtime, where a record
-says so.
+All {len(pages)} norms of `nz.list_norms()`. In each cube, the values that share their statistics are blue. The words below a
+norm say what it supports: "masks": `mask=`, `lengths=` and the like; "fuses": residual, activation and gate in the same pass;
+"Numba": calls in functions that you compile. A number with "x" says how many times as fast as the fastest of
+{records.listed(records.libraries(records.peers()[1]))} it was measured to be.
 
 <div class="zoo-filter"><input type="search" placeholder="Search: a name, a word, a paper's author" aria-label="Search norms">
 <div class="families">{buttons}</div><p class="count" aria-live="polite"></p></div>

@@ -261,8 +261,8 @@ def convert_sync(norm: Any, comm: Any = None, *, timeout: float = 300.0, on_time
     options and mode. See `SyncBatchNorm` for the arguments.
 
     Raises:
-        TypeError: `norm` is no BatchNorm: LayerNorm and its like depend on no other sample, and need no converting.
-        ValueError: something stands around it, as `SyncBatchNorm` cannot have it.
+        TypeError: `norm` is not a BatchNorm. Norms such as LayerNorm treat each sample alone and need no conversion.
+        ValueError: it has an activation or the like, which `SyncBatchNorm` does not support.
     """
     if type(norm) not in (BatchNorm, SyncBatchNorm):
         raise TypeError(f"convert_sync: expected a BatchNorm, got {type(norm).__name__}; leave other norms as they are")

@@ -90,9 +90,9 @@ def compile_cache(
         channel_axes: 1 for channels first, (N, C, ...), and -1 for channels last; LayerNorm and RMSNorm normalize over
             this axis.
         backward: False omits the backward kernels, for inference.
-        behind, beside: what stands around the norms in every call: attributes, as {"activation": "silu"}, and the
-            arrays that calls take, of "residual", "add" and "gate". Kernels of norms with nothing around them, or with
-            something else, take another call of this function.
+        behind, beside: what is computed before and behind the norms in every call: attributes, as
+            {"activation": "silu"}, and the arrays that calls take, of "residual", "add" and "gate". Call this function
+            again for norms without these, or with others.
         progress: show a progress bar, if tqdm is installed.
 
     Returns:

@@ -74,8 +74,8 @@ def create(name: str, *arguments: Any, dialect: str | None = None, **options: An
         name: as `list_norms` has it; the name of the class ("GroupNorm") and that of PyTorch's module ("BatchNorm2d"),
             whose arguments are the same, work too.
         dialect: "flax", "keras" or "onnx": `name` is the name of a layer or an operator there; the options, their
-            defaults and their meaning are that framework's, too. The first argument is the number of features, or the
-            sizes of the normalized axes, which these frameworks read from x. "torch" is as without.
+            defaults and their meaning are those of that framework. The first argument is the number of features, or the
+            sizes of the normalized axes, which these frameworks read from x. "torch" is the same as None.
 
     Raises:
         ValueError: there is no norm of this name.

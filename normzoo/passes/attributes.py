@@ -202,7 +202,8 @@ def _attribute(name: str) -> property:
 
 
 class Surrounded:
-    """What stands around a norm in every call: arguments of its constructor, and attributes.
+    """What is computed before and behind a norm in every call: arguments of its constructor, and attributes.
+
 
     Attributes:
         activation: y = act(v) behind the norm: a name of `normzoo.list_activations()`, as "relu" or "leaky_relu(0.2)",

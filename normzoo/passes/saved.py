@@ -104,7 +104,7 @@ class Saved(ABC):
         Args:
             dy: of x's shape, any float dtype, any strides.
             out: takes dx; an array like x, which may be dy or x itself.
-            ds: where a residual was added, the gradient that reaches the sum s on other ways, as dy; or None.
+            ds: if there was a residual, the gradient of the sum s from elsewhere, an array like dy; or None.
 
         Raises:
             TypeError: dy, ds or out is not a float array (or out's dtype not x's).

@@ -51,7 +51,7 @@ class BatchNorm(TrackedNorm):
         single_value: what to do in training if a channel has one value: "raise" raises ValueError; "bias" gives y =
             bias and dx = 0; "running" uses the running statistics, as in evaluation. None of them updates the running
             statistics.
-        activation, gate_first, residual_scale: what stands around the norm in every call; see `Surrounded`.
+        activation, gate_first, residual_scale: what is computed with the norm in every call; see `Norm.forward`.
 
     Raises:
         ValueError: x has another number of channels or rank below 2; one value per channel (see `single_value`), or eps
