@@ -124,7 +124,7 @@ def draw(path: Path, x: np.ndarray, probability: np.ndarray, title: str) -> None
     ):
         axes.set_title(name, fontsize=10)
     figure.suptitle(title, fontweight="bold")
-    figure.savefig(path, format="png", dpi=110)
+    figure.savefig(path, format="png", dpi=75)
     plt.close(figure)
 
 

@@ -23,6 +23,8 @@ from xml.etree import ElementTree
 import pytest
 
 import normzoo as nz
+from normzoo.backends import memory
+from normzoo.passes import plan
 from tests import site_check
 
 ROOT = Path(__file__).parent.parent
@@ -159,6 +161,12 @@ def run_page(path):
         for line, expected in zip(lines, shown, strict=False):
             assert line == expected or expected.startswith((f"{line}: ", f"{line}, ")), path
         assert len(lines) > len(shown)
+
+
+def test_constants_on_pages_are_those_of_the_code():
+    page = (DOCS / "howto" / "memory.md").read_text(encoding="utf-8")
+    assert f"({memory.LEAST >> 20} MB or\nmore)" in page and f"{memory.LIMIT >> 20} MB at most" in page
+    assert f"after {plan.ENOUGH:,} calls" in (DOCS / "howto" / "compile_ahead.md").read_text(encoding="utf-8")
 
 
 def test_pages_have_blocks_of_code():
