@@ -316,7 +316,7 @@ class Norm(Surrounded):
     def checked_state(
         self, state: Mapping[str, Array], dialect: str = TORCH, *, values: int | None = None
     ) -> dict[str, Array]:
-        """`state` under PyTorch's names and in the dtypes of the norm, which is not changed; see `load_state_dict`."""
+        """For authors of norms: `state` under PyTorch's names, in the dtypes of the norm; see `load_state_dict`."""
         if dialect != TORCH:
             state = read(self, state, dialect, values)
         if not isinstance(state, Mapping):

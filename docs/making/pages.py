@@ -127,9 +127,8 @@ class Page:
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def methods(self) -> list[str]:
-        own = api.public_methods(self.kind)
-        hooks = set(HOOKS)
-        return [name for name in own if name not in hooks]
+        """Those for users, and not those whose docstrings say that they are for authors of norms."""
+        return [name for name in api.public_methods(self.kind) if not is_hook(getattr(self.kind, name))]
 
     def picture(self) -> str:
         if self.drawn is None:
@@ -315,7 +314,10 @@ def _wrapped(names: list[str], most: int) -> list[str]:
 NORM_METHODS = (
     "__call__", "forward", "backward", "train", "eval", "to", "state_dict", "load_state_dict", "checked_state",
 )  # fmt: skip
-HOOKS = ("axes", "reads_what_it_asks", "checked_state", "forward_axes", "check", "compute", "statistics", "form")
+
+
+def is_hook(thing: Any) -> bool:
+    return (inspect.getdoc(thing) or "").startswith("For authors of norms")
 
 
 class Topic(NamedTuple):

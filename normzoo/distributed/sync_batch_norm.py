@@ -153,8 +153,8 @@ class SyncBatchNorm(BatchNorm):
         bias: Array | None,
         out: Array | None = None,
     ) -> tuple[Array, ViewSaved]:
-        """y by these statistics, and a `Saved` that takes them as constants: its dx is rstd * dy * weight, and its sums
-        are those that the ranks exchange."""
+        """For authors of norms: y by these statistics, and a `Saved` for which they are constants: its dx is rstd * dy
+        * weight, and its sums are those that the ranks exchange."""
         weight, bias = (  # in the computing dtype and never None: their gradients are the sums
             np.full(self.num_features, value, compute_dtype(x.dtype))
             if p is None

@@ -29,7 +29,7 @@ class ScaledBatchNorm(BatchNorm):
     running_scale = entry("buffers", "running_scale")
 
     def evaluate(self, x: Array, out: Array | None) -> tuple[Array, Saved]:
-        """y by the running statistics, and the `Saved`."""
+        """For authors of norms: y by the running statistics, and the `Saved`."""
         running = self.buffers["running_mean"], self.buffers["running_scale"]
         mean, scale = RunningState(*running).read()
         rstd = reciprocal(check_spread(self, "running_scale", scale) + self.eps)
@@ -38,7 +38,7 @@ class ScaledBatchNorm(BatchNorm):
         )
 
     def track(self, x: Array, running: tuple[Array, ...], mean: Array, scale: Array) -> None:
-        """Update the running statistics by those of the batch."""
+        """For authors of norms: update the running statistics by those of the batch."""
         if running:
             self._join((mean, scale), x.size)
 

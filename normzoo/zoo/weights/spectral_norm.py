@@ -85,7 +85,7 @@ class SpectralNorm(ExactNorm):
         self._random = {name: a.copy() for name, a in self.buffers.items()}
 
     def iterate(self, x: Array, n_power_iterations: int = SET_UP) -> None:
-        """Move u and v closer to the singular vectors of x."""
+        """For authors of norms: move u and v closer to the singular vectors of x."""
         check_array(self, "x", x)
         check_parameter(self, "x", x, self.shape)
         n_power_iterations = check_size(self, "n_power_iterations", n_power_iterations)
