@@ -99,8 +99,8 @@ def compile_cache(
         (kernels, directory): the number of kernels compiled by this call, and the directory of the disk cache.
 
     Raises:
-        ValueError: an unknown name, dtype, axis or activation; arrays that cannot stand together. TypeError: not in a
-            sequence, or a norm that nothing can stand around.
+        ValueError: an unknown name, dtype, axis or activation; arrays that cannot be combined. TypeError: not in a
+            sequence, or a norm whose `fuses` is False.
         RuntimeError: no directory can be written (set NUMBA_CACHE_DIR to one that can), not all kernels could be stored
             (the message says why, such as a full disk), this Numba's cannot be stored, or NUMBA_DISABLE_JIT switches
             Numba off.
