@@ -468,6 +468,10 @@ def test_versions_are_shown_and_norms_listed(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["decorrelated_batch_norm", "group_whitening", "iter_norm"]
     assert all("whitening" in line for line in lines)
+    main(["list"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(nz.list_norms())
+    assert all(line.split()[1:4] == ["layer", "cpu", "cuda"] for line in lines if line.startswith("layer_norm"))
     with pytest.raises(ValueError, match="expected family to be one of batch, .*got 'bath'"):
         nz.list_norms(family="bath")
     assert {name for family in {n.family for n in nz.list_norms()} for name in nz.list_norms(family)} == set(

@@ -13,15 +13,17 @@ _NAMES = {"FiLM": "film", "ReZero": "rezero", "RevIN": "revin", "SPADE": "spade"
 
 
 class Listed(str):
-    """The name of a norm, with its family, a one-line summary and its paper."""
+    """The name of a norm, with its family, the devices it runs on, a one-line summary and its paper."""
 
     family: str
+    devices: tuple[str, ...]
     summary: str
     paper: str
 
     def __new__(cls, name: str, norm: type[Norm]) -> Self:
         listed = super().__new__(cls, name)
         listed.family = norm.__module__.split(".")[2]  # the folder of the zoo
+        listed.devices = norm.devices
         text = inspect.getdoc(norm) or ""
         listed.summary = text.split("\n", 1)[0]
         source = re.search(r"Source:\n(.*?)(?:\n\n|\Z)", text, re.S)
@@ -33,7 +35,7 @@ class Listed(str):
 
 
 def list_norms(family: str | None = None) -> list[Listed]:
-    """The names that `create` accepts; each has attributes `family`, `summary` (one line) and `paper` (its source).
+    """The names that `create` accepts; each has attributes `family`, `devices`, `summary` (one line) and `paper`.
 
     Args:
         family: of these alone: "batch", "conditional", "data", "instance", "layer", "local", "pointwise", "weights" or
