@@ -43,9 +43,8 @@ class SyncBatchNorm(BatchNorm):
     In training, every rank calls forward, and backward for it, in the same order. Each call costs one collective of 4 +
     2 * C numbers per rank: count, mean and m2 (backward: the sums of dy and dy * xhat), merged in the order of the
     ranks, so that statistics, running statistics and rstd have the same bits on all ranks. In evaluation by running
-    statistics the ranks do not communicate. Besides the exchange, forward takes about 1.8 times as long as BatchNorm's
-    and backward 2.2 times, measured on (32, 64, 56, 56) float32, because statistics are known only after all of x was
-    read.
+    statistics the ranks do not communicate. Besides the exchange, a pass takes longer than BatchNorm's, because
+    statistics are known only after all of x was read.
 
     Raises:
         ValueError, TypeError, FloatingPointError: as `BatchNorm`. An error in a rank's own x or out is raised on that
@@ -77,6 +76,7 @@ class SyncBatchNorm(BatchNorm):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, **options)
         self.exchange = Exchange(self, comm, timeout, on_timeout)
 
+    # measured on (32, 64, 56, 56) float32, besides the exchange: 1.8 times BatchNorm's time, 2.2 times in backward
     def forward(self, x: Array, out: Array | None = None, *, update_stats: bool = True) -> tuple[Array, Saved]:
         if not self.training and "running_mean" in self.buffers:
             return super().forward(x, out, update_stats=update_stats)
