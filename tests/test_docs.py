@@ -438,6 +438,9 @@ def test_rows_below_the_table_come_from_their_records(making, tmp_path, monkeypa
         ]
         assert records.about_others().startswith(" Rows below: before and behind: `peers.py --fused`, M, D, commit C; ")
         assert "PyTorch and compiled PyTorch" in records.listed(records.libraries(records.peers()[1]))
+        page = making["pages"].Page(next(name for name in nz.list_norms() if name == "dyt"))
+        assert page.times == 2 and "`python asv_benchmarks/zoo_peers.py`: M, D, commit C" in page.speed()
+        assert page.speed().count('class="bar"') == 1
     finally:
         records.peers.cache_clear()
 

@@ -86,7 +86,13 @@ class Page:
         self.kind: type[nz.Norm] = _classes()[name]
         self.title = self.kind.__name__
         self.drawn = cubes.drawn(name)
-        self.cells = [cell for cell in records.peers()[1] if cell.norm == self.title]
+        self.record, self.cells = next(
+            ((file, cells) for file in ("peers.json", "zoo.json") if (cells := self.recorded(file))), ("", [])
+        )
+
+    def recorded(self, file: str) -> list[records.Cell]:
+        """Its cells in a record; that of the five norms names them by class, that of the zoo by name."""
+        return [cell for cell in records.peers(file)[1] if cell.norm in (self.title, self.name)]
 
     @property
     def formula(self) -> str:
@@ -195,7 +201,7 @@ class Page:
         if self.cells:
             widest = max(cell.times for cell in self.cells)
             bars = "".join(
-                f'<div class="bar"><span class="what">{escape(cell.name.removeprefix(self.title).strip())}</span>'
+                f'<div class="bar"><span class="what">{escape(cell.what)}</span>'
                 f'<span class="track"><span class="fill" style="width:{100 * cell.times / widest:.0f}%"></span></span>'
                 f'<span class="value">{cell.times:.2f}</span></div>'
                 for cell in self.cells
@@ -203,7 +209,7 @@ class Page:
             parts += [
                 f"Times as fast as the fastest of {records.listed(records.libraries(self.cells))}; 1 is equal:",
                 f'<div class="bars">{bars}</div>',
-                f"{records.about_peers()} [All cells](/explanation/measured.md).",
+                f"{records.about_peers(self.record)} [What was measured](/explanation/measured.md).",
             ]
         if tables:
             parts += [tables, "[How this was measured](/zoo_speed.md)."]

@@ -52,6 +52,13 @@ class Cell(NamedTuple):
         return self.name.split()[-1]
 
     @property
+    def what(self) -> str:
+        """Shape and direction."""
+        return " ".join(
+            [*self.name.split()[1:-1], {"both": "forward and backward"}.get(self.direction, self.direction)]
+        )
+
+    @property
     def peer(self) -> float:
         """Seconds of the fastest peer."""
         return min(seconds for name, seconds in self.seconds.items() if name not in OURS)
@@ -169,10 +176,11 @@ def listed(names: Iterable[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def about_peers() -> str:
-    about, cells = peers()
+def about_peers(file: str = "peers.json") -> str:
+    about, cells = peers(file)
+    script = {found: command.partition(" ")[0] for found, command in OTHERS.values()}.get(file, "peers.py")
     return (
-        f"`python asv_benchmarks/peers.py`: {about['machine']}, {about['date']}, commit {about['commit']}; "
+        f"`python asv_benchmarks/{script}`: {about['machine']}, {about['date']}, commit {about['commit']}; "
         f"{about['versions']}; {len(cells)} cells."
     )
 
