@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from common import new_figure, options, run_all, save, verdict
+from common import colours_of, new_figure, options, run_all, save, verdict
 from digits import accuracy, load_data, train_step
 from layers import SGD
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from train_digits import NAMES, build_network
 
@@ -108,15 +107,15 @@ def draw(runs: Sequence[Run], path: Path) -> None:
 def draw_losses(axes: Axes, runs: Sequence[Run], batch_norm: bool) -> None:
     """A line for every learning rate, the median of its runs, as far as most go."""
     rates = sorted({run.rate for run in runs})
-    for rate, colour in zip(rates, colormaps["turbo"](np.linspace(0.05, 0.95, len(rates))), strict=True):
+    for rate, (colour, marker) in colours_of(rates).items():
         of_rate = [run.loss for run in runs if (run.rate, run.batch_norm) == (rate, batch_norm)]
         length = int(np.median([len(loss) for loss in of_rate]))
         median = np.median([loss[:length] for loss in of_rate if len(loss) >= length], axis=0)
         label = f"{rate:g}" + (", diverged" if length < max(len(run.loss) for run in runs) else "")
-        axes.plot((np.arange(length) + 1) / LOOKS, median, color=colour, marker=".", lw=1.4, label=label)
+        axes.plot((np.arange(length) + 1) / LOOKS, median, color=colour, marker=marker, ms=3.5, lw=1.4, label=label)
     axes.axhline(np.log(10), color="0.4", ls=":", zorder=0)
     axes.annotate("guessing", (0.98, np.log(10)), (0, 4), ("axes fraction", "data"), "offset points", ha="right")
-    axes.set(yscale="log", ylim=(5e-4, 12), xlabel="epoch", ylabel="training loss", title=NAMES[batch_norm])
+    axes.set(yscale="log", ylim=(1e-3, 5), xlabel="epoch", ylabel="training loss", title=NAMES[batch_norm])
     axes.legend(title="learning rate", loc="lower left", fontsize=8, ncols=2)
 
 

@@ -204,9 +204,9 @@ def draw(scans: dict, dice: dict[tuple[str, int], np.ndarray], path: Path) -> No
             right.plot([place] * len(found), found, "o", color="k", mfc="none", ms=4)
             right.annotate(str(size), (place, 0.02), ha="center", color="w", fontweight="bold")
     right.set_xticks(range(len(NORMS)), [norm.replace(" ", "\n") for norm in NORMS])
-    right.set(ylim=(0, 1), ylabel="dice on other volumes, batches of 1 and 2")
-    right.set_title("bright structures found: medians, runs", fontsize=11)
-    save(figure, path)
+    right.set(ylim=(0, 1), ylabel="Dice score", xlabel="1, 2: samples in a batch")
+    right.set_title("structures found in other volumes: medians, runs", fontsize=10)
+    save(figure, path, photos=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

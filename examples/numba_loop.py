@@ -110,7 +110,12 @@ def draw(found: dict[bool, list[np.ndarray]], steps: dict[bool, int], path: Path
             means = losses[: len(losses) // WINDOW * WINDOW].reshape(-1, WINDOW).mean(1)
             never = steps[normed] == len(losses)
             label = f"{name}: a loss of {LEARNED} {'never' if never else f'after {steps[normed]} steps'}"
-            axes.plot((np.arange(len(means)) + 0.5) * WINDOW, means, color=colour, lw=1.4, label=None if i else label)
+            at = (np.arange(len(means)) + 0.5) * WINDOW
+            axes.plot(at, means, color=colour, lw=1.4, label=None if i else label)
+            last = np.flatnonzero(np.isfinite(means))[-1]
+            if last + 1 < len(means):
+                axes.plot(at[last], means[last], "x", color=colour, ms=9, mew=2)
+                axes.annotate("NaN from here on", (at[last], means[last]), (6, -12), textcoords="offset points")
     axes.axhline(LEARNED, color="0.4", ls=":", zorder=0)
     axes.axhline(np.log(CLASSES), color="0.4", ls=":", zorder=0)
     axes.annotate("guessing", (0.98, np.log(CLASSES)), (0, 5), ("axes fraction", "data"), "offset points", ha="right")

@@ -146,7 +146,9 @@ def draw(places: dict, momenta: dict, shifts: dict, brightness: Sequence[float],
             middle.bar(place, np.median(found[:, j]), 0.38, color=colour, alpha=0.6, label=name if i == 0 else None)
             middle.plot([place] * len(found), found[:, j], "o", color="k", mfc="none", ms=4)
     middle.set_xticks(range(len(momenta)), [f"{momentum:g}" for momentum in momenta])
-    middle.set(xlabel="momentum: weight of a new batch", ylim=(0, 1.2), title="an epoch in batches of 4: medians, runs")
+    middle.set(
+        xlabel="momentum: weight of a new batch", ylim=(0, 1.02), title="an epoch in batches of 4: medians, runs"
+    )
     middle.set_yticks(np.arange(0, 1.01, 0.2))
     for kind, found in shifts.items():
         label, colour = MENDED[kind]
@@ -156,12 +158,12 @@ def draw(places: dict, momenta: dict, shifts: dict, brightness: Sequence[float],
     ticks = ["as\ntrained", *(f"{CONTRAST}\n+{b:g}" for b in brightness)]
     right.set_xticks(range(len(ticks)), ticks)
     right.set(
-        xlabel="contrast and brightness of the test images", ylim=(0, 1.8), title="shifted test images: medians, range"
+        xlabel="contrast and brightness of the test images", ylim=(0, 1.02), title="shifted test images: medians, range"
     )
     right.set_yticks(np.arange(0, 1.01, 0.2))
-    for axes, place in ((left, "lower right"), (middle, "upper center"), (right, "upper center")):
+    for axes, place in ((left, "lower right"), (middle, "lower center"), (right, (0.3, 0.26))):
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axes.legend(loc=place, fontsize=9, title="statistics" if axes is right else None)
+        axes.legend(loc=place, fontsize=8, framealpha=0.95, title="statistics" if axes is right else None)
     save(figure, path)
 
 

@@ -106,7 +106,7 @@ def draw(path: Path, rows: Sequence[Sequence[tuple[str, np.ndarray]]], title: st
             axes.imshow(np.clip(image.transpose(1, 2, 0), 0, 1))
             axes.set_title(caption, fontsize=11)
     figure.suptitle(title, fontweight="bold")
-    figure.savefig(path, format="png", dpi=110)
+    figure.savefig(path, format="png", dpi=80)
     plt.close(figure)
 
 
@@ -138,7 +138,12 @@ def main(argv: Sequence[str] | None = None) -> float:
     )
     rows = [
         [("photo", content[0]), *((f"style {i}", y) for i, y in zip(styles, painted, strict=True))],
-        [("photo", content[0]), ("colours of", other[0]), ("adaptive instance norm", recoloured[0])],
+        [
+            ("photo", content[0]),
+            ("another", other[0]),
+            ("adaptive instance norm: its colours", recoloured[0]),
+            ("and the other way", adaptive(other, content)[0]),
+        ],
     ]
     draw(options.out, rows, "Style is what the norms say: one network, one weight and bias per style")
     return error

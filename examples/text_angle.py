@@ -119,10 +119,12 @@ def draw(path: Path, x: np.ndarray, probability: np.ndarray, title: str) -> None
         axes.set_yticks([])
         for spine in axes.spines.values():
             spine.set_visible(False)
-    for axes, name in zip(grid[0], ("as it is: probability of upside down", "turned by 180 degrees"), strict=True):
+    for axes, name in zip(
+        grid[0], ("pieces of 192 pixels; probability of upside down", "the same, turned"), strict=True
+    ):
         axes.set_title(name, fontsize=10)
     figure.suptitle(title, fontweight="bold")
-    figure.savefig(path, format="png", dpi=110)
+    figure.savefig(path, format="png", dpi=75)
     plt.close(figure)
 
 

@@ -16,10 +16,9 @@ from pathlib import Path
 
 import digits
 import numpy as np
-from common import new_figure, one_thread, save
+from common import colours_of, new_figure, one_thread, save
 from digits import Digits, accuracy, load_data, train_epoch
 from layers import SGD, Conv2d, ReLU, Sequential
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from pictures import picture
@@ -137,12 +136,12 @@ def draw(histories: Sequence[History], path: Path) -> None:
 def draw_losses(axes: Axes, histories: Sequence[History], batch_norm: bool) -> None:
     """A line for each run, in the colour of its learning rate; a cross at the top where a run diverged."""
     rates = sorted({h.learning_rate for h in histories})
-    colours = dict(zip(rates, colormaps["turbo"](np.linspace(0.05, 0.95, len(rates))), strict=True))
+    styles = colours_of(rates)
     for h in histories:
         if h.batch_norm == batch_norm:
             label = f"{h.learning_rate:g}" if h.seed == histories[0].seed else None
-            colour = colours[h.learning_rate]
-            axes.plot(range(1, len(h.loss) + 1), h.loss, color=colour, label=label, marker=".", lw=1.3)
+            colour, marker = styles[h.learning_rate]
+            axes.plot(range(1, len(h.loss) + 1), h.loss, color=colour, label=label, marker=marker, ms=3.5, lw=1.3)
             if h.diverged:
                 cross = {"marker": "x", "ms": 9, "mew": 2, "clip_on": False}
                 axes.plot(len(h.loss) + 1, 1, color=colour, transform=axes.get_xaxis_transform(), **cross)

@@ -14,19 +14,25 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--version", action="version", version=f"normzoo {nz.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     ahead = commands.add_parser("compile", help="compile kernels into Numba's disk cache, so that programs load them")
-    ahead.add_argument("--norms", nargs="+", metavar="NORM", help="by name, see python -m normzoo list; all by default")
-    ahead.add_argument("--dtypes", nargs="+", metavar="DTYPE", default=["float32"], help="of x; float32 by default")
+    ahead.add_argument("--norms", nargs="+", metavar="NORM", help="names of norms, see python -m normzoo list; all")
+    ahead.add_argument("--dtypes", nargs="+", metavar="DTYPE", default=["float32"], help="dtypes of x; float32")
     ahead.add_argument("--channel-axes", nargs="+", type=int, default=[1, -1], help="1: channels first, -1: last; both")
     ahead.add_argument("--no-backward", dest="backward", action="store_false", help="forward only, for inference")
-    ahead.add_argument("--activation", metavar="NAME", help="of the norms, with the kernels of these instead")
-    ahead.add_argument("--gate-first", action="store_true", help="of the norms, with --beside gate")
-    ahead.add_argument("--beside", nargs="+", default=[], metavar="ARRAY", help="of calls: residual, add, gate")
+    ahead.add_argument("--activation", metavar="NAME", help="compile for norms with this activation instead")
+    ahead.add_argument(
+        "--gate-first", action="store_true", help="compile for norms with gate_first=True; needs --beside gate"
+    )
+    ahead.add_argument(
+        "--beside", nargs="+", default=[], metavar="ARRAY", help="compile for calls with residual, add or gate"
+    )
     ahead.add_argument("--quiet", dest="progress", action="store_false", help="show no progress bar")
     ahead.set_defaults(command=compile_ahead)
-    listing = commands.add_parser("list", help="list the norms by name, with what each does and where it runs")
-    listing.add_argument("--family", choices=sorted({name.family for name in nz.list_norms()}), help="of these alone")
+    listing = commands.add_parser("list", help="list the norms: name, family, devices, what each does")
+    listing.add_argument(
+        "--family", choices=sorted({name.family for name in nz.list_norms()}), help="only norms of this family"
+    )
     listing.set_defaults(command=listed)
-    commands.add_parser("versions", help="print versions, for a report of a fault").set_defaults(command=versions)
+    commands.add_parser("versions", help="print versions, for a bug report").set_defaults(command=versions)
     options = vars(parser.parse_args(arguments))
     try:
         print(options.pop("command")(**options))
@@ -44,7 +50,7 @@ def compile_ahead(activation: str | None, gate_first: bool, **options: Any) -> s
 def listed(family: str | None) -> str:
     lines = []
     for name in nz.list_norms(family):
-        lines.append(f"{name:30} {name.family:12} {name.summary}")
+        lines.append(f"{name:30} {name.family:12} {' '.join(name.devices):9} {name.summary}")
     return "\n".join(lines)
 
 

@@ -12,17 +12,19 @@ from normzoo.exchange.dialects import TORCH, read, written
 from normzoo.passes.around import NOTHING_SET, Behind, Besides
 from normzoo.passes.arrays import (
     DEVICES,
+    SPACING,
     base_array,
     check_array,
     check_device,
     check_float_dtype,
     check_parameter,
-    compute_dtype,
+    eps_for,
     moved,
     quiet,
     read_only,
 )
 from normzoo.passes.attributes import (
+    UNDECLARED,
     Last,
     Surrounded,
     check_state_names,
@@ -30,59 +32,44 @@ from normzoo.passes.attributes import (
     entries,
     entry,
     held,
+    no_values,
     overridable,
     reads,
     refuse_misspelt,
     refusing,
 )
+from normzoo.passes.calls import A, Call, signed
 from normzoo.passes.form import UNTRACKED, Form
 from normzoo.passes.normalize import normalize
 from normzoo.passes.numbers import check_counts, check_eps, check_momentum
 from normzoo.passes.saved import Grads, Label, Saved
 from normzoo.passes.site import Site
 from normzoo.passes.view import Axes
-from normzoo.selection.select import SELECTS, select
+from normzoo.selection.select import SELECTS, Selected, select
 from normzoo.statistics.running_state import RunningState, copy_in
-
-SPACING = {np.dtype(dtype): float(np.finfo(dtype).eps) for dtype in (np.float32, np.float64)}
-
-
-def eps_for(x: Array) -> float:
-    """The eps of a norm that has None: the spacing at 1 of the floats x is computed in."""
-    dtype = (x if type(x) is np.ndarray else base_array("eps", "x", x)).dtype
-    found = SPACING.get(dtype)
-    return SPACING[compute_dtype(dtype)] if found is None else found
-
-
-# What a class supports that does not say so, if its forward is not that of `Norm`: see `Norm.masks`.
-UNDECLARED: dict[str, Any] = {"devices": ("cpu",), "masks": False, "recalibrates": None, "fuses": False}
-
-
-def _no_values(norm: object) -> None:
-    """Of a norm that does not say what its axes depend on."""
 
 
 class Norm(Surrounded):
     """A normalization layer: parameters, buffers, and the last forward pass.
 
-    A norm of the algebra declares `moments` and `axes`; see the tutorial "Your own norm".
+    A norm whose statistics are means over axes declares `moments` and `axes`; see the tutorial "Your own norm".
 
     Attributes:
         params, grads, buffers: dicts name -> array. The entries are attributes too: norm.weight is
             norm.params["weight"], or None where the norm has none.
-        training: whether statistics that are tracked are taken from x and updated.
+        training: True: tracked statistics are computed from x, and the running ones updated.
         saved: the `Saved` of the last call, or None.
-        devices: where it runs: on "cuda" too, if it computes nothing but passes.
-        masks: whether x may be what `normzoo.select` makes, in which not all values count.
-        recalibrates: which variance of a data set its running one is, "unbiased" or "biased": what `recalibrate`
-            finds; None where the running statistics are others. Such a norm's forward takes update_stats=False.
-        fuses: whether a residual, an activation, a gate or a branch can stand around it, in the same pass.
-            These four are declared. A class that comes from `Norm` and takes its `forward` has what `Norm` says. With
-            another forward a declaration counts on the class alone that writes it: nothing that was written for
-            BatchNorm holds unasked for a class that is made of it.
-        asks: names of the attributes that `axes` reads, of values that cannot change; () where it reads others. Small
-            arrays are then normalized by the last plan without asking it again, unless it is seen to read others.
-        label: what messages call the norm.
+        devices: where it runs, "cpu" and perhaps "cuda".
+        masks: whether mask=, lengths= and the like are supported: x with values that do not count.
+        recalibrates: which variance of a data set the running variance is, "unbiased" or "biased", for `recalibrate`;
+            None if the norm has no such statistics. With another value, forward takes update_stats=False.
+        fuses: whether residual, activation, gate and add can be computed in the same pass.
+            These four are for authors of norms to declare. A class with the `forward` of `Norm` has the values of
+            `Norm`. A class with a `forward` of its own has only what it declares itself, and inherits none of them:
+            what was tested for BatchNorm may be wrong for a class derived from it.
+        asks: for authors of norms: names of the attributes that `axes` reads, if their values are immutable; otherwise
+            (). As long as these do not change, later calls with small arrays need not call `axes` again.
+        label: the name of the norm in messages.
     """
 
     moments: ClassVar[Moments] = Moments()
@@ -92,14 +79,14 @@ class Norm(Surrounded):
     recalibrates: ClassVar[str | None] = None
     fuses: ClassVar[bool] = True
     asks: ClassVar[tuple[str, ...]] = ()
-    _asked: ClassVar[Any] = staticmethod(_no_values)  # moments and the values of `asks`, of a norm
+    _asked: ClassVar[Any] = staticmethod(no_values)  # moments and the values of `asks`, of a norm
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "asks" in vars(cls):
             cls._asked = attrgetter("moments", *cls.asks)
         elif "axes" in vars(cls):
-            cls.asks, cls._asked = (), staticmethod(_no_values)
+            cls.asks, cls._asked = (), staticmethod(no_values)
         if cls.forward is not Norm.forward:
             for name, nothing in UNDECLARED.items():
                 if name not in vars(cls):
@@ -110,7 +97,7 @@ class Norm(Surrounded):
             if name in vars(cls) and (name == "__init__" or "cuda" not in cls.devices):  # it may compute in NumPy
                 setattr(cls, name, quiet(vars(cls)[name]))
         if "__init__" in vars(cls):  # around all else
-            cls.__init__ = closing(cls.__init__)  # type: ignore[method-assign]
+            cls.__init__ = closing(cls.__init__, cls)  # type: ignore[method-assign]
 
     weight = entry("params", "weight")
     bias = entry("params", "bias")
@@ -138,11 +125,11 @@ class Norm(Surrounded):
         dtype: Any = np.float32,
         **behind: Unpack[Behind],
     ) -> None:
-        """Set up a norm shown as Name(*arguments), with parameters of `shape`: ones and zeros of `dtype`."""
+        """For authors of norms: set up Name(*arguments), with weight 1 and bias 0 of `shape` and `dtype`."""
         self.label = Label(type(self).__name__, arguments)
         self.params: dict[str, Array] = {}
         self.buffers: dict[str, Array] = {}
-        self._last = Last()
+        self._last = Last(self.label)
         self.training = True
         self.eps = check_eps(self, eps)
         self._dtype = dtype = check_float_dtype(self, dtype)
@@ -155,31 +142,32 @@ class Norm(Surrounded):
         self._surround(**behind)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled and deep-copied: parameters and buffers, these of one batch, without what the last pass left,
-        which holds its x."""
+        """What is pickled and deep-copied: parameters and buffers, the buffers all of the same batch; not what the last
+        pass left, which refers to its x."""
         state = {name: None if isinstance(value, Saved) else value for name, value in vars(self).items()}
         held = dict(self.buffers)
         buffers = entries(self.label, dict(zip(held, RunningState(*held.values()).read(), strict=True)))
-        return state | {"_last": Last(), "_site": Site(self.label), "buffers": buffers}
+        return state | {"_last": Last(self.label), "_site": Site(self.label), "buffers": buffers}
 
     def __copy__(self) -> Self:
         """Another norm of the same arrays, with passes of its own."""
         new = type(self).__new__(type(self))
-        vars(new).update(vars(self) | {"_last": Last(), "_site": Site(self.label)})
+        vars(new).update(vars(self) | {"_last": Last(self.label), "_site": Site(self.label)})
         new.grads, new.saved = self.grads, self.saved
         return new
 
     def axes(self, x: Array) -> Axes:
-        """Check x's shape and say how its axes are used."""
+        """For authors of norms: check x's shape, and say which axes are kept and which are reduced."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it uses the axes of x")
 
     def reads_what_it_asks(self, x: Array) -> bool:
-        """Does `axes` read no attributes for this x but those of `asks`? Others might change unseen."""
+        """For authors of norms: does `axes` read only the attributes in `asks` for this x? Others could change
+        unnoticed."""
         return reads(self, lambda twin: twin.axes(x)) <= {*self.asks, "_shape", "label", "__dict__", "__class__"}
 
     @overridable
     def forward(self, x: Array, out: Array | None = None, **beside: Unpack[Besides]) -> tuple[Any, Saved]:
-        """y and what backward needs, without keeping it: one layer may be in flight many times.
+        """y, and what its backward pass needs, which is returned and not stored: several passes can be pending.
 
         Args:
             x: float array of a shape the norm accepts, any strides.
@@ -191,7 +179,7 @@ class Norm(Surrounded):
                 norm's activation. With gate_first x * act(gate) is normalized.
 
         Raises:
-            TypeError: x, out or another is not a float array (or out's dtype not x's), or the norm does not fuse.
+            TypeError: x, out or another is not a float array (or out has not x's dtype), or `fuses` is False.
             ValueError: a shape or value does not fit, or out overlaps an input in part.
         """
         params, plain = self.params, type(x) is np.ndarray
@@ -214,18 +202,29 @@ class Norm(Surrounded):
         return y, saved
 
     @overload
-    def __call__(self, x: Array, *arguments: Any, residual: Array, **options: Any) -> tuple[Array, Array]: ...
+    def __call__(self, x: A, *arguments: Any, residual: Array, **options: Unpack[Call]) -> tuple[A, A]: ...
 
     @overload
-    def __call__(self, x: Array, *arguments: Any, residual: None = None, **options: Any) -> Array: ...
+    def __call__(self, x: A, *arguments: Any, residual: None = None, **options: Unpack[Call]) -> A: ...
 
-    def __call__(self, x: Array, *arguments: Any, **options: Any) -> Any:
-        """y = norm(x) or norm(x, out=y); y, s = norm(x, residual=r). Keeps what `backward` needs in `saved`. See
-        `forward`.
+    @overload
+    def __call__(self, x: Selected, *arguments: Any, **options: Unpack[Call]) -> Array: ...
 
-        mask=, lengths=, sample_weight=, segments= and the other options of `normzoo.select` say which values count; a
-        norm whose `masks` is False raises TypeError.
-        Lengths run along the first axis behind the items that is not that of the channels.
+    @signed
+    def __call__(self, x: Any, *arguments: Any, **options: Any) -> Any:
+        """y = norm(x), and y, s = norm(x, residual=r). Keeps in `saved` what `backward` needs, x too: leave x as it is
+        until then.
+
+        Args:
+            x: float array, or what `normzoo.select` makes.
+            arguments: out, or what the norm takes behind x, as the style of AdaptiveInstanceNorm.
+            out, residual, add, gate, residual_out: see `forward`.
+            mask, lengths, sample_weight, segments, length_axis, segment_axis, masked, skip_nan: which values count; see
+                `normzoo.select`. length_axis is the first axis behind the samples that is not that of the channels.
+            options: of single norms, as update_stats of BatchNorm; see their `forward`.
+
+        Raises:
+            TypeError: what `forward` raises, and a mask or the like for a norm whose `masks` is False.
         """
         if not (options or arguments):  # nothing to unpack
             y, self._last.saved = self.forward(x)
@@ -233,7 +232,7 @@ class Norm(Surrounded):
         if not SELECTS.isdisjoint(options):
             picks = {name: options.pop(name) for name in SELECTS if name in options}
             behind = 2 if getattr(self, "channel_axis", None) == 1 else 1
-            x = select(x, **({"length_axis": behind} | picks))  # type: ignore[assignment]
+            x = select(x, **({"length_axis": behind} | picks))
         y, self._last.saved = self.forward(x, *arguments, **options)
         return y
 
@@ -263,7 +262,7 @@ class Norm(Surrounded):
 
     def to(self, device: str) -> Self:
         """Move parameters and buffers to "cuda" or back to "cpu", and forget the last pass; returns the norm. A norm on
-        the device takes and gives device arrays. num_batches_tracked stays on the host.
+        the device takes and returns device arrays. num_batches_tracked stays on the host.
 
         Raises:
             ValueError: another device. TypeError: the norm has no CUDA kernels. RuntimeError: CUDA cannot be used; the
@@ -272,11 +271,14 @@ class Norm(Surrounded):
         if device not in DEVICES:
             raise ValueError(f"{self}: expected device 'cpu' or 'cuda', got {device!r}")
         check_device(self, device, f"device 'cpu', got {device!r}", "norm.to('cpu') and pass it NumPy arrays")
-        params = entries(self.label, {name: moved(a, device) for name, a in self.params.items()})
-        buffers = entries(
-            self.label, {name: a if a.ndim == 0 else moved(a, device) for name, a in self.buffers.items()}
-        )
-        self.params, self.buffers, self.grads, self.saved = params, buffers, {}, None
+        try:
+            params = entries(self.label, {name: moved(a, device) for name, a in self.params.items()})
+            buffers = entries(
+                self.label, {name: a if a.ndim == 0 else moved(a, device) for name, a in self.buffers.items()}
+            )
+        except RuntimeError as error:  # CUDA cannot be used
+            raise RuntimeError(f"{self}: expected a CUDA device for norm.to({device!r}): {error}") from error
+        self.params, self.buffers, self._last = params, buffers, Last(self.label)
         return self
 
     def state_dict(self, dialect: str = TORCH, *, values: int | None = None, opset: int = 21) -> dict[str, Array]:
@@ -314,7 +316,7 @@ class Norm(Surrounded):
     def checked_state(
         self, state: Mapping[str, Array], dialect: str = TORCH, *, values: int | None = None
     ) -> dict[str, Array]:
-        """`state` under PyTorch's names in the dtypes of the norm, which is left as it is; see `load_state_dict`."""
+        """For authors of norms: `state` under PyTorch's names, in the dtypes of the norm; see `load_state_dict`."""
         if dialect != TORCH:
             state = read(self, state, dialect, values)
         if not isinstance(state, Mapping):

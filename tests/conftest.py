@@ -36,6 +36,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # Tests of evaluation often use statistics that are as at first; test_mistakes.py looks at the warning.
+    config.addinivalue_line("filterwarnings", "ignore:.*expected running statistics of at least one batch:UserWarning")
     if folder := config.getoption("--kept-kernels"):
         from tests.cuda_executor import kept  # noqa: PLC0415  (Numba and its like are not imported for nothing)
 

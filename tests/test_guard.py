@@ -46,7 +46,7 @@ def clone(tmp_path_factory):
     git("init", "-q", folder=folder)
     git("add", "-A", folder=folder)
     git("commit", "-qm", "as it is", folder=folder)
-    with (folder / "normzoo" / "functional.py").open("a") as file:
+    with (folder / "normzoo" / "functional" / "__init__.py").open("a") as file:
         file.write(SEED.format(times=1.4))
     git("commit", "-qam", "slower", folder=folder)
     return folder

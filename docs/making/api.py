@@ -12,13 +12,12 @@ from typing import Any
 import normzoo as nz
 from making.docstrings import markdown
 from normzoo.passes.around import NOTHING_SET
-from normzoo.selection.select import SELECTS
 
 # Types as Python shows them, and as they are read.
 TYPES = [
     (r"numpy\.ndarray\[typing\.Any, typing\.Any\]", "Array"),
     (r"<class 'numpy\.(\w+)'>", r"np.\1"),
-    (r"(?:\w+\.)+(\w+)", r"\1"),
+    (r"(?:(?!np\.)\b[A-Za-z_]\w*\.)+(\w+)", r"\1"),
     (r"\*Unpack\[(\w+)\]|Unpack\[(\w+)\]", r"\1\2"),
     (r"ForwardRef\('(\w+)'\)", r"\1"),
 ]
@@ -28,12 +27,6 @@ def signature(function: Any, method: bool = False) -> str:
     """Of a function or class. Keyword arguments that a TypedDict names are shown one by one."""
     found = inspect.signature(function)
     parameters = list(found.parameters.values())[1 if method else 0 :]
-    if function is nz.Norm.__call__:  # it hands its options on: to `forward`, and to `select`
-        own = {p.name: p for p in parameters}
-        more = [p for p in inspect.signature(nz.select).parameters.values() if p.name in SELECTS]
-        passed = list(inspect.signature(nz.Norm.forward).parameters.values())[2:]
-        keyword = [p if p.kind is p.VAR_KEYWORD else p.replace(kind=p.KEYWORD_ONLY) for p in (*more, *passed)]
-        parameters = [own["x"], own["arguments"], *keyword]
     shown = []
     for p in parameters:
         named = typing.get_args(p.annotation)[:1] if p.kind is p.VAR_KEYWORD else ()

@@ -8,7 +8,7 @@ from html import escape
 
 SYMBOLS = {
     "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "eps": "ε", "lambda_": "λ", "mu": "μ", "phi": "φ",
-    "pi": "π", "psi": "ψ", "rho": "ρ", "sigma": "σ", "tau": "τ", "xhat": "x̂", "prime": "′",
+    "nu": "ν", "pi": "π", "psi": "ψ", "rho": "ρ", "sigma": "σ", "tau": "τ", "xhat": "x̂", "prime": "′",
 }  # fmt: skip
 OPERATORS: dict[type, str] = {
     ast.Add: "+", ast.Sub: "−", ast.Mult: "·", ast.MatMult: "\u2009", ast.Eq: "=", ast.Lt: "<", ast.LtE: "≤",
@@ -69,18 +69,19 @@ def _formula(source: str) -> str | None:
         return None
     code = re.sub(r"\|\|([^|]+)\|\|(_\w+)?", r"norm(\1)", source)
     code = re.sub(r"\|([^|]+)\|", r"abs(\1)", code)
-    code = re.sub(r"\b([a-z])'", r"\1_prime", code).replace("^", "**")
+    code = re.sub(r"\b([a-z]\w*)'(?!\w)", r"\1_prime", code).replace("^", "**")
     words = re.findall(r"\b[a-zA-Z_]\w*", code)
     if any(keyword.iskeyword(word) and word != "lambda" for word in words):
         return None
-    try:
-        statement = ast.parse(re.sub(r"\blambda\b", "lambda_", code), mode="exec").body
-        if len(statement) != 1:
-            return None
-        found = _statement(statement[0])
-    except (SyntaxError, NoFormula):
-        return None
-    return f'<math displaystyle="true">{found}</math>'
+    code = re.sub(r"\blambda\b", "lambda_", code)
+    for text in (code, re.sub(r"(?<= )=(?= )", "==", code)):  # an equation whose left side is no name, too
+        try:
+            statement = ast.parse(text, mode="exec").body
+            if len(statement) == 1:
+                return f'<math displaystyle="true">{_statement(statement[0])}</math>'
+        except (SyntaxError, NoFormula):
+            continue
+    return None
 
 
 def _statement(node: ast.stmt) -> str:
@@ -106,6 +107,8 @@ def _set(node: ast.expr) -> tuple[str, int]:  # noqa: PLR0911 (one return for ea
             return _name(node.id), ATOM
         case ast.Constant(value=int() | float() as value):
             return f"<mn>{value}</mn>", ATOM
+        case ast.Constant(value=found) if found is ...:
+            return "<mo>…</mo>", ATOM
         case ast.Attribute():
             return f"<mi>{escape(ast.unparse(node))}</mi>", ATOM
         case ast.UnaryOp(op=ast.USub()):
@@ -167,7 +170,7 @@ def _name(name: str) -> str:
     if name in SYMBOLS:
         return f"<mi>{SYMBOLS[name]}</mi>"
     if index == "prime":
-        return f"<mi>{first}′</mi>"
+        return f"<mi>{SYMBOLS.get(first, first)}′</mi>"
     if index and (len(first) <= 2 or first in SYMBOLS or first in ("mean", "var") or len(index) == 1):
         return f"<msub><mi>{SYMBOLS.get(first, first)}</mi><mi>{SYMBOLS.get(index, escape(index))}</mi></msub>"
     return f"<mi>{escape(name)}</mi>"

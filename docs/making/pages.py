@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import normzoo as nz
-from making import api, cubes, records
+from making import api, cubes, names, records
 from making.docstrings import markdown
 from making.mathml import paragraph
 from normzoo.exchange import fold
@@ -57,6 +57,7 @@ def write() -> list[Path]:
             pages[CUBES / f"{page.name}.svg"] = cube
     pages[ZOO / "index.md"] = gallery(norms)
     pages[DOCS / "families.svg"] = families(norms)  # committed, for README
+    pages[names.FILE] = names.written()  # committed, for checkers of types
     for topic in TOPICS:
         pages[API / f"{topic.name}.md"] = topic.markdown()
     pages[API / "activations.md"] = activations()
@@ -85,7 +86,13 @@ class Page:
         self.kind: type[nz.Norm] = _classes()[name]
         self.title = self.kind.__name__
         self.drawn = cubes.drawn(name)
-        self.cells = [cell for cell in records.peers()[1] if cell.norm == self.title]
+        self.record, self.cells = next(
+            ((file, cells) for file in ("peers.json", "zoo.json") if (cells := self.recorded(file))), ("", [])
+        )
+
+    def recorded(self, file: str) -> list[records.Cell]:
+        """Its cells in a record; that of the five norms names them by class, that of the zoo by name."""
+        return [cell for cell in records.peers(file)[1] if cell.norm in (self.title, self.name)]
 
     @property
     def formula(self) -> str:
@@ -126,13 +133,12 @@ class Page:
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def methods(self) -> list[str]:
-        own = api.public_methods(self.kind)
-        hooks = set(HOOKS)
-        return [name for name in own if name not in hooks]
+        """Those for users, and not those whose docstrings say that they are for authors of norms."""
+        return [name for name in api.public_methods(self.kind) if not is_hook(getattr(self.kind, name))]
 
     def picture(self) -> str:
         if self.drawn is None:
-            return "It has no view (b, m, c, n): its statistics are not means over axes, or it has none."
+            return "It has no view (b, m, c, n), because its statistics are not means over axes, or it has none."
         d = self.drawn
         names = ", ".join(d.names)
         count, size = len(set(d.numbers.ravel().tolist())), int(d.set_of_corner.sum())
@@ -195,15 +201,15 @@ class Page:
         if self.cells:
             widest = max(cell.times for cell in self.cells)
             bars = "".join(
-                f'<div class="bar"><span class="what">{escape(cell.name.removeprefix(self.title).strip())}</span>'
+                f'<div class="bar"><span class="what">{escape(cell.what)}</span>'
                 f'<span class="track"><span class="fill" style="width:{100 * cell.times / widest:.0f}%"></span></span>'
                 f'<span class="value">{cell.times:.2f}</span></div>'
                 for cell in self.cells
             )
             parts += [
-                "Times as fast as the fastest of PyTorch, JAX and ONNX Runtime; 1 is equal:",
+                f"Times as fast as the fastest of {records.listed(records.libraries(self.cells))}; 1 is equal:",
                 f'<div class="bars">{bars}</div>',
-                f"{records.about_peers()} [All cells](/explanation/measured.md).",
+                f"{records.about_peers(self.record)} [What was measured](/explanation/measured.md).",
             ]
         if tables:
             parts += [tables, "[How this was measured](/zoo_speed.md)."]
@@ -232,10 +238,10 @@ def gallery(pages: list[Page]) -> str:
         tree = f"/zoo_speed\n{tree}"
     return f"""# The zoo
 
-All {len(pages)} norms, as `nz.list_norms()` has them. In a cube the values of one set, which share their statistics, are
-blue. "masks": `mask=`, `lengths=` and the like; "fuses": residual, activation, gate in the same pass; "Numba": in
-functions that you compile. "x": how many times as fast as the fastest of PyTorch, JAX and ONNX Runtime, where a record
-says so.
+All {len(pages)} norms of `nz.list_norms()`. In each cube, the values that share their statistics are blue. The words below a
+norm say what it supports: "masks": `mask=`, `lengths=` and the like; "fuses": residual, activation and gate in the same pass;
+"Numba": calls in functions that you compile. A number with "x" says how many times as fast as the fastest of
+{records.listed(records.libraries(records.peers()[1]))} it was measured to be.
 
 <div class="zoo-filter"><input type="search" placeholder="Search: a name, a word, a paper's author" aria-label="Search norms">
 <div class="families">{buttons}</div><p class="count" aria-live="polite"></p></div>
@@ -278,8 +284,8 @@ def families(pages: list[Page]) -> str:
     for first in range(0, len(groups), columns):
         row = groups[first : first + columns]
         lines = [_wrapped([page.title for page in group], 30) for group in row]
-        for i, (group, names) in enumerate(zip(row, lines, strict=True)):
-            parts.append(_block(group[0], names, i * width, top))
+        for i, (group, titles) in enumerate(zip(row, lines, strict=True)):
+            parts.append(_block(group[0], titles, i * width, top))
         top += 150 + 14 * max(map(len, lines))
     style = ".t{font:11px sans-serif;fill:#57606a}@media(prefers-color-scheme:dark){.t{fill:#9da7b3}}"
     return (
@@ -314,7 +320,10 @@ def _wrapped(names: list[str], most: int) -> list[str]:
 NORM_METHODS = (
     "__call__", "forward", "backward", "train", "eval", "to", "state_dict", "load_state_dict", "checked_state",
 )  # fmt: skip
-HOOKS = ("axes", "reads_what_it_asks", "checked_state", "forward_axes", "check", "compute", "statistics", "form")
+
+
+def is_hook(thing: Any) -> bool:
+    return (inspect.getdoc(thing) or "").startswith("For authors of norms")
 
 
 class Topic(NamedTuple):
@@ -344,7 +353,7 @@ def functions(module: Any) -> list[str]:
     return [
         f"{module.__name__}.{name}"
         for name, thing in vars(module).items()
-        if name[0] != "_" and getattr(thing, "__module__", "") == module.__name__ and inspect.getdoc(thing)
+        if name[0] != "_" and getattr(thing, "__module__", "").startswith(module.__name__) and inspect.getdoc(thing)
     ]
 
 

@@ -10,9 +10,20 @@ from math import exp, log
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import normzoo as nz
+
 BENCHMARKS = Path(__file__).parents[2] / "asv_benchmarks"
-PEERS = ("torch", "torch kept", "inductor", "onednn", "jax", "onnxruntime", "openvino")
-OURS = ("normzoo", "normzoo out=", "floor")
+OURS = ("normzoo", "normzoo out=", "normzoo apart", "floor")
+TITLES = {
+    "torch": "PyTorch", "jax": "JAX", "onnxruntime": "ONNX Runtime", "inductor": "compiled PyTorch",
+    "torch kept": "PyTorch with kept pages", "onednn": "oneDNN", "openvino": "OpenVINO",
+}  # fmt: skip
+# What README's table has below the five norms: the record, and the command that measures it.
+OTHERS = {
+    "before and behind": ("fused.json", "peers.py --fused --json asv_benchmarks/fused.json"),
+    "the zoo": ("zoo.json", "zoo_peers.py --json asv_benchmarks/zoo.json"),
+    "whole models": ("models.json", "models.py --json asv_benchmarks/models.json"),
+}
 SIXTEEN = ("float16", "bfloat16")
 
 
@@ -41,9 +52,16 @@ class Cell(NamedTuple):
         return self.name.split()[-1]
 
     @property
+    def what(self) -> str:
+        """Shape and direction."""
+        return " ".join(
+            [*self.name.split()[1:-1], {"both": "forward and backward"}.get(self.direction, self.direction)]
+        )
+
+    @property
     def peer(self) -> float:
         """Seconds of the fastest peer."""
-        return min(self.seconds[name] for name in PEERS if name in self.seconds)
+        return min(seconds for name, seconds in self.seconds.items() if name not in OURS)
 
     @property
     def times(self) -> float:
@@ -60,11 +78,34 @@ class Cell(NamedTuple):
         return self.seconds["floor"] / self.seconds["normzoo"]
 
 
-@lru_cache(maxsize=1)
-def peers() -> tuple[dict[str, str], tuple[Cell, ...]]:
-    """How it was measured, and all cells."""
-    record = json.loads((BENCHMARKS / "peers.json").read_text(encoding="utf-8"))
-    return record["about"], tuple(Cell(name, seconds) for name, seconds in record["seconds"].items())
+@lru_cache(maxsize=8)
+def peers(file: str = "peers.json") -> tuple[dict[str, str], tuple[Cell, ...]]:
+    """How it was measured, and all cells that another library takes part in; none, if there is no such record."""
+    path = BENCHMARKS / file
+    if not path.exists():
+        return {}, ()
+    record = json.loads(path.read_text(encoding="utf-8"))
+    seconds = record.get("seconds", {})
+    for name, steps in record.get("rows", {}).items():  # of zoo_peers.py
+        seconds |= {f"{name} {step}": row for step, row in steps.items() if "error" not in row}
+    for name, steps in record.get("models", {}).items():
+        seconds |= {f"{name} {MODELS[step]}": _of_model(ways) for step, ways in steps.items() if step in MODELS}
+    cells = (
+        Cell(name, {way: s for way, s in row.items() if isinstance(s, float) and not way.startswith("peak")})
+        for name, row in seconds.items()
+    )
+    return record["about"], tuple(c for c in cells if "normzoo" in c.seconds and "torch" in c.seconds)
+
+
+MODELS = {"b8": "forward", "train": "both"}  # what models.py measures, and the column of the table it belongs to
+
+
+def _of_model(ways: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Seconds of PyTorch, and of PyTorch with these norms, by the median of the ratios over the rounds."""
+    torch = ways["eager"]["ms"] / 1e3
+    ours = ways.get("installed") or ways["converted"]
+    found = {"torch": torch, "normzoo": torch / ours["quartiles"][1]}
+    return found | ({"inductor": torch / ways["compiled"]["quartiles"][1]} if "compiled" in ways else {})
 
 
 def geometric_mean(values: Iterable[float]) -> float:
@@ -78,16 +119,21 @@ class Row(NamedTuple):
     kind: str
     cells: tuple[Cell, ...]
 
-    def mean(self, direction: str, peer: str) -> float | None:
-        chosen = [getattr(c, peer) for c in self.cells if c.direction == direction]
+    def mean(self, directions: tuple[str, ...], peer: str) -> float | None:
+        chosen = [getattr(c, peer) for c in self.cells if c.direction in directions]
         return geometric_mean(chosen) if chosen else None
 
 
 def rows() -> list[Row]:
+    """By the kinds of their cells, and those of the other records that are there."""
     _, cells = peers()
     kinds = dict.fromkeys(cell.kind for cell in cells)
     found = [Row(kind, tuple(c for c in cells if c.kind == kind)) for kind in kinds]
-    return [*found, Row("all", cells)]
+    others = [Row(kind, peers(file)[1]) for kind, (file, _) in OTHERS.items()]
+    return [*found, Row("all of these", cells), *(row for row in others if row.cells)]
+
+
+STEPS = ("forward",), ("backward", "both")  # both: a forward and a backward pass, which the other records time together
 
 
 def speed_table() -> str:
@@ -97,7 +143,7 @@ def speed_table() -> str:
         "|---|---|---|---|---|---|",
     ]
     for row in rows():
-        means = [row.mean(d, p) for d in ("forward", "backward") for p in ("times", "times_torch")]
+        means = [row.mean(step, peer) for step in STEPS for peer in ("times", "times_torch")]
         lines.append(
             f"| {row.kind} | {len(row.cells)} | {' | '.join('-' if m is None else f'{m:.2f}' for m in means)} |"
         )
@@ -106,24 +152,48 @@ def speed_table() -> str:
 
 def cells_table(cells: Iterable[Cell]) -> str:
     """Every cell in milliseconds, in Markdown."""
-    chosen = list(cells)
-    names = ["normzoo", *(name for name in PEERS if any(name in c.seconds for c in chosen)), "floor"]
+    cells = tuple(cells)
+    names = ("normzoo", *libraries(cells), "floor")
     lines = [
         f"| cell, ms | {' | '.join(names)} | x fastest peer | x PyTorch | of the floor |",
-        "|---" * (len(names) + 4) + "|",
+        "|---|" + "---|" * (len(names) + 3),
     ]
-    for c in chosen:
+    for c in cells:
         shown = [f"{1e3 * c.seconds[n]:.3f}" if n in c.seconds else "-" for n in names]
         lines.append(f"| {c.name} | {' | '.join(shown)} | {c.times:.2f} | {c.times_torch:.2f} | {c.of_floor:.2f} |")
     return "\n".join(lines)
 
 
-def about_peers() -> str:
-    about, cells = peers()
+def libraries(cells: Iterable[Cell]) -> list[str]:
+    """Those that take part in any of the cells."""
+    found = dict.fromkeys(name for c in cells for name in c.seconds if name not in OURS)
+    return sorted(found, key=lambda name: [*TITLES, name].index(name))
+
+
+def listed(names: Iterable[str]) -> str:
+    """As "PyTorch, JAX and ONNX Runtime"."""
+    *most, last = [TITLES.get(name, name) for name in names]
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def about_peers(file: str = "peers.json") -> str:
+    about, cells = peers(file)
+    script = {found: command.partition(" ")[0] for found, command in OTHERS.values()}.get(file, "peers.py")
     return (
-        f"`python asv_benchmarks/peers.py`: {about['machine']}, {about['date']}, commit {about['commit']}; "
+        f"`python asv_benchmarks/{script}`: {about['machine']}, {about['date']}, commit {about['commit']}; "
         f"{about['versions']}; {len(cells)} cells."
     )
+
+
+def about_others() -> str:
+    """Where and when the other rows of README's table were measured, if they were."""
+    found = []
+    for kind, (file, command) in OTHERS.items():
+        about, cells = peers(file)
+        if cells:
+            script, _, _ = command.partition(" --json")
+            found.append(f"{kind}: `{script}`, {about['machine']}, {about['date']}, commit {about['commit']}")
+    return f" Rows below: {'; '.join(found)}." if found else ""
 
 
 @lru_cache(maxsize=1)
@@ -192,6 +262,10 @@ def substitutions() -> dict[str, str]:
         "least_times": f"{min(c.times for c in cells):.2f}",
         "of_floor": f"{100 * geometric_mean(c.of_floor for c in cells):.0f}",
         "machine": f"{about['machine']}, {about['date']}, commit {about['commit']}",
+        "versions": about["versions"],
+        "libraries": listed(libraries(cells)),
+        "others": about_others(),
+        "count": str(len(nz.list_norms())),
         "about_peers": about_peers(),
         "speed_table": speed_table(),
         "cells_table": cells_table(cells),

@@ -13,8 +13,8 @@ Lanes = Any  # what a function of the lanes takes and gives: lanes in a kernel, 
 
 
 class Activation(NamedTuple):
-    """A function that stands behind a norm, and its derivative, both written in the vocabulary of `lanes.py`, without
-    functions of one's own: kernels compute them on many values at once, the reference on arrays.
+    """A function that follows a norm, and its derivative. Both are written only with the functions of `lanes.py`, with
+    + - * / and numbers, because kernels compute them on many values at once, and the reference on arrays.
 
     >>> import numpy as np
     >>> from normzoo.backends.lanes import exp, log1p, magnitude, larger, sigmoid

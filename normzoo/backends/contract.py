@@ -12,16 +12,16 @@ With k = m*n (or 1 for totals):
     forward    y = xhat * weight + bias
     backward   g = dy * weight
                dx = rstd * (g - [center] mean(g) - q * sum(g * xhat) / k)
-               dweight = sum(dy * xhat)     dbias = sum(dy)          over what the parameters do not span
+               dweight = sum(dy * xhat)     dbias = sum(dy)          over the axes where the parameters have size 1
 
-where q is xhat (power 2), sign(x - mean) - [center] mean(sign(x - mean)) (power 1) or 0 (power 0, and in a set that
-`clamp` holds at rstd = 1/eps). Power 0 means rstd = 1 going forward; without `center` it makes the statistics
-constants going backward, which is BatchNorm in evaluation mode. Its spread is 0.
+where q is xhat (power 2), sign(x - mean) - [center] mean(sign(x - mean)) (power 1) or 0 (power 0, and in sets where
+`clamp` makes rstd = 1/eps). Power 0 means rstd = 1 in the forward pass; without `center` it makes the statistics
+constants in the backward pass, as in BatchNorm's evaluation mode. Its spread is 0.
 
 A parameter view is (pb, pm, pc, pn): pm, pc, pn are 1 or full, pb divides b and repeats along it: weight[b % pb].
-`weight` and `bias` have one and the same view; an absent one is an array of ones or zeros.
+`weight` and `bias` have the same view; an absent one is replaced by an array of ones or zeros.
 
-What stands before and behind the norm is said by an `Around`, see `around.py`; the arrays it needs are `beside`:
+An `Around` says what is computed before and behind the norm, see `around.py`; `beside` has the arrays for it:
 
     before     s = x + scale * residual     or, with `gate_first`, s = x * act(other); as stored, in place of x above
     behind     v = xhat * weight + bias     y = act(v), act(v + other) ("add") or v * act(other) ("gate")
@@ -30,19 +30,19 @@ What stands before and behind the norm is said by an `Around`, see `around.py`; 
                dx = dx + ds
     and with `gate_first`, of u = dx + ds:    dx = u * act(other)    dother = u * x * act'(other)
 
-d may be rounded to `store`. Going forward `ds` says nothing, and s is written where a residual is added. Going back, x
-is that s, and `residual` says nothing more: its gradient is scale * dx. With a gate first x is x, and s is made again.
-v is made again of x and `stats`.
+d may be rounded to `store`. The forward pass ignores `ds`, and writes s if there is a residual. In the backward pass
+with a residual, x is that s, and the residual is not read: its gradient is scale * dx. With `gate_first` x is x itself,
+and s is computed again. v is always computed again from x and `stats`.
 
-A backend gives factories: what depends on shapes and dtypes alone is settled once, and the callable that comes back
-runs for every call that agrees in these. `dims` is (b, m, c, n), `parameter_dims` is (pb, pm, pc, pn), none of them 0.
-`dtype` is what is computed in, float32 or float64, and the dtype of weight, bias, dweight and dbias; `store` is the
-dtype of x, y, dy and dx: `dtype` itself or, where that is float32, float16 or bfloat16.
+The methods of a backend are factories: they do once what depends only on shapes and dtypes, and return a callable that
+runs every call with these shapes and dtypes. `dims` is (b, m, c, n) and `parameter_dims` is (pb, pm, pc, pn), all above
+0. `dtype` is the computing type, float32 or float64, and the dtype of weight, bias, dweight and dbias. `store` is the
+dtype of x, y, dy and dx: `dtype` itself or, if that is float32, also float16 or bfloat16.
 
 Every array is C-contiguous, aligned, in the machine's byte order, and has as many values as the dims say, in their
-order. Its rank is anything: a backend sees the values one after the other, so that no caller has to reshape. Arrays
-that are read may be read-only. y may be x, s may be x or the residual, and dx may be dy or x; y and s are not the same,
-and nothing else that is written overlaps. Every result is a function of the values and the shape: not of the threads.
+order. It may have any rank, as a backend only uses the order of the values; so callers need not reshape. Arrays that
+are read may be read-only. y may be x, s may be x or the residual, and dx may be dy or x; y and s differ, and no other
+written array overlaps another. Results depend on the values and the shape, not on the threads.
 """
 
 from abc import abstractmethod
@@ -72,10 +72,10 @@ CONSTANT = Moments(center=False, power=0)  # statistics that do not depend on x
 Dims = tuple[int, int, int, int]
 Volume = tuple[int, int, int]
 Kind = tuple[tuple[int, ...], np.dtype, int]  # shape, dtype and flags.num of an array
-# The last argument of each, `beside`, may be left out where nothing stands around the norm.
-Forward = Callable[..., Array]  # (x, weight, bias, eps, y, beside) -> stats; y is written, and what is said of `Beside`
+# The last argument of each, `beside`, may be left out if nothing is computed around the norm.
+Forward = Callable[..., Array]  # (x, weight, bias, eps, y, beside) -> stats; writes y, and s of `Beside`
 Apply = Callable[..., None]  # (x, stats, weight, bias, y, beside)
-Backward = Callable[..., None]  # (dy, x, stats, weight, eps, dx, dweight, dbias, beside), the three before it written
+Backward = Callable[..., None]  # (dy, x, stats, weight, eps, dx, dweight, dbias, beside); writes all d's but dy
 Shortcut = Callable[..., Array | None]
 Sampler = Callable[[Array, Array | None], bytes]
 
@@ -94,14 +94,14 @@ class Response(NamedTuple):
 
 
 class Window(NamedTuple):
-    """Weights of the neighbours of a row, `before` of which stand before it."""
+    """Weights of the neighbours of a row; `before` of them are in front of it."""
 
     before: int
     taps: tuple[float, ...]
 
 
 class Cumulation(NamedTuple):
-    """Each time step by the mean and rstd of all values up to it. x is (b, c, n, t), or (b, t, n, c)."""
+    """Each time step is normalized by the mean and rstd of all values up to it. x is (b, c, n, t) or (b, t, n, c)."""
 
     steps: int  # t
     channels: int  # c
@@ -119,19 +119,19 @@ class Cells(NamedTuple):
 
 
 class Formula(NamedTuple):
-    """What is made of each value. The function takes lanes of arrays of x's size, then those of coefficients, numbers
-    of each cell; it is of the vocabulary of `lanes.py`, and gives a tuple: lanes that are written, then terms of sums.
+    """A function of every value. It takes lanes of arrays of x's size, then lanes of coefficients, which are numbers of
+    each cell. It returns a tuple: lanes to write, then terms to sum. It is made of the functions of `lanes.py`.
     """
 
     function: Callable[..., tuple[Any, ...]]
     reads: int  # arrays
     writes: int  # of these
-    sums: tuple[str, ...] = ()  # of each term: which axes the sum keeps, "bc", "b", "c" or ""
-    wide: bool = False  # computed in float64, whatever x is
+    sums: tuple[str, ...] = ()  # for each term: the axes that its sum keeps, "bc", "b", "c" or ""
+    wide: bool = False  # computed in float64 for any x
 
 
 def lacking(backend: object) -> NotImplementedError:
-    return NotImplementedError(f"{type(backend).__name__} computes views alone")
+    return NotImplementedError(f"{type(backend).__name__} computes only views")
 
 
 class Memory(Protocol):
@@ -142,13 +142,13 @@ class Memory(Protocol):
     def full(self, shape: tuple[int, ...], dtype: np.dtype, value: float) -> Array: ...
 
     def allocator(self, shape: tuple[int, ...], dtype: np.dtype) -> Callable[[tuple[int, ...], np.dtype], Array]:
-        """What makes an array of this size fastest."""
+        """The fastest function that makes an array of this size."""
         ...
 
 
 class Backend(Protocol):
-    """Base class of backends. `stats` is (3, b, c) float64: mean, spread, rstd or, where this is beyond float64, as
-    that of subnormal values without eps, -rstd * BEYOND."""
+    """Base class of backends. `stats` is (3, b, c) float64: mean, spread, rstd. An rstd beyond float64, as of
+    subnormal values without eps, is stored as -rstd * BEYOND."""
 
     memory: Memory
     updates_whole: bool = False  # nothing can interrupt `update`
@@ -159,28 +159,28 @@ class Backend(Protocol):
         self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype,
         around: Around = ALONE,
     ) -> Forward:  # fmt: skip
-        """run(x, weight, bias, eps, y, beside=NOTHING) -> stats: the statistics of x, or of s, and y by them."""
+        """run(x, weight, bias, eps, y, beside=NOTHING) -> stats: the statistics of x, or of s; y is written."""
 
     @abstractmethod
     def apply(
         self, dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype, around: Around = ALONE
     ) -> Apply:
-        """run(x, stats, weight, bias, y, beside=NOTHING): y by statistics that are given; their spread is not read."""
+        """run(x, stats, weight, bias, y, beside=NOTHING): y from given statistics; their spread is not read."""
 
     @abstractmethod
     def backward(
         self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype,
         around: Around = ALONE,
     ) -> Backward:  # fmt: skip
-        """run(dy, x, stats, weight, eps, dx, dweight, dbias, beside=NOTHING_BACK): the three gradients, and that of
-        `other`. Their old values are not read."""
+        """run(dy, x, stats, weight, eps, dx, dweight, dbias, beside=NOTHING_BACK): the three gradients, and the
+        gradient of `other`. Their old values are not read."""
 
     @abstractmethod
     def update(
         self,
         mean: Array,  # (channels,) float32 or float64, written
         var: Array,  # the same
-        stats: Array,  # (3, b, c), b * c a multiple of channels: these are averaged over all else
+        stats: Array,  # (3, b, c), b * c a multiple of channels; averaged over the rest
         count: int,  # values in a set
         momentum: float | None,  # None: 1 / (batches + 1)
         batches: Array | None = None,  # () int64: goes up by one
@@ -200,14 +200,14 @@ class Backend(Protocol):
 
     @abstractmethod
     def spread_rows(self, source: Array, place: Array, target: Array) -> None:
-        """target[i] = source[place[i]], or 0 where place[i] is -1; where it is -2 the row stays. These are rows of
+        """target[i] = source[place[i]], or 0 where place[i] is -1; where it is -2 the row is not changed. Rows are
         bytes: uint8 (rows, width), int64 (kept,), uint8 (kept, width)."""
 
-    # Windows: arrays of one shape and dtype; the result overlaps no other. A backend without them leaves these out; a
-    # norm says by `devices` where it runs.
+    # Windows. All arrays have the same shape and dtype, and the result overlaps none. A backend need not have the
+    # methods from here on: `devices` of a norm says where it runs.
 
     def response(self, dims: Volume, form: Response, store: np.dtype) -> Pass:
-        """run(x, y) over (b, c, n), of values whose squares can be added."""
+        """run(x, y) over (b, c, n), for values whose squares can be added without overflow."""
         raise lacking(self)
 
     def response_back(self, dims: Volume, form: Response, store: np.dtype) -> Pass:
@@ -215,8 +215,8 @@ class Backend(Protocol):
         dx[c] = g[c] - 2 * beta * scale * x[c] * sum(g[c'] * x[c'] / base[c']), c' from c - after to c + before."""
         raise lacking(self)
 
-    # Windows of positions: what is found of the channels of each position of (b, c, n), and what is done with it. In
-    # between there are the windows, of arrays that have no channels.
+    # Windows of positions: statistics over the channels at each position of (b, c, n), and what is made of them. In
+    # between, windows are applied to arrays without channels.
 
     def position_moments(self, dims: Volume, store: np.dtype) -> Callable[[Array], Array]:
         """run(x) -> (2, b, n) float64: mean and variance over c."""
@@ -232,11 +232,11 @@ class Backend(Protocol):
         raise lacking(self)
 
     def window_means(self, dims: Volume, window: Window, back: bool) -> Callable[[Array], Array]:
-        """run(v) -> u, (b, c, n) float64: the mean of v over a window along c, by weights, of what lies inside; with
-        `back` of a gradient of u that of v."""
+        """run(v) -> u, (b, c, n) float64: the weighted mean of v over a window along c, of what lies inside; with
+        `back`, the gradient of v from that of u."""
         raise lacking(self)
 
-    # Scans, likewise. `state` is (4, b) float64, read and written: a unit, a power of two that x is multiplied by; a
+    # Scans. `state` is (4, b) float64, read and written: a unit, a power of two that x is multiplied by; a
     # shift, the mean of the first step; the sum of the steps' means around it; the squares of all deviations, added.
 
     def cumulate(self, batch: int, form: Cumulation, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
@@ -249,17 +249,17 @@ class Backend(Protocol):
         """run(dy, x, weight, stats, state, dx, dweight, dbias), of a pass that began with the first step."""
         raise lacking(self)
 
-    # Cells, likewise.
+    # Cells.
 
     def cells(
         self, dims: Cells, formula: Formula, spans: tuple[str, ...], dtype: np.dtype, store: np.dtype
     ) -> Callable[..., list[Array]]:
-        """run(arrays, coefficients, results) -> sums, float64 of shape (b or 1, c or 1). Coefficients are float64 of
-        such shapes, which `spans` says as `Formula.sums` does; they are rounded to `dtype`. A result may be one of the
-        arrays."""
+        """run(arrays, coefficients, results) -> sums, float64 of shape (b or 1, c or 1). Coefficients are float64
+        of such shapes too, named by `spans` as in `Formula.sums`; they are rounded to `dtype`. A result may be one of
+        the arrays."""
         raise lacking(self)
 
-    # What passes can do without: a backend that has none leaves these out; where one raises, that is said once.
+    # Optional, only for speed. If one of these raises, there is one warning, and passes work without it.
 
     def forward_shortcut(
         self,
@@ -272,13 +272,13 @@ class Backend(Protocol):
         around: Around = ALONE,
     ) -> Shortcut | None:
         """call(x, weight, bias, eps, kept, running_mean, running_var, batches, momentum) -> y, an array like x:
-        `forward` and `update` of few values, in less time than it takes to look at the arrays. It does that too: where
-        an argument is not what the pass was made for, it returns None and has done nothing.
+        `forward` and `update` for few values, in less time than Python needs to check the arrays. It checks them
+        itself: if an argument is not what the pass was made for, it returns None and has changed nothing.
 
-        kept is written, statistics or these and samples (see `samples.kept_shape`), or None; so are the last four but
-        momentum, or None. eps and momentum must be Python's floats; where statistics are updated, not 0.
+        It writes kept (statistics, or statistics and samples, see `samples.kept_shape`), running_mean, running_var and
+        batches, each of which may be None. eps and momentum must be Python floats; if statistics are updated, not 0.
 
-        With something around the norm the arguments go on with those of `Beside`; s is written, and not looked at."""
+        With something around the norm, those of `Beside` follow as arguments; s is written without being checked."""
         return None
 
     def backward_shortcut(
@@ -292,15 +292,15 @@ class Backend(Protocol):
         given: tuple[bool, bool],  # are there a weight and a bias?
         around: Around = ALONE,
     ) -> Shortcut | None:
-        """call(dy, x, kept, weight, eps, dweight, dbias) -> dx, an array like dy, or None. Of the arguments, dy and the
-        samples in kept are looked at: the others are as `backward` takes them, or weight is None. With something
-        around the norm the arguments go on with those of `BesideBack`, of which ds is looked at too."""
+        """call(dy, x, kept, weight, eps, dweight, dbias) -> dx, an array like dy, or None. It checks only dy and
+        the samples in kept; the others are as `backward` takes them, but weight may be None. With something around the
+        norm, those of `BesideBack` follow as arguments; of these it checks ds."""
         return None
 
     def sampler(self, sizes: tuple[int, ...], store: np.dtype, weight: Kind | None) -> Sampler | None:
-        """As `samples.samples_of`, of an x of these sizes and such a weight, in less time."""
+        """A faster `samples.samples_of`, for an x of these sizes and such a weight."""
         return None
 
     def compile_shortcuts(self, backward: bool, around: bool = False) -> None:
-        """Compile ahead what all shortcuts share, or all with something around a norm."""
+        """Compile ahead what all shortcuts share, or all shortcuts with something around a norm."""
         return None

@@ -1,4 +1,4 @@
-"""The definition: the formulas of `contract.py` in NumPy, float64 inside. Slow, short, and what the rest must equal."""
+"""The definition: the formulas of `contract.py` in NumPy, in float64. Slow and short; all other backends equal it."""
 
 from collections.abc import Callable
 from functools import partial
@@ -39,11 +39,11 @@ class Reference(Backend):
         @np.errstate(all="ignore")
         def run(x: Array, weight: Array, bias: Array, eps: float, y: Array, beside: Beside = NOTHING) -> Array:
             v = _before(x, around, beside, dims)
-            # 1 moments, of values scaled by a power of two where their squares would leave the range of float64
+            # 1 moments, of values scaled by a power of two if their squares would leave the range of float64
             unit = _unit(v, eps, moments)
             mean = (v * unit).mean(axis=(1, 3), keepdims=True) if moments.center else np.zeros((b, 1, c, 1))
             deviation = v * unit - mean
-            if moments.center:  # the mean's own rounding, seen in the deviations, and taken back
+            if moments.center:  # the deviations show the rounding of the mean, which is corrected
                 rounding = deviation.mean(axis=(1, 3), keepdims=True)
                 mean, deviation = mean + rounding, deviation - rounding
             k = 1 if moments.total else m * n

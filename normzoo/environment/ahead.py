@@ -90,17 +90,17 @@ def compile_cache(
         channel_axes: 1 for channels first, (N, C, ...), and -1 for channels last; LayerNorm and RMSNorm normalize over
             this axis.
         backward: False omits the backward kernels, for inference.
-        behind, beside: what stands around the norms in every call: attributes, as {"activation": "silu"}, and the
-            arrays that calls take, of "residual", "add" and "gate". Kernels of norms with nothing around them, or with
-            something else, take another call of this function.
+        behind, beside: what is computed before and behind the norms in every call: attributes, as
+            {"activation": "silu"}, and the arrays that calls take, of "residual", "add" and "gate". Call this function
+            again for norms without these, or with others.
         progress: show a progress bar, if tqdm is installed.
 
     Returns:
         (kernels, directory): the number of kernels compiled by this call, and the directory of the disk cache.
 
     Raises:
-        ValueError: an unknown name, dtype, axis or activation; arrays that cannot stand together. TypeError: not in a
-            sequence, or a norm that nothing can stand around.
+        ValueError: an unknown name, dtype, axis or activation; arrays that cannot be combined. TypeError: not in a
+            sequence, or a norm whose `fuses` is False.
         RuntimeError: no directory can be written (set NUMBA_CACHE_DIR to one that can), not all kernels could be stored
             (the message says why, such as a full disk), this Numba's cannot be stored, or NUMBA_DISABLE_JIT switches
             Numba off.

@@ -112,7 +112,7 @@ def load(
         try:
             ready.append((norm, norm.checked_state(state, dialect, values=values)))
         except (TypeError, ValueError) as error:
-            hint = "" if state else f"; the file has {', '.join(sorted({name.rpartition('.')[0] for name in seen}))}"
+            hint = "" if state else _names_of(seen)
             raise type(error)(f"load: {source.name}: {prefix.removesuffix('.') or 'the norm'}: {error}{hint}") from None
     copy_in(ready)
     return arrays
@@ -205,8 +205,10 @@ def _read_npz(path: Path, takes: Callable[[str], bool]) -> dict[str, Array]:
                         a, whole = _read_member(file, member), name.removesuffix(BFLOAT16)
                         found[whole] = a if whole == name else a.view(_bfloat16())
         except _BROKEN as error:
-            what = "expected an npz file of plain arrays, got one with"
-            raise ValueError(f"load: {path.name}: {what} {error}") from error
+            raise ValueError(
+                f"load: {path.name}: expected an npz file of plain arrays, as nz.save(path, norm) writes, got a file "
+                f"that cannot be read as one ({error})"
+            ) from error
     return found
 
 
@@ -227,6 +229,14 @@ def _read_member(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
         return np.ndarray(shape, dtype, bytearray(stream.read()), order="F" if fortran else "C")
 
 
+def _names_of(seen: list[str]) -> str:
+    """The names in front of a file's arrays, as the end of a message."""
+    names = sorted({name.rpartition(".")[0] for name in seen})
+    if names == [""]:
+        return "; the file has one norm without a name, write into=norm"
+    return f"; the file has {', '.join(map(repr, names))}, write into={{{names[0]!r}: norm}}" if names else ""
+
+
 def _read_safetensors(path: Path, takes: Callable[[str], bool]) -> dict[str, Array]:
     found: dict[str, Array] = {}
     module = _safetensors("load", "safetensors")
@@ -240,5 +250,7 @@ def _read_safetensors(path: Path, takes: Callable[[str], bool]) -> dict[str, Arr
                 if takes(name):
                     found[name] = file.get_tensor(name)
     except (module.SafetensorError, AttributeError, TypeError, ValueError) as error:  # a dtype that NumPy does not have
-        raise ValueError(f"load: {path.name}: expected a safetensors file, got one with {error}") from error
+        raise ValueError(
+            f"load: {path.name}: expected a safetensors file, got a file that cannot be read as one ({error})"
+        ) from error
     return found

@@ -3,8 +3,9 @@
 import difflib
 import inspect
 import re
-from typing import Any, Self
+from typing import Any, Literal, Self, overload
 
+from normzoo.exchange.names import ClassName, NormName
 from normzoo.exchange.torch_names import MODULES
 from normzoo.norm import Norm
 
@@ -12,15 +13,17 @@ _NAMES = {"FiLM": "film", "ReZero": "rezero", "RevIN": "revin", "SPADE": "spade"
 
 
 class Listed(str):
-    """The name of a norm, with its family, a one-line summary and its paper."""
+    """The name of a norm, with its family, the devices it runs on, a one-line summary and its paper."""
 
     family: str
+    devices: tuple[str, ...]
     summary: str
     paper: str
 
     def __new__(cls, name: str, norm: type[Norm]) -> Self:
         listed = super().__new__(cls, name)
         listed.family = norm.__module__.split(".")[2]  # the folder of the zoo
+        listed.devices = norm.devices
         text = inspect.getdoc(norm) or ""
         listed.summary = text.split("\n", 1)[0]
         source = re.search(r"Source:\n(.*?)(?:\n\n|\Z)", text, re.S)
@@ -32,7 +35,7 @@ class Listed(str):
 
 
 def list_norms(family: str | None = None) -> list[Listed]:
-    """The names that `create` accepts; each has attributes `family`, `summary` (one line) and `paper` (its source).
+    """The names that `create` accepts; each has attributes `family`, `devices`, `summary` (one line) and `paper`.
 
     Args:
         family: of these alone: "batch", "conditional", "data", "instance", "layer", "local", "pointwise", "weights" or
@@ -56,6 +59,16 @@ def list_norms(family: str | None = None) -> list[Listed]:
     return [norm for norm in norms if family in (None, norm.family)]
 
 
+@overload
+def create(
+    name: NormName | ClassName | Listed, *arguments: Any, dialect: Literal["torch"] | None = None, **options: Any
+) -> Norm: ...
+
+
+@overload
+def create(name: str, *arguments: Any, dialect: Literal["flax", "keras", "onnx"], **options: Any) -> Norm: ...
+
+
 def create(name: str, *arguments: Any, dialect: str | None = None, **options: Any) -> Norm:
     """A norm by its name in snake case, with the arguments of its class; or by the name of another framework's layer.
 
@@ -63,8 +76,8 @@ def create(name: str, *arguments: Any, dialect: str | None = None, **options: An
         name: as `list_norms` has it; the name of the class ("GroupNorm") and that of PyTorch's module ("BatchNorm2d"),
             whose arguments are the same, work too.
         dialect: "flax", "keras" or "onnx": `name` is the name of a layer or an operator there; the options, their
-            defaults and their meaning are that framework's, too. The first argument is the number of features, or the
-            sizes of the normalized axes, which these frameworks read from x. "torch" is as without.
+            defaults and their meaning are those of that framework. The first argument is the number of features, or the
+            sizes of the normalized axes, which these frameworks read from x. "torch" is the same as None.
 
     Raises:
         ValueError: there is no norm of this name.

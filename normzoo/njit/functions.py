@@ -18,8 +18,8 @@ from normzoo.backends.cpu.kernels import running as running_kernels
 from normzoo.backends.cpu.kernels.records import Forward
 from normzoo.njit.kernels import Kinds, by_address, fit_sizes, forward, inner
 from normzoo.njit.saved import SavedType
-from normzoo.norm import SPACING
 from normzoo.passes.around import WRITE
+from normzoo.passes.arrays import SPACING
 from normzoo.zoo.layer.layer_norm import LayerNorm
 from normzoo.zoo.layer.rms_norm import RMSNorm
 

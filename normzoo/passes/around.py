@@ -44,7 +44,7 @@ WRITE = {
     "add": "norm(x) + add",
     "gate": "norm(x) * gate",
     "residual_out": "norm(x + residual)",
-    "activation": "y = np.maximum(norm(x), 0), or whatever stands behind",
+    "activation": "y = np.maximum(norm(x), 0), or the like",
     "gate_first": "norm(x * gate)",
     "residual_scale": "norm(x + residual_scale * residual)",
 }

@@ -308,3 +308,13 @@ def cast_like(d: Any, a: Array) -> Array:
 def rounded(a: Any, dtype: np.dtype, copy: bool = True) -> Any:
     """`a` in `dtype`; C-contiguous if it is copied."""
     return a.astype(dtype, order="C" if copy else "K", copy=copy) if isinstance(a, np.ndarray) else a.astype(dtype)
+
+
+SPACING = {np.dtype(dtype): float(np.finfo(dtype).eps) for dtype in (np.float32, np.float64)}
+
+
+def eps_for(x: Array) -> float:
+    """The eps of a norm that has None: the spacing at 1 of the floats x is computed in."""
+    dtype = (x if type(x) is np.ndarray else base_array("eps", "x", x)).dtype
+    found = SPACING.get(dtype)
+    return SPACING[compute_dtype(dtype)] if found is None else found

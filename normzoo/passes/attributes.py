@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from functools import lru_cache, wraps
 from itertools import product
-from typing import Any, ClassVar, Concatenate
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from normzoo.passes.around import BESIDES, CHECKS, NOTHING_SET, WRITE, Besides, 
 from normzoo.passes.arrays import base_array, check_array, check_parameter
 from normzoo.passes.saved import Label, Saved
 from normzoo.selection.select import SELECTS
+
+# What a class supports that does not say so, if its forward is not that of `Norm`: see `Norm.masks`.
+UNDECLARED: dict[str, Any] = {"devices": ("cpu",), "masks": False, "recalibrates": None, "fuses": False}
 
 MEANT = {"gamma": "weight", "beta": "bias", "scale": "weight"}  # other libraries' names
 OPTIONS = {"epsilon": "eps", "use_scale": "affine", "axis": "channel_axis", "data_format": "channel_axis"}  # likewise
@@ -77,10 +80,16 @@ def entries(label: Label, arrays: Mapping[str, Array]) -> Entries:
 
 
 class NoGrads(dict):
-    """The gradients of a norm that has not gone back yet."""
+    """The gradients of a norm before its first backward pass."""
+
+    __slots__ = ("label",)
+
+    label: Label  # of the norm
 
     def __missing__(self, name: str) -> Array:
-        raise KeyError(f"expected a backward pass before grads[{name!r}] is read; write norm.backward(dy) first")
+        raise KeyError(
+            f"{self.label}: expected a backward pass before grads[{name!r}] is read; write norm.backward(dy) first"
+        )
 
 
 class Last:
@@ -88,13 +97,19 @@ class Last:
 
     __slots__ = ("grads", "saved")
 
-    def __init__(self) -> None:
-        self.grads: dict[str, Array] = NoGrads()
+    def __init__(self, label: Label) -> None:
+        self.grads: dict[str, Array] = (unread := NoGrads())
+        unread.label = label
         self.saved: Saved | None = None
 
 
-def closing(init: Callable[..., None]) -> Callable[..., None]:
-    """`__init__` of a class, after which a norm of exactly this class is complete: see `Norm.__setattr__`."""
+def no_values(norm: object) -> None:
+    """Of a norm that does not say what its axes depend on."""
+
+
+def closing(init: Callable[..., None], kind: type) -> Callable[..., None]:
+    """`__init__` of a class, after which a norm of exactly this class is complete: see `Norm.__setattr__`. Its
+    docstring has the arguments that the docstring of the class explains."""
 
     @wraps(init)
     def made(self: Any, *arguments: Any, **options: Any) -> None:
@@ -105,6 +120,10 @@ def closing(init: Callable[..., None]) -> Callable[..., None]:
             self.params, self.buffers = (entries(self.label, arrays) for arrays in (self.params, self.buffers))
             self._made = True
 
+    _, found, arguments = (kind.__doc__ or "").partition("\n    Args:\n")
+    if not init.__doc__ and found:
+        own = arguments.partition("\n\n")[0]
+        made.__doc__ = f"Make a {kind.__name__}.\n\n    Args:\n{own}\n    "
     return made
 
 
@@ -115,15 +134,42 @@ def overridable(forward: Callable[..., Any]) -> Callable[Concatenate[Any, Array,
 
 
 def refusing(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """`forward` of a class that has nothing around it: the arguments of `around.Besides` are refused by name."""
+    """`forward` of a class that has nothing around it: the arguments of `around.Besides` and unknown ones are refused
+    by name, and missing ones are named."""
 
     @wraps(forward)
     def checked(self: Any, *arguments: Any, **options: Any) -> Any:
         if options:
-            refuse(self, options.keys() - _named(forward))
+            named = _named(forward)
+            if unknown := options.keys() - named:
+                refuse(self, unknown)
+                refuse_selections(self, unknown)
+                check_names(
+                    self, unknown, (*sorted(named - {"self", "x"}), *(sorted(SELECTS) if self.masks is True else ()))
+                )
+        if missing := [name for name in _needed(forward)[len(arguments) :] if name not in options]:
+            call = ", ".join(_needed(forward))
+            raise TypeError(f"{self}: expected {' and '.join(missing)} too, got none; write norm({call})")
         return forward(self, *arguments, **options)
 
     return checked
+
+
+def refuse_selections(norm: Any, names: Collection[str]) -> None:
+    """Refuse the arguments of `select` in a direct call of `forward`, which takes x with them."""
+    for name in sorted(SELECTS.intersection(names)):
+        if norm.masks is not True:
+            write = "norm(x) with an x all of whose values count, as x[keep] of samples is"
+            raise TypeError(f"{norm}: takes no {name} (the class does not declare masks = True); write {write}")
+        write = f"norm(x, {name}=...), or norm.forward(nz.select(x, {name}=...))"
+        raise TypeError(f"{norm}: expected {name} in a call of the norm, got it in forward; write {write}")
+
+
+@lru_cache(maxsize=256)
+def _needed(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Names of the arguments behind self that have no default."""
+    found = list(inspect.signature(function).parameters.values())[1:]
+    return tuple(p.name for p in found if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD)
 
 
 @lru_cache(maxsize=256)
@@ -156,7 +202,8 @@ def _attribute(name: str) -> property:
 
 
 class Surrounded:
-    """What stands around a norm in every call: arguments of its constructor, and attributes.
+    """What is computed before and behind a norm in every call: arguments of its constructor, and attributes.
+
 
     Attributes:
         activation: y = act(v) behind the norm: a name of `normzoo.list_activations()`, as "relu" or "leaky_relu(0.2)",
@@ -193,6 +240,7 @@ class Surrounded:
         if not type(self).fuses:
             refuse(self, beside)
         if not BESIDES.issuperset(beside):
+            refuse_selections(self, beside)
             known = (*Besides.__annotations__, *(sorted(SELECTS) if self.masks is True else ()))
             check_names(self, beside.keys() - Besides.__annotations__.keys(), known)
         return self._site.stands(beside, self._setting)
@@ -229,7 +277,17 @@ def held(name: str) -> property:
     return property(get, put)
 
 
-def entry(kind: str, name: str) -> property:
+class Entry(property):
+    """An attribute that is an entry of `params` or `buffers`, as checkers of types see it: an array to set. To read it
+    is an array too for them, or code with norms that have one would have to look whether it is None."""
+
+    if TYPE_CHECKING:
+
+        def __get__(self, norm: Any, kind: Any = None) -> Any | Array: ...  # type: ignore[override]
+        def __set__(self, norm: Any, value: Array) -> None: ...
+
+
+def entry(kind: str, name: str) -> Entry:
     """An attribute that is an entry of `params` or `buffers`; None if there is no such entry."""
 
     def get(self: Any) -> Array | None:
@@ -245,7 +303,7 @@ def entry(kind: str, name: str) -> property:
         check_parameter(self, name, value, held[name].shape)
         held[name] = value
 
-    return property(get, put)
+    return Entry(get, put)
 
 
 @lru_cache(maxsize=256)

@@ -183,7 +183,9 @@ def by_cells(
         prepared: makes of an update of buffers what writes them.
     """
     norm = deepcopy(norm) if norm.buffers else copy(norm)  # its definition, too, goes back with the buffers of now
-    norm._last = Last()  # or what this pass leaves would hold itself, and wait for Python's garbage collection
+    norm._last = Last(
+        norm.label
+    )  # or what this pass leaves would hold itself, and wait for Python's garbage collection
     letters = norm.letters(x)
     if not letters or not x.size or chosen() == "reference":
         return None

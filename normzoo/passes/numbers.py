@@ -34,7 +34,9 @@ def check_size(owner: object, name: str, value: Any, least: int = 0, most: int |
     if type(value) is int and value >= least and most is None:
         return value
     if isinstance(value, bool | np.bool_) or not isinstance(value, Integral):
-        raise TypeError(f"{owner}: expected {name} to be an integer, got {quoted(value)}")
+        whole = (type(value) is float and value.is_integer()) or (type(value) is str and value.isdecimal())
+        hint = f"; write {name}={int(value)}" if whole else ""
+        raise TypeError(f"{owner}: expected {name} to be an integer, got {quoted(value)}{hint}")
     if value < least:
         raise ValueError(f"{owner}: expected {name} >= {least}, got {value}")
     if most is not None and int(value) > most:

@@ -104,7 +104,7 @@ class Saved(ABC):
         Args:
             dy: of x's shape, any float dtype, any strides.
             out: takes dx; an array like x, which may be dy or x itself.
-            ds: where a residual was added, the gradient that reaches the sum s on other ways, as dy; or None.
+            ds: if there was a residual, the gradient of the sum s from elsewhere, an array like dy; or None.
 
         Raises:
             TypeError: dy, ds or out is not a float array (or out's dtype not x's).
@@ -124,7 +124,12 @@ class Saved(ABC):
             out = base_array(self._owner, "out", out)
         shape, dtype = self._like
         if dy.shape != shape:
-            raise ValueError(f"{self._owner}: expected dy of x's shape {shape}, got {dy.shape}")
+            fits = len(dy.shape) <= len(shape) and all(
+                s in (1, n) for s, n in zip(dy.shape[::-1], shape[::-1], strict=False)
+            )
+            hint = f"; write np.broadcast_to(dy, {shape})" if fits else ""
+            hint = "; write dy.T" if dy.shape == shape[::-1] else hint
+            raise ValueError(f"{self._owner}: expected dy of x's shape {shape}, got {dy.shape}{hint}")
         if ds is not None:
             ds = self._check_ds(ds)
         if out is not None:

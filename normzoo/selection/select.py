@@ -3,7 +3,7 @@
 A norm takes the result as x; `norm(x, mask=...)` is short for that. `selected.py` normalizes the values that count.
 """
 
-from typing import Any
+from typing import Any, Literal, TypedDict, get_args
 
 import numpy as np
 
@@ -11,12 +11,24 @@ from normzoo.backends.contract import Array
 from normzoo.passes.arrays import check_array
 from normzoo.passes.numbers import check_axis
 
-SELECTS = frozenset(
-    ("mask", "lengths", "sample_weight", "segments", "length_axis", "segment_axis", "masked", "skip_nan")
-)
+Masked = Literal["zero", "keep", "normalize"]
+POLICIES = get_args(Masked)
 
 
-POLICIES = ("zero", "keep", "normalize")
+class Selects(TypedDict, total=False):
+    """What `select` takes beside x, and a norm in a call."""
+
+    mask: Any
+    lengths: Any
+    sample_weight: Any
+    segments: Any
+    length_axis: int
+    segment_axis: int
+    masked: Masked
+    skip_nan: bool
+
+
+SELECTS = frozenset(Selects.__annotations__)
 
 
 class Selected:
@@ -68,7 +80,7 @@ def select(
     *,
     length_axis: int = 1,
     segment_axis: int = 0,
-    masked: str = "zero",
+    masked: Masked = "zero",
     skip_nan: bool = False,
 ) -> Selected:
     """x, and which of its values count in a norm's statistics.
@@ -151,8 +163,8 @@ def _lengths(x: Array, lengths: Any, length_axis: int) -> Array:
         raise TypeError(f"select: expected lengths of integers, got {lengths.dtype}")
     if axis == 0 or lengths.shape != (x.shape[0],):
         raise ValueError(
-            f"select: expected lengths of shape ({x.shape[0]},) along another axis than 0, got {lengths.shape} and "
-            f"length_axis={length_axis}"
+            f"select: expected lengths of shape ({x.shape[0]},), one for each sample of x, and length_axis not 0, got "
+            f"shape {lengths.shape} and length_axis={length_axis}"
         )
     if lengths.size and not (lengths.min() >= 0 and lengths.max() <= x.shape[axis]):
         raise ValueError(f"select: expected lengths in [0, {x.shape[axis]}], got {lengths.min()} to {lengths.max()}")

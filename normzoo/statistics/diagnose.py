@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array, Moments
-from normzoo.norm import Norm, eps_for
+from normzoo.norm import Norm
+from normzoo.passes.arrays import eps_for
 from normzoo.statistics.stats import LARGE, SMALL, data_array, power_above
 
 COLUMNS = ("count", "nonfinite", "mean", "var", "min", "max", "condition", "eps_share")

@@ -5,6 +5,8 @@ A pass either reads running statistics or replaces them. It replaces all of mean
 raises, none.
 """
 
+import sys
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -128,8 +130,25 @@ def _by_running(
     if running.mean is None or running.var is None:
         raise ValueError(f"{form.owner}: {how.messages[0]}")
     apart = running.mean, running.var
+    _warn_untrained(form.owner, running)
     given = Given(*apart) if ready else Given(*(kernel_array(a, compute_dtype(a.dtype)) for a in apart))
     return normalize(form, x, weight, bias, out, given, keep=keep, apart=apart)
+
+
+def _warn_untrained(owner: object, running: Running) -> None:
+    """Warn where evaluation uses running statistics that neither a batch nor anybody has set."""
+    mean, var, count = running.mean, running.var, running.batches
+    if type(count) is not ndarray or count != 0 or type(mean) is not ndarray or mean.any() or (var != 1).any():
+        return
+    frame, depth = sys._getframe(), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("normzoo."):
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(
+        f"{owner}: expected running statistics of at least one batch in evaluation, got mean 0 and variance 1 of 0 "
+        "batches, so x is not normalized; train first, or write norm.load_state_dict(state) or "
+        "nz.recalibrate(norm, batches)",
+        stacklevel=depth,
+    )
 
 
 def _is_refused(owner: object, rules: Rules, stats: Array) -> bool:

@@ -23,10 +23,11 @@ class Stats:
 
     Formula:
         count = n, mean = sum(x) / n, m2 = sum((x - mean)^2); two parts a and b of a set are merged by
-        n = na + nb, mean = mean_a + (mean_b - mean_a) * nb / n, m2 = m2_a + m2_b + (mean_b - mean_a)^2 * na * nb / n
+        n = n_a + n_b, mean = mean_a + (mean_b - mean_a) * n_b / n,
+        m2 = m2_a + m2_b + (mean_b - mean_a)^2 * n_a * n_b / n
         m2 is in units of unit^2. The unit is 1 unless squared deviations would leave the range of float64.
 
-    What is exact: counts are integers, and always right. However the data is split, in whatever order the parts are
+    Counts are integers and exact. However the data is split, in whatever order the parts are
     merged and however many of them are empty, mean and m2 equal those of all data at once up to float64 rounding: a few
     1e-16 of max|x| and of m2, for any |mean|/std up to 1e6. Merging the same parts in the same order gives the same
     bits, and merging an empty part changes no bit. A set of equal values has exactly their value as its mean, and an m2

@@ -11,7 +11,7 @@ from normzoo.norm import Norm
 from normzoo.passes.arrays import check_array, read_only
 from normzoo.passes.attributes import entry
 from normzoo.statistics.running_state import RunningState
-from normzoo.statistics.updates import USUAL, check_rules, updated
+from normzoo.statistics.updates import USUAL, OnNonfinite, SingleValue, check_rules, updated
 
 
 class TrackedNorm(Norm):
@@ -31,8 +31,8 @@ class TrackedNorm(Norm):
         momentum: float | None,
         track_running_stats: bool,
         dtype: Any,
-        on_nonfinite: str = "propagate",
-        single_value: str = "raise",
+        on_nonfinite: OnNonfinite = "propagate",
+        single_value: SingleValue = "raise",
         **options: Any,
     ) -> None:
         super().__init__(num_features, shape=(num_features,), dtype=dtype, **options)
@@ -115,15 +115,20 @@ def check_channels(owner: object, x: Array, channel_axis: int, least_rank: int, 
         if channel_axis not in (1, -1):
             shape = f"with {wanted} channels on axis {channel_axis}"
         rank = f" and rank {least_rank} or more" if x.ndim < least_rank else ""
-        raise ValueError(f"{owner}: expected x of shape {shape}{rank}, got {x.shape}{_elsewhere(owner, x, features)}")
+        raise ValueError(
+            f"{owner}: expected x of shape {shape}{rank}, got {x.shape}{_elsewhere(owner, x, features, least_rank)}"
+        )
     return axis
 
 
-def _elsewhere(owner: object, x: Array, features: int | None) -> str:
+def _elsewhere(owner: object, x: Array, features: int | None, least_rank: int) -> str:
     """Advice for an error message if the channels may be on another axis of x."""
     given = getattr(owner, "channel_axis", None)
-    if given is None or features is None or x.ndim < 2:
+    if given is None or features is None or x.ndim < min(2, least_rank - 1):
         return ""
+    if x.ndim == 1:
+        one = "; for samples of one feature write x[:, None]" if features == 1 else ""
+        return "; for a single sample write x[None]" if x.shape[0] == features else one
     for axis, there in ((-1, x.shape[-1]), (1, x.shape[1])):
         if there == features and axis != given:
             return f"; for channels on the {'last axis' if axis == -1 else 'second axis'} write channel_axis={axis}"

@@ -1,7 +1,7 @@
 """Updates of running statistics, and the rules for batches that give none."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -10,6 +10,9 @@ from normzoo.backends.contract import Array
 from normzoo.backends.subnormals import in_any_mode
 from normzoo.passes.arrays import backend_of, is_counter, kernel_array, moved
 from normzoo.statistics.running_state import RunningState
+
+OnNonfinite = Literal["propagate", "skip", "raise"]
+SingleValue = Literal["raise", "bias", "running"]
 
 
 class Rules(NamedTuple):
@@ -22,12 +25,12 @@ class Rules(NamedTuple):
             "running" uses the running statistics, as in evaluation. None of them updates the running statistics.
     """
 
-    on_nonfinite: str = "propagate"
-    single_value: str = "raise"
+    on_nonfinite: OnNonfinite = "propagate"
+    single_value: SingleValue = "raise"
 
 
 USUAL = Rules()
-CHOICES = {"on_nonfinite": ("propagate", "skip", "raise"), "single_value": ("raise", "bias", "running")}
+CHOICES = {"on_nonfinite": get_args(OnNonfinite), "single_value": get_args(SingleValue)}
 
 
 def check_rules(owner: object, on_nonfinite: Any, single_value: Any, tracked: bool) -> Rules:

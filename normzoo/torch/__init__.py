@@ -1,4 +1,4 @@
-"""The norms of PyTorch by this library's kernels, and as modules and functions of their own.
+"""Norms for PyTorch tensors: PyTorch's own norms on this library's kernels, or modules and functions of this library.
 
     import normzoo.torch as nzt
 
@@ -6,7 +6,7 @@
 
     norm = nzt.LayerNorm(768)          # torch.nn.LayerNorm, with this library's forward and backward pass
     y = nzt.functional.layer_norm(x, (768,), weight, bias)
-    nzt.convert(model)                 # every norm of a model, in place; revert(model) takes it back
+    nzt.convert(model)                 # every norm of a model, in place; revert(model) undoes it
 
 `install` replaces the kernels in PyTorch's dispatcher, for tensors on the CPU: there is no Python in the call, and
 everything that PyTorch does with its norms works. It needs Linux on x86-64 and a PyTorch that it knows.
@@ -15,16 +15,15 @@ Every class is a subclass of PyTorch's class of the same name: signature, state_
 isinstance are PyTorch's. Tensors are not copied, neither on the CPU (float16, bfloat16, float32, float64) nor on CUDA,
 where the work goes to the current stream. channels_last is kept, and running statistics are the module's own buffers.
 
-What these modules and functions do not support raises: torch.func transforms (vmap, grad, jvp) and forward-mode
-differentiation, tensors on other devices, sparse, quantized, integer and complex tensors. Second and higher derivatives
-are right: a backward pass with create_graph=True is written in PyTorch's operations. torch.compile, torch.export,
+These modules and functions raise an error for what they do not support: torch.func transforms (vmap, grad, jvp),
+forward-mode differentiation, tensors on other devices, sparse, quantized, integer and complex tensors. Second and
+higher derivatives work: a backward pass with create_graph=True uses PyTorch's operations. torch.compile, torch.export,
 torch.jit.trace and make_fx keep the norms in their graphs as opaque operators, torch.fx as modules, and
-torch.onnx.export writes those of ONNX; torch.jit.script asks for revert(model).
+torch.onnx.export writes the operators of ONNX; torch.jit.script asks for revert(model).
 
-Functions and modules take what stands before and behind a norm: `y, s = norm(x, residual=r)`, add=, gate=, and
-activation=, gate_first= and residual_scale= where a module is made. One pass goes forward and one back; in graphs that
-are recorded, and where a gradient is differentiated again, PyTorch's operations stand around the norm.
-`import normzoo` does not import this, nor PyTorch.
+Calls take a residual, add or gate: `y, s = norm(x, residual=r)`. Modules are made with activation=, gate_first= and
+residual_scale=. All are computed in the pass of the norm, forward and backward; in recorded graphs, and for second
+derivatives, by PyTorch's operations before and behind the norm. `import normzoo` imports neither this nor PyTorch.
 """
 
 from normzoo.environment.extras import to_install

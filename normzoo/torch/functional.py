@@ -2,14 +2,14 @@
 
 Every function takes tensors of float16, bfloat16, float32 or float64, in any mix, and gives one of the input's dtype
 and memory format. Shapes and values that do not fit raise ValueError where PyTorch's raise, tensors of other kinds
-TypeError; nothing has changed then. Under autocast they do as PyTorch's: layer_norm, group_norm and rms_norm compute
-and answer in float32 on CUDA; on the CPU, and for the others, the input's dtype stays. A class of tensors with a
-__torch_function__ of its own is asked first, as by PyTorch's.
+TypeError; then nothing has changed. Under autocast they behave as PyTorch's: on CUDA layer_norm, group_norm and
+rms_norm compute in float32 and return it; on the CPU, and for the others, the input's dtype stays. As in PyTorch, a
+class of tensors with its own __torch_function__ is called first.
 
-All of them take what stands before and behind the norm, too: residual=, residual_scale=, add=, gate=, gate_first= and
-activation= mean what they mean for `normzoo.functional`, and with a residual (y, s) is returned. residual_out= takes s
-where no gradients are asked for. It is one pass forward
-and one back; a graph that is recorded (torch.compile and its like) has PyTorch's operations around the norm instead.
+All of them also take residual=, residual_scale=, add=, gate=, gate_first= and activation=, as `normzoo.functional`
+does; with a residual (y, s) is returned. residual_out= takes s if no gradients are needed. These are computed in the
+pass of the norm, forward and backward; recorded graphs (of torch.compile and the like) have PyTorch's operations
+instead.
 """
 
 import warnings

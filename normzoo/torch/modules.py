@@ -11,6 +11,7 @@ from torch.fx import Proxy
 from normzoo.backends.around import Activation
 from normzoo.passes.around import CHECKS, known_name
 from normzoo.torch import functional
+from normzoo.torch.tensors import check_tensor
 
 if TYPE_CHECKING:
     from torch.nn.modules.batchnorm import _BatchNorm
@@ -75,6 +76,7 @@ class _Ours:
 
 def batch_pass(module: Any, input: Tensor, **around: Any) -> Any:
     """The pass of a batch normalization that is made as PyTorch's."""
+    check_tensor(type(module).__name__, "input", input)
     module._check_input_dim(input)
     tracked = module.training and module.track_running_stats
     count = module.num_batches_tracked if tracked else None
@@ -107,6 +109,7 @@ class _Instance(_Ours, _InstanceNorm):
     def forward(self, input: Tensor, **beside: Any) -> Any:
         """See `normzoo.InstanceNorm`."""
         around = self._around(beside)
+        check_tensor(type(self).__name__, "input", input)
         if not around:
             return super().forward(input)
         self._check_input_dim(input)

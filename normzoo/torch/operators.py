@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.library import custom_op
 
 from normzoo.backends.contract import CONSTANT
-from normzoo.norm import eps_for
+from normzoo.passes.arrays import eps_for
 from normzoo.passes.view import Axes, find_view
 from normzoo.passes.view_saved import Left
 from normzoo.statistics.updates import commit

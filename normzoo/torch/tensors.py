@@ -23,6 +23,14 @@ def _bfloat16() -> np.dtype:
     return np.dtype(ml_dtypes.bfloat16)
 
 
+def check_tensor(owner: str, name: str, t: Any) -> None:
+    if not isinstance(t, torch.Tensor):
+        other = f", or use normzoo.{owner.rstrip('123d')}" if isinstance(t, np.ndarray) and owner[0].isupper() else ""
+        raise TypeError(
+            f"{owner}: expected {name} to be a tensor, got {type(t).__name__}; write torch.as_tensor({name}){other}"
+        )
+
+
 def array_of(owner: str, name: str, t: Any) -> Any:
     """An array on the memory of a tensor; None for None.
 
@@ -34,8 +42,7 @@ def array_of(owner: str, name: str, t: Any) -> Any:
     plain = type(t) in _PLAIN and t.dtype in _NUMPYS and t.is_cpu and t.layout is torch.strided
     if plain and not (t.is_neg() or t.is_nested):
         return t.detach().numpy()  # the usual case
-    if not isinstance(t, torch.Tensor):
-        raise TypeError(f"{owner}: expected {name} to be a tensor, got {type(t).__name__}; write torch.as_tensor(...)")
+    check_tensor(owner, name, t)
     if t.is_nested:
         raise TypeError(
             f"{owner}: expected one tensor as {name}, got a nested one; use torch.nn's norms there, or "

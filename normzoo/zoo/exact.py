@@ -34,28 +34,29 @@ class ExactNorm(Norm):
     counts_empty: ClassVar[bool] = False  # is a batch without values counted in num_batches_tracked?
 
     def check(self, x: Array, **inputs: Array) -> None:
-        """Raise if the shapes do not fit; nothing has been changed at this point."""
+        """For authors of norms: raise if the shapes do not fit; nothing has been changed at this point."""
 
     @abstractmethod
     def compute(
         self, x: Array, params: Mapping[str, Array], **inputs: Array
     ) -> tuple[Array, Pull] | tuple[Array, Pull, Update | None]:
-        """y of x's shape, and the function from dy to the gradients: a dict with "x", every parameter and every input.
-        A norm with running state also returns a function from all its buffers to new values of some of them. These are
-        written after everything else has succeeded; the function is called again if another thread has written in
-        between.
+        """For authors of norms: y of x's shape, and the function from dy to the gradients, which are a dict with "x",
+        every parameter and every input. A norm with running state also returns a function from all its buffers to new
+        values of some of them. These are written after everything else has succeeded; the function is called again if
+        another thread has written in between.
 
         Args:
             x, params, inputs: float64, C-contiguous; x is a copy, which must not be written to.
         """
 
     def letters(self, x: Array) -> str:
-        """What each axis of x is to `by_cells`, see `cells_of`; "" where there are no kernels for it."""
+        """For authors of norms: how `by_cells` uses each axis of x, see `cells_of`; "" if there are no kernels for
+        it."""
         return ""
 
     def by_cells(self, cells: Pass, params: Mapping[str, Array]) -> CellPull:
-        """Write y, by formulas that `cells` is called with; returns the function from a pass that holds dy, too, which
-        writes dx, to the gradients of all else. `params` are float64."""
+        """For authors of norms: write y by calls of `cells` with formulas. Returns a function that takes a pass which
+        has dy too, writes dx, and returns all other gradients. `params` are float64."""
         raise NotImplementedError(f"{type(self).__name__} has no kernels")
 
     def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
@@ -65,8 +66,8 @@ class ExactNorm(Norm):
     def exactly(
         self, x: Array, out: Array | None = None, *, update_stats: bool = True, **inputs: Array
     ) -> tuple[Array, Saved]:
-        """Check, compute in float64 and write y: see `Norm.forward`. Without `update_stats` the buffers stay
-        unchanged."""
+        """For authors of norms: check, compute in float64 and write y, see `Norm.forward`. Without `update_stats` the
+        buffers stay unchanged."""
         x = base_array(self, "x", x)
         inputs = {name: base_array(self, name, a) for name, a in inputs.items()}
         self.check(x, **inputs)

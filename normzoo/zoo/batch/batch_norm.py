@@ -6,9 +6,8 @@ import numpy as np
 
 from normzoo.backends.around import NOTHING
 from normzoo.backends.contract import Array, Moments
-from normzoo.norm import eps_for
 from normzoo.passes.around import NOTHING_SET, Behind, Besides
-from normzoo.passes.arrays import DEVICES, once
+from normzoo.passes.arrays import DEVICES, eps_for, once
 from normzoo.passes.attributes import overridable
 from normzoo.passes.form import UNTRACKED, Form, Running
 from normzoo.passes.numbers import check_features, check_size
@@ -16,7 +15,7 @@ from normzoo.passes.saved import Saved
 from normzoo.passes.view import Axes
 from normzoo.statistics.running import How, normalize_tracked
 from normzoo.statistics.tracked import TrackedNorm, check_channels
-from normzoo.statistics.updates import USUAL
+from normzoo.statistics.updates import USUAL, OnNonfinite, SingleValue
 
 MESSAGES = (
     "expected running_mean and running_var in evaluation; write training=True",
@@ -52,7 +51,7 @@ class BatchNorm(TrackedNorm):
         single_value: what to do in training if a channel has one value: "raise" raises ValueError; "bias" gives y =
             bias and dx = 0; "running" uses the running statistics, as in evaluation. None of them updates the running
             statistics.
-        activation, gate_first, residual_scale: what stands around the norm in every call; see `Surrounded`.
+        activation, gate_first, residual_scale: what is computed with the norm in every call; see `Norm.forward`.
 
     Raises:
         ValueError: x has another number of channels or rank below 2; one value per channel (see `single_value`), or eps
@@ -94,8 +93,8 @@ class BatchNorm(TrackedNorm):
         bias: bool = True,
         channel_axis: int = 1,
         dtype: Any = np.float32,
-        on_nonfinite: str = "propagate",
-        single_value: str = "raise",
+        on_nonfinite: OnNonfinite = "propagate",
+        single_value: SingleValue = "raise",
         **behind: Unpack[Behind],
     ) -> None:
         check_features(type(self).__name__, num_features)

@@ -20,9 +20,9 @@ class EMABatchNorm(BatchNorm):
     """Batch normalization that trains with its running statistics, after they were updated by the batch.
 
     Formula:
-        running = (1 - momentum) * running + momentum * (the batch's mean and biased var over all axes but the
-        channels'), then y = (x - running_mean) / sqrt(running_var + eps) * weight + bias. The gradient is exact: it
-        goes through the batch's share of the statistics; earlier statistics are constants. The first batch is all of
+        running = (1 - momentum) * running + momentum * new, where new is the batch's mean and biased var over all axes
+        but the channels', then y = (x - running_mean) / sqrt(running_var + eps) * weight + bias. The gradient is exact:
+        it goes through the batch's share of the statistics; earlier statistics are constants. The first batch is all of
         the statistics. Evaluation does not update them.
 
     Shapes:

@@ -29,7 +29,7 @@ class ScaledBatchNorm(BatchNorm):
     running_scale = entry("buffers", "running_scale")
 
     def evaluate(self, x: Array, out: Array | None) -> tuple[Array, Saved]:
-        """y by the running statistics, and the `Saved`."""
+        """For authors of norms: y by the running statistics, and the `Saved`."""
         running = self.buffers["running_mean"], self.buffers["running_scale"]
         mean, scale = RunningState(*running).read()
         rstd = reciprocal(check_spread(self, "running_scale", scale) + self.eps)
@@ -38,7 +38,7 @@ class ScaledBatchNorm(BatchNorm):
         )
 
     def track(self, x: Array, running: tuple[Array, ...], mean: Array, scale: Array) -> None:
-        """Update the running statistics by those of the batch."""
+        """For authors of norms: update the running statistics by those of the batch."""
         if running:
             self._join((mean, scale), x.size)
 
@@ -130,10 +130,11 @@ class LInfBatchNorm(ScaledBatchNorm):
     """L-infinity batch normalization: normalize every channel by its mean and the mean of its k largest deviations.
 
     Formula:
-        y = (x - mean) / (scale + eps) * weight + bias, scale = C(n) * (mean of the k largest |x - mean|), over the n
-        values of a channel, with C(n) = (1 + sqrt(pi * ln 4)) / (2 * sqrt(2 * ln n)): about the standard deviation of
-        a normal distribution. In training running = (1 - momentum) * running + momentum * new for mean and scale; in
-        evaluation these are used. Of equal deviations the first ones in the order of x's axes are among the k.
+        y = (x - mean) / (scale + eps) * weight + bias, scale = C(n) * m, where m is the mean of the k largest
+        |x - mean| of the n values of a channel, with C(n) = (1 + sqrt(pi * ln(4))) / (2 * sqrt(2 * ln(n))): about the
+        standard deviation of a normal distribution. In training running = (1 - momentum) * running + momentum * new for
+        mean and scale; in evaluation these are used. Of equal deviations the first ones in the order of x's axes are
+        among the k.
 
     Shapes:
         x, y: (N, C), (N, C, L), (N, C, H, W), ...; with channel_axis=-1, (N, ..., C).

@@ -134,7 +134,7 @@ class FilterResponseNorm(Norm):
         return self._by_passes(x, dict(self.params), out)
 
     def compute(self, x: Array, params: Mapping[str, Array]) -> tuple[Array, Pull]:
-        """See `ExactNorm.compute`."""
+        """For authors of norms: see `ExactNorm.compute`."""
         y, saved = self._by_passes(x, dict(params), None)
 
         def pull(dy: Array) -> Mapping[str, Array]:

@@ -6,9 +6,8 @@ import numpy as np
 
 from normzoo.backends.around import NOTHING
 from normzoo.backends.contract import Array, Moments
-from normzoo.norm import eps_for
 from normzoo.passes.around import NOTHING_SET, Behind, Besides
-from normzoo.passes.arrays import DEVICES, once
+from normzoo.passes.arrays import DEVICES, eps_for, once
 from normzoo.passes.attributes import overridable
 from normzoo.passes.form import Form, Running
 from normzoo.passes.numbers import check_features, check_size
@@ -16,7 +15,7 @@ from normzoo.passes.saved import Saved
 from normzoo.passes.view import Axes
 from normzoo.statistics.running import How, normalize_tracked
 from normzoo.statistics.tracked import TrackedNorm, check_channels
-from normzoo.statistics.updates import USUAL
+from normzoo.statistics.updates import USUAL, OnNonfinite, SingleValue
 
 MESSAGES = (
     "expected running_mean and running_var with use_input_stats=False; pass them",
@@ -81,8 +80,8 @@ class InstanceNorm(TrackedNorm):
         bias: bool = True,
         channel_axis: int = 1,
         dtype: Any = np.float32,
-        on_nonfinite: str = "propagate",
-        single_value: str = "raise",
+        on_nonfinite: OnNonfinite = "propagate",
+        single_value: SingleValue = "raise",
         **behind: Unpack[Behind],
     ) -> None:
         check_features("InstanceNorm", num_features)

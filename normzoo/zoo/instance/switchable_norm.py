@@ -70,8 +70,8 @@ class MixedNorm(TrackedNorm):
     def mix(
         self, mean: Array, var: Array, past: tuple[Array, Array] | None, params: dict[str, Array]
     ) -> tuple[Array, Array, Any]:
-        """slope, shift and the backward function (see `affine`), from the instances' statistics (N, C) and the running
-        ones."""
+        """For authors of norms: slope, shift and the backward function (see `affine`), from the instances' statistics
+        (N, C) and the running ones."""
         raise NotImplementedError
 
     def _options(self) -> dict[str, Any]:

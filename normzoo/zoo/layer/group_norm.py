@@ -76,7 +76,16 @@ class GroupNorm(Norm):
 
 def check_groups(owner: object, num_groups: int, num_channels: int) -> None:
     if num_channels % num_groups:
-        raise ValueError(f"{owner}: expected num_groups to divide the channels, got {num_groups=}, {num_channels=}")
+        if num_groups % num_channels == 0 and not isinstance(owner, str):
+            hint = f"did you swap them? write num_groups={num_channels}, num_channels={num_groups}"
+        else:
+            less, more = (
+                next(n for n in numbers if num_channels % n == 0)
+                for numbers in (range(min(num_groups, num_channels), 0, -1), range(num_groups, num_channels + 1))
+            )
+            hint = f"write num_groups={less} or num_groups={more}"
+        got = f"{num_groups=}, {num_channels=}"
+        raise ValueError(f"{owner}: expected num_groups to divide the channels, got {got}; {hint}")
 
 
 @once

@@ -5,9 +5,9 @@ from typing import Any, Unpack
 import numpy as np
 
 from normzoo.backends.contract import CONSTANT, Array, Moments
-from normzoo.norm import Norm, eps_for
+from normzoo.norm import Norm
 from normzoo.passes.around import Behind, Besides
-from normzoo.passes.arrays import DEVICES, base_array, cast_like, shifted
+from normzoo.passes.arrays import DEVICES, base_array, cast_like, eps_for, shifted
 from normzoo.passes.attributes import overridable
 from normzoo.passes.form import Form, in_two
 from normzoo.passes.normalize import normalize

@@ -19,11 +19,11 @@ class OrthogonalWeight(ExactNorm):
 
     Formula:
         W is x as a matrix of x.shape[0] rows; if it has more columns than rows, both are transposed.
-        "qr": y = Q, with W = Q R and the diagonal of R positive: the columns of W are orthonormalized one after
+        "qr": y = Q, with W = Q @ R and the diagonal of R positive: the columns of W are orthonormalized one after
         another.
-        "cayley": y = the first columns of (I - A/2)^-1 (I + A/2), with A = L - L^T and L the lower triangle of W,
+        "cayley": y = the first columns of (I - A/2)^-1 @ (I + A/2), with A = L - L^T and L the lower triangle of W,
         extended by columns of zeros to a square.
-        Either way y^T y = I for tall and square matrices, y y^T = I for wide ones.
+        In both cases y^T @ y = I for tall and square matrices, y @ y^T = I for wide ones.
 
     Shapes:
         x, y: (rows, columns), or (rows, ...) with all other axes as the columns.

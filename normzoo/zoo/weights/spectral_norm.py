@@ -21,8 +21,8 @@ class SpectralNorm(ExactNorm):
     """Spectral normalization: divide a weight matrix by its largest singular value.
 
     Formula:
-        y = x / sigma, with sigma = u . (W v) and W the matrix of x with `dim` as its rows and all other axes as its
-        columns. In training, n_power_iterations steps u = W v, v = W^T u come first, each divided by its length (or
+        y = x / sigma, with sigma = u^T @ W @ v and W the matrix of x with `dim` as its rows and all other axes as its
+        columns. In training, n_power_iterations steps u = W @ v, v = W^T @ u come first, each divided by its length (or
         eps, if larger). With `exact`, u and v are the singular vectors themselves. The gradient treats u and v as
         constants; at the singular vectors it is that of the singular value (or one of its subgradients, if the singular
         value is not simple).
@@ -85,7 +85,7 @@ class SpectralNorm(ExactNorm):
         self._random = {name: a.copy() for name, a in self.buffers.items()}
 
     def iterate(self, x: Array, n_power_iterations: int = SET_UP) -> None:
-        """Move u and v closer to the singular vectors of x."""
+        """For authors of norms: move u and v closer to the singular vectors of x."""
         check_array(self, "x", x)
         check_parameter(self, "x", x, self.shape)
         n_power_iterations = check_size(self, "n_power_iterations", n_power_iterations)

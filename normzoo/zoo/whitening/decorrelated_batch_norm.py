@@ -13,10 +13,10 @@ class DecorrelatedBatchNorm(BatchWhitening):
     """Decorrelated batch normalization: whiten groups of channels over the batch and all positions by eigenvectors.
 
     Formula:
-        y = W (x - mean) * weight + bias, with W = (covariance + eps I)^(-1/2) = D diag(1 / sqrt(lambda + eps)) D^T
-        (ZCA) for each group of num_channels neighbouring channels, mean and (biased) covariance over all other axes.
-        In training these are the batch's, and running = (1 - momentum) * running + momentum * new for mean and W; in
-        evaluation they are the running ones, and constants in the gradient.
+        y = W @ (x - mean) * weight + bias, with W = (covariance + eps * I)^(-1/2) = D @ diag(1 / sqrt(lambda + eps)) @
+        D^T (this is ZCA) for each group of num_channels neighbouring channels, mean and (biased) covariance over all
+        other axes. In training these are the batch's, and running = (1 - momentum) * running + momentum * new for mean
+        and W; in evaluation they are the running ones, and constants in the gradient.
 
     Shapes:
         x, y: (N, C), (N, C, L), (N, C, H, W), ... any rank from 2; with channel_axis=-1, (N, ..., C).

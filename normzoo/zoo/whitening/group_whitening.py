@@ -18,9 +18,9 @@ class GroupWhitening(ExactNorm):
     """Group whitening: decorrelate the groups of channels of every sample from each other.
 
     Formula:
-        y = W (x - mean) * weight + bias, where each sample x is a matrix with one row per group of C / num_groups
+        y = W @ (x - mean) * weight + bias, where each sample x is a matrix with one row per group of C / num_groups
         neighbouring channels, with their values at all positions. Mean and (biased) covariance are those of the rows,
-        and W = (covariance + eps I)^(-1/2), by T of `IterNorm`'s iterations or by eigenvectors.
+        and W = (covariance + eps * I)^(-1/2), by T of `IterNorm`'s iterations or by eigenvectors.
 
     Shapes:
         x, y: (N, C), (N, C, L), (N, C, H, W), ...; with channel_axis=-1, (N, ..., C).

@@ -13,10 +13,10 @@ class IterNorm(BatchWhitening):
     """Iterative normalization: whiten groups of channels over the batch and all positions by Newton's iterations.
 
     Formula:
-        y = W (x - mean) * weight + bias, with S = covariance + eps I for each group of neighbouring channels, P_0 = I,
-        P_k+1 = (3 P_k - P_k^3 S / tr(S)) / 2 and W = P_T / sqrt(tr(S)), mean and (biased) covariance over all other
-        axes. In training these are the batch's, and running = (1 - momentum) * running + momentum * new for mean and
-        W; in evaluation they are the running ones, and constants in the gradient.
+        y = W @ (x - mean) * weight + bias, with S = covariance + eps * I for each group of neighbouring channels,
+        P_0 = I, P_next = (3 * P_k - P_k^3 @ S / tr(S)) / 2 for k from 0 to T - 1, and W = P_T / sqrt(tr(S)); mean and
+        (biased) covariance are over all other axes. In training these are the batch's, and running = (1 - momentum) *
+        running + momentum * new for mean and W; in evaluation they are the running ones, and constants in the gradient.
 
     Shapes:
         x, y: (N, C), (N, C, L), (N, C, H, W), ... any rank from 2; with channel_axis=-1, (N, ..., C).
