@@ -130,6 +130,15 @@ class Formula(NamedTuple):
     wide: bool = False  # computed in float64, whatever x is
 
 
+class Summary(NamedTuple):
+    """What is found of every column of a table of data, see `Backend.summarize`."""
+
+    extremes: bool = False  # else moments
+    picks: bool = False  # rows are those that `order` names
+    weighs: bool = False  # rows have weights
+    skips: bool = False  # NaN does not count; it never does for extremes
+
+
 def lacking(backend: object) -> NotImplementedError:
     return NotImplementedError(f"{type(backend).__name__} computes views alone")
 
@@ -256,6 +265,22 @@ class Backend(Protocol):
         """run(arrays, coefficients, results) -> sums, float64 of shape (b or 1, c or 1). Coefficients are float64 of
         such shapes, which `spans` says as `Formula.sums` does; they are rounded to `dtype`. A result may be one of the
         arrays."""
+        raise lacking(self)
+
+    # Data, likewise.
+
+    def summarize(self, columns: int, summary: Summary, store: np.dtype) -> Callable[..., Array]:
+        """run(x, pitch, parts, order, weights) -> (parts, 3, columns) float64: for each column of each part count, mean
+        and m2 = sum of weight * (value - mean)^2; or how many are no NaN, the least and the largest of them, inf and
+        -inf where there are none. x is of any size; row i are the `columns` values from i * pitch on. A part, of (p, 2)
+        int64, is a first row and a number of rows; with `picks` row i is order[i], int64, in its place. The count is a
+        sum of weights, float64 of as many rows, with `weighs`; else neither of the two is read."""
+        raise lacking(self)
+
+    def rescale(self, rows: int, columns: int, sets: int, store: np.dtype, chosen: bool, by_row: bool) -> Pass:
+        """run(x, chosen, numbers, y): y = (x - shift) * scale + offset in float64, of (rows, columns). numbers are
+        (3, sets, columns) float64 or, with `by_row`, (3, sets, 1); row i has those of set chosen[i], int64; if there is
+        no `chosen`, of set 0 or, with `by_row`, of set i % sets."""
         raise lacking(self)
 
     # What passes can do without: a backend that has none leaves these out; where one raises, that is said once.

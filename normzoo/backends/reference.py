@@ -22,6 +22,7 @@ from normzoo.backends.contract import (
     Moments,
     Pass,
     Response,
+    Summary,
     Volume,
     Window,
 )
@@ -165,6 +166,12 @@ class Reference(Backend):
 
     def cumulate_back(self, batch: int, form: Cumulation, dtype: np.dtype, store: np.dtype) -> Pass:
         return partial(definitions.cumulate_back, form)
+
+    def summarize(self, columns: int, summary: Summary, store: np.dtype) -> Callable[..., Array]:
+        return partial(definitions.summarize, columns, summary)
+
+    def rescale(self, rows: int, columns: int, sets: int, store: np.dtype, chosen: bool, by_row: bool) -> Pass:
+        return partial(definitions.rescale, (rows, columns), sets if by_row and not chosen else 0)
 
     def cells(
         self, dims: Cells, formula: Formula, spans: tuple[str, ...], dtype: np.dtype, store: np.dtype

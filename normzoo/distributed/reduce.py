@@ -7,7 +7,8 @@ import numpy as np
 from normzoo.backends.contract import Array
 from normzoo.passes.arrays import check_array
 from normzoo.passes.formulas import Axis
-from normzoo.statistics.stats import ALL_NAMES, Stats, data_array, reduced
+from normzoo.statistics.counted import data_array, reduced
+from normzoo.statistics.stats import ALL_NAMES, Stats
 
 RECORD = np.dtype([("count", np.int64), ("mean", np.float64), ("m2", np.float64), ("unit", np.float64)])
 

@@ -15,9 +15,10 @@ from normzoo.passes.normalize import normalize
 from normzoo.passes.numbers import check_features, check_number, check_size
 from normzoo.passes.saved import Chained, Grads, Saved
 from normzoo.passes.view import Axes
+from normzoo.statistics.counted import data_array
 from normzoo.statistics.running import normalize_by
 from normzoo.statistics.running_state import RunningState
-from normzoo.statistics.stats import ALL_NAMES, Stats, data_array
+from normzoo.statistics.stats import ALL_NAMES, Stats
 from normzoo.statistics.tracked import check_channels
 
 

@@ -1,0 +1,57 @@
+"""Kernels of tables of data, and how they are had as machine code."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numba.core import types
+
+from normzoo.backends.contract import Array, Pass, Summary
+from normzoo.backends.cpu.apart import call_of
+from normzoo.backends.cpu.code import DOUBLE, FLAT
+from normzoo.backends.cpu.compiling.jit import plain
+from normzoo.backends.cpu.kernels import tables
+from normzoo.backends.cpu.parallel.sharing import POOL
+from normzoo.backends.cpu.vector.lanes import Flat
+
+INT, DIMS = Flat(types.int64), types.UniTuple(types.int64, 3)
+
+
+@lru_cache(maxsize=256)
+def _summary(summary: Summary, store: np.dtype, values: int) -> Any:
+    picks, weighs, skips = summary[1:]
+    kernel = tables.extremes(picks) if summary.extremes else tables.moments(picks, weighs, skips)
+    flat, double = FLAT[store.name], FLAT[DOUBLE.name]
+    return call_of(kernel, (POOL, DIMS, flat, INT, INT, double, double), values)
+
+
+def summarize(columns: int, summary: Summary, store: np.dtype) -> Callable[..., Array]:
+    """See the contract."""
+    room = plain(tables.room_of)(columns)
+
+    def run(x: Array, pitch: int, parts: Array, order: Array, weights: Array) -> Array:
+        found: Array = np.empty((len(parts), tables.PLANES, room))
+        values = int(parts[:, 1].sum()) * columns
+        call = _summary(summary, store, 1 << max(0, values - 1).bit_length())  # of about as many
+        call((columns, pitch, len(parts)), x, parts, order, weights, found)
+        return found[:, :3, :columns]
+
+    return run
+
+
+@lru_cache(maxsize=256)
+def rescale(dims: tuple[int, int, int], store: np.dtype, chosen: bool, by_row: bool) -> Pass:
+    """See the contract; dims are rows, columns, sets."""
+    rows, columns, sets = dims
+    flat, double = FLAT[store.name], FLAT[DOUBLE.name]
+    signature = POOL, DIMS, flat, INT, double, flat
+    call = call_of(tables.rescale(chosen, by_row), signature, rows * columns)
+    room = 1 if by_row else plain(tables.room_of)(columns)
+
+    def run(x: Array, of_row: Array, numbers: Array, y: Array) -> None:
+        wide = np.zeros((3, sets, room))
+        wide[:, :, : numbers.shape[2]] = numbers
+        call(dims, x, of_row, wide, y)
+
+    return run
