@@ -139,6 +139,14 @@ class Summary(NamedTuple):
     skips: bool = False  # NaN does not count; it never does for extremes
 
 
+class Rescaling(NamedTuple):
+    """How a table is rescaled, see `Backend.rescale`."""
+
+    chosen: bool = False  # rows have sets
+    by_row: bool = False  # numbers are those of a row, not of a column
+    clips: bool = False
+
+
 def lacking(backend: object) -> NotImplementedError:
     return NotImplementedError(f"{type(backend).__name__} computes views alone")
 
@@ -277,10 +285,11 @@ class Backend(Protocol):
         sum of weights, float64 of as many rows, with `weighs`; else neither of the two is read."""
         raise lacking(self)
 
-    def rescale(self, rows: int, columns: int, sets: int, store: np.dtype, chosen: bool, by_row: bool) -> Pass:
-        """run(x, chosen, numbers, y): y = (x - shift) * scale + offset in float64, of (rows, columns). numbers are
-        (3, sets, columns) float64 or, with `by_row`, (3, sets, 1); row i has those of set chosen[i], int64; if there is
-        no `chosen`, of set 0 or, with `by_row`, of set i % sets."""
+    def rescale(self, dims: Volume, store: np.dtype, how: Rescaling) -> Callable[..., bool]:
+        """run(x, chosen, numbers, y): y = (x - shift) * scale + offset in float64, of (rows, columns); returns whether
+        all of x is finite. dims are rows, columns, sets; numbers are (3, sets, columns) float64, or (3, sets, 1) if
+        they are those of a row; where y is clipped there are two more, the least and the largest y. Row i has the
+        numbers of set chosen[i], int64; if there is no `chosen`, of set 0 or, if they are those of a row, i % sets."""
         raise lacking(self)
 
     # What passes can do without: a backend that has none leaves these out; where one raises, that is said once.

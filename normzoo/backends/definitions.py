@@ -5,7 +5,18 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.backends.contract import Array, Cells, Cumulation, Formula, Pass, Response, Summary, Volume, Window
+from normzoo.backends.contract import (
+    Array,
+    Cells,
+    Cumulation,
+    Formula,
+    Pass,
+    Rescaling,
+    Response,
+    Summary,
+    Volume,
+    Window,
+)
 
 
 def of(dims: tuple[int, ...], formula: Callable[..., Array], form: Any) -> Pass:
@@ -224,8 +235,11 @@ def summarize(
 
 
 @np.errstate(all="ignore")
-def rescale(dims: tuple[int, int], sets: int, x: Array, chosen: Array, numbers: Array, y: Array) -> None:
-    """See the contract; `sets`: the set of row i is i % sets, or 0 if there are `chosen` ones, or one set."""
-    of_row = np.arange(dims[0]) % sets if sets else chosen if chosen.size == dims[0] else np.zeros(dims[0], np.int64)
-    shift, scale, offset = numbers[:, of_row]
-    y.reshape(dims)[...] = (x.reshape(dims).astype(np.float64) - shift) * scale + offset
+def rescale(dims: Volume, how: Rescaling, x: Array, chosen: Array, numbers: Array, y: Array) -> bool:
+    """See the contract."""
+    rows, columns, sets = dims
+    of_row = chosen if how.chosen else np.arange(rows) % sets if how.by_row else np.zeros(rows, np.int64)
+    shift, scale, offset, *limits = numbers[:, of_row]
+    v = (x.reshape(rows, columns).astype(np.float64) - shift) * scale + offset
+    y.reshape(rows, columns)[...] = np.clip(v, *limits) if how.clips else v
+    return bool(np.isfinite(x).all())

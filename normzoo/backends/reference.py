@@ -21,6 +21,7 @@ from normzoo.backends.contract import (
     Forward,
     Moments,
     Pass,
+    Rescaling,
     Response,
     Summary,
     Volume,
@@ -170,8 +171,8 @@ class Reference(Backend):
     def summarize(self, columns: int, summary: Summary, store: np.dtype) -> Callable[..., Array]:
         return partial(definitions.summarize, columns, summary)
 
-    def rescale(self, rows: int, columns: int, sets: int, store: np.dtype, chosen: bool, by_row: bool) -> Pass:
-        return partial(definitions.rescale, (rows, columns), sets if by_row and not chosen else 0)
+    def rescale(self, dims: Volume, store: np.dtype, how: Rescaling) -> Callable[..., bool]:
+        return partial(definitions.rescale, dims, how)
 
     def cells(
         self, dims: Cells, formula: Formula, spans: tuple[str, ...], dtype: np.dtype, store: np.dtype

@@ -1,12 +1,12 @@
 """What data tools take: arrays whose values may not all count, and the axes that statistics are over."""
 
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
 from normzoo.backends.contract import Array
-from normzoo.passes.arrays import base_array, moved
+from normzoo.passes.arrays import base_array, moved, on_device
 from normzoo.passes.formulas import Axis
 from normzoo.passes.view import lies_in
 from normzoo.selection.select import Selected, select
@@ -24,12 +24,43 @@ def data_array(owner: object, name: str, a: Any) -> Array:
     return moved(base_array(owner, name, a), "cpu")
 
 
-def as_selection(owner: object, x: Any) -> Any:
-    """A masked array as a selection of what is not masked; anything else as it is."""
+def data_of(owner: object, x: Any) -> Any:
+    """What a data tool takes, as an array on the host or a selection of one: numbers of any kind are floats, integers
+    and booleans float64; masked values do not count. Layers take less: see `base_array`.
+
+    Raises:
+        TypeError: x is a tensor, which normzoo.torch takes, a Dask array, or holds no real numbers.
+    """
+    if isinstance(x, Selected):
+        return x
     if isinstance(x, np.ma.MaskedArray):
-        data = data_array(owner, "x", np.asarray(x.data))
-        return select(data, mask=~np.ma.getmaskarray(x))
-    return x
+        return select(data_array(owner, "x", _floats(np.asarray(x.data))), mask=~np.ma.getmaskarray(x))
+    if hasattr(x, "dask") and hasattr(x, "chunks"):
+        raise TypeError(f"{owner}: expected x in memory, got a Dask array; write nz.stats_of(x, axis) or x.compute()")
+    is_tensor = any(kind.__module__ == "torch" for kind in type(x).__mro__)
+    if not isinstance(x, np.ndarray) and not is_tensor and not on_device(x) and _has_numbers(x):
+        x = _array_of(x)
+    return data_array(owner, "x", _floats(x) if isinstance(x, np.ndarray) else x)
+
+
+def _has_numbers(x: Any) -> bool:
+    return isinstance(x, list | tuple | Real) or hasattr(x, "__array__")
+
+
+def _array_of(x: Any) -> Any:
+    """A list, a column, a frame or anything with `__array__` as an array; missing values of frames are NaN."""
+    try:
+        found = np.asarray(x)
+        if found.dtype == object and hasattr(x, "to_numpy"):  # pandas, of numbers that may be missing
+            found = x.to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError):
+        return x
+    return found if found.dtype.kind in "biuf" or found.dtype.name == "bfloat16" else x
+
+
+def _floats(a: Array) -> Array:
+    """Integers and booleans as float64."""
+    return a.astype(np.float64) if a.dtype.kind in "biu" else a
 
 
 def counted_of(owner: object, x: Any, axes: tuple[int, ...], skip_nan: bool) -> tuple[Counted, bool]:

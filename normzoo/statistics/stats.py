@@ -9,7 +9,7 @@ import numpy as np
 from normzoo.backends.contract import Array
 from normzoo.passes.formulas import Axis, centered, reciprocal
 from normzoo.selection.select import Selected
-from normzoo.statistics.counted import as_selection, counted_of, data_array, is_dense, reduced
+from normzoo.statistics.counted import counted_of, data_of, is_dense, reduced
 from normzoo.statistics.tables import COMPILED, Counted, found_of
 
 NAMES = ("count", "mean", "m2")
@@ -93,13 +93,14 @@ class Stats:
         where it is: a memory-mapped array needs no memory.
 
         Args:
-            x: float array; a masked array, whose masked values do not count; or a selection, see `select`: of values
-                that count, with weights, or in segments, which then are the first axis, in ascending order of ids.
+            x: numbers: an array of floats, integers or booleans, a list, a column or frame of pandas or Polars; a
+                masked array, whose masked values do not count; or a selection, see `select`: of values that count, with
+                weights, or in segments, which then are the first axis, in ascending order of ids.
             axis: the axis that segments refer to is one of them.
             skip_nan: if True, NaN does not count; the count is then one of each set.
 
         Raises:
-            TypeError: x is not a float array. ValueError: `axis` is not an axis of x, or is named twice.
+            TypeError: x holds no real numbers. ValueError: `axis` is not an axis of x, or is named twice.
 
         >>> import numpy as np, normzoo as nz
         >>> ages = np.array([[30.0], [np.nan], [50.0], [7.0]])
@@ -107,8 +108,8 @@ class Stats:
         array([[ 7.],
                [40.]])
         """
-        x = as_selection("Stats", x)
-        a = data_array("Stats", "x", x.x if isinstance(x, Selected) else x)
+        x = data_of("Stats", x)
+        a = x.x if isinstance(x, Selected) else x
         axes = reduced(a.ndim, axis)
         if isinstance(x, Selected) or skip_nan:
             counted, segmented = counted_of("Stats", x, axes, skip_nan)

@@ -27,6 +27,7 @@ from normzoo.backends.contract import (
     Kind,
     Moments,
     Pass,
+    Rescaling,
     Response,
     Sampler,
     Shortcut,
@@ -164,8 +165,8 @@ class CPU(Backend):
     def summarize(self, columns: int, summary: Summary, store: np.dtype) -> Callable[..., Array]:
         return _data().summarize(columns, summary, store)
 
-    def rescale(self, rows: int, columns: int, sets: int, store: np.dtype, chosen: bool, by_row: bool) -> Pass:
-        return _data().rescale((rows, columns, sets), store, chosen, by_row)
+    def rescale(self, dims: Volume, store: np.dtype, how: Rescaling) -> Callable[..., bool]:
+        return _data().rescale(dims, store, how)
 
     def forward_shortcut(
         self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype,

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 from numba.core import types
 
-from normzoo.backends.contract import Array, Pass, Summary
+from normzoo.backends.contract import Array, Rescaling, Summary, Volume
 from normzoo.backends.cpu.apart import call_of
 from normzoo.backends.cpu.code import DOUBLE, FLAT
 from normzoo.backends.cpu.compiling.jit import plain
 from normzoo.backends.cpu.kernels import tables
 from normzoo.backends.cpu.parallel.sharing import POOL
+from normzoo.backends.cpu.schedule import TABLE_ROWS
 from normzoo.backends.cpu.vector.lanes import Flat
 
 INT, DIMS = Flat(types.int64), types.UniTuple(types.int64, 3)
@@ -41,17 +42,17 @@ def summarize(columns: int, summary: Summary, store: np.dtype) -> Callable[..., 
 
 
 @lru_cache(maxsize=256)
-def rescale(dims: tuple[int, int, int], store: np.dtype, chosen: bool, by_row: bool) -> Pass:
-    """See the contract; dims are rows, columns, sets."""
+def rescale(dims: Volume, store: np.dtype, how: Rescaling) -> Callable[..., bool]:
+    """See the contract."""
     rows, columns, sets = dims
     flat, double = FLAT[store.name], FLAT[DOUBLE.name]
-    signature = POOL, DIMS, flat, INT, double, flat
-    call = call_of(tables.rescale(chosen, by_row), signature, rows * columns)
-    room = 1 if by_row else plain(tables.room_of)(columns)
+    call = call_of(tables.rescale(*how), (POOL, DIMS, flat, INT, double, flat, double), rows * columns)
+    room = 1 if how.by_row else plain(tables.room_of)(columns)
 
-    def run(x: Array, of_row: Array, numbers: Array, y: Array) -> None:
-        wide = np.zeros((3, sets, room))
-        wide[:, :, : numbers.shape[2]] = numbers
-        call(dims, x, of_row, wide, y)
+    def run(x: Array, chosen: Array, numbers: Array, y: Array) -> bool:
+        padded, finite = np.zeros((5, sets, room)), np.empty(-(-rows // TABLE_ROWS))
+        padded[: len(numbers), :, : numbers.shape[2]] = numbers
+        call(dims, x, chosen, padded, y, finite)
+        return not np.isnan(finite).any()
 
     return run

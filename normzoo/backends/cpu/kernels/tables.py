@@ -19,8 +19,19 @@ from normzoo.backends.cpu.kernels.moments import put_lanes
 from normzoo.backends.cpu.kernels.windows import part_of
 from normzoo.backends.cpu.parallel.sharing import share
 from normzoo.backends.cpu.schedule import TABLE_COLUMNS, TABLE_ROWS
-from normzoo.backends.cpu.vector.access import at, load, prefetch, store
-from normzoo.backends.cpu.vector.arithmetic import fma, inverse, keep, larger, minus, narrow, smaller, splat, wide
+from normzoo.backends.cpu.vector.access import at, load, prefetch, put, store
+from normzoo.backends.cpu.vector.arithmetic import (
+    fma,
+    inverse,
+    keep,
+    larger,
+    minus,
+    narrow,
+    smaller,
+    splat,
+    total,
+    wide,
+)
 from normzoo.backends.cpu.vector.comparing import below, is_outside
 from normzoo.backends.cpu.vector.lanes import LANES
 
@@ -233,47 +244,61 @@ class Rescaled(NamedTuple):
     sets: Any  # how many there are
     x: Any
     chosen: Any  # (rows,) int64, the set of each row, or of no use
-    numbers: Any  # (3, sets, room or 1) float64: shift, scale, offset
+    numbers: Any  # (5, sets, room or 1) float64: shift, scale, offset, least and largest
     y: Any  # of x's shape
+    finite: Any  # (turns,) float64, written: 0, or NaN where a value is none or infinite
 
 
 @cache
-def rescale(picks, by_row):
+def rescale(picks, by_row, clips):
     """y = (x - shift) * scale + offset, with numbers of the set of a row, each of which is of one column or, with
-    `by_row`, of them all; without `picks` there is one set or, with `by_row`, row i is of set i % sets."""
+    `by_row`, of them all; without `picks` there is one set or, with `by_row`, row i is of set i % sets. `clips`: y is
+    no less than the fourth number and no more than the fifth."""
 
     @helper
-    def three(given, i, j):
+    def number(given, s, j, which):
         room = 1 if by_row else room_of(given.columns)
-        s = at(given.chosen, i) if picks else (i % given.sets if by_row else 0)
-        k, step = s * room + (0 if by_row else j), given.sets * room
-        numbers = given.numbers
-        if by_row:
-            return splat(at(numbers, k)), splat(at(numbers, k + step)), splat(at(numbers, k + 2 * step))
-        return load(numbers, k), load(numbers, k + step), load(numbers, k + 2 * step)
+        k = (which * given.sets + s) * room
+        return splat(at(given.numbers, k)) if by_row else load(given.numbers, k + j)
 
     @helper
-    def put_strip(given, i, j, shift, scale, offset):
+    def numbers_of(given, i, j):
+        s = at(given.chosen, i) if picks else (i % given.sets if by_row else 0)
+        shift, scale, offset = number(given, s, j, 0), number(given, s, j, 1), number(given, s, j, 2)
+        if clips:
+            return shift, scale, offset, number(given, s, j, 3), number(given, s, j, 4)
+        return shift, scale, offset, offset, offset
+
+    @helper
+    def put_strip(given, i, j, numbers):
+        """Returns 0, or NaN in lanes of what is not finite."""
+        shift, scale, offset, least, most = numbers
         x, k, left = given.x, i * given.columns + j, given.columns - j
         prefetch(x, k + TABLE_ROWS * given.columns)
-        put_lanes(given.y, k, narrow(fma(wide(part_of(x, k, left)) - shift, scale, offset), x), left)
+        v = wide(part_of(x, k, left))
+        y = fma(v - shift, scale, offset)
+        if clips:
+            y = smaller(larger(y, least), most)
+        put_lanes(given.y, k, narrow(y, x), left)
+        return v * splat(0.0)
 
     @helper
     def some_rows(t, given):
         first = t * TABLE_ROWS
-        last = smaller(first + TABLE_ROWS, given.rows)
+        last, seen = smaller(first + TABLE_ROWS, given.rows), splat(0.0)
         if by_row:
             for i in range(first, last):
-                shift, scale, offset = three(given, i, 0)
+                numbers = numbers_of(given, i, 0)
                 for j in range(0, given.columns, LANES):
-                    put_strip(given, i, j, shift, scale, offset)
+                    seen += put_strip(given, i, j, numbers)
         else:
             for j in range(0, given.columns, LANES):
-                shift, scale, offset = three(given, first, j)
+                numbers = numbers_of(given, first, j)
                 for i in range(first, last):
                     if picks:
-                        shift, scale, offset = three(given, i, j)
-                    put_strip(given, i, j, shift, scale, offset)
+                        numbers = numbers_of(given, i, j)
+                    seen += put_strip(given, i, j, numbers)
+        put(given.finite, t, total(seen))
 
     @kernel
     def table_rescale(
@@ -283,9 +308,10 @@ def rescale(picks, by_row):
         chosen,
         numbers,
         y,
+        finite,
     ):
         rows, columns, sets = dims
         turns = (rows + TABLE_ROWS - 1) // TABLE_ROWS
-        share(pool, turns, some_rows, (Rescaled(rows, columns, sets, x, chosen, numbers, y),))
+        share(pool, turns, some_rows, (Rescaled(rows, columns, sets, x, chosen, numbers, y, finite),))
 
     return table_rescale
