@@ -40,7 +40,9 @@ def estimator(library: str, name: str) -> Any:
 def table(dtype: str, rows: int, columns: int) -> np.ndarray:
     """The same in every process."""
     rng = np.random.default_rng(0)
-    return rng.standard_normal((rows, columns), dtype=np.dtype(dtype).type) * np.asarray(3, dtype) + np.asarray(5, dtype)
+    return rng.standard_normal((rows, columns), dtype=np.dtype(dtype).type) * np.asarray(3, dtype) + np.asarray(
+        5, dtype
+    )
 
 
 def step(library: str, name: str, dtype: str, which: str, size: tuple[int, int]) -> Callable | None:

@@ -24,7 +24,7 @@ def data_array(owner: object, name: str, a: Any) -> Array:
     return moved(base_array(owner, name, a), "cpu")
 
 
-def data_of(owner: object, x: Any) -> Any:
+def data_of(owner: object, x: Any, name: str = "x") -> Any:
     """What a data tool takes, as an array on the host or a selection of one: numbers of any kind are floats, integers
     and booleans float64; masked values do not count. Layers take less: see `base_array`.
 
@@ -34,13 +34,15 @@ def data_of(owner: object, x: Any) -> Any:
     if isinstance(x, Selected):
         return x
     if isinstance(x, np.ma.MaskedArray):
-        return select(data_array(owner, "x", _floats(np.asarray(x.data))), mask=~np.ma.getmaskarray(x))
+        return select(data_array(owner, name, _floats(np.asarray(x.data))), mask=~np.ma.getmaskarray(x))
     if hasattr(x, "dask") and hasattr(x, "chunks"):
-        raise TypeError(f"{owner}: expected x in memory, got a Dask array; write nz.stats_of(x, axis) or x.compute()")
+        raise TypeError(
+            f"{owner}: expected {name} in memory, got a Dask array; write nz.stats_of({name}, axis) or {name}.compute()"
+        )
     is_tensor = any(kind.__module__ == "torch" for kind in type(x).__mro__)
     if not isinstance(x, np.ndarray) and not is_tensor and not on_device(x) and _has_numbers(x):
         x = _array_of(x)
-    return data_array(owner, "x", _floats(x) if isinstance(x, np.ndarray) else x)
+    return data_array(owner, name, _floats(x) if isinstance(x, np.ndarray) else x)
 
 
 def _has_numbers(x: Any) -> bool:

@@ -54,7 +54,7 @@ def quantile(x: Any, q: Any, axis: Axis | None = None, *, skip_nan: bool = False
     wanted = np.asarray(q, np.float64)
     check_shares("robust.quantile", "q", wanted, 1.0)
     found = by_sets(x, axis, skip_nan, lambda v: _quantiles(v, wanted.reshape(-1)), wanted.size)
-    return found.reshape(*wanted.shape, *found.shape[1:])
+    return found.reshape((*wanted.shape, *found.shape[1:]))
 
 
 def median(x: Any, axis: Axis | None = None, *, skip_nan: bool = False) -> Array:
@@ -207,4 +207,4 @@ def by_sets(x: Any, axis: Axis | None, skip_nan: bool, of_values: OfValues, resu
     if n:
         with ThreadPoolExecutor(max_workers=cpu_count() or 1) as threads:
             list(threads.map(some, range(0, len(rows), step)))
-    return found.reshape(results, *shape)
+    return found.reshape((results, *shape))

@@ -168,7 +168,7 @@ class QuantileSketch:
         wanted = np.asarray(q, np.float64)
         check_shares("QuantileSketch.quantile", "q", wanted, 1.0)
         found = self._each(lambda held: held.quantiles(wanted.reshape(-1)), wanted.size)
-        return found.reshape(*wanted.shape, *self.shape)
+        return found.reshape((*wanted.shape, *self.shape))
 
     def median(self) -> Array:
         return self.quantile(0.5)

@@ -126,11 +126,13 @@ class Stats:
         with np.errstate(all="ignore"):
             count, mean, m2 = found_of(x, axes, counted, False, union)
             unit = np.ones(shape)
-            far = _far(m2) & ~np.isnan(m2) & (count > 0)
+            far = _far(m2) & (count > 0)
             if x.itemsize == 8 and far.any():
                 _, least, most = found_of(x, axes, counted, True, extremes_union)
-                if (far & (least < most)).any():  # compute again, with the largest value scaled to about 1
-                    scale = power_above(np.maximum(np.abs(least), np.abs(most)).max(axis=0))
+                largest = np.maximum(np.abs(least), np.abs(most))
+                far &= (least < most) & np.isfinite(largest) & (~np.isnan(m2) | (largest > LARGE))
+                if far.any():  # compute again, with the largest value scaled to about 1
+                    scale = power_above(np.where(np.isfinite(largest), largest, 0.0).max(axis=0))
                     back = np.expand_dims(scale, axes)
                     count, mean, m2 = found_of(x / back, axes, counted, False, union)
                     mean = mean * scale

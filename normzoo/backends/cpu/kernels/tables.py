@@ -19,7 +19,7 @@ from normzoo.backends.cpu.kernels.moments import put_lanes
 from normzoo.backends.cpu.kernels.windows import part_of
 from normzoo.backends.cpu.parallel.sharing import share
 from normzoo.backends.cpu.schedule import TABLE_COLUMNS, TABLE_ROWS
-from normzoo.backends.cpu.vector.access import at, load, prefetch, put, store
+from normzoo.backends.cpu.vector.access import at, load, prefetch, put, store, stream, zeros
 from normzoo.backends.cpu.vector.arithmetic import (
     fma,
     inverse,
@@ -185,33 +185,46 @@ def extremes(picks):
     """How many values are no NaN, the least and the largest of them; inf and -inf where there are none."""
 
     @helper
+    def place(table, i):
+        return (at(table.order, i) if picks else i) * table.pitch
+
+    @helper
+    def counted(table, first, last, j, left):
+        count = splat(0.0)
+        for i in range(first, last):
+            count += where_present(wide(part_of(table.x, place(table, i) + j, left)), splat(1.0))
+        return count
+
+    @helper
     def one_tile(t, table):
-        columns, x = table.columns, table.x
+        columns, x, one = table.columns, table.x, narrow(1.0, table.x)
         part, begin, end, room = tile_of(columns, t)
         row = at(table.parts, 2 * part)
         behind = row + at(table.parts, 2 * part + 1)
-        start, one = part * PLANES * room, splat(1.0)
+        start = part * PLANES * room
         for j in range(begin, end, LANES):
             store(table.found, start + j, splat(0.0))
             store(table.found, start + room + j, splat(math.inf))
             store(table.found, start + 2 * room + j, splat(-math.inf))
         for first in range(row, behind, TABLE_ROWS):
             last = smaller(first + TABLE_ROWS, behind)
-            ahead = (last - first) * table.pitch
             for j in range(begin, end, LANES):
                 to, left = start + j, columns - j
-                count = load(table.found, to)
-                least, most = load(table.found, to + room), load(table.found, to + 2 * room)
+                least, most = narrow(load(table.found, to + room), x), narrow(load(table.found, to + 2 * room), x)
+                nothing = seen = zeros(x)
                 for i in range(first, last):
-                    k = (at(table.order, i) if picks else i) * table.pitch + j
+                    k = place(table, i) + j
                     if not picks:
-                        prefetch(x, k + ahead)
-                    v = wide(part_of(x, k, left))
-                    count += where_present(v, one)
+                        prefetch(x, k + (last - first) * table.pitch)
+                    v = part_of(x, k, left)
                     least, most = smaller(least, v), larger(most, v)
-                store(table.found, to, count)
-                store(table.found, to + room, least)
-                store(table.found, to + 2 * room, most)
+                    seen = fma(v, nothing, seen)  # NaN where a value is none, or infinite
+                count = splat(float(last - first))
+                if is_outside(seen, -one, one):
+                    count = counted(table, first, last, j, left)
+                store(table.found, to, load(table.found, to) + count)
+                store(table.found, to + room, wide(least))
+                store(table.found, to + 2 * room, wide(most))
 
     return table_kernel("table_extremes", one_tile)
 
@@ -250,10 +263,11 @@ class Rescaled(NamedTuple):
 
 
 @cache
-def rescale(picks, by_row, clips):
+def rescale(picks, by_row, clips, streams):
     """y = (x - shift) * scale + offset, with numbers of the set of a row, each of which is of one column or, with
     `by_row`, of them all; without `picks` there is one set or, with `by_row`, row i is of set i % sets. `clips`: y is
-    no less than the fourth number and no more than the fifth."""
+    no less than the fourth number and no more than the fifth. `streams`: y, of whole vectors, is written past the
+    caches."""
 
     @helper
     def number(given, s, j, which):
@@ -279,7 +293,10 @@ def rescale(picks, by_row, clips):
         y = fma(v - shift, scale, offset)
         if clips:
             y = smaller(larger(y, least), most)
-        put_lanes(given.y, k, narrow(y, x), left)
+        if streams:
+            stream(given.y, k, narrow(y, x))
+        else:
+            put_lanes(given.y, k, narrow(y, x), left)
         return v * splat(0.0)
 
     @helper
