@@ -49,6 +49,10 @@ class Scaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """Statistics of X and of all data before: see `fit`. Groups may be new."""
         return self._take_in(X, Given(None, groups, lengths, mask), False)
 
+    def fit_transform(self, X: Any, y: Any = None, **given: Any) -> Any:
+        """`fit` with these arguments, and `transform` of the same data, and groups."""
+        return self.fit(X, y, **given).transform(X, groups=given.get("groups"))
+
     def transform(self, X: Any, *, groups: Any = None) -> Any:
         """X rescaled, in its dtype and layout; NaN stays.
 

@@ -141,8 +141,7 @@ class RobustScaler(_ByQuantiles, InvertibleScaler):
         self.center_ = self._stacked(found, self._center)[one] if self.with_centering else None
         self.scale_ = None
         if self.with_scaling:
-            scale = self._stacked(found, self._scale)
-            self.scale_ = np.where(scale == 0, 1.0, scale)[one]
+            self.scale_ = self._stacked(found, self._scale)[one]
         return left
 
     def _center(self, of: Any) -> Array:
@@ -151,10 +150,11 @@ class RobustScaler(_ByQuantiles, InvertibleScaler):
     def _scale(self, of: Any) -> Array:
         low, high = (q / 100 for q in self.quantile_range)
         if self.spread == "mad":
-            return of.mad(scale=robust.NORMAL if self.unit_variance else 1.0)
-        ends = of.quantile([low, high])
-        wide = special().ndtri(high) - special().ndtri(low) if self.unit_variance else 1.0
-        return (ends[1] - ends[0]) / wide
+            found, wide = of.mad(), 1 / robust.NORMAL
+        else:
+            ends = of.quantile([low, high])
+            found, wide = ends[1] - ends[0], special().ndtri(high) - special().ndtri(low)
+        return np.where(found == 0, 1.0, found) / (wide if self.unit_variance else 1.0)
 
     def _affine(self) -> tuple[Array, Array]:
         shape = len(self._found_), self.n_features_in_
