@@ -22,8 +22,10 @@ from normzoo.norm import Norm
 from normzoo.passes.device import device_array
 from normzoo.passes.saved import Grads, Saved
 from normzoo.selection.select import select
+from normzoo.statistics import robust
 from normzoo.statistics.diagnose import Diagnosis, diagnose
 from normzoo.statistics.recalibrate import recalibrate
+from normzoo.statistics.sketch import QuantileSketch
 from normzoo.statistics.stats import Stats
 from normzoo.zoo.batch.batch_norm import BatchNorm
 from normzoo.zoo.batch.batch_renorm import BatchRenorm
@@ -87,7 +89,7 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> Any:
     """Names that this module does not have: say which was meant."""
-    if name in ("torch", "njit"):  # they need PyTorch, or teach Numba new functions
+    if name in ("torch", "njit", "sklearn"):  # they need PyTorch or scikit-learn, or teach Numba new functions
         hint = f"; write import normzoo.{name}"
     elif name in MODULES:
         hint = f"; write normzoo.{MODULES[name]} or, for tensors, normzoo.torch.{name}"
@@ -152,6 +154,7 @@ __all__ = [
     "PolyNorm",
     "PositionalNorm",
     "PowerNorm",
+    "QuantileSketch",
     "RMSNorm",
     "ReZero",
     "RevIN",
@@ -182,6 +185,7 @@ __all__ = [
     "load",
     "recalibrate",
     "release_memory",
+    "robust",
     "save",
     "select",
     "show_versions",

@@ -161,7 +161,11 @@ def test_what_does_not_fit_is_named():
         (lambda: nz.Stats(np.array([1, 2]), np.zeros(3), np.zeros(3)), ValueError, r"count \(2,\), mean \(3,\)"),
         (lambda: nz.Stats(np.array(1), np.zeros(3), np.zeros(2)), ValueError, r"mean \(3,\), m2 \(2,\)"),
         (lambda: nz.Stats(np.array(-1), np.zeros(3), np.zeros(3)), ValueError, "count >= 0, got -1"),
-        (lambda: nz.Stats(np.array(1.0), np.zeros(3), np.zeros(3)), TypeError, "count of integers, got float64"),
+        (
+            lambda: nz.Stats(np.array("1"), np.zeros(3), np.zeros(3)),
+            TypeError,
+            "count of integers, or of floats that are sums of weights, got <U1",
+        ),
         (lambda: some.merge(nz.Stats.empty((2,))), ValueError, r"sets of shape \(3,\) to merge, got \(2,\)"),
         (lambda: some.merge(np.zeros(3)), TypeError, "expected Stats to merge, got ndarray"),
         (lambda: nz.Stats.of(np.zeros((2, 3)), 2), ValueError, r"axes in \[-2, 2\) for x of rank 2, got 2"),
@@ -188,41 +192,66 @@ def test_stats_of_a_memory_map(tmp_path, rng):
     found = nz.stats_of(np.load(tmp_path / "x.npy", mmap_mode="r"), axis=0)
     check.close(found.mean, x.mean(axis=0, dtype=np.float64), check.EXACT)
     check.close(found.var(), x.var(axis=0, dtype=np.float64), check.EXACT)
-    with pytest.raises(TypeError, match="stats_of: expected x of dtype float16"):
-        nz.stats_of(np.arange(3))
+    with pytest.raises(TypeError, match="Stats: expected x of dtype float16"):
+        nz.stats_of(np.arange(3) * 1j)
 
 
 # what comes in at the doors of numbers about data
 
-NO_DATA = {
-    "masked": (np.ma.masked_array(np.ones((4, 3)), np.eye(4, 3)), r"got a masked array; write \w+\.compressed\(\)"),
-    "selection": (nz.select(np.ones((4, 3)), mask=np.ones((4, 1), bool)), "got a selection"),
+NO_NUMBERS = {
     "strings": (np.array([["1", "2", "3"]] * 4), "got <U1"),
     "complex": (np.ones((4, 3), complex), "got complex128"),
     "dates": (np.zeros((4, 3), "M8[D]"), "got datetime64"),
     "durations": (np.zeros((4, 3), "m8[s]"), "got timedelta64"),
     "objects": (np.ones((4, 3), object), "got object"),
+    "None": (None, "got None;"),
+}
+SOME_COUNT = {
+    "masked": (np.ma.masked_array(np.ones((4, 3)), np.eye(4, 3)), r"got a masked array; write \w+\.compressed\(\)"),
+    "selection": (nz.select(np.ones((4, 3)), mask=np.ones((4, 1), bool)), "got a selection"),
+}
+NO_FLOATS = {
     "integers": (np.ones((4, 3), int), "got int64"),
     "booleans": (np.ones((4, 3), bool), "got bool"),
     "a list": ([[1.0, 2.0, 3.0]] * 4, "got list"),
-    "None": (None, "got None;"),
 }
-DOORS = {
+OF_DATA = {  # they take all numbers
     "Stats.of": lambda a: nz.Stats.of(a, 0),
     "Stats.update": lambda a: nz.Stats.empty((3,)).update(a, 0),
     "stats_of": lambda a: nz.stats_of(a, 0),
+    "median": lambda a: nz.robust.median(a, 0),
+    "QuantileSketch": lambda a: nz.QuantileSketch.of(a, 0),
+}
+OF_FEATURES = {  # likewise, but all values must count
     "adapt": lambda a: nz.Standardize(3).adapt([a]),
     "update": lambda a: nz.Standardize(3).update(a),
+}
+OF_LAYERS = {  # they take what a layer takes
     "diagnose": lambda a: nz.diagnose(nz.BatchNorm(3), a),
     "recalibrate": lambda a: nz.recalibrate(nz.BatchNorm(3), [a]),
 }
+REFUSED = {
+    f"{what}-{door}": (call, *row)
+    for doors, rows in (
+        (OF_DATA, NO_NUMBERS),
+        (OF_FEATURES, NO_NUMBERS | SOME_COUNT),
+        (OF_LAYERS, NO_NUMBERS | SOME_COUNT | NO_FLOATS),
+    )
+    for door, call in doors.items()
+    for what, row in rows.items()
+}
 
 
-@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
-@pytest.mark.parametrize(("data", "message"), NO_DATA.values(), ids=NO_DATA)
-def test_what_is_no_float_array_is_refused(door, data, message):
+@pytest.mark.parametrize(("door", "data", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_is_no_data_is_refused(door, data, message):
     with pytest.raises(TypeError, match=message):
         door(data)
+
+
+@pytest.mark.parametrize("door", (OF_DATA | OF_FEATURES).values(), ids=OF_DATA | OF_FEATURES)
+@pytest.mark.parametrize("data", [row[0] for row in NO_FLOATS.values()], ids=NO_FLOATS)
+def test_numbers_of_all_kinds_are_data(door, data):
+    door(data)
 
 
 def test_parts_of_stats_are_refused_with_a_mask():

@@ -130,6 +130,23 @@ class Formula(NamedTuple):
     wide: bool = False  # computed in float64 for any x
 
 
+class Summary(NamedTuple):
+    """What is found of every column of a table of data, see `Backend.summarize`."""
+
+    extremes: bool = False  # else moments
+    picks: bool = False  # rows are those that `order` names
+    weighs: bool = False  # rows have weights
+    skips: bool = False  # NaN does not count; it never does for extremes
+
+
+class Rescaling(NamedTuple):
+    """How a table is rescaled, see `Backend.rescale`."""
+
+    chosen: bool = False  # rows have sets
+    by_row: bool = False  # numbers are those of a row, not of a column
+    clips: bool = False
+
+
 def lacking(backend: object) -> NotImplementedError:
     return NotImplementedError(f"{type(backend).__name__} computes only views")
 
@@ -257,6 +274,23 @@ class Backend(Protocol):
         """run(arrays, coefficients, results) -> sums, float64 of shape (b or 1, c or 1). Coefficients are float64
         of such shapes too, named by `spans` as in `Formula.sums`; they are rounded to `dtype`. A result may be one of
         the arrays."""
+        raise lacking(self)
+
+    # Data, likewise.
+
+    def summarize(self, columns: int, summary: Summary, store: np.dtype) -> Callable[..., Array]:
+        """run(x, pitch, parts, order, weights) -> (parts, 3, columns) float64: for each column of each part count, mean
+        and m2 = sum of weight * (value - mean)^2; or how many are no NaN, the least and the largest of them, inf and
+        -inf where there are none. x is of any size; row i are the `columns` values from i * pitch on. A part, of (p, 2)
+        int64, is a first row and a number of rows; with `picks` row i is order[i], int64, in its place. The count is a
+        sum of weights, float64 of as many rows, with `weighs`; else neither of the two is read."""
+        raise lacking(self)
+
+    def rescale(self, dims: Volume, store: np.dtype, how: Rescaling) -> Callable[..., bool]:
+        """run(x, chosen, numbers, y): y = (x - shift) * scale + offset in float64, of (rows, columns); returns whether
+        all of x is finite. dims are rows, columns, sets; numbers are (3, sets, columns) float64, or (3, sets, 1) if
+        they are those of a row; where y is clipped there are two more, the least and the largest y. Row i has the
+        numbers of set chosen[i], int64; if there is no `chosen`, of set 0 or, if they are those of a row, i % sets."""
         raise lacking(self)
 
     # Optional, only for speed. If one of these raises, there is one warning, and passes work without it.

@@ -21,7 +21,9 @@ from normzoo.backends.contract import (
     Forward,
     Moments,
     Pass,
+    Rescaling,
     Response,
+    Summary,
     Volume,
     Window,
 )
@@ -165,6 +167,12 @@ class Reference(Backend):
 
     def cumulate_back(self, batch: int, form: Cumulation, dtype: np.dtype, store: np.dtype) -> Pass:
         return partial(definitions.cumulate_back, form)
+
+    def summarize(self, columns: int, summary: Summary, store: np.dtype) -> Callable[..., Array]:
+        return partial(definitions.summarize, columns, summary)
+
+    def rescale(self, dims: Volume, store: np.dtype, how: Rescaling) -> Callable[..., bool]:
+        return partial(definitions.rescale, dims, how)
 
     def cells(
         self, dims: Cells, formula: Formula, spans: tuple[str, ...], dtype: np.dtype, store: np.dtype

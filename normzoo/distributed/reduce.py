@@ -7,7 +7,8 @@ import numpy as np
 from normzoo.backends.contract import Array
 from normzoo.passes.arrays import check_array
 from normzoo.passes.formulas import Axis
-from normzoo.statistics.stats import ALL_NAMES, Stats, data_array, reduced
+from normzoo.statistics.counted import reduced
+from normzoo.statistics.stats import ALL_NAMES, Stats
 
 RECORD = np.dtype([("count", np.int64), ("mean", np.float64), ("m2", np.float64), ("unit", np.float64)])
 
@@ -20,12 +21,13 @@ def stats_of(x: Any, axis: Axis | None = None, *, split_every: int = 8) -> Stats
     the result is bit-identical for any number of workers and threads.
 
     Args:
-        x: float array: NumPy, a memory map, or Dask (pip install "dask[array]").
+        x: numbers, as `Stats.of` takes them: NumPy, a memory map, a frame; or floats of Dask
+            (pip install "dask[array]").
         axis: an axis or several; None means all.
         split_every: number of chunks merged at a time, for Dask.
 
     Raises:
-        TypeError: x is not a float array. ValueError: `axis` is not an axis of x.
+        TypeError: x holds no real numbers. ValueError: `axis` is not an axis of x.
 
     >>> import numpy as np, normzoo as nz
     >>> stats = nz.stats_of(np.float32([[1, 10], [3, 30]]), axis=0)
@@ -34,7 +36,7 @@ def stats_of(x: Any, axis: Axis | None = None, *, split_every: int = 8) -> Stats
     """
     if hasattr(x, "dask") and hasattr(x, "chunks"):
         return _of_dask(x, axis, split_every)
-    return Stats.of(data_array("stats_of", "x", x), axis)
+    return Stats.of(x, axis)
 
 
 def _of_dask(x: Any, axis: Axis | None, split_every: int) -> Stats:

@@ -8,7 +8,8 @@ import numpy as np
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
 from normzoo.passes.arrays import eps_for
-from normzoo.statistics.stats import LARGE, SMALL, data_array, power_above
+from normzoo.statistics.counted import data_array
+from normzoo.statistics.stats import LARGE, SMALL, power_above
 
 COLUMNS = ("count", "nonfinite", "mean", "var", "min", "max", "condition", "eps_share")
 SHOWN = 16  # most sets shown in a table

@@ -9,9 +9,10 @@ import numpy as np
 from normzoo.backends.contract import Array
 from normzoo.passes.arrays import check_batches, instead_of, on_device
 from normzoo.passes.numbers import check_size
+from normzoo.statistics.counted import data_array
 from normzoo.statistics.progress import bar
 from normzoo.statistics.running_state import RunningState
-from normzoo.statistics.stats import Stats, data_array
+from normzoo.statistics.stats import Stats
 from normzoo.statistics.tracked import TrackedNorm
 
 

@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
 
 from normzoo.backends.contract import Array
-from normzoo.passes.arrays import base_array, moved
 from normzoo.passes.formulas import Axis, centered, reciprocal
+from normzoo.selection.select import Selected
+from normzoo.statistics.counted import counted_of, data_of, is_dense, reduced
+from normzoo.statistics.tables import COMPILED, Counted, found_of
 
 NAMES = ("count", "mean", "m2")
 ALL_NAMES = (*NAMES, "unit")
@@ -27,14 +28,15 @@ class Stats:
         m2 = m2_a + m2_b + (mean_b - mean_a)^2 * n_a * n_b / n
         m2 is in units of unit^2. The unit is 1 unless squared deviations would leave the range of float64.
 
-    Counts are integers and exact. However the data is split, in whatever order the parts are
-    merged and however many of them are empty, mean and m2 equal those of all data at once up to float64 rounding: a few
-    1e-16 of max|x| and of m2, for any |mean|/std up to 1e6. Merging the same parts in the same order gives the same
-    bits, and merging an empty part changes no bit. A set of equal values has exactly their value as its mean, and an m2
-    of 0. NaN and inf stay in their set and in everything it is merged into, see `subtract`.
+    Counts are integers and exact; sums of weights are rounded to float64. However the data is
+    split, in whatever order the parts are merged and however many of them are empty, mean and m2 equal those of all
+    data at once up to float64 rounding: a few 1e-16 of max|x| and of m2, for any |mean|/std up to 1e6. Merging the same
+    parts in the same order gives the same bits, and merging an empty part changes no bit. A set of equal values has
+    exactly their value as its mean, and an m2 of 0. NaN and inf stay in their set and in everything it is merged into,
+    see `subtract`; unless `of` skips NaN.
 
     Attributes:
-        count: int64, of mean's shape or broadcastable to it.
+        count: int64, of mean's shape or broadcastable to it; of weighted values float64, the sum of their weights.
         mean, m2: float64, of the same shape; 0 where count is 0.
         unit: float64, powers of two, of mean's shape or broadcastable to it.
 
@@ -63,10 +65,11 @@ class Stats:
             if isinstance(a, np.ma.MaskedArray):
                 raise TypeError(f"Stats: expected {name} without a mask, got a masked array; write Stats.of(x, axis)")
             a = np.asarray(a)
-            if a.dtype.kind not in ("iu" if kind == "i" else "f"):
-                wanted = "integers" if kind == "i" else "floats"
+            if a.dtype.kind not in ("iuf" if kind == "i" else "f"):
+                wanted = "integers, or of floats that are sums of weights" if kind == "i" else "floats"
                 raise TypeError(f"Stats: expected {name} of {wanted}, got {a.dtype}; write {name}.astype(...)")
-            object.__setattr__(self, name, np.asarray(a, np.int64 if kind == "i" else np.float64))
+            is_count = kind == "i" and a.dtype.kind != "f"
+            object.__setattr__(self, name, np.asarray(a, np.int64 if is_count else np.float64))
         shapes = self.count.shape, self.mean.shape, self.m2.shape, np.shape(self.unit)
         try:
             fits = shapes[1] == shapes[2] == np.broadcast_shapes(*shapes)
@@ -77,8 +80,8 @@ class Stats:
                 "Stats: expected mean and m2 of one shape and count and unit of that shape or one that repeats over "
                 "it, got count {}, mean {}, m2 {}, unit {}".format(*shapes)
             )
-        if (self.count < 0).any():
-            raise ValueError(f"Stats: expected count >= 0, got {int(self.count.min())}")
+        if not (self.count >= 0).all():
+            raise ValueError(f"Stats: expected count >= 0, got {self.count.min()}")
 
     @classmethod
     def empty(cls, shape: tuple[int, ...]) -> Self:
@@ -86,15 +89,57 @@ class Stats:
         return cls(np.array(0, np.int64), np.zeros(shape), np.zeros(shape))
 
     @classmethod
-    def of(cls, x: Array, axis: Axis | None = None) -> Self:
-        """Statistics of x over `axis`, an axis or several (None: all), in float64; the other axes remain. x is read in
-        blocks of about a million values, merged in order: a memory-mapped array needs no more memory than that.
+    def of(cls, x: Array | Selected, axis: Axis | None = None, *, skip_nan: bool = False) -> Self:
+        """Statistics of x over `axis`, an axis or several (None: all), in float64; the other axes remain. x is read
+        where it is: a memory-mapped array needs no memory.
+
+        Args:
+            x: numbers: an array of floats, integers or booleans, a list, a column or frame of pandas or Polars; a
+                masked array, whose masked values do not count; or a selection, see `select`: of values that count, with
+                weights, or in segments, which then are the first axis, in ascending order of ids.
+            axis: the axis that segments refer to is one of them.
+            skip_nan: if True, NaN does not count; the count is then one of each set.
 
         Raises:
-            TypeError: x is not a float array. ValueError: `axis` is not an axis of x, or is named twice.
+            TypeError: x holds no real numbers. ValueError: `axis` is not an axis of x, or is named twice.
+
+        >>> import numpy as np, normzoo as nz
+        >>> ages = np.array([[30.0], [np.nan], [50.0], [7.0]])
+        >>> nz.Stats.of(nz.select(ages, segments=[1, 1, 1, 0]), axis=0, skip_nan=True).mean
+        array([[ 7.],
+               [40.]])
         """
-        x = data_array("Stats", "x", x)
-        return in_blocks(x, reduced(x.ndim, axis), cls=cls)
+        x = data_of("Stats", x)
+        a = x.x if isinstance(x, Selected) else x
+        axes = reduced(a.ndim, axis)
+        if isinstance(x, Selected) or skip_nan:
+            counted, segmented = counted_of("Stats", x, axes, skip_nan)
+            found = cls._counted(a, axes, counted)
+            return found if segmented else cls(*(getattr(found, name)[0] for name in ALL_NAMES))
+        return in_blocks(a, axes, cls=cls) if a.size < COMPILED or not is_dense(a) else cls._of(a, axes)
+
+    @classmethod
+    def _counted(cls, x: Array, axes: tuple[int, ...], counted: Counted) -> Self:
+        """Statistics of values that count, (segments, *kept)."""
+        shape = counted.groups, *(n for i, n in enumerate(x.shape) if i not in axes)
+        if x.size == 0:
+            return cls(np.zeros(shape, np.int64), np.zeros(shape), np.zeros(shape), np.ones(shape))
+        with np.errstate(all="ignore"):
+            count, mean, m2 = found_of(x, axes, counted, False, union)
+            unit = np.ones(shape)
+            far = _far(m2) & (count > 0)
+            if x.itemsize == 8 and far.any():
+                _, least, most = found_of(x, axes, counted, True, extremes_union)
+                largest = np.maximum(np.abs(least), np.abs(most))
+                far &= (least < most) & np.isfinite(largest) & (~np.isnan(m2) | (largest > LARGE))
+                if far.any():  # compute again, with the largest value scaled to about 1
+                    scale = power_above(np.where(np.isfinite(largest), largest, 0.0).max(axis=0))
+                    back = np.expand_dims(scale, axes)
+                    count, mean, m2 = found_of(x / back, axes, counted, False, union)
+                    mean = mean * scale
+                    m2, unit = _in_units(m2, np.broadcast_to(scale, shape))
+        weighted = counted.weights is not None
+        return cls(count if weighted else count.astype(np.int64), mean, m2, unit)
 
     @classmethod
     def _of(cls, x: Array, axes: tuple[int, ...]) -> Self:
@@ -103,6 +148,9 @@ class Stats:
         shape = tuple(n for i, n in enumerate(x.shape) if i not in axes)
         if x.size == 0:
             return cls.empty(shape) if count == 0 else cls(count, np.zeros(shape), np.zeros(shape))
+        if x.size >= COMPILED and x.ndim:
+            found = cls._counted(x, axes, Counted())
+            return cls(count, found.mean[0], found.m2[0], found.unit[0] if (found.unit != 1).any() else np.array(1.0))
         v = x.astype(np.float64)
         with np.errstate(all="ignore"):
             mean, deviation = centered(v, axes)
@@ -125,12 +173,9 @@ class Stats:
     def merge(self, other: "Stats") -> Self:
         """Statistics of both parts together; merging an empty part changes no bit."""
         self._check(other, "merge")
-        count = np.asarray(self.count + other.count)
-        share = other.count * reciprocal(count.astype(np.float64))
         with np.errstate(all="ignore"):
-            apart = other.mean - self.mean
-            mean = self.mean + apart * share
-            m2, unit = self.m2 + other.m2 + apart * apart * (self.count * share), np.array(1.0)
+            count, share, mean, m2 = _union((self.count, self.mean, self.m2), (other.count, other.mean, other.m2))
+            unit = np.array(1.0)
             far = _far(m2) | (self.unit != 1) | (other.unit != 1)
             if far.any():  # compute again, with the largest of the three terms scaled to about 1
                 one, two = np.sqrt(self.m2), np.sqrt(other.m2)
@@ -217,25 +262,23 @@ class Stats:
             raise ValueError(f"Stats: expected sets of shape {self.shape} to {verb}, got {other.shape}")
 
 
-def data_array(owner: object, name: str, a: Any) -> Array:
-    """`a` as an array on the host; masked arrays and selections are refused, as all values must count."""
-    if isinstance(a, np.ma.MaskedArray) or getattr(type(a), "is_selection", False):
-        kind = "a masked array" if isinstance(a, np.ma.MaskedArray) else "a selection"
-        instead = (
-            f"{name}.compressed(), which is what is left of all its axes" if kind == "a masked array" else "x alone"
-        )
-        raise TypeError(f"{owner}: expected {name} whose values all count, got {kind}; write {instead}")
-    return moved(base_array(owner, name, a), "cpu")
+def _union(one: Any, other: Any) -> tuple[Array, Array, Array, Array]:
+    """count, the other's share of it, mean and m2 of two parts of a set."""
+    count = np.asarray(one[0] + other[0])
+    share = other[0] * reciprocal(count.astype(np.float64))
+    apart = other[1] - one[1]
+    return count, share, one[1] + apart * share, one[2] + other[2] + apart * apart * (one[0] * share)
 
 
-def reduced(ndim: int, axis: Axis | None) -> tuple[int, ...]:
-    """The axes counted from the front, ascending."""
-    axes = tuple(range(ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    if not all(isinstance(a, Integral) and not isinstance(a, bool) for a in axes):
-        raise TypeError(f"Stats: expected axis to be an integer, a tuple of integers or None, got {axis!r}")
-    if any(not -ndim <= a < ndim for a in axes) or len({a % ndim for a in axes}) < len(axes):
-        raise ValueError(f"Stats: expected different axes in [-{ndim}, {ndim}) for x of rank {ndim}, got {axis}")
-    return tuple(sorted(a % ndim for a in axes))
+def union(one: Array, other: Array) -> Array:
+    """Planes (3, ...) of count, mean and m2, in the unit 1, merged; an empty part changes nothing."""
+    count, _, mean, m2 = _union(one, other)
+    return np.where(other[0] == 0, one, np.where(one[0] == 0, other, np.stack([count, mean, m2])))
+
+
+def extremes_union(one: Array, other: Array) -> Array:
+    """Planes (3, ...) of count, least and largest, merged."""
+    return np.stack([one[0] + other[0], np.minimum(one[1], other[1]), np.maximum(one[2], other[2])])
 
 
 def in_blocks(x: Array, axes: tuple[int, ...], values: int = BLOCK, cls: Any = Stats) -> Any:

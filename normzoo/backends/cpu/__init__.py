@@ -27,9 +27,11 @@ from normzoo.backends.contract import (
     Kind,
     Moments,
     Pass,
+    Rescaling,
     Response,
     Sampler,
     Shortcut,
+    Summary,
     Volume,
     Window,
 )
@@ -160,6 +162,12 @@ class CPU(Backend):
     ) -> Callable[..., list[Array]]:
         return _apart().cells(dims, formula, spans, dtype, store)
 
+    def summarize(self, columns: int, summary: Summary, store: np.dtype) -> Callable[..., Array]:
+        return _data().summarize(columns, summary, store)
+
+    def rescale(self, dims: Volume, store: np.dtype, how: Rescaling) -> Callable[..., bool]:
+        return _data().rescale(dims, store, how)
+
     def forward_shortcut(
         self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype,
         kinds: tuple[Kind | None, ...], around: Around = ALONE,
@@ -245,6 +253,13 @@ def _apart() -> Any:
     from normzoo.backends.cpu import apart  # noqa: PLC0415
 
     return apart
+
+
+def _data() -> Any:
+    """Passes over tables of data; imported at first use, likewise."""
+    from normzoo.backends.cpu import data  # noqa: PLC0415
+
+    return data
 
 
 def _divisor(dims: Dims, moments: Moments) -> float:

@@ -95,6 +95,13 @@ CELL_PIECE = 32768  # values of a piece of a cell, and of a turn; of a whole num
 CELL_TURNS = 64  # most turns over rows, each of which has sums of its own for every column;
 CELL_ROWS = 64  # least rows of a turn, beside which those sums take little time (order)
 
+# -- tables of data -----------------------------------------------------------------------------------------------
+
+TABLE_ROWS = (
+    64  # rows of a strip that is read twice: of a hundred float32 columns they fit into a level-1 cache (order)
+)
+TABLE_COLUMNS = 512  # of a turn
+
 # -- threads and memory -------------------------------------------------------------------------------------------
 
 ASSUMED_SPEED = 2e9  # values per second that a thread normalizes, as assumed until calls of the kernel were timed

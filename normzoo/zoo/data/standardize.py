@@ -15,9 +15,10 @@ from normzoo.passes.normalize import normalize
 from normzoo.passes.numbers import check_features, check_number, check_size
 from normzoo.passes.saved import Chained, Grads, Saved
 from normzoo.passes.view import Axes
+from normzoo.statistics.counted import data_array, data_of
 from normzoo.statistics.running import normalize_by
 from normzoo.statistics.running_state import RunningState
-from normzoo.statistics.stats import ALL_NAMES, Stats, data_array
+from normzoo.statistics.stats import ALL_NAMES, Stats
 from normzoo.statistics.tracked import check_channels
 
 
@@ -107,7 +108,7 @@ class Standardize(Norm):
 
     def adapt(self, batches: Array | Iterable[Array]) -> Self:
         """Replace the statistics by those of all batches, given as one array or several; returns the norm. An array may
-        be a memory map of any size: it is read in blocks."""
+        be a memory map of any size, or of integers; of several, each may be a list or frame, see `Stats.of`."""
         single = isinstance(batches, np.ndarray) or on_device(batches)
         batches = [batches] if single else check_batches(self, batches, "{}")  # type: ignore[list-item]
         stats = self._of(batches)
@@ -123,7 +124,8 @@ class Standardize(Norm):
     def _of(self, batches: Iterable[Array]) -> Stats:
         stats = Stats.empty((self.num_features,))
         for given in batches:
-            batch = data_array(self, "batch", given)
+            known = given if isinstance(given, np.ma.MaskedArray) else data_of(self, given, "batch")
+            batch = data_array(self, "batch", known)  # one count serves all features: all values count
             channel = check_channels(self, batch, self.channel_axis, 1, self.num_features)
             stats = stats.update(batch, tuple(i for i in range(batch.ndim) if i != channel))
         return stats
