@@ -52,6 +52,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from normzoo.backends.around import ALONE, Around
+from normzoo.backends.forms import Following, Lines, Pixels
 
 Array = np.ndarray[Any, Any]
 
@@ -256,6 +257,37 @@ class Backend(Protocol):
         """run(arrays, coefficients, results) -> sums, float64 of shape (b or 1, c or 1). Coefficients are float64 of
         such shapes, which `spans` says as `Formula.sums` does; they are rounded to `dtype`. A result may be one of the
         arrays."""
+        raise lacking(self)
+
+    def groups(
+        self, starts: Array, c: int, formula: Formula, dtype: np.dtype, store: np.dtype
+    ) -> Callable[..., list[Array]]:
+        """As `cells` with channels last, but that the b have different sizes: rows starts[i] to starts[i + 1] of c
+        values are those of the i-th. starts is int64, every size 1 or more, as those of the graphs of a batch are."""
+        raise lacking(self)
+
+    # Scans of lines, likewise: x is (b, t, n) or, with time last, (b, n, t), and each of the b * n lines has a state.
+
+    def follow(self, dims: Lines, form: Following, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
+        """run(x, numbers, state, before, y) -> states: y by `Following`. `numbers` are (2, n) float64, weight and bias,
+        or (3, n), gain, bias and power; `state`, (2, b, n) float64, mean and var after `before` steps, is read and
+        written; states are what the way back needs."""
+        raise lacking(self)
+
+    def follow_back(self, dims: Lines, form: Following, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
+        """run(dy, x, numbers, states, dx) -> gradients of `numbers`, of a pass that began with the first step."""
+        raise lacking(self)
+
+    # Images of whole numbers of 8 or 16 bits, `store`; all numbers beside them are float64.
+
+    def pixel_sums(self, dims: Pixels, store: np.dtype) -> Callable[[Array, float, float], Array]:
+        """run(x, low, high) -> (4, b, c) float64: sum, sum of squares, least and largest of min(max(x, low), high)."""
+        raise lacking(self)
+
+    def pixels(self, dims: Pixels, store: np.dtype, result: np.dtype) -> Pass:
+        """run(x, mean, slope, bounds, y): y = (min(max(x, low), high) - mean) * slope, rounded to float32, between
+        -limit and limit. mean and slope are (b or 1, c); bounds are low, high and limit. y is float32, or is rounded
+        again to float16 or bfloat16."""
         raise lacking(self)
 
     # What passes can do without: a backend that has none leaves these out; where one raises, that is said once.

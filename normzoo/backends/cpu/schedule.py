@@ -95,6 +95,10 @@ CELL_PIECE = 32768  # values of a piece of a cell, and of a turn; of a whole num
 CELL_TURNS = 64  # most turns over rows, each of which has sums of its own for every column;
 CELL_ROWS = 64  # least rows of a turn, beside which those sums take little time (order)
 
+# -- images -------------------------------------------------------------------------------------------------------
+
+PIXEL_ROWS = 256  # vectors of a piece, beside each other's channels; no more, or sums of squares of bytes are inexact
+
 # -- threads and memory -------------------------------------------------------------------------------------------
 
 ASSUMED_SPEED = 2e9  # values per second that a thread normalizes, as assumed until calls of the kernel were timed
