@@ -88,9 +88,9 @@ def normalize_image(
         and Flexible Image Augmentations", 2020, doi:10.3390/info11020125 (per, min_max, eps and limit).
 
     >>> import numpy as np, normzoo as nz
-    >>> x = np.array([[[124, 116, 104], [255, 0, 104]]], np.uint8)
+    >>> x = np.array([[[124, 117, 104], [255, 0, 104]]], np.uint8)
     >>> nz.normalize_image(x, "imagenet").round(2)
-    array([[[ 0.01, -0.01,  0.01],
+    array([[[ 0.01,  0.01,  0.01],
             [ 2.25, -2.04,  0.01]]], dtype=float32)
     >>> nz.normalize_image(x, scale="min_max", out_channel_axis=-3).shape
     (3, 1, 2)

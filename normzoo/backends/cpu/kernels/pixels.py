@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from normzoo.backends.cpu.compiling.jit import helper, kernel
 from normzoo.backends.cpu.parallel.sharing import share
 from normzoo.backends.cpu.schedule import PIXEL_ROWS
-from normzoo.backends.cpu.vector.access import at, load, put, store, store_n, stream
+from normzoo.backends.cpu.vector.access import at, load, put, store, store_n, stream, zeros
 from normzoo.backends.cpu.vector.arithmetic import fma, larger, smaller, splat, wide
 from normzoo.backends.cpu.vector.lanes import LANES
 from normzoo.backends.cpu.vector.strided import store_apart, whole, whole_apart, whole_at
@@ -161,30 +161,26 @@ def sums(of_bytes):
         i, stop = (owner * n + first) * c, (owner * n + smaller(n, first + PIECE)) * c
         low, high = at(given.bounds, 0), at(given.bounds, 1)
         singles, squares = workspace(3 * width, given.bounds), workspace(width, given.bounds if of_bytes else found)
-        for k in range(width):
-            put(singles, k, 0.0)
-            put(singles, width + k, high)
-            put(singles, 2 * width + k, low)
-            put(squares, k, 0.0)
-        j = 0
-        while i + LANES <= stop:
-            v = smaller(larger(whole(given.x, i), low), high)
-            store(singles, j, load(singles, j) + v)
-            store(singles, width + j, smaller(load(singles, width + j), v))
-            store(singles, 2 * width + j, larger(load(singles, 2 * width + j), v))
-            store(squares, j, load(squares, j) + squared(v))
-            i += LANES
-            j += LANES
-            if j == width:
-                j = 0
-        while i < stop:
-            v = smaller(larger(whole_at(given.x, i), low), high)
+        values = stop - i
+        for j in range(0, width, LANES):
+            # the vectors at these channels, a width apart: sums stay in registers
+            total, least, most = zeros(given.bounds), splat(high), splat(low)
+            square = squared(total)
+            for k in range(i + j, i + values - LANES + 1, width):
+                v = smaller(larger(whole(given.x, k), low), high)
+                total += v
+                least, most = smaller(least, v), larger(most, v)
+                square += squared(v)
+            store(singles, j, total)
+            store(singles, width + j, least)
+            store(singles, 2 * width + j, most)
+            store(squares, j, square)
+        for k in range(values // LANES * LANES, values):
+            v, j = smaller(larger(whole_at(given.x, i + k), low), high), k % width
             put(singles, j, at(singles, j) + v)
             put(singles, width + j, smaller(at(singles, width + j), v))
             put(singles, 2 * width + j, larger(at(singles, 2 * width + j), v))
             put(squares, j, at(squares, j) + squared(v))
-            i += 1
-            j += 1
         fold(turn, c, singles, squares, found)
 
     @kernel
