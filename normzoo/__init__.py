@@ -42,6 +42,12 @@ from normzoo.zoo.conditional.film import FiLM
 from normzoo.zoo.conditional.spade import SPADE
 from normzoo.zoo.data.revin import RevIN
 from normzoo.zoo.data.standardize import Standardize
+from normzoo.zoo.graph.diff_group_norm import DiffGroupNorm
+from normzoo.zoo.graph.graph_norm import GraphNorm
+from normzoo.zoo.graph.graph_size_norm import GraphSizeNorm
+from normzoo.zoo.graph.mean_subtraction import MeanSubtraction
+from normzoo.zoo.graph.message_norm import MessageNorm
+from normzoo.zoo.graph.pair_norm import PairNorm
 from normzoo.zoo.instance.evo_norm import EvoNormB0, EvoNormS0
 from normzoo.zoo.instance.filter_response_norm import FilterResponseNorm
 from normzoo.zoo.instance.global_response_norm import GlobalResponseNorm
@@ -118,6 +124,7 @@ __all__ = [
     "Derf",
     "Described",
     "Diagnosis",
+    "DiffGroupNorm",
     "DivisiveNorm",
     "DomainBatchNorm",
     "DyT",
@@ -130,6 +137,8 @@ __all__ = [
     "GhostBatchNorm",
     "GlobalResponseNorm",
     "Grads",
+    "GraphNorm",
+    "GraphSizeNorm",
     "GroupNorm",
     "GroupRMSNorm",
     "GroupWhitening",
@@ -145,9 +154,12 @@ __all__ = [
     "LocalContrastNorm",
     "LocalResponseNorm",
     "MaxNorm",
+    "MeanSubtraction",
     "MeanVarianceNorm",
+    "MessageNorm",
     "Norm",
     "OrthogonalWeight",
+    "PairNorm",
     "PartialRMSNorm",
     "PixelNorm",
     "PolyNorm",

@@ -90,7 +90,10 @@ def test_results_are_those_of_torchvision(rng):
 def test_results_are_those_of_albucore(how, rng):
     albucore = pytest.importorskip("albucore")
     x = draw(rng, (2, 31, 17, 3))
-    options = {"per": "image_channel" if "per_channel" in how else "image", "scale": "min_max" if "min" in how else "std"}
+    options = {
+        "per": "image_channel" if "per_channel" in how else "image",
+        "scale": "min_max" if "min" in how else "std",
+    }
     ours = nz.normalize_image(x, **options, limit=20)
     for image, y in zip(x, ours, strict=True):
         check.close(albucore.normalize_per_image(image, how), y, 2e-6, 1.0)
@@ -249,15 +252,13 @@ def test_a_recipe_for_volumes_of_nibabel(rng, tmp_path):
 def test_a_recipe_for_slices_of_pydicom(rng, tmp_path):
     """The window of a slice, in stored numbers: Hounsfield units are those times slope plus intercept."""
     pydicom = pytest.importorskip("pydicom")
-    from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
-
+    dataset, uid = pytest.importorskip("pydicom.dataset"), pytest.importorskip("pydicom.uid")
     stored = rng.integers(0, 4096, (32, 24), np.uint16)
     made = pydicom.Dataset()
-    made.file_meta = FileMetaDataset()
-    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    made.file_meta = dataset.FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
     made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
-    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID = generate_uid()
+    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID = uid.generate_uid()
     made.Rows, made.Columns, made.SamplesPerPixel, made.PhotometricInterpretation = 32, 24, 1, "MONOCHROME2"
     made.BitsAllocated, made.BitsStored, made.HighBit, made.PixelRepresentation = 16, 12, 11, 0
     made.RescaleSlope, made.RescaleIntercept, made.WindowCenter, made.WindowWidth = 1, -1024, 40, 400

@@ -339,7 +339,7 @@ def test_norms_that_track():
     """Each of these has update_stats, and its tests below."""
     assert {type(case.norm(np.float32)).__name__ for case in TRACKED} == {
         "AlphaBatchNorm", "BatchInstanceNorm", "BatchRenorm", "ConditionalBatchNorm", "DecorrelatedBatchNorm",
-        "DomainBatchNorm", "EMABatchNorm", "EvoNormB0", "GhostBatchNorm", "IterNorm", "L1BatchNorm", "LInfBatchNorm",
+        "DiffGroupNorm", "DomainBatchNorm", "EMABatchNorm", "EvoNormB0", "GhostBatchNorm", "IterNorm", "L1BatchNorm", "LInfBatchNorm",
         "PowerNorm", "SPADE", "SpectralNorm", "SplitBatchNorm", "SwitchableNorm",
     }  # fmt: skip
 
