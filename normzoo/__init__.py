@@ -40,6 +40,8 @@ from normzoo.zoo.conditional.adaptive_layer_norm import AdaLNZero, AdaptiveLayer
 from normzoo.zoo.conditional.conditional_norm import ConditionalBatchNorm, ConditionalInstanceNorm
 from normzoo.zoo.conditional.film import FiLM
 from normzoo.zoo.conditional.spade import SPADE
+from normzoo.zoo.data.exponential_norm import CumulativeRMSNorm, ExponentialNorm
+from normzoo.zoo.data.pcen import PCEN
 from normzoo.zoo.data.revin import RevIN
 from normzoo.zoo.data.standardize import Standardize
 from normzoo.zoo.graph.diff_group_norm import DiffGroupNorm
@@ -105,6 +107,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "PCEN",
     "SPADE",
     "Activation",
     "AdaLNZero",
@@ -120,6 +123,7 @@ __all__ = [
     "ConditionalBatchNorm",
     "ConditionalInstanceNorm",
     "CumulativeLayerNorm",
+    "CumulativeRMSNorm",
     "DecorrelatedBatchNorm",
     "Derf",
     "Described",
@@ -131,6 +135,7 @@ __all__ = [
     "EMABatchNorm",
     "EvoNormB0",
     "EvoNormS0",
+    "ExponentialNorm",
     "FiLM",
     "FilterResponseNorm",
     "FrozenBatchNorm",

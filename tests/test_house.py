@@ -310,7 +310,9 @@ ROOMS = {
     "zoo": {
         "backends.around",
         "backends.contract",
+        "backends.forms",
         "backends.lanes",
+        "backends.subnormals",
         "norm",
         "passes.affine",
         "passes.around",

@@ -137,9 +137,9 @@ def _together(dims: Lines) -> tuple[tuple[int, int, int], int]:
     return ((1, dims.t, dims.b * dims.n), dims.b) if dims.time_last else ((dims.b, dims.t, dims.n), 1)
 
 
-def _four(numbers: Array, times: int) -> Array:
-    """Numbers of the lines: weight and bias, or gain, bias, power and bias^power."""
-    rest = numbers[1:2] ** numbers[2:3] if len(numbers) == 3 else np.zeros((2, numbers.shape[1]))
+def _three(numbers: Array, times: int) -> Array:
+    """Numbers of the lines, (3, n)."""
+    rest = np.zeros((3 - len(numbers), numbers.shape[1]))
     return np.tile(np.concatenate([numbers, rest]), times)
 
 
@@ -154,7 +154,7 @@ def follow(dims: Lines, form: Following, store: np.dtype) -> Callable[..., Array
 
     def run(x: Array, numbers: Array, state: Array, before: int, y: Array) -> Array:
         states = np.empty((b * -(-n // LANES), -(-t // LANES), 2, LANES))
-        call(sizes, x, _four(numbers, times), y, states, state, before, form.rate, form.eps)
+        call(sizes, x, _three(numbers, times), y, states, state, before, form.rate, form.eps)
         return states
 
     return run
@@ -170,7 +170,7 @@ def follow_back(dims: Lines, form: Following, store: np.dtype) -> Callable[..., 
 
     def run(dy: Array, x: Array, numbers: Array, states: Array, dx: Array) -> Array:
         sums = np.empty((4, sizes[0], sizes[2]))
-        call(sizes, dy, x, _four(numbers, times), states, dx, sums, form.rate, form.eps)
+        call(sizes, dy, x, _three(numbers, times), states, dx, sums, form.rate, form.eps)
         first, second, third, total = sums.reshape(4, -1, dims.n).sum(axis=1)
         if form.kind != "gain":
             return np.stack([first, second])

@@ -112,12 +112,12 @@ def forward(kind, time_last):
     def one(given, v, mean, var, steps, numbers):
         """y of a step, and the state behind it."""
         if gains:
-            gain, bias, power, rest = numbers
+            gain, bias, power = numbers
             mean = fma(given.rate, v - mean, mean)
             u = fma(v, exp(-gain * log(mean + given.eps)), bias)
-            return exp(power * log(u)) - rest, mean, var
+            return exp(power * log(u)) - exp(power * log(bias)), mean, var
         mean, var, _ = moved(rate_at(given, steps), v, mean, var)
-        weight, bias, _, _ = numbers
+        weight, bias, _ = numbers
         return fma((v - mean) * inverse(root(var + given.eps)), weight, bias), mean, var
 
     @helper
@@ -126,7 +126,7 @@ def forward(kind, time_last):
         b, i = turn // groups_of(given.dims), turn % groups_of(given.dims) * LANES
         block, room = workspace(BLOCK, state), workspace(BLOCK, state)
         clear(room, 0, BLOCK)
-        numbers = number(given, 0, i), number(given, 1, i), number(given, 2, i), number(given, 3, i)
+        numbers = number(given, 0, i), number(given, 1, i), number(given, 2, i)
         place = b * n + i
         mean, var = load_n(state, place, n - i), load_n(state, batch * n + place, n - i)
         for number_of_block in range(blocks_of(given)):
@@ -168,7 +168,7 @@ def backward(kind, time_last):
         """dx of a step, the gradients of the state before it, and terms of the sums."""
         of_mean, of_var = later
         if gains:
-            gain, bias, power, _ = numbers
+            gain, bias, power = numbers
             level, a = kept[0] + given.eps, given.rate
             s = exp(-gain * log(level))
             u = fma(v, s, bias)
@@ -194,7 +194,7 @@ def backward(kind, time_last):
         space, room = workspace(5 * BLOCK, given.states), workspace(BLOCK, given.states)
         values, gradients = workspace(BLOCK, given.states), workspace(BLOCK, given.states)
         clear(room, 0, BLOCK)
-        numbers = number(given, 0, i), number(given, 1, i), number(given, 2, i), number(given, 3, i)
+        numbers = number(given, 0, i), number(given, 1, i), number(given, 2, i)
         later = splat(0.0), splat(0.0)
         first, second, third, total = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
         blocks = blocks_of(given)

@@ -208,7 +208,7 @@ def follow_kernel(name: str, work: Any) -> Any:
         pool,
         dims,
         x,
-        numbers,  # (4, n): weight and bias, or gain, bias, power and bias^power
+        numbers,  # (3, n): weight and bias, or gain, bias and power
         y,
         states,  # written
         state,  # (2, b, n), read and written
