@@ -18,6 +18,7 @@ from normzoo.exchange.files import load, save
 from normzoo.exchange.onnx_nodes import from_onnx
 from normzoo.exchange.registry import create, list_norms
 from normzoo.exchange.torch_names import MODULES
+from normzoo.images.normalize_image import normalize_image
 from normzoo.norm import Norm
 from normzoo.passes.device import device_array
 from normzoo.passes.saved import Grads, Saved
@@ -41,8 +42,16 @@ from normzoo.zoo.conditional.adaptive_layer_norm import AdaLNZero, AdaptiveLayer
 from normzoo.zoo.conditional.conditional_norm import ConditionalBatchNorm, ConditionalInstanceNorm
 from normzoo.zoo.conditional.film import FiLM
 from normzoo.zoo.conditional.spade import SPADE
+from normzoo.zoo.data.exponential_norm import CumulativeRMSNorm, ExponentialNorm
+from normzoo.zoo.data.pcen import PCEN
 from normzoo.zoo.data.revin import RevIN
 from normzoo.zoo.data.standardize import Standardize
+from normzoo.zoo.graph.diff_group_norm import DiffGroupNorm
+from normzoo.zoo.graph.graph_norm import GraphNorm
+from normzoo.zoo.graph.graph_size_norm import GraphSizeNorm
+from normzoo.zoo.graph.mean_subtraction import MeanSubtraction
+from normzoo.zoo.graph.message_norm import MessageNorm
+from normzoo.zoo.graph.pair_norm import PairNorm
 from normzoo.zoo.instance.evo_norm import EvoNormB0, EvoNormS0
 from normzoo.zoo.instance.filter_response_norm import FilterResponseNorm
 from normzoo.zoo.instance.global_response_norm import GlobalResponseNorm
@@ -100,6 +109,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "PCEN",
     "SPADE",
     "Activation",
     "AdaLNZero",
@@ -115,22 +125,27 @@ __all__ = [
     "ConditionalBatchNorm",
     "ConditionalInstanceNorm",
     "CumulativeLayerNorm",
+    "CumulativeRMSNorm",
     "DecorrelatedBatchNorm",
     "Derf",
     "Described",
     "Diagnosis",
+    "DiffGroupNorm",
     "DivisiveNorm",
     "DomainBatchNorm",
     "DyT",
     "EMABatchNorm",
     "EvoNormB0",
     "EvoNormS0",
+    "ExponentialNorm",
     "FiLM",
     "FilterResponseNorm",
     "FrozenBatchNorm",
     "GhostBatchNorm",
     "GlobalResponseNorm",
     "Grads",
+    "GraphNorm",
+    "GraphSizeNorm",
     "GroupNorm",
     "GroupRMSNorm",
     "GroupWhitening",
@@ -146,9 +161,12 @@ __all__ = [
     "LocalContrastNorm",
     "LocalResponseNorm",
     "MaxNorm",
+    "MeanSubtraction",
     "MeanVarianceNorm",
+    "MessageNorm",
     "Norm",
     "OrthogonalWeight",
+    "PairNorm",
     "PartialRMSNorm",
     "PixelNorm",
     "PolyNorm",
@@ -183,6 +201,7 @@ __all__ = [
     "list_activations",
     "list_norms",
     "load",
+    "normalize_image",
     "recalibrate",
     "release_memory",
     "robust",

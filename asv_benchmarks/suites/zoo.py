@@ -34,19 +34,24 @@ ZOO = {
     "conditional_instance_norm": Step((64, 10), {}, (8, 64, 32, 32), {}, {"labels": ((8,), 10)}),
     "crms_norm": Step((767,), {}, (1024, 767)),
     "cumulative_layer_norm": Step((128,), {}, (4, 128, 1000)),
+    "cumulative_rms_norm": Step((128,), {}, (4, 128, 1000)),
     "decorrelated_batch_norm": Step((64,), {}, (16, 64, 16, 16)),
     "derf": Step((768,), {}, (1024, 768)),
+    "diff_group_norm": Step((128, 4), {}, (4096, 128)),
     "divisive_norm": Step((64, 3, 5), {}, (16, 64, 28, 28)),
     "domain_batch_norm": Step((64, 2), {}, (16, 64, 28, 28), {}, {"domain": ((), 2)}),
     "dyt": Step((768,), {}, (1024, 768)),
     "ema_batch_norm": Step((64,), {}, (16, 64, 28, 28)),
     "evo_norm_b0": Step((64,), {}, (16, 64, 28, 28)),
     "evo_norm_s0": Step((64,), {}, (16, 64, 28, 28)),
+    "exponential_norm": Step((128,), {}, (4, 128, 1000)),
     "film": Step((), {}, (8, 64, 32, 32), {"gamma": (8, 64), "beta": (8, 64)}),
     "filter_response_norm": Step((64,), {}, (16, 64, 28, 28)),
     "frozen_batch_norm": Step((64,), {}, (16, 64, 28, 28)),
     "ghost_batch_norm": Step((64, 4), {}, (16, 64, 28, 28)),
     "global_response_norm": Step((128,), {"channel_axis": -1}, (8, 28, 28, 128)),
+    "graph_norm": Step((128,), {}, (4096, 128), {}, {"segments": ((4096,), 64)}),
+    "graph_size_norm": Step((), {}, (4096, 128), {}, {"segments": ((4096,), 64)}),
     "group_norm": Step((8, 64), {}, (16, 64, 28, 28)),
     "group_rms_norm": Step((8, 64), {}, (8, 64, 32, 32)),
     "group_whitening": Step((256, 32), {}, (16, 256, 8, 8)),
@@ -62,9 +67,13 @@ ZOO = {
     "local_contrast_norm": Step((9,), {}, (16, 16, 56, 56)),
     "local_response_norm": Step((5,), {}, (16, 64, 28, 28)),
     "max_norm": Step((2, 0, 1.0), {}, (4096, 128)),
+    "mean_subtraction": Step((), {}, (4096, 128), {}, {"segments": ((4096,), 64)}),
     "mean_variance_norm": Step(((0, 2, 3),), {}, (16, 64, 28, 28)),
+    "message_norm": Step((), {}, (4096, 128), {"msg": (4096, 128)}),
     "orthogonal_weight": Step((), {}, (1024, 256)),
+    "pair_norm": Step((), {}, (4096, 128), {}, {"segments": ((4096,), 64)}),
     "partial_rms_norm": Step((768,), {}, (1024, 768)),
+    "pcen": Step((128,), {}, (4, 128, 1000)),
     "pixel_norm": Step((), {}, (4, 128, 32, 32)),
     "poly_norm": Step((), {}, (512, 1024)),
     "positional_norm": Step((), {}, (8, 64, 32, 32)),
@@ -92,6 +101,8 @@ def step_of(name: str) -> tuple[Callable[[], object], int]:
     rng = np.random.default_rng(0)
     norm = nz.create(name, *made.arguments, **made.options)
     x, dy = rng.standard_normal((2, *made.shape), dtype=np.float32)
+    if name == "pcen":
+        x = np.abs(x)
     given: dict[str, Any] = {n: rng.standard_normal(shape, dtype=np.float32) for n, shape in made.inputs.items()}
     for n, (shape, end) in made.labels.items():
         given[n] = int(rng.integers(end)) if shape == () else rng.integers(end, size=shape)

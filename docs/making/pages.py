@@ -30,6 +30,7 @@ FAMILIES = {
     "local": "Statistics of a neighbourhood",
     "pointwise": "No statistics, or several",
     "weights": "Of weights",
+    "graph": "Of graphs",
     "data": "Of data sets and series",
 }
 # PyTorch's classes of the same arguments and defaults.

@@ -52,6 +52,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from normzoo.backends.around import ALONE, Around
+from normzoo.backends.forms import Following, Lines, Pixels
 
 Array = np.ndarray[Any, Any]
 
@@ -291,6 +292,37 @@ class Backend(Protocol):
         all of x is finite. dims are rows, columns, sets; numbers are (3, sets, columns) float64, or (3, sets, 1) if
         they are those of a row; where y is clipped there are two more, the least and the largest y. Row i has the
         numbers of set chosen[i], int64; if there is no `chosen`, of set 0 or, if they are those of a row, i % sets."""
+        raise lacking(self)
+
+    def groups(
+        self, starts: Array, c: int, formula: Formula, dtype: np.dtype, store: np.dtype
+    ) -> Callable[..., list[Array]]:
+        """As `cells` with channels last, but that the b have different sizes: rows starts[i] to starts[i + 1] of c
+        values are those of the i-th. starts is int64, every size 1 or more, as those of the graphs of a batch are."""
+        raise lacking(self)
+
+    # Scans of lines, likewise: x is (b, t, n) or, with time last, (b, n, t), and each of the b * n lines has a state.
+
+    def follow(self, dims: Lines, form: Following, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
+        """run(x, numbers, state, before, y) -> states: y by `Following`. `numbers` are (2, n) float64, weight and bias,
+        or (3, n), gain, bias and power; `state`, (2, b, n) float64, mean and var after `before` steps, is read and
+        written; states are what the way back needs."""
+        raise lacking(self)
+
+    def follow_back(self, dims: Lines, form: Following, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
+        """run(dy, x, numbers, states, dx) -> gradients of `numbers`, of a pass that began with the first step."""
+        raise lacking(self)
+
+    # Images of whole numbers of 8 or 16 bits, `store`; all numbers beside them are float64.
+
+    def pixel_sums(self, dims: Pixels, store: np.dtype) -> Callable[[Array, float, float], Array]:
+        """run(x, low, high) -> (4, b, c) float64: sum, sum of squares, least and largest of min(max(x, low), high)."""
+        raise lacking(self)
+
+    def pixels(self, dims: Pixels, store: np.dtype, result: np.dtype) -> Pass:
+        """run(x, mean, slope, bounds, y): y = (min(max(x, low), high) - mean) * slope, rounded to float32, between
+        -limit and limit. mean and slope are (b or 1, c); bounds are low, high and limit. y is float32, or is rounded
+        again to float16 or bfloat16."""
         raise lacking(self)
 
     # Optional, only for speed. If one of these raises, there is one warning, and passes work without it.

@@ -27,6 +27,7 @@ from normzoo.backends.contract import (
     Volume,
     Window,
 )
+from normzoo.backends.forms import Following, Lines, Pixels
 
 
 class Reference(Backend):
@@ -178,6 +179,23 @@ class Reference(Backend):
         self, dims: Cells, formula: Formula, spans: tuple[str, ...], dtype: np.dtype, store: np.dtype
     ) -> Callable[..., list[Array]]:
         return partial(definitions.cells, dims, formula)
+
+    def groups(
+        self, starts: Array, c: int, formula: Formula, dtype: np.dtype, store: np.dtype
+    ) -> Callable[..., list[Array]]:
+        return partial(definitions.groups, starts, c, formula)
+
+    def follow(self, dims: Lines, form: Following, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
+        return partial(definitions.follow, dims, form)
+
+    def follow_back(self, dims: Lines, form: Following, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
+        return partial(definitions.follow_back, dims, form)
+
+    def pixel_sums(self, dims: Pixels, store: np.dtype) -> Callable[[Array, float, float], Array]:
+        return partial(definitions.pixel_sums, dims)
+
+    def pixels(self, dims: Pixels, store: np.dtype, result: np.dtype) -> Pass:
+        return partial(definitions.pixels, dims)
 
 
 def _unit(v: Array, eps: float, moments: Moments) -> Array:

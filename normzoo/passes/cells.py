@@ -29,7 +29,12 @@ class Pass:
 
     Calling it with a formula and coefficients, each (b or 1, c or 1), writes what the formula writes and returns its
     sums; all in float64. `mean_and_var` are those of each cell.
+
+    Attributes:
+        exact: it is run by the definition in float64, whatever the numbers are.
     """
+
+    exact = False
 
     def __init__(
         self, backend: Backend, dims: Cells, arrays: tuple[Array, ...], result: Array, prepared: Any = None
@@ -39,6 +44,11 @@ class Pass:
         self._backend, self._arrays = backend, arrays
         self.kept: Any = None
         self._prepared, self._write = prepared, _nothing
+
+    @property
+    def sizes(self) -> Any:
+        """How many values a cell has."""
+        return self.dims.n
 
     def track(self, update: Any) -> None:
         """How buffers change when all is done; to be called before the first result is written."""
@@ -53,17 +63,19 @@ class Pass:
         given = tuple(np.array(a, np.float64, ndmin=2) for a in coefficients)
         most = MOST[self.dtype.itemsize]
         for a in given:
-            if not (np.abs(a) < most).all():
+            if not (self.exact or (np.abs(a) < most).all()):
                 raise Beyond
         spans = tuple("b" * (len(a) > 1) + "c" * (a.shape[1] > 1) for a in given)
         arrays = self._arrays[-formula.reads :]
         results = (self.result, *more)[: formula.writes]
-        run = self._backend.cells(self.dims, formula, spans, self.dtype, arrays[0].dtype)
-        found = run(arrays, given, results)
+        found = self._run(formula, spans, arrays[0].dtype)(arrays, given, results)
         least = LEAST if formula.wide and self.dtype.itemsize == 8 else 0.0
-        if not all(((np.abs(v) < most) & (np.abs(v) >= least)).all() for v in found):
+        if not self.exact and not all(((np.abs(v) < most) & (np.abs(v) >= least)).all() for v in found):
             raise Beyond
         return found
+
+    def _run(self, formula: Formula, spans: tuple[str, ...], store: np.dtype) -> Callable[..., list[Array]]:
+        return self._backend.cells(self.dims, formula, spans, self.dtype, store)
 
     def array_like(self) -> Array:
         return np.empty_like(self._arrays[0])
@@ -106,8 +118,8 @@ class Pass:
 
     def mean_and_var(self) -> tuple[Array, Array]:
         """Of each cell: around its first value, which is no further from the mean than all deviations together."""
-        first, n = self.at_position(0), self.dims.n
-        if n == 1:
+        first, n = self.at_position(0), self.sizes
+        if np.ndim(n) == 0 and n == 1:
             return first, np.zeros_like(first)
         total, squares = self(AROUND, first)
         mean = total / n

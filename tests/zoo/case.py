@@ -25,6 +25,7 @@ class ZooCase:
         scale: what float32 errors are relative to: (y) -> number; by default max(1, |y|).
         frozen: (x, **the rest) -> things that are constants of the gradient (clipped r and d, running statistics),
             passed to the oracle as keywords; the derivative is taken with these held.
+        positive: x is above 0.
     """
 
     id: str
@@ -38,6 +39,7 @@ class ZooCase:
     flat: bool = False
     scale: Callable = lambda y: max(1.0, float(np.abs(y).max()))
     frozen: Callable | None = None
+    positive: bool = False
 
     def __str__(self) -> str:
         return self.id
@@ -50,7 +52,8 @@ class ZooCase:
         else:
             for p in norm.params.values():
                 p[...] = rng.standard_normal(p.shape)
-        x = (mean + std * rng.standard_normal(self.shape)).astype(dtype)
+        x = mean + std * rng.standard_normal(self.shape)
+        x = (np.abs(x) if self.positive else x).astype(dtype)
         inputs = {name: rng.standard_normal(shape).astype(dtype) for name, shape in self.inputs.items()}
         return norm, x, inputs, rng.standard_normal(self.shape).astype(dtype)
 

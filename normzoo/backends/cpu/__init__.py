@@ -44,6 +44,7 @@ from normzoo.backends.cpu.parallel.sharing import ALONE as NO_POOL
 from normzoo.backends.cpu.parallel.sharing import POOL
 from normzoo.backends.cpu.schedule import LINE, SERIAL, SMALL, STREAMED
 from normzoo.backends.cpu.vector.lanes import Flat
+from normzoo.backends.forms import Following, Lines, Pixels
 from normzoo.backends.samples import SAMPLES, places_in
 from normzoo.backends.subnormals import LEAST, ONE, kept
 
@@ -168,6 +169,23 @@ class CPU(Backend):
     def rescale(self, dims: Volume, store: np.dtype, how: Rescaling) -> Callable[..., bool]:
         return _data().rescale(dims, store, how)
 
+    def groups(
+        self, starts: Array, c: int, formula: Formula, dtype: np.dtype, store: np.dtype
+    ) -> Callable[..., list[Array]]:
+        return _outside().groups(starts, c, formula, dtype, store)
+
+    def follow(self, dims: Lines, form: Following, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
+        return _outside().follow(dims, form, store)
+
+    def follow_back(self, dims: Lines, form: Following, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
+        return _outside().follow_back(dims, form, store)
+
+    def pixel_sums(self, dims: Pixels, store: np.dtype) -> Callable[[Array, float, float], Array]:
+        return _outside().pixel_sums(dims, store)
+
+    def pixels(self, dims: Pixels, store: np.dtype, result: np.dtype) -> Pass:
+        return _outside().pixels(dims, store, result)
+
     def forward_shortcut(
         self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype,
         kinds: tuple[Kind | None, ...], around: Around = ALONE,
@@ -260,6 +278,13 @@ def _data() -> Any:
     from normzoo.backends.cpu import data  # noqa: PLC0415
 
     return data
+
+
+def _outside() -> Any:
+    """Likewise, over images, groups of rows and lines."""
+    from normzoo.backends.cpu import outside  # noqa: PLC0415
+
+    return outside
 
 
 def _divisor(dims: Dims, moments: Moments) -> float:

@@ -97,10 +97,12 @@ CELL_ROWS = 64  # least rows of a turn, beside which those sums take little time
 
 # -- tables of data -----------------------------------------------------------------------------------------------
 
-TABLE_ROWS = (
-    64  # rows of a strip that is read twice: of a hundred float32 columns they fit into a level-1 cache (order)
-)
+TABLE_ROWS = 64  # rows of a strip that is read twice: a hundred float32 columns fit into a level-1 cache (order)
 TABLE_COLUMNS = 512  # of a turn
+
+# -- images -------------------------------------------------------------------------------------------------------
+
+PIXEL_ROWS = 256  # vectors of a piece, beside each other's channels; no more, or sums of squares of bytes are inexact
 
 # -- threads and memory -------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from normzoo.backends.cpu.kernels.records import (
     Cells,
     Forward,
     Limits,
+    Lines,
     Moments,
     Scan,
     Taken,
@@ -175,3 +176,66 @@ def cells_kernel(name: str, work: Any) -> Any:
         share(pool, turns, work, (Cells(dims, cuts, arrays, results, numbers, lines, step, sums, planes),))
 
     return _named(name, cells, ALONE)
+
+
+def groups_kernel(name: str, work: Any) -> Any:
+    """The same of rows in groups of different sizes: work(turn, cells, table), a helper."""
+
+    def groups(
+        pool,
+        turns,
+        width,  # of a row
+        table,  # (lines, 3) int64: group, first row, last row
+        lines_of_a_turn,
+        lines,
+        arrays,
+        results,
+        coefficients,  # (groups or 1, k, width)
+        step,
+        planes,  # (lines, p, width) float64, written
+    ):
+        dims, cuts = (1, 1, width), (1, lines, lines_of_a_turn)
+        given = Cells(dims, cuts, arrays, results, arrays[0], coefficients, step, planes, planes)
+        share(pool, turns, work, (given, table))
+
+    return _named(name, groups, ALONE)
+
+
+def follow_kernel(name: str, work: Any) -> Any:
+    """y of lines by their own past: work(pool, lines, state, before)."""
+
+    def follow(
+        pool,
+        dims,
+        x,
+        numbers,  # (3, n): weight and bias, or gain, bias and power
+        y,
+        states,  # written
+        state,  # (2, b, n), read and written
+        before,  # steps that the state knows
+        rate,
+        eps,
+    ):
+        work(pool, Lines(dims, x, numbers, y, states, rate, eps), state, before)
+
+    return _named(name, follow, ALONE)
+
+
+def follow_back_kernel(name: str, work: Any) -> Any:
+    """dx and sums: work(pool, lines, dy, sums)."""
+
+    def follow_back(
+        pool,
+        dims,
+        dy,
+        x,
+        numbers,
+        states,
+        dx,
+        sums,  # (4, b, n), written
+        rate,
+        eps,
+    ):
+        work(pool, Lines(dims, x, numbers, dx, states, rate, eps), dy, sums)
+
+    return _named(name, follow_back, ALONE)

@@ -119,3 +119,15 @@ class Cells(NamedTuple):
     step: Any
     sums: Any  # (lines, s) float64, written: sums that are one number
     planes: Any  # (turns, p, width) float64, zeros at first: the others
+
+
+class Lines(NamedTuple):
+    """A pass; dx is in place of y going back."""
+
+    dims: Any  # (b, t, n)
+    x: Any
+    numbers: Any  # (k, n) float64
+    result: Any
+    states: Any  # (turns, blocks, 2, 16) float64
+    rate: Any
+    eps: Any

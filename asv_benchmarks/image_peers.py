@@ -1,0 +1,177 @@
+"""Images of bytes to normalized float32, against NumPy, albucore (OpenCV) and torchvision.
+
+    python asv_benchmarks/image_peers.py [--rounds 9] [--write docs/howto/image_speed.md]
+
+(16, 512, 512, 3). Every implementation runs in its own process, two threads each, called in turn; a figure is the median
+over the rounds of slices of at least 20 ms, after its values were found equal to those of the formula. albucore takes
+one image at a time.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from peers import THREADS, describe, environment, timed, warm, writable
+
+MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+STEPS = {
+    "given": "mean and std given",
+    "planes": "the same, to (N, C, H, W)",
+    "image": "mean and std of each image",
+    "image_channel": "of each channel of an image",
+    "min_max": "least and largest of each image",
+}
+PEERS = "numpy", "albucore", "torchvision"
+
+
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (16, 512, 512, 3), np.uint8)
+
+
+def normzoo_step(step: str, x: np.ndarray) -> Callable:
+    import normzoo as nz
+
+    if step in ("given", "planes"):
+        return lambda: nz.normalize_image(x, "imagenet", out_channel_axis=1 if step == "planes" else None)
+    if step == "min_max":
+        return lambda: nz.normalize_image(x, scale="min_max")
+    return lambda: nz.normalize_image(x, per=step, limit=20)
+
+
+def numpy_step(step: str, x: np.ndarray) -> Callable:
+    axes = (1, 2) if step == "image_channel" else (1, 2, 3)
+
+    def given() -> np.ndarray:
+        y = (x.astype(np.float32) / 255 - MEAN) / STD
+        return np.ascontiguousarray(np.moveaxis(y, -1, 1)) if step == "planes" else y
+
+    def own() -> np.ndarray:
+        v = x.astype(np.float32)
+        if step == "min_max":
+            least = v.min(axes, keepdims=True)
+            return (v - least) / (v.max(axes, keepdims=True) - least + np.float32(1e-4))
+        return np.clip((v - v.mean(axes, keepdims=True)) / (v.std(axes, keepdims=True) + np.float32(1e-4)), -20, 20)
+
+    return given if step in ("given", "planes") else own
+
+
+def albucore_step(step: str, x: np.ndarray) -> Callable:
+    import albucore
+    import cv2
+
+    cv2.setNumThreads(THREADS)
+    if step in ("given", "planes"):
+        mean, factor = MEAN * 255, 1 / (STD * 255)
+        if step == "given":
+            return lambda: [albucore.normalize(image, mean, factor) for image in x]
+        return lambda: [np.ascontiguousarray(albucore.normalize(image, mean, factor).transpose(2, 0, 1)) for image in x]
+    how = {"image": "image", "image_channel": "image_per_channel", "min_max": "min_max"}[step]
+    return lambda: [albucore.normalize_per_image(image, how) for image in x]
+
+
+def torchvision_step(step: str, x: np.ndarray) -> Callable | None:
+    import torch
+    from torchvision.transforms.v2 import functional
+
+    torch.set_num_threads(THREADS)
+    if step not in ("given", "planes"):
+        return None
+    t = torch.from_numpy(x).permute(0, 3, 1, 2)
+
+    def call() -> np.ndarray:
+        scaled = functional.to_dtype(t.contiguous() if step == "planes" else t, torch.float32, scale=True)
+        y = functional.normalize(scaled, MEAN.tolist(), STD.tolist()).numpy()
+        return y if step == "planes" else np.moveaxis(y, 1, -1)
+
+    return call
+
+
+STEP = {"normzoo": normzoo_step, "numpy": numpy_step, "albucore": albucore_step, "torchvision": torchvision_step}
+
+
+def check(implementation: str, step: str, y: np.ndarray) -> None:
+    """Is it the same formula?"""
+    error = float(np.abs(np.asarray(y) - np.asarray(normzoo_step(step, images())())).max())
+    if not error < 1e-3:  # NumPy adds float32 one by one along these axes, which costs it 1.6e-4
+        raise ValueError(f"{implementation}: {step} differs by {error:.1e}")
+
+
+def worker(implementation: str) -> None:
+    """Answers names of steps by seconds, or null."""
+    x, current, call = images(), None, None
+    for line in sys.stdin:
+        step = line.strip()
+        if step != current:
+            call, current = STEP[implementation](step, x), step
+            if call:
+                check(implementation, step, call())
+                warm(call)
+        print(json.dumps(timed(call) if call else None), flush=True)
+
+
+def measure(rounds: int, names: list[str]) -> dict[str, dict[str, float]]:
+    """Step -> implementation -> median seconds."""
+    processes = {
+        name: subprocess.Popen(
+            [sys.executable, str(Path(__file__).resolve()), "--worker", name],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(),
+        )
+        for name in names
+    }  # fmt: skip
+
+    def ask(name: str, step: str) -> float | None:
+        print(step, file=processes[name].stdin, flush=True)
+        answer: float | None = json.loads(processes[name].stdout.readline())  # type: ignore[union-attr]
+        return answer
+
+    found = {}
+    for step in STEPS:
+        known = [name for name in names if ask(name, step) is not None]
+        slices = [{name: ask(name, step) for name in known} for _ in range(rounds)]
+        found[step] = {name: statistics.median(s[name] for s in slices) for name in known}
+    for process in processes.values():
+        process.communicate()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=9, help="slices per implementation and step")
+    parser.add_argument("--write", type=writable, help="write the table here")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        worker(options.worker)
+        return
+    names = ["normzoo"]
+    for name in PEERS:
+        try:
+            importlib.metadata.version(name)
+            names.append(name)
+        except importlib.metadata.PackageNotFoundError:
+            print(f"{name} is not installed and left out", file=sys.stderr)
+    table, about = measure(options.rounds, names), describe([])
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names[1:])
+    lines = [
+        f"`python asv_benchmarks/image_peers.py --rounds {options.rounds}`: {about['machine']}; {about['date']}, commit "
+        f"{about['commit']}; {versions}. uint8 (16, 512, 512, 3) to float32. Ratios above 1: normzoo takes less time.",
+        "",
+        f"| | normzoo, ms | {' | '.join(f'{name} /' for name in names[1:])} |",
+        f"|---|{'---|' * len(names)}",
+    ]
+    for step, row in table.items():
+        ratios = [f"{row[name] / row['normzoo']:.1f}" if name in row else "" for name in names[1:]]
+        lines.append(f"| {STEPS[step]} | {1e3 * row['normzoo']:.1f} | {' | '.join(ratios)} |")
+    print("\n".join(lines))
+    if options.write:
+        Path(options.write).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

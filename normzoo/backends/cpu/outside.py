@@ -1,0 +1,183 @@
+"""Kernels of images of whole numbers, of rows in groups, and of lines along time: how they are had as machine code."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import numpy as np
+from numba.core import types
+
+from normzoo.backends.contract import Array, Formula, Pass
+from normzoo.backends.cpu.apart import call_of
+from normzoo.backends.cpu.code import DOUBLE, FLAT, FLOAT
+from normzoo.backends.cpu.kernels import following
+from normzoo.backends.cpu.kernels import groups as grouped
+from normzoo.backends.cpu.kernels import pixels as images
+from normzoo.backends.cpu.parallel.sharing import POOL
+from normzoo.backends.cpu.schedule import CELL_PIECE, CELL_ROWS, STREAM_ALIGNMENT, STREAMED
+from normzoo.backends.cpu.vector.lanes import LANES, Flat
+from normzoo.backends.forms import Following, Lines, Pixels
+
+WHOLE = {name: Flat(getattr(types, name)) for name in ("uint8", "uint16", "int16")}
+_DIMS, _INT = types.UniTuple(types.int64, 3), types.int64
+_SINGLE = np.dtype(np.float32)
+
+
+# -- images
+
+
+@lru_cache(maxsize=256)
+def pixel_sums(dims: Pixels, store: np.dtype) -> Callable[[Array, float, float], Array]:
+    """See the contract. Planes of channels are images of one channel."""
+    b, n, c = (dims.b, dims.n, dims.c) if dims.last else (dims.b * dims.c, dims.n, 1)
+    kernel = images.sums(store.itemsize == 1)
+    call = call_of(kernel, (POOL, _DIMS, WHOLE[store.name], FLAT["float32"], FLAT[DOUBLE.name]), b * n * c)
+
+    def run(x: Array, low: float, high: float) -> Array:
+        found = np.empty((b, -(-n // images.PIECE), 4, c))
+        call((b, n, c), x, np.array([low, high], np.float32), found)
+        parts = found[:, :, 0].sum(axis=1), found[:, :, 1].sum(axis=1), found[:, :, 2].min(axis=1)
+        return np.stack([*parts, found[:, :, 3].max(axis=1)]).reshape(4, dims.b, dims.c)
+
+    return run
+
+
+def tables_of(mean: Array, slope: Array) -> Array:
+    """What `kernels/pixels.py` converts with, from means and slopes (b, c): (b, 4, 16 * c)."""
+    steps = np.where(np.abs(mean - np.rint(mean)) < 2.0**-6, 1.0, 128.0)  # whole, or with seven digits behind the point
+    near = np.rint(mean * steps) / steps
+    high = slope.astype(np.float32)
+    parts = near, high, slope - high, (near - mean) * slope
+    return np.tile(np.stack(parts, axis=1), LANES).astype(np.float32)
+
+
+@lru_cache(maxsize=256)
+def pixels(dims: Pixels, store: np.dtype, result: np.dtype) -> Pass:
+    """See the contract."""
+    turns = dims.last != dims.last_out and dims.c > 1
+    flat = dims.last or turns
+    b, n, c = (dims.b, dims.n, dims.c) if flat else (dims.b * dims.c, dims.n, 1)
+    size = b * n * c
+    in_order = (n if turns else n * c) * result.itemsize % STREAM_ALIGNMENT == 0 and not (turns and not dims.last)
+    single = FLAT["float32"]
+    signature = POOL, _DIMS, WHOLE[store.name], single, _INT, single, FLAT[result.name]
+
+    def code(streams: bool) -> Any:
+        return call_of(images.convert(turns, dims.last, streams), signature, size)
+
+    calls = {False: code(False)}
+    if in_order and size * result.itemsize >= STREAMED:
+        calls[True] = code(True)
+
+    def run(x: Array, mean: Array, slope: Array, bounds: tuple[float, float, float], y: Array) -> None:
+        owners = len(mean) if flat else (b if len(mean) > 1 else dims.c)
+        tables = tables_of(mean, slope) if flat else tables_of(mean.reshape(-1, 1), slope.reshape(-1, 1))
+        if not flat and owners < b:
+            tables = np.tile(tables, (dims.b, 1, 1))
+        step = prod(tables.shape[1:]) if len(tables) > 1 else 0
+        aligned = y.__array_interface__["data"][0] % STREAM_ALIGNMENT == 0
+        calls[len(calls) > 1 and aligned]((b, n, c), x, tables, step, np.array(bounds, np.float32), y)
+
+    return run
+
+
+# -- groups
+
+
+def table_of(starts: Array, most: int) -> Array:
+    """Lines of at most so many rows, as the kernel takes them; they never have rows of two groups."""
+    sizes = np.diff(starts)
+    pieces = -(-sizes // most)
+    owner = np.repeat(np.arange(len(sizes)), pieces)
+    number = np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    first = starts[owner] + number * most
+    return np.stack([owner, first, np.minimum(first + most, starts[owner + 1])], axis=1).astype(np.int64)
+
+
+def groups(starts: Array, c: int, formula: Formula, dtype: np.dtype, store: np.dtype) -> Callable[..., list[Array]]:
+    """See the contract."""
+    rows = max(CELL_ROWS, CELL_PIECE // c)  # of a line
+    table = table_of(starts, rows)
+    together = max(1, len(table) * CELL_PIECE // max(1, int(starts[-1]) * c))  # lines of a turn
+    computed, size = DOUBLE if formula.wide else dtype, int(starts[-1]) * c
+
+    def run(arrays: tuple[Array, ...], coefficients: tuple[Array, ...], results: tuple[Array, ...]) -> list[Array]:
+        streams = size * store.itemsize >= STREAMED and c * store.itemsize % STREAM_ALIGNMENT == 0
+        streams = streams and all(a.__array_interface__["data"][0] % STREAM_ALIGNMENT == 0 for a in results)
+        call = _groups_code(formula, len(coefficients), streams, computed, store, size)
+        owners = max([1, *(len(a) for a in coefficients)])
+        given = np.empty((owners, max(1, len(coefficients)), c), computed)
+        for k, a in enumerate(coefficients):
+            given[:, k] = a
+        planes = np.zeros((len(table), len(formula.sums), c))
+        step = prod(given.shape[1:]) if owners > 1 else 0
+        turns = -(-len(table) // together)
+        call(turns, c, table, together, len(table), arrays, results, given, step, planes)
+        found = np.add.reduceat(planes, np.searchsorted(table[:, 0], np.arange(len(starts) - 1)), axis=0)
+        spans = zip(formula.sums, found.swapaxes(0, 1), strict=True)
+        return [v.sum(axis=tuple(i for i, s in enumerate("bc") if s not in span), keepdims=True) for span, v in spans]
+
+    return run
+
+
+@lru_cache(maxsize=256)
+def _groups_code(formula: Formula, count: int, streams: bool, computed: np.dtype, store: np.dtype, size: int) -> Any:
+    flat, number = FLAT[store.name], FLAT[computed.name]
+    arrays = types.UniTuple(flat, formula.reads), types.UniTuple(flat, formula.writes)
+    signature = POOL, _INT, _INT, Flat(_INT), _INT, _INT, *arrays, number, _INT, FLAT[DOUBLE.name]
+    return call_of(grouped.groups(formula, count, streams), signature, size)
+
+
+# -- lines
+
+
+def _together(dims: Lines) -> tuple[tuple[int, int, int], int]:
+    """(b, t, n) as the kernel takes it: with time last all lines are one b's. And how often numbers are repeated."""
+    return ((1, dims.t, dims.b * dims.n), dims.b) if dims.time_last else ((dims.b, dims.t, dims.n), 1)
+
+
+def _three(numbers: Array, times: int) -> Array:
+    """Numbers of the lines, (3, n)."""
+    rest = np.zeros((3 - len(numbers), numbers.shape[1]))
+    return np.tile(np.concatenate([numbers, rest]), times)
+
+
+@lru_cache(maxsize=256)
+def follow(dims: Lines, form: Following, store: np.dtype) -> Callable[..., Array]:
+    """See the contract."""
+    sizes, times = _together(dims)
+    b, t, n = sizes
+    double, flat = FLAT[DOUBLE.name], FLAT[store.name]
+    signature = POOL, _DIMS, flat, double, flat, double, double, _INT, FLOAT, FLOAT
+    call = call_of(following.forward(form.kind, dims.time_last), signature, prod(sizes))
+
+    def run(x: Array, numbers: Array, state: Array, before: int, y: Array) -> Array:
+        states = np.empty((b * -(-n // LANES), -(-t // LANES), 2, LANES))
+        call(sizes, x, _three(numbers, times), y, states, state, before, form.rate, form.eps)
+        return states
+
+    return run
+
+
+@lru_cache(maxsize=256)
+def follow_back(dims: Lines, form: Following, store: np.dtype) -> Callable[..., Array]:
+    """Likewise."""
+    sizes, times = _together(dims)
+    double, flat = FLAT[DOUBLE.name], FLAT[store.name]
+    signature = POOL, _DIMS, flat, flat, double, double, flat, double, FLOAT, FLOAT
+    call = call_of(following.backward(form.kind, dims.time_last), signature, prod(sizes))
+
+    def run(dy: Array, x: Array, numbers: Array, states: Array, dx: Array) -> Array:
+        sums = np.empty((4, sizes[0], sizes[2]))
+        call(sizes, dy, x, _three(numbers, times), states, dx, sums, form.rate, form.eps)
+        first, second, third, total = sums.reshape(4, -1, dims.n).sum(axis=1)
+        if form.kind != "gain":
+            return np.stack([first, second])
+        _, bias, power = numbers
+        rest = bias**power  # of which y is less: that has gradients, too
+        of_power = np.multiply(rest, np.log(bias), out=np.zeros_like(bias), where=bias > 0)
+        of_bias = np.divide(power * rest, bias, out=np.zeros_like(bias), where=bias > 0)
+        return np.stack([first, second - total * of_bias, third - total * of_power])
+
+    return run
