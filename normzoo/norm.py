@@ -64,9 +64,8 @@ class Norm(Surrounded):
         recalibrates: which variance of a data set the running variance is, "unbiased" or "biased", for `recalibrate`;
             None if the norm has no such statistics. With another value, forward takes update_stats=False.
         fuses: whether residual, activation, gate and add can be computed in the same pass.
-            These four are for authors of norms to declare. A class with the `forward` of `Norm` has the values of
-            `Norm`. A class with a `forward` of its own has only what it declares itself, and inherits none of them:
-            what was tested for BatchNorm may be wrong for a class derived from it.
+            Authors of norms declare these four. A class with the `forward` of `Norm` has the values of `Norm`. One with
+            its own `forward` inherits none of them: what was tested for BatchNorm may be wrong in a derived class.
         asks: for authors of norms: names of the attributes that `axes` reads, if their values are immutable; otherwise
             (). As long as these do not change, later calls with small arrays need not call `axes` again.
         label: the name of the norm in messages.
@@ -76,6 +75,7 @@ class Norm(Surrounded):
     eps: float | None  # None, where a norm allows it: see `eps_for`
     devices: tuple[str, ...] = DEVICES
     masks: bool = True
+    selects: ClassVar[frozenset[str]] = SELECTS  # what a call hands to `select`, and not to `forward`
     recalibrates: ClassVar[str | None] = None
     fuses: ClassVar[bool] = True
     asks: ClassVar[tuple[str, ...]] = ()
@@ -229,8 +229,8 @@ class Norm(Surrounded):
         if not (options or arguments):  # nothing to unpack
             y, self._last.saved = self.forward(x)
             return y
-        if not SELECTS.isdisjoint(options):
-            picks = {name: options.pop(name) for name in SELECTS if name in options}
+        if not self.selects.isdisjoint(options):
+            picks = {name: options.pop(name) for name in self.selects if name in options}
             behind = 2 if getattr(self, "channel_axis", None) == 1 else 1
             x = select(x, **({"length_axis": behind} | picks))
         y, self._last.saved = self.forward(x, *arguments, **options)

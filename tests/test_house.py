@@ -75,6 +75,7 @@ ROOMS = {
     "backends/cpu/kernels": {
         "backends.around",
         "backends.contract",
+        "backends.forms",
         "backends.cpu.compiling",
         "backends.cpu.kernels",
         "backends.cpu.parallel",
@@ -91,12 +92,14 @@ ROOMS = {
         "environment.extras",
     },
     "backends/definitions.py": {"backends.contract", "backends.forms"},
+    "backends/definitions_of_data.py": {"backends.contract", "backends.forms"},
     "backends/lanes.py": {"backends.around"},
     "backends/memory.py": {"backends.contract"},
     "backends/reference.py": {
         "backends.around",
         "backends.contract",
         "backends.definitions",
+        "backends.definitions_of_data",
         "backends.forms",
         "backends.memory",
     },

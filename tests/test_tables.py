@@ -7,7 +7,7 @@ import pytest
 
 import normzoo as nz
 from normzoo.backends import backend
-from normzoo.backends.contract import Rescaling, Summary
+from normzoo.backends.forms import Rescaling, Summary
 from normzoo.statistics import rescaling, stats, tables
 from normzoo.statistics.stats import extremes_union
 from normzoo.statistics.tables import Counted, found_of

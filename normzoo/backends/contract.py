@@ -52,7 +52,18 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from normzoo.backends.around import ALONE, Around
-from normzoo.backends.forms import Following, Lines, Pixels
+from normzoo.backends.forms import (
+    Cells,
+    Cumulation,
+    Following,
+    Formula,
+    Lines,
+    Pixels,
+    Rescaling,
+    Response,
+    Summary,
+    Window,
+)
 
 Array = np.ndarray[Any, Any]
 
@@ -82,70 +93,6 @@ Sampler = Callable[[Array, Array | None], bytes]
 
 
 Pass = Callable[..., None]
-
-
-class Response(NamedTuple):
-    """y[c] = x[c] / (k + scale * sum(x[c']^2))^beta, c' from c - before to c + after; zeros outside."""
-
-    before: int
-    after: int
-    k: float
-    scale: float
-    beta: float
-
-
-class Window(NamedTuple):
-    """Weights of the neighbours of a row; `before` of them are in front of it."""
-
-    before: int
-    taps: tuple[float, ...]
-
-
-class Cumulation(NamedTuple):
-    """Each time step is normalized by the mean and rstd of all values up to it. x is (b, c, n, t) or (b, t, n, c)."""
-
-    steps: int  # t
-    channels: int  # c
-    positions: int  # n
-    time_last: bool
-
-
-class Cells(NamedTuple):
-    """x is (b, c, n) or, with channels last, (b, n, c); a cell is the n values of one (b, c)."""
-
-    b: int
-    c: int
-    n: int
-    last: bool
-
-
-class Formula(NamedTuple):
-    """A function of every value. It takes lanes of arrays of x's size, then lanes of coefficients, which are numbers of
-    each cell. It returns a tuple: lanes to write, then terms to sum. It is made of the functions of `lanes.py`.
-    """
-
-    function: Callable[..., tuple[Any, ...]]
-    reads: int  # arrays
-    writes: int  # of these
-    sums: tuple[str, ...] = ()  # for each term: the axes that its sum keeps, "bc", "b", "c" or ""
-    wide: bool = False  # computed in float64 for any x
-
-
-class Summary(NamedTuple):
-    """What is found of every column of a table of data, see `Backend.summarize`."""
-
-    extremes: bool = False  # else moments
-    picks: bool = False  # rows are those that `order` names
-    weighs: bool = False  # rows have weights
-    skips: bool = False  # NaN does not count; it never does for extremes
-
-
-class Rescaling(NamedTuple):
-    """How a table is rescaled, see `Backend.rescale`."""
-
-    chosen: bool = False  # rows have sets
-    by_row: bool = False  # numbers are those of a row, not of a column
-    clips: bool = False
 
 
 def lacking(backend: object) -> NotImplementedError:

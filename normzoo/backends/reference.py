@@ -5,29 +5,22 @@ from functools import partial
 
 import numpy as np
 
-from normzoo.backends import definitions
+from normzoo.backends import definitions, definitions_of_data
 from normzoo.backends import memory as host_memory
 from normzoo.backends.around import ALONE, NOTHING, NOTHING_BACK, Around, Beside, BesideBack
-from normzoo.backends.contract import (
-    BEYOND,
-    Apply,
-    Array,
-    Backend,
-    Backward,
+from normzoo.backends.contract import BEYOND, Apply, Array, Backend, Backward, Dims, Forward, Moments, Pass, Volume
+from normzoo.backends.forms import (
     Cells,
     Cumulation,
-    Dims,
+    Following,
     Formula,
-    Forward,
-    Moments,
-    Pass,
+    Lines,
+    Pixels,
     Rescaling,
     Response,
     Summary,
-    Volume,
     Window,
 )
-from normzoo.backends.forms import Following, Lines, Pixels
 
 
 class Reference(Backend):
@@ -170,10 +163,10 @@ class Reference(Backend):
         return partial(definitions.cumulate_back, form)
 
     def summarize(self, columns: int, summary: Summary, store: np.dtype) -> Callable[..., Array]:
-        return partial(definitions.summarize, columns, summary)
+        return partial(definitions_of_data.summarize, columns, summary)
 
     def rescale(self, dims: Volume, store: np.dtype, how: Rescaling) -> Callable[..., bool]:
-        return partial(definitions.rescale, dims, how)
+        return partial(definitions_of_data.rescale, dims, how)
 
     def cells(
         self, dims: Cells, formula: Formula, spans: tuple[str, ...], dtype: np.dtype, store: np.dtype
@@ -186,16 +179,16 @@ class Reference(Backend):
         return partial(definitions.groups, starts, c, formula)
 
     def follow(self, dims: Lines, form: Following, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
-        return partial(definitions.follow, dims, form)
+        return partial(definitions_of_data.follow, dims, form)
 
     def follow_back(self, dims: Lines, form: Following, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
-        return partial(definitions.follow_back, dims, form)
+        return partial(definitions_of_data.follow_back, dims, form)
 
     def pixel_sums(self, dims: Pixels, store: np.dtype) -> Callable[[Array, float, float], Array]:
-        return partial(definitions.pixel_sums, dims)
+        return partial(definitions_of_data.pixel_sums, dims)
 
     def pixels(self, dims: Pixels, store: np.dtype, result: np.dtype) -> Pass:
-        return partial(definitions.pixels, dims)
+        return partial(definitions_of_data.pixels, dims)
 
 
 def _unit(v: Array, eps: float, moments: Moments) -> Array:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends import chosen
-from normzoo.backends.contract import Array, Backend, Cells, Formula
+from normzoo.backends.contract import Array, Backend
+from normzoo.backends.forms import Cells, Formula
 from normzoo.backends.samples import samples_of
 from normzoo.passes.arrays import compute_dtype, kernel_array, storage_dtype
 from normzoo.passes.attributes import Last

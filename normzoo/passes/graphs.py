@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from normzoo.backends import backend, chosen
-from normzoo.backends.contract import Array, Backend, Cells, Formula
+from normzoo.backends.contract import Array, Backend
+from normzoo.backends.forms import Cells, Formula
 from normzoo.backends.memory import empty
 from normzoo.passes.arrays import base_array
 from normzoo.passes.cells import Beyond, Pass

@@ -5,7 +5,8 @@ from math import prod
 import numpy as np
 
 from normzoo.backends import backend, chosen
-from normzoo.backends.contract import Array, Rescaling
+from normzoo.backends.contract import Array
+from normzoo.backends.forms import Rescaling
 from normzoo.backends.memory import empty
 from normzoo.statistics.counted import is_dense
 from normzoo.statistics.tables import COMPILED, NONE_CHOSEN

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from normzoo.backends import backend, chosen
-from normzoo.backends.contract import Array, Summary
+from normzoo.backends.contract import Array
+from normzoo.backends.forms import Summary
 from normzoo.passes.arrays import kernel_array
 from normzoo.passes.view import inverse, lies_in
 

@@ -13,7 +13,7 @@ import pytest
 
 import normzoo as nz
 from normzoo.backends import backend
-from normzoo.backends.contract import Cells, Formula
+from normzoo.backends.forms import Cells, Formula
 from normzoo.backends.lanes import fma
 from normzoo.exchange import registry
 from normzoo.passes import cells as by_cells

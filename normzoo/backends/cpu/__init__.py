@@ -17,41 +17,31 @@ from normzoo.backends.at_once import at_once, has_gil
 from normzoo.backends.contract import (
     Apply,
     Array,
-    Backend,
     Backward,
-    Cells,
-    Cumulation,
     Dims,
-    Formula,
     Forward,
     Kind,
     Moments,
-    Pass,
-    Rescaling,
-    Response,
     Sampler,
     Shortcut,
-    Summary,
-    Volume,
-    Window,
 )
 from normzoo.backends.cpu.beside import before, behind, place_before, place_behind
 from normzoo.backends.cpu.code import FLAT, Code, Compiled, apply_code, backward_code, compiled, forward_code, spread_of
 from normzoo.backends.cpu.fastcall import objects, shortcut
 from normzoo.backends.cpu.kernels import gathering, running
+from normzoo.backends.cpu.of_no_view import OfNoView
 from normzoo.backends.cpu.parallel import threads
 from normzoo.backends.cpu.parallel.sharing import ALONE as NO_POOL
 from normzoo.backends.cpu.parallel.sharing import POOL
 from normzoo.backends.cpu.schedule import LINE, SERIAL, SMALL, STREAMED
 from normzoo.backends.cpu.vector.lanes import Flat
-from normzoo.backends.forms import Following, Lines, Pixels
 from normzoo.backends.samples import SAMPLES, places_in
 from normzoo.backends.subnormals import LEAST, ONE, kept
 
 _UNCOUNTED = np.array(0)  # a dummy number of batches, if none is passed
 
 
-class CPU(Backend):
+class CPU(OfNoView):
     memory = host_memory
     updates_whole = not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
 
@@ -134,58 +124,6 @@ class CPU(Backend):
 
         return run
 
-    def response(self, dims: Volume, form: Response, store: np.dtype) -> Pass:
-        return _apart().response(dims, form, (store,) * 2, False)
-
-    def response_back(self, dims: Volume, form: Response, store: np.dtype) -> Pass:
-        return _apart().response(dims, form, (store,) * 3, True)
-
-    def position_moments(self, dims: Volume, store: np.dtype) -> Callable[[Array], Array]:
-        return _apart().position_moments(dims, store)
-
-    def position_sums(self, dims: Volume, dtype: np.dtype, store: np.dtype) -> Callable[..., tuple[Array, Array]]:
-        return _apart().position_sums(dims, dtype, store)
-
-    def position_gradient(self, dims: Volume, dtype: np.dtype, store: np.dtype) -> Pass:
-        return _apart().position_gradient(dims, dtype, store)
-
-    def window_means(self, dims: Volume, window: Window, back: bool) -> Callable[[Array], Array]:
-        return _apart().window_means(dims, window, back)
-
-    def cumulate(self, batch: int, form: Cumulation, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
-        return _apart().cumulate(batch, form, dtype, store)
-
-    def cumulate_back(self, batch: int, form: Cumulation, dtype: np.dtype, store: np.dtype) -> Pass:
-        return _apart().cumulate_back(batch, form, dtype, store)
-
-    def cells(
-        self, dims: Cells, formula: Formula, spans: tuple[str, ...], dtype: np.dtype, store: np.dtype
-    ) -> Callable[..., list[Array]]:
-        return _apart().cells(dims, formula, spans, dtype, store)
-
-    def summarize(self, columns: int, summary: Summary, store: np.dtype) -> Callable[..., Array]:
-        return _data().summarize(columns, summary, store)
-
-    def rescale(self, dims: Volume, store: np.dtype, how: Rescaling) -> Callable[..., bool]:
-        return _data().rescale(dims, store, how)
-
-    def groups(
-        self, starts: Array, c: int, formula: Formula, dtype: np.dtype, store: np.dtype
-    ) -> Callable[..., list[Array]]:
-        return _outside().groups(starts, c, formula, dtype, store)
-
-    def follow(self, dims: Lines, form: Following, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
-        return _outside().follow(dims, form, store)
-
-    def follow_back(self, dims: Lines, form: Following, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
-        return _outside().follow_back(dims, form, store)
-
-    def pixel_sums(self, dims: Pixels, store: np.dtype) -> Callable[[Array, float, float], Array]:
-        return _outside().pixel_sums(dims, store)
-
-    def pixels(self, dims: Pixels, store: np.dtype, result: np.dtype) -> Pass:
-        return _outside().pixels(dims, store, result)
-
     def forward_shortcut(
         self, dims: Dims, parameter_dims: Dims, moments: Moments, dtype: np.dtype, store: np.dtype,
         kinds: tuple[Kind | None, ...], around: Around = ALONE,
@@ -264,27 +202,6 @@ class CPU(Backend):
             source, target = source.view(np.float32), target.view(np.float32)
         call = _gathering(target.nbytes >= SERIAL, streams)
         call(NO_POOL, source, np.ascontiguousarray(place, np.int64), target, *target.shape)
-
-
-def _apart() -> Any:
-    """Passes over what is no view; imported at first use, as most programs have none."""
-    from normzoo.backends.cpu import apart  # noqa: PLC0415
-
-    return apart
-
-
-def _data() -> Any:
-    """Passes over tables of data; imported at first use, likewise."""
-    from normzoo.backends.cpu import data  # noqa: PLC0415
-
-    return data
-
-
-def _outside() -> Any:
-    """Likewise, over images, groups of rows and lines."""
-    from normzoo.backends.cpu import outside  # noqa: PLC0415
-
-    return outside
 
 
 def _divisor(dims: Dims, moments: Moments) -> float:

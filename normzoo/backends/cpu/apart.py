@@ -9,7 +9,7 @@ import numpy as np
 from numba.core import types
 
 from normzoo.backends import definitions
-from normzoo.backends.contract import Array, Cells, Cumulation, Formula, Pass, Response, Volume, Window
+from normzoo.backends.contract import Array, Pass, Volume
 from normzoo.backends.cpu.code import DOUBLE, FLAT, compiled
 from normzoo.backends.cpu.compiling.jit import plain
 from normzoo.backends.cpu.kernels import positions, responses, scans, smoothing
@@ -19,6 +19,7 @@ from normzoo.backends.cpu.kernels.tuples import ONE as NUMBER
 from normzoo.backends.cpu.parallel import threads
 from normzoo.backends.cpu.parallel.sharing import ALONE, POOL
 from normzoo.backends.cpu.schedule import CELL_PIECE, CELL_ROWS, CELL_TURNS, SERIAL, STREAM_ALIGNMENT, STREAMED
+from normzoo.backends.forms import Cells, Cumulation, Formula, Response, Window
 from normzoo.backends.subnormals import LEAST, ONE, kept
 
 MOST = {8: 1e140, 4: 1e18, 2: 1e18}  # by bytes of x: sums between this and its inverse are far from the ends of range

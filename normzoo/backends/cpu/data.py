@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numba.core import types
 
-from normzoo.backends.contract import Array, Rescaling, Summary, Volume
+from normzoo.backends.contract import Array, Volume
 from normzoo.backends.cpu.apart import call_of
 from normzoo.backends.cpu.code import DOUBLE, FLAT
 from normzoo.backends.cpu.compiling.jit import plain
@@ -16,6 +16,7 @@ from normzoo.backends.cpu.kernels import tables
 from normzoo.backends.cpu.parallel.sharing import POOL
 from normzoo.backends.cpu.schedule import STREAM_ALIGNMENT, STREAMED, TABLE_ROWS
 from normzoo.backends.cpu.vector.lanes import LANES, Flat
+from normzoo.backends.forms import Rescaling, Summary
 
 INT, DIMS = Flat(types.int64), types.UniTuple(types.int64, 3)
 

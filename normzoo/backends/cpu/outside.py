@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numba.core import types
 
-from normzoo.backends.contract import Array, Formula, Pass
+from normzoo.backends.contract import Array, Pass
 from normzoo.backends.cpu.apart import call_of
 from normzoo.backends.cpu.code import DOUBLE, FLAT, FLOAT
 from normzoo.backends.cpu.kernels import following
@@ -17,7 +17,7 @@ from normzoo.backends.cpu.kernels import pixels as images
 from normzoo.backends.cpu.parallel.sharing import POOL
 from normzoo.backends.cpu.schedule import CELL_PIECE, CELL_ROWS, STREAM_ALIGNMENT, STREAMED
 from normzoo.backends.cpu.vector.lanes import LANES, Flat
-from normzoo.backends.forms import Following, Lines, Pixels
+from normzoo.backends.forms import Following, Formula, Lines, Pixels
 
 WHOLE = {name: Flat(getattr(types, name)) for name in ("uint8", "uint16", "int16")}
 _DIMS, _INT = types.UniTuple(types.int64, 3), types.int64

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from copy import copy
 from typing import Any, ClassVar
 
-from normzoo.backends.contract import Array, Formula
+from normzoo.backends.contract import Array
+from normzoo.backends.forms import Formula
 from normzoo.backends.lanes import fma
 from normzoo.norm import Norm
 from normzoo.passes.graphs import GraphPass, by_graph, nodes_of
@@ -52,6 +53,7 @@ class ByGraph(Norm):
     """A norm that defines `by_graph`; x is (nodes, channels)."""
 
     eps: float
+    selects: ClassVar[frozenset[str]] = SELECTS - {"segments"}  # `forward` takes these
     channels: ClassVar[str] = ""  # the attribute that says how many channels x has; "": any number
 
     @abstractmethod
@@ -70,13 +72,6 @@ class ByGraph(Norm):
         if out is not None:
             check_out(self, out, x.shape, x.dtype, (x,), tuple(self.params.values()))
         return by_graph(self, x, out, ids, self._pass, self.params)
-
-    def __call__(self, x: Array, *arguments: Any, **options: Any) -> Any:
-        """y = norm(x) or norm(x, segments=ids); keeps what `backward` needs in `saved`. See `forward`."""
-        if not (SELECTS - {"segments"}).isdisjoint(options):
-            return super().__call__(x, *arguments, **options)  # whose selection is then refused
-        y, self._last.saved = self.forward(x, *arguments, **options)
-        return y
 
     @property
     def _pass(self) -> Callable[[GraphPass, Mapping[str, Array]], Pull]:

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.backends.contract import Array, Formula
+from normzoo.backends.contract import Array
+from normzoo.backends.forms import Formula
 from normzoo.passes.graphs import GraphPass
 from normzoo.zoo.graph.by_graph import SCALED, ByGraph, Pull
 

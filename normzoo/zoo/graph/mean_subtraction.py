@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from normzoo.backends.contract import Array, Formula
+from normzoo.backends.contract import Array
+from normzoo.backends.forms import Formula
 from normzoo.passes.graphs import GraphPass
 from normzoo.zoo.graph.by_graph import SHIFTED, ByGraph, Pull
 

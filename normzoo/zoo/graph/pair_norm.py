@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.backends.contract import Array, Formula
+from normzoo.backends.contract import Array
+from normzoo.backends.forms import Formula
 from normzoo.passes.formulas import reciprocal
 from normzoo.passes.graphs import GraphPass
 from normzoo.passes.numbers import check_number

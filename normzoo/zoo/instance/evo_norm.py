@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from normzoo.backends.contract import Array, Formula
+from normzoo.backends.contract import Array
+from normzoo.backends.forms import Formula
 from normzoo.backends.lanes import choose, fma, larger, sigmoid
 from normzoo.passes.arrays import check_spread
 from normzoo.passes.attributes import entry

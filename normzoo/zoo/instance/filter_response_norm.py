@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.backends.contract import Array, Formula, Moments
+from normzoo.backends.contract import Array, Moments
+from normzoo.backends.forms import Formula
 from normzoo.backends.lanes import choose, fma, larger
 from normzoo.norm import Norm
 from normzoo.passes.arrays import base_array

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from normzoo.backends.contract import Array, Backend, Cumulation
+from normzoo.backends.contract import Array, Backend
+from normzoo.backends.forms import Cumulation
 from normzoo.norm import Norm
 from normzoo.passes.arrays import base_array, compute_dtype, kernel_array, storage_dtype
 from normzoo.passes.formulas import FAR, check_range, unit_of_samples

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from normzoo.backends.contract import Array, Backend, Dims, Window
+from normzoo.backends.contract import Array, Backend, Dims
+from normzoo.backends.forms import Window
 from normzoo.passes.arrays import compute_dtype
 from normzoo.passes.saved import Saved
 from normzoo.passes.whole import Back, order_of, whole

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.backends.contract import Array, Backend, Response
+from normzoo.backends.contract import Array, Backend
+from normzoo.backends.forms import Response
 from normzoo.norm import Norm
 from normzoo.passes.arrays import base_array, check_array, check_masks
 from normzoo.passes.formulas import FAR

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.backends.contract import Formula
+from normzoo.backends.forms import Formula
 from normzoo.backends.lanes import erf, exp, fma
 from normzoo.passes.attributes import entry
 from normzoo.zoo.pointwise.by_value import ByValue

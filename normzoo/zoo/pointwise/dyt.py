@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.backends.contract import Formula
+from normzoo.backends.forms import Formula
 from normzoo.backends.lanes import exp, fma, magnitude, tanh
 from normzoo.passes.attributes import entry
 from normzoo.zoo.pointwise.by_value import ByValue

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.backends.contract import Array, Formula
+from normzoo.backends.contract import Array
+from normzoo.backends.forms import Formula
 from normzoo.backends.lanes import fma
 from normzoo.passes.arrays import check_array
 from normzoo.passes.cells import Pass

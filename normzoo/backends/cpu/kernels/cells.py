@@ -9,7 +9,6 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
-from normzoo.backends.contract import Formula
 from normzoo.backends.cpu.compiling.disk import identity
 from normzoo.backends.cpu.compiling.jit import helper
 from normzoo.backends.cpu.kernels.around import on_lanes
@@ -35,6 +34,7 @@ from normzoo.backends.cpu.vector.access import load
 from normzoo.backends.cpu.vector.arithmetic import smaller, wide
 from normzoo.backends.cpu.vector.lanes import LANES
 from normzoo.backends.cpu.vector.workspaces import clear, workspace
+from normzoo.backends.forms import Formula
 
 SUMMED = SUMMED_VECTORS * LANES  # values between two sums in float64
 

@@ -7,7 +7,6 @@ the type of the formula for a while, then in float64. A turn is some lines.
 from functools import cache
 from typing import Any
 
-from normzoo.backends.contract import Formula
 from normzoo.backends.cpu.compiling.disk import identity
 from normzoo.backends.cpu.compiling.jit import helper
 from normzoo.backends.cpu.kernels.around import on_lanes
@@ -20,6 +19,7 @@ from normzoo.backends.cpu.vector.access import at, load
 from normzoo.backends.cpu.vector.arithmetic import smaller, wide
 from normzoo.backends.cpu.vector.lanes import LANES
 from normzoo.backends.cpu.vector.workspaces import clear, workspace
+from normzoo.backends.forms import Formula
 
 
 @cache
