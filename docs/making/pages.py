@@ -375,7 +375,7 @@ TOPICS = (
     Topic(
         "statistics",
         "Statistics",
-        "Counts, means and sums of squares that merge; quantiles and other robust statistics, exact or by a sketch that "
+        "Counts, means and sums of squares that merge; quantiles and robust statistics, exact or by a sketch that "
         "merges, see [Scaling data](/howto/data.md); running statistics computed anew; what a norm sees.",
         (
             "normzoo.Stats", "normzoo.stats_of", *functions(nz.robust), "normzoo.QuantileSketch",
