@@ -208,7 +208,7 @@ def test_a_short_example_draws_its_picture(path, tmp_path, monkeypatch):
 
 def test_short_examples_run_alone_and_are_short():
     """One idea each: a title, cells of text and code, no modules of the other examples, and a picture that is kept."""
-    assert len(SHORT) == 8
+    assert len(SHORT) == 9
     helpers = {path.stem for path in EXAMPLES.glob("*.py")}
     for path in SHORT:
         text = path.read_text(encoding="utf-8")

@@ -1,6 +1,10 @@
 """The estimators: scikit-learn's own checks, its scalers as oracles, and what these have not."""
 
+import doctest
+import importlib
 import pickle
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -329,6 +333,31 @@ def test_a_masked_array_keeps_its_mask(rng):
     y = Standardizer().fit_transform(masked(x))
     assert isinstance(y, np.ma.MaskedArray) and (y.mask == (x > 1)).all()
     check.close(float(y[:, 0].mean()), 0.0, 1e-14)
+
+
+def test_the_table_of_the_page_has_a_test_for_every_row():
+    page = Path(__file__).parent.parent / "docs" / "howto" / "data.md"
+    table = page.read_text(encoding="utf-8").partition("## What comes in")[2].partition("## How fast")[0]
+    rows = re.findall(r"^\| ([^|]+?) \|", table, re.M)[1:]
+    elsewhere = ["a Dask array", "a memory map", "strings, complex numbers, sparse matrices"]
+    assert rows == [*COMES_IN, *elsewhere]
+
+
+def test_no_numbers_do_not_come_in(rng):
+    sparse = pytest.importorskip("scipy.sparse").csr_array(np.eye(3))
+    for make in (Standardizer().fit, MinMaxScaler().fit, lambda a: nz.Stats.of(a, 0), lambda a: nz.robust.median(a, 0)):
+        for data in (sparse, np.eye(3) * 1j, np.array([["a", "b"]] * 3)):
+            with pytest.raises(
+                (TypeError, ValueError), match=r"[Ss]parse|toarray|[Cc]omplex|could not convert|got <U1"
+            ):
+                make(data)
+
+
+@pytest.mark.parametrize("name", ["moments", "quantiles"])
+def test_what_docstrings_show(name):
+    module = importlib.import_module(f"normzoo.sklearn.{name}")
+    found = doctest.testmod(module)
+    assert found.attempted > 0 and not found.failed
 
 
 X = np.array([[1.0, 2.0], [3.0, np.nan], [5.0, 6.0]])

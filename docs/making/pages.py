@@ -63,6 +63,7 @@ def write() -> list[Path]:
         pages[API / f"{topic.name}.md"] = topic.markdown()
     pages[API / "activations.md"] = activations()
     pages[API / "torch.md"] = torch_page()
+    pages[API / "sklearn.md"] = sklearn_page()
     pages |= example_pages()
     for folder in (ZOO, API, EXAMPLES, CUBES):
         folder.mkdir(parents=True, exist_ok=True)
@@ -384,8 +385,12 @@ TOPICS = (
     Topic(
         "statistics",
         "Statistics",
-        "Counts, means and sums of squares that merge; running statistics computed anew; what a norm sees.",
-        ("normzoo.Stats", "normzoo.stats_of", "normzoo.recalibrate", "normzoo.diagnose", "normzoo.Diagnosis"),
+        "Counts, means and sums of squares that merge; quantiles and robust statistics, exact or by a sketch that "
+        "merges, see [Scaling data](/howto/data.md); running statistics computed anew; what a norm sees.",
+        (
+            "normzoo.Stats", "normzoo.stats_of", *functions(nz.robust), "normzoo.QuantileSketch",
+            "normzoo.recalibrate", "normzoo.diagnose", "normzoo.Diagnosis",
+        ),
     ),
     Topic(
         "exchange",
@@ -452,6 +457,18 @@ def torch_page() -> str:
             kind = "function" if shown else "class"
             body = api.linked(markdown(text))
             parts.append(f":::::{{py:{kind}}} torch.{prefix}{name}{shown}\n\n{body}\n:::::")
+    return "\n\n".join(parts) + "\n"
+
+
+def sklearn_page() -> str:
+    """Of normzoo.sklearn, likewise read without importing it."""
+    folder = ROOT / "normzoo" / "sklearn"
+    intro = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or ""
+    parts = ["# normzoo.sklearn", markdown(intro), "```{py:currentmodule} normzoo\n```"]
+    for file in ("moments", "quantiles"):
+        for name, shown, text in api.read_without_importing(folder / f"{file}.py"):
+            if not shown:  # a class
+                parts.append(f":::::{{py:class}} sklearn.{name}\n\n{api.linked(markdown(text))}\n:::::")
     return "\n\n".join(parts) + "\n"
 
 
