@@ -373,6 +373,12 @@ TOPICS = (
         ("normzoo.select",),
     ),
     Topic(
+        "images",
+        "Images",
+        "Images of whole numbers become normalized floats; see [Images](/howto/images.md).",
+        ("normzoo.normalize_image",),
+    ),
+    Topic(
         "statistics",
         "Statistics",
         "Counts, means and sums of squares that merge; running statistics computed anew; what a norm sees.",
