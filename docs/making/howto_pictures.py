@@ -11,7 +11,7 @@ import numpy as np
 import normzoo as nz
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 HOWTO = Path(__file__).parents[1] / "howto"
 BLUE, ORANGE = "#2c5d9b", "#c2631d"

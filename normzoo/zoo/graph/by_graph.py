@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 from normzoo.backends.contract import Array, Formula
 from normzoo.backends.lanes import fma
 from normzoo.norm import Norm
-from normzoo.passes.graphs import GraphPass, by_graph, nodes_of
+from normzoo.passes.attributes import Last
+from normzoo.passes.graphs import GraphPass, by_graph, nodes_of, refusal
 from normzoo.passes.overlaps import check_out
 from normzoo.passes.saved import Saved
 from normzoo.selection.select import SELECTS
@@ -74,11 +75,13 @@ class ByGraph(Norm):
     def __call__(self, x: Array, *arguments: Any, **options: Any) -> Any:
         """y = norm(x) or norm(x, segments=ids); keeps what `backward` needs in `saved`. See `forward`."""
         if not (SELECTS - {"segments"}).isdisjoint(options):
-            return super().__call__(x, *arguments, **options)  # whose selection is then refused
+            raise refusal(self)
         y, self._last.saved = self.forward(x, *arguments, **options)
         return y
 
     @property
     def _pass(self) -> Callable[[GraphPass, Mapping[str, Array]], Pull]:
         """With the settings of now: they may be others when a pass goes back."""
-        return copy(self).by_graph
+        norm = copy(self)
+        norm._last = Last()  # or what a pass leaves would hold itself, and wait for Python's garbage collection
+        return norm.by_graph
