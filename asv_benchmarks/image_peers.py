@@ -1,6 +1,6 @@
 """Images of bytes to normalized float32, against NumPy, albucore (OpenCV) and torchvision.
 
-    python asv_benchmarks/image_peers.py [--rounds 9] [--write docs/howto/image_speed.md]
+    python asv_benchmarks/image_peers.py [--rounds 9] [--without REGEX]
 
 (16, 512, 512, 3). Every implementation runs in its own process, two threads each, called in turn; a figure is the median
 over the rounds of slices of at least 20 ms, after its values were found equal to those of the formula. albucore takes
@@ -10,6 +10,7 @@ one image at a time.
 import argparse
 import importlib.metadata
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from peers import THREADS, describe, environment, timed, warm, writable
+from peers import THREADS, describe, environment, timed, warm
 
 MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
 STEPS = {
@@ -143,7 +144,7 @@ def measure(rounds: int, names: list[str]) -> dict[str, dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=9, help="slices per implementation and step")
-    parser.add_argument("--write", type=writable, help="write the table here")
+    parser.add_argument("--without", default="", help="regular expression: implementations to leave out")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -151,6 +152,8 @@ def main() -> None:
         return
     names = ["normzoo"]
     for name in PEERS:
+        if options.without and re.search(options.without, name):
+            continue
         try:
             importlib.metadata.version(name)
             names.append(name)
@@ -158,8 +161,9 @@ def main() -> None:
             print(f"{name} is not installed and left out", file=sys.stderr)
     table, about = measure(options.rounds, names), describe([])
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names[1:])
+    without = f" --without '{options.without}'" if options.without else ""
     lines = [
-        f"`python asv_benchmarks/image_peers.py --rounds {options.rounds}`: {about['machine']}; {about['date']}, commit "
+        f"`python asv_benchmarks/image_peers.py --rounds {options.rounds}{without}`: {about['machine']}; {about['date']}, commit "
         f"{about['commit']}; {versions}. uint8 (16, 512, 512, 3) to float32. Ratios above 1: normzoo takes less time.",
         "",
         f"| | normzoo, ms | {' | '.join(f'{name} /' for name in names[1:])} |",
@@ -169,8 +173,6 @@ def main() -> None:
         ratios = [f"{row[name] / row['normzoo']:.1f}" if name in row else "" for name in names[1:]]
         lines.append(f"| {STEPS[step]} | {1e3 * row['normzoo']:.1f} | {' | '.join(ratios)} |")
     print("\n".join(lines))
-    if options.write:
-        Path(options.write).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -106,6 +106,42 @@ def cumulative_layer_norm(x, p):
     return affine((x - mean[:, None]) * torch.rsqrt(var + 1e-8)[:, None], p)
 
 
+def of_graphs(v, p):
+    """The mean of each graph, for each of its nodes."""
+    ids = p["segments"]
+    total = torch.zeros((64, v.shape[1])).index_add(0, ids, v)
+    return (total / torch.bincount(ids, minlength=64)[:, None])[ids]
+
+
+def graph_norm(x, p):
+    o = x - of_graphs(x, p) * p["mean_scale"]
+    return affine_last(o * torch.rsqrt(of_graphs(o * o, p) + 1e-5), p)
+
+
+def pair_norm(x, p):
+    o = x - of_graphs(x, p)
+    return o * torch.rsqrt(of_graphs((o * o).sum(-1, keepdim=True), p) + 1e-5)
+
+
+def affine_last(x, p):
+    return x * p["weight"] + p["bias"]
+
+
+def graph_size_norm(x, p):
+    return x * torch.bincount(p["segments"], minlength=64).to(x.dtype).rsqrt()[p["segments"], None]
+
+
+def diff_group_norm(x, p):
+    s = torch.softmax(x @ p["lin_weight"].T, -1)
+    h = (s[:, :, None] * x[:, None]).reshape(len(x), -1)
+    return x + 0.01 * affine_last(hat(h, 0, 1e-5), p).view(len(x), -1, x.shape[1]).sum(1)
+
+
+def cumulative_rms_norm(x, p):
+    count = torch.arange(1, x.shape[-1] + 1, dtype=x.dtype)
+    return x * torch.rsqrt((x * x).cumsum(-1) / count + 1e-8) * p["weight"][:, None]
+
+
 def evo_norm_b0(x, p):
     own = (x.var(positions(x), correction=0, keepdim=True) + 1e-5).sqrt()
     shared = (x.var(batch(x), correction=0, keepdim=True) + 1e-5).sqrt()
@@ -298,6 +334,7 @@ PEERS = {
     "crms_norm": Peer((767,), {}, (8192, 767), crms_norm),
     "cumulative_layer_norm": Peer((512,), {}, (4, 512, 3200), cumulative_layer_norm, tolerance=1e-3),
     "decorrelated_batch_norm": Peer((64, 16), {}, (32, 64, 32, 32), lambda x, p: whitening(x, p, 4, None), tolerance=1e-3),
+    "cumulative_rms_norm": Peer((512,), {}, (4, 512, 3200), cumulative_rms_norm, tolerance=1e-3),
     "derf": Peer(
         (768,), {}, WIDE, lambda x, p: torch.erf(p["alpha"] * x + p["shift"]) * p["weight"] + p["bias"]
     ),
@@ -365,4 +402,15 @@ PEERS = {
         ((512, 512, 3, 3),), {}, (512, 512, 3, 3), lambda x, p: x / length(x, (1, 2, 3)) * p["weight"].view(-1, 1, 1, 1)
     ),
     "weight_standardization": Peer((), {}, (512, 512, 3, 3), lambda x, p: standardized_weight(x, 1e-5)),
+    # batches of 64 graphs
+    "graph_norm": Peer((256,), {}, (8192, 256), graph_norm, {}, {"segments": ((8192,), 64)}, 1e-4),
+    "pair_norm": Peer((), {}, (8192, 256), pair_norm, {}, {"segments": ((8192,), 64)}, 1e-4),
+    "mean_subtraction": Peer((), {}, (8192, 256), lambda x, p: x - of_graphs(x, p), {}, {"segments": ((8192,), 64)}, 1e-4),
+    "graph_size_norm": Peer((), {}, (8192, 256), graph_size_norm, {}, {"segments": ((8192,), 64)}),
+    "message_norm": Peer(
+        (), {}, (8192, 256), lambda x, p: F.normalize(p["msg"], dim=-1) * x.norm(dim=-1, keepdim=True), {"msg": (8192, 256)}
+    ),
+    "diff_group_norm": Peer((256, 4), {}, (8192, 256), diff_group_norm, tolerance=1e-3),
+    "exponential_norm": Peer((512,), {}, (4, 512, 3200), None),  # PyTorch has no recursive filter
+    "pcen": Peer((128,), {}, (16, 128, 1000), None),
 }  # fmt: skip

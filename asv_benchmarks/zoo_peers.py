@@ -52,6 +52,10 @@ def made(name: str) -> Made:
     given: dict[str, Any] = {n: rng.standard_normal(shape, dtype=np.float32) for n, shape in peer.inputs.items()}
     for key, (shape, end) in peer.labels.items():
         given[key] = int(rng.integers(end)) if shape == () else rng.integers(end, size=shape)
+    if "segments" in given:
+        given["segments"].sort()  # as in the batches of PyTorch Geometric
+    if name == "pcen":
+        x = np.abs(x)
     if name == "virtual_batch_norm":
         norm.refer(x)
     if name == "alpha_batch_norm":

@@ -152,8 +152,9 @@ def run_page(path):
     blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.S | re.M)
     if any("import torch" in block.split("find_spec")[0] for block in blocks):
         pytest.importorskip("torch")
-    if any("from sklearn" in block for block in blocks):
-        pytest.importorskip("sklearn", "1.6")
+    for package in ("matplotlib", "pydicom", "sklearn"):  # whose data a page shows
+        if any(re.search(rf"^(?:from|import) {package}", block, re.M) for block in blocks):
+            pytest.importorskip(package, "1.6" if package == "sklearn" else None)
     names = {"__name__": "__main__"}
     for block in blocks:
         with contextlib.redirect_stdout(io.StringIO()) as printed:

@@ -383,6 +383,12 @@ TOPICS = (
         ("normzoo.select",),
     ),
     Topic(
+        "images",
+        "Images",
+        "Images of whole numbers become normalized floats; see [Images](/howto/images.md).",
+        ("normzoo.normalize_image",),
+    ),
+    Topic(
         "statistics",
         "Statistics",
         "Counts, means and sums of squares that merge; quantiles and robust statistics, exact or by a sketch that "

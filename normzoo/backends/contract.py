@@ -262,8 +262,9 @@ class Backend(Protocol):
 
     # Images of whole numbers of 8 or 16 bits, `store`; all numbers beside them are float64.
 
-    def pixel_sums(self, dims: Pixels, store: np.dtype) -> Callable[[Array, float, float], Array]:
-        """run(x, low, high) -> (4, b, c) float64: sum, sum of squares, least and largest of min(max(x, low), high)."""
+    def pixel_sums(self, dims: Pixels, store: np.dtype, extremes: bool) -> Callable[[Array, float, float], Array]:
+        """run(x, low, high) -> (2, b, c) float64: sum and sum of squares of min(max(x, low), high), which are whole, or
+        least and largest."""
         raise lacking(self)
 
     def pixels(self, dims: Pixels, store: np.dtype, result: np.dtype) -> Pass:

@@ -129,10 +129,10 @@ def follow_back(dims: Lines, form: Following, dy: Array, x: Array, numbers: Arra
 # -- images
 
 
-def pixel_sums(dims: Pixels, x: Array, low: float, high: float) -> Array:
+def pixel_sums(dims: Pixels, extremes: bool, x: Array, low: float, high: float) -> Array:
     """See `Backend.pixel_sums`."""
     v = np.clip(_by_channel(x, dims, dims.last).astype(np.float64), low, high)
-    return np.stack([v.sum(axis=2), (v * v).sum(axis=2), v.min(axis=2), v.max(axis=2)])
+    return np.stack([v.min(axis=2), v.max(axis=2)] if extremes else [v.sum(axis=2), (v * v).sum(axis=2)])
 
 
 @np.errstate(all="ignore")

@@ -184,8 +184,8 @@ class Reference(Backend):
     def follow_back(self, dims: Lines, form: Following, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
         return partial(definitions_of_data.follow_back, dims, form)
 
-    def pixel_sums(self, dims: Pixels, store: np.dtype) -> Callable[[Array, float, float], Array]:
-        return partial(definitions_of_data.pixel_sums, dims)
+    def pixel_sums(self, dims: Pixels, store: np.dtype, extremes: bool) -> Callable[[Array, float, float], Array]:
+        return partial(definitions_of_data.pixel_sums, dims, extremes)
 
     def pixels(self, dims: Pixels, store: np.dtype, result: np.dtype) -> Pass:
         return partial(definitions_of_data.pixels, dims)

@@ -145,7 +145,9 @@ def _own(
     low, high = max(clip[0], float(limits.min)), min(clip[1], float(limits.max))
     if low == int(low) and high == int(high) and low <= high:
         found = (
-            sums_of(v, dims, low, high) if counts is None else sums_of_histograms(counts, int(limits.min), low, high)
+            sums_of(v, dims, low, high, scale == "min_max")
+            if counts is None
+            else sums_of_histograms(counts, int(limits.min), low, high)
         ).over(joined)
         mean, std = found.moments()
         least, largest = found.least.astype(float), found.most.astype(float)

@@ -33,11 +33,12 @@ class Sums(NamedTuple):
         return near + part, np.sqrt(np.maximum(squares / size - part * part, 0.0))
 
 
-def sums_of(x: Array, dims: Pixels, low: float, high: float) -> Sums:
-    """Of all values, none taken below low or above high, which are whole."""
-    found = now().pixel_sums(dims, x.dtype)(x, low, high)
+def sums_of(x: Array, dims: Pixels, low: float, high: float, extremes: bool) -> Sums:
+    """Of all values, none taken below low or above high, which are whole: least and most alone, or the others."""
+    first, second = now().pixel_sums(dims, x.dtype, extremes)(x, low, high).astype(np.int64)
     size = np.full((dims.b, dims.c), dims.n, np.int64)
-    return Sums(size, *found.astype(np.int64))
+    nothing = np.zeros_like(size)
+    return Sums(size, nothing, nothing, first, second) if extremes else Sums(size, first, second, nothing, nothing)
 
 
 def histograms(x: Array, dims: Pixels, mask: Array | None) -> Array:

@@ -67,8 +67,8 @@ class OfNoView(Backend):
     def follow_back(self, dims: Lines, form: Following, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
         return _outside().follow_back(dims, form, store)
 
-    def pixel_sums(self, dims: Pixels, store: np.dtype) -> Callable[[Array, float, float], Array]:
-        return _outside().pixel_sums(dims, store)
+    def pixel_sums(self, dims: Pixels, store: np.dtype, extremes: bool) -> Callable[[Array, float, float], Array]:
+        return _outside().pixel_sums(dims, store, extremes)
 
     def pixels(self, dims: Pixels, store: np.dtype, result: np.dtype) -> Pass:
         return _outside().pixels(dims, store, result)

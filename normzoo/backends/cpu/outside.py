@@ -28,17 +28,19 @@ _SINGLE = np.dtype(np.float32)
 
 
 @lru_cache(maxsize=256)
-def pixel_sums(dims: Pixels, store: np.dtype) -> Callable[[Array, float, float], Array]:
+def pixel_sums(dims: Pixels, store: np.dtype, extremes: bool) -> Callable[[Array, float, float], Array]:
     """See the contract. Planes of channels are images of one channel."""
     b, n, c = (dims.b, dims.n, dims.c) if dims.last else (dims.b * dims.c, dims.n, 1)
-    kernel = images.sums(store.itemsize == 1)
+    kernel = images.sums(store.itemsize == 1, extremes)
     call = call_of(kernel, (POOL, _DIMS, WHOLE[store.name], FLAT["float32"], FLAT[DOUBLE.name]), b * n * c)
 
     def run(x: Array, low: float, high: float) -> Array:
-        found = np.empty((b, -(-n // images.PIECE), 4, c))
+        found = np.empty((b, -(-n // images.PIECE), 2, c))
         call((b, n, c), x, np.array([low, high], np.float32), found)
-        parts = found[:, :, 0].sum(axis=1), found[:, :, 1].sum(axis=1), found[:, :, 2].min(axis=1)
-        return np.stack([*parts, found[:, :, 3].max(axis=1)]).reshape(4, dims.b, dims.c)
+        parts = (
+            (found[:, :, 0].min(axis=1), found[:, :, 1].max(axis=1)) if extremes else found.sum(axis=1).swapaxes(0, 1)
+        )
+        return np.stack(tuple(parts)).reshape(2, dims.b, dims.c)
 
     return run
 

@@ -9,6 +9,7 @@ from normzoo.backends.contract import Array
 from normzoo.backends.forms import Formula
 from normzoo.backends.lanes import fma
 from normzoo.norm import Norm
+from normzoo.passes.attributes import Last
 from normzoo.passes.graphs import GraphPass, by_graph, nodes_of
 from normzoo.passes.overlaps import check_out
 from normzoo.passes.saved import Saved
@@ -76,4 +77,6 @@ class ByGraph(Norm):
     @property
     def _pass(self) -> Callable[[GraphPass, Mapping[str, Array]], Pull]:
         """With the settings of now: they may be others when a pass goes back."""
-        return copy(self).by_graph
+        norm = copy(self)
+        norm._last = Last()  # or what a pass leaves would hold itself, and wait for Python's garbage collection
+        return norm.by_graph

@@ -146,12 +146,20 @@ def convert(turns, last, streams):
 
 
 @cache
-def sums(of_bytes):
-    """The kernel of sums. Squares of 16 bits are added in float64, and all sums are exact."""
+def sums(of_bytes, extremes):
+    """The kernel of least and largest values or, without `extremes`, of sums and sums of squares. Squares of 16 bits
+    are added in float64, and all sums are exact."""
 
     @helper
     def squared(v):
         return v * v if of_bytes else wide_square(v)
+
+    @helper
+    def taken(first, second, v):
+        """The two with one vector or value more."""
+        if extremes:
+            return smaller(first, v), larger(second, v)
+        return first + v, second + squared(v)
 
     @helper
     def one_piece(turn, given, found):
@@ -160,28 +168,31 @@ def sums(of_bytes):
         owner, first = turn // pieces, turn % pieces * PIECE
         i, stop = (owner * n + first) * c, (owner * n + smaller(n, first + PIECE)) * c
         low, high = at(given.bounds, 0), at(given.bounds, 1)
-        singles, squares = workspace(3 * width, given.bounds), workspace(width, given.bounds if of_bytes else found)
+        one = workspace(width, given.bounds)
+        two = workspace(width, given.bounds if of_bytes or extremes else found)
+        nothing = zeros(given.bounds)
         values = stop - i
         for j in range(0, width, LANES):
-            # the vectors at these channels, a width apart: sums stay in registers
-            total, least, most = zeros(given.bounds), splat(high), splat(low)
-            square = squared(total)
+            # the vectors at these channels, a width apart: what is found stays in registers
+            a, b = (splat(high), splat(low)) if extremes else (nothing, squared(nothing))
             for k in range(i + j, i + values - LANES + 1, width):
-                v = smaller(larger(whole(given.x, k), low), high)
-                total += v
-                least, most = smaller(least, v), larger(most, v)
-                square += squared(v)
-            store(singles, j, total)
-            store(singles, width + j, least)
-            store(singles, 2 * width + j, most)
-            store(squares, j, square)
+                a, b = taken(a, b, smaller(larger(whole(given.x, k), low), high))
+            store(one, j, a)
+            store(two, j, b)
         for k in range(values // LANES * LANES, values):
             v, j = smaller(larger(whole_at(given.x, i + k), low), high), k % width
-            put(singles, j, at(singles, j) + v)
-            put(singles, width + j, smaller(at(singles, width + j), v))
-            put(singles, 2 * width + j, larger(at(singles, 2 * width + j), v))
-            put(squares, j, at(squares, j) + squared(v))
-        fold(turn, c, singles, squares, found)
+            a, b = taken(at(one, j), at(two, j), v)
+            put(one, j, a)
+            put(two, j, b)
+        for j in range(c):  # lanes of the same channel, in order
+            a, b = wide(at(one, j)), wide(at(two, j))
+            for k in range(j + c, width, c):
+                if extremes:
+                    a, b = smaller(a, wide(at(one, k))), larger(b, wide(at(two, k)))
+                else:
+                    a, b = a + wide(at(one, k)), b + wide(at(two, k))
+            put(found, turn * 2 * c + j, a)
+            put(found, turn * 2 * c + c + j, b)
 
     @kernel
     def pixel_sums(
@@ -189,7 +200,7 @@ def sums(of_bytes):
         dims,
         x,
         bounds,  # low, high
-        found,  # (b * pieces, 4, c) float64, written
+        found,  # (b * pieces, 2, c) float64, written
     ):
         share(pool, dims[0] * pieces_of(dims), one_piece, (Pass(dims, x, x, 0, bounds, x), found))
 
@@ -199,21 +210,3 @@ def sums(of_bytes):
 @helper
 def wide_square(v):
     return wide(v) * wide(v)
-
-
-@helper
-def fold(turn, c, singles, squares, found):
-    """Lanes of the same channel, in order."""
-    width = LANES * c
-    for j in range(c):
-        s, q, least, most = 0.0, 0.0, at(singles, width + j), at(singles, 2 * width + j)
-        for k in range(j, width, c):
-            s += wide(at(singles, k))
-            q += wide(at(squares, k))
-            least = smaller(least, at(singles, width + k))
-            most = larger(most, at(singles, 2 * width + k))
-        i = turn * 4 * c + j
-        put(found, i, s)
-        put(found, i + c, q)
-        put(found, i + 2 * c, wide(least))
-        put(found, i + 3 * c, wide(most))
