@@ -148,8 +148,10 @@ def count(commit: str, pin: str, wanted: str = "") -> tuple[dict[str, dict[str, 
     for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE"):
         environment.pop(name, None)
     command = [sys.executable, str(HERE / "counting.py"), wanted]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=tree, check=False)
-    shutil.rmtree(tree)
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=tree, check=False)
+    finally:
+        shutil.rmtree(tree)
     if done.returncode:
         raise RuntimeError(f"record: {commit[:8]} cannot be counted; its error is above")
     return json.loads(done.stdout.splitlines()[-1])

@@ -96,7 +96,7 @@ def halves(count: int, have: set[int], longest: int) -> Iterator[int]:
 
 def in_turn(found: list[Commit], have: set[str]) -> list[Commit]:
     """Commits without results, the most wanted first. What is had already decides where halves are."""
-    days = {time.gmtime(commit.date).tm_yday: commit for commit in found}
+    days = {time.strftime("%Y%j", time.gmtime(commit.date)): commit for commit in found}
     marked = {commit for commit in found if commit.tags} | set(days.values())
     order = dict.fromkeys([found[-1], *(commit for commit in reversed(found) if commit in marked)])
 
@@ -224,6 +224,10 @@ class Budget:
     def allows(self, kind: str) -> bool:
         return time.monotonic() + self.took.get(kind, 0) < self.end
 
+    def reserve(self, kind: str) -> None:
+        """Time for one more such step, at the end."""
+        self.end -= self.took.get(kind, 0)
+
     def step(self, kind: str, commit: Commit, work) -> None:
         start = time.monotonic()
         work()
@@ -340,9 +344,11 @@ def record(todo: dict[str, list[Commit]], machine: str, bench: str, budget: Budg
                 begun = begun or kind == "timed"
         if not number and anchor is not None and anchor.hash[:8] not in recorded(machine):
             budget.step("timed", anchor, lambda: timed(anchor))
+        if not number and begun and anchor is not None:
+            budget.reserve("timed")
         if not any(number + 1 < len(wanted) and budget.allows(kind) for kind, wanted in todo.items()):
             break
-    if begun and anchor is not None and budget.allows("timed"):
+    if begun and anchor is not None:
         budget.step("repeated", anchor, lambda: repeat(machine, anchor))
     left = {kind: sum(commit.hash[:8] not in had for commit in wanted) for kind, wanted, had in (
         ("counted", todo["counted"], counted("x86-64-v3")), ("timed", todo["timed"], set(recorded(machine)) if machine else set()))}  # fmt: skip

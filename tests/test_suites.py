@@ -339,6 +339,33 @@ def test_an_anchor_is_repeated_beside_its_record(fails, tmp_path, monkeypatch):
     assert (results / "here" / f"{commit.hash[:8]}-env.json").read_text() == before
 
 
+def test_head_and_the_anchor_come_first_and_the_anchor_once_more_at_the_end(tmp_path, monkeypatch, capsys):
+    record = importlib.import_module("record")
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    found = history(record, 40)
+    written(tmp_path / "there", found[5], 1.0)
+    now, steps = [0.0], []
+
+    def takes(seconds, name):
+        def work(*arguments):
+            now[0] += seconds
+            steps.append((name, next(found.index(a) for a in arguments if isinstance(a, record.Commit))))
+
+        return work
+
+    monkeypatch.setattr(record.time, "monotonic", lambda: now[0])
+    for name, seconds in (("count", 30), ("run_asv", 120), ("repeat", 60)):
+        monkeypatch.setattr(record, name, takes(seconds, name))
+    todo = {"counted": record.in_turn(found, set()), "timed": record.in_turn(found, set())}
+    record.record(todo, "here", ".", record.Budget(11), found)
+    assert steps == [
+        ("count", 39), ("run_asv", 39), ("run_asv", 5), ("count", 29), ("run_asv", 29), ("count", 19), ("count", 9), ("count", 4),
+        ("repeat", 5),
+    ]  # fmt: skip
+    assert now[0] <= 660
+    assert "40 commits are not counted yet; 40 commits are not timed yet" in capsys.readouterr().out
+
+
 def test_other_versions_start_no_series_of_one_commit(monkeypatch):
     counting = importlib.import_module("counting")
     monkeypatch.setattr(counting, "wanted_versions", lambda: counting.versions() | {"numba": "0.1"})
