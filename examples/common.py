@@ -88,11 +88,9 @@ def colours_of(values: Sequence[float]) -> dict[float, tuple[Any, str]]:
     return dict(zip(values, zip(shades, cycle(MARKERS)), strict=False))  # type: ignore[arg-type]
 
 
-def save(figure: Figure, path: Path, photos: bool = False) -> None:
-    """Write the picture; without photos in 256 colours, which is a third of the bytes."""
+def save(figure: Figure, path: Path) -> None:
+    """Write the picture in 256 colours, which is a third of the bytes."""
     figure.set_dpi(100)
     figure.canvas.draw()
     drawn = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
-    if not photos:
-        drawn = drawn.quantize(256, dither=Image.Dither.NONE)
-    drawn.save(path, format="png", optimize=True)
+    drawn.quantize(256, dither=Image.Dither.NONE).save(path, format="png", optimize=True)

@@ -254,7 +254,7 @@ def draw(results: Sequence[Result], path: Path) -> None:
     below.set_yticks(range(len(names)), names)
     below.invert_yaxis()
     below.set(xlabel="milliseconds a scene, one thread", title="latency, medians of 300 calls")
-    save(figure, path, photos=True)
+    save(figure, path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -206,7 +206,7 @@ def draw(scans: dict, dice: dict[tuple[str, int], np.ndarray], path: Path) -> No
     right.set_xticks(range(len(NORMS)), [norm.replace(" ", "\n") for norm in NORMS])
     right.set(ylim=(0, 1), ylabel="Dice score", xlabel="1, 2: samples in a batch")
     right.set_title("structures found in other volumes: medians, runs", fontsize=10)
-    save(figure, path, photos=True)
+    save(figure, path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

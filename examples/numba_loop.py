@@ -122,7 +122,7 @@ def draw(found: dict[bool, list[np.ndarray]], steps: dict[bool, int], path: Path
     title = f"{DEPTH} layers of {WIDTH}, trained in one compiled function"
     axes.set(yscale="log", ylim=(None, 6), xlabel="step", ylabel="training loss", title=title)
     axes.legend(loc="lower left")
-    figure.savefig(path, format="png", dpi=150)
+    figure.savefig(path, format="png", dpi=100)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[bool, int]:

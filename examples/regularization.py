@@ -152,9 +152,9 @@ def draw(few: dict, small: dict, noises: dict, sizes: dict[str, Sequence[int]], 
         )  # fmt: skip
     right.set(
         xscale="log",
-        xlabel="batch size N",
+        xlabel="batch size N (larger: fewer steps)",
         ylabel="test accuracy",
-        title=f"{MORE} images, {epochs} epochs (large batches: few steps);\nmedians, range",
+        title=f"{MORE} images, {epochs} epochs: medians, range",
     )
     right.set_xticks(grid, [str(n) for n in grid])
     right.minorticks_off()

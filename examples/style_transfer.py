@@ -106,7 +106,7 @@ def draw(path: Path, rows: Sequence[Sequence[tuple[str, np.ndarray]]], title: st
             axes.imshow(np.clip(image.transpose(1, 2, 0), 0, 1))
             axes.set_title(caption, fontsize=11)
     figure.suptitle(title, fontweight="bold")
-    figure.savefig(path, format="png", dpi=80)
+    figure.savefig(path, format="png", dpi=60)
     plt.close(figure)
 
 

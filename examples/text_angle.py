@@ -124,7 +124,10 @@ def draw(path: Path, x: np.ndarray, probability: np.ndarray, title: str) -> None
     ):
         axes.set_title(name, fontsize=10)
     figure.suptitle(title, fontweight="bold")
-    figure.savefig(path, format="png", dpi=75)
+    figure.savefig(path, format="png", dpi=110)
+    Image.open(path).convert("RGB").quantize(256).save(
+        path, format="png", optimize=True
+    )  # greys, and one or two colours
     plt.close(figure)
 
 
