@@ -445,13 +445,12 @@ def launched(device):
 @pytest.mark.parametrize(
     ("norm", "shape", "folds"),
     [
-        (lambda: nz.LayerNorm(40), (9, 40), (True, 2)),
-        (lambda: nz.RMSNorm(40), (9, 40), (True, 1)),
-        (lambda: nz.LayerNorm(40, elementwise_affine=False), (9, 40), None),
-        (lambda: nz.InstanceNorm(4), (2, 4, 64), None),
-        (nz.UnitNorm, (9, 40), None),
+        pytest.param(lambda: nz.LayerNorm(8), (9, 8), (True, 2), id="LayerNorm"),
+        pytest.param(lambda: nz.RMSNorm(8), (9, 8), (True, 1), id="RMSNorm"),
+        pytest.param(lambda: nz.LayerNorm(8, elementwise_affine=False), (9, 8), None, id="plain"),
+        pytest.param(lambda: nz.InstanceNorm(4), (2, 4, 64), None, id="InstanceNorm", marks=pytest.mark.slow),
+        pytest.param(nz.UnitNorm, (9, 40), None, id="UnitNorm", marks=pytest.mark.slow),
     ],
-    ids=["LayerNorm", "RMSNorm", "plain", "InstanceNorm", "UnitNorm"],
 )
 def test_sums_that_nobody_wants_are_not_folded(norm, shape, folds, rng):
     x, dy = rng.standard_normal((2, *shape)).astype(np.float32)
@@ -546,9 +545,9 @@ def test_a_dense_copy_moves_16_bytes_at_a_time(rng):
 
 def test_backward_gives_what_is_asked_for(rng):
     """None for dweight or dbias, of which the contract says that they may be left out."""
-    run = backend("cuda").backward((6, 1, 1, 37), (1, 1, 1, 37), Moments(), F32, F32)
-    x, dy = rng.standard_normal((2, 6, 1, 1, 37)).astype(np.float32)
-    w = np.ones((1, 1, 1, 37), np.float32)
+    run = backend("cuda").backward((6, 1, 1, 8), (1, 1, 1, 8), Moments(), F32, F32)
+    x, dy = rng.standard_normal((2, 6, 1, 1, 8)).astype(np.float32)
+    w = np.ones((1, 1, 1, 8), np.float32)
     stats = rng.uniform(0.5, 2, (3, 6, 1))
     with driver.use(HostDriver()):
         results = []

@@ -75,7 +75,9 @@ def test_the_wheel_has_the_package_and_nothing_else(built):
     with zipfile.ZipFile(built[1]) as wheel:
         names = wheel.namelist()
     own = {name for name in names if not name.startswith(f"normzoo-{nz.__version__}.dist-info/")}
-    sources = {p.relative_to(ROOT).as_posix() for p in (ROOT / "normzoo").rglob("*") if p.suffix in (".py", ".pyi", ".typed")}
+    sources = {
+        p.relative_to(ROOT).as_posix() for p in (ROOT / "normzoo").rglob("*") if p.suffix in (".py", ".pyi", ".typed")
+    }
     assert own == sources
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert built[1].name.endswith("-py3-none-any.whl")

@@ -53,10 +53,6 @@ def graphs_of(ids: Array | None, nodes: int) -> Graphs:
     return Graphs(np.concatenate([[0], np.flatnonzero(ids[1:] != ids[:-1]) + 1, [nodes]]), order)
 
 
-def refusal(owner: object) -> TypeError:
-    return TypeError(f"{owner}: takes no mask, lengths or weights, got x with some; write norm(x, segments=ids)")
-
-
 def nodes_of(owner: object, x: Any, segments: Any, channels: int | None = None) -> tuple[Array, Array | None]:
     """x and the numbers of its nodes' graphs, checked.
 

@@ -78,5 +78,7 @@ class ByGraph(Norm):
     def _pass(self) -> Callable[[GraphPass, Mapping[str, Array]], Pull]:
         """With the settings of now: they may be others when a pass goes back."""
         norm = copy(self)
-        norm._last = Last()  # or what a pass leaves would hold itself, and wait for Python's garbage collection
+        norm._last = Last(
+            self.label
+        )  # or what a pass leaves would hold itself, and wait for Python's garbage collection
         return norm.by_graph
