@@ -18,7 +18,7 @@ from normzoo.exchange.files import load, save
 from normzoo.exchange.onnx_nodes import from_onnx
 from normzoo.exchange.registry import create, list_norms
 from normzoo.exchange.torch_names import MODULES
-from normzoo.images.normalize_image import normalize_image
+from normzoo.functional.images.normalize_image import normalize_image
 from normzoo.norm import Norm
 from normzoo.passes.device import device_array
 from normzoo.passes.saved import Grads, Saved

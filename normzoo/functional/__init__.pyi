@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypeVar, Unpack, overload
 
 from normzoo.backends.contract import Array
+from normzoo.functional.images.normalize_image import normalize_image as normalize_image
 from normzoo.functional.tracked import State as State
 from normzoo.passes.around import Behind
 from normzoo.passes.saved import Saved

@@ -9,7 +9,7 @@ from normzoo.backends.contract import Array
 from normzoo.backends.forms import Pixels
 from normzoo.backends.memory import empty
 from normzoo.backends.subnormals import in_any_mode
-from normzoo.images.arguments import (
+from normzoo.functional.images.arguments import (
     JOINED,
     OWNER,
     Layout,
@@ -22,7 +22,7 @@ from normzoo.images.arguments import (
     number_of,
     result_dtype,
 )
-from normzoo.images.sums import histograms, percentiles_of, sums_of, sums_of_histograms
+from normzoo.functional.images.sums import histograms, percentiles_of, sums_of, sums_of_histograms
 from normzoo.passes.overlaps import check_out
 from normzoo.passes.whole import now
 
