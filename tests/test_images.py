@@ -161,6 +161,17 @@ def test_places_and_threads_change_no_bit(rng):
     check.same_bits(nz.normalize_image(x, per="image"), alone)
 
 
+def test_files_of_either_byte_order_and_axis_order(rng):
+    x = draw(rng, (11, 12, 13), np.int16)
+    y = nz.normalize_image(x, channel_axis=None)
+    check.same_bits(nz.normalize_image(x.astype(">i2"), channel_axis=None), y)
+    check.same_bits(nz.normalize_image(x.astype("<i2"), channel_axis=None), y)
+    check.same_bits(nz.normalize_image(np.asfortranarray(x), channel_axis=None), y)
+    read_only = x.copy()
+    read_only.flags.writeable = False
+    check.same_bits(nz.normalize_image(read_only, channel_axis=None), y)
+
+
 def test_other_ranks_and_no_values(rng):
     gray = draw(rng, (13, 17))
     v = gray.astype(np.float64)

@@ -61,12 +61,19 @@ class Layout(NamedTuple):
         return a if self.channel is None else np.moveaxis(a, self.channel, -1 if last else self.items), last
 
 
+def native(x: Any) -> Any:
+    """x in the byte order of the machine: files of scanners have either."""
+    if isinstance(x, np.ndarray) and x.dtype.kind in "iu" and not x.dtype.isnative:
+        return x.astype(x.dtype.newbyteorder("="))
+    return x
+
+
 def layout_of(x: Any, channel_axis: Any) -> Layout:
     if not isinstance(x, np.ndarray) or isinstance(x, np.ma.MaskedArray):
         got = "a masked array" if isinstance(x, np.ma.MaskedArray) else type(x).__name__
         write = "write x.data and mask=~np.ma.getmaskarray(x)" if isinstance(x, np.ma.MaskedArray) else None
         raise TypeError(f"{OWNER}: expected x to be a NumPy array, got {got}; {write or 'write np.asarray(x)'}")
-    if x.dtype.name not in LARGEST or not x.dtype.isnative:
+    if x.dtype.name not in LARGEST:
         floats = "; floats are what layers take: nz.InstanceNorm, nz.LayerNorm, nz.MeanVarianceNorm"
         more = floats if x.dtype.kind == "f" else f"; write x.astype({'np.uint8' if x.dtype == bool else 'np.uint16'})"
         raise TypeError(f"{OWNER}: expected x of dtype uint8, uint16 or int16, got {x.dtype}{more}")

@@ -19,6 +19,7 @@ from normzoo.functional.images.arguments import (
     given_of,
     layout_of,
     mask_of,
+    native,
     number_of,
     result_dtype,
 )
@@ -59,7 +60,7 @@ def normalize_image(
             of volumes. y: the same or, with out_channel_axis, the other of the two.
 
     Args:
-        x: uint8, uint16 or int16.
+        x: uint8, uint16 or int16, of either byte order.
         mean, std: a number, or one for each channel, in units of x / max_value; or mean alone, a name: "imagenet",
             "clip", or "half" (0.5 and 0.5: results from -1 to 1). None: statistics of x itself.
         max_value: what x is divided by, where a mean is given: 255 for uint8, 65535 for uint16, 1 for int16.
@@ -95,6 +96,7 @@ def normalize_image(
     >>> nz.normalize_image(x, scale="min_max", out_channel_axis=-3).shape
     (3, 1, 2)
     """
+    x = native(x)
     layout = layout_of(x, channel_axis)
     result = result_dtype(dtype)
     there = layout.moved(None if out_channel_axis is None else channel_of(x, out_channel_axis, "out_channel_axis"))
