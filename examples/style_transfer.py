@@ -24,7 +24,7 @@ import numpy as np
 import onnxruntime
 from onnx_graph import Graph
 from packages import package_file
-from pictures import picture
+from pictures import picture, shrink
 from PIL import Image
 from skimage import data
 
@@ -106,7 +106,8 @@ def draw(path: Path, rows: Sequence[Sequence[tuple[str, np.ndarray]]], title: st
             axes.imshow(np.clip(image.transpose(1, 2, 0), 0, 1))
             axes.set_title(caption, fontsize=11)
     figure.suptitle(title, fontweight="bold")
-    figure.savefig(path, format="png", dpi=60)
+    figure.savefig(path, format="png", dpi=80)
+    shrink(path, dither=True)
     plt.close(figure)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import onnxruntime
 from onnx_graph import Graph
 from packages import package_file
-from pictures import picture
+from pictures import picture, shrink
 from PIL import Image
 from skimage import data
 from skimage.filters import threshold_local
@@ -124,10 +124,8 @@ def draw(path: Path, x: np.ndarray, probability: np.ndarray, title: str) -> None
     ):
         axes.set_title(name, fontsize=10)
     figure.suptitle(title, fontweight="bold")
-    figure.savefig(path, format="png", dpi=110)
-    Image.open(path).convert("RGB").quantize(256).save(
-        path, format="png", optimize=True
-    )  # greys, and one or two colours
+    figure.savefig(path, format="png", dpi=71)
+    shrink(path, 64)
     plt.close(figure)
 
 
