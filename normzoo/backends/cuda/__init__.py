@@ -6,7 +6,7 @@ launcher.py  chooses kernels, grids and arguments, once per shape; forms.py: by 
 lanes.py     the values of a thread; accesses.py and arithmetic.py: operations on them
 vocabulary.py   functions of lanes, of which activations are made; shared.py: lanes in shared memory
 geometry.py  the differences between rows and columns; moments.py, surroundings.py: steps that kernels share
-forward_kernels.py, backward_kernels.py, merging.py, copying.py    the kernels
+forward_kernels.py, backward_kernels.py, merging.py, copying.py    the kernels; running.py: running statistics
 """
 
 from typing import Any
@@ -24,6 +24,13 @@ def _launcher() -> Any:
     from normzoo.backends.cuda import launcher  # noqa: PLC0415
 
     return launcher
+
+
+def _running() -> Any:
+    driver.numba_cuda()
+    from normzoo.backends.cuda import running  # noqa: PLC0415
+
+    return running
 
 
 class CUDA(Backend):
@@ -53,12 +60,12 @@ class CUDA(Backend):
 
     def update(self, mean: Any, var: Any, stats: Any, count: int, momentum: float | None, batches: Any = None) -> None:
         done = 0 if batches is None else batches.item()
-        _launcher().update(mean, var, stats, count, 1.0 / (done + 1) if momentum is None else momentum)
+        _running().update(mean, var, stats, count, 1.0 / (done + 1) if momentum is None else momentum)
         if batches is not None:
             batches[()] = done + 1
 
     def constants(self, mean: Any, variance: Any, eps: float, stats: Any) -> int:
-        _launcher().constants(mean, variance, eps, stats)
+        _running().constants(mean, variance, eps, stats)
         return 0  # checking the variances would wait for the device: a negative one gives NaN
 
     def spread_rows(self, source: Any, place: Any, target: Any) -> None:

@@ -93,6 +93,25 @@ class Driver(ABC):
         return run
 
 
+class Ordered:  # in half the time of a generator
+    """Work on `stream` waits for what the streams of the arrays were asked to do before; these wait for the work, which
+    may have written to an array, or be reading one that is given up there."""
+
+    __slots__ = ("device", "others", "stream")
+
+    def __init__(self, device: Driver, stream: int, *arrays: Any) -> None:
+        self.device, self.stream = device, stream
+        self.others = {a.stream for a in arrays if a is not None and a.stream != stream}
+
+    def __enter__(self) -> None:
+        for other in self.others:
+            self.device.order(other, self.stream)
+
+    def __exit__(self, *raised: object) -> None:
+        for other in self.others:
+            self.device.order(self.stream, other)
+
+
 _chosen: ContextVar[Driver | None] = ContextVar("normzoo_cuda_driver", default=None)
 
 

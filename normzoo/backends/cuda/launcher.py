@@ -15,7 +15,7 @@ from normzoo.backends.around import ALONE, NOTHING, NOTHING_BACK, Around, Beside
 from normzoo.backends.contract import CONSTANT, Apply, Backward, Dims, Forward, Moments
 from normzoo.backends.cuda import backward_kernels, driver, forward_kernels, merging
 from normzoo.backends.cuda.arrays import ALIGNED_TO, DeviceArray, empty
-from normzoo.backends.cuda.driver import Driver
+from normzoo.backends.cuda.driver import Driver, Ordered
 from normzoo.backends.cuda.forms import (
     Plan,
     cells_of,
@@ -45,25 +45,6 @@ def _plan(
 
 def _addresses(*arrays: DeviceArray | None) -> tuple[int, ...]:
     return tuple(0 if a is None else a.address for a in arrays)
-
-
-class _Ordered:  # in half the time of a generator
-    """Work on `stream` waits for what the streams of the arrays were asked to do before; these wait for the work, which
-    may have written to an array, or be reading one that is given up there."""
-
-    __slots__ = ("device", "others", "stream")
-
-    def __init__(self, device: Driver, stream: int, *arrays: DeviceArray | None) -> None:
-        self.device, self.stream = device, stream
-        self.others = {a.stream for a in arrays if a is not None and a.stream != stream}
-
-    def __enter__(self) -> None:
-        for other in self.others:
-            self.device.order(other, self.stream)
-
-    def __exit__(self, *raised: object) -> None:
-        for other in self.others:
-            self.device.order(self.stream, other)
 
 
 class _Task:
@@ -187,7 +168,7 @@ def forward(
         arrays = x, weight, bias, y, *beside[:3]
         p, go = task.on(device, *arrays)
         stats = _like(x, (3, b, c))
-        with _Ordered(device, x.stream, *arrays):
+        with Ordered(device, x.stream, *arrays):
             go(x, task.spread(weight, p), task.spread(bias, p), float(eps), y, stats, beside)
         return stats
 
@@ -201,7 +182,7 @@ def apply(dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype, ar
         device = driver.current()
         arrays = x, weight, bias, y, *beside[:3]
         p, step = task.on(device, *arrays)
-        with _Ordered(device, x.stream, stats, *arrays):
+        with Ordered(device, x.stream, stats, *arrays):
             weight, bias = task.spread(weight, p), task.spread(bias, p)
             step(x.stream, (*_addresses(x, stats, weight, bias, y), *_given(beside)))
 
@@ -279,7 +260,7 @@ def backward(
     ) -> None:  # fmt: skip
         device = driver.current()
         p, go = task.on(device, dy, x, weight, dx, *beside)
-        with _Ordered(device, dy.stream, x, stats, weight, dx, dweight, dbias, *beside):
+        with Ordered(device, dy.stream, x, stats, weight, dx, dweight, dbias, *beside):
             if p.spread and beside.bias is not None:
                 beside = beside._replace(bias=task.spread(beside.bias, p))
             go(dy, x, stats, task.spread(weight, p), float(eps), dx, dweight, dbias, beside)
@@ -311,7 +292,7 @@ def _backward_in_double(dims: Dims, parameter_dims: Dims, moments: Moments, arou
         beside: BesideBack = NOTHING_BACK,
     ) -> None:  # fmt: skip
         device, results = driver.current(), (dx, dweight, dbias, beside.dother)
-        with _Ordered(device, dy.stream, x, stats, weight, *results, *beside):
+        with Ordered(device, dy.stream, x, stats, weight, *results, *beside):
             found = [None if a is None else _like(dy, a.shape) for a in results]
             d, v, w = (_copied(a, dy.stream) for a in (dy, x, weight))
             bias, other, ds = (
@@ -330,25 +311,3 @@ def _backward_in_double(dims: Dims, parameter_dims: Dims, moments: Moments, arou
 def _copied(a: DeviceArray, stream: int) -> DeviceArray:
     """A copy in float64, for work on this stream."""
     return a.on(stream).astype(_DOUBLE)
-
-
-def update(running_mean: Any, running_var: Any, stats: Any, count: int, momentum: float) -> None:
-    channels, device = running_mean.size, driver.current()
-    number = pointer(running_mean.dtype)
-    repeats = stats.size // (3 * channels)
-    signature = number, number, P64, I64, I64, F64, F64, F64
-    take = float(momentum)
-    addresses = running_mean.address, running_var.address, stats.address
-    args = *addresses, channels, repeats, 1.0 - take, take, take * count / max(count - 1, 1)
-    grid = blocks(channels, merging.LANES), 1
-    with _Ordered(device, stats.stream, running_mean, running_var):
-        device.launch(merging.update(), signature, grid, merging.LANES, 0, stats.stream, args)
-
-
-def constants(mean: Any, variance: Any, eps: float, stats: Any) -> None:
-    number, device = pointer(mean.dtype), driver.current()
-    signature = number, number, P64, I64, F64
-    args = mean.address, variance.address, stats.address, mean.size, float(eps)
-    grid = blocks(mean.size, merging.LANES), 1
-    with _Ordered(device, stats.stream, mean, variance):
-        device.launch(merging.constants(), signature, grid, merging.LANES, 0, stats.stream, args)
