@@ -107,9 +107,10 @@ class Standardize(Norm):
         return super().checked_state(state, *arguments, **options)
 
     def adapt(self, batches: Array | Iterable[Array]) -> Self:
-        """Replace the statistics by those of all batches, given as one array or several; returns the norm. An array may
-        be a memory map of any size, or of integers; of several, each may be a list or frame, see `Stats.of`."""
-        single = isinstance(batches, np.ndarray) or on_device(batches)
+        """Replace the statistics by those of all batches, given as one array or frame, or several; returns the norm.
+        An array may be a memory map of any size; of several, each is what `Stats.of` takes, all of whose values count.
+        """
+        single = isinstance(batches, np.ndarray) or on_device(batches) or hasattr(batches, "to_numpy")
         batches = [batches] if single else check_batches(self, batches, "{}")  # type: ignore[list-item]
         stats = self._of(batches)
         self._replace(lambda old: stats)
