@@ -47,12 +47,6 @@ MISTAKES = [
       "norm(frame.to_numpy().astype(np.float32))"),
     M("norm(sparse)", TypeError,
       "BatchNorm(3): expected x to be a NumPy array, got csr_matrix; write x.toarray()", "norm(sparse.toarray())"),
-    M("nz.Stats.of(frame)", TypeError,
-      "Stats: expected x to be a NumPy array, got DataFrame; write x.to_numpy().astype(np.float32)",
-      "nz.Stats.of(frame.to_numpy().astype(np.float32))"),
-    M("nz.Stats.of(x.tolist())", TypeError,
-      "Stats: expected x to be a NumPy array, got list; write np.asarray(x, np.float32)",
-      "nz.Stats.of(np.asarray(x.tolist(), np.float32))"),
     # training and evaluation
     M("norm(x[:1])", ValueError,
       "BatchNorm(3): expected more than 1 value per channel in training, got x of shape (1, 3); use a larger batch or norm.eval()",
