@@ -91,7 +91,7 @@ def passes(of, case, arrays, copy_in, copy_out, made):
 
 @pytest.mark.parametrize(
     "case",
-    [pytest.param(c, id=name_of(c), marks=() if i in (0, 2, 3) else pytest.mark.slow) for i, c in enumerate(CASES)],
+    [pytest.param(c, id=name_of(c), marks=() if i in (0, 2) else pytest.mark.slow) for i, c in enumerate(CASES)],
 )
 def test_kernels_with_something_around_compute_what_the_reference_does(case, rng):
     (view, parameters), _, _, moments, store = case
