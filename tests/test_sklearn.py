@@ -215,6 +215,14 @@ def test_in_pipelines_searches_and_column_transformers(rng):
     assert made.n_samples_seen_ == 60 and again.n_samples_seen_ == 120
 
 
+@pytest.mark.slow
+def test_in_a_search_over_processes(rng):
+    x = rng.standard_normal((40_000, 4))  # by kernels
+    pipe = make_pipeline(Standardizer(), Ridge())
+    found = GridSearchCV(pipe, {"standardizer__with_std": [True, False]}, cv=2, n_jobs=2).fit(x, x[:, 0])
+    assert found.best_score_ > 0.99
+
+
 def test_metadata_is_routed(rng):
     import sklearn  # noqa: PLC0415
 
