@@ -61,7 +61,8 @@ def test_the_types_of_functions_have_their_arguments():
     """Every form of a function in the stub takes what the function takes, in its order."""
     tree = ast.parse(Path(nz.functional.__file__).with_suffix(".pyi").read_text())
     forms = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
-    assert {node.name for node in forms} == {n for n in nz.functional.__all__ if n.islower()}
+    others = {"State", "normalize_image"}  # whose own types say what is returned
+    assert {node.name for node in forms} == {*nz.functional.__all__} - others
     for node in forms:
         found = inspect.signature(getattr(nz.functional, node.name)).parameters.values()
         by_place = [p.name for p in found if p.kind is p.POSITIONAL_OR_KEYWORD]

@@ -394,7 +394,8 @@ TOPICS = (
         "Counts, means and sums of squares that merge; quantiles and robust statistics, exact or by a sketch that "
         "merges, see [Scaling data](/howto/data.md); running statistics computed anew; what a norm sees.",
         (
-            "normzoo.Stats", "normzoo.stats_of", *functions(nz.robust), "normzoo.QuantileSketch",
+            "normzoo.Stats", "normzoo.stats_of", *(f"normzoo.robust.{name}" for name in nz.robust.__all__),
+            "normzoo.QuantileSketch",
             "normzoo.recalibrate", "normzoo.diagnose", "normzoo.Diagnosis",
         ),
     ),

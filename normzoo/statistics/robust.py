@@ -18,6 +18,7 @@ from normzoo.passes.formulas import Axis
 from normzoo.selection.select import Selected
 from normzoo.statistics.counted import data_of, reduced
 
+__all__ = ["iqr", "mad", "median", "quantile", "trimmed_mean", "winsorized_mean"]
 BLOCK = 1 << 22  # values that are copied at a time, by each thread
 
 OfValues = Callable[[Array], Array]  # of (sets, n) values, which it may reorder: (..., sets) float64

@@ -18,8 +18,8 @@ class DiffGroupNorm(ExactNorm):
     """Differentiable group normalization: nodes are shared out among groups, which have a BatchNorm each.
 
     Formula:
-        s = softmax(x @ lin_weight.T); y = x + lamda * sum(BatchNorm(s[:, g] * x)) over the groups g, where every group
-        has its own statistics over all nodes, and its own weight and bias.
+        s = softmax(x @ lin_weight.T), v = s[:, g] * x, y = x + lamda * total, where total is the sum of BatchNorm of v
+        over the groups g; each has its own statistics over all nodes, and its own weight and bias.
 
     Shapes:
         x, y: (nodes, C).
