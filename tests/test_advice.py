@@ -36,6 +36,9 @@ class Table:
     def to_numpy(self):
         return self.values.astype(np.float64)
 
+    def __array__(self, dtype=None, copy=None):
+        return self.to_numpy()
+
 
 def table(values):
     try:

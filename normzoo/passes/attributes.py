@@ -143,10 +143,10 @@ def refusing(forward: Callable[..., Any]) -> Callable[..., Any]:
             named = _named(forward)
             if unknown := options.keys() - named:
                 refuse(self, unknown)
-                refuse_selections(self, unknown)
-                check_names(
-                    self, unknown, (*sorted(named - {"self", "x"}), *(sorted(SELECTS) if self.masks is True else ()))
-                )
+                if not _takes_any(forward):
+                    refuse_selections(self, unknown)
+                    known = *sorted(named - {"self", "x"}), *(sorted(SELECTS) if self.masks is True else ())
+                    check_names(self, unknown, known)
         if missing := [name for name in _needed(forward)[len(arguments) :] if name not in options]:
             call = ", ".join(_needed(forward))
             raise TypeError(f"{self}: expected {' and '.join(missing)} too, got none; write norm({call})")
@@ -175,9 +175,13 @@ def _needed(function: Callable[..., Any]) -> tuple[str, ...]:
 @lru_cache(maxsize=256)
 def _named(function: Callable[..., Any]) -> frozenset[str]:
     """Names that a function takes, or hands on."""
-    found = inspect.signature(function).parameters
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in found.values())
-    return frozenset((*found, *(WRITE if takes_any else ())))
+    return frozenset((*inspect.signature(function).parameters, *(WRITE if _takes_any(function) else ())))
+
+
+@lru_cache(maxsize=256)
+def _takes_any(function: Callable[..., Any]) -> bool:
+    """Does it hand on what it does not know?"""
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())
 
 
 def _attribute(name: str) -> property:

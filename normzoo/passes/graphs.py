@@ -60,12 +60,12 @@ def nodes_of(owner: object, x: Any, segments: Any, channels: int | None = None) 
         channels: how many x has; None: any number.
     """
     if isinstance(x, Selected):
-        if x.mask is not None or x.sample_weight is not None:
-            raise TypeError(
-                f"{owner}: takes no mask, lengths or sample_weight, got x with some; write segments=ids alone"
+        if segments is not None or x.segments is None or x.mask is not None or x.sample_weight is not None:
+            raise TypeError(f"{owner}: takes no mask, lengths or weights, got x with some; write norm(x, segments=ids)")
+        if x.segment_axis != 0:
+            raise ValueError(
+                f"{owner}: expected segments along axis 0, got {x.segment_axis}; write norm(x, segments=ids)"
             )
-        if segments is not None or (x.segments is not None and x.segment_axis != 0):
-            raise ValueError(f"{owner}: expected segments once, along axis 0, got more; write norm(x, segments=ids)")
         x, segments = x.x, x.segments
     x = base_array(owner, "x", x)
     wanted = "C" if channels is None else str(channels)

@@ -30,6 +30,7 @@ NORMS = {
     "poly_norm": (lambda c, **o: nz.PolyNorm(**o), "rows"),
     "crms_norm": (nz.CRMSNorm, "rows"),
     "partial_rms_norm": (lambda c, **o: nz.PartialRMSNorm(c, 0.3, **o), "rows"),
+    "message_norm": (lambda c, **o: nz.MessageNorm(True, **o), "rows"),
     "ada_norm": (lambda c, **o: nz.AdaNorm(c), "rows"),
     "max_norm": (lambda c, **o: nz.MaxNorm(2, 0, 3.0), "rows"),
     "global_response_norm": (nz.GlobalResponseNorm, "maps"),
@@ -49,7 +50,7 @@ def made(name, rng, dtype=np.float32, shape=None):
     for p in norm.params.values():
         p[...] = rng.standard_normal(p.shape)
     x, dy, branch = rng.standard_normal((3, *shape)).astype(dtype)
-    return norm, x, (branch,) if name == "rezero" else (), dy
+    return norm, x, (branch,) if name in ("rezero", "message_norm") else (), dy
 
 
 def both(norm, x, inputs, dy):

@@ -120,9 +120,10 @@ def lifted(owner: object, x: Array, channels: tuple[int, ...], name: str, a: Arr
 def modulated_back(owner: object, x: Array, last: Saved, channels: tuple[int, ...], **arrays: Array) -> Saved:
     """The `Saved` of a pass with `modulated` arrays: their gradients have the arrays' names."""
     ranks = [lifted(owner, x, channels, name, a) for name, a in arrays.items()]
+    label = getattr(owner, "label", owner)  # what a pass leaves must not hold the norm
 
     def gradient(d: Array, a: Array, rank: tuple[int, ...]) -> Array:
-        d = base_array(owner, "the gradient", d)
+        d = base_array(label, "the gradient", d)
         if d.shape != rank:  # the other array spans more axes
             if on_device(d):
                 return d.summed_to(1.0, rank, a.dtype).reshape(a.shape)  # type: ignore[attr-defined]

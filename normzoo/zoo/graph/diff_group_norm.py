@@ -18,8 +18,8 @@ class DiffGroupNorm(ExactNorm):
     """Differentiable group normalization: nodes are shared out among groups, which have a BatchNorm each.
 
     Formula:
-        s = softmax(x @ lin_weight.T), v = s[:, g] * x, y = x + lamda * total, where total is the sum of BatchNorm of v
-        over the groups g; each has its own statistics over all nodes, and its own weight and bias.
+        s = softmax(x @ lin_weight.T), v_g = s_g * x, y = x + lamda * total, where total is the sum of BatchNorm of v_g
+        over the groups g, the columns of s; each has its own statistics over all nodes, and its own weight and bias.
 
     Shapes:
         x, y: (nodes, C).
@@ -110,7 +110,7 @@ class DiffGroupNorm(ExactNorm):
         return self.exactly(x, out, update_stats=update_stats)
 
     def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull, Update | None]:
-        shape = self.groups, self.in_channels
+        shape, lamda = (self.groups, self.in_channels), self.lamda
         line = params["lin_weight"]
         weight, bias = (params.get(name, np.full(shape, v)) for name, v in (("weight", 1.0), ("bias", 0.0)))
         weight, bias = weight.reshape(shape), bias.reshape(shape)
@@ -132,7 +132,7 @@ class DiffGroupNorm(ExactNorm):
         added = x * product(share, slope) + (bias - mean * slope).sum(axis=0)
 
         def pull(dy: Array) -> dict[str, Array]:
-            d = self.lamda * dy
+            d = lamda * dy
             total = np.broadcast_to(d.sum(axis=0), shape)
             along = (product(share.T, d * x) - mean * total) * rstd  # sum of d * xhat
             constant, curve = (slope * total / len(x), slope * rstd * along / len(x)) if own else (0.0, 0.0 * slope)
@@ -144,7 +144,7 @@ class DiffGroupNorm(ExactNorm):
             more = {"weight": along.ravel(), "bias": total.ravel()}
             return found | {name: g for name, g in more.items() if name in params}
 
-        return x + self.lamda * added, pull, update
+        return x + lamda * added, pull, update
 
     def _update(self, mean: Array, var: Array, nodes: int) -> Update:
         """The new variance is unbiased."""

@@ -42,7 +42,7 @@ class MessageNorm(ExactNorm):
     """Message normalization: messages get the norm of the features of the nodes that receive them.
 
     Formula:
-        y = scale * norm(x) * msg / max(norm(msg), 1e-12), with norms over the last axis, (sum |v|^p)^(1/p).
+        y = scale * norm(x) * msg / max(norm(msg), 1e-12), with p-norms over the last axis.
 
     Shapes:
         x, msg, y: (nodes, C), or any, all the same.

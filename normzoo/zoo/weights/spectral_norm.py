@@ -78,7 +78,7 @@ class SpectralNorm(ExactNorm):
         super().__init__(self.shape, self.n_power_iterations, eps=eps, weight=False, bias=False, dtype=dtype)
         self.exact, self.seed = bool(exact), check_size(self, "seed", seed)
         if len(self.shape) > 1 and not self.exact:
-            rows, columns = self._matrix(np.empty(self.shape)).shape
+            rows, columns = matrix_of(self.dim, np.empty(self.shape)).shape
             rng = np.random.default_rng(self.seed)
             for name, size in (("u", rows), ("v", columns)):
                 self.buffers[name] = self._unit(rng.standard_normal(size), self.eps).astype(self._dtype)
@@ -93,7 +93,7 @@ class SpectralNorm(ExactNorm):
             with np.errstate(all="ignore"):
                 wide = x.astype(np.float64)
                 one = float(unit(wide, tuple(range(x.ndim)), self.eps).ravel()[0])
-                w, least = self._matrix(wide * one), self.eps * one
+                w, least = matrix_of(self.dim, wide * one), self.eps * one
                 RunningState(self.buffers["u"], self.buffers["v"]).replace(
                     lambda *old: self._iterated(w, n_power_iterations, least, old)
                 )
@@ -117,7 +117,7 @@ class SpectralNorm(ExactNorm):
         if x.ndim == 1:
             return self._vector(x)
         one = float(unit(x, tuple(range(x.ndim)), self.eps or 0.0).ravel()[0])
-        w, least = self._matrix(x if one == 1 else x * one), self.eps * one
+        w, least = matrix_of(self.dim, x if one == 1 else x * one), self.eps * one
         update: Update | None = None
         if self.exact:
             u, v = leading(w)
@@ -132,13 +132,14 @@ class SpectralNorm(ExactNorm):
                 update = lambda old: new  # noqa: E731
         inverse = reciprocal((u * np.einsum("ij,j->i", w, v)).sum())
         y = w * inverse
-        moved = [x.shape[self.dim], *(n for i, n in enumerate(x.shape) if i != self.dim)]
+        dim = self.dim
+        moved = [x.shape[dim], *(n for i, n in enumerate(x.shape) if i != dim)]
 
         def placed(a: Array) -> Array:
-            return np.moveaxis(a.reshape(moved), 0, self.dim)
+            return np.moveaxis(a.reshape(moved), 0, dim)
 
         def pull(dy: Array) -> dict[str, Array]:
-            g = self._matrix(dy)
+            g = matrix_of(dim, dy)
             dx = np.multiply.outer(-np.einsum("ij,ij->i", g, y).sum() * u, v)  # in place: it has the size of x
             dx += g
             dx *= inverse * one
@@ -154,9 +155,6 @@ class SpectralNorm(ExactNorm):
         y = x * inverse
         return y, lambda dy: {"x": inverse * (dy - (0.0 if length < least else (dy * y).sum()) * y) * one}
 
-    def _matrix(self, x: Array) -> Array:
-        return np.moveaxis(x, self.dim, 0).reshape(x.shape[self.dim], -1)
-
     def _unit(self, a: Array, least: float = 0.0) -> Array:
         return a * reciprocal(np.maximum(np.sqrt((a * a).sum()), least))
 
@@ -169,6 +167,11 @@ class SpectralNorm(ExactNorm):
 
     def _options(self) -> dict[str, Any]:
         return super()._options() | {"dim": self.dim, "exact": self.exact, "seed": self.seed}
+
+
+def matrix_of(dim: int, x: Array) -> Array:
+    """x with `dim` as its rows and all other axes as its columns."""
+    return np.moveaxis(x, dim, 0).reshape(x.shape[dim], -1)
 
 
 def leading(w: Array) -> tuple[Array, Array]:
