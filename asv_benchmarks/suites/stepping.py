@@ -25,7 +25,7 @@ from numba.extending import intrinsic
 
 FLAG = 0x100  # TF of the register of flags
 NEXT = 168  # where Linux writes the address of the next instruction, in the context that it hands to a handler
-RANGES = 500  # of memory, at most
+RANGES = 20_000  # of memory, at most: a process that has compiled for long has thousands
 
 
 def assembly(text: str) -> Callable:
@@ -52,7 +52,11 @@ def compiled_code() -> np.ndarray:
     """First and last address of memory that is executed and belongs to no file, in pairs."""
     maps = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()]
     found = [[int(end, 16) for end in fields[0].split("-")] for fields in maps if "x" in fields[1] and len(fields) == 5]
-    return np.array(found[:RANGES], np.int64).reshape(-1)
+    if len(found) > RANGES:
+        raise NotImplementedError(
+            f"expected at most {RANGES} ranges of compiled code, got {len(found)}; count in a new process"
+        )
+    return np.array(found, np.int64).reshape(-1)
 
 
 @cache
