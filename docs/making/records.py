@@ -108,6 +108,37 @@ def _of_model(ways: dict[str, dict[str, Any]]) -> dict[str, float]:
     return found | ({"inductor": torch / ways["compiled"]["quartiles"][1]} if "compiled" in ways else {})
 
 
+WAYS = {"installed": "`install()`", "converted": "`convert`", "both": "both", "compiled": "`torch.compile`"}
+STEPS_OF_MODELS = "b1", "b8", "train"
+
+
+def models_table() -> str:
+    """A row for each model: milliseconds of PyTorch, and how many times as fast each way is, in each step; Markdown."""
+    path = BENCHMARKS / OTHERS["whole models"][0]
+    models = json.loads(path.read_text(encoding="utf-8"))["models"]
+    ways = [way for way in WAYS if way in next(iter(models.values()))["b1"]]
+
+    def cell(values: Iterable[float], form: str) -> str:
+        return " / ".join(format(v, form) for v in values)
+
+    lines = [
+        f"| model | PyTorch, ms | {' | '.join(WAYS[way] for way in ways)} | error, PyTorch | error, ours |",
+        "|---|---|" + "---|" * (len(ways) + 2),
+    ]
+    for name, steps in models.items():
+        found = [steps[step] for step in STEPS_OF_MODELS]
+        parts = [cell((f["eager"]["ms"] for f in found), ".1f")]
+        parts += [cell((f[way]["quartiles"][1] for f in found), ".2f") for way in ways]
+        parts += [f"{max(f[way]['error'] for f in found):.0e}" for way in ("eager", "installed")]
+        lines.append(f"| {name} | {' | '.join(parts)} |")
+    means = [
+        [geometric_mean(m[step][way]["quartiles"][1] for m in models.values()) for step in STEPS_OF_MODELS]
+        for way in ways
+    ]
+    lines.append(f"| geometric mean | | {' | '.join(cell(m, '.2f') for m in means)} | | |")
+    return "\n".join(lines)
+
+
 def geometric_mean(values: Iterable[float]) -> float:
     found = [log(v) for v in values]
     return exp(sum(found) / len(found))
@@ -269,6 +300,10 @@ def substitutions() -> dict[str, str]:
         "about_peers": about_peers(),
         "speed_table": speed_table(),
         "cells_table": cells_table(cells),
+        "about_fused": about_peers("fused.json"),
+        "fused_table": cells_table(peers("fused.json")[1]),
+        "about_models": about_peers("models.json"),
+        "models_table": models_table(),
         "accuracy_table": accuracy_table(),
         "accuracy_commit": recorded("accuracy.track_error")[0],
         "first_call": f"{first['serial',]:.1f}",

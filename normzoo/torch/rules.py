@@ -105,7 +105,7 @@ def layer(module: Any, x: Tensor, **around: Any) -> Tensor:
 
 
 def layer_channels(module: Any, x: Tensor, **around: Any) -> Tensor:
-    """LayerNorm over axis 1 of (N, C, H, W). The result is channels-last, as PyTorch's layer_norm makes it of a permuted
+    """LayerNorm over axis 1 of (N, C, H, W). The result is channels-last, as PyTorch makes it of a permuted
     x: the convolutions behind it are faster there."""
     return layer(module, x.permute(0, 2, 3, 1).contiguous(), **around).permute(0, 3, 1, 2)
 
