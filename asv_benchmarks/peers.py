@@ -740,13 +740,22 @@ def picture(table: dict[str, dict[str, float]], path: str, title: str) -> None:
     figure.savefig(path, format="png", dpi=120)
 
 
+def library_commit() -> str:
+    """The newest commit that touches the library, with "-dirty" where its files differ from it; "" outside a clone."""
+
+    def git(*arguments: str) -> str:
+        found = subprocess.run(
+            ["git", *arguments, "--", ":/normzoo"], capture_output=True, text=True, cwd=Path(__file__).parent
+        )
+        return found.stdout.strip()
+
+    commit = git("log", "--first-parent", "-1", "--format=%h")
+    return f"{commit}-dirty" if commit and git("status", "--porcelain") else commit
+
+
 def describe(names: list[str]) -> dict[str, str]:
     """Machine, date, commit and versions."""
     model = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--exclude=*"], capture_output=True, text=True, cwd=os.path.dirname(os.path.abspath(__file__))
-    )  # fmt: skip
-    commit = found.stdout.strip()
     wanted = dict.fromkeys(["numpy", "numba", *(PACKAGES[name] for name in names if name in PACKAGES)])
     versions = {name: importlib.metadata.version(name) for name in wanted}
     if "onednn" in names:
@@ -757,7 +766,7 @@ def describe(names: list[str]) -> dict[str, str]:
     return {
         "machine": f"{model.group(1) if model else platform.machine()}, {os.cpu_count()} cores, {THREADS} threads",
         "date": date.today().isoformat(),
-        "commit": commit,
+        "commit": library_commit(),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
 
