@@ -439,7 +439,10 @@ def test_rows_below_the_table_come_from_their_records(making, tmp_path, monkeypa
             "| the zoo | 1 | 2.00 | 3.00 | - | - |",
             "| whole models | 2 | 1.50 | 1.50 | 1.50 | 1.50 |",
         ]
-        assert records.about_others().startswith(" Rows below: before and behind: `peers.py --fused`, M, D, commit C; ")
+        assert records.about_others().startswith(" The rows below these: before and behind `peers.py --fused`; the zoo ")
+        (tmp_path / "fused.json").write_text(json.dumps({"about": about | {"date": "E"}} | written["fused.json"]))
+        records.peers.cache_clear()
+        assert "`peers.py --fused`, E; " in records.about_others()
         assert "PyTorch and compiled PyTorch" in records.listed(records.libraries(records.peers()[1]))
         page = making["pages"].Page(next(name for name in nz.list_norms() if name == "dyt"))
         assert page.times == 2 and "`python asv_benchmarks/zoo_peers.py`: M, D, commit C" in page.speed()

@@ -46,7 +46,7 @@ def filled(text: str) -> str:
         if found is None:
             raise Missing(sentence)
         for i, name in reversed([*enumerate(names, 1)]):
-            if " ".join(found[i].split()) != figures[name]:
+            if found[i].split() != figures[name].split():
                 text = text[: found.start(i)] + figures[name] + text[found.end(i) :]
     start = text.index(HEAD)
     end = text.index("\n\n", start)

@@ -217,14 +217,18 @@ def about_peers(file: str = "peers.json") -> str:
 
 
 def about_others() -> str:
-    """Where and when the other rows of README's table were measured, if they were."""
+    """Where and when the other rows of README's table were measured, if they were: what differs from the first rows."""
+    first, _ = peers()
     found = []
     for kind, (file, command) in OTHERS.items():
         about, cells = peers(file)
         if cells:
             script, _, _ = command.partition(" --json")
-            found.append(f"{kind}: `{script}`, {about['machine']}, {about['date']}, commit {about['commit']}")
-    return f" Rows below: {'; '.join(found)}." if found else ""
+            differs = [about[key] for key in ("machine", "date") if about[key] != first[key]]
+            if about["commit"] != first["commit"]:
+                differs.append(f"commit {about['commit']}")
+            found.append(", ".join([f"{kind} `{script}`", *differs]))
+    return f" The rows below these: {'; '.join(found)}." if found else ""
 
 
 @lru_cache(maxsize=1)
