@@ -439,7 +439,9 @@ def test_rows_below_the_table_come_from_their_records(making, tmp_path, monkeypa
             "| the zoo | 1 | 2.00 | 3.00 | - | - |",
             "| whole models | 2 | 1.50 | 1.50 | 1.50 | 1.50 |",
         ]
-        assert records.about_others().startswith(" The rows below these: before and behind `peers.py --fused`; the zoo ")
+        assert records.about_others().startswith(
+            " The rows below these: before and behind `peers.py --fused`; the zoo "
+        )
         (tmp_path / "fused.json").write_text(json.dumps({"about": about | {"date": "E"}} | written["fused.json"]))
         records.peers.cache_clear()
         assert "`peers.py --fused`, E; " in records.about_others()

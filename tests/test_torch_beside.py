@@ -1,5 +1,7 @@
 """Optional: tensors before and behind a norm, in autograd's graphs, in compiled ones, and in modules."""
 
+import importlib
+
 import pytest
 
 import normzoo as nz
@@ -99,18 +101,81 @@ def test_either_result_may_be_all_that_is_used_and_a_residual_broadcasts():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_graphs_have_the_norm_and_pytorchs_operations_around_it():
+def test_graphs_have_the_pass_as_one_operator():
     x, w, b, behind, arrays = drawn("residual, gate", torch.float32)
+    compiler, seen = importlib.import_module("torch._dynamo.backends.common"), []
+
+    def look(graph, _):
+        seen.append([str(node.target) for node in graph.graph.nodes if node.op == "call_function"])
+        return graph.forward
+
     call = torch.compile(
-        lambda x, **t: NORMS["group_norm"](F, x, w, b, **t, **behind), backend="aot_eager", fullgraph=True
-    )
-    for one, other in zip(call(x, **arrays), composed("group_norm", x, w, b, **arrays, **behind), strict=True):
+        lambda x, **t: NORMS["group_norm"](F, x, w, b, **t, **behind), fullgraph=True,
+        backend=compiler.aot_autograd(fw_compiler=look, bw_compiler=look),
+    )  # fmt: skip
+    found, expected = call(x, **arrays), composed("group_norm", x, w, b, **arrays, **behind)
+    for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
-    call(x, **arrays)[0].sum().backward()
-    assert arrays["gate"].grad is not None
+    dys = [torch.randn_like(t) for t in expected]
+    inputs = [x, w, b, *arrays.values()]
+    for one, other in zip(*(torch.autograd.grad(t, inputs, dys) for t in (found, expected)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    forward, backward = ([name for name in names if name.startswith("normzoo")] for names in seen)
+    assert forward == ["normzoo.normalize_beside.default"] and backward == ["normzoo.normalize_beside_backward.default"]
+    assert not any("gelu" in name or "mul" in name for names in seen for name in names)
     own = nz.Activation("own", lambda v: v + v, lambda v: 2.0 + 0.0 * v)
     with pytest.raises(NotImplementedError, match="expected an activation of nz.list_activations"):
         F.layer_norm(torch.empty(2, 4, device="meta"), (4,), activation=own)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("name", NORMS)
+def test_what_is_recorded_is_what_is_computed_at_once(name, pattern):
+    """Values and gradients of the operator, and its rules for tensors without values."""
+    x, w, b, behind, arrays = drawn(pattern)
+    inputs = [x, *(() if name == "rms_norm" else (w, b)), *arrays.values()]
+    calls, right = [], torch.ops.normzoo.normalize_beside
+
+    def noted(*given):
+        calls.append(given)
+        return right(*given)
+
+    found = []
+    for recorded in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            if recorded:
+                patch.setattr("normzoo.torch.beside.is_recorded", lambda *tensors: True)
+                patch.setattr(torch.ops.normzoo, "normalize_beside", noted)
+            y = NORMS[name](F, x, w, b, **arrays, **behind)
+        y = y if isinstance(y, tuple) else (y,)
+        torch.manual_seed(1)
+        found.append([*y, *torch.autograd.grad(y, inputs, [torch.randn_like(t) for t in y])])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    tests = "test_schema", "test_faketensor", "test_autograd_registration"
+    torch.library.opcheck(right.default, calls[0], test_utils=tests)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("name", NORMS)
+def test_transforms(name, pattern):
+    x, w, b, behind, arrays = drawn(pattern)
+    arrays = {name: t.detach() for name, t in arrays.items()}
+    x, v = x.detach(), torch.randn(x.shape, dtype=x.dtype)
+    for transform in (
+        lambda f: torch.func.grad(lambda x: sum(t.square().sum() for t in f(x)))(x),
+        lambda f: torch.func.vmap(f)(torch.stack((x, v))),
+        lambda f: torch.func.jvp(f, (x,), (v,)),
+    ):
+        one, other = (
+            transform(lambda x, call=call: y if isinstance(y := call(x), tuple) else (y,)) for call in (
+                lambda x: NORMS[name](F, x, w, b, **arrays, **behind),
+                lambda x: composed(name, x, w, b, **arrays, **behind),
+            )
+        )  # fmt: skip
+        torch.testing.assert_close(one, other)
 
 
 def test_modules_take_the_same_words():

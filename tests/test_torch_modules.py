@@ -276,20 +276,45 @@ def test_the_graph_goes_through_saved_tensor_hooks_and_checkpoints():
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
-def test_transforms_and_forward_mode_raise():
-    norm, x = nzt.LayerNorm(5), torch.randn(3, 4, 5)
-    for transform in (torch.func.vmap(norm), torch.func.grad(lambda x: norm(x).sum())):
-        with pytest.raises(
-            RuntimeError, match=r"outside torch\.func transforms .* use torch\.nn\.functional\.layer_norm"
+@pytest.mark.parametrize("mix", [(torch.float32, torch.float32), (torch.bfloat16, torch.float32),
+                                 (torch.float32, torch.float64)], ids=str)  # fmt: skip
+def test_transforms_and_forward_mode_go_by_pytorchs_operators(mix):
+    dtype, parameters = mix
+    x, v = torch.randn(2, 3, 6, 5).to(dtype)
+    w, b = torch.randn(2, 6, dtype=parameters)
+    wide = torch.promote_types(*mix)
+    for name, call in CHECKED.items():
+        if name.endswith("eval") and wide is torch.float64:
+            continue  # its running statistics are of 32 bits, which PyTorch's does not take with the others
+
+        def ours(x, call=call):
+            return call(F, x, w, b)
+
+        def exact(x, call=call):
+            return call(T, x.to(wide), w.to(wide), b.to(wide)).to(dtype)
+
+        for transform in (
+            lambda f: torch.func.grad(lambda x: f(x).square().sum())(x),
+            lambda f: torch.func.vmap(f)(torch.stack((x, v))),
+            lambda f: torch.func.jvp(f, (x,), (v,))[1],
+            lambda f: torch.func.jacrev(lambda x: f(x).sum((0, 2)))(x),
+            lambda f: torch.func.jvp(torch.func.grad(lambda x: f(x).square().sum()), (x,), (v,))[1],
         ):
-            transform(x)
-    forward_ad = torch.autograd.forward_ad
-    plain = nzt.LayerNorm(5, elementwise_affine=False)
-    with forward_ad.dual_level():
-        for module in (norm, plain):
-            with pytest.raises(NotImplementedError, match="jvp"):
-                module(forward_ad.make_dual(x, x))
-        plain(x)  # no tangent
+            found, expected = transform(ours), transform(exact)
+            assert found.dtype is dtype
+            torch.testing.assert_close(found, expected, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_running_statistics_of_another_dtype_are_updated_in_forward_mode():
+    x = torch.randn(4, 3, 5, dtype=torch.float64)
+    running = torch.zeros(3), torch.ones(3)
+    expected = torch.zeros(3), torch.ones(3)
+    with torch.autograd.forward_ad.dual_level():
+        F.batch_norm(torch.autograd.forward_ad.make_dual(x, x), *running, training=True)
+    F.batch_norm(x, *expected, training=True)
+    for a, c in zip(running, expected, strict=True):
+        torch.testing.assert_close(a, c)
 
 
 def test_autocast_is_torchs():

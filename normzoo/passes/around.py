@@ -78,11 +78,8 @@ def check_scale(owner: object, scale: Any) -> float:
 
 
 def known_name(act: Activation | None) -> str | Activation | None:
-    """The name of an activation, if it is one of those that have one."""
-    try:
-        return act if act is None or activation(act.name) is not act else act.name
-    except ValueError:
-        return act
+    """The name of an activation, if it is one of those that have one: a caller's own is an `Activation` itself."""
+    return act if act is None or type(act) is Activation else act.name
 
 
 class Setting(NamedTuple):

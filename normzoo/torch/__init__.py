@@ -15,15 +15,16 @@ Every class is a subclass of PyTorch's class of the same name: signature, state_
 isinstance are PyTorch's. Tensors are not copied, neither on the CPU (float16, bfloat16, float32, float64) nor on CUDA,
 where the work goes to the current stream. channels_last is kept, and running statistics are the module's own buffers.
 
-These modules and functions raise an error for what they do not support: torch.func transforms (vmap, grad, jvp),
-forward-mode differentiation, tensors on other devices, sparse, quantized, integer and complex tensors. Second and
-higher derivatives work: a backward pass with create_graph=True uses PyTorch's operations. torch.compile, torch.export,
-torch.jit.trace and make_fx keep the norms in their graphs as opaque operators, torch.fx as modules, and
+These modules and functions raise an error for what they do not support: tensors on other devices, sparse, quantized,
+integer and complex tensors. Under transforms of torch.func (vmap, grad, jvp ...) and in forward-mode differentiation
+they take PyTorch's own operators, and a backward pass with create_graph=True its operations. torch.compile,
+torch.export, torch.jit.trace and make_fx keep the norms in their graphs as opaque operators, torch.fx as modules, and
 torch.onnx.export writes the operators of ONNX; torch.jit.script asks for revert(model).
 
 Calls take a residual, add or gate: `y, s = norm(x, residual=r)`. Modules are made with activation=, gate_first= and
-residual_scale=. All are computed in the pass of the norm, forward and backward; in recorded graphs, and for second
-derivatives, by PyTorch's operations before and behind the norm. `import normzoo` imports neither this nor PyTorch.
+residual_scale=. All are computed in the pass of the norm, forward and backward, which is one operator of recorded
+graphs; for second derivatives and transforms, by PyTorch's operations before and behind the norm. `import normzoo`
+imports neither this nor PyTorch.
 """
 
 from normzoo.environment.extras import to_install
@@ -35,7 +36,7 @@ except ImportError as error:
         f"normzoo.torch: expected PyTorch to be installed ({error}); write {to_install('torch')}"
     ) from error
 
-from normzoo.torch import functional, operators  # noqa: F401 (operators: registered, for torch.compile)
+from normzoo.torch import functional, operators, operators_beside  # noqa: F401 (registered, for torch.compile)
 from normzoo.torch.convert import Report, convert, revert
 from normzoo.torch.dispatch.installing import install, installed, is_installed, uninstall
 from normzoo.torch.fold import FoldReport, fold

@@ -1,5 +1,5 @@
-"""What stands before and behind a norm, for tensors: in the norm's own pass, or in PyTorch's operations around it where
-these are recorded or differentiated twice."""
+"""What stands before and behind a norm, for tensors: in the norm's own pass, which is one operator where PyTorch
+records what it does; in PyTorch's operations around the norm where these are transformed or differentiated twice."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,9 +11,9 @@ from torch import Tensor
 from normzoo import functional
 from normzoo.backends.activations import activation as activation_of
 from normzoo.backends.around import Activation, Around, Beside
-from normzoo.passes.around import check_names, check_scale, find_around
+from normzoo.passes.around import check_names, check_scale, find_around, known_name
 from normzoo.passes.normalize import resume
-from normzoo.torch.function import Spec, is_recorded, normalize, refuse_transforms
+from normzoo.torch.function import Spec, by_torch, is_recorded, is_transformed, normalize
 from normzoo.torch.tensors import array_of, tensor_of
 from normzoo.torch.threads import torch_threads
 
@@ -154,7 +154,7 @@ class NormalizeBeside(torch.autograd.Function):
         if torch.is_grad_enabled():
             grads = _twice(ctx, dy, ds, (x, weight, bias, other), (mean, var))
         else:
-            grads = _back(ctx.left, (dy, ds), (x, weight, bias, other))
+            grads = run_back(ctx.left, (dy, ds), (x, weight, bias, other))
         dx, dweight, dbias, dother = grads
         dresidual = None
         if ctx.around.residual and ctx.needs_input_grad[5]:
@@ -162,7 +162,7 @@ class NormalizeBeside(torch.autograd.Function):
         return dx, dweight, dbias, None, None, dresidual, dother, None, None, None
 
 
-def _back(left: Any, dys: tuple[Tensor, Tensor | None], tensors: tuple) -> tuple:
+def run_back(left: Any, dys: tuple[Tensor, Tensor | None], tensors: tuple) -> tuple:
     """Gradients of x, weight, bias and the other tensor."""
     names = "input", "weight", "bias", "add or gate"
     xa, wa, ba, oa = (array_of(left.owner, n, t) for n, t in zip(names, tensors, strict=True))
@@ -179,20 +179,15 @@ def _twice(ctx: Any, dy: Tensor, ds: Tensor | None, tensors: tuple, running: tup
     with torch.enable_grad():
         # of themselves, not of what they are made of: s is made by this very pass
         s, weight, bias, other = own = [None if t is None else t.view_as(t) for t in tensors]
-        norm = partial(_norm_of_torch, ctx.spec, weight, bias, running)
-        y, _ = composed(norm, s, Places(ctx.around, 1.0, None, other))
+        y, _ = composed(
+            lambda s: by_torch(ctx.spec, s, weight, bias, *running), s, Places(ctx.around, 1.0, None, other)
+        )
         wanted = [t for t in own if t is not None and t.requires_grad]
         found = iter(torch.autograd.grad(y, wanted, dy, create_graph=True, allow_unused=True))
         dx, *rest = (next(found) if t is not None and t.requires_grad else None for t in own)
         if ds is not None:
             dx = ds if dx is None else dx + ds
     return dx, *rest
-
-
-def _norm_of_torch(spec: Spec, weight: Any, bias: Any, running: tuple, x: Tensor) -> Tensor:
-    """PyTorch's own, which wants one dtype."""
-    others = (None if t is None else t.to(x.dtype) for t in (weight, bias, *running))
-    return spec.run(torch.nn.functional, x, *others)
 
 
 def run(spec: Spec, tensors: tuple, found: Places, keep: bool, target: Tensor | None = None) -> tuple[Any, Any]:
@@ -222,6 +217,23 @@ def run(spec: Spec, tensors: tuple, found: Places, keep: bool, target: Tensor | 
     return tuple(map(tensor_of, result)) if residual is not None else tensor_of(result), saved
 
 
+def _recorded(spec: Spec, tensors: tuple, found: Places) -> tuple[Tensor, Tensor]:
+    """y and s where PyTorch records or transforms what it does: by one operator, but in PyTorch's operations where that
+    has no rule, or what is behind the norm no name."""
+    x, weight, bias, mean, var = tensors
+    around, scale, residual, other = found
+    act = known_name(around.activation)
+    if is_transformed() or torch.onnx.is_in_onnx_export() or isinstance(act, Activation):
+        return composed(lambda s: normalize(spec, s, *tensors[1:]), x, found)
+    update = spec.own and mean is not None and var is not None
+    given = (None, None) if update else (mean, var)
+    how = *spec, act or "", around.behind, around.gate_first, scale
+    y, s, stats = torch.ops.normzoo.normalize_beside(x, weight, bias, *given, residual, other, *how)
+    if update:
+        torch.ops.normzoo.update_running(mean, var, stats, x, spec.momentum)
+    return y, s
+
+
 def normalize_beside(spec: Spec, tensors: tuple, beside: Surroundings) -> Any:
     """y, or (y, s) with a residual; `tensors` are x, weight, bias, mean and var, the last ones where there are any."""
     tensors = (*tensors, None, None, None, None)[:5]
@@ -235,10 +247,9 @@ def normalize_beside(spec: Spec, tensors: tuple, beside: Surroundings) -> Any:
     if found is None:
         return normalize(spec, *tensors)
     around, scale, residual, other = found
-    if is_recorded(*tensors, residual, other):
-        y, s = composed(lambda s: normalize(spec, s, *tensors[1:]), x, found)
+    if is_transformed() or is_recorded(*tensors, residual, other):
+        y, s = _recorded(spec, tensors, found)
         return y if residual is None else (y, s if target is None else target.copy_(s))
-    refuse_transforms(spec)
     learned = x, tensors[1], tensors[2], residual, other, target
     if torch.is_grad_enabled() and any(getattr(t, "requires_grad", False) for t in learned):
         if target is not None:

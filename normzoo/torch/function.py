@@ -86,14 +86,6 @@ class Normalize(torch.autograd.Function):
         needed = zip(grads, ctx.needs_input_grad, strict=False)
         return *(d if need else None for d, need in needed), None, None, None
 
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
-        raise NotImplementedError(
-            "normzoo.torch: expected no forward-mode differentiation, as there is no jvp of a pass; write "
-            "torch.autograd.functional.jvp(function, inputs), which uses two backward passes, or "
-            "normzoo.torch.revert(model)"
-        )
-
 
 def normalize(
     spec: Spec,
@@ -107,21 +99,39 @@ def normalize(
     tensors = x, weight, bias, mean, var
     if torch.compiler.is_compiling():
         return _recorded(spec, *tensors)
-    refuse_transforms(spec)
+    if is_transformed():
+        return by_torch(spec, *tensors)
     if is_recorded(*tensors):
         return _recorded(spec, *tensors)
-    kept = torch.is_grad_enabled() and any(getattr(t, "requires_grad", False) for t in (x, weight, bias))
-    if kept or forward_ad._current_level >= 0:  # `apply` raises if a tensor has a tangent
+    if torch.is_grad_enabled() and any(getattr(t, "requires_grad", False) for t in (x, weight, bias)):
         return Normalize.apply(*tensors, spec)
     return run(spec, *tensors, False)[0]
 
 
-def refuse_transforms(spec: Spec) -> None:
-    if _transformed():
-        raise RuntimeError(
-            f"normzoo.torch.functional.{spec.name}: expected to run outside torch.func transforms (vmap, grad, jvp), "
-            f"which do not support it; use torch.nn.functional.{spec.name} there, or normzoo.torch.revert(model)"
-        )
+def is_transformed() -> bool:
+    """Does a transform of torch.func run (grad, vmap, jvp ...), or forward-mode differentiation?"""
+    return _transformed() or forward_ad._current_level >= 0
+
+
+def by_torch(spec: Spec, x: Tensor, weight: Any, bias: Any, mean: Any, var: Any) -> Tensor:
+    """The pass by PyTorch's own operator, which has rules for all transforms; in the widest dtype, of 32 bits at
+    least, as it does not take every mix."""
+    tensors, dtype = (x, weight, bias, mean, var), _computed(x.dtype)
+    if spec.name == "rms_norm" and spec.eps is None:
+        spec = spec._replace(eps=torch.finfo(dtype).eps)
+    for t in tensors:
+        dtype = dtype if t is None else torch.promote_types(dtype, t.dtype)
+    wide = [None if t is None else t.to(dtype) for t in tensors]
+    y = spec.run(torch.nn.functional, *wide).to(x.dtype)
+    if spec.own and mean is not None and var is not None:
+        for t, updated in zip((mean, var), wide[3:], strict=True):
+            if updated is not t:
+                t.copy_(updated)
+    return y
+
+
+def _computed(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 def is_recorded(*tensors: Any) -> bool:
@@ -159,7 +169,7 @@ def _recorded(spec: Spec, x: Tensor, weight: Any, bias: Any, mean: Any, var: Any
 
 
 def _composed_rms(spec: Spec, x: Tensor, weight: Tensor | None) -> Tensor:
-    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    wide = x.to(_computed(x.dtype))
     eps = torch.finfo(wide.dtype).eps if spec.eps is None else spec.eps
     xhat = wide * torch.rsqrt(wide.square().mean([-1 - i for i in range(len(spec.sizes))], keepdim=True) + eps)
     return (xhat if weight is None else xhat * weight).to(x.dtype)

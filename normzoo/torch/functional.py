@@ -8,8 +8,7 @@ class of tensors with its own __torch_function__ is called first.
 
 All of them also take residual=, residual_scale=, add=, gate=, gate_first= and activation=, as `normzoo.functional`
 does; with a residual (y, s) is returned. residual_out= takes s if no gradients are needed. These are computed in the
-pass of the norm, forward and backward; recorded graphs (of torch.compile and the like) have PyTorch's operations
-instead.
+pass of the norm, forward and backward, and as one operator of recorded graphs (of torch.compile and the like).
 """
 
 import warnings

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
+from normzoo.backends.around import Around
 from normzoo.backends.contract import CONSTANT
 from normzoo.passes.arrays import eps_for
 from normzoo.passes.view import Axes, find_view
@@ -42,9 +43,27 @@ def _sets(spec: Spec, x: Tensor) -> Any:
     return sets
 
 
-def _placed(y: Tensor, x: Tensor) -> Tensor:
+def placed(y: Tensor, x: Tensor) -> Tensor:
     """y with the strides that the compiler expects, those of `torch.empty_like(x)`."""
     return y if y.stride() == x.stride() else torch.empty_like(x).copy_(y)
+
+
+def left_of(spec: Spec, x: Tensor, stats: Tensor, around: Around | None = None) -> Left:
+    """What a pass left, of the statistics that its operator returned."""
+    a = array_of(spec.name, "input", x)
+    axes = _axes(spec, a)
+    b, _, c, _ = find_view(axes, tuple(x.shape), None, x.element_size())[0].dims
+    moments = (rms_norm.RMSNorm if spec.name == "rms_norm" else layer_norm.LayerNorm).moments if spec.own else CONSTANT
+    kept = array_of(spec.name, "statistics", stats.reshape(3, b, c))
+    return Left(spec.name, axes, None, moments, eps_for(a) if spec.eps is None else spec.eps, kept, around)
+
+
+def fakes(spec: Spec, x: Tensor) -> tuple[Tensor, Tensor]:
+    """y and the statistics, without values."""
+    if spec.name in ("layer_norm", "rms_norm") and tuple(x.shape[-len(spec.sizes) :]) != tuple(spec.sizes):
+        wanted = f"(..., {', '.join(map(str, spec.sizes))})"
+        raise ValueError(f"{spec.name}: expected x of shape {wanted}, got {tuple(x.shape)}")
+    return torch.empty_like(x), x.new_empty((3, _sets(spec, x)), dtype=torch.float64)
 
 
 @custom_op("normzoo::normalize", mutates_args=())
@@ -63,16 +82,14 @@ def normalize(
     """y, and the statistics (3, sets): mean, spread and rstd of every set."""
     spec = Spec(name, tuple(sizes), own, momentum, eps)
     y, left, _ = run(spec, x, weight, bias, mean, var, True)
-    return _placed(y, x), tensor_of(left.stats).reshape(3, -1)
+    return placed(y, x), tensor_of(left.stats).reshape(3, -1)
 
 
 @normalize.register_fake
 def _(
     x: Tensor, weight: Any, bias: Any, mean: Any, var: Any, name: str, sizes: Any, own: Any, momentum: Any, eps: Any
 ) -> tuple[Tensor, Tensor]:
-    if name in ("layer_norm", "rms_norm") and tuple(x.shape[-len(sizes) :]) != tuple(sizes):
-        raise ValueError(f"{name}: expected x of shape (..., {', '.join(map(str, sizes))}), got {tuple(x.shape)}")
-    return torch.empty_like(x), x.new_empty((3, _sets(Spec(name, sizes, own), x)), dtype=torch.float64)
+    return fakes(Spec(name, sizes, own), x)
 
 
 @custom_op("normzoo::normalize_backward", mutates_args=())
@@ -88,14 +105,10 @@ def normalize_backward(
     eps: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dx, dweight and dbias; a gradient of an absent parameter is an empty tensor."""
-    spec, a = Spec(name, tuple(sizes), own), array_of(name, "input", x)
-    b, _, c, _ = find_view(_axes(spec, a), tuple(x.shape), None, x.element_size())[0].dims
-    moments = (rms_norm.RMSNorm if name == "rms_norm" else layer_norm.LayerNorm).moments if own else CONSTANT
-    kept = array_of(name, "statistics", stats.reshape(3, b, c))
-    left = Left(name, _axes(spec, a), None, moments, eps_for(a) if eps is None else eps, kept)
+    left = left_of(Spec(name, tuple(sizes), own, eps=eps), x, stats)
     dx, dweight, dbias = run_back(left, dy, x, weight, array_of(name, "bias", bias))
     # all results of an operator must be different tensors
-    return _placed(dx, x), *(x.new_empty(0) if d is None else d for d in (dweight, dbias))
+    return placed(dx, x), *(x.new_empty(0) if d is None else d for d in (dweight, dbias))
 
 
 @normalize_backward.register_fake
