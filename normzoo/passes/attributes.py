@@ -120,10 +120,11 @@ def closing(init: Callable[..., None], kind: type) -> Callable[..., None]:
             self.params, self.buffers = (entries(self.label, arrays) for arrays in (self.params, self.buffers))
             self._made = True
 
-    _, found, arguments = (kind.__doc__ or "").partition("\n    Args:\n")
+    # from Python 3.13 on, docstrings have no indentation
+    _, found, arguments = inspect.cleandoc(kind.__doc__ or "").partition("\nArgs:\n")
     if not init.__doc__ and found:
         own = arguments.partition("\n\n")[0]
-        made.__doc__ = f"Make a {kind.__name__}.\n\n    Args:\n{own}\n    "
+        made.__doc__ = f"Make a {kind.__name__}.\n\nArgs:\n{own}\n"
     return made
 
 

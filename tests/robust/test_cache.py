@@ -259,6 +259,10 @@ def test_kernels_are_loaded_from_a_directory_that_cannot_be_written(tmp_path, mo
 def test_a_user_without_a_home_and_a_working_directory_that_is_gone(tmp_path):
     """Nothing is written to a directory named "~", and norms are computed."""
     (tmp_path / "gone").mkdir()
+    alone = script("import os\nos.rmdir(os.getcwd())\nimport socket", check=False, cwd=tmp_path / "gone")
+    if alone.returncode:
+        pytest.skip("this Python (as 3.13.0) cannot import its own modules from a directory that is gone")
+    (tmp_path / "gone").mkdir()
     begin = "import os, pwd\nos.rmdir(os.getcwd())\npwd.getpwuid = lambda uid: {}[uid]\ndel os.environ['HOME']\n"
     more = (
         "from normzoo.backends.cpu.compiling import disk\nassert '~' not in str(disk._places('')), disk._places('')\n"
