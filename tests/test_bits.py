@@ -25,7 +25,7 @@ BITS = {
     "rows": "ba084f8af0d96b7b",
     "rows, float16": "65c0368a32e13c4a",
     "rows, float64": "5a6e7623e872f3a3",
-    "rows with an activation": "850380f0d4e61678",
+    "rows with an activation": "94a2476272b86543",
     "runs": "76501e39b74fbd86",
     "columns": "ad442458354cc104",
     "groups": "9b2bb27375e3da9c",

@@ -104,8 +104,11 @@ class Term:
 
     def within(self, least: float, most: float) -> Self:
         """From least to most; NaN stays."""
-        above = self.like(least).where(self < least, self)
-        return above.like(most).where(above > most, above)
+        return self.like(least).where(self < least, self).at_most(most)
+
+    def at_most(self, most: float) -> Self:
+        """NaN stays."""
+        return self.like(most).where(self > most, self)
 
     # -- integers
 
