@@ -44,6 +44,21 @@ def test_steps_of_environments_are_those_of_vec_normalize(clip, rng):
     assert int(norm.count) == 328
 
 
+def test_rewards_are_scaled_as_by_vec_normalize(rng):
+    """By the deviation of discounted returns, which begin anew where an episode ends."""
+    scale, theirs = nz.ObservationNorm(1, with_mean=False).eval(), RunningMeanStd(())
+    returns = np.zeros(8)
+    for _ in range(50):
+        rewards, done = 4 + rng.standard_normal(8), rng.random(8) < 0.1
+        returns = 0.99 * returns + rewards
+        scale.update(returns[:, None])
+        theirs.update(returns)
+        expected = np.clip(rewards / np.sqrt(theirs.var + 1e-8), -10, 10)
+        check.close(scale(rewards[:, None])[:, 0], expected, 1e-12)
+        returns[done] = 0
+    check.close(scale.inverse(scale(rewards[:, None])), rewards[:, None], 1e-12)
+
+
 def test_one_observation_and_none(rng):
     norm = nz.ObservationNorm(3)
     x = rng.standard_normal(3)

@@ -1,4 +1,4 @@
-"""Normalization of observations and of rewards by running statistics of all that came so far."""
+"""Normalization of observations by running statistics of all that came so far."""
 
 from typing import Any
 
@@ -28,6 +28,7 @@ class ObservationNorm(Standardize):
         num_features: C. Observations of several axes have statistics of each element as x.reshape(len(x), -1).
         eps: added to the variance, in the units of x squared.
         clip: the largest |y|; None: there is none.
+        with_mean: False: the mean is not subtracted, as where rewards are scaled by the deviation of returns.
         prior: how many values of mean 0 and variance 1 count beside the observations. 0: none, and there must be
             observations before evaluation.
         channel_axis: the axis of the features, -1 (or any other).
@@ -61,10 +62,11 @@ class ObservationNorm(Standardize):
         eps: float = 1e-8,
         clip: float | None = 10.0,
         *,
+        with_mean: bool = True,
         prior: float = 1e-4,
         channel_axis: int = -1,
     ) -> None:
-        super().__init__(num_features, eps, channel_axis=channel_axis)
+        super().__init__(num_features, eps, with_mean=with_mean, channel_axis=channel_axis)
         self.clip = None if clip is None else check_number(self, "clip", clip)
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"{self}: expected clip > 0, or None, got {clip}")
@@ -98,7 +100,8 @@ class ObservationNorm(Standardize):
         return (y, inner) if self.clip is None else clipped(self, x, y, inner, self.clip)
 
     def _options(self) -> dict[str, Any]:
-        return {"eps": self.eps, "clip": self.clip, "prior": self.prior, "channel_axis": self.channel_axis}
+        names = ("with_mean", "clip", "prior", "channel_axis")
+        return {"eps": self.eps} | {name: getattr(self, name) for name in names}
 
 
 def clipped(owner: object, x: Array, y: Array, inner: Saved, most: float) -> tuple[Array, Saved]:
