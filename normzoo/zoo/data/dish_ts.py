@@ -1,15 +1,15 @@
 """Dish-TS: time series by a level that a linear map finds of their past, and back by the level of another."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from normzoo.backends.contract import Array
-from normzoo.passes.formulas import reciprocal
+from normzoo.passes.formulas import reciprocal, unit
 from normzoo.passes.numbers import check_size
 from normzoo.passes.saved import Pull
-from normzoo.statistics.stats import power_above
 from normzoo.zoo.data.reversible import Reversible, Taken
 
 
@@ -66,7 +66,7 @@ class DishTS(Reversible):
         super().__init__(num_features, lookback, shape=(num_features,), eps=eps, dtype=dtype)
         self.lookback = check_size(self, "lookback", lookback, least=2)
         self._turn(channel_axis)
-        for name in MAPS:
+        for name in ("lookback_weight", "horizon_weight"):
             self.params[name] = np.full((num_features, lookback), 1 / lookback, self._dtype)
 
     def check(self, x: Array, **inputs: Array) -> None:
@@ -79,8 +79,8 @@ class DishTS(Reversible):
     def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
         axis, weight, bias = self.channel_axis, params["weight"], params["bias"]
         v = np.moveaxis(x, axis, 2)
-        past, ahead = (Level(v, params[name].T, self.eps) for name in MAPS)
-        taken = Levels(type(self), past, ahead)
+        past = Level(v, params["lookback_weight"].T, self.eps)
+        taken = Levels(type(self), past, params["horizon_weight"].T, self.eps)
         xhat = past.apart * past.rstd
 
         def pull(dy: Array) -> dict[str, Array]:
@@ -93,7 +93,7 @@ class DishTS(Reversible):
                 "weight": (d * xhat).sum(axis=(0, 1)),
                 "bias": d.sum(axis=(0, 1)),
                 "lookback_weight": dmap,
-                "horizon_weight": np.zeros_like(dmap),
+                "horizon_weight": np.zeros(dmap.shape),
             }
 
         taken.pull = pull
@@ -122,9 +122,6 @@ class DishTS(Reversible):
         return super()._options() | {"channel_axis": self.channel_axis}
 
 
-MAPS = "lookback_weight", "horizon_weight"
-
-
 class Level:
     """What a map finds of v (N, T, C): level, std and rstd, (N, 1, C), and apart = v - level.
 
@@ -133,12 +130,13 @@ class Level:
     """
 
     def __init__(self, v: Array, weights: Array, eps: float) -> None:
-        self.v, self.weights = v, weights
-        self.level = (v * weights).sum(axis=1, keepdims=True)
+        self.v, self.weights = v, np.ascontiguousarray(weights)
+        self.level = np.einsum("ntc,tc->nc", v, self.weights)[:, None]
         self.apart = v - self.level
-        scale = power_above(np.abs(self.apart).max(axis=1, keepdims=True))
-        squares = ((self.apart / scale) ** 2).sum(axis=1, keepdims=True) / (v.shape[1] - 1)
-        self.std = np.hypot(np.sqrt(squares) * scale, eps**0.5)
+        one = unit(self.apart, 1)
+        scaled = self.apart if (one == 1).all() else self.apart * one
+        squares = np.einsum("ntc,ntc->nc", scaled, scaled)[:, None] / (v.shape[1] - 1)
+        self.std = np.hypot(np.sqrt(squares) / one, eps**0.5)
         self.rstd = reciprocal(self.std)
 
     def back(self, dlevel: Array, dstd: Array) -> tuple[Array, Array]:
@@ -149,7 +147,15 @@ class Level:
 
 
 class Levels(Taken):
-    """Those of the past, and of what is ahead."""
+    """That of the past, and that of what is ahead, which `inverse` asks for.
 
-    def __init__(self, owner: type, past: Level, ahead: Level) -> None:
-        self.owner, self.series, self.past, self.ahead = owner, len(past.v), past, ahead
+    Args:
+        weights: (T, C), of the second.
+    """
+
+    def __init__(self, owner: type, past: Level, weights: Array, eps: float) -> None:
+        self.owner, self.series, self.past, self._weights, self._eps = owner, len(past.v), past, weights, eps
+
+    @cached_property
+    def ahead(self) -> Level:
+        return Level(self.past.v, self._weights, self._eps)

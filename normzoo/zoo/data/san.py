@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array
-from normzoo.passes.formulas import centered, reciprocal
+from normzoo.passes.formulas import centered, reciprocal, unit
 from normzoo.passes.numbers import check_size
 from normzoo.passes.saved import Pull, Saved
-from normzoo.statistics.stats import power_above
 from normzoo.zoo.data.reversible import Reversible, Taken
 
 
@@ -74,8 +73,9 @@ class SAN(Reversible):
         v = np.moveaxis(x, axis, 2)
         v = v.reshape(len(v), -1, length, v.shape[2])  # (N, slices, steps, C)
         mean, deviation = centered(v, 2)
-        scale = power_above(np.abs(deviation).max(axis=2, keepdims=True))
-        std = np.sqrt(((deviation / scale) ** 2).mean(axis=2, keepdims=True)) * scale
+        one = unit(deviation, 2)
+        scaled = deviation if (one == 1).all() else deviation * one
+        std = np.sqrt((scaled * scaled).mean(axis=2, keepdims=True)) / one
         taken = OfSlices(type(self), mean, std, deviation)
         rstd = reciprocal(std + self.eps)
 
