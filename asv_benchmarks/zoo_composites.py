@@ -33,6 +33,49 @@ def by_rms(x, axes, eps):
     return x * torch.rsqrt((x * x).mean(axes, keepdim=True) + eps)
 
 
+def dish_ts(x, p):
+    d = x - (x * p["lookback_weight"].T).sum(1, keepdim=True)
+    return d * torch.rsqrt((d * d).sum(1, keepdim=True) / (x.shape[1] - 1) + 1e-8) * p["weight"] + p["bias"]
+
+
+def fan(x, p):
+    spectrum = torch.fft.rfft(x, dim=1)
+    kept = torch.zeros_like(spectrum.real).scatter_(1, spectrum.abs().topk(20, dim=1).indices, 1.0)
+    return x - torch.fft.irfft(spectrum * kept, x.shape[1], dim=1)
+
+
+def observation_norm(x, p):
+    """With 1e-4 values of mean 0 and variance 1, and statistics that are constants."""
+    n, v = len(x) + 1e-4, x.detach().double()
+    mean = v.sum(0) / n
+    var = (((v - mean) ** 2).sum(0) + 1e-4 * (1 + mean * mean)) / n
+    return ((x - mean.to(x.dtype)) * torch.rsqrt(var + 1e-8).to(x.dtype)).clamp(-10, 10)
+
+
+def robust_norm(x, p):
+    d = x - x.median(-1, keepdim=True).values
+    spread = 1.482602218505602 * d.abs().median(-1, keepdim=True).values
+    return d * torch.rsqrt(spread * spread + 1e-5)
+
+
+def san(x, p):
+    v = x.unflatten(1, (-1, 24))
+    std, mean = torch.std_mean(v, 2, correction=0, keepdim=True)
+    return ((v - mean) / (std + 1e-5)).flatten(1, 2)
+
+
+def sliding_norm(x, p):
+    """Moments in float64: the mean of squares less the square of the mean loses the digits of float32."""
+    v, count = x.double(), torch.arange(1, x.shape[-1] + 1).clamp_max(100)
+
+    def mean(v):
+        return F.avg_pool1d(F.pad(v, (99, 0)), 100, 1) * 100 / count
+
+    center = mean(v)
+    rstd = torch.rsqrt(mean(v * v) - center * center + 1e-5)
+    return affine(((v - center) * rstd).to(x.dtype), p)
+
+
 def of(p, x):
     """A parameter of channels on axis 1."""
     return p.view(1, -1, *[1] * (x.ndim - 2))
@@ -413,4 +456,11 @@ PEERS = {
     "diff_group_norm": Peer((256, 4), {}, (8192, 256), diff_group_norm, tolerance=1e-3),
     "exponential_norm": Peer((512,), {}, (4, 512, 3200), None),  # PyTorch has no recursive filter
     "pcen": Peer((128,), {}, (16, 128, 1000), None),
+    "dish_ts": Peer((321, 336), {}, (32, 336, 321), dish_ts, tolerance=1e-4),
+    "fan": Peer((321,), {}, (32, 336, 321), fan, tolerance=1e-4),
+    "observation_norm": Peer((128,), {}, (8192, 128), observation_norm),  # the first batch
+    "pop_art": Peer((128,), {}, (8192, 128), lambda x, p: (x - p["mean"]) / p["var"].sqrt()),
+    "robust_norm": Peer((-1,), {}, (1024, 767), robust_norm, tolerance=1e-4),
+    "san": Peer((321, 24), {}, (32, 336, 321), san),
+    "sliding_norm": Peer((512, 100), {}, (4, 512, 3200), sliding_norm, tolerance=1e-4),
 }  # fmt: skip

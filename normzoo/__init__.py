@@ -42,9 +42,15 @@ from normzoo.zoo.conditional.adaptive_layer_norm import AdaLNZero, AdaptiveLayer
 from normzoo.zoo.conditional.conditional_norm import ConditionalBatchNorm, ConditionalInstanceNorm
 from normzoo.zoo.conditional.film import FiLM
 from normzoo.zoo.conditional.spade import SPADE
+from normzoo.zoo.data.dish_ts import DishTS
 from normzoo.zoo.data.exponential_norm import CumulativeRMSNorm, ExponentialNorm
+from normzoo.zoo.data.fan import FAN
+from normzoo.zoo.data.observation_norm import ObservationNorm
 from normzoo.zoo.data.pcen import PCEN
+from normzoo.zoo.data.pop_art import PopArt
 from normzoo.zoo.data.revin import RevIN
+from normzoo.zoo.data.san import SAN
+from normzoo.zoo.data.sliding_norm import SlidingNorm
 from normzoo.zoo.data.standardize import Standardize
 from normzoo.zoo.graph.diff_group_norm import DiffGroupNorm
 from normzoo.zoo.graph.graph_norm import GraphNorm
@@ -70,6 +76,7 @@ from normzoo.zoo.layer.layer_norm import LayerNorm
 from normzoo.zoo.layer.mean_variance_norm import MeanVarianceNorm
 from normzoo.zoo.layer.partial_rms_norm import PartialRMSNorm
 from normzoo.zoo.layer.rms_norm import RMSNorm
+from normzoo.zoo.layer.robust_norm import RobustNorm
 from normzoo.zoo.layer.scale_norm import ScaleNorm
 from normzoo.zoo.layer.unit_norm import UnitNorm
 from normzoo.zoo.local.local_contrast_norm import DivisiveNorm, LocalContrastNorm
@@ -109,7 +116,9 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "FAN",
     "PCEN",
+    "SAN",
     "SPADE",
     "Activation",
     "AdaLNZero",
@@ -131,6 +140,7 @@ __all__ = [
     "Described",
     "Diagnosis",
     "DiffGroupNorm",
+    "DishTS",
     "DivisiveNorm",
     "DomainBatchNorm",
     "DyT",
@@ -165,20 +175,24 @@ __all__ = [
     "MeanVarianceNorm",
     "MessageNorm",
     "Norm",
+    "ObservationNorm",
     "OrthogonalWeight",
     "PairNorm",
     "PartialRMSNorm",
     "PixelNorm",
     "PolyNorm",
+    "PopArt",
     "PositionalNorm",
     "PowerNorm",
     "QuantileSketch",
     "RMSNorm",
     "ReZero",
     "RevIN",
+    "RobustNorm",
     "Saved",
     "ScaleNorm",
     "ScaledWeightStandardization",
+    "SlidingNorm",
     "SpectralNorm",
     "SplitBatchNorm",
     "Standardize",

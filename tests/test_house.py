@@ -395,6 +395,7 @@ ROOMS = {
         "passes.view_saved",
         "passes.whole",
         "selection.select",
+        "statistics.robust",
         "statistics.running",
         "statistics.running_state",
         "statistics.counted",

@@ -11,6 +11,7 @@ NORMS = {
     "ExponentialNorm": lambda c, **o: nz.ExponentialNorm(c, 0.05, **o),
     "ExponentialNorm-plain": lambda c, **o: nz.ExponentialNorm(c, 0.05, center=False, **o),
     "CumulativeRMSNorm": nz.CumulativeRMSNorm,
+    "SlidingNorm": lambda c, **o: nz.SlidingNorm(c, 11, **o),
     "PCEN": lambda c, **o: nz.PCEN(c, rate=0.07, **o),
 }
 each_norm = pytest.mark.parametrize("make", NORMS.values(), ids=NORMS)
@@ -116,6 +117,36 @@ def test_far_and_long_series_lose_no_digits(rng):
     check.close(nz.ExponentialNorm(3, 0.0)(x)[..., -1], last, 1e-6)
 
 
+@pytest.mark.parametrize(
+    ("window", "centered"), [(1, False), (2, True), (7, False), (8, True), (13, True), (64, False), (999, True)]
+)
+def test_windows_are_those_of_pandas(window, centered, rng):
+    pandas = pytest.importorskip("pandas")
+    x = rng.standard_normal((2, 3, 50))
+    y = nz.SlidingNorm(3, window, 1e-4, affine=False, centered=centered)(x)
+    for n, c in np.ndindex(2, 3):
+        near = pandas.Series(x[n, c]).rolling(window, min_periods=1, center=centered)
+        expected = (x[n, c] - near.mean()) / np.sqrt(near.var(ddof=0) + 1e-4)
+        check.close(y[n, c], expected.to_numpy(), 1e-11)
+
+
+@pytest.mark.parametrize("centered", [False, True])
+def test_a_jump_leaves_no_trace_in_later_windows(centered, rng):
+    """Sums from which old values are subtracted lose all digits here."""
+    plain, dy = rng.standard_normal((1, 2, 90)), rng.standard_normal((1, 2, 90))
+    jump = plain.copy()
+    jump[..., 40:45] = 1e13
+    norm = nz.SlidingNorm(2, 6, centered=centered, dtype=np.float64)
+    y, dx = norm(plain), norm.backward(dy)
+    check.same_bits(norm(jump)[..., 60:], y[..., 60:])
+    check.same_bits(norm.backward(dy)[..., 60:], dx[..., 60:])
+    drift = 1e9 * np.arange(90)  # every window far from the next
+    far = nz.SlidingNorm(2, 6, 0.0, affine=False, centered=centered)
+    check.close(far(plain + drift), far(1e-9 * plain + np.arange(90)), 1e-12)
+    for shape in ((0, 2, 9), (2, 2, 0), (2, 2, 1)):
+        assert not norm(np.ones(shape)).any()
+
+
 X = np.ones((2, 3, 4), np.float32)
 
 
@@ -132,6 +163,20 @@ X = np.ones((2, 3, 4), np.float32)
             lambda: nz.ExponentialNorm(3).step(X[:1, :, 0], nz.ExponentialNorm(3).step(X[..., 0])[1]),
             ValueError,
             "2 samples of 3 values, as before",
+        ),
+        (lambda: nz.SlidingNorm(3, 0), ValueError, "window"),
+        (lambda: nz.SlidingNorm(3, 4)(X[:, :2]), ValueError, r"expected x of shape \(N, 3, ...\), got \(2, 2, 4\)"),
+        (lambda: nz.SlidingNorm(3, 4, channel_axis=2), ValueError, "channel_axis 1 or -1, got 2"),
+        (
+            lambda: nz.SlidingNorm(3, 4, centered=True).step(X[..., 0]),
+            ValueError,
+            r"windows that end with the step, got centred ones; write SlidingNorm\(3, 4\)",
+        ),
+        (lambda: nz.SlidingNorm(3, 4).step(X[..., 0], 3), TypeError, "past as step returned it, got int"),
+        (
+            lambda: nz.SlidingNorm(3, 4).step(X[:1, :, 0], nz.SlidingNorm(3, 4).step(X[..., 0])[1]),
+            ValueError,
+            r"x of shape \(2, 3\), as before, got \(1, 3\)",
         ),
         (lambda: nz.PCEN(3)(-X), ValueError, r"expected x >= 0, energies or magnitudes, got -1; write np.abs\(x\)"),
         (lambda: nz.PCEN(3, power=0.0), ValueError, "power > 0, got 0.0"),

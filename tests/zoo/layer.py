@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 
 import normzoo as nz
-from tests.zoo.case import ZooCase
+from tests.zoo.case import ZooCase, magnitude
 
 
 def rows(x):
@@ -282,6 +282,39 @@ def evaluated(norm, rng):
 
 
 LABELS = np.array([2, 0, 2, 1])
+
+
+def by_median(eps, axes=(-1,)):
+    def oracle(x):
+        """Huber 1981, section 5.1: by sorting, in the order of real parts."""
+        moved = np.moveaxis(x, axes, range(-len(axes), 0))
+        v = moved.reshape(*moved.shape[: moved.ndim - len(axes)], -1)
+        low, high = (v.shape[-1] - 1) // 2, v.shape[-1] // 2
+
+        def middle(a):
+            a = np.sort_complex(a) if np.iscomplexobj(a) else np.sort(a)
+            return (a[..., low : low + 1] + a[..., high : high + 1]) / 2
+
+        d = v - middle(v)
+        spread = 1.482602218505602 * middle(magnitude(d))
+        return np.moveaxis((d / np.sqrt(spread**2 + eps)).reshape(moved.shape), range(-len(axes), 0), axes)
+
+    return oracle
+
+
+def trimmed(share, eps=1e-5):
+    def oracle(x):
+        """Of the last axis, a set at a time."""
+        y = np.empty_like(x)
+        for at in rows(x):
+            v = x[at]
+            cut = int(share * len(v))
+            kept = np.sort(v)[cut : len(v) - cut]
+            center = kept.sum() / len(kept)
+            y[at] = (v - center) / np.sqrt(((kept - center) ** 2).sum() / len(kept) + eps)
+        return y
+
+    return oracle
 
 
 CASES = [
@@ -578,6 +611,15 @@ CASES = [
         (4, 3, 5, 5),
         spade_instance,
         inputs={"gamma": (4, 3, 5, 5), "beta": (4, 3, 5, 5)},
+        flat=True,
+    ),
+    ZooCase("robust_norm", lambda dtype: nz.RobustNorm(), (3, 5, 17), by_median(1e-5)),
+    ZooCase("robust_norm-even", lambda dtype: nz.RobustNorm((0, 2), 1e-2), (3, 5, 4), by_median(1e-2, (0, 2))),
+    ZooCase(
+        "robust_norm-trimmed",
+        lambda dtype: nz.RobustNorm(statistic="trimmed", share=0.2),
+        (3, 5, 17),
+        trimmed(0.2),
         flat=True,
     ),
 ]

@@ -462,3 +462,63 @@ def test_empty_arrays_are_no_trouble():
         y = norm(*(np.zeros(s, np.float32) for s in shapes))
         assert norm.backward(y).shape == shapes[0]
         assert all(not g.any() for g in norm.grads.values())
+
+
+@pytest.mark.parametrize("statistic", ["median", "trimmed"])
+def test_robust_norm_does_not_see_outliers(statistic, rng):
+    x = rng.standard_normal((6, 41))
+    norm = nz.RobustNorm(-1, statistic=statistic, share=0.1)
+    y = norm(x)
+    far = x.copy()
+    np.put_along_axis(far, np.argsort(x, axis=1)[:, -4:], [1e300, 1e9, 1e5, 1e3], axis=1)  # the largest, larger still
+    places = far == x
+    check.close(norm(far)[places], y[places], 1e-12)
+    check.close(norm(x + 1e6), y, 1e-8)
+    with_nan = x.copy()
+    with_nan[2, 5] = np.nan
+    assert np.isnan(norm(with_nan)).all(axis=1).tolist() == [False, False, True, False, False, False]
+
+
+def test_robust_norm_is_that_of_nz_robust(rng):
+    x = rng.standard_normal((4, 3, 10, 7)).astype(np.float32)
+    center, spread = nz.robust.median(x, (0, 2)), nz.robust.mad(x, (0, 2), scale=nz.robust.NORMAL)
+    expected = (x - center[:, None]) / np.sqrt(spread**2 + 1e-5)[:, None]
+    check.close(nz.RobustNorm((0, 2))(x), expected, 1e-6)
+    plain, none = nz.MeanVarianceNorm(-1, 1e-3), nz.RobustNorm(-1, 1e-3, statistic="trimmed", share=0.0)
+    dy = rng.standard_normal(x.shape)
+    wide = x.astype(np.float64)
+    check.close(none(wide), plain(wide), 1e-12)
+    check.close(none.backward(dy), plain.backward(dy), 1e-12)
+
+
+def test_robust_norm_where_values_are_equal():
+    """The subgradients that its docstring names."""
+    norm, dy = nz.RobustNorm(-1, eps=0.0), np.array([[1.0, 0.0, 0.0, 0.0, 0.0]])
+    norm(np.array([[0.0, 2.0, 2.0, 2.0, 2.0]]))  # a MAD of 0: y is 0, and so is dx
+    assert not norm.backward(dy).any()
+    norm = nz.RobustNorm(-1, eps=1.0)
+    x = np.array([[0.0, 2.0, 2.0, 2.0, 2.0]])
+    check.close(norm(x), [[-2.0, 0.0, 0.0, 0.0, 0.0]], 1e-15)
+    check.close(norm.backward(dy), [[1.0, -0.25, -0.25, -0.25, -0.25]], 1e-15)  # four are the median
+    trimmed = nz.RobustNorm(-1, eps=1.0, statistic="trimmed", share=0.2)
+    x = np.array([[1.0, 1.0, 2.0, 3.0, 9.0]])  # one of the two least is left out
+    trimmed(x)
+    slope = 1 / np.sqrt(2 / 3 + 1)
+    hat = (x - 2) * slope
+    kept = np.array([[0.5, 0.5, 1.0, 1.0, 0.0]]) / 3
+    check.close(trimmed.backward(dy), slope * (dy - kept - kept * hat * hat[0, 0]), 1e-14)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "said"),
+    [
+        (lambda: nz.RobustNorm(statistic="mode"), ValueError, "statistic to be 'median' or 'trimmed', got 'mode'"),
+        (lambda: nz.RobustNorm(statistic="trimmed", share=50), ValueError, r"share in \[0, 0.5\), got 50"),
+        (lambda: nz.RobustNorm(None), TypeError, "axis to be an integer or a tuple of them, got None"),
+        (lambda: nz.RobustNorm((0, -2))(np.ones((2, 3))), ValueError, r"different axes, got \(0, -2\)"),
+        (lambda: nz.RobustNorm(2)(np.ones((2, 3))), ValueError, "axis"),
+    ],
+)
+def test_robust_norm_says_what_does_not_fit(call, error, said):
+    with pytest.raises(error, match=said):
+        call()

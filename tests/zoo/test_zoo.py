@@ -330,7 +330,8 @@ def test_what_else_norms_do_raises_nothing(rng):
 
 def tracks(case):
     norm = case.draw(np.random.default_rng(0))[0]
-    return norm.training and ("num_batches_tracked" in norm.buffers or "u" in norm.buffers)
+    counts = "num_batches_tracked" in norm.buffers or isinstance(norm, nz.ObservationNorm)
+    return norm.training and (counts or "u" in norm.buffers)
 
 
 TRACKED = [case for case in ZOO if tracks(case)]
@@ -341,7 +342,7 @@ def test_norms_that_track():
     assert {type(case.norm(np.float32)).__name__ for case in TRACKED} == {
         "AlphaBatchNorm", "BatchInstanceNorm", "BatchRenorm", "ConditionalBatchNorm", "DecorrelatedBatchNorm",
         "DiffGroupNorm", "DomainBatchNorm", "EMABatchNorm", "EvoNormB0", "GhostBatchNorm", "IterNorm", "L1BatchNorm", "LInfBatchNorm",
-        "PowerNorm", "SPADE", "SpectralNorm", "SplitBatchNorm", "SwitchableNorm",
+        "ObservationNorm", "PowerNorm", "SPADE", "SpectralNorm", "SplitBatchNorm", "SwitchableNorm",
     }  # fmt: skip
 
 

@@ -8,16 +8,11 @@ import numpy as np
 from normzoo.backends.contract import Array
 from normzoo.backends.forms import Formula
 from normzoo.backends.lanes import fma
-from normzoo.passes.arrays import base_array
 from normzoo.passes.cells import Pass
 from normzoo.passes.cells import Pull as CellPull
 from normzoo.passes.formulas import centered, reciprocal, summed, unit
-from normzoo.passes.numbers import check_features, check_size
-from normzoo.passes.overlaps import check_out
-from normzoo.passes.saved import Pull, PulledBack, Saved, empty_in_layout, layout_of
-from normzoo.passes.whole import WholeSaved
-from normzoo.statistics.tracked import check_channels
-from normzoo.zoo.exact import ExactNorm
+from normzoo.passes.saved import Pull
+from normzoo.zoo.data.reversible import Reversible, Taken
 
 
 def _scaled(x: Any, high: Any, low: Any, slope: Any, bias: Any) -> tuple[Any, ...]:
@@ -36,7 +31,7 @@ SCALED, TERMS = Formula(_scaled, 1, 1), Formula(_terms, 2, 0, ("bc", "bc"))
 GRADIENT = Formula(_gradient, 2, 1)
 
 
-class RevIN(ExactNorm):
+class RevIN(Reversible):
     """Reversible instance normalization of time series: an inverse restores the statistics that were removed.
 
     Formula:
@@ -83,8 +78,6 @@ class RevIN(ExactNorm):
     (array([-1.,  1.], dtype=float32), array([10., 30.], dtype=float32))
     """
 
-    saved_inverse: Saved | None = None
-
     def __init__(
         self,
         num_features: int,
@@ -96,17 +89,10 @@ class RevIN(ExactNorm):
         channel_axis: int = -1,
         dtype: Any = np.float32,
     ) -> None:
-        self.num_features = check_features("RevIN", num_features)
+        self._begin(num_features)
         super().__init__(num_features, shape=(num_features,), eps=eps, weight=affine, bias=affine, dtype=dtype)
         self.subtract_last, self.detach = bool(subtract_last), bool(detach)
-        self.channel_axis = check_size(self, "channel_axis", channel_axis, least=-(2**31))
-
-    def check(self, x: Array, **inputs: Array) -> None:
-        channel = check_channels(self, x, self.channel_axis, 3, self.num_features)
-        if x.ndim != 3 or channel == 0:
-            raise ValueError(
-                f"{self}: expected x of rank 3, series first, got {x.shape}; reshape the series to one axis"
-            )
+        self._turn(channel_axis)
 
     def letters(self, x: Array) -> str:
         return "bcn" if self.channel_axis in (1, -2) else "bnc"
@@ -119,7 +105,7 @@ class RevIN(ExactNorm):
         center = cells.at_position(-1) if self.subtract_last else mean
         slope = rstd * weight
         cells(SCALED, *cells.split(center), slope, bias)
-        taken = Taken(self, center[:, None], std[:, None], cells.deviations(self.label, mean, rstd))
+        taken = Moments(self, center[:, None], std[:, None], cells.deviations(self.label, mean, rstd))
         cells.keep(taken)
 
         def pull(cells: Pass) -> dict[str, Array]:
@@ -142,7 +128,7 @@ class RevIN(ExactNorm):
         std = np.sqrt((deviation * deviation).mean(axis=1, keepdims=True) + self.eps * one * one)
         center = v[:, -1:].copy() if self.subtract_last else mean
         rstd = reciprocal(std)
-        taken = Taken(self, center / one, std / one, deviation * rstd)
+        taken = Moments(self, center / one, std / one, deviation * rstd)
         xhat = (v - center if self.subtract_last else deviation) * rstd
         channel_axis = self.channel_axis
 
@@ -156,60 +142,19 @@ class RevIN(ExactNorm):
         taken.pull = pull
         return np.moveaxis(xhat * weight + bias, 2, self.channel_axis), taken
 
-    def inverse(self, f: Array, out: Array | None = None) -> Array:
-        """z, by the statistics of the last norm(x); what its backward pass needs is kept in `saved_inverse`."""
-        if self.saved is None:
-            raise RuntimeError(f"{self}: expected a forward pass before inverse; write y = norm(x) first")
-        z, self.saved_inverse = self.inverse_forward(f, self.saved, out)
-        return z
-
-    def inverse_forward(self, f: Array, saved: Saved, out: Array | None = None) -> tuple[Array, Saved]:
-        """z and its `Saved`, without keeping it.
-
-        Args:
-            f: float array of x's shape, except for the number of time steps.
-            saved: the `Saved` of the forward pass of this norm whose statistics are restored.
-            out: an array like f that z is written to; it may be f itself.
-
-        Raises:
-            TypeError: f or out is not a float array, or saved is not that of such a norm.
-            ValueError: a shape does not fit, or the forward pass had no values.
-        """
-        f = base_array(self, "f", f)
-        self.check(f)
-        taken = getattr(saved, "kept", getattr(saved, "_pull", None))
-        if not isinstance(saved, PulledBack | WholeSaved):
-            raise TypeError(f"{self}: expected saved of a forward pass, got {type(saved).__name__}")
-        if not isinstance(taken, Taken):
-            raise ValueError(f"{self}: expected saved of a forward pass of RevIN that had values")
-        if len(f) != len(taken.std):
-            raise ValueError(f"{self}: expected f of {len(taken.std)} series, as x, got {f.shape}")
-        if out is not None:
-            check_out(self, out, f.shape, f.dtype, (f,), tuple(self.params.values()))
-        with np.errstate(all="ignore"):
-            found, pull = self.restore(np.array(np.moveaxis(f, self.channel_axis, 2), np.float64, order="C"), taken)
-            z = empty_in_layout(f.shape, f.dtype, layout_of(f)) if out is None else out
-            z[...] = np.moveaxis(found, 2, self.channel_axis)
-        shape, dtype = saved._like
-        source = np.broadcast_to(np.zeros((), dtype), shape)  # its gradient has this shape and dtype
-        return z, PulledBack(self, f, pull, self.params | {"source": source})
-
-    def restore(self, f: Array, taken: "Taken") -> tuple[Array, Pull]:
-        """z for f (N, T, C) float64, and the function from dz to the gradients."""
+    def restore(self, f: Array, taken: "Moments", **given: Array) -> tuple[Array, Pull]:
         params = {name: p.astype(np.float64) for name, p in self.params.items()}
         bias, factor = params.get("bias", np.zeros(1)), np.ones(1)
         if "weight" in params:
             factor = reciprocal(params["weight"] + self.eps * self.eps)
         u = (f - bias) * factor
-        channel_axis = self.channel_axis
 
-        def pull(dz: Array) -> dict[str, Array]:
-            d = np.moveaxis(dz, channel_axis, 2)
+        def pull(d: Array) -> dict[str, Array]:
             df = d * taken.std * factor
             dx = taken.back(d.sum(axis=1, keepdims=True), (d * u).sum(axis=1, keepdims=True))
             return {
-                "x": np.moveaxis(df, 2, channel_axis),
-                "source": np.moveaxis(dx, 2, channel_axis),
+                "x": df,
+                "source": dx,
                 "weight": summed(-df * u, factor.shape),
                 "bias": summed(-df, bias.shape),
             }
@@ -222,25 +167,21 @@ class RevIN(ExactNorm):
         return super()._options() | affine | {name: getattr(self, name) for name in names}
 
 
-class Taken:
-    """The statistics that norm(x) removed from x; calling it is the backward pass of norm(x).
+class Moments(Taken):
+    """The statistics that norm(x) removed from x.
 
     Attributes:
         center, std: (N, 1, C). directions: (x - mean) / std, (N, T, C), or what makes these.
     """
 
-    pull: Pull
-
     def __init__(self, norm: RevIN, center: Array, std: Array, directions: Array | Callable[[], Array]) -> None:
+        self.owner, self.series = type(norm), len(std)
         self.last, self.detach = norm.subtract_last, norm.detach
         self.center, self.std, self._directions = center, std, directions
 
     @property
     def direction(self) -> Array:
         return self._directions() if callable(self._directions) else self._directions
-
-    def __call__(self, dy: Array) -> Mapping[str, Array]:
-        return self.pull(dy)
 
     def back(self, dcenter: Array, dstd: Array) -> Array:
         """The gradient of x (N, T, C), for those of center and std."""

@@ -5,24 +5,18 @@ from typing import Any, Self
 
 import numpy as np
 
-from normzoo.backends.contract import CONSTANT, Array
-from normzoo.norm import Norm
-from normzoo.passes.arrays import base_array, check_batches, on_device, once, read_only
+from normzoo.backends.contract import Array
+from normzoo.passes.arrays import check_batches, on_device, read_only
 from normzoo.passes.attributes import entry
-from normzoo.passes.form import Form
-from normzoo.passes.formulas import reciprocal
-from normzoo.passes.normalize import normalize
 from normzoo.passes.numbers import check_features, check_number, check_size
-from normzoo.passes.saved import Chained, Grads, Saved
-from normzoo.passes.view import Axes
 from normzoo.statistics.counted import data_array, data_of
-from normzoo.statistics.running import normalize_by
 from normzoo.statistics.running_state import RunningState
 from normzoo.statistics.stats import ALL_NAMES, Stats
 from normzoo.statistics.tracked import check_channels
+from normzoo.zoo.data.by_constants import ByConstants
 
 
-class Standardize(Norm):
+class Standardize(ByConstants):
     """Standardization of a data set: every feature gets mean 0 and variance 1, by statistics of the whole set.
 
     Formula:
@@ -63,7 +57,6 @@ class Standardize(Norm):
 
     mean = entry("buffers", "mean")
     m2 = entry("buffers", "m2")
-    saved_inverse: Saved | None = None
 
     def __init__(
         self,
@@ -75,7 +68,7 @@ class Standardize(Norm):
         correction: float = 0,
         channel_axis: int = -1,
     ) -> None:
-        self.num_features = check_features("Standardize", num_features)
+        self.num_features = check_features(type(self).__name__, num_features)
         super().__init__(num_features, eps=eps, weight=False, bias=False)
         self.with_mean, self.with_std = bool(with_mean), bool(with_std)
         self.correction = check_number(self, "correction", correction)
@@ -122,6 +115,20 @@ class Standardize(Norm):
         stats = self._of([batch])
         self._replace(lambda old: old.merge(stats))
 
+    def merge(self, other: "Standardize") -> Self:
+        """Add all that another norm of the same features has seen, and return this norm: in any order of merges the
+        statistics are those of all data at once, up to float64 rounding."""
+        if not isinstance(other, Standardize):
+            raise TypeError(
+                f"{self}: expected a norm with the same statistics to merge, got {type(other).__name__}; write "
+                "norm.update(batch) to add data"
+            )
+        if other.num_features != self.num_features:
+            raise ValueError(f"{self}: expected a norm of {self.num_features} features to merge, got {other}")
+        stats = other.stats
+        self._replace(lambda old: old.merge(stats))
+        return self
+
     def _of(self, batches: Iterable[Array]) -> Stats:
         stats = Stats.empty((self.num_features,))
         for given in batches:
@@ -132,8 +139,7 @@ class Standardize(Norm):
         return stats
 
     def _replace(self, new: Callable[[Stats], Stats]) -> None:
-        if not all(self.buffers[name].flags.writeable for name in ALL_NAMES):
-            raise ValueError(f"{self}: expected statistics that can be written, {read_only(self)}")
+        self._check_writeable()
 
         def values(*old: Array) -> list[Array]:
             found = new(Stats(*old))
@@ -141,12 +147,20 @@ class Standardize(Norm):
 
         self._state().replace(values)
 
-    def axes(self, x: Array) -> Axes:
-        return letters(self, x, self.channel_axis, self.num_features)
+    def _check_writeable(self) -> None:
+        if not all(self.buffers[name].flags.writeable for name in ALL_NAMES):
+            raise ValueError(f"{self}: expected statistics that can be written, {read_only(self)}")
+
+    def _known(self) -> Stats:
+        """The statistics to normalize by."""
+        return self.stats
 
     def _scale(self) -> tuple[Array, Array]:
+        return self._scale_of(self._known())
+
+    def _scale_of(self, stats: Stats) -> tuple[Array, Array]:
         """(mean, sqrt(var + eps)) to normalize by."""
-        least, stats = max(0, self.correction if self.with_std else 0), self.stats
+        least = max(0, self.correction if self.with_std else 0)
         if (self.with_mean or self.with_std) and stats.count <= least:
             raise RuntimeError(
                 f"{self}: expected more than {least} values of a feature before it is used, got {stats.count}; "
@@ -156,37 +170,6 @@ class Standardize(Norm):
         root = np.hypot(stats.std(self.correction), np.sqrt(self.eps)) if self.with_std else np.ones_like(mean)
         return (mean if self.with_mean else np.zeros_like(mean)), root
 
-    def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
-        x, axes = base_array(self, "x", x), self.axes(x)
-        mean, root = self._scale()
-        with np.errstate(over="ignore"):
-            rstd = reciprocal(root)
-        return normalize_by(Form(self, axes, CONSTANT, 0.0), x, (mean, rstd), None, None, out)
-
-    transform = Norm.__call__
-
-    def inverse(self, y: Array, out: Array | None = None) -> Array:
-        """x for y; what its backward pass needs is kept in `saved_inverse`."""
-        x, self.saved_inverse = self.inverse_forward(y, out)
-        return x
-
-    def inverse_forward(self, y: Array, out: Array | None = None) -> tuple[Array, Saved]:
-        """x for y and its `Saved`, without keeping it: see `forward`."""
-        y, axes = base_array(self, "y", y), self.axes(y)
-        mean, std = self._scale()
-        x, _, inner = normalize(Form(self, axes, CONSTANT, 0.0), y, std, mean, out)
-
-        def pull(dx: Array, out: Array | None) -> Grads:
-            return Grads(inner.backward(dx, out).x)
-
-        return x, Chained(self, y, pull, (inner,))
-
     def _options(self) -> dict[str, Any]:
         names = ("with_mean", "with_std", "correction", "channel_axis")
         return super()._options() | {name: getattr(self, name) for name in names}
-
-
-@once
-def letters(owner: object, x: Array, channel_axis: int, features: int) -> Axes:
-    channel = check_channels(owner, x, channel_axis, 1, features)
-    return Axes(x.shape, "r" * channel + "K" + "r" * (x.ndim - channel - 1))

@@ -1,0 +1,162 @@
+"""Normalization by robust statistics: outliers do not move the centre and the width of their set."""
+
+from collections.abc import Callable, Mapping
+from math import floor, prod
+from typing import Any
+
+import numpy as np
+
+from normzoo.backends.contract import Array
+from normzoo.passes.formulas import reciprocal
+from normzoo.passes.numbers import check_axis, check_number
+from normzoo.passes.saved import Pull
+from normzoo.statistics.robust import NORMAL, check_shares
+from normzoo.statistics.stats import power_above
+from normzoo.zoo.exact import ExactNorm
+from normzoo.zoo.layer.layer_norm import check_axes
+
+Back = Callable[[Array, Array], Array]  # from g = dy * rstd and xhat, (sets, n): what dx has beside g
+Found = tuple[Array, Array, Back]  # centre and rstd (sets, 1), and the way back
+
+
+class RobustNorm(ExactNorm):
+    """Robust normalization: every set by its median and median absolute deviation, or by its trimmed moments.
+
+    Formula:
+        y = (x - center) / sqrt(spread^2 + eps), for every set over `axis`, with
+        statistic="median": center = median(x), spread = 1.4826 * median(|x - center|)
+        statistic="trimmed": center and spread are the mean and the (biased) deviation of all values but
+        floor(share * n) at either end
+
+    Shapes:
+        x, y: any shape with these axes.
+
+    Args:
+        axis: the reduced axes, an integer or a tuple.
+        eps: added to the squared spread, in the units of x squared.
+        statistic: "median" or "trimmed".
+        share: of the values at either end that "trimmed" leaves out, in [0, 0.5).
+
+    Raises:
+        ValueError: x does not have these axes, an axis is named twice, statistic is unknown, or share is out of range.
+            TypeError: x is not a float array.
+
+    Gradient: the formula's wherever it has one. A median is the value in the middle, or the mean of the two there, and
+    its gradient goes to these; the median absolute deviation's goes to the value or the two whose distance it is, and
+    to the median. Trimmed statistics have those of the values that are left. Where values are equal, and it is open
+    which of them is meant, they share it: that is a subgradient. The distance 0 of the median from itself has the
+    gradient 0. A set with NaN becomes NaN. It is computed in float64, by NumPy, which selects and does not sort.
+
+    Source:
+        P. J. Huber, "Robust Statistics", 1981, doi:10.1002/0471725250 (median and MAD as estimators; 1.4826 makes the
+        MAD that of a normal distribution); F. R. Hampel, "The Influence Curve and Its Role in Robust Estimation", 1974.
+        With statistic="trimmed" and share 0 it is MeanVarianceNorm.
+
+    >>> import numpy as np, normzoo as nz
+    >>> nz.RobustNorm(-1)(np.array([[0.0, 1.0, 2.0, 3.0, 1e6]])).round(2)[0, :4]
+    array([-1.35, -0.67,  0.  ,  0.67])
+    """
+
+    def __init__(
+        self,
+        axis: int | tuple[int, ...] = -1,
+        eps: float = 1e-5,
+        *,
+        statistic: str = "median",
+        share: float = 0.1,
+    ) -> None:
+        super().__init__(axis, eps=eps, weight=False, bias=False)
+        found = check_axes(self, axis)
+        if found is None:
+            raise TypeError(f"{self}: expected axis to be an integer or a tuple of them, got None")
+        self.axis = found if isinstance(found, tuple) else (found,)
+        if statistic not in ("median", "trimmed"):
+            raise ValueError(f"{self}: expected statistic to be 'median' or 'trimmed', got {statistic!r}")
+        self.statistic, self.share = statistic, check_number(self, "share", share)
+        check_shares(str(self), "share", np.asarray(self.share), 0.5)
+
+    def check(self, x: Array, **inputs: Array) -> None:
+        found = [check_axis(self, a, x.ndim) for a in self.axis]
+        if len(set(found)) != len(found):
+            raise ValueError(f"{self}: expected different axes, got {self.axis} for x of shape {x.shape}")
+
+    def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
+        axes = sorted(check_axis(self, a, x.ndim) for a in self.axis)
+        order = [i for i in range(x.ndim) if i not in axes] + axes
+        back = np.argsort(order)
+        turned = tuple(x.shape[i] for i in order)
+        n = prod(x.shape[i] for i in axes)
+        v = np.ascontiguousarray(x.transpose(order)).reshape(-1, n)
+        least = self.eps**0.5
+        center, rstd, rest = _by_median(v, least) if self.statistic == "median" else _trimmed(v, least, self.share)
+        xhat = (v - center) * rstd
+
+        def pull(dy: Array) -> dict[str, Array]:
+            g = dy.transpose(order).reshape(-1, n) * rstd
+            return {"x": (g + rest(g, xhat)).reshape(turned).transpose(back)}
+
+        return xhat.reshape(turned).transpose(back), pull
+
+    def _options(self) -> dict[str, Any]:
+        return super()._options() | {"statistic": self.statistic, "share": self.share}
+
+
+def _by_median(v: Array, least: float) -> Found:
+    center, of_center = _median(v)
+    apart = v - center
+    mad, of_mad = _median(np.abs(apart))
+    spread = NORMAL * mad
+    rstd = reciprocal(np.hypot(spread, least))
+
+    def back(g: Array, xhat: Array) -> Array:
+        dcenter = -g.sum(axis=1, keepdims=True)
+        dmad = -NORMAL * spread * rstd * (g * xhat).sum(axis=1, keepdims=True)
+        signed = of_mad() * np.sign(apart)
+        return dmad * signed + (dcenter - dmad * signed.sum(axis=1, keepdims=True)) * of_center()
+
+    return center, rstd, back
+
+
+def _median(v: Array) -> tuple[Array, Callable[[], Array]]:
+    """The median of every row (sets, 1), and what makes its derivative by every value (sets, n)."""
+    n = v.shape[1]
+    low, high = (n - 1) // 2, n // 2
+    found = np.partition(v, sorted({low, high, n - 1}), axis=1)  # NaN is last
+    a, b = found[:, low, None], found[:, high, None]
+    middle = np.where(a == b, a, a / 2 + b / 2)
+
+    def shares() -> Array:
+        return (_equal(v, a) + _equal(v, b)) / 2
+
+    return np.where(np.isnan(found[:, -1:]), np.nan, middle), shares
+
+
+def _equal(v: Array, value: Array) -> Array:
+    """1 shared by all values of a row that are equal to this one."""
+    there = (v == value).astype(np.float64)
+    return there * reciprocal(there.sum(axis=1, keepdims=True))
+
+
+def _trimmed(v: Array, least: float, share: float) -> Found:
+    n = v.shape[1]
+    cut = floor(share * n)
+    found = np.partition(v, sorted({cut, n - 1 - cut, n - 1}), axis=1)
+    middle, left = found[:, cut : n - cut], n - 2 * cut
+    mean = middle.mean(axis=1, keepdims=True)
+    mean += (middle - mean).mean(axis=1, keepdims=True)
+    apart = middle - mean
+    scale = power_above(np.abs(apart).max(axis=1, keepdims=True))
+    rstd = reciprocal(np.hypot(np.sqrt(((apart / scale) ** 2).mean(axis=1, keepdims=True)) * scale, least))
+    mean = np.where(np.isnan(found[:, -1:]), np.nan, mean)
+    low, high = middle.min(axis=1, keepdims=True), middle.max(axis=1, keepdims=True)
+
+    def back(g: Array, xhat: Array) -> Array:
+        kept = ((v > low) & (v < high)).astype(np.float64)
+        for end in (low, high) if cut else ():
+            inside = (middle == end).sum(axis=1, keepdims=True)
+            kept = np.where(v == end, inside * reciprocal((v == end).sum(axis=1, keepdims=True).astype(float)), kept)
+        kept = kept / left if cut else np.full(v.shape, 1 / n)
+        along = (g * xhat).sum(axis=1, keepdims=True)
+        return -kept * (g.sum(axis=1, keepdims=True) + along * xhat)
+
+    return mean, rstd, back
