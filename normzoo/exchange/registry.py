@@ -38,8 +38,8 @@ def list_norms(family: str | None = None) -> list[Listed]:
     """The names that `create` accepts; each has attributes `family`, `devices`, `summary` (one line) and `paper`.
 
     Args:
-        family: of these alone: "batch", "conditional", "data", "instance", "layer", "local", "pointwise", "weights" or
-            "whitening". None: all norms.
+        family: of these alone: "batch", "conditional", "data", "graph", "instance", "layer", "local", "pointwise",
+            "weights" or "whitening". None: all norms.
 
     Raises:
         ValueError: there is no such family.
