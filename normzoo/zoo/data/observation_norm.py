@@ -92,11 +92,11 @@ class ObservationNorm(Standardize):
         if not self.training:
             y, inner = self._by(x, self._scale, out)
         else:
-            self._check_writeable()
             batch = self._of([x])
-            y, inner = self._by(x, lambda: self._scale_of(self._with_prior(self.stats.merge(batch))), out)
+            stats, write = self._prepare(lambda old: old.merge(batch))
+            y, inner = self._by(x, lambda: self._scale_of(self._with_prior(stats)), out)
             if update_stats:
-                self._replace(lambda old: old.merge(batch))
+                write()
         return (y, inner) if self.clip is None else clipped(self, x, y, inner, self.clip)
 
     def _options(self) -> dict[str, Any]:
