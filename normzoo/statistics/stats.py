@@ -71,10 +71,12 @@ class Stats:
             is_count = kind == "i" and a.dtype.kind != "f"
             object.__setattr__(self, name, np.asarray(a, np.int64 if is_count else np.float64))
         shapes = self.count.shape, self.mean.shape, self.m2.shape, np.shape(self.unit)
-        try:
-            fits = shapes[1] == shapes[2] == np.broadcast_shapes(*shapes)
-        except ValueError:
-            fits = False
+        fits = shapes[1] == shapes[2]
+        if fits and not {shapes[0], shapes[3]} <= {(), shapes[1]}:  # as they usually are
+            try:
+                fits = np.broadcast_shapes(*shapes) == shapes[1]
+            except ValueError:
+                fits = False
         if not fits:
             raise ValueError(
                 "Stats: expected mean and m2 of one shape and count and unit of that shape or one that repeats over "

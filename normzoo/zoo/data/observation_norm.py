@@ -1,5 +1,6 @@
 """Normalization of observations by running statistics of all that came so far."""
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -78,8 +79,7 @@ class ObservationNorm(Standardize):
         return self._with_prior(self.stats)
 
     def _with_prior(self, stats: Stats) -> Stats:
-        features = self.num_features
-        return stats.merge(Stats(np.array(self.prior), np.zeros(features), np.full(features, self.prior)))
+        return stats.merge(prior_of(self.prior, self.num_features))
 
     def forward(self, x: Array, out: Array | None = None, *, update_stats: bool = True) -> tuple[Array, Saved]:
         """See `Norm.forward`.
@@ -92,16 +92,22 @@ class ObservationNorm(Standardize):
         if not self.training:
             y, inner = self._by(x, self._scale, out)
         else:
-            self._check_writeable()
             batch = self._of([x])
-            y, inner = self._by(x, lambda: self._scale_of(self._with_prior(self.stats.merge(batch))), out)
+            stats, write = self._prepare(lambda old: old.merge(batch))
+            y, inner = self._by(x, lambda: self._scale_of(self._with_prior(stats)), out)
             if update_stats:
-                self._replace(lambda old: old.merge(batch))
+                write()
         return (y, inner) if self.clip is None else clipped(self, x, y, inner, self.clip)
 
     def _options(self) -> dict[str, Any]:
         names = ("with_mean", "clip", "prior", "channel_axis")
         return {"eps": self.eps} | {name: getattr(self, name) for name in names}
+
+
+@lru_cache(maxsize=64)
+def prior_of(count: float, features: int) -> Stats:
+    """Statistics of `count` values of mean 0 and variance 1."""
+    return Stats(np.array(count), np.zeros(features), np.full(features, count))
 
 
 def clipped(owner: object, x: Array, y: Array, inner: Saved, most: float) -> tuple[Array, Saved]:

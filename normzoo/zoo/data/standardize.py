@@ -130,26 +130,32 @@ class Standardize(ByConstants):
         return self
 
     def _of(self, batches: Iterable[Array]) -> Stats:
-        stats = Stats.empty((self.num_features,))
+        stats = None
         for given in batches:
             known = given if isinstance(given, np.ma.MaskedArray) else data_of(self, given, "batch")
             batch = data_array(self, "batch", known)  # one count serves all features: all values count
             channel = check_channels(self, batch, self.channel_axis, 1, self.num_features)
-            stats = stats.update(batch, tuple(i for i in range(batch.ndim) if i != channel))
-        return stats
+            found = Stats.of(batch, tuple(i for i in range(batch.ndim) if i != channel))
+            stats = found if stats is None else stats.merge(found)
+        return Stats.empty((self.num_features,)) if stats is None else stats
 
     def _replace(self, new: Callable[[Stats], Stats]) -> None:
-        self._check_writeable()
+        _, write = self._prepare(new)
+        write()
+
+    def _prepare(self, new: Callable[[Stats], Stats]) -> tuple[Stats, Callable[[], None]]:
+        """new(statistics), and a function that writes them; after another thread has written, it asks `new` again."""
+        if not all(self.buffers[name].flags.writeable for name in ALL_NAMES):
+            raise ValueError(f"{self}: expected statistics that can be written, {read_only(self)}")
+        made: list[Stats] = []
 
         def values(*old: Array) -> list[Array]:
             found = new(Stats(*old))
+            made.append(found)
             return [found.count, found.mean, found.m2, np.broadcast_to(found.unit, found.shape)]
 
-        self._state().replace(values)
-
-    def _check_writeable(self) -> None:
-        if not all(self.buffers[name].flags.writeable for name in ALL_NAMES):
-            raise ValueError(f"{self}: expected statistics that can be written, {read_only(self)}")
+        write = self._state().prepare(values)
+        return made[0], write
 
     def _known(self) -> Stats:
         """The statistics to normalize by."""
