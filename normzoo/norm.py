@@ -189,7 +189,7 @@ class Norm(Surrounded):
         arrays = x, weight, bias, out
         site, around, others = self._site, None, NOTHING
         if beside or self._setting is not NOTHING_SET:
-            site, around, others = self._stands(beside)
+            site, around, others = site.stands_again(beside, self._setting) or self._stands(beside)
         found = site.recall(None, arrays, eps, UNTRACKED, True, others)
         if found is not None:
             return found

@@ -190,12 +190,16 @@ class BesideSaved(ViewSaved):
     def __init__(
         self, owner: object, plan: ForwardPlan, arrays: tuple, v: Array, eps: float, stats: Array, given: tuple
     ) -> None:
-        ViewSaved.__init__(self, owner, plan, arrays, v, eps, stats)
+        self._owner = getattr(owner, "label", owner)  # as a `ViewSaved` has it; a call of its own would take as long
+        x, self._weight, self._bias, _ = arrays
+        self._plan, self._like, self._v, self._eps, self._kept = plan, plan.like, v, eps, stats
         residual, source, self._given, self._other, self._scale = given  # other as the caller and the backend have it
-        self._residual = None
-        if residual is not None:
+        self._seen = self._other_seen = self._residual = None
+        self._overwritten = False
+        if residual is None:
+            self._source = x if plan.reads_x else None
+        else:
             self._residual, self._source = (residual.shape, residual.dtype), source
-        self._other_seen = None
         if stats.ndim > 1:  # else a shortcut has looked
             self._seen, self._other_seen = self._look()
 
@@ -280,7 +284,9 @@ class BesideSaved(ViewSaved):
         """With the gradients of what stands beside."""
         others = {}
         if dother is not None:
-            others[name_of_other(self._plan.around)] = rounded(dother, self._given.dtype, copy=False)
+            dtype = self._given.dtype
+            d = dother if dother.dtype == dtype else rounded(dother, dtype)
+            others[name_of_other(self._plan.around)] = d
         if self._residual is not None:
             others["residual"] = of_residual(found.x, self._scale, *self._residual)
         return MoreGrads(*found, others) if others else found
@@ -318,16 +324,21 @@ def run_short(
     return y if s is None else (y, s), saved
 
 
-@quiet
 def of_residual(dx: Array, scale: float, shape: tuple[int, ...], dtype: np.dtype) -> Array:
     """The gradient of a residual, from that of x; it may be a read-only view of that."""
+    if type(dx) is ndarray and scale == 1 and dx.shape == shape and dx.dtype == dtype:
+        view = dx.view()
+        view.setflags(write=False)
+        return view
+    return _scaled(dx, scale, shape, dtype)
+
+
+@quiet
+def _scaled(dx: Array, scale: float, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    """scale * dx, summed to this shape."""
     if on_device(dx):
         found: Array = dx.summed_to(scale, shape, dtype)  # type: ignore[attr-defined]
         return found
-    if scale == 1 and dx.shape == shape and dx.dtype == dtype:
-        view = dx.view()
-        view.flags.writeable = False
-        return view
     wide = compute_dtype(dx.dtype, dtype)
     d = dx.astype(wide) * wide.type(scale)
     return (d if d.shape == shape else summed(d.astype(np.float64), shape)).astype(dtype)
