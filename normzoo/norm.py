@@ -26,7 +26,6 @@ from normzoo.passes.arrays import (
 from normzoo.passes.attributes import (
     UNDECLARED,
     Last,
-    Surrounded,
     check_state_names,
     closing,
     entries,
@@ -44,6 +43,7 @@ from normzoo.passes.normalize import normalize
 from normzoo.passes.numbers import check_counts, check_eps, check_momentum
 from normzoo.passes.saved import Grads, Label, Saved
 from normzoo.passes.site import Site
+from normzoo.passes.surrounded import Surrounded
 from normzoo.passes.view import Axes
 from normzoo.selection.select import SELECTS, Selected, select
 from normzoo.statistics.running_state import RunningState, copy_in

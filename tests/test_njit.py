@@ -315,6 +315,8 @@ COMPILING = [
     (lambda x: F.group_norm(x, 2, gate_first=True), X, "group_norm: expected a gate, as gate_first=True, got none"),
     (lambda x: F.group_norm(x, 2, gate=x, gate_first=x[0, 0] > 0), X, "expected gate_first to be written as True or False"),
     (lambda x: F.instance_norm(x, activation="rely"), X, "instance_norm: expected an activation of"),
+    (lambda x: F.layer_norm(x, (6,), activation="threshold", tau=x), X, "layer_norm: tau= is not supported in compiled code"),
+    (lambda x: F.layer_norm(x, (6,), activation="threshold"), X, "layer_norm: expected tau with activation 'threshold'"),
     (lambda x: F.instance_norm(x, activation=3), X, "instance_norm: expected activation to be written as a name"),
     (lambda x: F.layer_norm(x, (6,), axes=0), X, "layer_norm: got an unexpected keyword argument 'axes'"),
     (lambda x: F.layer_norm(x, (6,), return_saved=True)[1].backward(x, ds=x), X, "layer_norm: expected ds where a residual was added"),

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.core import types
 from numba.core.errors import TypingError
-from numba.core.imputils import lower_constant
 from numba.extending import NativeValue, models, register_model, typeof_impl, unbox
 
 from normzoo.backends.activations import activation
@@ -17,9 +16,10 @@ from normzoo.backends.around import ALONE, Activation, Around
 from normzoo.backends.cpu.beside import place_before, place_behind
 from normzoo.backends.cpu.compiling.disk import identity
 from normzoo.backends.cpu.fastcall.shortcut import DY_IN_DOTHER, DY_IN_DX, S_IN_DOTHER, S_IN_S, S_IN_Y
+from normzoo.backends.cpu.numba_internals.needed import constant_of
 from normzoo.njit.arguments import check, flag, none
 from normzoo.njit.kernels import inner
-from normzoo.passes.around import find_around
+from normzoo.passes.around import LEARNED, find_around
 from normzoo.passes.saved import Grads
 
 NAMES = "residual", "add", "gate"
@@ -30,7 +30,7 @@ class ActivationType(types.Opaque):
 
     def __init__(self, known: Activation) -> None:
         self.activation = known
-        super().__init__(f"Activation({known.name!r}, {identity(known[1:])})")
+        super().__init__(f"Activation({known.name!r}, {identity(known[1:3])})")
 
 
 @typeof_impl.register(Activation)
@@ -38,7 +38,7 @@ def _type_of(value: Activation, _context: Any) -> ActivationType:
     return ActivationType(value)
 
 
-@lower_constant(ActivationType)
+@constant_of(ActivationType)
 def _constant(context, _builder, _type, _value):
     return context.get_dummy_value()
 
@@ -57,7 +57,11 @@ def around_of(owner: str, x: Any, given: Mapping[str, Any]) -> Around:
         raise TypingError(
             f"{owner}: residual_out= is not supported in compiled code; write y, s = {owner}(x, ..., residual=residual)"
         )
-    arrays = {name: given.get(name) for name in NAMES}
+    if not none(given.get(LEARNED)):
+        raise TypingError(
+            f"{owner}: {LEARNED}= is not supported in compiled code; write np.maximum({owner}(x, ...), tau)"
+        )
+    arrays: dict[str, Any] = {name: given.get(name) for name in NAMES}
     check(owner, x, 0, arrays, {})
     for name, a in arrays.items():
         if not none(a) and a.ndim != x.ndim:
@@ -127,10 +131,11 @@ def to_y(owner: str, around: Around) -> ToY:
         return x, residual, other, scale
 
     if around == ALONE:
-        return ToY(*map(inner, (lambda x, beside: (), lambda x, y: x, lambda x, arrays: (), lambda y, read: y)))
+        none_at_all = inner(lambda x, beside: ())
+        return ToY(none_at_all, inner(lambda x, y: x), none_at_all, inner(lambda y, read: y))
     reads = {0: lambda x, y: x, S_IN_S: lambda x, y: np.empty_like(x), S_IN_Y: lambda x, y: y}
     result = (lambda y, read: (y, read)) if has_residual else (lambda y, read: y)
-    return ToY(*map(inner, (arrays, reads[place], more, result)))
+    return ToY(inner(arrays), inner(reads[place]), inner(more), inner(result))
 
 
 class ToDx(NamedTuple):
@@ -146,9 +151,10 @@ def to_dx(around: Around, dtype: types.Float) -> ToDx:
     """`around.ds` says whether there is a ds."""
     if around._replace(ds=False) == ALONE:
         return ToDx(
-            *map(inner, (lambda dx: dx, lambda saved, dy, dx, dother, ds: (dy, saved.x, ()),
-                         lambda dx, dweight, dbias, dother, saved: Grads(dx, dweight, dbias)))
-        )  # fmt: skip
+            inner(lambda dx: dx),
+            inner(lambda saved, dy, dx, dother, ds: (dy, saved.x, ())),
+            inner(lambda dx, dweight, dbias, dother, saved: Grads(dx, dweight, dbias)),
+        )
     place, has_ds, other = place_behind(around), around.ds, _other(around)
     joins, in_dother, in_dx = (place == each for each in (S_IN_DOTHER, DY_IN_DOTHER, DY_IN_DX))
 
@@ -176,7 +182,8 @@ def to_dx(around: Around, dtype: types.Float) -> ToDx:
             dx, dweight, dbias, dx * number(saved.scale), dother
         ),
     }[names]
-    return ToDx(*map(inner, ((lambda dx: np.empty_like(dx)) if other else (lambda dx: dx), given, grads)))  # noqa: PLW0108
+    dother = (lambda dx: np.empty_like(dx)) if other else (lambda dx: dx)  # noqa: PLW0108 (a function that Numba knows)
+    return ToDx(inner(dother), inner(given), inner(grads))
 
 
 def _other(around: Around) -> str:

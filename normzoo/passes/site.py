@@ -16,9 +16,20 @@ from normzoo.backends import backend, chosen
 from normzoo.backends.around import NOTHING, Around, Beside
 from normzoo.backends.contract import Array, Kind
 from normzoo.passes import plan as plans
-from normzoo.passes.around import BESIDES, CHECKS, SURROUNDINGS, Besides, Setting, check_names, check_scale, find_around
+from normzoo.passes.around import (
+    BESIDES,
+    CHECKS,
+    LEARNED,
+    SURROUNDINGS,
+    Besides,
+    Setting,
+    check_names,
+    check_scale,
+    find_around,
+)
 from normzoo.passes.arrays import Memo, are_running, is_counter
-from normzoo.passes.beside import place_usual, run_short
+from normzoo.passes.beside import place_usual
+from normzoo.passes.beside_saved import run_short
 from normzoo.passes.form import UNTRACKED, Form, Given, RunningArrays
 from normzoo.passes.normalize import find_plan, forget_plans, run
 from normzoo.passes.view_saved import DOUBLE, Arrays, ViewSaved
@@ -96,9 +107,9 @@ class Site:
             return None
         return site, around, _new(Beside, (residual, None, z, scale))
 
-    def stands(self, beside: Mapping[str, Any], setting: Setting | None = None) -> Stands:
+    def stands(self, beside: Mapping[str, Any], setting: Setting | None = None, learned: Any = None) -> Stands:
         """What a call has around the norm, by the names of `around.Besides`; without the setting of a norm also by
-        those of `around.Behind`, as functions take them."""
+        those of `around.Behind`, as functions take them. `learned`: the parameter of a norm's activation."""
         if setting is None:
             if found := self.stands_again(beside):
                 return found
@@ -108,32 +119,32 @@ class Site:
         residual, add, gate, s = get("residual"), get("add"), get("gate"), get("residual_out")
         if setting is None:
             activation, gate_first, scale = get("activation"), get("gate_first", False), get("residual_scale", 1.0)
+            learned = get(LEARNED)
         else:
             activation, gate_first, scale = setting
         if s is not None and residual is None:
             raise ValueError(f"{self.owner}: expected residual_out with a residual, got it alone; write out=")
-        key = residual is None, add is None, gate is None, activation, bool(gate_first)
+        key = residual is None, add is None, gate is None, learned is None, activation, bool(gate_first)
         try:
             found = self.ways.get(key)
         except TypeError:
             found = None  # what cannot be a key is no activation
         if found is None:
             act = CHECKS["activation"](self.owner, activation)
-            around = find_around(
-                self.owner, act, bool(gate_first), residual is not None, add is not None, gate is not None
-            )
+            given = (a is not None for a in (residual, add, gate, learned))
+            around = find_around(self.owner, act, bool(gate_first), *given)
             found = self.ways.keep(key, (self if around is None else Site(self.owner), around))
         site, around = found
         if around is None:
             return self, None, NOTHING
         if not (type(scale) is float and -inf < scale < inf):
             scale = check_scale(self.owner, scale)
-        other = add if gate is None else gate
+        other = learned if learned is not None else add if gate is None else gate
         found = site, around, _new(Beside, (residual, s, other, scale))  # in half the time of Beside(...)
         settled = setting is not None or BESIDES.issuperset(
             beside
         )  # nothing but the arrays differs in a call like this
-        if settled and s is None and not any(a is None for a in beside.values()):
+        if settled and s is None and learned is None and not any(a is None for a in beside.values()):
             names, name = tuple(beside), "" if other is None else "add" if gate is None else "gate"
             whole = None if names else found
             self.again.keep(names, Way(setting, site, around, residual is not None, name, scale, whole))
