@@ -31,7 +31,6 @@ NORMS = {
     "crms_norm": (nz.CRMSNorm, "rows"),
     "partial_rms_norm": (lambda c, **o: nz.PartialRMSNorm(c, 0.3, **o), "rows"),
     "message_norm": (lambda c, **o: nz.MessageNorm(True, **o), "rows"),
-    "ada_norm": (lambda c, **o: nz.AdaNorm(c), "rows"),
     "max_norm": (lambda c, **o: nz.MaxNorm(2, 0, 3.0), "rows"),
     "global_response_norm": (nz.GlobalResponseNorm, "maps"),
     "evo_norm_b0": (nz.EvoNormB0, "maps"),
@@ -148,7 +147,7 @@ def test_the_same_bits_on_any_number_of_threads(name, last, rng):
         check.same_bits(alone[key], v)
 
 
-@pytest.mark.parametrize("name", ["evo_norm_s0", "evo_norm_b0", "revin", "ada_norm"])
+@pytest.mark.parametrize("name", ["evo_norm_s0", "evo_norm_b0", "revin"])
 def test_digits_are_kept_far_from_zero(name, rng):
     norm, x, inputs, dy = made(name, rng)
     if "v" in norm.params:
