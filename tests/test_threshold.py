@@ -194,6 +194,13 @@ def _check_functions(rng):
     check.same_bits(made, F.layer_norm(x, 4, activation="relu"))
 
 
+def test_a_threshold_beyond_the_range_of_x_is_no_warning():
+    norm = nz.LayerNorm(4, activation="threshold")
+    norm.tau[...] = 1e30, -1e30, 0, 0
+    y = norm(np.arange(8, dtype=np.float16).reshape(2, 4))
+    assert np.isposinf(y[:, 0]).all() and np.isfinite(y[:, 1:]).all()
+
+
 def test_a_changed_tau_is_refused(rng):
     norm, _, x, _ = made("rms_norm", rng)
     norm(x)

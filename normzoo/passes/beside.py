@@ -147,7 +147,11 @@ def place(plan: ForwardPlan, owner: object, arrays: tuple, beside: Beside, apart
         held = weight, bias, other, out, *apart
         check_out(owner, s, x.shape, x.dtype, (x, residual), held, "residual_out")
     parameter = other if is_learned(plan.around) else None
-    o = None if other is None else plan.take(other if parameter is None else plan.repeated(other))
+    o = None
+    if parameter is not None:
+        o = plan.copy(plan.repeated(parameter))
+    elif other is not None:
+        o = plan.take(other)
     if residual is None:
         return Placed(Beside(other=o), x, None, False, parameter)
     if plan.adds:

@@ -106,7 +106,7 @@ class BesideSaved(ViewSaved):
         other, bias = self._other, self._bias
         if other is not None:
             if is_learned(plan.around):
-                other = plan.take(self._plan.repeated(other))
+                other = plan.copy(self._plan.repeated(other))
             elif not plan.x_as_is:
                 other = other.astype(plan.store)
             made, dother, elsewhere = plan.target(None)

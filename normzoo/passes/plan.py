@@ -91,6 +91,14 @@ class Plan:
         """An array of x's shape, as the backend reads it."""
         return kernel_array(self.view.of(a), self.store)
 
+    @quiet
+    def copy(self, a: Array) -> Array:
+        """A copy of an array of x's shape, as the backend reads it, in memory that is used again."""
+        a = self.view.of(a)
+        made = self.memory.empty(a.shape, self.store)
+        made[...] = a
+        return made
+
     def parameter(self, p: Array) -> Array:
         """A parameter, as the backend reads it."""
         return kernel_array(self.view.parameter(p), self.dtype)
@@ -210,7 +218,7 @@ class ForwardPlan(Plan):
             self.run = backend(name).apply(dims, parameter_dims, self.dtype, self.store, around)
 
     def repeated(self, p: Array) -> Array:
-        """A parameter of an activation, in x's shape."""
+        """A parameter of an activation, for every value of x: a view, where no axis is split."""
         shape, letters, _ = self.axes
         sizes = [size if letter in "KR" else 1 for size, letter in zip(shape, letters, strict=True)]
         return np.broadcast_to(p.reshape(sizes), shape).reshape(self.shape)
