@@ -100,10 +100,10 @@ class MiniLM:
         scores = q @ k.swapaxes(2, 3) / np.sqrt(q.shape[-1]).astype(x.dtype)
         scores = softmax(np.where(mask[:, None, None], scores, -np.inf), axis=-1)
         attended = self.linear(f"{name}.attention.output.dense", (scores @ v).swapaxes(1, 2).reshape(x.shape))
-        x = self.norms[f"{name}.attention.output.LayerNorm"](x + attended)
+        x, _ = self.norms[f"{name}.attention.output.LayerNorm"](attended, residual=x)
         h = self.linear(f"{name}.intermediate.dense", x)
         h = (h * 0.5 * (1 + erf(h * np.sqrt(0.5).astype(h.dtype)))).astype(h.dtype)  # GELU
-        return self.norms[f"{name}.output.LayerNorm"](x + self.linear(f"{name}.output.dense", h))
+        return self.norms[f"{name}.output.LayerNorm"](self.linear(f"{name}.output.dense", h), residual=x)[0]
 
 
 def draw(path: Path, sentences: Sequence[str], cosines: np.ndarray, title: str) -> None:

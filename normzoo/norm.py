@@ -26,7 +26,6 @@ from normzoo.passes.arrays import (
 from normzoo.passes.attributes import (
     UNDECLARED,
     Last,
-    Surrounded,
     check_state_names,
     closing,
     entries,
@@ -44,6 +43,7 @@ from normzoo.passes.normalize import normalize
 from normzoo.passes.numbers import check_counts, check_eps, check_momentum
 from normzoo.passes.saved import Grads, Label, Saved
 from normzoo.passes.site import Site
+from normzoo.passes.surrounded import Surrounded
 from normzoo.passes.view import Axes
 from normzoo.selection.select import SELECTS, Selected, select
 from normzoo.statistics.running_state import RunningState, copy_in
@@ -189,7 +189,7 @@ class Norm(Surrounded):
         arrays = x, weight, bias, out
         site, around, others = self._site, None, NOTHING
         if beside or self._setting is not NOTHING_SET:
-            site, around, others = self._stands(beside)
+            site, around, others = site.stands_again(beside, self._setting) or self._stands(beside)
         found = site.recall(None, arrays, eps, UNTRACKED, True, others)
         if found is not None:
             return found

@@ -649,6 +649,35 @@ def test_calls_that_differ_in_what_is_around_alternate(everywhere, rng):
             assert a is b is None or check.same_bits(a, b) is None
 
 
+def test_a_call_with_the_names_of_an_earlier_one_may_be_another(everywhere, rng):
+    x, r, z = rng.standard_normal((3, 4, 7)).astype(np.float32)
+    norm = filled(nz.LayerNorm(7), rng)
+    params = norm.weight, norm.bias
+    for call in (norm, lambda x, **beside: nz.functional.layer_norm(x, 7, *params, **beside)):
+        y, s = call(x, residual=r)
+        check.same_bits(call(s), y)
+        check.same_bits(call(x, residual=None), call(x))
+        assert isinstance(call(x, residual=None, add=z), np.ndarray)
+        check.same_bits(call(x, residual=r, add=None)[0], y)
+        added = call(x, residual=r, add=z)[0]
+        check.same_bits(call(x, add=z, residual=r)[0], added)
+        check.same_bits(call(x, residual=r, gate=None, add=z)[0], added)
+        check.same_bits(call(x, residual=r, residual_out=r.copy())[0], y)
+        with pytest.raises(ValueError, match="expected add or gate, got both"):
+            call(x, residual=r, add=z, gate=z)
+        with pytest.raises(ValueError, match="expected residual_out with a residual, got it alone"):
+            call(x, residual=None, residual_out=z)
+        with pytest.raises(TypeError, match="did you mean 'residual'"):
+            call(x, residul=r)
+    norm.residual_scale = 2.0
+    check.same_bits(norm(x, residual=r)[1], x + 2 * r)
+    norm.residual_scale, norm.activation = 1.0, "relu"
+    check.same_bits(norm(x, residual=r)[0], np.maximum(y, 0))
+    check.same_bits(norm(x), nz.functional.layer_norm(x, 7, *params, activation="relu"))
+    norm.activation = None
+    check.same_bits(norm(x, residual=r)[0], y)
+
+
 def test_sets_without_values(everywhere):
     for shape in ((0, 5), (3, 0, 5)):
         x = np.ones(shape, np.float32)

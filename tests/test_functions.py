@@ -174,7 +174,7 @@ def test_arrays_keep_their_dtype(name, dtype):
 
 # -- activations
 
-LISTED = [str(name) for name in list_activations() if name != "identity"]
+LISTED = [str(name) for name in list_activations() if name != "identity" and not activation(name).parameter]
 WITH_PARAMETERS = "leaky_relu(0.2)", "elu(1.5)", "softplus(2.0)", "clip(-2.0, 0.5)"
 KINKS = (-6, -3, -2, -1, -0.0, 0.0, 0.5, 1, 3, 6)
 
@@ -257,6 +257,31 @@ def test_nan_stays(name, dtype):
     assert np.isnan(act.value(x)).all() and np.isnan(act.derivative(x)).all()
     for function in (act.value, act.derivative):
         assert np.isnan(taken(of_lanes(helper(function), f"{name}_{function.__name__}"), x)).all()
+
+
+@np.errstate(all="ignore")
+@pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
+def test_a_learned_threshold_is_a_maximum(dtype, rng):
+    """Of two tensors, but that where both are equal PyTorch halves the gradient, and here tau has it."""
+    torch = pytest.importorskip("torch")
+    act, v, tau = (
+        activation("threshold"),
+        rng.standard_normal(400).astype(dtype),
+        rng.standard_normal(400).astype(dtype),
+    )
+    given = [torch.tensor(a, requires_grad=True) for a in (v, tau)]
+    value = torch.maximum(*given)
+    value.sum().backward()
+    np.testing.assert_array_equal(act.value(v, tau), value.detach().numpy())
+    for found, a in zip(act.derivative(v, tau), given, strict=True):
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, a.grad.numpy())
+    ends = np.array([-np.inf, np.inf, 1, np.nan], dtype)
+    np.testing.assert_array_equal(act.value(ends, dtype(1)), np.array([1, np.inf, 1, np.nan], dtype))
+    by_v, by_tau = act.derivative(ends, dtype(1))
+    np.testing.assert_array_equal(by_v, [0, 1, 0, np.nan])
+    np.testing.assert_array_equal(by_tau, [1, 0, 1, np.nan])
+    assert act is pickle.loads(pickle.dumps(act)) and act.parameter == "tau"
 
 
 def test_an_activation_by_name():

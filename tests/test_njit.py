@@ -186,6 +186,114 @@ def test_y_alone(rng):
     check.same_bits(without_saving(x, x[0].copy()), F.rms_norm(x, (21,), x[0].copy()))
 
 
+BENT = nz.Activation("bent", lambda v: v * v + v, lambda v: v + v + 1.0)
+LEAKY = nz.Activation("leaky", lambda v: v * 0.5, lambda v: v * 0.0 + 0.5)
+
+
+@numba.njit
+def after_residual(x, z, w, b, dy, ds):
+    (y, s), saved = F.layer_norm(
+        x, (x.shape[-1],), w, b, return_saved=True, residual=z, activation="silu", residual_scale=0.5
+    )
+    return y, s, saved.backward(dy, ds=ds)
+
+
+@numba.njit
+def after_residual_with_gate(x, z, w, b, dy, ds):
+    (y, s), saved = F.rms_norm(x, (x.shape[-1],), w, return_saved=True, residual=z, gate=ds, activation=BENT)
+    return y, s, saved.backward(dy)
+
+
+@numba.njit
+def gate_is_first(x, z, w, b, dy, ds):
+    y, saved = F.group_norm(x, 2, w, b, return_saved=True, gate=z, gate_first=True, activation="silu")
+    return y, y, saved.backward(dy)
+
+
+@numba.njit
+def in_groups(x, z, w, b, dy, ds):
+    (y, s), saved = F.group_norm(x, 3, w, b, return_saved=True, residual=z, add=ds, activation="gelu")
+    return y, s, saved.backward(dy, ds=dy)
+
+
+@numba.njit
+def in_batches(x, z, w, b, dy, ds):
+    y, saved = F.batch_norm(x, None, None, w, b, True, return_saved=True, add=z, activation="relu")
+    return y, y, saved.backward(dy)
+
+
+@numba.njit
+def in_evaluation(x, z, w, b, dy, ds):
+    y, saved = F.batch_norm(x, w, b * b, None, b, return_saved=True, activation="leaky_relu(0.2)")
+    return y, y, saved.backward(dy)
+
+
+@numba.njit
+def in_instances(x, z, w, b, dy, ds):
+    y, saved = F.instance_norm(x, return_saved=True, gate=z)
+    return y, y, saved.backward(dy)
+
+
+AROUND = [
+    (after_residual, (6, 37)),
+    (after_residual, (9, 2)),
+    (after_residual, (3, 5000)),
+    (after_residual, (0, 17)),
+    (after_residual_with_gate, (4, 5, 31)),
+    (gate_is_first, (2, 8, 11)),
+    (gate_is_first, (3, 34)),
+    (gate_is_first, (2, 6, 300)),
+    (in_groups, (2, 6, 5, 7)),
+    (in_batches, (17, 5)),
+    (in_batches, (900, 40)),
+    (in_batches, (5, 18, 7, 7)),
+    (in_batches, (1, 3, 400)),
+    (in_evaluation, (4, 5, 300)),
+    (in_evaluation, (17, 5)),
+    (in_instances, (3, 4, 19)),
+    (in_instances, (5, 1, 400)),
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("function", "shape"),
+    [
+        pytest.param(f, s, id=f"{f.py_func.__name__}-{'x'.join(map(str, s))}", marks=() if i < 4 else pytest.mark.slow)
+        for i, (f, s) in enumerate(AROUND)
+    ],
+)
+def test_what_stands_around_has_the_bits_of_a_call_from_python(function, shape, dtype, rng):
+    x, z, dy, ds = (2 * rng.standard_normal((4, *shape)) + 0.5).astype(dtype)
+    last = function in (after_residual, after_residual_with_gate)
+    w, b = rng.standard_normal((2, shape[-1] if last else shape[1])).astype(dtype)
+    (y, s, grads), (y_again, s_again, again) = (
+        call(*(a.copy() for a in (x, z, w, b, dy, ds))) for call in (function, function.py_func)
+    )
+    check.same_bits(y, y_again)
+    check.same_bits(s, s_again)
+    names = {*grads._fields, "x", *again.others}
+    for name in names:
+        mine, theirs = getattr(grads, name), getattr(again, name)
+        assert (mine is None) == (theirs is None), name
+        if mine is not None:
+            check.same_bits(mine, theirs)
+    assert set(grads._fields[3:]) == set(again.others)
+
+
+@pytest.mark.slow
+def test_an_activation_of_ones_own_is_an_argument_too(rng):
+    """Two of one name are two."""
+    x = rng.standard_normal((5, 8)).astype(np.float32)
+
+    @numba.njit
+    def y_of(x, act):
+        return F.rms_norm(x, (8,), activation=act)
+
+    for act in (BENT, LEAKY._replace(name="bent")):
+        check.same_bits(y_of(x, act), F.rms_norm(x, (8,), activation=act))
+
+
 X = np.zeros((4, 6), np.float32)
 COMPILING = [
     (lambda x: F.layer_norm(x, (6,)), X.T, "expected x to be a C-contiguous array of float32 or float64"),
@@ -200,11 +308,19 @@ COMPILING = [
     (lambda x: F.batch_norm(x, None, None), X, "expected running_mean and running_var where"),
     (lambda x: F.batch_norm(x, x[0], None, training=True), X, "expected running_mean and running_var, or neither"),
     (lambda x: F.group_norm(x, 2, channel_axis=-1), X, "channel_axis= is not supported in compiled code"),
-    (lambda x: F.layer_norm(x, (6,), residual=x), X, "layer_norm: residual= is not supported in compiled code; write layer_norm(x + residual, ...)"),
-    (lambda x: F.rms_norm(x, (6,), gate=x), X, "rms_norm: gate= is not supported in compiled code; write rms_norm(x, ...) * gate"),
-    (lambda x: F.group_norm(x, 2, add=x), X, "group_norm: add= is not supported in compiled code; write group_norm(x, ...) + add"),
-    (lambda x: F.instance_norm(x, activation="relu"), X, "instance_norm: activation= is not supported in compiled code"),
-    (lambda x: F.batch_norm(x, None, None, training=True, gate_first=True), X, "batch_norm: gate_first= is not"),
+    (lambda x: F.layer_norm(x, (6,), residual=x[0]), X, "layer_norm: expected residual of x's 2 dimensions in compiled code, got 1"),
+    (lambda x: F.layer_norm(x, (6,), residual=x, residual_out=x), X, "layer_norm: residual_out= is not supported in compiled code; write y, s = "),
+    (lambda x: F.rms_norm(x, (6,), gate=x, add=x), X, "rms_norm: expected add or gate, got both"),
+    (lambda x: F.rms_norm(x, (6,), gate=np.ones((4, 6))), X, "rms_norm: expected gate of x's dtype float32, got float64"),
+    (lambda x: F.group_norm(x, 2, gate_first=True), X, "group_norm: expected a gate, as gate_first=True, got none"),
+    (lambda x: F.group_norm(x, 2, gate=x, gate_first=x[0, 0] > 0), X, "expected gate_first to be written as True or False"),
+    (lambda x: F.instance_norm(x, activation="rely"), X, "instance_norm: expected an activation of"),
+    (lambda x: F.layer_norm(x, (6,), activation="threshold", tau=x), X, "layer_norm: tau= is not supported in compiled code"),
+    (lambda x: F.layer_norm(x, (6,), activation="threshold"), X, "layer_norm: expected tau with activation 'threshold'"),
+    (lambda x: F.instance_norm(x, activation=3), X, "instance_norm: expected activation to be written as a name"),
+    (lambda x: F.layer_norm(x, (6,), axes=0), X, "layer_norm: got an unexpected keyword argument 'axes'"),
+    (lambda x: F.layer_norm(x, (6,), return_saved=True)[1].backward(x, ds=x), X, "layer_norm: expected ds where a residual was added"),
+    (lambda x: F.layer_norm(x, (6,), return_saved=True)[1].backward(x, x), X, "layer_norm: out= is not supported in compiled code"),
     (lambda x: F.layer_norm(x, (6,), return_saved=True)[1].backward(x[0]), X, "expected dy to be a C-contiguous float32"),
 ]  # fmt: skip
 
@@ -229,6 +345,8 @@ RUNNING = [
     (instance_norm, (THREE[..., :1].copy(), STATS[:, :4].copy(), W6[:4], W6[:4], THREE[..., :1].copy()),
      "instance_norm: expected more than 1 value"),
     (numba.njit(lambda x: F.batch_norm(x, None, None, training=True, eps=0.0)), (X,), "batch_norm: expected eps > 0"),
+    (after_residual, (X, X[:1], W6, W6, X, X), "layer_norm: expected residual of x's shape"),
+    (after_residual, (X, X, W6, W6, X, X[:1]), "layer_norm: expected ds of x's shape"),
 ]  # fmt: skip
 
 

@@ -430,7 +430,7 @@ TOPICS = (
         "it.",
         (
             "normzoo.backends.contract.Moments", "normzoo.passes.view.Axes", ("normzoo.Norm", ("axes",)),
-            "normzoo.passes.attributes.Surrounded",
+            "normzoo.passes.surrounded.Surrounded",
         ),
     ),
 )  # fmt: skip

@@ -17,7 +17,7 @@ from normzoo.backends.lanes import choose, erf, exp, expm1, larger, log1p, magni
 FAR = 1e4  # exp(-FAR) is 0 in every float, exp(-FAR^2) too
 ROOT_HALF, ROOT_OF_PI = math.sqrt(0.5), 1 / math.sqrt(2 * math.pi)
 TANH_SLOPE, TANH_CUBE = 2 * math.sqrt(2 / math.pi), 2 * math.sqrt(2 / math.pi) * 0.044715  # twice: a sigmoid's
-Function = Callable[[Lanes], Lanes]
+Function = Callable[..., Lanes]
 SELU_SCALE, SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
 
 
@@ -176,13 +176,24 @@ def _clip(low: float, high: float) -> tuple[Function, Function]:
     return value, derivative
 
 
+def _threshold(v: Lanes, tau: Lanes) -> Lanes:
+    return larger(v, tau)
+
+
+def _threshold_slopes(v: Lanes, tau: Lanes) -> tuple[Lanes, Lanes]:
+    passed = choose(v - tau, 1.0, 0.0)
+    return passed, 1.0 - passed
+
+
 class _Family(NamedTuple):
-    """What makes the functions of an activation, what it takes and its defaults; formula and source."""
+    """What makes the functions of an activation, what it takes and its defaults; formula and source; its learned
+    parameter."""
 
     make: Callable[..., tuple[Function, Function]]
     defaults: dict[str, float]
     formula: str
     source: str
+    parameter: str = ""
 
 
 def _one(value: Function, derivative: Function, formula: str, source: str) -> _Family:
@@ -243,6 +254,13 @@ _TABLE = {
         "Dugas et al., 2000, NIPS; torch.nn.Softplus",
     ),
     "tanh": _one(_tanh, _tanh_slope, "tanh(x)", "torch.nn.Tanh"),
+    "threshold": _Family(
+        lambda: (_threshold, _threshold_slopes),
+        {},
+        "max(x, tau), with a learned tau for each channel, 0 at first",
+        "Singh and Krishnan, 2019, arXiv:1911.09737 (TLU)",
+        "tau",
+    ),
 }
 
 
@@ -258,7 +276,7 @@ def _member(name: str, parameters: tuple[float, ...]) -> Activation:
     """The same object for the same parameters, so that what is known of one is found for the other."""
     family = _TABLE[name]
     shown = f"({', '.join(map(repr, parameters))})" if parameters != tuple(family.defaults.values()) else ""
-    return _Named(name + shown, *family.make(*parameters))
+    return _Named(name + shown, *family.make(*parameters), family.parameter)
 
 
 def activation(given: str | Activation | None, owner: str = "activation") -> Activation | None:

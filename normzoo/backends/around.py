@@ -28,8 +28,9 @@ class Activation(NamedTuple):
     """
 
     name: str
-    value: Callable[[Lanes], Lanes]
-    derivative: Callable[[Lanes], Lanes]
+    value: Callable[..., Lanes]
+    derivative: Callable[..., Any]
+    parameter: str = ""  # of a learned one: value(v, p), and derivative(v, p) is a pair, that by v and that by p
 
     def __repr__(self) -> str:
         return f"Activation({self.name!r})"
@@ -40,7 +41,7 @@ class Around(NamedTuple):
 
     residual: bool = False  # s = x + scale * residual
     gate_first: bool = False  # s = x * act(gate); with nothing else
-    behind: str = ""  # "add": y = act(z + add); "gate": y = z * act(gate); "": y = act(z)
+    behind: str = ""  # "add": y = act(z + add); "gate": y = z * act(gate); "learned": y = act(z, p); "": y = act(z)
     activation: Activation | None = None  # None: act(z) = z
     ds: bool = False  # going back: a gradient that reaches s from elsewhere
 
@@ -63,7 +64,7 @@ class Beside(NamedTuple):
 
     residual: Any = None
     s: Any = None  # written: what the norm reads
-    other: Any = None  # what is added behind, or the gate
+    other: Any = None  # what is added behind, or the gate, or the parameter of what is learned, repeated
     scale: float = 1.0  # of the residual
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from normzoo.backends import definitions, definitions_of_data
 from normzoo.backends import memory as host_memory
-from normzoo.backends.around import ALONE, NOTHING, NOTHING_BACK, Around, Beside, BesideBack
+from normzoo.backends.around import ALONE, NOTHING, NOTHING_BACK, Activation, Around, Beside, BesideBack
 from normzoo.backends.contract import BEYOND, Apply, Array, Backend, Backward, Dims, Forward, Moments, Pass, Volume
 from normzoo.backends.forms import (
     Cells,
@@ -237,6 +237,8 @@ def _behind(v: Array, around: Around, other: Array | None) -> Array:
     if other is None:
         return _activated(around, v)[0]
     o = other.reshape(v.shape)
+    if around.behind == "learned":
+        return np.asarray(_known(around).value(v, o.astype(np.float64)))
     return v * _activated(around, o)[0] if around.behind == "gate" else _activated(around, v + o)[0]
 
 
@@ -245,11 +247,21 @@ def _behind_back(d: Array, v: Array, around: Around, other: Array | None) -> tup
     if other is None:
         return d * _activated(around, v)[1], None
     o = other.reshape(v.shape)
+    if around.behind == "learned":
+        by_v, by_parameter = _known(around).derivative(v.astype(np.float64), o.astype(np.float64))
+        return d * by_v, d * by_parameter
     if around.behind == "gate":
         act, slope = _activated(around, o)
         return d * act, d * v * slope
     d = d * _activated(around, v + o)[1]
     return d, d
+
+
+def _known(around: Around) -> Activation:
+    act = around.activation
+    if act is None:
+        raise ValueError("expected an activation that is learned, got none")
+    return act
 
 
 def _activated(around: Around, v: Array) -> tuple[Array, Array]:

@@ -297,7 +297,9 @@ def _with_around(
         if name not in CHECKS:
             raise ValueError(f"compile_cache: expected behind to have {', '.join(CHECKS)}, got {name!r}")
     act = CHECKS["activation"]("compile_cache", behind.get("activation"))
-    find_around("compile_cache", act, bool(behind.get("gate_first")), *(name in beside for name in arrays))
+    residual, add, gate = (name in beside for name in arrays)
+    learned = act is not None and act.parameter != ""
+    find_around("compile_cache", act, bool(behind.get("gate_first")), residual, add, gate, learned)
     for name in names:
         if not classes[name].fuses and not skips:
             refuse(f"compile_cache: {classes[name].__name__}", {*behind, *beside})

@@ -9,64 +9,23 @@ import numpy as np
 from numba.core import types
 from numba.core.errors import TypingError
 from numba.experimental.structref import new
-from numba.extending import overload
 
 from normzoo import functional
+from normzoo.backends.around import ALONE, Around
 from normzoo.backends.contract import CONSTANT, Moments
 from normzoo.backends.cpu.compiling.jit import INNER
 from normzoo.backends.cpu.kernels import running as running_kernels
 from normzoo.backends.cpu.kernels.records import Forward
+from normzoo.njit.arguments import check, compiled, flag, none
+from normzoo.njit.around import around_of, to_y
 from normzoo.njit.kernels import Kinds, by_address, fit_sizes, forward, inner
 from normzoo.njit.saved import SavedType
-from normzoo.passes.around import WRITE
 from normzoo.passes.arrays import SPACING
 from normzoo.zoo.layer.layer_norm import LayerNorm
 from normzoo.zoo.layer.rms_norm import RMSNorm
 
 CENTERED, UNCENTERED = LayerNorm.moments, RMSNorm.moments
 k, r, K, R = range(4)  # the letters of `view.py`, see `view.KINDS`
-
-
-def _none(a: Any) -> bool:
-    return a is None or isinstance(a, types.NoneType) or (isinstance(a, types.Omitted) and a.value is None)
-
-
-def _flag(owner: str, name: str, value: Any) -> bool:
-    """The value of an argument that must be known when compiling."""
-    if isinstance(value, types.Omitted):
-        value = value.value
-    if isinstance(value, types.BooleanLiteral):
-        value = value.literal_value
-    if not isinstance(value, bool):
-        raise TypingError(
-            f"{owner}: expected {name} to be written as True or False, got {value}; write "
-            f"if {name}: ... {name}=True ... else: ... {name}=False"
-        )
-    return value
-
-
-def _check(owner: str, x: Any, least: int, arrays: dict[str, Any], absent: dict[str, Any]) -> None:
-    """Check that x and the other arrays are such as kernels take (or None), and that arguments only for Python are
-    absent."""
-    for name, a in {"x": x, **arrays}.items():
-        if name != "x" and _none(a):
-            continue
-        if not isinstance(a, types.Array) or a.dtype not in (types.float32, types.float64) or a.layout != "C":
-            raise TypingError(
-                f"{owner}: expected {name} to be a C-contiguous array of float32 or float64, got {a}; write "
-                f"np.ascontiguousarray({name}), and astype where the dtype is another"
-            )
-        if a.dtype != x.dtype and name in ("weight", "bias"):
-            raise TypingError(
-                f"{owner}: expected {name} of x's dtype {x.dtype}, got {a.dtype}; write {name}.astype(x.dtype)"
-            )
-    if x.ndim < least:
-        raise TypingError(f"{owner}: expected x of {least} dimensions or more, got {x.ndim}")
-    for name, a in absent.items():
-        if not (_none(a) or a == 1 or getattr(a, "literal_value", getattr(a, "value", None)) == 1):
-            raise TypingError(
-                f"{owner}: {name}= is not supported in compiled code; call it from Python, or move the axes"
-            )
 
 
 def _parameter(given: bool, other_given: bool, value: float) -> Callable:
@@ -88,20 +47,24 @@ class Form(NamedTuple):
     moments: Moments
     kinds: Kinds
     keep: bool  # is a `Saved` returned?
+    around: Around
 
 
 @lru_cache(maxsize=256)
 def _pass(form: Form, x: Any, weight: Any, bias: Any) -> Callable:
-    """run(x, weight, bias, sizes, count, eps, stats) -> y or (y, saved). It writes the statistics to `stats`."""
-    owner, plain, full, moments, kinds, keep = form
-    has_weight, has_bias = not _none(weight), not _none(bias)
+    """run(x, weight, bias, sizes, count, eps, stats, beside) -> y, or y and s; with `keep` also the `Saved`. It writes
+    the statistics to `stats`. `beside`: residual, add, gate and the residual's scale."""
+    owner, plain, full, moments, kinds, keep, around = form
+    has_weight, has_bias = not none(weight), not none(bias)
     letters = full if has_weight or has_bias else plain
     affine = has_weight or has_bias
-    run = forward(moments, kinds, x.dtype)
-    shaped = next((p.ndim for p in (weight, bias) if not _none(p)), 1)
-    saved_type = SavedType(x, shaped, owner, moments, kinds, has_weight, has_bias)
+    run = forward(moments, kinds, x.dtype, around)
+    shaped = next((p.ndim for p in (weight, bias) if not none(p)), 1)
+    saved_type = SavedType(x, shaped, owner, moments, kinds, around, (has_weight, has_bias))
     weight_of, bias_of = _parameter(has_weight, has_bias, 1.0), _parameter(has_bias, has_weight, 0.0)
     message = f"{owner}: expected weight and bias of one value for each that they span, in their own shape"
+    arrays_of, read_of, more_of, result_of = to_y(owner, around)
+    has_around, is_s = around != ALONE, around.residual
 
     @inner
     def prepare(x, weight, bias, sizes, count):
@@ -112,32 +75,31 @@ def _pass(form: Form, x: Any, weight: Any, bias: Any) -> Callable:
             raise ValueError(message)
         return dims, parameter_dims, w, b
 
-    if keep:
-
-        def call(x, weight, bias, sizes, count, eps, stats):
-            dims, parameter_dims, w, b = prepare(x, weight, bias, sizes, count)
-            s, y = stats.reshape((3, dims[0], dims[2])), np.empty_like(x)
-            if x.size > 0:
-                run(Forward(dims, parameter_dims, x, w, b, y, s, ()), eps)
+    def call(x, weight, bias, sizes, count, eps, stats, beside):
+        dims, parameter_dims, w, b = prepare(x, weight, bias, sizes, count)
+        arrays = arrays_of(x, beside)
+        y = np.empty_like(x)
+        read = read_of(x, y)
+        if x.size > 0:
+            run(Forward(dims, parameter_dims, read, w, b, y, stats, more_of(x, arrays)), eps)
+        if keep:
             saved: Any = new(saved_type)  # type: ignore[call-arg]
-            saved.x, saved.weight, saved.stats = x, w, s
+            saved.x, saved.weight, saved.stats = x, w, stats.reshape((3, dims[0], dims[2]))
             saved.dims, saved.parameter_dims = dims, parameter_dims
-            return y, saved
-    else:
-
-        def call(x, weight, bias, sizes, count, eps, stats):
-            dims, parameter_dims, w, b = prepare(x, weight, bias, sizes, count)
-            y = np.empty_like(x)
-            if x.size > 0:
-                run(Forward(dims, parameter_dims, x, w, b, y, stats, ()), eps)
-            return y
+            if is_s:
+                saved.x = read
+            if has_around:
+                saved.bias, saved.other, saved.scale = b, arrays[1], arrays[2]
+            return result_of(y, read), saved
+        return result_of(y, read)
 
     return numba.njit(**INNER)(call)
 
 
 @lru_cache(maxsize=256)
-def _last_axes(owner: str, x: Any, shape: Any, weight: Any, bias: Any, moments: Moments, keep: bool) -> tuple:
-    """The pass, and the function that computes the sizes, for layer_norm and rms_norm."""
+def _last_axes(owner: str, x: Any, shape: Any, weight: Any, bias: Any, known: tuple[Moments, bool, Around]) -> tuple:
+    """The pass, and the function that computes the sizes, for layer_norm and rms_norm; `known`: the end of a form."""
+    moments, keep, around = known
     shape = types.unliteral(shape)
     if not isinstance(shape, types.Integer) and not (
         isinstance(shape, types.UniTuple) and isinstance(shape.dtype, types.Integer)
@@ -145,11 +107,11 @@ def _last_axes(owner: str, x: Any, shape: Any, weight: Any, bias: Any, moments: 
         raise TypingError(f"{owner}: expected normalized_shape to be an integer or a tuple of integers, got {shape}")
     single = isinstance(shape, types.Integer)
     axes: int = 1 if single else shape.count  # type: ignore[union-attr]
-    _check(owner, x, axes, {"weight": weight, "bias": bias}, {})
+    check(owner, x, axes, {"weight": weight, "bias": bias}, {})
     for name, p in (("weight", weight), ("bias", bias)):
-        if not _none(p) and p.ndim != axes:
+        if not none(p) and p.ndim != axes:
             raise TypingError(f"{owner}: expected {name} of normalized_shape, {axes} dimensions, got {p.ndim}")
-    affine = not (_none(weight) and _none(bias))
+    affine = not (none(weight) and none(bias))
     kinds = Kinds(rows=not affine, rows_spanned=affine)  # columns: sets of one value
     message = f"{owner}: expected x of shape (..., *normalized_shape)"
     first = x.ndim - axes
@@ -166,35 +128,45 @@ def _last_axes(owner: str, x: Any, shape: Any, weight: Any, bias: Any, moments: 
             n *= x.shape[first + i]
         return rows, n
 
-    return _pass(Form(owner, (k, r), (k, R), moments, kinds, keep), x, weight, bias), sizes_of
+    return _pass(Form(owner, (k, r), (k, R), moments, kinds, keep, around), x, weight, bias), sizes_of
 
 
-@overload(functional.layer_norm, prefer_literal=True, jit_options=INNER)
-def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5, axis=None, out=None, return_saved=False):
+@compiled(functional.layer_norm)
+def layer_norm(x, normalized_shape, weight, bias, return_saved, **more):
     """See `nz.functional.layer_norm`."""
-    keep = _flag("layer_norm", "return_saved", return_saved)
-    _check("layer_norm", x, 1, {}, {"axis": axis, "out": out})
-    run, sizes_of = _last_axes("layer_norm", x, normalized_shape, weight, bias, CENTERED, keep)
+    keep = flag("layer_norm", "return_saved", return_saved)
+    check("layer_norm", x, 1, {}, {name: more[name] for name in ("axis", "out")})
+    known = CENTERED, keep, around_of("layer_norm", x, more)
+    run, sizes_of = _last_axes("layer_norm", x, normalized_shape, weight, bias, known)
 
-    def call(x, normalized_shape, weight=None, bias=None, eps=1e-5, axis=None, out=None, return_saved=False):
+    def call(
+        x, normalized_shape, weight=None, bias=None, eps=1e-5, axis=None, out=None, return_saved=False,
+        residual=None, add=None, gate=None, activation=None, gate_first=False, residual_scale=1.0,
+    ):  # fmt: skip
         rows, n = sizes_of(x, normalized_shape)
-        return run(x, weight, bias, (rows, n), n, float(eps), np.zeros((3, rows, 1)))
+        beside = residual, add, gate, residual_scale
+        return run(x, weight, bias, (rows, n), n, float(eps), np.zeros((3, rows, 1)), beside)
 
     return call
 
 
-@overload(functional.rms_norm, prefer_literal=True, jit_options=INNER)
-def rms_norm(x, normalized_shape, weight=None, eps=None, axis=None, out=None, return_saved=False):
+@compiled(functional.rms_norm)
+def rms_norm(x, normalized_shape, weight, eps, return_saved, **more):
     """See `nz.functional.rms_norm`."""
-    keep = _flag("rms_norm", "return_saved", return_saved)
-    _check("rms_norm", x, 1, {}, {"axis": axis, "out": out})
-    run, sizes_of = _last_axes("rms_norm", x, normalized_shape, weight, None, UNCENTERED, keep)
+    keep = flag("rms_norm", "return_saved", return_saved)
+    check("rms_norm", x, 1, {}, {name: more[name] for name in ("axis", "out")})
+    known = UNCENTERED, keep, around_of("rms_norm", x, more)
+    run, sizes_of = _last_axes("rms_norm", x, normalized_shape, weight, None, known)
     usual = SPACING[np.dtype(str(x.dtype))]
-    eps_of = inner((lambda eps: usual) if _none(eps) else (lambda eps: float(eps)))  # noqa: PLW0108
+    eps_of = inner((lambda eps: usual) if none(eps) else (lambda eps: float(eps)))  # noqa: PLW0108
 
-    def call(x, normalized_shape, weight=None, eps=None, axis=None, out=None, return_saved=False):
+    def call(
+        x, normalized_shape, weight=None, eps=None, axis=None, out=None, return_saved=False,
+        residual=None, add=None, gate=None, activation=None, gate_first=False, residual_scale=1.0,
+    ):  # fmt: skip
         rows, n = sizes_of(x, normalized_shape)
-        return run(x, weight, None, (rows, n), n, eps_of(eps), np.zeros((3, rows, 1)))
+        beside = residual, add, gate, residual_scale
+        return run(x, weight, None, (rows, n), n, eps_of(eps), np.zeros((3, rows, 1)), beside)
 
     return call
 
@@ -208,25 +180,30 @@ def _positions(x, first):
     return size
 
 
-@overload(functional.group_norm, prefer_literal=True, jit_options=INNER)
-def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5, channel_axis=1, out=None, return_saved=False):
+@compiled(functional.group_norm)
+def group_norm(x, num_groups, weight, bias, return_saved, **more):
     """See `nz.functional.group_norm`."""
-    keep = _flag("group_norm", "return_saved", return_saved)
-    _check("group_norm", x, 2, {"weight": weight, "bias": bias}, {"channel_axis": channel_axis, "out": out})
+    keep = flag("group_norm", "return_saved", return_saved)
+    named = {"weight": weight, "bias": bias}
+    check("group_norm", x, 2, named, {name: more[name] for name in ("channel_axis", "out")})
     if not isinstance(types.unliteral(num_groups), types.Integer):
         raise TypingError(f"group_norm: expected num_groups to be an integer, got {num_groups}")
-    affine = not (_none(weight) and _none(bias))
+    affine = not (none(weight) and none(bias))
     kinds = Kinds(rows_spanned=affine, columns_spanned=affine, rows_of_runs=affine)
-    run = _pass(Form("group_norm", (k, k, r, r), (k, K, R, r), CENTERED, kinds, keep), x, weight, bias)
+    around = around_of("group_norm", x, more)
+    run = _pass(Form("group_norm", (k, k, r, r), (k, K, R, r), CENTERED, kinds, keep, around), x, weight, bias)
 
-    def call(x, num_groups, weight=None, bias=None, eps=1e-5, channel_axis=1, out=None, return_saved=False):
+    def call(
+        x, num_groups, weight=None, bias=None, eps=1e-5, channel_axis=1, out=None, return_saved=False,
+        residual=None, add=None, gate=None, activation=None, gate_first=False, residual_scale=1.0,
+    ):  # fmt: skip
         n, c = x.shape[0], x.shape[1]
         if num_groups < 1 or c % num_groups != 0:
             raise ValueError("group_norm: expected num_groups to divide the channels of x")
         if x.size == num_groups:
             raise ValueError("group_norm: expected more than 1 value per group")
-        sizes = (n, num_groups, c // num_groups, _positions(x, 2))
-        return run(x, weight, bias, sizes, c, float(eps), np.zeros((3, n * num_groups, 1)))
+        sizes, beside = (n, num_groups, c // num_groups, _positions(x, 2)), (residual, add, gate, residual_scale)
+        return run(x, weight, bias, sizes, c, float(eps), np.zeros((3, n * num_groups, 1)), beside)
 
     return call
 
@@ -237,12 +214,13 @@ _constants = by_address(running_kernels.constants(), (True, True, True, True, Fa
 
 @lru_cache(maxsize=256)
 def _tracked(form: Form, x: Any, running: tuple, weight: Any, bias: Any) -> Callable:
-    """run(x, running, weight, bias, sizes, counts, momentum, eps) for batch_norm and instance_norm; `counts` are
-    (number of sets, values per set)."""
+    """run(x, running, weight, bias, sizes, counts, rates, beside) for batch_norm and instance_norm.
+
+    `counts` are (number of sets, values per set), `rates` momentum and eps."""
     owner, own, (mean, var) = form.owner, form.moments != CONSTANT, running
-    tracked = not _none(mean)
+    tracked = not none(mean)
     updates = own and tracked
-    if tracked == _none(var):
+    if tracked == none(var):
         raise TypingError(f"{owner}: expected running_mean and running_var, or neither")
     if not own and not tracked:
         raise TypingError(f"{owner}: expected running_mean and running_var where x's own statistics are not used")
@@ -256,8 +234,8 @@ def _tracked(form: Form, x: Any, running: tuple, weight: Any, bias: Any) -> Call
     variance_message = f"{owner}: expected running_var >= 0, got a variance below 0"
     eps_message = f"{owner}: expected eps > 0 where x's own statistics are used"
 
-    def call(x, running, weight, bias, sizes, counts, momentum, eps):
-        (mean, var), (sets, values) = running, counts
+    def call(x, running, weight, bias, sizes, counts, rates, beside):
+        (mean, var), (sets, values), (momentum, eps) = running, counts, rates
         stats = np.zeros((3, sets, 1))
         if tracked:  # noqa: SIM102 (a separate `if`: it decides what is compiled)
             if mean.size != x.shape[1] or var.size != x.shape[1]:
@@ -272,7 +250,7 @@ def _tracked(form: Form, x: Any, running: tuple, weight: Any, bias: Any) -> Call
             _constants((mean, var, stats, negative, mean.size, eps))
             if negative[()] > 0:
                 raise ValueError(variance_message)
-        found = run(x, weight, bias, sizes, x.shape[1], eps, stats)
+        found = run(x, weight, bias, sizes, x.shape[1], eps, stats, beside)
         if updates:  # noqa: SIM102
             if x.size > 0:
                 _take_in((mean, var, np.zeros((), np.int64), stats, mean.size, sets, values, momentum))
@@ -281,70 +259,48 @@ def _tracked(form: Form, x: Any, running: tuple, weight: Any, bias: Any) -> Call
     return numba.njit(**INNER)(call)
 
 
-@overload(functional.batch_norm, prefer_literal=True, jit_options=INNER)
-def batch_norm(
-    x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5, channel_axis=1,
-    out=None, return_saved=False,
-):  # fmt: skip
+@compiled(functional.batch_norm)
+def batch_norm(x, running_mean, running_var, weight, bias, training, return_saved, **more):
     """See `nz.functional.batch_norm`; training updates the running statistics in place."""
-    own, keep = _flag("batch_norm", "training", training), _flag("batch_norm", "return_saved", return_saved)
+    own, keep = flag("batch_norm", "training", training), flag("batch_norm", "return_saved", return_saved)
     named = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
-    _check("batch_norm", x, 2, named, {"channel_axis": channel_axis, "out": out})
-    form = Form("batch_norm", (r, k, r), (r, K, r), CENTERED if own else CONSTANT, Kinds(), keep)
+    check("batch_norm", x, 2, named, {name: more[name] for name in ("channel_axis", "out")})
+    around = around_of("batch_norm", x, more)
+    form = Form("batch_norm", (r, k, r), (r, K, r), CENTERED if own else CONSTANT, Kinds(), keep, around)
     run = _tracked(form, x, (running_mean, running_var), weight, bias)
 
     def call(
         x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5, channel_axis=1,
         out=None, return_saved=False,
+        residual=None, add=None, gate=None, activation=None, gate_first=False, residual_scale=1.0,
     ):  # fmt: skip
         n, c, s = x.shape[0], x.shape[1], _positions(x, 2)
-        running = running_mean, running_var
-        return run(x, running, weight, bias, (n, c, s), (c, n * s), float(momentum), float(eps))
+        running, rates = (running_mean, running_var), (float(momentum), float(eps))
+        beside = residual, add, gate, residual_scale
+        return run(x, running, weight, bias, (n, c, s), (c, n * s), rates, beside)
 
     return call
 
 
-@overload(functional.instance_norm, prefer_literal=True, jit_options=INNER)
-def instance_norm(
-    x, running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True, momentum=0.1, eps=1e-5,
-    channel_axis=1, out=None, return_saved=False,
-):  # fmt: skip
+@compiled(functional.instance_norm)
+def instance_norm(x, running_mean, running_var, weight, bias, use_input_stats, return_saved, **more):
     """See `nz.functional.instance_norm`; use_input_stats updates the running statistics in place."""
-    own = _flag("instance_norm", "use_input_stats", use_input_stats)
-    keep = _flag("instance_norm", "return_saved", return_saved)
+    own = flag("instance_norm", "use_input_stats", use_input_stats)
+    keep = flag("instance_norm", "return_saved", return_saved)
     named = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
-    _check("instance_norm", x, 2, named, {"channel_axis": channel_axis, "out": out})
+    check("instance_norm", x, 2, named, {name: more[name] for name in ("channel_axis", "out")})
     samples = k if own else r  # see `Axes.merged`
-    moments = CENTERED if own else CONSTANT
-    form = Form("instance_norm", (samples, k, r), (samples, K, r), moments, Kinds(), keep)
+    moments, around = CENTERED if own else CONSTANT, around_of("instance_norm", x, more)
+    form = Form("instance_norm", (samples, k, r), (samples, K, r), moments, Kinds(), keep, around)
     run = _tracked(form, x, (running_mean, running_var), weight, bias)
 
     def call(
         x, running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True, momentum=0.1, eps=1e-5,
         channel_axis=1, out=None, return_saved=False,
+        residual=None, add=None, gate=None, activation=None, gate_first=False, residual_scale=1.0,
     ):  # fmt: skip
         n, c, s = x.shape[0], x.shape[1], _positions(x, 2)
-        running, sets = (running_mean, running_var), n * c if own else c
-        return run(x, running, weight, bias, (n, c, s), (sets, s), float(momentum), float(eps))
+        running, sets, rates = (running_mean, running_var), n * c if own else c, (float(momentum), float(eps))
+        return run(x, running, weight, bias, (n, c, s), (sets, s), rates, (residual, add, gate, residual_scale))
 
     return call
-
-
-def _refusing(owner: str) -> Callable:
-    """An overload that fits no call: Numba asks it too, and reports why."""
-
-    def around(*arguments, **named):
-        """What stands around a norm is not compiled into functions of the user."""
-        for name, write in WRITE.items():
-            if not _none(named.get(name)):
-                call = write.replace("norm(", f"{owner}(").replace(")", ", ...)", 1)
-                raise TypingError(
-                    f"{owner}: {name}= is not supported in compiled code; write {call}, or call it from Python"
-                )
-
-    return around
-
-
-for _function in (functional.batch_norm, functional.instance_norm, functional.layer_norm, functional.group_norm,
-                  functional.rms_norm):  # fmt: skip
-    overload(_function, prefer_literal=True)(_refusing(_function.__name__))

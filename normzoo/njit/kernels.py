@@ -18,6 +18,7 @@ import numpy as np
 from numba.core import types
 from numba.extending import intrinsic, register_jitable
 
+from normzoo.backends.around import ALONE, Around
 from normzoo.backends.contract import CONSTANT, Moments
 from normzoo.backends.cpu.choice import (
     BACKWARD,
@@ -44,7 +45,7 @@ from normzoo.backends.cpu.kernels import (
 )
 from normzoo.backends.cpu.kernels.rows_walk import EACH, ONE, RUNS
 from normzoo.backends.cpu.numba_internals.needed import address_in, call_at, function_type, machine_code, raise_as
-from normzoo.backends.cpu.parallel.sharing import ALONE
+from normzoo.backends.cpu.parallel.sharing import ALONE as NO_POOL
 from normzoo.backends.cpu.vector.lanes import Flat
 from normzoo.passes import view
 
@@ -105,58 +106,62 @@ _ARRAYS = {
     "apply": (False, False, False, *[True] * 5),
     "backward": (False, False, False, *[True] * 7, False, False),
 }
+_BESIDE = {"forward": (True, True, True, False), "apply": (True, True, True, False), "backward": (True,) * 6}
+
+
+def _flat(kind: str, around: Around) -> tuple[bool, ...]:
+    return _ARRAYS[kind] + (() if around == ALONE else _BESIDE[kind])
 
 
 # The result of `choice` for each of `Kinds`, in their order.
 NUMBERS = ROWS + ONE, ROWS + EACH, COLUMNS + ONE, COLUMNS + EACH, ROWS + RUNS
 
 
-def _variants(kind: str, by_row: Any, by_column: Any, kinds: Kinds) -> list[Any]:
+def _variants(kind: str, by_row: Any, by_column: Any, kinds: Kinds, around: Around) -> list[Any]:
     """The kernels of the five kinds; None for those that are not needed."""
     return [
-        by_address((by_row, by_column)[is_by_column(number)[0]](is_by_column(number)[1], False), _ARRAYS[kind])
-        if needed
-        else None
-        for number, needed in zip(NUMBERS, kinds, strict=True)
+        by_address((by_row, by_column)[by](spans, False, around), _flat(kind, around)) if needed else None
+        for (by, spans), needed in zip(map(is_by_column, NUMBERS), kinds, strict=True)
     ]
 
 
-def _of_few(kind: str, make: Any, flags: tuple, dtype: types.Float) -> Any:
+def _of_few(kind: str, make: Any, flags: tuple, dtype: types.Float, around: Around) -> Any:
     """The kernel of few values in any layout; only for float32."""
     if dtype != types.float32:
         return None
-    return by_address(make(*flags, True, False, False), _ARRAYS[kind])
+    return by_address(make(*flags, True, False, False, around), _flat(kind, around))
 
 
 @lru_cache(maxsize=256)
-def forward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
+def forward(moments: Moments, kinds: Kinds, dtype: types.Float, around: Around) -> Callable:
     """run(forward, eps), with a record: computes the statistics of x and y; with CONSTANT, only y, by the statistics in
     the record."""
     center, power = moments.center, moments.power
     known = moments == CONSTANT
     if known:
-        calls = _variants("apply", rows_split.apply, columns_split.apply, kinds)
+        calls = _variants("apply", rows_split.apply, columns_split.apply, kinds, around)
     else:
         calls = _variants(
             "forward",
             partial(rows.forward, center, power),
             partial(columns.forward, center, power),
             kinds,
+            around,
         )
     first, second, third, fourth, fifth = calls
     has_first, has_second, has_third, has_fourth, has_fifth = kinds
     # with CONSTANT, other kernels are bit-identical to `few.apply`
-    of_few: Any = None if known else _of_few("forward", few.forward, (center, power), dtype)
+    of_few: Any = None if known else _of_few("forward", few.forward, (center, power), dtype, around)
     has_few = of_few is not None
 
     @numba.njit(error_model="numpy", **INNER)
     def run(given, eps):
-        dims, parameter_dims, x, weight, bias, y, stats, _ = given
+        dims, parameter_dims, x, weight, bias, y, stats, beside = given
         divisor = float(dims[1] * dims[3])
         arguments = (
-            (ALONE, dims, parameter_dims, x, weight, bias, y, stats)
+            (NO_POOL, dims, parameter_dims, x, weight, bias, y, stats) + beside  # noqa: RUF005 (Numba knows no star here)
             if known
-            else (ALONE, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, False)
+            else (NO_POOL, dims, parameter_dims, x, weight, bias, y, stats, divisor, eps, False) + beside  # noqa: RUF005
         )
         which = choose(dims, parameter_dims, FORWARD, known, has_few)
         if has_first and which == NUMBERS[0]:
@@ -176,7 +181,7 @@ def forward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
 
 
 @lru_cache(maxsize=256)
-def backward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
+def backward(moments: Moments, kinds: Kinds, dtype: types.Float, around: Around) -> Callable:
     """run(backward, dweight, dbias), with a record."""
     center, power = moments.center, moments.power
     first, second, third, fourth, fifth = _variants(
@@ -184,16 +189,18 @@ def backward(moments: Moments, kinds: Kinds, dtype: types.Float) -> Callable:
         partial(rows_gradients.backward, center, power),
         partial(columns_gradients.backward, center, power),
         kinds,
+        around,
     )
     has_first, has_second, has_third, has_fourth, has_fifth = kinds
-    of_few, known = _of_few("backward", few.backward, (center, power, False), dtype), moments == CONSTANT
+    of_few, known = _of_few("backward", few.backward, (center, power, False), dtype, around), moments == CONSTANT
     has_few = of_few is not None
 
     @numba.njit(error_model="numpy", **INNER)
     def run(given, dweight, dbias):
-        dims, parameter_dims, dy, x, weight, stats, dx, _ = given
+        dims, parameter_dims, dy, x, weight, stats, dx, beside = given
         divisor = float(dims[1] * dims[3])
-        arguments = (ALONE, dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, np.inf)
+        own = NO_POOL, dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, np.inf
+        arguments = own + beside
         which = choose(dims, parameter_dims, BACKWARD, known, has_few)
         if has_first and which == NUMBERS[0]:
             first(arguments)

@@ -12,8 +12,10 @@ import numpy as np
 from normzoo.backends.around import ALONE, NOTHING, Activation, Around, Beside
 from normzoo.backends.contract import Array
 from normzoo.passes.arrays import cast_like, compute_dtype, quiet, rounded
-from normzoo.passes.beside import added, check_beside, checked_ds, name_of_other, of_residual, put
+from normzoo.passes.beside import added, check_beside, checked_ds, name_of_other, put
+from normzoo.passes.beside_saved import of_residual
 from normzoo.passes.form import Form
+from normzoo.passes.formulas import summed
 from normzoo.passes.saved import FunctionSaved, Grads, Saved, grads_by_name
 from normzoo.selection.select import Selected
 
@@ -56,7 +58,7 @@ def normalize_apart(
     other = beside.other
     act, wide = around.activation, compute_dtype(x.dtype)
     shown = None if chosen.shown is None else np.broadcast_to(chosen.shown, x.shape)
-    o: Any = None if other is None else rounded(other, x.dtype).astype(wide)
+    o: Any = None if other is None else _wide(form, x, other).astype(wide)
     # 1 before
     s = before(around, x, beside)
     s = _where(shown, s, x) if around.gate_first else s
@@ -70,8 +72,11 @@ def normalize_apart(
     # 3 behind
     y = v
     if around.is_behind:
-        inside = v + o if around.behind == "add" else v
-        made = v * value(act, o) if around.behind == "gate" else value(act, inside)
+        if act is not None and act.parameter:
+            made = np.asarray(act.value(v, o))
+        else:
+            inside = v + o if around.behind == "add" else v
+            made = v * value(act, o) if around.behind == "gate" else value(act, inside)
         y = rounded(_where(shown, made, v), x.dtype)
     result = (y, s) if around.residual else y
     form = form._replace(beside=beside)
@@ -82,6 +87,20 @@ def normalize_apart(
 
 def _where(shown: Array | None, made: Array, otherwise: Any) -> Array:
     return made if shown is None else np.where(shown, made, otherwise)
+
+
+def _lifted(form: Form, x: Array) -> tuple[int, ...]:
+    """The shape of a parameter, in x's rank."""
+    owner, letters = form.axes.owner or range(x.ndim), form.axes.letters
+    capital = {axis for axis, letter in zip(owner, letters, strict=True) if letter in "KR"}
+    return tuple(size if i in capital else 1 for i, size in enumerate(x.shape))
+
+
+def _wide(form: Form, x: Array, other: Array) -> Array:
+    """What stands behind in x's shape, of values that x's dtype has; a parameter keeps its own."""
+    if form.around is not None and form.around.behind == "learned":
+        return np.broadcast_to(other.reshape(_lifted(form, x)), x.shape)
+    return rounded(other, x.dtype)
 
 
 class ApartSaved(FunctionSaved):
@@ -113,7 +132,10 @@ class ApartSaved(FunctionSaved):
         d = dy
         if around.is_behind:
             wide = dy.astype(v.dtype)
-            if around.behind == "gate":
+            if act is not None and act.parameter:
+                by_v, by_parameter = act.derivative(v, other)
+                d, dother = wide * by_v, wide * by_parameter
+            elif around.behind == "gate":
                 d, dother = wide * value(act, other), wide * v * slope(act, other)
             else:
                 d = dother = wide * slope(act, v + other if around.behind == "add" else v)
@@ -125,7 +147,11 @@ class ApartSaved(FunctionSaved):
             dx, dother = _where(shown, u * value(act, other), u), u * v * slope(act, other)
         if other is not None:
             given = self._form.beside.other
-            named[name_of_other(around)] = cast_like(_where(shown, dother, np.zeros((), dother.dtype)), given)
+            dother = _where(shown, dother, np.zeros((), dother.dtype))
+            if around.behind == "learned":
+                sizes = _lifted(self._form, dother)
+                dother = summed(dother.astype(np.float64), sizes).reshape(given.shape)
+            named[name_of_other(around)] = cast_like(dother, given)
         dx = rounded(dx, self._like[1], copy=False)
         if out is not None:
             out[...] = dx

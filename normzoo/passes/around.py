@@ -35,8 +35,11 @@ BESIDES = frozenset(Besides.__annotations__)
 class Surroundings(Behind, Besides, total=False):
     """Both, as functions take them."""
 
+    tau: Array | None  # with activation="threshold", one value for each that weight and bias have
 
-SURROUNDINGS = BESIDES.union(Behind.__annotations__)
+
+LEARNED = "tau"  # what a function takes for an activation that is learned; a norm has it as a parameter
+SURROUNDINGS = BESIDES.union(Behind.__annotations__, {LEARNED})
 
 
 WRITE = {
@@ -109,10 +112,32 @@ def around_of(activation: Activation | None, gate_first: bool, residual: bool, b
     return None if found == ALONE else found
 
 
+def learned_alone(name: str) -> Around | None:
+    """Nothing but the activation of this name, which is learned."""
+    return around_of(activation(name), False, False, "learned")
+
+
 def find_around(
-    owner: object, activation: Activation | None, gate_first: bool, residual: bool, add: bool, gate: bool
-) -> Around | None:
-    """What stands around a norm of this activation where a call has these arrays."""
+    owner: object, activation: Activation | None, gate_first: bool, residual: bool, add: bool, gate: bool,
+    learned: bool = False,
+) -> Around | None:  # fmt: skip
+    """What stands around a norm of this activation where a call has these arrays; `learned`: is there a parameter of
+    the activation?"""
+    if activation is not None and activation.parameter:
+        if add or gate or gate_first:
+            other = "gate_first=True" if gate_first else "add" if add else "a gate"
+            raise ValueError(
+                f"{owner}: expected activation {activation.name!r} with nothing else behind the norm, got {other}; "
+                "compute one of them apart from the norm"
+            )
+        if not learned:
+            raise ValueError(
+                f"{owner}: expected {activation.parameter} with activation {activation.name!r}, got none; write "
+                f"norm(x), which has it as a parameter, or {activation.parameter}= in nz.functional"
+            )
+        return around_of(activation, False, residual, "learned")
+    if learned:
+        raise ValueError(f"{owner}: expected activation='threshold' with {LEARNED}, got another; leave {LEARNED} out")
     if add and gate:
         raise ValueError(
             f"{owner}: expected add or gate, got both; write norm(x, gate=gate) + add, or residual= for what is before"

@@ -1,22 +1,17 @@
-"""The arrays that stand beside x: checks, how a backend reads and writes them, and the way back to their gradients."""
+"""The arrays that stand beside x: checks, and how a backend reads and writes them."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy import ndarray
 
-from normzoo.backends import chosen
-from normzoo.backends.around import ALONE, Beside, BesideBack
+from normzoo.backends.around import NOTHING, Beside
 from normzoo.backends.contract import Array
-from normzoo.backends.samples import WIDTH, samples_in, samples_of, together
-from normzoo.passes.arrays import base_array, compute_dtype, on_device, quiet, rounded
+from normzoo.passes.arrays import base_array, check_parameter, compute_dtype, on_device, quiet, rounded
 from normzoo.passes.form import Form
-from normzoo.passes.formulas import summed
-from normzoo.passes.overlaps import check_out, may_overlap
-from normzoo.passes.plan import READY, BackwardPlan, ForwardPlan
-from normzoo.passes.saved import Grads, MoreGrads, empty_in_layout
-from normzoo.passes.view_saved import ViewSaved
+from normzoo.passes.overlaps import check_out
+from normzoo.passes.plan import READY, ForwardPlan
+from normzoo.passes.saved import empty_in_layout
 
 
 def check_beside(form: Form, x: Any) -> Beside:
@@ -31,7 +26,15 @@ def check_beside(form: Form, x: Any) -> Beside:
     if other is not None:
         name = name_of_other(form.around)
         other = base_array(owner, name, other)
-        if other.shape != x.shape:
+        if is_learned(form.around):
+            wanted = form.axes.parameter_shape if form.parameter_shape is None else form.parameter_shape
+            check_parameter(owner, name, other, wanted)
+            if on_device(x):
+                raise TypeError(
+                    f"{owner}: takes no activation with a parameter on the device; write norm(x) with activation None, "
+                    "and compute it behind the norm"
+                )
+        elif other.shape != x.shape:
             write = f"; write np.broadcast_to({name}, x.shape)" if _broadcasts(other.shape, x.shape) else ""
             raise ValueError(f"{owner}: expected {name} of x's shape {x.shape}, got {other.shape}{write}")
     s = s if s is None or isinstance(s, ndarray) else base_array(owner, "residual_out", s)
@@ -47,8 +50,16 @@ def check_beside(form: Form, x: Any) -> Beside:
 
 
 def name_of_other(around: Any) -> str:
-    """What the caller calls the array that is added or is the gate."""
+    """What the caller calls the array that is added, or is the gate, or a parameter."""
+    if around.behind == "learned":
+        found: str = around.activation.parameter
+        return found
     return "add" if around.behind == "add" else "gate"
+
+
+def is_learned(around: Any) -> bool:
+    """Is the array behind the norm a parameter of the activation?"""
+    return around is not None and around.behind == "learned"
 
 
 def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
@@ -58,9 +69,9 @@ def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     return len(shape) <= len(to) and all(n in (1, size) for n, size in zip(shape[::-1], to[::-1], strict=False))
 
 
-def is_usual(beside: Beside, x: Array) -> bool:
-    """Are all arrays such as a backend takes where they lie, beside an x that is?"""
-    for a in (beside.residual, beside.other):
+def is_usual(beside: Beside, x: Array, learned: bool = False) -> bool:
+    """Are all arrays such as a backend takes where they lie, beside an x that is? A parameter is none."""
+    for a in (beside.residual, None if learned else beside.other):
         if a is None:
             continue
         if type(a) is not ndarray or a.shape != x.shape or a.dtype != x.dtype or a.flags.num & READY != READY:
@@ -95,6 +106,7 @@ class Placed(NamedTuple):
     x: Array  # what is normalized where the backend adds nothing
     s: Array | None  # what the caller gets
     elsewhere: bool  # the backend writes it to `beside.s`, whence it is to be copied
+    parameter: Array | None = None  # of the activation, which is repeated in `beside.other`
 
     def results(self, plan: ForwardPlan, y: Array) -> Any:
         """y, or y and s, when all is written."""
@@ -106,6 +118,8 @@ class Placed(NamedTuple):
         """What the backward pass reads, v where no residual was added, and what else a `BesideSaved` takes."""
         s = self.beside.s if self.s is not None and not plan.adds else v
         source = None if self.elsewhere or plan.adds else self.s
+        if self.parameter is not None:  # it is repeated again
+            return s, (beside.residual, source, self.parameter, self.parameter, beside.scale)
         return s, (beside.residual, source, beside.other, self.beside.other, beside.scale)
 
 
@@ -114,9 +128,12 @@ def place_usual(
 ) -> Placed | None:
     """`place` of arrays that were not checked; None if they are not such as a backend takes where they lie."""
     x, (residual, s, other, scale) = arrays[0], beside
-    if not is_usual(beside, x):
+    learned = is_learned(plan.around)
+    if not is_usual(beside, x, learned):
         return None
-    if s is None and plan.as_is and plan.plain:  # as most are
+    if learned and (type(other) is not ndarray or other.shape != plan.expected or other.dtype.kind != "f"):
+        return None
+    if s is None and plan.as_is and plan.plain and not learned:  # as most are
         target = None if residual is None else plan.new(plan.shape, plan.result)
         return Placed(Beside(residual, target, other, scale), x, target, False)
     return place(plan, owner, arrays, beside, apart)
@@ -129,19 +146,24 @@ def place(plan: ForwardPlan, owner: object, arrays: tuple, beside: Beside, apart
     if s is not None:
         held = weight, bias, other, out, *apart
         check_out(owner, s, x.shape, x.dtype, (x, residual), held, "residual_out")
-    o = None if other is None else plan.take(other)
+    parameter = other if is_learned(plan.around) else None
+    o = None
+    if parameter is not None:
+        o = plan.copy(plan.repeated(parameter))
+    elif other is not None:
+        o = plan.take(other)
     if residual is None:
-        return Placed(Beside(other=o), x, None, False)
+        return Placed(Beside(other=o), x, None, False, parameter)
     if plan.adds:
         made = added(x, residual, scale)
         s = empty_in_layout(x.shape, x.dtype, None if x.flags.c_contiguous else plan.layout) if s is None else s
         s[...] = made
-        return Placed(Beside(other=o), s, s, False)
+        return Placed(Beside(other=o), s, s, False, parameter)
     s, target, elsewhere = plan.target(s)
     wide = residual
     if residual.shape != x.shape:
         wide = _repeated(owner, residual, x.shape) if on_device(x) else np.broadcast_to(residual, x.shape)
-    return Placed(Beside(plan.take(wide), target, o, scale), x, s, elsewhere)
+    return Placed(Beside(plan.take(wide), target, o, scale), x, s, elsewhere, parameter)
 
 
 def _repeated(owner: object, residual: Any, shape: tuple[int, ...]) -> Any:
@@ -176,158 +198,6 @@ def put(form: Form, x: Array, made: Any, out: Array | None, apart: tuple[Array |
 
 def gone_by(plan: ForwardPlan, x: Array, beside: Beside) -> Placed:
     """What `place` gave for a pass that was."""
+    if is_learned(plan.around):
+        return Placed(NOTHING, x, None, False, beside.other)
     return Placed(Beside(other=None if beside.other is None else plan.take(beside.other)), x, None, False)
-
-
-class BesideSaved(ViewSaved):
-    """The `Saved` of a norm that something stands around.
-
-    Of the residual nothing is needed but what it was like; of the other array, and of bias, a few values are kept too.
-    """
-
-    __slots__ = ("_given", "_other", "_other_seen", "_residual", "_scale")
-
-    def __init__(
-        self, owner: object, plan: ForwardPlan, arrays: tuple, v: Array, eps: float, stats: Array, given: tuple
-    ) -> None:
-        ViewSaved.__init__(self, owner, plan, arrays, v, eps, stats)
-        residual, source, self._given, self._other, self._scale = given  # other as the caller and the backend have it
-        self._residual = None
-        if residual is not None:
-            self._residual, self._source = (residual.shape, residual.dtype), source
-        self._other_seen = None
-        if stats.ndim > 1:  # else a shortcut has looked
-            self._seen, self._other_seen = self._look()
-
-    @property
-    def _apart(self) -> tuple[Array | None, ...]:
-        return (*super()._apart, self._given)
-
-    def _look(self) -> tuple[bytes | None, bytes | None]:
-        """Some values of all that the backward pass reads: of x and weight, and of the other array and bias."""
-        plan = self._plan
-        samples, bias = plan.samples, self._bias if (plan.around or ALONE).is_behind else None
-        if samples is None or type(self._v) is not ndarray:
-            return None, None
-        seen = samples(self._v, self._weight)
-        if self._other is None and bias is None:
-            return seen, None
-        if plan.weight != plan.bias:
-            samples = samples_of
-        return seen, samples(self._v if self._other is None else self._other, bias)
-
-    def _changed(self) -> str | None:
-        seen, other = self._look()
-        before, other_before = self._seen, self._other_seen
-        if before is None and seen is not None:
-            found = samples_in(self._kept, self._plan.stats_shape) or b""  # with room for a weight and a bias
-            before = found[: len(seen)]
-            other_before = other and found[2 * WIDTH :][: len(other)]
-        if seen != before:
-            name = "x" if seen is not None and before is not None and seen[:WIDTH] != before[:WIDTH] else ""
-            return ("s" if name and self._residual is not None else name) or "weight"
-        if other != other_before:
-            same = other is not None and other_before is not None and other[:WIDTH] == other_before[:WIDTH]
-            return "bias" if same else name_of_other(self._plan.around)
-        return None
-
-    def _shortcut(self, dy: Array, ds: Array | None = None) -> Grads | None:
-        plan, other = self._plan.recent_back, self._other
-        if plan is None or not plan.shortcut or plan.name != chosen() or other is not self._given:
-            return None
-        if plan.around is None and ds is not None:
-            return None
-        if self._seen is not None:  # store it where the shortcut reads it
-            if self._kept.ndim > 1:
-                self._kept = together(self._kept, self._seen, self._other_seen or b"")
-            self._seen = self._other_seen = None
-        empty, shape, dtype = plan.new_small, plan.gradient_shape, plan.dtype
-        dweight, dbias = empty(shape, dtype), empty(shape, dtype)
-        own = dy, self._v, self._kept, self._weight, self._eps, dweight, dbias
-        dother = None if other is None else plan.new(plan.shape, plan.result)
-        dx = plan.shortcut(*own) if plan.around is None else plan.shortcut(*own, self._bias, other, dother, ds)
-        if dx is None:
-            return None
-        found = Grads(dx, dweight, dbias) if plan.gives_both else self._grads(plan, dx, dweight, dbias)
-        return self._finished(found, dother)
-
-    def _check_ds(self, ds: Any) -> Array:
-        return super()._check_ds(ds) if self._residual is None else checked_ds(self._owner, ds, self._like[0])
-
-    def _beside_back(
-        self, plan: BackwardPlan, out: Array | None, ds: Array | None
-    ) -> tuple[tuple[BesideBack, ...], Callable[[Grads], Grads]]:
-        made = dother = None
-        elsewhere = False
-        other, bias = self._other, self._bias
-        if other is not None:
-            other = other if plan.x_as_is else other.astype(plan.store)
-            made, dother, elsewhere = plan.target(None)
-        d = None
-        if ds is not None:
-            d = plan.take(ds)
-            d = d.copy() if out is not None and may_overlap(d, out) else d
-        b = plan.zeros if bias is None else bias if plan.bias_as_is else plan.parameter(bias)
-
-        def finish(found: Grads) -> Grads:
-            if elsewhere and made is not None and dother is not None:
-                plan.deliver(dother, made)
-            return self._finished(found, made)
-
-        return () if plan.around is None else (BesideBack(b, other, dother, d),), finish
-
-    def _finished(self, found: Grads, dother: Array | None) -> Grads:
-        """With the gradients of what stands beside."""
-        others = {}
-        if dother is not None:
-            others[name_of_other(self._plan.around)] = rounded(dother, self._given.dtype, copy=False)
-        if self._residual is not None:
-            others["residual"] = of_residual(found.x, self._scale, *self._residual)
-        return MoreGrads(*found, others) if others else found
-
-
-def run_short(
-    short: tuple[ForwardPlan, Any, object], arrays: tuple, eps: Any, kept: Any, running: tuple, beside: Beside,
-    keep: bool = True,
-) -> tuple[Any, Any] | None:  # fmt: skip
-    """A pass by a shortcut: y, or y and s, and its `Saved`; None where it is not for these arrays.
-
-    Args:
-        short: the plan, its shortcut and the owner.
-        kept: takes statistics, and samples if there is room; without it, or without `keep`, nothing is saved.
-    """
-    plan, shortcut, owner = short
-    x, weight, bias, _ = arrays
-    if plan.around is None:
-        y = shortcut(x, weight, bias, eps, kept, *running)
-        if y is None:
-            return None
-        return y, ViewSaved(owner, plan, arrays, x, eps, kept) if keep and kept is not None else None
-    residual, s, other, scale = beside
-    if s is not None:
-        return None
-    if residual is not None:
-        s = plan.new(plan.shape, plan.result)
-    y = shortcut(x, weight, bias, eps, kept, *running, residual, s, other, scale)
-    if y is None:
-        return None
-    saved = None
-    if keep and kept is not None:
-        v = x if s is None else s
-        saved = BesideSaved(owner, plan, arrays, v, eps, kept, (residual, s, other, other, scale))
-    return y if s is None else (y, s), saved
-
-
-@quiet
-def of_residual(dx: Array, scale: float, shape: tuple[int, ...], dtype: np.dtype) -> Array:
-    """The gradient of a residual, from that of x; it may be a read-only view of that."""
-    if on_device(dx):
-        found: Array = dx.summed_to(scale, shape, dtype)  # type: ignore[attr-defined]
-        return found
-    if scale == 1 and dx.shape == shape and dx.dtype == dtype:
-        view = dx.view()
-        view.flags.writeable = False
-        return view
-    wide = compute_dtype(dx.dtype, dtype)
-    d = dx.astype(wide) * wide.type(scale)
-    return (d if d.shape == shape else summed(d.astype(np.float64), shape)).astype(dtype)

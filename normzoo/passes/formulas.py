@@ -70,12 +70,6 @@ def standardized(v: Array, axis: Axis, eps: float) -> tuple[Array, Array, Array,
     return deviation * rstd, mean / one, var / one / one, rstd * one
 
 
-def standardized_back(g: Array, xhat: Array, rstd: Array, axis: Axis, center: bool = True) -> Array:
-    """dx, for the gradient `g` of xhat: rstd * (g - [center] mean(g) - xhat * mean(g * xhat))."""
-    along = (g * xhat).mean(axis=axis, keepdims=True)
-    return rstd * (g - (g.mean(axis=axis, keepdims=True) if center else 0.0) - xhat * along)
-
-
 def root(stats: Array, eps: float) -> Array:
     """sqrt(spread + eps) from the statistics (3, b, c) of a pass. Where spread is out of the range of float64, it is
     computed from rstd."""

@@ -12,7 +12,8 @@ from normzoo.backends.samples import stats_in
 from normzoo.passes import plan as plans
 from normzoo.passes.apart import normalize_apart
 from normzoo.passes.arrays import Memo, backend_of, base_array, check_array, check_parameter, check_spread, on_device
-from normzoo.passes.beside import BesideSaved, Placed, check_beside, gone_by, place, run_short
+from normzoo.passes.beside import Placed, check_beside, gone_by, place
+from normzoo.passes.beside_saved import BesideSaved, run_short
 from normzoo.passes.form import Form, Given, Known, Statistics
 from normzoo.passes.numbers import check_eps
 from normzoo.passes.overlaps import check_out

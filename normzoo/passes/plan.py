@@ -91,6 +91,14 @@ class Plan:
         """An array of x's shape, as the backend reads it."""
         return kernel_array(self.view.of(a), self.store)
 
+    @quiet
+    def copy(self, a: Array) -> Array:
+        """A copy of an array of x's shape, as the backend reads it, in memory that is used again."""
+        a = self.view.of(a)
+        made = self.memory.empty(a.shape, self.store)
+        made[...] = a
+        return made
+
     def parameter(self, p: Array) -> Array:
         """A parameter, as the backend reads it."""
         return kernel_array(self.view.parameter(p), self.dtype)
@@ -161,7 +169,8 @@ class ForwardPlan(Plan):
         self.like, self.weight, self.bias = (shape, dtype), weight, bias
         expected = axes.parameter_shape if asked.parameter_shape is None else asked.parameter_shape
         self.expected = expected
-        spans = weight is not None or bias is not None
+        learned = asked.around is not None and asked.around.behind == "learned"
+        spans = weight is not None or bias is not None or learned
         if spans and prod(expected) != prod(axes.parameter_shape):
             raise ValueError(f"axes {axes} span parameters of shape {axes.parameter_shape}, not {expected}")
 
@@ -207,6 +216,18 @@ class ForwardPlan(Plan):
             self.run = backend(name).forward(dims, parameter_dims, moments, self.dtype, self.store, around)
         else:
             self.run = backend(name).apply(dims, parameter_dims, self.dtype, self.store, around)
+
+    def repeated(self, p: Array) -> Array:
+        """A parameter of an activation, for every value of x: a view, where no axis is split."""
+        shape, letters, _ = self.axes
+        sizes = [size if letter in "KR" else 1 for size, letter in zip(shape, letters, strict=True)]
+        return np.broadcast_to(p.reshape(sizes), shape).reshape(self.shape)
+
+    def summed(self, d: Array) -> Array:
+        """The gradient of what was `repeated`, in float64."""
+        shape, letters, _ = self.axes
+        along = tuple(i for i, letter in enumerate(letters) if letter not in "KR")
+        return np.add.reduce(d.reshape(shape), along, np.float64).reshape(self.expected)
 
     def shorten(self, running: tuple[Kind | None, Kind | None] = (None, None)) -> None:
         """Find the shortcut for later passes. They update running statistics of these kinds, if these are not None."""

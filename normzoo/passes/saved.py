@@ -60,7 +60,7 @@ class MoreGrads(Grads):
     _others: Mapping[str, Array]
 
     def __new__(cls, x: Array, weight: Array | None, bias: Array | None, others: Mapping[str, Array]) -> Self:
-        grads = super().__new__(cls, x, weight, bias)
+        grads = tuple.__new__(cls, (x, weight, bias))
         grads._others = dict(others)
         return grads
 

@@ -151,6 +151,28 @@ def test_groups_of_packed_heads_are_heads(rng):
     check.close(one[2]["weight"].reshape(4, 8), two[2]["weight"], check.EXACT)
 
 
+def test_ada_norm_keeps_its_digits_far_from_zero(rng):
+    x = (1e4 + 0.1 * rng.standard_normal((9, 34))).astype(np.float32)
+    x[0, 0] = 9e3
+    wide = x.astype(np.float64)
+    xhat = (wide - wide.mean(1, keepdims=True)) / np.sqrt(wide.var(1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(nz.AdaNorm(34)(x), xhat * (1 - 0.1 * xhat), atol=1e-5)
+
+
+def test_ada_norm_takes_a_mask_and_another_k(rng):
+    x, dy = rng.standard_normal((2, 4, 6))
+    mask = np.arange(6) < np.array([6, 3, 4, 2])[:, None]
+    norm = nz.AdaNorm(6)
+    norm.k = 0.3
+    y = norm(x, mask=mask)
+    dx = norm.backward(dy)
+    for row in range(4):
+        own = x[row, mask[row]][None]
+        alone = nz.AdaNorm(own.shape[1], 0.3)
+        np.testing.assert_allclose(y[row, mask[row]], alone(own)[0], rtol=1e-12)
+        np.testing.assert_allclose(dx[row, mask[row]], alone.backward(dy[row, mask[row]][None])[0], rtol=1e-9)
+
+
 def test_ada_norm_without_k_is_layer_norm(x, dy):
     plain = nz.LayerNorm(5, elementwise_affine=False)
     assert_same(passes(nz.AdaNorm(5, k=0.0), x, dy), passes(plain, x, dy))

@@ -131,6 +131,8 @@ class CPU(OfNoView):
         code = forward_code(dims, parameter_dims, moments, dtype, store, around._replace(ds=False))
         x, weight, bias, mean, var = kinds
         words = _words(code, moments, parameter_dims, x, (weight is not None, bias is not None))
+        if around.behind == "learned":  # its parameter is repeated first, which takes longer than a shortcut saves
+            return None
         if words is None or (mean is not None and not has_gil()):  # only the interpreter's lock keeps other threads out
             return None
         words[shortcut.BEFORE] = place_before(around)
@@ -155,7 +157,7 @@ class CPU(OfNoView):
         around = around._replace(residual=False)
         code = backward_code(dims, parameter_dims, moments, dtype, store, around)
         words = _words(code, moments, parameter_dims, dy, given)
-        if words is None:
+        if words is None or around.behind == "learned":
             return None
         words[shortcut.BEFORE] = place_behind(around)
         wanted = (dy, shortcut.READY), (dy if around.ds else None, shortcut.READY)

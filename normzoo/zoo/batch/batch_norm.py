@@ -137,7 +137,7 @@ class BatchNorm(TrackedNorm):
         arrays = x, weight, bias, out
         site, around, others = self._site, None, NOTHING
         if beside or self._setting is not NOTHING_SET:
-            site, around, others = self._stands(beside)
+            site, around, others = site.stands_again(beside, self._setting) or self._stands(beside)
         if usual and (found := site.recall(own, arrays, eps, running, True, others)) is not None:
             return found
         form = Form(self, self.axes(x), self.moments, eps_for(x) if eps is None else eps, None, around, others)

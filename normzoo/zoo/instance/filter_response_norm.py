@@ -1,44 +1,22 @@
 """Filter response normalization with its activation, the thresholded linear unit."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from normzoo.backends.around import NOTHING, Beside
 from normzoo.backends.contract import Array, Moments
-from normzoo.backends.forms import Formula
-from normzoo.backends.lanes import choose, fma, larger
 from normzoo.norm import Norm
+from normzoo.passes.around import learned_alone
 from normzoo.passes.arrays import base_array
 from normzoo.passes.attributes import entry
-from normzoo.passes.cells import Pass, by_cells, letters_by_channel, squares
-from normzoo.passes.cells import Pull as CellPull
 from normzoo.passes.form import Form
 from normzoo.passes.formulas import reciprocal
 from normzoo.passes.normalize import normalize
 from normzoo.passes.numbers import check_features, check_size
-from normzoo.passes.overlaps import check_out
-from normzoo.passes.saved import Chained, Grads, Pull, Saved, grads_by_name
+from normzoo.passes.saved import Chained, Grads, Saved, grads_by_name
 from normzoo.passes.view import Axes
-from normzoo.statistics.tracked import check_channels
 from normzoo.zoo.instance.instance_norm import axes
-
-
-def _held(x: Any, slope: Any, bias: Any, tau: Any) -> tuple[Any, ...]:
-    return (larger(fma(x, slope, bias), tau),)
-
-
-def _terms(dy: Any, x: Any, slope: Any, bias: Any, tau: Any) -> tuple[Any, ...]:
-    d = choose(fma(x, slope, bias) - tau, dy, 0.0)
-    return d * x, d, dy - d
-
-
-def _gradient(dy: Any, x: Any, slope: Any, bias: Any, tau: Any, more: Any) -> tuple[Any, ...]:
-    return (fma(choose(fma(x, slope, bias) - tau, dy, 0.0), slope, -(x * more)),)
-
-
-SQUARES, HELD = squares("bc"), Formula(_held, 1, 1)
-TERMS, GRADIENT = Formula(_terms, 2, 0, ("bc", "c", "c")), Formula(_gradient, 2, 1)
 
 
 class FilterResponseNorm(Norm):
@@ -79,7 +57,6 @@ class FilterResponseNorm(Norm):
     moments = Moments(center=False, power=2)
     eps: float
 
-    tau = entry("params", "tau")
     eps_l = entry("params", "eps_l")
 
     def __init__(
@@ -103,83 +80,37 @@ class FilterResponseNorm(Norm):
     def axes(self, x: Array) -> Axes:
         return axes(self, x, self.channel_axis, self.num_features)
 
-    def letters(self, x: Array) -> str:
-        return letters_by_channel(x, self.channel_axis)
-
-    def by_cells(self, cells: Pass, params: Mapping[str, Array]) -> CellPull:
-        weight, bias, tau = (params[name][None] for name in ("weight", "bias", "tau"))
-        n, learned = cells.dims.n, params.get("eps_l", np.zeros(1))
-        (squares,) = cells(SQUARES)
-        rstd = reciprocal(np.sqrt(squares / n + (self.eps + np.abs(learned))))
-        slope = rstd * weight
-        cells(HELD, slope, bias, tau)
-
-        def pull(cells: Pass) -> dict[str, Array]:
-            products, dbias, dtau = cells(TERMS, slope, bias, tau)
-            cells(GRADIENT, slope, bias, tau, slope * rstd * rstd * products / n)
-            found = {"weight": (products * rstd).sum(axis=0), "bias": dbias, "tau": dtau}
-            along = (products * slope * rstd * rstd).sum()
-            return found | ({"eps_l": -0.5 * np.sign(learned) * along} if "eps_l" in params else {})
-
-        return pull
-
     def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
-        x = base_array(self, "x", x)
-        self.axes(x)
-        if "tau" in self.params and isinstance(x, np.ndarray):
-            if out is not None:
-                check_out(self, out, x.shape, x.dtype, (x,), tuple(self.params.values()))
-            found = by_cells(self, x, out, {}, None)
-            if found is not None:
-                return found
-        return self._by_passes(x, dict(self.params), out)
-
-    def compute(self, x: Array, params: Mapping[str, Array]) -> tuple[Array, Pull]:
-        """For authors of norms: see `ExactNorm.compute`."""
-        y, saved = self._by_passes(x, dict(params), None)
-
-        def pull(dy: Array) -> Mapping[str, Array]:
-            found = saved.backward(dy)
-            return {"x": found.x} | {name: g for name, g in found.others.items() if g is not None}
-
-        return y, pull
-
-    def _by_passes(self, x: Array, params: dict[str, Array], out: Array | None) -> tuple[Array, Saved]:
-        """By InstanceNorm and a threshold: of values some of which do not count, too."""
+        x, params = base_array(self, "x", x), dict(self.params)
         letters = self.axes(x)
         eps, weight, bias = self.eps, params["weight"], params["bias"]
         if "eps_l" in params:  # its gradient is computed from those of one weight per sample
             eps = self.eps + abs(float(params["eps_l"][0]))
             letters = Axes(x.shape, "K" + letters.letters[1:])
             weight, bias = (np.repeat(p[None], x.shape[0], axis=0) for p in (weight, bias))
-        z, stats, inner = normalize(Form(self, letters, self.moments, eps), x, weight, bias, out)
+        around, beside = None, NOTHING
+        if "tau" in params:
+            tau = params["tau"]
+            if "eps_l" in params:
+                tau = np.repeat(tau[None], x.shape[0], axis=0)
+            around, beside = learned_alone("threshold"), Beside(other=tau)
+        form = Form(self, letters, self.moments, eps, None, around, beside)
+        y, stats, inner = normalize(form, x, weight, bias, out, apart=tuple(params.values()))
         # rstd squared; a selection has its moments by name
         square = stats[2] ** 2 if isinstance(stats, np.ndarray) else reciprocal(stats.var + eps)
-        passed = None
-        if "tau" in params:
-            channel = check_channels(self, x, self.channel_axis, 2, self.num_features)
-            tau = params["tau"].reshape(-1, *[1] * (x.ndim - channel - 1))
-            passed = ~(z <= tau)  # NaN is kept
-            if (shown := getattr(x, "shown", None)) is not None:
-                passed |= ~shown  # values that do not count are not thresholded
-            z[...] = np.where(passed, z, tau)
 
         def pull(dy: Array, out: Array | None) -> Grads:
-            d = dy if passed is None else np.where(passed, dy, np.zeros((), dy.dtype))
-            dx, dweight, dbias = inner.backward(d, out)
-            found = {"x": dx, "weight": dweight, "bias": dbias}
+            grads = inner.backward(dy, out)
+            dx, dweight, dbias = grads
+            found = {"x": dx, "weight": dweight, "bias": dbias} | dict(grads.others)
             if "eps_l" in params:
                 sign = np.sign(params["eps_l"].astype(np.float64))
                 along = (dweight * weight).astype(np.float64) * square.reshape(weight.shape)  # (N, C)
-                found |= {"weight": dweight.sum(axis=0), "bias": dbias.sum(axis=0)}
+                found |= {name: d.sum(axis=0) for name, d in found.items() if name != "x"}
                 found["eps_l"] = (-0.5 * sign * along.sum()).astype(params["eps_l"].dtype)
-            if passed is not None:
-                held = np.ascontiguousarray(np.where(passed, 0.0, dy.astype(np.float64)))
-                others = tuple(i for i in range(held.ndim) if i != channel)
-                found["tau"] = held.sum(axis=others).astype(params["tau"].dtype)
             return grads_by_name(found)
 
-        return z, Chained(self, x, pull, (inner,))
+        return y, Chained(self, x, pull, (inner,))
 
     def _options(self) -> dict[str, Any]:
         given = {"learn_eps": "eps_l" in self.params, "tlu": "tau" in self.params}

@@ -1,45 +1,37 @@
 """Adaptive normalization: layer normalization whose scale depends on the normalized value."""
 
-from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from normzoo.backends.contract import Array
-from normzoo.backends.forms import Formula
-from normzoo.backends.lanes import fma
-from normzoo.passes.cells import Pass
-from normzoo.passes.cells import Pull as CellPull
-from normzoo.passes.formulas import reciprocal, standardized, standardized_back
+from normzoo.backends.around import Activation
+from normzoo.backends.contract import Array, Moments
+from normzoo.norm import Norm
+from normzoo.passes.around import around_of
+from normzoo.passes.arrays import base_array
+from normzoo.passes.form import Form
+from normzoo.passes.normalize import normalize
 from normzoo.passes.numbers import check_number, check_shape
-from normzoo.passes.saved import Pull
-from normzoo.zoo.exact import ExactNorm
+from normzoo.passes.saved import Saved
+from normzoo.passes.view import Axes
 from normzoo.zoo.layer import layer_norm
 
 
-def _bent(x: Any, high: Any, low: Any, rstd: Any, scale: Any, bend: Any) -> tuple[Any, ...]:
-    xhat = ((x - high) - low) * rstd
-    return ((scale - bend * xhat) * xhat,)
+@lru_cache(maxsize=64)
+def bent(scale: float, bend: float) -> Activation:
+    """What follows xhat: the bracket times xhat, and the bracket as its derivative."""
+
+    def value(v: Any) -> Any:
+        return (scale - bend * v) * v
+
+    def derivative(v: Any) -> Any:
+        return scale - bend * v
+
+    return Activation("ada_norm", value, derivative)
 
 
-def _terms(dy: Any, x: Any, high: Any, low: Any, rstd: Any, scale: Any, bend: Any) -> tuple[Any, ...]:
-    xhat = ((x - high) - low) * rstd
-    g = dy * (scale - bend * xhat)
-    return g, g * xhat
-
-
-def _gradient(
-    dy: Any, x: Any, high: Any, low: Any, rstd: Any, scale: Any, bend: Any, of_g: Any, along: Any
-) -> tuple[Any, ...]:
-    xhat = ((x - high) - low) * rstd
-    return (fma(dy * (scale - bend * xhat), rstd, -fma(xhat, along, of_g)),)
-
-
-BENT, TERMS = Formula(_bent, 1, 1), Formula(_terms, 2, 0, ("b", "b"))
-GRADIENT = Formula(_gradient, 2, 1)
-
-
-class AdaNorm(ExactNorm):
+class AdaNorm(Norm):
     """Adaptive normalization: layer normalization whose scale depends on the normalized value.
 
     Formula:
@@ -69,6 +61,9 @@ class AdaNorm(ExactNorm):
     array([[-1.1,  0.9]], dtype=float32)
     """
 
+    masks = True
+    moments = Moments(center=True, power=2)
+
     def __init__(
         self,
         normalized_shape: int | tuple[int, ...],
@@ -84,32 +79,18 @@ class AdaNorm(ExactNorm):
         self.k = check_number(self, "k", k)
         self.scale = check_number(self, "scale", scale)
 
-    def check(self, x: Array, **inputs: Array) -> None:
-        layer_norm.axes(self, x, self.normalized_shape, self.axis)
+    def axes(self, x: Array) -> Axes:
+        return layer_norm.axes(self, x, self.normalized_shape, self.axis)
 
-    def letters(self, x: Array) -> str:
-        said = layer_norm.axes(self, x, self.normalized_shape, self.axis).letters
-        return said.replace("k", "b").replace("R", "n")
-
-    def by_cells(self, cells: Pass, params: Mapping[str, Array]) -> CellPull:
-        mean, var = cells.mean_and_var()
-        rstd, (high, low) = reciprocal(np.sqrt(var + self.eps)), cells.split(mean)
-        given = high, low, rstd, self.scale, self.k * self.scale
-        cells(BENT, *given)
-
-        def pull(cells: Pass) -> dict[str, Array]:
-            of_g, along = (total * rstd / cells.dims.n for total in cells(TERMS, *given))
-            cells(GRADIENT, *given, of_g, along)
-            return {}
-
-        return pull
-
-    def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
-        said = layer_norm.axes(self, x, self.normalized_shape, self.axis).letters
-        normalized = tuple(i for i, letter in enumerate(said) if letter == "R")
-        xhat, _, _, rstd = standardized(x, normalized, self.eps)
-        bracket = self.scale * (1 - self.k * xhat)
-        return bracket * xhat, lambda dy: {"x": standardized_back(dy * bracket, xhat, rstd, normalized)}
+    def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
+        if type(x) is not np.ndarray:
+            x = base_array(self, "x", x)
+        scale = float(self.scale)
+        around = around_of(bent(scale, self.k * scale), False, False, "")
+        y, _, saved = normalize(
+            Form(self, self.axes(x), self.moments, self.eps or 0.0, None, around), x, None, None, out
+        )
+        return y, saved
 
     def _options(self) -> dict[str, Any]:
         return (

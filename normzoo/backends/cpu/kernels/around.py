@@ -202,10 +202,10 @@ def on_lanes(function: Callable) -> Any:
 @cache
 def sides_of(around: Around) -> Sides:
     """The arithmetic; parts that are not asked for are anything."""
-    activation = around.activation
+    activation, learned = around.activation, around.behind == "learned"
     act, slope = same, same_of_two
     if activation is not None:
-        act, slope = on_lanes(activation.value), _times(activation)
+        act, slope = on_lanes(activation.value), on_lanes(activation.derivative) if learned else _times(activation)
 
     @helper
     def gated(v, other):
@@ -237,9 +237,21 @@ def sides_of(around: Around) -> Sides:
         d = slope(d, v + other)
         return d, d
 
-    finish, turn = {"": (activated, activated_back), "add": (added, added_back), "gate": (gated, gated_back)}[
-        around.behind
-    ]
+    @helper
+    def of_two(v, other):
+        return act(v, other)
+
+    @helper
+    def of_two_back(d, v, other):
+        by_v, by_other = slope(v, other)
+        return d * by_v, d * by_other
+
+    finish, turn = {
+        "": (activated, activated_back),
+        "add": (added, added_back),
+        "gate": (gated, gated_back),
+        "learned": (of_two, of_two_back),
+    }[around.behind]
     return Sides(gated_first if around.gate_first else add_scaled, finish, turn, gated_back)
 
 
@@ -297,7 +309,7 @@ def forward_steps(around: Around, by_column: bool, streams: bool = False) -> Ste
 
 @cache
 def backward_steps(around: Around, by_column: bool) -> Steps:
-    has_other, gates = around.behind != "", around.behind == "gate"
+    has_other, has_own = around.behind != "", around.behind in ("gate", "learned")
     above = plus_ds if around.ds else same_of_two
     join, _, turn, close = sides_of(around)
 
@@ -309,7 +321,7 @@ def backward_steps(around: Around, by_column: bool) -> Steps:
     def write_dy(given, terms, z, i, left, full):
         d, dother = turn(terms[0], z, terms[-1])
         write(given.dy, i, d, left, full, given.x)
-        if gates:  # else they are the same
+        if has_own:  # else they are the same
             write(given.beside.dother, i, dother, left, full, given.x)
 
     @helper

@@ -80,7 +80,7 @@ def finishing(around: Around) -> Any:
 def filling(around: Around, over: bool) -> Any:
     """fill(layout, given, block, apart, spaces, tables): what comes before the sums of a block, written as rows do.
     `spaces`: the values of dy, those of x behind them, as many for others, and a vector."""
-    sides, gates, behind = sides_of(around), around.behind == "gate", around.behind != ""
+    sides, has_own, behind = sides_of(around), around.behind in ("gate", "learned"), around.behind != ""
 
     @helper
     def join(layout, given, block, apart, spaces, _tables):
@@ -115,10 +115,10 @@ def filling(around: Around, over: bool) -> Any:
                     o = narrow(load(others, h), x) if behind else z
                     d, dother = sides.turn(narrow(load(values, h), x), z, o)
                     store(values, h, narrow(d, values))
-                    if gates:
+                    if has_own:
                         store(others, h, narrow(dother, others))
         give(layout.dims, given.dy, block, apart, values)
-        if gates:
+        if has_own:
             give(layout.dims, given.beside.dother, block, apart, others)
 
     @helper

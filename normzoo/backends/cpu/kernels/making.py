@@ -25,14 +25,14 @@ from normzoo.backends.cpu.parallel.sharing import share
 
 
 def _named(name: str, function: Callable, around: Around) -> Any:
-    function.__name__ = function.__qualname__ = name + _label(around)
+    function.__name__ = function.__qualname__ = name + label(around)
     return kernel(function)
 
 
-def _label(around: Around) -> str:
+def label(around: Around) -> str:
     """What stands around the norm, in a kernel's name: two activations may have one name."""
     activation = around.activation
-    functions = () if activation is None else (f"{activation.name}_{identity(activation[1:])}",)
+    functions = () if activation is None else (f"{activation.name}_{identity(activation[1:3])}",)
     said = [str(v) for v in (*around._replace(activation=None), *functions)]
     return "" if around == ALONE else f"_around({', '.join(said)})"
 

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from numba.core import types
-from numba.core.imputils import impl_ret_new_ref
+from numba.core.imputils import impl_ret_new_ref, lower_constant
 
+constant_of = lower_constant  # (type): a decorator of what makes a constant in compiled code
 returned_new = impl_ret_new_ref  # (context, builder, type, value): a value with a reference that the caller owns
 
 
