@@ -162,6 +162,21 @@ def sums(of_bytes, extremes):
         return first + v, second + squared(v)
 
     @helper
+    def joined(a, b, c, d):
+        """The two of two parts."""
+        return (smaller(a, c), larger(b, d)) if extremes else (a + c, b + d)
+
+    @helper
+    def inside(given, v):
+        return smaller(larger(v, at(given.bounds, 0)), at(given.bounds, 1))
+
+    @helper
+    def read(given, i):
+        """Lanes within the bounds; of extremes, the last ones are brought there."""
+        v = whole(given.x, i)
+        return v if extremes else inside(given, v)
+
+    @helper
     def one_piece(turn, given, found):
         _, n, c = given.dims
         pieces, width = pieces_of(given.dims), LANES * c
@@ -175,12 +190,19 @@ def sums(of_bytes, extremes):
         for j in range(0, width, LANES):
             # the vectors at these channels, a width apart: what is found stays in registers
             a, b = (splat(high), splat(low)) if extremes else (nothing, squared(nothing))
-            for k in range(i + j, i + values - LANES + 1, width):
-                a, b = taken(a, b, smaller(larger(whole(given.x, k), low), high))
-            store(one, j, a)
-            store(two, j, b)
+            e, f = a, b
+            k, end = i + j, i + values - LANES
+            while k + width <= end:  # two at a time, which need not wait for each other
+                a, b = taken(a, b, read(given, k))
+                e, f = taken(e, f, read(given, k + width))
+                k += 2 * width
+            if k <= end:
+                a, b = taken(a, b, read(given, k))
+            a, b = joined(a, b, e, f)
+            store(one, j, inside(given, a) if extremes else a)
+            store(two, j, inside(given, b) if extremes else b)
         for k in range(values // LANES * LANES, values):
-            v, j = smaller(larger(whole_at(given.x, i + k), low), high), k % width
+            v, j = inside(given, whole_at(given.x, i + k)), k % width
             a, b = taken(at(one, j), at(two, j), v)
             put(one, j, a)
             put(two, j, b)
