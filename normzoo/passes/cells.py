@@ -81,6 +81,10 @@ class Pass:
     def array_like(self) -> Array:
         return np.empty_like(self._arrays[0])
 
+    def channels_first(self, i: int | None = None) -> Array:
+        """A view of an array, or of the result, as (b, c, n)."""
+        return _positions(self.result if i is None else self._arrays[i], self.dims).swapaxes(1, 2)
+
     def first_channels(self, count: int) -> "Pass":
         """Of arrays that have these alone; there is one position."""
         b, c, _, last = self.dims

@@ -1,10 +1,14 @@
 """What the norms of weights and the whitening norms promise beyond their formulas: equivalences, state, edges."""
 
+import copy
+
 import numpy as np
 import pytest
 
 import normzoo as nz
+from normzoo.backends import subnormals
 from normzoo.passes.formulas import product
+from normzoo.zoo.whitening import tiles
 from tests import check
 
 
@@ -502,6 +506,45 @@ class TestWhitening:
         for i in range(5):
             for found, expected in zip(both(norm, x[i : i + 1], dy[i : i + 1]), (y, dx), strict=True):
                 check.same_bits(found[0], expected[i])
+
+    @pytest.mark.parametrize(
+        ("make", "shape"),
+        [
+            (lambda **o: nz.IterNorm(6, 2, **o), (7, 6, 5, 9)),
+            (lambda **o: nz.IterNorm(5, channel_axis=-1, **o), (3, 41, 5)),
+            (lambda **o: nz.DecorrelatedBatchNorm(9, 3, affine=False, **o), (5, 9, 13)),
+        ],
+        ids=["maps", "last", "zca"],
+    )
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    @pytest.mark.parametrize("training", [True, False])
+    def test_tiles_are_the_definition_whoever_computes_them(self, make, shape, dtype, training, rng, monkeypatch):
+        """Many tiles, the last one smaller, far from zero, behind an outlier, with a gradient of one value."""
+        monkeypatch.setattr(tiles, "VALUES", 120)
+        monkeypatch.setattr(tiles, "FEW", 0)
+        norm = make(dtype=dtype)
+        for a in (*norm.params.values(), norm.running_mean, norm.buffers[norm.matrix]):
+            a[...] = rng.standard_normal(a.shape)
+        norm.train(training)
+        x = ((1e3 if training else 1) + rng.standard_normal(shape)).astype(dtype)
+        x.flat[0] += 30
+        alone, exact = copy.deepcopy(norm), make(dtype=np.float64).train(training)
+        exact.load_state_dict({n: a.astype(a.dtype if a.dtype.kind == "i" else np.float64) for n, a in norm.state_dict().items()})  # fmt: skip
+        dense = rng.standard_normal(shape).astype(dtype)
+        for dy in (dense, np.where(np.arange(x.size).reshape(shape) == 11, dense, 0).astype(dtype)):
+            found, before = both(norm, x, dy), dict(norm.grads)
+            monkeypatch.setattr(subnormals.mode, "alone", True)
+            for a, b in zip(found, both(alone, x, dy), strict=True):
+                check.same_bits(a, b)
+            monkeypatch.setattr(subnormals.mode, "alone", False)
+            with nz.use("reference"):
+                expected = both(exact, x.astype(np.float64), dy.astype(np.float64))
+            near = check.FORWARD32 if dtype == np.float32 else 1e-11
+            check.close(found[0], expected[0], near, max(1.0, float(np.abs(expected[0]).max())))
+            check.close(found[1], expected[1], 10 * near, float(np.abs(expected[1]).max()))
+            for name, g in before.items():
+                check.close(g, exact.grads[name], 10 * near, float(np.abs(exact.grads[name]).max()))
+        check.close(norm.buffers[norm.matrix], exact.buffers[norm.matrix], 1e-6 if dtype == np.float32 else 1e-11)
 
     def test_groups_have_one_size(self):
         for make in (

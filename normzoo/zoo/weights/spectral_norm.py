@@ -1,13 +1,17 @@
 """Spectral normalization: divide a weight matrix by its largest singular value."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from normzoo.backends.contract import Array
+from normzoo.backends.forms import Formula
 from normzoo.passes.arrays import check_array, check_parameter
 from normzoo.passes.attributes import entry
+from normzoo.passes.cells import Beyond, Pass
+from normzoo.passes.cells import Pull as CellPull
 from normzoo.passes.formulas import reciprocal, unit
 from normzoo.passes.numbers import check_axis, check_shape, check_size
 from normzoo.passes.saved import Pull, Saved
@@ -15,6 +19,25 @@ from normzoo.statistics.running_state import RunningState
 from normzoo.zoo.exact import ExactNorm, Update
 
 SET_UP = 15  # number of iterations for random vectors, as in PyTorch
+LEAST = {8: 1e-100, 4: 1e-20}  # by bytes of the type: lengths above this have products that do not vanish
+
+Product = Callable[[Array], Array]  # of the matrix, or of its transpose, with a vector
+
+
+def _product(x: Any, factor: Any) -> tuple[Any, ...]:
+    return (x * factor,)
+
+
+def _products(dy: Any, x: Any) -> tuple[Any, ...]:
+    return (dy * x,)
+
+
+def _gradient(dy: Any, _x: Any, inverse: Any, u: Any, v: Any) -> tuple[Any, ...]:
+    return (dy * inverse - u * v,)
+
+
+SCALED, BY_ROW, BY_COLUMN = Formula(_product, 1, 1), Formula(_product, 1, 0, ("b",)), Formula(_product, 1, 0, ("c",))
+PRODUCTS, GRADIENT = Formula(_products, 2, 0, ("",)), Formula(_gradient, 2, 1)
 
 
 class SpectralNorm(ExactNorm):
@@ -95,7 +118,7 @@ class SpectralNorm(ExactNorm):
                 one = float(unit(wide, tuple(range(x.ndim)), self.eps).ravel()[0])
                 w, least = matrix_of(self.dim, wide * one), self.eps * one
                 RunningState(self.buffers["u"], self.buffers["v"]).replace(
-                    lambda *old: self._iterated(w, n_power_iterations, least, old)
+                    lambda *old: self._iterated(*products_of(w), n_power_iterations, least, old)[:2]
                 )
 
     def forward(self, x: Array, out: Array | None = None, *, update_stats: bool = True) -> tuple[Array, Saved]:
@@ -121,16 +144,10 @@ class SpectralNorm(ExactNorm):
         update: Update | None = None
         if self.exact:
             u, v = leading(w)
+            inverse = reciprocal((u * np.einsum("ij,j->i", w, v)).sum())
         else:
-            held = RunningState(*(self.buffers[name] for name in ("u", "v"))).read()
-            times = self.n_power_iterations if self.training else 0
-            if all(np.array_equal(a, random) for a, random in zip(held, self._random.values(), strict=True)):
-                times += SET_UP
-            u, v = self._iterated(w, times, least, held)
-            if self.training:
-                new = {"u": u, "v": v}
-                update = lambda old: new  # noqa: E731
-        inverse = reciprocal((u * np.einsum("ij,j->i", w, v)).sum())
+            u, v, sigma, update = self._now(*products_of(w), least)
+            inverse = reciprocal(sigma)
         y = w * inverse
         dim = self.dim
         moved = [x.shape[dim], *(n for i, n in enumerate(x.shape) if i != dim)]
@@ -147,6 +164,43 @@ class SpectralNorm(ExactNorm):
 
         return placed(y), pull, update
 
+    def letters(self, x: Array) -> str:
+        if self.exact or x.ndim == 1:
+            return ""
+        return "".join("b" if i == self.dim else "c" for i in range(x.ndim))
+
+    def by_cells(self, cells: Pass, params: Mapping[str, Array]) -> CellPull:
+        def along(v: Array) -> Array:
+            return cells(BY_ROW, v[None])[0].reshape(-1)
+
+        def across(u: Array) -> Array:
+            return cells(BY_COLUMN, u[:, None])[0].reshape(-1)
+
+        u, v, sigma, update = self._now(along, across, self.eps or 0.0)
+        if not np.abs(sigma) >= LEAST[cells.dtype.itemsize]:
+            raise Beyond
+        inverse = 1 / sigma
+        if update is not None:
+            cells.track(update)
+        cells(SCALED, inverse)
+
+        def pull(cells: Pass) -> dict[str, Array]:
+            total = cells(PRODUCTS)[0].item() * inverse
+            cells(GRADIENT, inverse, (total * inverse * u)[:, None], v[None])
+            return {}
+
+        return pull
+
+    def _now(self, along: Product, across: Product, least: float) -> tuple[Array, Array, Array, Update | None]:
+        """u, v and sigma of this pass, and the update that keeps them."""
+        held = RunningState(*(self.buffers[name] for name in ("u", "v"))).read()
+        times = self.n_power_iterations if self.training else 0
+        if all(np.array_equal(a, random) for a, random in zip(held, self._random.values(), strict=True)):
+            times += SET_UP
+        u, v, sigma = self._iterated(along, across, times, least, held)
+        new = {"u": u, "v": v}
+        return u, v, sigma, (lambda old: new) if self.training else None
+
     def _vector(self, x: Array) -> tuple[Array, Pull]:
         one = unit(x, 0, self.eps or 0.0)
         x = x * one
@@ -158,12 +212,18 @@ class SpectralNorm(ExactNorm):
     def _unit(self, a: Array, least: float = 0.0) -> Array:
         return a * reciprocal(np.maximum(np.sqrt((a * a).sum()), least))
 
-    def _iterated(self, w: Array, times: int, least: float, held: Sequence[Array]) -> tuple[Array, Array]:
+    def _iterated(
+        self, along: Product, across: Product, times: int, least: float, held: Sequence[Array]
+    ) -> tuple[Array, Array, Array]:
+        """u, v and u^T W v, by W v and W^T u: the last of these is v, but for its length."""
         u, v = (a.astype(np.float64) for a in held)
+        if not times:
+            return u, v, (u * along(v)).sum()
         for _ in range(times):
-            u = self._unit(np.einsum("ij,j->i", w, v), least)
-            v = self._unit(np.einsum("ij,i->j", w, u), least)
-        return u, v
+            u = self._unit(along(v), least)
+            found = across(u)
+            v = self._unit(found, least)
+        return u, v, (found * v).sum()
 
     def _options(self) -> dict[str, Any]:
         return super()._options() | {"dim": self.dim, "exact": self.exact, "seed": self.seed}
@@ -172,6 +232,11 @@ class SpectralNorm(ExactNorm):
 def matrix_of(dim: int, x: Array) -> Array:
     """x with `dim` as its rows and all other axes as its columns."""
     return np.moveaxis(x, dim, 0).reshape(x.shape[dim], -1)
+
+
+def products_of(w: Array) -> tuple[Product, Product]:
+    """The functions v -> w v and u -> w^T u."""
+    return partial(np.einsum, "ij,j->i", w), partial(np.einsum, "ij,i->j", w)
 
 
 def leading(w: Array) -> tuple[Array, Array]:

@@ -1,19 +1,23 @@
 """Whitening: the parts that norms which decorrelate channels share. Their statistics are matrices, which the backends
-do not compute: NumPy, in float64, on every backend."""
+do not compute: NumPy, in float64, on every backend; by `tiles.py` where batches are whitened."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 
 from normzoo.backends.contract import Array
 from normzoo.passes.attributes import entry
+from normzoo.passes.cells import Pass
+from normzoo.passes.cells import Pull as CellPull
 from normzoo.passes.formulas import centered, product, reciprocal, summed, unit
 from normzoo.passes.numbers import check_size
 from normzoo.passes.saved import Pull, Saved
 from normzoo.statistics.running_state import RunningState
 from normzoo.statistics.tracked import check_channels
 from normzoo.zoo.exact import ExactNorm, Update
+from normzoo.zoo.whitening.tiles import MOST_VARIABLES, Merged, check_finite, check_near
 
 Back = Callable[[Array], Array]
 
@@ -78,6 +82,60 @@ class BatchWhitening(ExactNorm):
         """See `BatchNorm.forward`."""
         return self.exactly(x, out, update_stats=update_stats)
 
+    def letters(self, x: Array) -> str:
+        if self.num_channels > MOST_VARIABLES:
+            return ""
+        channel = self.channel_axis % x.ndim
+        return "".join("c" if i == channel else "n" if channel == 0 or i else "b" for i in range(x.ndim))
+
+    def by_cells(self, cells: Pass, params: Mapping[str, Array]) -> CellPull:
+        g, d, x = self.num_groups, self.num_channels, cells.channels_first(-1)
+        weight, bias = params.get("weight", np.ones(g * d)).reshape(g, d, 1), params.get("bias", np.zeros(g * d))
+        with np.errstate(all="ignore"):
+            if self.training:
+                sets = Merged(x, g)
+                covariance = sets.covariance()
+                check_near(covariance, self.eps)
+                added = np.full((g, 1, 1), self.eps)
+                matrix, back_matrix = matrix_of(covariance, added, self.iterations)
+                cells.track(partial(self._updated, sets.mean, matrix))
+            else:
+                held = RunningState(self.buffers["running_mean"], self.buffers[self.matrix]).read()
+                mean, matrix = (a.astype(np.float64) for a in held)
+                check_finite(mean, matrix)
+                sets, back_matrix = Merged(x, g, mean), None
+            sets.write(weight * matrix, bias, cells.channels_first())
+
+        def pull(cells: Pass) -> dict[str, Array]:
+            with np.errstate(all="ignore"):
+                here, dy = Merged(cells.channels_first(-1), g, sets.high), cells.channels_first(0)
+                here.low = sets.low
+                if not params and back_matrix is None:
+                    along, total = np.zeros((g, d, d)), np.zeros((g, d))
+                else:
+                    along, total = here.along(dy)
+                    check_finite(along, total)
+                transposed = (weight * matrix).swapaxes(1, 2)
+                both, mean = None, np.zeros(g * d)
+                if back_matrix is not None:
+                    d_covariance = back_matrix(weight * along)
+                    both = (d_covariance + d_covariance.swapaxes(1, 2)) / here.count
+                    mean = product(transposed, total[..., None]).reshape(-1) / here.count
+                here.write_gradient(dy, transposed, both, -mean, cells.channels_first())
+            found = {"bias": total.reshape(-1), "weight": (matrix * along).sum(axis=2).reshape(-1)}
+            return {name: found[name] for name in params}
+
+        sets.x = np.zeros(0)  # what goes back is given x again
+        return pull
+
+    def _updated(self, mean: Array, matrix: Array, old: Mapping[str, Array]) -> dict[str, Any]:
+        """The buffers after a batch."""
+        batches = old["num_batches_tracked"].item() + 1
+        step = 1.0 / batches if self.momentum is None else self.momentum
+        pairs = (("running_mean", mean.reshape(-1)), (self.matrix, matrix)) if step else ()
+        joined = {name: (1 - step) * old[name].astype(np.float64) + step * new for name, new in pairs}
+        return joined | {"num_batches_tracked": batches}
+
     def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull, Update | None]:
         axis = self.channel_axis % x.ndim
         first = np.moveaxis(x, axis, 0)
@@ -85,14 +143,7 @@ class BatchWhitening(ExactNorm):
         update: Update | None = None
         if self.training:
             xhat, mean, matrix, back = whitened(v, self.eps or 0.0, self.iterations)
-
-            def update(old: Mapping[str, Array]) -> dict[str, Any]:
-                batches = old["num_batches_tracked"].item() + 1
-                step = 1.0 / batches if self.momentum is None else self.momentum
-                pairs = (("running_mean", mean.reshape(-1)), (self.matrix, matrix)) if step else ()
-                joined = {name: (1 - step) * old[name].astype(np.float64) + step * new for name, new in pairs}
-                return joined | {"num_batches_tracked": batches}
-
+            update = partial(self._updated, mean, matrix)
         else:
             held = RunningState(self.buffers["running_mean"], self.buffers[self.matrix]).read()
             mean, matrix = (a.astype(np.float64) for a in held)
@@ -154,9 +205,7 @@ def whitened(
     mean, deviation = centered(v * one, -1)
     m, added = v.shape[2], eps * one * one
     covariance = transposed_product(deviation, deviation) / m
-    matrix, back_matrix = (
-        by_eigenvectors(covariance, added) if iterations is None else by_newton(covariance, added, iterations)
-    )
+    matrix, back_matrix = matrix_of(covariance, added, iterations)
 
     def back(g: Array) -> Array:
         d_covariance = back_matrix(transposed_product(g, deviation))
@@ -165,6 +214,11 @@ def whitened(
         return (d - d.mean(axis=2, keepdims=True)) * one
 
     return product(matrix, deviation), (mean / one)[..., 0], matrix * one, back
+
+
+def matrix_of(covariance: Array, eps: Array, iterations: int | None) -> tuple[Array, Back]:
+    """(covariance + eps I)^(-1/2), and the function from its gradient to the covariance's. eps: (sets, 1, 1)."""
+    return by_eigenvectors(covariance, eps) if iterations is None else by_newton(covariance, eps, iterations)
 
 
 def by_eigenvectors(covariance: Array, eps: Array) -> tuple[Array, Back]:
