@@ -36,10 +36,10 @@ class Tile(NamedTuple):
         return v[self.samples, :, self.positions]
 
 
-def tiles_of(b: int, c: int, n: int, whole_samples: bool = False) -> list[Tile]:
+def tiles_of(b: int, c: int, n: int) -> list[Tile]:
     """All of x, in tiles of about `VALUES` values."""
     width = max(1, VALUES // max(c, 1))
-    if n > width and not whole_samples:
+    if n > width:
         return [Tile(slice(i, i + 1), slice(j, min(j + width, n))) for i in range(b) for j in range(0, n, width)]
     step = max(1, width // n)
     return [Tile(slice(i, min(i + step, b)), slice(0, n)) for i in range(0, b, step)]
@@ -116,9 +116,9 @@ class Merged:
         return part.reshape(self.groups, self.d, *part.shape[1:])
 
     def _room(self, memory: Blocks, i: int, tile: Tile) -> Array:
-        """Where such a tile goes in a part of the memory; a copy would take what is written to it."""
+        """Where such a tile goes in a part of the memory: a view, as but the last axis is split."""
         part = memory.part(i, self._width(tile))
-        return part.reshape(self.groups, self.d, *tile.of(self.x)[:, 0].shape, copy=False)
+        return part.reshape(self.groups, self.d, *tile.of(self.x)[:, 0].shape)
 
     def _deviations(self, memory: Blocks, i: int, tile: Tile) -> None:
         to, shape = self._room(memory, i, tile), (self.groups, self.d, 1, 1)
