@@ -91,3 +91,9 @@ def test_a_record_has_medians_and_rounds(tmp_path):
     assert found["seconds"] == {"LayerNorm 4x64 forward": {"normzoo": 2.0, "floor": 0.123456}}
     assert found["rounds"]["LayerNorm 4x64 forward"]["floor"] == [0.1235, 0.2, 0.1]
     assert found["about"] == {"commit": "abc"} and found["peaks"] == {"a": 1}
+
+
+def test_every_norm_has_a_composite_or_says_that_there_is_none():
+    pytest.importorskip("torch")
+    composites = site_check.benchmark_module("zoo_composites").PEERS
+    assert set(composites) == set(nz.list_norms())
