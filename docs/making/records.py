@@ -284,6 +284,10 @@ def table_rows(page: Path, words: set[str]) -> str:
     return "\n".join(found).strip()
 
 
+def seconds(value: float) -> str:
+    return f"{value:.1f}" if value >= 0.1 else f"{value:.2f}"
+
+
 def substitutions() -> dict[str, str]:
     """Figures that pages name as {{ name }}."""
     about, cells = peers()
@@ -310,8 +314,8 @@ def substitutions() -> dict[str, str]:
         "models_table": models_table(),
         "accuracy_table": accuracy_table(),
         "accuracy_commit": recorded("accuracy.track_error")[0],
-        "first_call": f"{first['serial',]:.1f}",
-        "next_process": f"{cached['serial',]:.1f}",
-        "import_seconds": f"{imported[()]:.1f}",
+        "first_call": seconds(first["serial",]),
+        "next_process": seconds(cached["serial",]),
+        "import_seconds": seconds(imported[()]),
         "start_commit": start,
     }
