@@ -215,6 +215,7 @@ ROOMS = {
         "selection.selected",
         "passes.beside_saved",
     },
+    "passes/numpy_threads.py": {"backends.subnormals"},
     "passes/plan.py": {"backends", "backends.samples", "passes.arrays", "passes.form", "passes.view"},
     "passes/saved.py": {
         "backends.contract",
@@ -362,6 +363,7 @@ ROOMS = {
         "statistics.tables",
     },
     "statistics/robust.py": {
+        "passes.numpy_threads",
         "backends.contract",
         "passes.arrays",
         "passes.formulas",
@@ -412,6 +414,7 @@ ROOMS = {
         "passes.graphs",
         "passes.normalize",
         "passes.numbers",
+        "passes.numpy_threads",
         "passes.overlaps",
         "passes.saved",
         "passes.view",

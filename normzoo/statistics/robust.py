@@ -5,9 +5,7 @@ not fit in memory, there is `QuantileSketch`.
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from math import floor
-from os import cpu_count
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,7 @@ import numpy as np
 from normzoo.backends.contract import Array
 from normzoo.passes.arrays import quoted
 from normzoo.passes.formulas import Axis
+from normzoo.passes.numpy_threads import on_threads
 from normzoo.selection.select import Selected
 from normzoo.statistics.counted import data_of, reduced
 
@@ -206,6 +205,5 @@ def by_sets(x: Any, axis: Axis | None, skip_nan: bool, of_values: OfValues, resu
 
     step = max(1, BLOCK // max(n, 1))
     if n:
-        with ThreadPoolExecutor(max_workers=cpu_count() or 1) as threads:
-            list(threads.map(some, range(0, len(rows), step)))
+        on_threads(some, range(0, len(rows), step))
     return found.reshape((results, *shape))

@@ -1,8 +1,6 @@
 """Sliding normalization of time series: every value by the mean and variance of a window of steps."""
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from os import cpu_count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +10,7 @@ from normzoo.backends.subnormals import in_any_mode
 from normzoo.passes.arrays import base_array
 from normzoo.passes.formulas import reciprocal, unit
 from normzoo.passes.numbers import check_size
+from normzoo.passes.numpy_threads import on_threads
 from normzoo.passes.saved import Pull
 from normzoo.statistics.tracked import check_channels
 from normzoo.zoo.exact import ExactNorm
@@ -192,18 +191,7 @@ def in_blocks(work: Callable[[slice], None], shape: tuple[int, ...]) -> None:
     """Call `work` for lines that fit in a cache together, on several threads."""
     lines, steps = shape
     step = max(1, BLOCK // max(1, steps))
-    blocks = [slice(i, i + step) for i in range(0, lines, step)]
-    if len(blocks) < 2:
-        for block in blocks:
-            work(block)
-        return
-
-    def quietly(block: slice) -> None:
-        with np.errstate(all="ignore"):  # of this thread
-            work(block)
-
-    with ThreadPoolExecutor(max_workers=cpu_count() or 1) as threads:
-        list(threads.map(quietly, blocks))
+    on_threads(work, [slice(i, i + step) for i in range(0, lines, step)])
 
 
 def moments(v: Array, window: int, after: int, eps: float) -> Parts:

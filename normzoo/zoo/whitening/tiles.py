@@ -6,23 +6,19 @@ the norm's definition (`Beyond`).
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from os import cpu_count
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from normzoo.backends.contract import Array
-from normzoo.backends.subnormals import mode
 from normzoo.passes.cells import Beyond
+from normzoo.passes.numpy_threads import on_threads, workers
 
 VALUES = 1 << 16  # of a tile: 512 KB
 ON_ONE_THREAD = 1 << 18  # multiplications: OpenBLAS wakes threads for more
 MOST_VARIABLES = 128  # with more, blocks would be narrower than a register tile of BLAS
 FEW = 1 << 18  # values for which no threads are started
 NEAR = 1e200  # traces between this and its inverse have products in float64
-
-Found = TypeVar("Found")
 
 
 class Tile(NamedTuple):
@@ -77,17 +73,8 @@ class Blocks:
 
 def shared(tiles: Sequence[Tile], values: int, work: Callable[[Sequence[int]], None]) -> None:
     """work(numbers of tiles), on threads if there are many values; each has memory of its own."""
-    count = 1 if mode.alone or values < FEW else min(cpu_count() or 1, len(tiles))
-    numbers = range(len(tiles))
-
-    def quietly(some: Sequence[int]) -> None:
-        with np.errstate(all="ignore"):  # which belongs to a thread
-            work(some)
-
-    if count == 1:
-        return quietly(numbers)
-    with ThreadPoolExecutor(max_workers=count) as threads:
-        list(threads.map(quietly, [numbers[i::count] for i in range(count)]))
+    count, numbers = 1 if values < FEW else workers(len(tiles)), range(len(tiles))
+    on_threads(work, [numbers[i::count] for i in range(count)])
 
 
 class Merged:
