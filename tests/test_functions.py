@@ -6,11 +6,13 @@ import pickle
 import platform
 from functools import cache
 
+import ml_dtypes
 import numba
 import numpy as np
 import pytest
 from numba.core import types
 
+import normzoo as nz
 from normzoo.backends import lanes
 from normzoo.backends.activations import activation, list_activations
 from normzoo.backends.around import Activation
@@ -19,6 +21,7 @@ from normzoo.backends.cpu.compiling.jit import helper, kernel
 from normzoo.backends.cpu.vector import error_function, transcendental  # noqa: F401  (they teach lanes these functions)
 from normzoo.backends.cpu.vector.access import load, store
 from normzoo.backends.cpu.vector.lanes import LANES, Flat
+from normzoo.backends.cpu.vector.short import shortened
 from normzoo.backends.lanes import choose, fma, larger, smaller
 from tests.robust.process import script
 
@@ -51,6 +54,10 @@ def taken(made, x):
 
 def in_lanes(name, x):
     return taken(of_lanes(getattr(lanes, name), name), x)
+
+
+def in_short_lanes(name, x):
+    return taken(of_lanes(helper(shortened(getattr(lanes, name))), f"short_{name}"), x)
 
 
 def exact(name, x):
@@ -116,6 +123,33 @@ def test_within_two_units_in_the_last_place(name, dtype, rng):
     assert error[worst] <= AT_MOST, (x[worst], found[worst], right[worst], error[worst])
     zero = right == 0
     assert (np.signbit(found[zero]) == np.signbit(right[zero])).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_stored_in_16_bits_has_digits_enough(name, rng):
+    x = samples(np.float32, 20_000, rng)
+    found, right = in_short_lanes(name, x), exact(name, x)
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(right))
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(np.isinf(found), np.isinf(right.astype(np.float32)))
+    finite = np.isfinite(right) & np.isfinite(found)
+    np.testing.assert_allclose(found[finite], right[finite], rtol=2.0**-15, atol=2.0**-134)  # half the least bfloat16
+    zero = right == 0
+    assert (np.signbit(found[zero]) == np.signbit(right[zero])).all()
+
+
+@pytest.mark.parametrize("name", ["gelu", "silu", "tanh", "elu", "mish", "softplus"])
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=["float16", "bfloat16"])
+def test_activations_of_16_bits_are_those_of_float32_rounded(name, dtype, rng):
+    """But where that lies about in the middle of two: then it may be the other."""
+    x = rng.standard_normal((64, 300)).astype(dtype)
+    weight = np.full(300, 2.0, np.float32)
+    found = nz.functional.layer_norm(x, (300,), weight, activation=name)
+    right = nz.functional.layer_norm(x.astype(np.float32), (300,), weight, activation=name)
+    info = ml_dtypes.finfo(dtype)
+    unit = 2.0 ** np.floor(np.log2(np.maximum(abs(right), float(info.tiny)))) * float(info.eps)
+    assert (abs(found.astype(np.float64) - right) <= 0.54 * unit + 1.5e-6).all()  # gelu is 0.5 + 0.5 erf, times v
+    assert (found == right.astype(dtype)).mean() > 0.94
 
 
 @pytest.mark.slow
@@ -325,12 +359,15 @@ def test_every_activation_has_a_formula_and_a_source():
 SAME_BITS = """
 import hashlib, sys
 import numpy as np
-from tests.test_functions import DTYPES, NAMES, in_lanes, samples
+from tests.test_functions import DTYPES, NAMES, in_lanes, in_short_lanes, samples
 for name in NAMES:
     for dtype in DTYPES:
         found = in_lanes(name, samples(dtype, 500, np.random.default_rng(0)))
         found[np.isnan(found)] = np.nan
         print(name, hashlib.sha256(found.tobytes()).hexdigest())
+    found = in_short_lanes(name, samples(np.float32, 500, np.random.default_rng(0)))
+    found[np.isnan(found)] = np.nan
+    print(name, hashlib.sha256(found.tobytes()).hexdigest())
 """
 
 
@@ -340,4 +377,4 @@ def test_the_same_bits_on_older_processors(cpu, tmp_path):
     """Without fma, vectors of 32 bytes, or either."""
     here = script(SAME_BITS).stdout
     there = script(SAME_BITS, NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES="", NUMBA_CACHE_DIR=tmp_path).stdout
-    assert here == there and len(here.splitlines()) == len(NAMES) * len(DTYPES)
+    assert here == there and len(here.splitlines()) == len(NAMES) * (len(DTYPES) + 1)

@@ -111,7 +111,12 @@ class Code(NamedTuple):
             return compiled(self.make(*self.flags, past_caches), signature)
         of_x, of_bias = FLAT[self.arrays[self.result].name], FLAT[self.arrays[2].name]
         beside = (of_x, of_x, of_x, FLOAT) if self.result == RESULT else (of_x, of_x, of_bias, of_x, of_x, of_x)
-        return compiled(self.make(*self.flags, past_caches, self.around), signature + beside)
+        around = self.around
+        if self.arrays[self.result].itemsize == 2:
+            from normzoo.backends.cpu.vector.short import stored_in_16_bits  # noqa: PLC0415  (see below)
+
+            around = stored_in_16_bits(around)
+        return compiled(self.make(*self.flags, past_caches, around), signature + beside)
 
 
 def _can_stream(y: Array, s: Array | None = None, *sources: Array) -> bool:

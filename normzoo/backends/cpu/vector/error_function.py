@@ -65,7 +65,7 @@ def at_once(x: Term) -> Term:
     near 0, where k is 0. In three fifths of the instructions of two parts."""
     size = abs(x).at_most(FLAT)
     first, *others = AT_ONCE
-    k, r, q = reduced(-size.fma(first, size * size.polynomial(others)))
+    k, r, q = reduced(size.fma(first, size * size.polynomial(others)), -1)
     scale = power(k)
     return (-scale).fma((r * r).fma(q, r), 1.0 - scale).signed_as(x)
 

@@ -97,7 +97,16 @@ class Vec(types.Type):
         super().__init__(name=f"vec16_{dtype}")
 
 
+class ShortVec(Vec):
+    """Lanes of float32 of which few digits are wanted: see `short.py`."""
+
+    def __init__(self, dtype: types.Float) -> None:
+        self.dtype = dtype
+        types.Type.__init__(self, name=f"vec16_short_{dtype}")
+
+
 @register_model(Vec)
+@register_model(ShortVec)
 class _VecModel(models.PrimitiveModel):
     def __init__(self, dmm, fe_type: Vec) -> None:
         super().__init__(dmm, fe_type, llvm_type(fe_type.dtype))

@@ -15,8 +15,8 @@ from normzoo.backends.cpu.vector.lanes import LANES, intrinsic, is_short, llvm_t
 
 _SHORTS = ir.VectorType(ir.IntType(16), LANES)
 _WORDS = ir.VectorType(ir.IntType(32), LANES)
-_CONVERT, _IS_KIND = "llvm.x86.avx512bf16.cvtneps2bf16.512", f"llvm.is.fpclass.v{LANES}f32"
-_SUBNORMAL = 0x90  # of both signs, for _IS_KIND
+_CONVERT, _IS_KIND = "llvm.x86.avx512bf16.cvtneps2bf16.512", "llvm.x86.avx512.fpclass.ps.512"
+_SUBNORMAL = 0x20  # for _IS_KIND, which is one instruction; LLVM's own test takes seven
 
 
 def is_bfloat16(dtype: Any) -> bool:
@@ -48,7 +48,7 @@ def to_store(context, builder, dtype: Any, v):
         if converts_halves(context):
             return builder.bitcast(builder.fptrunc(v, ir.VectorType(ir.HalfType(), LANES)), _SHORTS)
         return _halves_of_floats(builder, v)
-    if all(has(context, feature) for feature in ("avx512f", "avx512bw", "avx512bf16")):
+    if all(has(context, feature) for feature in ("avx512f", "avx512bw", "avx512dq", "avx512bf16")):
         return _converted(builder, v)
     return builder.trunc(_upper(builder, v), _SHORTS)
 

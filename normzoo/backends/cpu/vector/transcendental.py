@@ -100,12 +100,13 @@ def numbers(x: Term) -> Numbers:
     return OF_BITS[x.bits]
 
 
-def reduced(x: Term) -> tuple[Term, Term, Term]:
-    """Bits whose last are those of k, an integer, r and q: exp(x) = 2^k exp(r), exp(r) = 1 + r + r^2 q."""
+def reduced(x: Term, sign: int = 1) -> tuple[Term, Term, Term]:
+    """Bits whose last are those of k, an integer, r and q: exp(x) = 2^k exp(r), exp(r) = 1 + r + r^2 q. With sign -1
+    those of exp(-x), in as many instructions."""
     of = numbers(x)
-    shifted = x.fma(1.4426950408889634, of.shift)
+    shifted = x.fma(sign * 1.4426950408889634, of.shift)
     k = shifted - of.shift
-    r = k.fma(-of.ln2[1], k.fma(-of.ln2[0], x))  # the first product and difference are exact
+    r = k.fma(-of.ln2[1], k.fma(-of.ln2[0], x if sign > 0 else -x))  # the first product and difference are exact
     return shifted.integers(), r, r.polynomial(of.exp)
 
 
@@ -187,7 +188,7 @@ def sigmoid(x: Term) -> Term:
     """2^-c / (2^-c + 2^(k-c) exp(r)), exp(-x) = 2^k exp(r): the sum is in the range of its floats where the quotient is
     subnormal."""
     of = numbers(x)
-    k, r, q = reduced(-x.within(of.least, 2.0 * of.flat))
+    k, r, q = reduced(x.within(of.least, 2.0 * of.flat), -1)
     scale, unit = power(k, -SIGMOID_SHIFT), 2.0**-SIGMOID_SHIFT
     above = scale + unit
     lost = unit - (above - scale)
