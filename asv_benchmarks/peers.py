@@ -2,12 +2,14 @@
 
     python asv_benchmarks/peers.py [--rounds 15] [--only REGEX] [--json peers.json] [--png peers.png]
     python asv_benchmarks/peers.py --fused [...]
+    python asv_benchmarks/peers.py --apart [...]
 
 The peers are PyTorch: as it is; `torch kept`, the same with an allocator that keeps its pages (MALLOC_MMAP_THRESHOLD_
 and MALLOC_TRIM_THRESHOLD_ raised), which large results cost most otherwise; `inductor`, its compiler; `onednn`, its
 tensors in oneDNN's layout, where it has that kernel. And JAX compiled, ONNX Runtime and OpenVINO. With --fused the cells
 are norms with what stands before and behind them (residual, activation, branch, gate), the peers PyTorch in its three
-ways and JAX; `normzoo apart` does the same with one pass for each step.
+ways and JAX; `normzoo apart` does the same with one pass for each step. With --apart that is all there is beside
+normzoo, on arrays that no cache holds.
 
 Every implementation runs in its own process, two threads each, called in turn; a figure is the median over the rounds
 of slices of at least 20 ms. All allocate their outputs, but OpenVINO, whose request keeps them; `normzoo out=` writes
@@ -139,6 +141,21 @@ def fused_cells():
     return found
 
 
+def cells_past_caches():
+    """Arrays of 100 MB or more: what is read again comes from memory."""
+    found = []
+    for direction in ("forward", "both"):
+        found += [
+            Cell("LayerNorm", (65536, 768), direction, around="residual"),
+            Cell("RMSNorm", (65536, 768), direction, around="residual"),
+            Cell("RMSNorm", (16384, 4096), direction, around="gate", activation="silu"),
+            Cell("BatchNorm", (128, 64, 56, 56), direction, around="add", activation="relu"),
+            Cell("GroupNorm", (64, 512, 32, 32), direction, activation="silu", groups=32),
+            Cell("LayerNorm", (65536, 768), direction, activation="silu"),
+        ]
+    return found
+
+
 # -- implementations: cell -> function to time, or None where it has none ------------------------------------
 
 
@@ -218,51 +235,48 @@ def apart_calls(cell: Cell) -> Callable | None:
     normalize, x, dy = normzoo_forward(plain)
     beside, ds = dy.copy(), dy.copy()
     value, derivative = (f"numba.float32({text})" for text in SCALAR[cell.activation])
+    there_alone = cell.direction == "forward"
 
-    def loop(arguments: str, *lines: str) -> Callable:
-        made = compiled_loop(arguments.split(", "), lines)
-        return lambda *arrays: made(*(v.reshape(-1) for v in arrays))
+    def step(names: str, line: str) -> Callable:
+        """Writes the last array, which is made unless it is given."""
+        loop = compiled_loop(names.split(", "), ("z = a[i]", line))
 
-    if cell.around == "residual":
-        join, added = loop("a, b, o", "o[i] = a[i] + b[i]"), loop("a, b", "a[i] += b[i]")
+        def run(*arrays: Any) -> Any:
+            given = arrays if len(arrays) == names.count(",") + 1 else (*arrays, np.empty_like(x))
+            loop(*(v.reshape(-1) for v in given))
+            return given[-1]
 
-        def there() -> Any:
-            s = np.empty_like(x)
-            join(x, beside, s)
-            return s, *normalize(s, return_saved=True)
+        return run
 
-        def both() -> Any:
-            saved = there()[2]
-            dx = saved.backward(dy).x
-            added(dx, ds)
-            return dx
+    act = step("a, o", f"o[i] = {value}")
+    plus = step("a, b, o", "o[i] = a[i] + b[i]")
+    times = step("a, b, o", "o[i] = a[i] * b[i]")
+    turn = step("a, b, o", f"o[i] = b[i] * {derivative}")
+    turn_gate = step("a, b, c, o", f"o[i] = b[i] * c[i] * {derivative}")
 
-        return there if cell.direction == "forward" else both
-    if cell.around == "gate":
-        finish = loop("a, b", "z = b[i]", f"a[i] *= {value}")
-        undo = loop("a, v, b, d, e", "z = b[i]", f"d[i] = a[i] * {value}", f"e[i] = a[i] * v[i] * {derivative}")
-    elif cell.around == "add":
-        finish = loop("a, b", "z = a[i] + b[i]", f"a[i] = {value}")
-        undo = loop("a, v, b, d, e", "z = v[i] + b[i]", f"e[i] = d[i] = a[i] * {derivative}")
-    else:
-        finish = loop("a, b", "z = a[i]", f"a[i] = {value}")
-        undo = loop("a, v, b, d, e", "z = v[i]", f"d[i] = a[i] * {derivative}")
+    def residual() -> Any:
+        s = plus(x, beside)
+        if there_alone:
+            return s, normalize(s)
+        dx = normalize(s, return_saved=True)[1].backward(dy).x
+        return plus(dx, ds, dx)
 
-    def forward() -> Any:
-        y = normalize(x)
-        finish(y, beside)
-        return y
+    def gate() -> Any:
+        v, *saved = (normalize(x),) if there_alone else normalize(x, return_saved=True)
+        g = act(beside)
+        y = times(v, g, v if there_alone else np.empty_like(v))
+        return y if there_alone else (saved[0].backward(times(dy, g)), turn_gate(beside, dy, v))
 
-    def step() -> Any:
+    def behind() -> Any:
+        if there_alone:
+            v = normalize(x)
+            v = plus(v, beside, v) if cell.around else v
+            return act(v, v) if cell.activation else v
         v, saved = normalize(x, return_saved=True)
-        y = v.copy()
-        finish(y, beside)
-        dv = np.empty_like(x)
-        other = np.empty_like(x) if cell.around else dv
-        undo(dy, v, beside, dv, other)
-        return saved.backward(dv), other
+        v = plus(v, beside, v) if cell.around else v
+        return act(v), saved.backward(turn(v, dy))
 
-    return forward if cell.direction == "forward" else step
+    return {"residual": residual, "gate": gate}.get(cell.around, behind)
 
 
 def torch_forward(cell: Cell) -> tuple[Callable, list, list]:
@@ -526,6 +540,7 @@ PACKAGES = {  # that a peer needs
 }  # fmt: skip
 PEERS = tuple(PACKAGES)
 FUSED = ("normzoo", "normzoo out=", "normzoo apart", "torch", "torch kept", "inductor", "jax", "floor")  # with --fused
+APART = "normzoo", "normzoo out=", "normzoo apart", "floor"  # with --apart
 USUAL = tuple(name for name in IMPLEMENTATIONS if name != "normzoo apart")
 KEPT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_MMAP_MAX_": "0"}
 
@@ -691,7 +706,8 @@ def ratios(row: dict[str, float]) -> dict[str, float]:
 
 def as_table(table: dict[str, dict[str, float]], names: list[str]) -> str:
     """Markdown: milliseconds, and the ratios."""
-    columns = ["fastest peer", "torch", *(["apart"] if "normzoo apart" in names else []), "of the floor"]
+    known = {column for row in table.values() for column in ratios(row)}
+    columns = [c for c in ("fastest peer", "torch", "apart", "of the floor") if c in known]
     titles = [c if c == "of the floor" else f"x {c}" for c in columns]
     lines = ["| cell, ms | " + " | ".join([*names, *titles]) + " |"]
     lines.append("|---" * (1 + len(names) + len(columns)) + "|")
@@ -701,7 +717,7 @@ def as_table(table: dict[str, dict[str, float]], names: list[str]) -> str:
         lines.append(
             f"| {cell} | " + " | ".join([*times, *(f"{found[c]:.2f}" if c in found else "-" for c in columns)]) + " |"
         )
-    for column in columns[:-1]:
+    for column in columns[: -1 if "of the floor" in columns else None]:
         values = [ratios(row)[column] for row in table.values() if column in ratios(row)]
         if values:
             lines.append(
@@ -787,20 +803,26 @@ def main() -> None:
     parser.add_argument("--json", type=writable, help="write the figures here")
     parser.add_argument("--png", type=writable, help="draw the bar chart here")
     parser.add_argument("--fused", action="store_true", help="norms with what stands before and behind them")
+    parser.add_argument(
+        "--apart", action="store_true", help="these against the same with one pass for each step, past the caches"
+    )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         worker(options.worker)
         return
     names = []
-    for name in FUSED if options.fused else USUAL:
+    wanted, make_cells = USUAL, cells
+    if options.fused or options.apart:
+        wanted, make_cells = (FUSED, fused_cells) if options.fused else (APART, cells_past_caches)
+    for name in wanted:
         if options.without and re.search(options.without, name):
             continue
         if not installed(name):
             print(f"{name} is not installed and left out", file=sys.stderr)
             continue
         names.append(name)
-    chosen = [cell for cell in (fused_cells if options.fused else cells)() if re.search(options.only, cell.id)]
+    chosen = [cell for cell in make_cells() if re.search(options.only, cell.id)]
     about = describe(names)
     found = measure_rounds(chosen, names, options.rounds)
     table = medians(found)
