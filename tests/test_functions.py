@@ -18,10 +18,10 @@ from normzoo.backends.activations import activation, list_activations
 from normzoo.backends.around import Activation
 from normzoo.backends.cpu.code import compiled
 from normzoo.backends.cpu.compiling.jit import helper, kernel
+from normzoo.backends.cpu.kernels.functions import in_short
 from normzoo.backends.cpu.vector import error_function, transcendental  # noqa: F401  (they teach lanes these functions)
 from normzoo.backends.cpu.vector.access import load, store
 from normzoo.backends.cpu.vector.lanes import LANES, Flat
-from normzoo.backends.cpu.vector.short import shortened
 from normzoo.backends.lanes import choose, fma, larger, smaller
 from tests.robust.process import script
 
@@ -57,7 +57,7 @@ def in_lanes(name, x):
 
 
 def in_short_lanes(name, x):
-    return taken(of_lanes(helper(shortened(getattr(lanes, name))), f"short_{name}"), x)
+    return taken(of_lanes(in_short(getattr(lanes, name)), f"short_{name}"), x)
 
 
 def exact(name, x):

@@ -44,6 +44,7 @@ class Around(NamedTuple):
     behind: str = ""  # "add": y = act(z + add); "gate": y = z * act(gate); "learned": y = act(z, p); "": y = act(z)
     activation: Activation | None = None  # None: act(z) = z
     ds: bool = False  # going back: a gradient that reaches s from elsewhere
+    is_short: bool = False  # is y, or dx, stored in 16 bits? Told by who makes a kernel
 
     @property
     def is_before(self) -> bool:

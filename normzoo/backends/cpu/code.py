@@ -111,11 +111,7 @@ class Code(NamedTuple):
             return compiled(self.make(*self.flags, past_caches), signature)
         of_x, of_bias = FLAT[self.arrays[self.result].name], FLAT[self.arrays[2].name]
         beside = (of_x, of_x, of_x, FLOAT) if self.result == RESULT else (of_x, of_x, of_bias, of_x, of_x, of_x)
-        around = self.around
-        if self.arrays[self.result].itemsize == 2:
-            from normzoo.backends.cpu.vector.short import stored_in_16_bits  # noqa: PLC0415  (see below)
-
-            around = stored_in_16_bits(around)
+        around = self.around._replace(is_short=self.arrays[self.result].itemsize == 2)
         return compiled(self.make(*self.flags, past_caches, around), signature + beside)
 
 

@@ -3,17 +3,17 @@
 What comes before the sums of a pass is written into memory, where these find it in the cache: s goes to `x`, of which
 the moments are, and going back dy times the derivative of what is behind goes to `dy`. A record's own x and dy are then
 in `beside`. What comes behind is done with the lanes that y or dx is made of. But rows add a residual each time that
-they read x, so that s may go past the caches.
+they read x, so that s may go past the caches; not where it is stored in 16 bits, as rounding takes longer than reading.
 """
 
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
-from normzoo.backends import lanes
-from normzoo.backends.around import Activation, Around
+from normzoo.backends.around import Around
 from normzoo.backends.cpu.compiling.jit import constant, helper
 from normzoo.backends.cpu.kernels.columns_walk import read_in
+from normzoo.backends.cpu.kernels.functions import in_short, on_lanes
 from normzoo.backends.cpu.kernels.moments import read, write, write_out
 from normzoo.backends.cpu.kernels.rows_source import (
     S,
@@ -185,27 +185,14 @@ def add_scaled(x, residual, scale):
 
 
 @cache
-def on_lanes(function: Callable) -> Any:
-    """A function of the vocabulary, or one that is written in it, as kernels call it."""
-    from normzoo.backends.cpu.vector import error_function  # noqa: F401, PLC0415  (it teaches lanes exp and its kin)
-
-    if function.__module__ != lanes.__name__:
-        return helper(function)
-
-    @helper
-    def named(v):
-        return function(v)
-
-    return named
-
-
-@cache
 def sides_of(around: Around) -> Sides:
     """The arithmetic; parts that are not asked for are anything."""
     activation, learned = around.activation, around.behind == "learned"
     act, slope = same, same_of_two
     if activation is not None:
-        act, slope = on_lanes(activation.value), on_lanes(activation.derivative) if learned else _times(activation)
+        compiled = in_short if around.is_short and not learned else on_lanes
+        act, slope = compiled(activation.value), compiled(activation.derivative)
+        slope = slope if learned else _times(slope)
 
     @helper
     def gated(v, other):
@@ -255,9 +242,7 @@ def sides_of(around: Around) -> Sides:
     return Sides(gated_first if around.gate_first else add_scaled, finish, turn, gated_back)
 
 
-def _times(activation: Activation) -> Any:
-    derivative = on_lanes(activation.derivative)
-
+def _times(derivative: Any) -> Any:
     @helper
     def times_derivative(d, v):
         return d * derivative(v)
@@ -274,11 +259,12 @@ def forward_steps(around: Around, by_column: bool, streams: bool = False) -> Ste
     has_other = around.behind != ""
     join, finish, _, _ = sides_of(around)
     second = other_of if around.gate_first else residual_of
+    is_read = by_column or around.gate_first or around.is_short  # is s, as written, read again?
 
     @helper
     def write_s(given, terms, _z, i, left, full):
         s = join(terms[0], terms[1], splat(narrow(given.beside.scale, given.x)))
-        write_out(given.x, i, s, left, full, streams)
+        write_out(given.x, i, s, left, full, streams and not is_read)
 
     @helper
     def write_y(given, _terms, z, i, left, full, streams):
@@ -299,7 +285,7 @@ def forward_steps(around: Around, by_column: bool, streams: bool = False) -> Ste
         return Steps(NOTHING, X, read_terms, write_s, read_terms, end, fetching(*terms))
     fetch = fetching(own_x_of, second, *terms[1:])
     sources = reading(by_column, own_x_of, second)
-    if by_column or around.gate_first:
+    if is_read:
         return Steps(JOINS, X, sources, write_s, read_terms, end, fetch)
     read_terms = Reads(take_s_other, blank_s_other) if has_other else Reads(take_s, blank_s)
     if streams:  # s at once: of two arrays that are written past the caches in turn, lines would go half filled

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from normzoo.backends.cpu.compiling.disk import identity
 from normzoo.backends.cpu.compiling.jit import helper
-from normzoo.backends.cpu.kernels.around import on_lanes
+from normzoo.backends.cpu.kernels.functions import on_lanes
 from normzoo.backends.cpu.kernels.making import cells_kernel
 from normzoo.backends.cpu.kernels.moments import put_lanes
 from normzoo.backends.cpu.kernels.tuples import (

@@ -9,7 +9,7 @@ from typing import Any
 
 from normzoo.backends.cpu.compiling.disk import identity
 from normzoo.backends.cpu.compiling.jit import helper
-from normzoo.backends.cpu.kernels.around import on_lanes
+from normzoo.backends.cpu.kernels.functions import on_lanes
 from normzoo.backends.cpu.kernels.making import groups_kernel
 from normzoo.backends.cpu.kernels.moments import put_lanes
 from normzoo.backends.cpu.kernels.tuples import LINE, adding_planes, coefficients_of, reading, writing

@@ -5,11 +5,7 @@ what float32 would give, but where that lies within 1/32 of a unit of the middle
 instruction. What has no formula here is computed as ever.
 """
 
-from collections.abc import Callable
-from functools import lru_cache
-
 from normzoo.backends import lanes
-from normzoo.backends.around import Activation, Around
 from normzoo.backends.cpu.numba_internals.way import lower, typed
 from normzoo.backends.cpu.vector.error_function import FLAT
 from normzoo.backends.cpu.vector.expressions import SHORT_FORMULAS, Term
@@ -50,28 +46,6 @@ typed(full, lambda v: Vec(v.dtype))
 @lower(full, Vec)
 def _same(context, builder, sig, args):
     return args[0]
-
-
-@lru_cache(maxsize=256)
-def stored_in_16_bits(around: Around) -> Around:
-    """The same with fewer digits. A learned activation stays: it is of two arrays."""
-    activation = around.activation
-    if activation is None or activation.parameter:
-        return around
-    value, derivative = shortened(activation.value), shortened(activation.derivative)
-    return around._replace(activation=Activation(activation.name, value, derivative))
-
-
-def shortened(function: Callable) -> Callable:
-    """A function of the vocabulary, or one written in it, of lanes of which few digits are wanted."""
-    from normzoo.backends.cpu.kernels.around import on_lanes  # noqa: PLC0415  (it is imported by kernels alone)
-
-    of_lanes = on_lanes(function)
-
-    def in_short(v):
-        return full(of_lanes(short(v)))
-
-    return in_short
 
 
 def exp(x: Term) -> Term:
