@@ -224,6 +224,12 @@ class Backend(Protocol):
         the arrays."""
         raise lacking(self)
 
+    def largest(self, dims: Cells, k: int, store: np.dtype) -> Callable[[Array, Array], tuple[Array, Array]]:
+        """run(x, center) -> (channels, places): where the k values of each channel lie that are furthest from its
+        center, (c,) float64; of equal distances the first in memory. int64, in order, places of x as it lies; where
+        distances are NaN there may be fewer."""
+        raise lacking(self)
+
     # Data, likewise.
 
     def summarize(self, columns: int, summary: Summary, store: np.dtype) -> Callable[..., Array]:

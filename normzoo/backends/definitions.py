@@ -202,6 +202,21 @@ def kept(v: Array, span: str) -> Array:
 
 
 @np.errstate(all="ignore")
+def largest(dims: Cells, k: int, x: Array, center: Array) -> tuple[Array, Array]:
+    """See `Backend.largest`."""
+
+    def by_channel(a: Array) -> Array:
+        return by_cell(a, dims).swapaxes(0, 1).reshape(dims.c, dims.b * dims.n)
+
+    far = np.abs(by_channel(x).astype(np.float64) - center[:, None])
+    furthest = np.argsort(-far, axis=1, kind="stable")[:, :k]
+    places = np.take_along_axis(by_channel(np.arange(x.size)), furthest, axis=1)
+    places = np.sort(np.where(np.isnan(np.take_along_axis(far, furthest, axis=1)), -1, places), axis=1)
+    channels, _ = np.nonzero(places >= 0)
+    return channels, places[places >= 0]
+
+
+@np.errstate(all="ignore")
 def groups(
     starts: Array,
     c: int,

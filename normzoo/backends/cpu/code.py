@@ -110,7 +110,8 @@ class Code(NamedTuple):
         if self.around == ALONE:
             return compiled(self.make(*self.flags, past_caches), signature)
         of_x, of_bias = FLAT[self.arrays[self.result].name], FLAT[self.arrays[2].name]
-        beside = (of_x, of_x, of_x, FLOAT) if self.result == RESULT else (of_x, of_x, of_bias, of_x, of_x, of_x)
+        other = of_bias if self.around.behind == "learned" else of_x
+        beside = (of_x, of_x, other, FLOAT) if self.result == RESULT else (of_x, of_x, of_bias, other, of_x, of_x)
         return compiled(self.make(*self.flags, past_caches, self.around), signature + beside)
 
 

@@ -67,6 +67,9 @@ class OfNoView(Backend):
     def follow_back(self, dims: Lines, form: Following, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
         return _outside().follow_back(dims, form, store)
 
+    def largest(self, dims: Cells, k: int, store: np.dtype) -> Callable[[Array, Array], tuple[Array, Array]]:
+        return _outside().largest(dims, k, store)
+
     def pixel_sums(self, dims: Pixels, store: np.dtype, extremes: bool) -> Callable[[Array, float, float], Array]:
         return _outside().pixel_sums(dims, store, extremes)
 

@@ -64,11 +64,12 @@ def dx_of(given, terms, i, p, form, flags, left, full):
 
 @helper
 def dy_of(given, terms, i, p, form, flags, left, full):
-    """dy of xhat * weight + bias at i, likewise; `form`: weight, bias and `affine_of` the set."""
-    w, a, affine = form
+    """dy of xhat * weight + bias at i, likewise; `form`: weight, bias, `affine_of` the set and the level."""
+    w, a, affine, level = form
     if flags.spans:
         w, a = read(given.weight, p, left, full, given.dx), read(given.beside.bias, p, left, full, given.dx)
-    flags.steps.fill(given, terms, fma(standardize(terms[1], *affine), w, a), i, left, full)
+        level = flags.steps.level.each(given, p, left, full)
+    flags.steps.fill(given, terms + level, fma(standardize(terms[1], *affine), w, a), i, left, full)
 
 
 @helper
@@ -80,7 +81,7 @@ def chunk_turn(given, here, j, affine, flags):
     for run in range(first, first + runs):
         i = here.start + run * c * n + skip
         p = top + run * step
-        form = splat(at(given.weight, p)), splat(at(given.beside.bias, p)), affine
+        form = splat(at(given.weight, p)), splat(at(given.beside.bias, p)), affine, flags.steps.level.one(given, p)
         over_run(dy_of, flags.steps.sources, given, (i, i + length, p + skip), form, flags, 0)
 
 
@@ -269,4 +270,4 @@ def backward(center, power, spans, streams, around=ALONE):
         else:
             share(pool, pb * pm * pc, fold_sums, (dims, parameter_dims, sums, dweight, dbias))
 
-    return backward_kernel("rows_backward", going_back(all_sets, unrolls, steps.fills == TURNS), around)
+    return backward_kernel("rows_backward", going_back(all_sets, unrolls, steps.fills == TURNS, around.behind == "learned"), around)

@@ -138,7 +138,7 @@ def forward(center, power, spans, streams, around=ALONE):
         # 2 normalize
         share(pool, b * c * chunks, normalize_chunk, (given,))
 
-    return forward_kernel("rows_forward_split", going_forward(all_chunks, unrolls), around)
+    return forward_kernel("rows_forward_split", going_forward(all_chunks, unrolls, around.behind == "learned"), around)
 
 
 @cache
@@ -154,7 +154,7 @@ def apply(spans, streams, around=ALONE):
         b, m, c, n = given.dims
         share(pool, b * c * chunking(m, n)[2], normalize_chunk, (given,))
 
-    return apply_kernel("rows_apply", going_forward(all_chunks, unrolls), around)
+    return apply_kernel("rows_apply", going_forward(all_chunks, unrolls, around.behind == "learned"), around)
 
 
 @cache
@@ -239,4 +239,4 @@ def backward(center, power, spans, streams, around=ALONE):
             put_three(part, place_of(dims, s, 0), means)
         share(pool, b * c * chunks, derive_chunk, (given, part))
 
-    return backward_kernel("rows_backward_split", going_back(all_chunks, unrolls, steps.fills == TURNS), around)
+    return backward_kernel("rows_backward_split", going_back(all_chunks, unrolls, steps.fills == TURNS, around.behind == "learned"), around)
