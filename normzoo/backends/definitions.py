@@ -11,6 +11,7 @@ from normzoo.backends.forms import (
     Cumulation,
     Formula,
     Response,
+    Twice,
     Window,
 )
 
@@ -176,12 +177,17 @@ def later(d: Array) -> Array:
 @np.errstate(all="ignore")
 def cells(
     dims: Cells,
-    formula: Formula,
+    formula: Formula | Twice,
     arrays: tuple[Array, ...],
     coefficients: tuple[Array, ...],
     results: tuple[Array, ...],
 ) -> list[Array]:
     """See `Backend.cells`."""
+    if isinstance(formula, Twice):
+        sums = cells(dims, formula.first, arrays, coefficients, ())
+        made = formula.between(*sums[: formula.sums], *coefficients[: formula.numbers])
+        cells(dims, formula.second, arrays, (*coefficients, *made), results)
+        return sums
     values = (by_cell(a, dims).astype(np.float64) for a in arrays)
     found = formula.function(*values, *(a[:, :, None] for a in coefficients))
     for result, v in zip(results, found, strict=False):

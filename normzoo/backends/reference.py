@@ -19,6 +19,7 @@ from normzoo.backends.forms import (
     Rescaling,
     Response,
     Summary,
+    Twice,
     Window,
 )
 
@@ -173,7 +174,7 @@ class Reference(Backend):
         return partial(definitions_of_data.rescale, dims, how)
 
     def cells(
-        self, dims: Cells, formula: Formula, spans: tuple[str, ...], dtype: np.dtype, store: np.dtype
+        self, dims: Cells, formula: Formula | Twice, spans: tuple[str, ...], dtype: np.dtype, store: np.dtype
     ) -> Callable[..., list[Array]]:
         return partial(definitions.cells, dims, formula)
 

@@ -21,38 +21,37 @@ def _itself(v: Any) -> tuple[Any, ...]:
 OF_CHANNELS, OF_CELLS = Formula(_itself, 1, 0, ("c",)), Formula(_itself, 1, 0, ("bc",))
 
 
+# by which of the axes, outermost first, a parameter spans: axes that follow each other are one
+LAYOUTS: dict[tuple[bool, ...], Callable[..., Cells]] = {
+    (): lambda: Cells(1, 1, 1, False),
+    (False,): lambda n: Cells(1, 1, n, False),
+    (True,): lambda c: Cells(1, c, 1, True),
+    (True, False): lambda c, n: Cells(1, c, n, False),
+    (False, True): lambda n, c: Cells(1, c, n, True),
+    (False, True, False): lambda b, c, n: Cells(b, c, n, False),
+    (True, False, True): lambda b, n, c: Cells(b, c, n, True),
+}
+
+
 def cells_in(dims: Dims, parameter_dims: Dims) -> Cells | None:
     """The view as cells whose sums a parameter gets, of channels or, where their b is not 1 and they are last, of each
-    cell; None where axes alternate too often."""
-    b, *inner = dims
+    cell; None where axes alternate more often."""
     pb, *spanned = parameter_dims
-    sizes = (b // pb, pb, *inner)
-    kept = (False, *(p > 1 or n == 1 for p, n in zip((pb, *spanned), sizes[1:], strict=True)))
-    axes = [(k, size) for k, size in zip(kept, sizes, strict=True) if size != 1]
-    runs = [(k, prod(size for _, size in group)) for k, group in groupby(axes, lambda axis: axis[0])]
-    match [k for k, _ in runs], [size for _, size in runs]:
-        case [], []:
-            return Cells(1, 1, 1, False)
-        case [False], [n]:
-            return Cells(1, 1, n, False)
-        case [True], [c]:
-            return Cells(1, c, 1, c > 1)
-        case [True, False], [c, n]:
-            return Cells(1, c, n, False)
-        case [False, True], [n, c]:
-            return Cells(1, c, n, True)
-        case [False, True, False], [rows, c, n]:
-            return Cells(rows, c, n, False)
-        case [True, False, True], [rows, n, c]:
-            return Cells(rows, c, n, True)
-    return None
+    sizes = (dims[0] // pb, pb, *dims[1:])
+    axes = zip((False, True, *(p > 1 for p in spanned)), sizes, strict=True)
+    runs = [
+        (spans, prod(size for _, size in group))
+        for spans, group in groupby((axis for axis in axes if axis[1] != 1), lambda axis: axis[0])
+    ]
+    found = LAYOUTS.get(tuple(spans for spans, _ in runs))
+    return None if found is None else found(*(size for _, size in runs))
 
 
 @lru_cache(maxsize=256)
 def totals(name: str, dims: Dims, parameter_dims: Dims, store: np.dtype) -> Callable[[Array], Array]:
     """The function from such an array to its sums, (pb, pm, pc, pn) float64."""
-    found = cells_in(dims, parameter_dims)
-    if found is None or not prod(dims):
+    found = cells_in(dims, parameter_dims) if prod(dims) else None
+    if found is None:
         pb, *spanned = parameter_dims
         along = (0, *(2 + i for i, p in enumerate(spanned) if p == 1))
 

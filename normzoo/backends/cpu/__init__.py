@@ -70,7 +70,9 @@ class CPU(OfNoView):
         if spread is None:
             return run
         level = level_spread(around, spread)
-        return lambda x, weight, bias, eps, y, beside=NOTHING: run(x, spread(weight), spread(bias), eps, y, level(beside))
+        return lambda x, weight, bias, eps, y, beside=NOTHING: run(
+            x, spread(weight), spread(bias), eps, y, level(beside)
+        )
 
     def apply(
         self, dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype, around: Around = ALONE

@@ -16,6 +16,7 @@ from normzoo.backends.forms import (
     Rescaling,
     Response,
     Summary,
+    Twice,
     Window,
 )
 
@@ -46,7 +47,7 @@ class OfNoView(Backend):
         return _apart().cumulate_back(batch, form, dtype, store)
 
     def cells(
-        self, dims: Cells, formula: Formula, spans: tuple[str, ...], dtype: np.dtype, store: np.dtype
+        self, dims: Cells, formula: Formula | Twice, spans: tuple[str, ...], dtype: np.dtype, store: np.dtype
     ) -> Callable[..., list[Array]]:
         return _apart().cells(dims, formula, spans, dtype, store)
 

@@ -270,4 +270,6 @@ def backward(center, power, spans, streams, around=ALONE):
         else:
             share(pool, pb * pm * pc, fold_sums, (dims, parameter_dims, sums, dweight, dbias))
 
-    return backward_kernel("rows_backward", going_back(all_sets, unrolls, steps.fills == TURNS, around.behind == "learned"), around)
+    return backward_kernel(
+        "rows_backward", going_back(all_sets, unrolls, steps.fills == TURNS, around.behind == "learned"), around
+    )

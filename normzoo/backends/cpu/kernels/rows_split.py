@@ -239,4 +239,6 @@ def backward(center, power, spans, streams, around=ALONE):
             put_three(part, place_of(dims, s, 0), means)
         share(pool, b * c * chunks, derive_chunk, (given, part))
 
-    return backward_kernel("rows_backward_split", going_back(all_chunks, unrolls, steps.fills == TURNS, around.behind == "learned"), around)
+    return backward_kernel(
+        "rows_backward_split", going_back(all_chunks, unrolls, steps.fills == TURNS, around.behind == "learned"), around
+    )
