@@ -143,15 +143,7 @@ class Pass:
 
     def deviations(self, owner: object, mean: Array, rstd: Array) -> Callable[[], Array]:
         """What makes (x - mean) * rstd in float64, as (b, n, c), from x, which must be as it was."""
-        x, dims = self._arrays[-1], self.dims  # and nothing that holds the result, which whoever keeps this would keep
-        seen = samples_of(x, None)
-
-        def found() -> Array:
-            if samples_of(x, None) != seen:
-                raise changed(owner, "x")
-            return (_positions(x, dims) - mean[:, None]) * rstd[:, None]
-
-        return found
+        return deviations(owner, _positions(self._arrays[-1], self.dims), mean, rstd)
 
     def keep(self, thing: Any) -> None:
         """Leave this for whoever has the `Saved`."""
@@ -171,6 +163,19 @@ def _positions(a: Array, dims: Cells) -> Array:
     """A view of an array as (b, n, c)."""
     b, c, n, last = dims
     return a.reshape(b, n, c) if last else a.reshape(b, c, n).swapaxes(1, 2)
+
+
+def deviations(owner: object, x: Array, mean: Array, rstd: Array) -> Callable[[], Array]:
+    """What makes (x - mean) * rstd in float64, of x (b, n, c), which must be as it was, and statistics (b, c)."""
+    seen = samples_of(x, None)
+
+    def found() -> Array:
+        if samples_of(x, None) != seen:
+            raise changed(owner, "x")
+        v: Array = (x - mean[:, None]) * rstd[:, None]
+        return v
+
+    return found
 
 
 def _nothing() -> None:

@@ -266,6 +266,7 @@ class BackwardPlan(Plan):
         self.expected = plan.expected
         straight = view.pieces_straight and (weight is not None or bias is not None)
         self.gradient_shape = self.expected if straight else view.parameter_dims
+        self.new_small = self.memory.allocator(self.gradient_shape, self.dtype)
         self.weight_given, self.bias_given = (straight and p is not None and p[1] == self.dtype for p in (weight, bias))
         self.gives_both = self.weight_given and self.bias_given
         all_of = not backend(name).gives_some

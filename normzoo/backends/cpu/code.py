@@ -181,7 +181,10 @@ def backward_code(
     few_sets = math.inf if moments == CONSTANT and not spans else SPLIT_SETS
     whole = _is_whole(dims, by_column, few_sets, spans, store)
     make = _makers(by_column)[1][not whole].backward
-    return _code(dims, by_column, make, whole, moments, spans, (arrays, RESULT_BACK, scalars, around))
+    code = _code(dims, by_column, make, whole, moments, spans, (arrays, RESULT_BACK, scalars, around))
+    if whole and not by_column and spans == rows_walk.EACH and parameter_dims == dims:
+        return code._replace(flags=(*code.flags[:2], code.flags[2] + rows_walk.OWN))
+    return code
 
 
 def _code(

@@ -44,7 +44,9 @@ def _gradient(dy: Any, x: Any, rstd: Any, _count: Any, total: Any, weight: Any, 
     return (dy * weight * rstd - (x + total) * more,)
 
 
-SCALED = Twice(Formula(_sums, 1, 0, ("b", "b"), wide=True), _rstd, 2, 2, 1, Formula(_scaled, 1, 1, wide=True))
+SCALED = Twice(Formula(_sums, 1, 0, ("b", "b")), _rstd, 2, 2, 1, Formula(_scaled, 1, 1))
+LEAST = 1e-26  # an eps beside which squares that float32 has no digits for do not count; for smaller ones:
+SCALED_WIDE = SCALED._replace(first=SCALED.first._replace(wide=True), second=SCALED.second._replace(wide=True))
 GRADIENT = Twice(Formula(_products, 2, 0, ("b", "c")), _factor, 1, 2, 1, Formula(_gradient, 2, 1))
 
 
@@ -105,7 +107,7 @@ class CRMSNorm(ExactNorm):
     def by_cells(self, cells: Pass, params: Mapping[str, Array]) -> CellPull:
         weight, n = params["weight"].reshape(1, -1) if params else 1.0, cells.dims.c
         eps = self.eps or 0.0
-        squares, total = cells.twice(SCALED, n + 1, eps, weight)
+        squares, total = cells.twice(SCALED if eps >= LEAST else SCALED_WIDE, n + 1, eps, weight)
         rstd = reciprocal(np.sqrt((squares + total * total) / (n + 1) + eps))
 
         def pull(cells: Pass) -> dict[str, Array]:

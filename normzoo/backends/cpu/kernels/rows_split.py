@@ -28,7 +28,14 @@ from normzoo.backends.cpu.kernels.rows_gradients import (
     sets_of_cell,
 )
 from normzoo.backends.cpu.kernels.rows_runs import going_back, going_forward
-from normzoo.backends.cpu.kernels.rows_sums import chunk_sums, chunk_sums_n, lines_of, plane_of, slots_of
+from normzoo.backends.cpu.kernels.rows_sums import (
+    add_gradients,
+    chunk_sums,
+    chunk_sums_n,
+    lines_of,
+    plane_of,
+    slots_of,
+)
 from normzoo.backends.cpu.kernels.rows_walk import chunking, parts_of, set_at, stats_of
 from normzoo.backends.cpu.parallel.sharing import share
 from normzoo.backends.cpu.vector.access import at, put
@@ -181,7 +188,9 @@ def backward(center, power, spans, streams, around=ALONE):
             here, affine = set_at(dims, s), affine_at(given, s)
             if not fills_first:
                 fill(given, here, h, affine, flags)
-            put_sums(part, place_of(dims, s, h), chunk_sums_n(given, here, h, affine, blocks, block, flags))
+            put_sums(
+                part, place_of(dims, s, h), chunk_sums_n(given, here, h, affine, blocks, block, flags, add_gradients)
+            )
             if constant:
                 chunk_dx(given, here, h, affine, none, flags, 0)
 
