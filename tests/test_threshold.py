@@ -15,6 +15,8 @@ F = nz.functional
 CASES = {
     "batch_norm": (lambda **o: nz.BatchNorm(5, **o), (6, 5, 3, 7), (5, 1, 1)),
     "batch_norm_last": (lambda **o: nz.BatchNorm(5, channel_axis=-1, **o), (6, 3, 7, 5), (5,)),
+    "batch_norm_shared": (lambda **o: nz.BatchNorm(2, **o), (3, 2, 70, 60), (2, 1, 1)),  # threads share each set
+    "batch_norm_last_shared": (lambda **o: nz.BatchNorm(3, channel_axis=-1, **o), (2, 40, 31, 3), (3,)),
     "batch_norm_plain": (lambda **o: nz.BatchNorm(5, affine=False, **o), (17, 5), (5,)),
     "ghost_batch_norm": (lambda **o: nz.GhostBatchNorm(5, 2, **o), (6, 5, 9), (5, 1)),
     "instance_norm": (lambda **o: nz.InstanceNorm(5, **o), (3, 5, 9), (5, 1)),

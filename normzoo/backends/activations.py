@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple, Self
 
-from normzoo.backends.around import Activation, Lanes
+from normzoo.backends.around import Activation, Lanes, check_level
 from normzoo.backends.lanes import choose, erf, exp, expm1, larger, log1p, magnitude, sigmoid, smaller, tanh
 
 # Functions of the table are compiled into kernels: each is of the vocabulary alone. Numbers near which the rest of a
@@ -286,13 +286,15 @@ def activation(given: str | Activation | None, owner: str = "activation") -> Act
         owner: whose it is, for messages.
 
     Raises:
-        ValueError: there is none of this name, or not with these parameters.
+        ValueError: there is none of this name, or not with these parameters; or what it learns is no level.
         TypeError: this is neither a name nor an activation.
 
     >>> activation("leaky_relu(0.2)").derivative(-3.0)
     0.2
     """
     if isinstance(given, Activation) or given is None:
+        if type(given) is Activation and given.parameter:
+            check_level(given, owner)
         return given
     if not isinstance(given, str):
         raise TypeError(f"{owner}: expected a name of list_activations(), an Activation or None, got {given!r}")

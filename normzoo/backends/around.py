@@ -16,6 +16,9 @@ class Activation(NamedTuple):
     """A function that follows a norm, and its derivative. Both are written only with the functions of `lanes.py`, with
     + - * / and numbers, because kernels compute them on many values at once, and the reference on arrays.
 
+    That of a learned level p is value(v, p) = p + f(v - p); its derivative(v, p) is a pair, that by v and that by p,
+    which add up to 1.
+
     >>> import numpy as np
     >>> from normzoo.backends.lanes import exp, log1p, magnitude, larger, sigmoid
     >>> def value(v):
@@ -30,10 +33,21 @@ class Activation(NamedTuple):
     name: str
     value: Callable[..., Lanes]
     derivative: Callable[..., Any]
-    parameter: str = ""  # of a learned one: value(v, p), and derivative(v, p) is a pair, that by v and that by p
+    parameter: str = ""  # the name of a learned level
 
     def __repr__(self) -> str:
         return f"Activation({self.name!r})"
+
+
+def check_level(given: Activation, owner: str) -> None:
+    """The parameter's gradient is made of that of the value before the activation."""
+    for v, level in ((-1.3, 0.4), (0.7, 0.2), (2.0, -1.0), (0.3, 3.0)):
+        by_v, by_level = given.derivative(v, level)
+        if not abs(by_v + by_level - 1) < 1e-6:
+            raise ValueError(
+                f"{owner}: expected an activation of a level, value(v, p) = p + f(v - p), whose derivatives by v and "
+                f"by p add up to 1, got {given.name!r} with {by_v + by_level}; compute it behind the norm"
+            )
 
 
 class Around(NamedTuple):
@@ -61,11 +75,12 @@ ALONE = Around()
 
 
 class Beside(NamedTuple):
-    """The arrays of a pass beside x; each has x's shape, dtype and order, or is None."""
+    """The arrays of a pass beside x; each has x's shape, dtype and order, or is None. But a parameter of what is
+    learned is as weight and bias are."""
 
     residual: Any = None
     s: Any = None  # written: what the norm reads
-    other: Any = None  # what is added behind, or the gate, or the parameter of what is learned, repeated
+    other: Any = None  # what is added behind, or the gate, or the parameter of what is learned
     scale: float = 1.0  # of the residual
 
 
@@ -75,7 +90,7 @@ class BesideBack(NamedTuple):
 
     bias: Any = None  # of the parameters' view
     other: Any = None
-    dother: Any = None  # written: the gradient of `other`
+    dother: Any = None  # written: the gradient of `other`; not of a parameter, which is what of dy bias does not get
     ds: Any = None
 
 

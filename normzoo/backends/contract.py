@@ -62,6 +62,7 @@ from normzoo.backends.forms import (
     Rescaling,
     Response,
     Summary,
+    Twice,
     Window,
 )
 
@@ -217,11 +218,20 @@ class Backend(Protocol):
     # Cells.
 
     def cells(
-        self, dims: Cells, formula: Formula, spans: tuple[str, ...], dtype: np.dtype, store: np.dtype
+        self, dims: Cells, formula: Formula | Twice, spans: tuple[str, ...], dtype: np.dtype, store: np.dtype
     ) -> Callable[..., list[Array]]:
         """run(arrays, coefficients, results) -> sums, float64 of shape (b or 1, c or 1). Coefficients are float64
         of such shapes too, named by `spans` as in `Formula.sums`; they are rounded to `dtype`. A result may be one of
-        the arrays."""
+        the arrays. Of formulas `Twice` the sums are those of the first.
+
+        Raises:
+            ValueError: for two formulas, where the sums are not those of sets, or a set is too large."""
+        raise lacking(self)
+
+    def largest(self, dims: Cells, k: int, store: np.dtype) -> Callable[[Array, Array], tuple[Array, Array]]:
+        """run(x, center) -> (channels, places): where the k values of each channel lie that are furthest from its
+        center, (c,) float64; of equal distances the first in memory. int64, in order, places of x as it lies; where
+        distances are NaN there may be fewer."""
         raise lacking(self)
 
     # Data, likewise.

@@ -11,6 +11,7 @@ from normzoo.backends.forms import (
     Cumulation,
     Formula,
     Response,
+    Twice,
     Window,
 )
 
@@ -176,12 +177,17 @@ def later(d: Array) -> Array:
 @np.errstate(all="ignore")
 def cells(
     dims: Cells,
-    formula: Formula,
+    formula: Formula | Twice,
     arrays: tuple[Array, ...],
     coefficients: tuple[Array, ...],
     results: tuple[Array, ...],
 ) -> list[Array]:
     """See `Backend.cells`."""
+    if isinstance(formula, Twice):
+        sums = cells(dims, formula.first, arrays, coefficients, ())
+        made = formula.between(*sums[: formula.sums], *coefficients[: formula.numbers])
+        cells(dims, formula.second, arrays, (*coefficients, *made), results)
+        return sums
     values = (by_cell(a, dims).astype(np.float64) for a in arrays)
     found = formula.function(*values, *(a[:, :, None] for a in coefficients))
     for result, v in zip(results, found, strict=False):
@@ -199,6 +205,21 @@ def by_cell(a: Array, dims: Cells) -> Array:
 def kept(v: Array, span: str) -> Array:
     """Sum of v (b, c) over the axes that a span does not have."""
     return v.sum(axis=tuple(i for i, letter in enumerate("bc") if letter not in span), keepdims=True)
+
+
+@np.errstate(all="ignore")
+def largest(dims: Cells, k: int, x: Array, center: Array) -> tuple[Array, Array]:
+    """See `Backend.largest`."""
+
+    def by_channel(a: Array) -> Array:
+        return by_cell(a, dims).swapaxes(0, 1).reshape(dims.c, dims.b * dims.n)
+
+    far = np.abs(by_channel(x).astype(np.float64) - center[:, None])
+    furthest = np.argsort(-far, axis=1, kind="stable")[:, :k]
+    places = np.take_along_axis(by_channel(np.arange(x.size)), furthest, axis=1)
+    places = np.sort(np.where(np.isnan(np.take_along_axis(far, furthest, axis=1)), -1, places), axis=1)
+    channels, _ = np.nonzero(places >= 0)
+    return channels, places[places >= 0]
 
 
 @np.errstate(all="ignore")

@@ -51,6 +51,21 @@ class Formula(NamedTuple):
     wide: bool = False  # computed in float64 for any x
 
 
+class Twice(NamedTuple):
+    """Two formulas of the same values, one after the other while a cache holds them: the second takes numbers that are
+    made of the sums of the first.
+
+    A set is a cell or, with channels last, all of one b; sums that `between` takes are those of a set.
+    """
+
+    first: Formula  # writes nothing
+    between: Callable[..., tuple[Any, ...]]  # (the first `sums` of the sums, the first `numbers` of the coefficients)
+    sums: int
+    numbers: int
+    made: int  # what it returns: further coefficients, of the second
+    second: Formula  # has no sums, and is as wide
+
+
 class Summary(NamedTuple):
     """What is found of every column of a table of data, see `Backend.summarize`."""
 

@@ -19,6 +19,7 @@ from normzoo.backends.forms import (
     Rescaling,
     Response,
     Summary,
+    Twice,
     Window,
 )
 
@@ -49,7 +50,7 @@ class Reference(Backend):
             rstd = np.where(np.isinf(rstd) & np.isfinite(scaled), -(scaled * (unit * BEYOND)), rstd)
             # 2 normalize
             z = deviation * scaled * _repeat(weight, parameter_dims, b) + _repeat(bias, parameter_dims, b)
-            y.reshape(dims)[...] = _behind(z, around, beside.other)
+            y.reshape(dims)[...] = _behind(z, around, _lifted(beside.other, around, parameter_dims, dims))
             spread = spread / unit**moments.power if moments.power else np.zeros_like(rstd)
             return np.stack([mean / unit, spread, rstd]).reshape(3, b, c)
 
@@ -64,7 +65,7 @@ class Reference(Backend):
         def run(x: Array, stats: Array, weight: Array, bias: Array, y: Array, beside: Beside = NOTHING) -> None:
             xhat = _xhat(_before(x, around, beside, dims), stats)
             z = xhat * _repeat(weight, parameter_dims, b) + _repeat(bias, parameter_dims, b)
-            y.reshape(dims)[...] = _behind(z, around, beside.other)
+            y.reshape(dims)[...] = _behind(z, around, _lifted(beside.other, around, parameter_dims, dims))
 
         return run
 
@@ -79,7 +80,8 @@ class Reference(Backend):
             dy: Array, x: Array, stats: Array, weight: Array, eps: float, dx: Array, dweight: Array, dbias: Array,
             beside: BesideBack = NOTHING_BACK,
         ) -> None:  # fmt: skip
-            d, other, dother = dy.reshape(dims).astype(np.float64), beside.other, None
+            d, dother = dy.reshape(dims).astype(np.float64), None
+            other = _lifted(beside.other, around, parameter_dims, dims)
             rstd = np.where(stats[2] < 0, np.inf, stats[2]).reshape(b, 1, c, 1)
             xhat = _xhat(_before(x, around._replace(residual=False), Beside(other=other), dims), stats)
             if around.is_behind:
@@ -162,6 +164,9 @@ class Reference(Backend):
     def cumulate_back(self, batch: int, form: Cumulation, dtype: np.dtype, store: np.dtype) -> Pass:
         return partial(definitions.cumulate_back, form)
 
+    def largest(self, dims: Cells, k: int, store: np.dtype) -> Callable[[Array, Array], tuple[Array, Array]]:
+        return partial(definitions.largest, dims, k)
+
     def summarize(self, columns: int, summary: Summary, store: np.dtype) -> Callable[..., Array]:
         return partial(definitions_of_data.summarize, columns, summary)
 
@@ -169,7 +174,7 @@ class Reference(Backend):
         return partial(definitions_of_data.rescale, dims, how)
 
     def cells(
-        self, dims: Cells, formula: Formula, spans: tuple[str, ...], dtype: np.dtype, store: np.dtype
+        self, dims: Cells, formula: Formula | Twice, spans: tuple[str, ...], dtype: np.dtype, store: np.dtype
     ) -> Callable[..., list[Array]]:
         return partial(definitions.cells, dims, formula)
 
@@ -228,6 +233,13 @@ def _before(x: Array, around: Around, beside: Beside, dims: Dims) -> Array:
     if beside.s is not None:
         beside.s.reshape(dims)[...] = s
     return s.astype(np.float64)
+
+
+def _lifted(other: Array | None, around: Around, parameter_dims: Dims, dims: Dims) -> Array | None:
+    """What stands behind, for each value of x."""
+    if other is None or around.behind != "learned":
+        return other
+    return np.broadcast_to(_repeat(other, parameter_dims, dims[0]), dims)
 
 
 def _behind(v: Array, around: Around, other: Array | None) -> Array:

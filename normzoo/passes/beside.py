@@ -106,7 +106,7 @@ class Placed(NamedTuple):
     x: Array  # what is normalized where the backend adds nothing
     s: Array | None  # what the caller gets
     elsewhere: bool  # the backend writes it to `beside.s`, whence it is to be copied
-    parameter: Array | None = None  # of the activation, which is repeated in `beside.other`
+    parameter: Array | None = None  # of the activation, as the caller has it
 
     def results(self, plan: ForwardPlan, y: Array) -> Any:
         """y, or y and s, when all is written."""
@@ -118,7 +118,7 @@ class Placed(NamedTuple):
         """What the backward pass reads, v where no residual was added, and what else a `BesideSaved` takes."""
         s = self.beside.s if self.s is not None and not plan.adds else v
         source = None if self.elsewhere or plan.adds else self.s
-        if self.parameter is not None:  # it is repeated again
+        if self.parameter is not None:  # it is read again, and looked at
             return s, (beside.residual, source, self.parameter, self.parameter, beside.scale)
         return s, (beside.residual, source, beside.other, self.beside.other, beside.scale)
 
@@ -149,7 +149,7 @@ def place(plan: ForwardPlan, owner: object, arrays: tuple, beside: Beside, apart
     parameter = other if is_learned(plan.around) else None
     o = None
     if parameter is not None:
-        o = plan.copy(plan.repeated(parameter))
+        o = plan.parameter(parameter)
     elif other is not None:
         o = plan.take(other)
     if residual is None:

@@ -99,37 +99,38 @@ class BesideSaved(ViewSaved):
         return super()._check_ds(ds) if self._residual is None else checked_ds(self._owner, ds, self._like[0])
 
     def _beside_back(
-        self, plan: BackwardPlan, out: Array | None, ds: Array | None
-    ) -> tuple[tuple[BesideBack, ...], Callable[[Grads], Grads]]:
-        made = dother = None
+        self, plan: BackwardPlan, d: Array, out: Array | None, ds: Array | None
+    ) -> tuple[tuple[BesideBack, ...], Callable[[Grads, Array], Grads]]:
+        made = dother = total = None
         elsewhere = False
         other, bias = self._other, self._bias
-        if other is not None:
-            if is_learned(plan.around):
-                other = plan.copy(self._plan.repeated(other))
-            elif not plan.x_as_is:
+        if is_learned(plan.around):
+            other, total = plan.parameter(other), plan.total(d)  # before dx is written in place of dy
+        elif other is not None:
+            if not plan.x_as_is:
                 other = other.astype(plan.store)
             made, dother, elsewhere = plan.target(None)
-        d = None
+        above = None
         if ds is not None:
-            d = plan.take(ds)
-            d = d.copy() if out is not None and may_overlap(d, out) else d
+            above = plan.take(ds)
+            above = above.copy() if out is not None and may_overlap(above, out) else above
         b = plan.zeros if bias is None else bias if plan.bias_as_is else plan.parameter(bias)
 
-        def finish(found: Grads) -> Grads:
+        def finish(found: Grads, dbias: Array) -> Grads:
             if elsewhere and made is not None and dother is not None:
                 plan.deliver(dother, made)
+            if total is not None:  # what of dy does not reach xhat * weight + bias
+                rest = total - dbias.reshape(total.shape)
+                return self._finished(found, plan.view.gradient(rest, plan.expected))
             return self._finished(found, made)
 
-        return () if plan.around is None else (BesideBack(b, other, dother, d),), finish
+        return () if plan.around is None else (BesideBack(b, other, dother, above),), finish
 
     def _finished(self, found: Grads, dother: Array | None) -> Grads:
         """With the gradients of what stands beside."""
         others = {}
         if dother is not None:
             dtype, d = self._given.dtype, dother
-            if is_learned(self._plan.around):
-                d = self._plan.summed(d)
             d = d if d.dtype == dtype else rounded(d, dtype)
             others[name_of_other(self._plan.around)] = d
         if self._residual is not None:

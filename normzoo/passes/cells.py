@@ -9,10 +9,12 @@ import numpy as np
 
 from normzoo.backends import chosen
 from normzoo.backends.contract import Array, Backend
-from normzoo.backends.forms import Cells, Formula
+from normzoo.backends.forms import Cells, Formula, Twice
+from normzoo.backends.memory import empty
 from normzoo.backends.samples import samples_of
 from normzoo.passes.arrays import compute_dtype, kernel_array, storage_dtype
 from normzoo.passes.attributes import Last
+from normzoo.passes.overlaps import may_overlap
 from normzoo.passes.saved import Saved, changed
 from normzoo.passes.view import inverse
 from normzoo.passes.whole import Back, Order, order_of, whole
@@ -33,9 +35,11 @@ class Pass:
 
     Attributes:
         exact: it is run by the definition in float64, whatever the numbers are.
+        writes_over: the result lies where an array of the caller does.
     """
 
     exact = False
+    writes_over = False  # the result may be an array that is read
 
     def __init__(
         self, backend: Backend, dims: Cells, arrays: tuple[Array, ...], result: Array, prepared: Any = None
@@ -59,18 +63,45 @@ class Pass:
     def finish(self) -> None:
         self._write()
 
-    def __call__(self, formula: Formula, *coefficients: Any, more: tuple[Array, ...] = ()) -> list[Array]:
-        """`more`: results beside the first."""
+    def __call__(
+        self, formula: Formula, *coefficients: Any, more: tuple[Array, ...] = (), upon: Array | None = None
+    ) -> list[Array]:
+        """`more`: results beside the first. `upon`: what is read before the others, the first of them or the result."""
+        given = self._checked(coefficients)
+        before = () if upon is None else (upon,)
+        arrays = before + self._arrays[len(before) - formula.reads :]
+        results = (self.result, *more)[: formula.writes]
+        found = self._run(formula, spans_of(given), arrays[0].dtype)(arrays, given, results)
+        return self._in_range(found, formula.wide)
+
+    def twice(self, form: Twice, *coefficients: Any, more: tuple[Array, ...] = ()) -> list[Array]:
+        """Two formulas, see `Twice`: at once, where a cache holds a set, or else one after the other. Returns the sums
+        of the first."""
+        given = self._checked(coefficients)
+        arrays, results = self._arrays[-form.first.reads :], (self.result, *more)
+        if not self.writes_over:  # where numbers are beyond the range, all is computed again
+            try:
+                run = self._backend.cells(self.dims, form, spans_of(given), self.dtype, arrays[0].dtype)
+            except ValueError:
+                pass
+            else:
+                return self._in_range(run(arrays, given, results), form.first.wide)
+        found = self(form.first, *given)
+        with np.errstate(all="ignore"):
+            made = form.between(*found[: form.sums], *given[: form.numbers])
+        self(form.second, *given, *made, more=more)
+        return found
+
+    def _checked(self, coefficients: tuple[Any, ...]) -> tuple[Array, ...]:
         given = tuple(np.array(a, np.float64, ndmin=2) for a in coefficients)
         most = MOST[self.dtype.itemsize]
         for a in given:
             if not (self.exact or (np.abs(a) < most).all()):
                 raise Beyond
-        spans = tuple("b" * (len(a) > 1) + "c" * (a.shape[1] > 1) for a in given)
-        arrays = self._arrays[-formula.reads :]
-        results = (self.result, *more)[: formula.writes]
-        found = self._run(formula, spans, arrays[0].dtype)(arrays, given, results)
-        least = LEAST if formula.wide and self.dtype.itemsize == 8 else 0.0
+        return given
+
+    def _in_range(self, found: list[Array], wide: bool) -> list[Array]:
+        most, least = MOST[self.dtype.itemsize], LEAST if wide and self.dtype.itemsize == 8 else 0.0
         if not self.exact and not all(((np.abs(v) < most) & (np.abs(v) >= least)).all() for v in found):
             raise Beyond
         return found
@@ -78,8 +109,13 @@ class Pass:
     def _run(self, formula: Formula, spans: tuple[str, ...], store: np.dtype) -> Callable[..., list[Array]]:
         return self._backend.cells(self.dims, formula, spans, self.dtype, store)
 
+    @property
+    def first(self) -> Array:
+        """x, or dy going back."""
+        return self._arrays[0]
+
     def array_like(self) -> Array:
-        return np.empty_like(self._arrays[0])
+        return empty(self._arrays[0].shape, self._arrays[0].dtype)
 
     def channels_first(self, i: int | None = None) -> Array:
         """A view of an array, or of the result, as (b, c, n)."""
@@ -107,15 +143,7 @@ class Pass:
 
     def deviations(self, owner: object, mean: Array, rstd: Array) -> Callable[[], Array]:
         """What makes (x - mean) * rstd in float64, as (b, n, c), from x, which must be as it was."""
-        x, dims = self._arrays[-1], self.dims  # and nothing that holds the result, which whoever keeps this would keep
-        seen = samples_of(x, None)
-
-        def found() -> Array:
-            if samples_of(x, None) != seen:
-                raise changed(owner, "x")
-            return (_positions(x, dims) - mean[:, None]) * rstd[:, None]
-
-        return found
+        return deviations(owner, _positions(self._arrays[-1], self.dims), mean, rstd)
 
     def keep(self, thing: Any) -> None:
         """Leave this for whoever has the `Saved`."""
@@ -137,6 +165,19 @@ def _positions(a: Array, dims: Cells) -> Array:
     return a.reshape(b, n, c) if last else a.reshape(b, c, n).swapaxes(1, 2)
 
 
+def deviations(owner: object, x: Array, mean: Array, rstd: Array) -> Callable[[], Array]:
+    """What makes (x - mean) * rstd in float64, of x (b, n, c), which must be as it was, and statistics (b, c)."""
+    seen = samples_of(x, None)
+
+    def found() -> Array:
+        if samples_of(x, None) != seen:
+            raise changed(owner, "x")
+        v: Array = (x - mean[:, None]) * rstd[:, None]
+        return v
+
+    return found
+
+
 def _nothing() -> None:
     """No buffers change."""
 
@@ -148,6 +189,10 @@ def _around(x: Any, first: Any) -> tuple[Any, ...]:
 
 AROUND = Formula(_around, 1, 0, ("bc", "bc"), wide=True)
 Pull = Callable[[Pass], Mapping[str, Array]]
+
+
+def spans_of(coefficients: tuple[Array, ...]) -> tuple[str, ...]:
+    return tuple("b" * (len(a) > 1) + "c" * (a.shape[1] > 1) for a in coefficients)
 
 
 def _squared(x: Any) -> tuple[Any, ...]:
@@ -216,6 +261,7 @@ def by_cells(
 
     def forward(backend: Backend, v: Array, y: Array) -> Back:
         there = Pass(backend, dims, (v, *others), y, prepared)
+        there.writes_over = out is not None and any(may_overlap(out, a) for a in (x, *inputs.values()))
         pull = norm.by_cells(there, params)
         there.finish()
         kept.append(there.kept)

@@ -19,6 +19,7 @@ from normzoo.backends.contract import CONSTANT, Array, Kind, Memory, Sampler, Sh
 from normzoo.backends.samples import kept_shape, samples_of
 from normzoo.passes.arrays import compute_dtype, kernel_array, quiet, rounded, storage_dtype
 from normzoo.passes.form import Signature
+from normzoo.passes.totals import totals
 from normzoo.passes.view import Axes, View, find_view, inverse
 
 ENOUGH = 1000  # passes of a plan before its shortcut is made: loading its code takes 3 ms, compiling it 0.2 to 0.4 s
@@ -90,14 +91,6 @@ class Plan:
     def take(self, a: Array) -> Array:
         """An array of x's shape, as the backend reads it."""
         return kernel_array(self.view.of(a), self.store)
-
-    @quiet
-    def copy(self, a: Array) -> Array:
-        """A copy of an array of x's shape, as the backend reads it, in memory that is used again."""
-        a = self.view.of(a)
-        made = self.memory.empty(a.shape, self.store)
-        made[...] = a
-        return made
 
     def parameter(self, p: Array) -> Array:
         """A parameter, as the backend reads it."""
@@ -217,18 +210,6 @@ class ForwardPlan(Plan):
         else:
             self.run = backend(name).apply(dims, parameter_dims, self.dtype, self.store, around)
 
-    def repeated(self, p: Array) -> Array:
-        """A parameter of an activation, for every value of x: a view, where no axis is split."""
-        shape, letters, _ = self.axes
-        sizes = [size if letter in "KR" else 1 for size, letter in zip(shape, letters, strict=True)]
-        return np.broadcast_to(p.reshape(sizes), shape).reshape(self.shape)
-
-    def summed(self, d: Array) -> Array:
-        """The gradient of what was `repeated`, in float64."""
-        shape, letters, _ = self.axes
-        along = tuple(i for i, letter in enumerate(letters) if letter not in "KR")
-        return np.add.reduce(d.reshape(shape), along, np.float64).reshape(self.expected)
-
     def shorten(self, running: tuple[Kind | None, Kind | None] = (None, None)) -> None:
         """Find the shortcut for later passes. They update running statistics of these kinds, if these are not None."""
         made: Shortcut | Literal[False] = False
@@ -285,6 +266,7 @@ class BackwardPlan(Plan):
         self.expected = plan.expected
         straight = view.pieces_straight and (weight is not None or bias is not None)
         self.gradient_shape = self.expected if straight else view.parameter_dims
+        self.new_small = self.memory.allocator(self.gradient_shape, self.dtype)
         self.weight_given, self.bias_given = (straight and p is not None and p[1] == self.dtype for p in (weight, bias))
         self.gives_both = self.weight_given and self.bias_given
         all_of = not backend(name).gives_some
@@ -304,6 +286,11 @@ class BackwardPlan(Plan):
         given = self.ones is None, self.zeros is None
         task = view.dims, view.parameter_dims, self.moments, self.dtype, self.store, self.kind, given
         self.shortcut = (straight and prod(view.dims) > 0 and optional(make, *task, around)) or False
+
+    def total(self, d: Array) -> Array:
+        """The sums of an array of x's shape, as the backend reads it, over what a parameter does not span; float64 of
+        the parameter's view."""
+        return totals(self.name, self.view.dims, self.view.parameter_dims, self.store)(d)
 
     def gradient(self, d: Array, parameter: Array | None) -> Array | None:
         """A parameter's gradient, as it is returned to the caller."""

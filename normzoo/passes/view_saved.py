@@ -191,7 +191,7 @@ class ViewSaved(Saved):
         shape, dtype, empty = plan.gradient_shape, plan.dtype, plan.new_small
         dweight: Any = empty(shape, dtype) if plan.wanted[0] else None
         dbias: Any = empty(shape, dtype) if plan.wanted[1] else None
-        beside, finish = ((), None) if self._plan.around is None else self._beside_back(plan, out, ds)
+        beside, finish = ((), None) if self._plan.around is None else self._beside_back(plan, d, out, ds)
         if out is None and plan.plain:
             dx = plan.new(plan.shape, plan.result)
             plan.run(d, v, stats, w, self._eps, dx, dweight, dbias, *beside)
@@ -204,11 +204,11 @@ class ViewSaved(Saved):
             if elsewhere:
                 plan.deliver(target, dx)
         found = Grads(dx, dweight, dbias) if plan.gives_both else self._grads(plan, dx, dweight, dbias)
-        return found if finish is None else finish(found)
+        return found if finish is None else finish(found, dbias)
 
-    def _beside_back(self, plan: BackwardPlan, out: Array | None, ds: Array | None) -> tuple[tuple, Any]:
-        """What the backend takes more where something stands around the norm, and what is made of the gradients of x,
-        weight and bias then: see `BesideSaved`."""
+    def _beside_back(self, plan: BackwardPlan, d: Array, out: Array | None, ds: Array | None) -> tuple[tuple, Any]:
+        """What the backend takes more where something stands around the norm, and what is made of the gradients then:
+        see `BesideSaved`. `d` is dy as the backend takes it."""
         return (), None
 
     def _grads(self, plan: BackwardPlan, dx: Array, dweight: Array, dbias: Array) -> Grads:

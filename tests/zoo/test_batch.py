@@ -1,12 +1,14 @@
 """The batch family beyond its formulas: what equals what, what is remembered, and what each norm refuses."""
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
 
 import normzoo as nz
-from normzoo.zoo.batch.lp_batch_norm import _largest
+from normzoo.backends import backend
+from normzoo.backends.forms import Cells
 from tests import check
 from tests.zoo import batch
 from tests.zoo.test_zoo import snapshot
@@ -298,18 +300,37 @@ def test_the_largest_are_those_that_a_sort_finds(draws, k, shape, rng):
         x[...] = 3.0
     elif draws == "one outlier":
         x[0, 1] = 1e9
-    for v in (x, x.astype(np.float32)):
-        values = np.moveaxis(v, 1, 0)
-        mean = values.reshape(3, -1).mean(axis=1, dtype=np.float64)
-        if values[0].size < k:
+    for v, last in itertools.product((x, x.astype(np.float32)), (False, True)):
+        values = v.reshape(len(v), 3, -1)
+        mean = values.mean(axis=(0, 2), dtype=np.float64)
+        if values[:, 0].size < k:
             continue
-        places, deviation = _largest(values, mean, k)
-        deviations = values.reshape(3, -1) - mean[:, None]
-        expected = np.sort(np.argsort(-np.abs(deviations), axis=1, kind="stable")[:, :k], axis=1)
-        flat = np.ravel_multi_index(places, values.shape) % deviations.shape[1]
-        np.testing.assert_array_equal(places[0], np.repeat(np.arange(3), k))
-        np.testing.assert_array_equal(flat.reshape(3, k), expected)
-        np.testing.assert_array_equal(deviation, np.take_along_axis(deviations, expected, axis=1).ravel())
+        dims = Cells(len(v), 3, values.shape[2], last)
+        held = np.ascontiguousarray(values.swapaxes(1, 2) if last else values)
+        own = np.arange(v.size).reshape(held.shape)  # places in memory, of each channel
+        own = np.moveaxis(own, 2 if last else 1, 0).reshape(3, -1)
+        far = np.abs(np.moveaxis(values, 1, 0).reshape(3, -1) - mean[:, None])
+        expected = np.take_along_axis(own, np.sort(np.argsort(-far, axis=1, kind="stable")[:, :k], axis=1), axis=1)
+        for name in ("cpu", "reference"):
+            channels, places = backend(name).largest(dims, k, v.dtype)(held, mean)
+            np.testing.assert_array_equal(channels, np.repeat(np.arange(3), k))
+            np.testing.assert_array_equal(places, expected.ravel())
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_the_largest_of_many_values_in_parts(last, rng):
+    """Rising values are each larger than all before; NaN is never among them."""
+    dims, shape = Cells(3, 2, 70001, last), (3, 70001, 2) if last else (3, 2, 70001)
+    drawn = rng.standard_normal(shape).astype(np.float32)
+    rising = np.linspace(-1, 0, drawn.size, dtype=np.float32).reshape(shape)
+    broken = drawn.copy()
+    broken.reshape(-1)[5] = np.nan
+    for x in (drawn, rising, broken):
+        mean, k = np.zeros(2), 10
+        expected = backend("reference").largest(dims, k, x.dtype)(x, mean)
+        found = backend("cpu").largest(dims, k, x.dtype)(x, mean)
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 def power_norm(batches, gradients, weight, alpha, eps=1e-5):

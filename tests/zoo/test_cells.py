@@ -35,7 +35,7 @@ NORMS = {
     "global_response_norm": (nz.GlobalResponseNorm, "maps"),
     "evo_norm_b0": (nz.EvoNormB0, "maps"),
     "evo_norm_s0": (lambda c, **o: nz.EvoNormS0(c, 2, **o), "maps"),
-    "revin": (lambda c, **o: nz.RevIN(c, channel_axis=1, **o), "series"),
+    "revin": (lambda c, **o: nz.RevIN(c, subtract_last=True, channel_axis=1, **o), "series"),
     "decorrelated_batch_norm": (lambda c, **o: nz.DecorrelatedBatchNorm(c, 3, **o), "maps"),
     "iter_norm": (lambda c, **o: nz.IterNorm(c, 2, **o), "maps"),
 }

@@ -25,7 +25,7 @@ from normzoo.backends.contract import (
     Sampler,
     Shortcut,
 )
-from normzoo.backends.cpu.beside import before, behind, place_before, place_behind
+from normzoo.backends.cpu.beside import before, behind, level_spread, place_before, place_behind
 from normzoo.backends.cpu.code import FLAT, Code, Compiled, apply_code, backward_code, compiled, forward_code, spread_of
 from normzoo.backends.cpu.fastcall import objects, shortcut
 from normzoo.backends.cpu.kernels import gathering, running
@@ -69,7 +69,10 @@ class CPU(OfNoView):
 
         if spread is None:
             return run
-        return lambda x, weight, bias, eps, y, *beside: run(x, spread(weight), spread(bias), eps, y, *beside)
+        level = level_spread(around, spread)
+        return lambda x, weight, bias, eps, y, beside=NOTHING: run(
+            x, spread(weight), spread(bias), eps, y, level(beside)
+        )
 
     def apply(
         self, dims: Dims, parameter_dims: Dims, dtype: np.dtype, store: np.dtype, around: Around = ALONE
@@ -79,10 +82,11 @@ class CPU(OfNoView):
         code = apply_code(dims, parameter_dims, dtype, store, around)
         call = code.call()
         parameter_dims, spread = spread_of(dims, code.by_column, parameter_dims)
+        level = level_spread(around, spread)
 
         def run(x: Array, stats: Array, weight: Array, bias: Array, y: Array, beside: Beside = NOTHING) -> None:
             if spread is not None:
-                weight, bias = spread(weight), spread(bias)
+                weight, bias, beside = spread(weight), spread(bias), level(beside)
             chosen = call if LEAST * ONE else kept(call)
             s, more = (x, ()) if alone else before(around, x, y, beside)
             chosen(NO_POOL, dims, parameter_dims, s, weight, bias, y, stats, *more)
@@ -101,6 +105,7 @@ class CPU(OfNoView):
         clamp = moments.clamp
         own_dims = parameter_dims
         parameter_dims, spread = spread_of(dims, code.by_column, parameter_dims)
+        level = level_spread(around, spread)
 
         def run(  # noqa: PLR0913 (as the contract has it)
             dy: Array, x: Array, stats: Array, weight: Array, eps: float, dx: Array, dweight: Array, dbias: Array,
@@ -111,7 +116,7 @@ class CPU(OfNoView):
             more: tuple = ()
             if not alone:
                 bias = weight if beside.bias is None else beside.bias
-                beside = beside._replace(bias=spread(bias) if spread else bias)
+                beside = level(beside._replace(bias=spread(bias) if spread else bias))
                 dy, x, more = behind(around, (dy, x, dx), beside)
             if spread is None:
                 chosen(NO_POOL, dims, parameter_dims, dy, x, weight, stats, dx, dweight, dbias, divisor, limit, *more)
@@ -131,7 +136,7 @@ class CPU(OfNoView):
         code = forward_code(dims, parameter_dims, moments, dtype, store, around._replace(ds=False))
         x, weight, bias, mean, var = kinds
         words = _words(code, moments, parameter_dims, x, (weight is not None, bias is not None))
-        if around.behind == "learned":  # its parameter is repeated first, which takes longer than a shortcut saves
+        if around.behind == "learned":  # a block has no room for a third parameter
             return None
         if words is None or (mean is not None and not has_gil()):  # only the interpreter's lock keeps other threads out
             return None

@@ -14,12 +14,13 @@ from normzoo.backends.cpu.code import DOUBLE, FLAT, compiled
 from normzoo.backends.cpu.compiling.jit import plain
 from normzoo.backends.cpu.kernels import positions, responses, scans, smoothing
 from normzoo.backends.cpu.kernels.cells import cells as cells_kernel
+from normzoo.backends.cpu.kernels.cells_twice import cells_twice
 from normzoo.backends.cpu.kernels.tuples import LINE
 from normzoo.backends.cpu.kernels.tuples import ONE as NUMBER
 from normzoo.backends.cpu.parallel import threads
 from normzoo.backends.cpu.parallel.sharing import ALONE, POOL
 from normzoo.backends.cpu.schedule import CELL_PIECE, CELL_ROWS, CELL_TURNS, SERIAL, STREAM_ALIGNMENT, STREAMED
-from normzoo.backends.forms import Cells, Cumulation, Formula, Response, Window
+from normzoo.backends.forms import Cells, Cumulation, Formula, Response, Twice, Window
 from normzoo.backends.subnormals import LEAST, ONE, kept
 
 MOST = {8: 1e140, 4: 1e18, 2: 1e18}  # by bytes of x: sums between this and its inverse are far from the ends of range
@@ -176,22 +177,26 @@ def cuts_of(dims: Cells, each: bool) -> Cuts:
 
 @lru_cache(maxsize=1024)
 def cells(
-    dims: Cells, formula: Formula, spans: tuple[str, ...], dtype: np.dtype, store: np.dtype
+    dims: Cells, formula: Formula | Twice, spans: tuple[str, ...], dtype: np.dtype, store: np.dtype
 ) -> Callable[..., list[Array]]:
     """See the contract."""
-    kinds, sums = (tuple(LINE if dims.last and "c" in s else NUMBER for s in of) for of in (spans, formula.sums))
-    cuts = cuts_of(dims, dims.last and "bc" in formula.sums)
-    computed = DOUBLE if formula.wide else dtype
+    first, last = (formula.first, formula.second) if isinstance(formula, Twice) else (formula, formula)
+    kinds, sums = (tuple(LINE if dims.last and "c" in s else NUMBER for s in of) for of in (spans, first.sums))
+    cuts = cuts_of(dims, dims.last and "bc" in first.sums)
+    computed = DOUBLE if first.wide else dtype
     whole = dims.b, dims.c
     each = dims.last and any("b" in s and "c" in s for s in spans)
     long = prod(whole) * dims.n * store.itemsize >= STREAMED
     streams = long and (dims.c if dims.last else dims.n) * store.itemsize % STREAM_ALIGNMENT == 0
+    if isinstance(formula, Twice) and not has_whole_sets(dims, formula):
+        raise ValueError(f"expected sets that are not cut, of {formula.first.function.__name__}, got {dims}")
 
     def code(past_caches: bool) -> Any:
-        kernel = cells_kernel(formula, kinds, sums, dims.last, past_caches)
+        make = cells_twice if isinstance(formula, Twice) else cells_kernel
+        kernel = make(formula, kinds, sums, dims.last, past_caches)
         flat, number, double = FLAT[store.name], FLAT[computed.name], FLAT[DOUBLE.name]
         ints = types.int64, *(types.UniTuple(types.int64, 3),) * 2
-        arrays = types.UniTuple(flat, formula.reads), types.UniTuple(flat, formula.writes)
+        arrays = types.UniTuple(flat, first.reads), types.UniTuple(flat, last.writes)
         return call_of(
             kernel, (POOL, *ints, *arrays, number, number, types.int64, double, double), prod(whole) * dims.n
         )
@@ -208,18 +213,24 @@ def cells(
         calls[past](cuts.turns, cuts[:3], cuts[3:], arrays, results, numbers, lines, step, own, planes)
         of_owners = own.sum(axis=1).reshape(*((dims.b, 1) if dims.last else whole), -1)
         of_columns = (
-            planes.reshape(dims.b, cuts.pieces, -1, dims.c).sum(axis=1)
-            if "bc" in formula.sums and dims.last
-            else planes
+            planes.reshape(dims.b, cuts.pieces, -1, dims.c).sum(axis=1) if "bc" in first.sums and dims.last else planes
         )
         found, at = [], {NUMBER: 0, LINE: 0}
-        for kind, span in zip(sums, formula.sums, strict=True):
+        for kind, span in zip(sums, first.sums, strict=True):
             v = of_owners[..., at[kind]] if kind == NUMBER else of_columns[:, at[kind]]
             at[kind] += 1
             found.append(definitions.kept(v, span))
         return found
 
     return run
+
+
+def has_whole_sets(dims: Cells, form: Twice) -> bool:
+    """Is a set, of which both formulas are in turn, one line; and are the sums those of sets?"""
+    span = "b" if dims.last else "bc"
+    ones = {letter for letter, size in (("b", dims.b), ("c", 1 if dims.last else dims.c)) if size > 1}
+    fit = all(ones <= set(s) <= set(span) or (dims.last and "c" in s) for s in form.first.sums)
+    return fit and cuts_of(dims, False).pieces == 1
 
 
 def _numbers(coefficients: tuple[Array, ...], kinds: tuple[str, ...], shape: tuple[int, int], dtype: np.dtype) -> Array:

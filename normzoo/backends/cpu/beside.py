@@ -1,6 +1,7 @@
 """The arrays that a kernel takes beside its own: what stands before and behind a norm, see `kernels/making.py`. Where
 it takes one that is not there, it gets another, and does not look at it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,14 @@ def before(around: Around, x: Array, y: Array, beside: Beside) -> tuple[Array, G
     place = place_before(around)
     read = s if place == S_IN_S else y if place == S_IN_Y else x
     return read, (x, x if residual is None else residual, x if other is None else other, float(scale))
+
+
+def level_spread(around: Around, spread: Callable[[Array], Array] | None) -> Callable[[Any], Any]:
+    """What makes of a `Beside` or `BesideBack` one whose parameter of an activation is repeated as weight and bias
+    are."""
+    if spread is None or around.behind != "learned":
+        return lambda beside: beside
+    return lambda beside: beside._replace(other=spread(beside.other))
 
 
 def place_before(around: Around) -> int:

@@ -110,7 +110,8 @@ class Code(NamedTuple):
         if self.around == ALONE:
             return compiled(self.make(*self.flags, past_caches), signature)
         of_x, of_bias = FLAT[self.arrays[self.result].name], FLAT[self.arrays[2].name]
-        beside = (of_x, of_x, of_x, FLOAT) if self.result == RESULT else (of_x, of_x, of_bias, of_x, of_x, of_x)
+        other = of_bias if self.around.behind == "learned" else of_x
+        beside = (of_x, of_x, other, FLOAT) if self.result == RESULT else (of_x, of_x, of_bias, other, of_x, of_x)
         around = self.around._replace(is_short=self.arrays[self.result].itemsize == 2)
         return compiled(self.make(*self.flags, past_caches, around), signature + beside)
 
@@ -181,7 +182,10 @@ def backward_code(
     few_sets = math.inf if moments == CONSTANT and not spans else SPLIT_SETS
     whole = _is_whole(dims, by_column, few_sets, spans, store)
     make = _makers(by_column)[1][not whole].backward
-    return _code(dims, by_column, make, whole, moments, spans, (arrays, RESULT_BACK, scalars, around))
+    code = _code(dims, by_column, make, whole, moments, spans, (arrays, RESULT_BACK, scalars, around))
+    if whole and not by_column and spans == rows_walk.EACH and parameter_dims == dims:
+        return code._replace(flags=(*code.flags[:2], code.flags[2] + rows_walk.OWN))
+    return code
 
 
 def _code(

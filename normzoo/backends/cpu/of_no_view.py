@@ -16,6 +16,7 @@ from normzoo.backends.forms import (
     Rescaling,
     Response,
     Summary,
+    Twice,
     Window,
 )
 
@@ -46,7 +47,7 @@ class OfNoView(Backend):
         return _apart().cumulate_back(batch, form, dtype, store)
 
     def cells(
-        self, dims: Cells, formula: Formula, spans: tuple[str, ...], dtype: np.dtype, store: np.dtype
+        self, dims: Cells, formula: Formula | Twice, spans: tuple[str, ...], dtype: np.dtype, store: np.dtype
     ) -> Callable[..., list[Array]]:
         return _apart().cells(dims, formula, spans, dtype, store)
 
@@ -66,6 +67,9 @@ class OfNoView(Backend):
 
     def follow_back(self, dims: Lines, form: Following, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
         return _outside().follow_back(dims, form, store)
+
+    def largest(self, dims: Cells, k: int, store: np.dtype) -> Callable[[Array, Array], tuple[Array, Array]]:
+        return _outside().largest(dims, k, store)
 
     def pixel_sums(self, dims: Pixels, store: np.dtype, extremes: bool) -> Callable[[Array, float, float], Array]:
         return _outside().pixel_sums(dims, store, extremes)

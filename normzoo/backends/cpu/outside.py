@@ -1,4 +1,5 @@
-"""Kernels of images of whole numbers, of rows in groups, and of lines along time: how they are had as machine code."""
+"""Kernels of images of whole numbers, of rows in groups, of lines along time, and of the largest deviations: how they
+are had as machine code."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -13,11 +14,12 @@ from normzoo.backends.cpu.apart import call_of
 from normzoo.backends.cpu.code import DOUBLE, FLAT, FLOAT
 from normzoo.backends.cpu.kernels import following
 from normzoo.backends.cpu.kernels import groups as grouped
+from normzoo.backends.cpu.kernels import largest as furthest
 from normzoo.backends.cpu.kernels import pixels as images
 from normzoo.backends.cpu.parallel.sharing import POOL
-from normzoo.backends.cpu.schedule import CELL_PIECE, CELL_ROWS, STREAM_ALIGNMENT, STREAMED
+from normzoo.backends.cpu.schedule import CELL_PIECE, CELL_ROWS, LARGEST_PART, LARGEST_TURNS, STREAM_ALIGNMENT, STREAMED
 from normzoo.backends.cpu.vector.lanes import LANES, Flat
-from normzoo.backends.forms import Following, Formula, Lines, Pixels
+from normzoo.backends.forms import Cells, Following, Formula, Lines, Pixels
 
 WHOLE = {name: Flat(getattr(types, name)) for name in ("uint8", "uint16", "int16")}
 _DIMS, _INT = types.UniTuple(types.int64, 3), types.int64
@@ -181,5 +183,33 @@ def follow_back(dims: Lines, form: Following, store: np.dtype) -> Callable[..., 
         of_power = np.multiply(rest, np.log(bias), out=np.zeros_like(bias), where=bias > 0)
         of_bias = np.divide(power * rest, bias, out=np.zeros_like(bias), where=bias > 0)
         return np.stack([first, second - total * of_bias, third - total * of_power])
+
+    return run
+
+
+# -- the largest deviations
+
+
+@lru_cache(maxsize=256)
+def largest(dims: Cells, k: int, store: np.dtype) -> Callable[[Array, Array], tuple[Array, Array]]:
+    """See the contract. Each part of a channel finds as many; of these the k furthest are taken."""
+    b, c, n, last = dims
+    values = b * n * (c if last else 1)
+    turns = LARGEST_TURNS if last else -(-LARGEST_TURNS // max(c, 1))
+    parts = max(1, min(turns, values // LARGEST_PART))
+    signature = POOL, _DIMS, _INT, _INT, FLAT[store.name], FLAT[DOUBLE.name], FLAT[DOUBLE.name], Flat(_INT)
+    call = call_of(furthest.largest(last), signature, b * c * n)
+
+    def run(x: Array, center: Array) -> tuple[Array, Array]:
+        shape = (parts, c, k) if last else (c, parts, k)
+        far, places = np.full(shape, -1.0), np.full(shape, -1)
+        call((b, c, n), parts, k, x, np.ascontiguousarray(center), far, places)
+        if last:
+            far, places = far.swapaxes(0, 1), places.swapaxes(0, 1)
+        far, places = far.reshape(c, -1), places.reshape(c, -1)
+        order = np.lexsort((places, -far), axis=-1)[:, :k]
+        places = np.sort(np.take_along_axis(places, order, axis=1), axis=1)
+        channels, _ = np.nonzero(places >= 0)
+        return channels, places[places >= 0]
 
     return run

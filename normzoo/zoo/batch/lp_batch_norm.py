@@ -5,21 +5,30 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import CONSTANT, Array, Moments
+from normzoo.backends.forms import Formula
 from normzoo.passes.affine import placed
-from normzoo.passes.arrays import base_array, check_spread, compute_dtype
+from normzoo.passes.arrays import base_array, check_spread, compute_dtype, kernel_array
 from normzoo.passes.attributes import entry
+from normzoo.passes.cells import cells_of
 from normzoo.passes.form import Form
 from normzoo.passes.formulas import reciprocal
 from normzoo.passes.normalize import normalize
 from normzoo.passes.numbers import check_number, check_size
 from normzoo.passes.overlaps import check_out
 from normzoo.passes.saved import Chained, Grads, Saved, empty_in_layout, layout_of
+from normzoo.passes.whole import now
 from normzoo.statistics.running import normalize_by
 from normzoo.statistics.running_state import RunningState
 from normzoo.zoo.batch.batch_norm import BatchNorm, check_own
 
-EPSILON = np.finfo(np.float64).eps
 GAUSSIAN = (np.pi / 2) ** 0.5  # std / mean(|x - mean|) of a normal distribution
+
+
+def _plus(x: Any, more: Any) -> tuple[Any, ...]:
+    return (x + more,)
+
+
+PLUS = Formula(_plus, 1, 1)
 
 
 class ScaledBatchNorm(BatchNorm):
@@ -200,8 +209,11 @@ class LInfBatchNorm(ScaledBatchNorm):
         y, stats, _ = normalize(Form(self, axes, self.moments, self.eps), v, None, None, keep=False)
         mean = stats[0].reshape(-1)
         constant = (1 + (np.pi * np.log(4)) ** 0.5) / (2 * (2 * np.log(max(n, 2))) ** 0.5) / k
-        places, deviation = _largest(np.moveaxis(v, channel, 0), mean, k)
-        chosen, signs = places[0], np.sign(deviation)
+        order, dims = cells_of(v, "n" * channel + "c" + "n" * (x.ndim - channel - 1))
+        flat = kernel_array(v.transpose(order), v.dtype.newbyteorder("="))
+        chosen, places = now().largest(dims, k, flat.dtype)(flat, mean) if x.size else (np.zeros(0, np.int64),) * 2
+        deviation = flat.reshape(-1)[places] - mean[chosen]
+        places, signs = np.unravel_index(places, flat.shape), np.sign(deviation)
         scale = constant * np.bincount(chosen, np.abs(deviation), len(mean)) + 0 * mean  # NaN if the mean is
         rstd = np.divide(1.0, scale + self.eps)
         # 2 normalize
@@ -220,8 +232,12 @@ class LInfBatchNorm(ScaledBatchNorm):
             dscale = -rstd * gamma * found.weight * constant  # gradient of the sum of the k deviations
             dmean -= dscale * np.bincount(chosen, signs, len(mean))
             dx = found.x
-            dx += (dmean / max(n, 1)).astype(dx.dtype).reshape([-1 if i == channel else 1 for i in range(dx.ndim)])
-            np.moveaxis(dx, channel, 0)[places] += dscale[chosen] * signs
+            d = dx.transpose(order)
+            if x.size and d.flags.c_contiguous and d.dtype.isnative:
+                now().cells(dims, PLUS, ("c",), dx.dtype, dx.dtype)((d,), (dmean[None] / n,), (d,))
+            else:
+                d += (dmean / max(n, 1)).astype(d.dtype).reshape([-1 if i == channel else 1 for i in order])
+            d[places] += dscale[chosen] * signs
             if narrow or out is not None:
                 dx = placed(dx, empty_in_layout(*like) if out is None else out)
             grads = {name: getattr(found, name).astype(p.dtype) for name, p in params.items()}
@@ -235,26 +251,3 @@ class LInfBatchNorm(ScaledBatchNorm):
         weight, bias = self.weight, self.bias
         ones, zeros = np.ones(self.num_features, dtype), np.zeros(self.num_features, dtype)
         return ones if weight is None else weight, zeros if bias is None else bias
-
-
-def _largest(v: Array, mean: Array, k: int) -> tuple[tuple[Array, ...], Array]:
-    """Where the k largest deviations from the mean of each channel are in v (C, N, ...), and what they are; of equal
-    ones, the first.
-
-    The k-th largest of the samples' largest deviations is one that k values reach: only those that do are compared.
-    """
-    around, inner = mean.reshape(-1, *[1] * (v.ndim - 1)), tuple(range(2, v.ndim))
-    if v.size == 0:
-        return tuple(np.zeros(v.ndim, np.int64)[:, None][:, :0]), np.zeros(0)
-    most, least = (find(axis=inner).astype(np.float64) for find in (v.max, v.min))  # (C, N)
-    reached = np.maximum(most - mean[:, None], mean[:, None] - least)
-    bound = np.partition(reached, -k, axis=1)[:, -k] if v.shape[1] >= k else np.zeros(len(mean))
-    bound = np.maximum(bound - 8 * EPSILON * (np.abs(mean) + bound), 0).reshape(around.shape)  # less what was rounded
-    low, high = (around - bound).astype(v.dtype), (around + bound).astype(v.dtype)
-    inwards = v.dtype.type(np.inf)  # these were rounded, too
-    found = np.nonzero((v >= np.nextafter(high, -inwards)) | (v <= np.nextafter(low, inwards)))
-    deviation = v[found] - mean[found[0]]
-    order = np.lexsort((-np.abs(deviation), found[0]))
-    first = np.searchsorted(found[0], found[0])  # where a channel's begin
-    taken = np.sort(order[np.arange(len(order)) - first < k])
-    return tuple(i[taken] for i in found), deviation[taken]

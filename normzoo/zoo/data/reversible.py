@@ -10,7 +10,7 @@ from normzoo.backends.contract import Array
 from normzoo.passes.arrays import base_array
 from normzoo.passes.numbers import check_features, check_size
 from normzoo.passes.overlaps import check_out
-from normzoo.passes.saved import Pull, PulledBack, Saved, empty_in_layout, layout_of
+from normzoo.passes.saved import Chained, Pull, PulledBack, Saved, empty_in_layout, layout_of
 from normzoo.passes.whole import WholeSaved
 from normzoo.statistics.tracked import check_channels
 from normzoo.zoo.exact import ExactNorm
@@ -29,6 +29,16 @@ class Taken:
 
     def __call__(self, dy: Array) -> Mapping[str, Array]:
         return self.pull(dy)
+
+
+class TakenSaved(Chained):
+    """The `Saved` of a pass on a view, with what it removed."""
+
+    __slots__ = ("kept",)
+
+    def __init__(self, owner: object, x: Array, inner: Saved, taken: Taken) -> None:
+        super().__init__(owner, x, inner.backward, (inner,))
+        self.kept = taken
 
 
 class Reversible(ExactNorm):
@@ -102,7 +112,7 @@ class Reversible(ExactNorm):
         f = base_array(self, "f", f)
         self.check_series(f)
         taken = getattr(saved, "kept", getattr(saved, "_pull", None))
-        if not isinstance(saved, PulledBack | WholeSaved):
+        if not isinstance(saved, PulledBack | WholeSaved | TakenSaved):
             raise TypeError(f"{self}: expected saved of a forward pass, got {type(saved).__name__}")
         if not isinstance(taken, Taken) or taken.owner is not type(self):
             raise ValueError(f"{self}: expected saved of a forward pass of {type(self).__name__} that had values")

@@ -5,14 +5,23 @@ from typing import Any
 
 import numpy as np
 
+from normzoo.backends import chosen
 from normzoo.backends.contract import Array
+from normzoo.backends.contract import Moments as Statistics
 from normzoo.backends.forms import Formula
 from normzoo.backends.lanes import fma
-from normzoo.passes.cells import Pass
+from normzoo.passes.arrays import base_array
+from normzoo.passes.cells import Pass, deviations
 from normzoo.passes.cells import Pull as CellPull
-from normzoo.passes.formulas import centered, reciprocal, summed, unit
-from normzoo.passes.saved import Pull
-from normzoo.zoo.data.reversible import Reversible, Taken
+from normzoo.passes.form import Form
+from normzoo.passes.formulas import centered, reciprocal, root, summed, unit
+from normzoo.passes.normalize import normalize
+from normzoo.passes.overlaps import check_out, may_overlap
+from normzoo.passes.saved import Pull, Saved
+from normzoo.passes.view import Axes
+from normzoo.zoo.data.reversible import Reversible, Taken, TakenSaved
+
+MOMENTS = Statistics(center=True, power=2)
 
 
 def _scaled(x: Any, high: Any, low: Any, slope: Any, bias: Any) -> tuple[Any, ...]:
@@ -93,6 +102,23 @@ class RevIN(Reversible):
         super().__init__(num_features, shape=(num_features,), eps=eps, weight=affine, bias=affine, dtype=dtype)
         self.subtract_last, self.detach = bool(subtract_last), bool(detach)
         self._turn(channel_axis)
+
+    def forward(self, x: Array, out: Array | None = None) -> tuple[Array, Saved]:
+        x = base_array(self, "x", x)
+        if self.subtract_last or self.detach or not x.size or chosen() == "reference":
+            return self.exactly(x, out)
+        self.check(x)
+        axes, params = Axes(x.shape, "kKr" if self.channel_axis in (1, -2) else "krK"), self.params
+        if out is not None and may_overlap(out, x):  # the inverse's way back reads x
+            check_out(self, out, x.shape, x.dtype, (x,), tuple(params.values()))
+            x = x.copy(order="K")
+        form, given = Form(self, axes, MOMENTS, self.eps), (params.get("weight"), params.get("bias"))
+        y, stats, inner = normalize(form, x, *given, out, apart=tuple(params.values()))
+        mean, rstd = (a.reshape(len(x), -1) for a in stats[::2])
+        std = root(stats, self.eps).reshape(mean.shape)
+        turned = np.moveaxis(x, self.channel_axis, 2)
+        directions = deviations(self.label, turned, mean, rstd)
+        return y, TakenSaved(self, x, inner, Moments(self, mean[:, None], std[:, None], directions))
 
     def letters(self, x: Array) -> str:
         return "bcn" if self.channel_axis in (1, -2) else "bnc"

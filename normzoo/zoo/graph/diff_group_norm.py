@@ -1,17 +1,73 @@
 """Differentiable group normalization: nodes are shared out among groups, which have a BatchNorm each."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
 from normzoo.backends.contract import Array
+from normzoo.backends.forms import Formula
 from normzoo.passes.attributes import entry
+from normzoo.passes.cells import Pass
+from normzoo.passes.cells import Pull as CellPull
 from normzoo.passes.formulas import product, reciprocal
 from normzoo.passes.numbers import check_features, check_number, check_size
 from normzoo.passes.saved import Pull, Saved
 from normzoo.statistics.running_state import RunningState
 from normzoo.zoo.exact import ExactNorm, Update
+
+FOUR = 4  # groups that one reading of x serves
+MOST = 16  # groups: of more, y would be rounded too often, once for each four
+
+# Coefficients of four groups at a time: c[0:4] are the first, and so on. s is the share of a node, m the mean of s * x.
+
+
+def _logits(x: Any, *c: Any) -> tuple[Any, ...]:
+    return x * c[0], x * c[1], x * c[2], x * c[3]
+
+
+def _around(x: Any, *c: Any) -> tuple[Any, ...]:
+    """s, and values near the means."""
+    a, b, d, e = x * c[0] - c[4], x * c[1] - c[5], x * c[2] - c[6], x * c[3] - c[7]
+    return a, b, d, e, a * a, b * b, d * d, e * e
+
+
+def _added(y: Any, x: Any, *c: Any) -> tuple[Any, ...]:
+    """s, m, slopes, and one constant."""
+    first = (x * c[0] - c[4]) * c[8] + (x * c[1] - c[5]) * c[9]
+    return (y + (first + (x * c[2] - c[6]) * c[10] + (x * c[3] - c[7]) * c[11] + c[12]),)
+
+
+def _along(dy: Any, x: Any, *c: Any) -> tuple[Any, ...]:
+    """s and m."""
+    return (
+        dy * (x * c[0] - c[4]), dy * (x * c[1] - c[5]), dy * (x * c[2] - c[6]), dy * (x * c[3] - c[7]), dy
+    )  # fmt: skip
+
+
+def _of_shares(dy: Any, x: Any, *c: Any) -> tuple[Any, ...]:
+    """s, m, slopes, constants and curves."""
+    return (
+        x * (dy * c[8] - c[12] - (x * c[0] - c[4]) * c[16]),
+        x * (dy * c[9] - c[13] - (x * c[1] - c[5]) * c[17]),
+        x * (dy * c[10] - c[14] - (x * c[2] - c[6]) * c[18]),
+        x * (dy * c[11] - c[15] - (x * c[3] - c[7]) * c[19]),
+    )
+
+
+def _gradient(dx: Any, dy: Any, x: Any, *c: Any) -> tuple[Any, ...]:
+    """The same, gradients of the logits, and lines of lin_weight."""
+    a = c[0] * (dy * c[8] - c[12] - (x * c[0] - c[4]) * c[16]) + c[20] * c[24]
+    b = c[1] * (dy * c[9] - c[13] - (x * c[1] - c[5]) * c[17]) + c[21] * c[25]
+    d = c[2] * (dy * c[10] - c[14] - (x * c[2] - c[6]) * c[18]) + c[22] * c[26]
+    e = c[3] * (dy * c[11] - c[15] - (x * c[3] - c[7]) * c[19]) + c[23] * c[27]
+    return dx + (a + b + d + e), x * c[20], x * c[21], x * c[22], x * c[23]
+
+
+LOGITS, AROUND = Formula(_logits, 1, 0, ("b",) * 4, wide=True), Formula(_around, 1, 0, ("c",) * 8, wide=True)
+ADDED, ALONG = Formula(_added, 2, 1, wide=True), Formula(_along, 2, 0, ("c",) * 5, wide=True)
+OF_SHARES = Formula(_of_shares, 2, 0, ("b",) * 4, wide=True)
+GRADIENT = Formula(_gradient, 3, 1, ("c",) * 4, wide=True)
 
 
 class DiffGroupNorm(ExactNorm):
@@ -109,14 +165,80 @@ class DiffGroupNorm(ExactNorm):
         """See `BatchNorm.forward`."""
         return self.exactly(x, out, update_stats=update_stats)
 
+    def letters(self, x: Array) -> str:
+        return "bc" if self.groups <= (FOUR if x.dtype.itemsize == 2 else MOST) else ""
+
+    def by_cells(self, cells: Pass, params: Mapping[str, Array]) -> CellPull:
+        shape, nodes = (self.groups, self.in_channels), cells.dims.b * cells.dims.n
+        line = params["lin_weight"]
+        weight, bias = (
+            params.get(name, default) for name, default in (("weight", np.ones(shape)), ("bias", np.zeros(shape)))
+        )
+        weight, bias = weight.reshape(shape), self.lamda * bias.reshape(shape)
+        share = softmax(
+            np.hstack([v for four in fours(self.groups) for v in cells(LOGITS, *rows(line, four))][: self.groups])
+        )
+        # 1 moments of share * x, for every group and channel
+        own = self._uses_own
+        if own:
+            first = share[0][:, None] * cells.channels_first(-1)[0, :, 0].astype(np.float64)
+            found = [cells(AROUND, *columns(share, four), *rows(first, four)) for four in fours(self.groups)]
+            total, squares = (np.vstack([v for f in found for v in f[i : i + FOUR]])[: self.groups] for i in (0, FOUR))
+            mean, var = first + total / nodes, np.maximum(squares / nodes - (total / nodes) ** 2, 0.0)
+            if self.training and self.track_running_stats:
+                cells.track(self._update(mean, var, nodes))
+        else:
+            held = RunningState(self.buffers["running_mean"], self.buffers["running_var"]).read()
+            mean, var = (a.astype(np.float64).reshape(shape) for a in held)
+        rstd = reciprocal(np.sqrt(var + self.eps))
+        # 2 normalize
+        slope = self.lamda * rstd * weight
+        for four in fours(self.groups):
+            given = (
+                *columns(share, four),
+                *rows(mean, four),
+                *rows(slope, four, True),
+                bias[sorted(set(four))].sum(axis=0),
+            )
+            cells(ADDED, *given, upon=cells.result if four[0] else cells.first)
+
+        def pull(cells: Pass) -> dict[str, Array]:
+            return self._back(cells, line, share, (mean, rstd, slope, own))
+
+        return pull
+
+    def _back(self, cells: Pass, line: Array, share: Array, kept: tuple[Array, Array, Array, bool]) -> dict[str, Array]:
+        mean, rstd, slope, own = kept
+        (groups, _), nodes = mean.shape, len(share)
+        places = list(fours(groups))
+        found = [cells(ALONG, *columns(share, four), *rows(mean, four)) for four in places]
+        along = self.lamda * np.vstack([v for f in found for v in f[:FOUR]])[:groups] * rstd  # sum of d * xhat
+        total = np.broadcast_to(self.lamda * found[0][FOUR], mean.shape)
+        # of s * x the gradient is slope * dy - constant - curve * (s * x - mean)
+        constant = slope * total / (self.lamda * nodes) if own and self.lamda else 0.0 * slope
+        curve = slope * rstd * along / (self.lamda * nodes) if own and self.lamda else 0.0 * slope
+        by_group = slope, constant, curve
+        found = [
+            cells(OF_SHARES, *columns(share, four), *rows(mean, four), *(v for a in by_group for v in rows(a, four)))
+            for four in places
+        ]
+        of_share = np.hstack([v for f in found for v in f])[:, :groups]
+        logits = share * (of_share - (of_share * share).sum(axis=1, keepdims=True))
+        of_lines = []
+        for four in places:
+            given = *columns(share, four), *rows(mean, four), *(v for a in by_group for v in rows(a, four, True))
+            more = *columns(logits, four), *rows(line, four, True)
+            of_lines += cells(GRADIENT, *given, *more, upon=cells.result if four[0] else cells.first)
+        grads = {"lin_weight": np.vstack(of_lines)[:groups]}
+        more = {"weight": along.ravel(), "bias": total.ravel()}
+        return grads | {name: g for name, g in more.items() if name in self.params}
+
     def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull, Update | None]:
         shape, lamda = (self.groups, self.in_channels), self.lamda
         line = params["lin_weight"]
         weight, bias = (params.get(name, np.full(shape, v)) for name, v in (("weight", 1.0), ("bias", 0.0)))
         weight, bias = weight.reshape(shape), bias.reshape(shape)
-        share = product(x, line.T)
-        share = np.exp(share - share.max(axis=1, keepdims=True))
-        share /= share.sum(axis=1, keepdims=True)
+        share = softmax(product(x, line.T))
         # 1 moments of share * x, for every group and channel
         own, update = self._uses_own, None
         if own:
@@ -174,3 +296,26 @@ def moments(share: Array, x: Array) -> tuple[Array, Array]:
     second = t * t * squares + m * m * (e * e).mean(axis=0)[:, None] + product((e * e).T, d * d) / count
     second += 2 * (t * m * both + t * product(e.T, d * d) / count + m * product((e * e).T, d) / count)
     return t * m + rest, np.maximum(second - rest * rest, 0.0)
+
+
+def softmax(logits: Array) -> Array:
+    """Of every node, over the groups."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    found: Array = powers / powers.sum(axis=1, keepdims=True)
+    return found
+
+
+def fours(groups: int) -> Iterator[list[int]]:
+    """Groups four at a time; the last once more where fewer are left."""
+    for first in range(0, groups, FOUR):
+        yield [min(i, groups - 1) for i in range(first, first + FOUR)]
+
+
+def columns(a: Array, four: list[int]) -> list[Array]:
+    """Of (nodes, groups): a number of each node."""
+    return [a[:, i : i + 1] for i in four]
+
+
+def rows(a: Array, four: list[int], once: bool = False) -> list[Array]:
+    """Of (groups, C): a line of each group. `once`: 0 where a group comes once more."""
+    return [a[i : i + 1] * (not once or i not in four[:j]) for j, i in enumerate(four)]

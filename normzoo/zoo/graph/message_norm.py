@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array
-from normzoo.backends.forms import Formula
+from normzoo.backends.forms import Formula, Twice
+from normzoo.backends.lanes import larger, root
 from normzoo.passes.attributes import entry
 from normzoo.passes.cells import Pass
 from normzoo.passes.cells import Pull as CellPull
@@ -18,24 +19,38 @@ from normzoo.zoo.exact import ExactNorm
 LEAST = 1e-12  # of the norm of a message, as torch.nn.functional.normalize has it
 
 
-def _squares(x: Any, msg: Any) -> tuple[Any, ...]:
+def _squares(x: Any, msg: Any, _scale: Any) -> tuple[Any, ...]:
     return x * x, msg * msg
 
 
-def _value(_x: Any, msg: Any, slope: Any) -> tuple[Any, ...]:
+def _slope(squares: Any, squares_of_msg: Any, scale: Any) -> tuple[Any, ...]:
+    return (scale * root(squares) / larger(root(squares_of_msg), LEAST),)
+
+
+def _value(_x: Any, msg: Any, _scale: Any, slope: Any) -> tuple[Any, ...]:
     return (msg * slope,)
 
 
-def _along(dy: Any, _x: Any, msg: Any) -> tuple[Any, ...]:
+def _along(dy: Any, _x: Any, msg: Any, _of_x: Any, _of_msg: Any, _slope: Any) -> tuple[Any, ...]:
     return (dy * msg,)
 
 
-def _gradient(dy: Any, x: Any, msg: Any, of_x: Any, slope: Any, more: Any) -> tuple[Any, ...]:
-    return x * of_x, dy * slope + msg * more
+def _factors(along: Any, of_x: Any, of_msg: Any) -> tuple[Any, ...]:
+    return along * of_x, along * of_msg
 
 
-SQUARES, VALUE = Formula(_squares, 2, 0, ("b", "b"), wide=True), Formula(_value, 2, 1)
-ALONG, GRADIENT = Formula(_along, 3, 0, ("b",), wide=True), Formula(_gradient, 3, 2)
+def _gradient(
+    dy: Any, x: Any, msg: Any, _of_x: Any, _of_msg: Any, slope: Any, factor: Any, more: Any
+) -> tuple[Any, ...]:
+    return x * factor, dy * slope + msg * more
+
+
+VALUE = Twice(
+    Formula(_squares, 2, 0, ("b", "b"), wide=True), _slope, 2, 1, 1, Formula(_value, 2, 1, wide=True)
+)  # fmt: skip
+GRADIENT = Twice(
+    Formula(_along, 3, 0, ("b",), wide=True), _factors, 1, 2, 2, Formula(_gradient, 3, 2, wide=True)
+)  # fmt: skip
 
 
 class MessageNorm(ExactNorm):
@@ -97,16 +112,14 @@ class MessageNorm(ExactNorm):
         return "b" * (x.ndim - 1) + "n" if self.p == 2 else ""
 
     def by_cells(self, cells: Pass, params: Mapping[str, Array]) -> CellPull:
-        size, length = (np.sqrt(v) for v in cells(SQUARES))
         scale = params.get("scale", np.ones(1))
-        share = 1 / np.maximum(length, LEAST)
-        cells(VALUE, scale * size * share)
+        size, length = (np.sqrt(v) for v in cells.twice(VALUE, scale))
 
         def pull(cells: Pass) -> dict[str, Array]:
-            (along,) = cells(ALONG)
-            more = np.where(length > LEAST, -scale * size * share**3 * along, 0.0)
-            dmsg = cells.array_like()
-            cells(GRADIENT, scale * along * share * reciprocal(size), scale * size * share, more, more=(dmsg,))
+            share, dmsg = 1 / np.maximum(length, LEAST), cells.array_like()
+            of_msg = np.where(length > LEAST, -scale * size * share**3, 0.0)
+            given = scale * share * reciprocal(size), of_msg, scale * size * share
+            (along,) = cells.twice(GRADIENT, *given, more=(dmsg,))
             return {"msg": dmsg} | ({"scale": (along * size * share).sum()[None]} if params else {})
 
         return pull

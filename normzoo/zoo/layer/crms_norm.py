@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array
-from normzoo.backends.forms import Formula
+from normzoo.backends.forms import Formula, Twice
+from normzoo.backends.lanes import choose, root
 from normzoo.passes.cells import Pass
 from normzoo.passes.cells import Pull as CellPull
 from normzoo.passes.formulas import reciprocal, summed, unit
@@ -17,25 +18,36 @@ from normzoo.zoo.exact import ExactNorm
 from normzoo.zoo.layer import layer_norm
 
 
-def _sums(x: Any) -> tuple[Any, ...]:
+def _sums(x: Any, _count: Any, _eps: Any, _weight: Any) -> tuple[Any, ...]:
     return x * x, x
 
 
-def _scaled(x: Any, rstd: Any, weight: Any) -> tuple[Any, ...]:
+def _rstd(squares: Any, total: Any, count: Any, eps: Any) -> tuple[Any, ...]:
+    size = root((squares + total * total) / count + eps)
+    return (choose(size, 1.0 / size, 0.0),)
+
+
+def _scaled(x: Any, _count: Any, _eps: Any, weight: Any, rstd: Any) -> tuple[Any, ...]:
     return (x * rstd * weight,)
 
 
-def _products(dy: Any, x: Any, rstd: Any, weight: Any) -> tuple[Any, ...]:
+def _products(dy: Any, x: Any, rstd: Any, _count: Any, _total: Any, weight: Any) -> tuple[Any, ...]:
     d = dy * (x * rstd)
     return d * weight, d
 
 
-def _gradient(dy: Any, x: Any, rstd: Any, weight: Any, total: Any, more: Any) -> tuple[Any, ...]:
+def _factor(along: Any, rstd: Any, count: Any) -> tuple[Any, ...]:
+    return (rstd * rstd * along / count,)
+
+
+def _gradient(dy: Any, x: Any, rstd: Any, _count: Any, total: Any, weight: Any, more: Any) -> tuple[Any, ...]:
     return (dy * weight * rstd - (x + total) * more,)
 
 
-SUMS, SCALED = Formula(_sums, 1, 0, ("b", "b"), wide=True), Formula(_scaled, 1, 1)
-PRODUCTS, GRADIENT = Formula(_products, 2, 0, ("b", "c")), Formula(_gradient, 2, 1)
+SCALED = Twice(Formula(_sums, 1, 0, ("b", "b")), _rstd, 2, 2, 1, Formula(_scaled, 1, 1))
+LEAST = 1e-26  # an eps beside which squares that float32 has no digits for do not count; for smaller ones:
+SCALED_WIDE = SCALED._replace(first=SCALED.first._replace(wide=True), second=SCALED.second._replace(wide=True))
+GRADIENT = Twice(Formula(_products, 2, 0, ("b", "c")), _factor, 1, 2, 1, Formula(_gradient, 2, 1))
 
 
 class CRMSNorm(ExactNorm):
@@ -94,13 +106,12 @@ class CRMSNorm(ExactNorm):
 
     def by_cells(self, cells: Pass, params: Mapping[str, Array]) -> CellPull:
         weight, n = params["weight"].reshape(1, -1) if params else 1.0, cells.dims.c
-        squares, total = cells(SUMS)
-        rstd = reciprocal(np.sqrt((squares + total * total) / (n + 1) + (self.eps or 0.0)))
-        cells(SCALED, rstd, weight)
+        eps = self.eps or 0.0
+        squares, total = cells.twice(SCALED if eps >= LEAST else SCALED_WIDE, n + 1, eps, weight)
+        rstd = reciprocal(np.sqrt((squares + total * total) / (n + 1) + eps))
 
         def pull(cells: Pass) -> dict[str, Array]:
-            along, dweight = cells(PRODUCTS, rstd, weight)
-            cells(GRADIENT, rstd, weight, total, rstd * rstd * along / (n + 1))
+            _, dweight = cells.twice(GRADIENT, rstd, n + 1, total, weight)
             return {"weight": dweight} if params else {}
 
         return pull

@@ -14,6 +14,7 @@ from normzoo.backends.around import Around
 from normzoo.backends.cpu.compiling.jit import constant, helper
 from normzoo.backends.cpu.kernels.columns_walk import read_in
 from normzoo.backends.cpu.kernels.functions import in_short, on_lanes
+from normzoo.backends.cpu.kernels.level import Level, has_array, level_of
 from normzoo.backends.cpu.kernels.moments import read, write, write_out
 from normzoo.backends.cpu.kernels.rows_source import (
     S,
@@ -49,6 +50,7 @@ class Steps(NamedTuple):
     terms: Reads  # what y or dx is made of: x or dy, x, and what the end needs
     end: Any  # (given, terms, v, i, left, full, streams): y or dx, of what the norm makes of it
     fetch: Any  # (given, i): fetch all that is read
+    level: Level  # it follows the terms of the end, going forward, and of what is filled, going back
 
     def __repr__(self) -> str:
         return "steps"  # in a kernel's name, which says in its own way what these are of
@@ -59,7 +61,7 @@ class Sides(NamedTuple):
 
     join: Any  # (x, other, scale) -> s
     finish: Any  # (z, other) -> y
-    turn: Any  # (dy, z, other) -> dy of z, and the gradient of other
+    turn: Any  # (dy, z, other) -> dy of z, and the gradient of other, but of a parameter
     close: Any  # (u, x, other) -> dx of u = n'(dy), and the gradient of other
 
 
@@ -230,8 +232,8 @@ def sides_of(around: Around) -> Sides:
 
     @helper
     def of_two_back(d, v, other):
-        by_v, by_other = slope(v, other)
-        return d * by_v, d * by_other
+        d = d * slope(v, other)[0]
+        return d, d
 
     finish, turn = {
         "": (activated, activated_back),
@@ -256,7 +258,7 @@ def _times(derivative: Any) -> Any:
 @cache
 def forward_steps(around: Around, by_column: bool, streams: bool = False) -> Steps:
     around = around._replace(ds=False)
-    has_other = around.behind != ""
+    has_other, level = has_array(around), level_of(around)
     join, finish, _, _ = sides_of(around)
     second = other_of if around.gate_first else residual_of
     is_read = by_column or around.gate_first or around.is_short  # is s, as written, read again?
@@ -282,20 +284,20 @@ def forward_steps(around: Around, by_column: bool, streams: bool = False) -> Ste
     terms = (x_of, other_of) if has_other else (x_of,)
     read_terms, end = reading(by_column, *terms), write_finished if around.is_behind else write_y
     if not around.is_before:
-        return Steps(NOTHING, X, read_terms, write_s, read_terms, end, fetching(*terms))
+        return Steps(NOTHING, X, read_terms, write_s, read_terms, end, fetching(*terms), level)
     fetch = fetching(own_x_of, second, *terms[1:])
     sources = reading(by_column, own_x_of, second)
     if is_read:
-        return Steps(JOINS, X, sources, write_s, read_terms, end, fetch)
+        return Steps(JOINS, X, sources, write_s, read_terms, end, fetch, level)
     read_terms = Reads(take_s_other, blank_s_other) if has_other else Reads(take_s, blank_s)
     if streams:  # s at once: of two arrays that are written past the caches in turn, lines would go half filled
-        return Steps(JOINS, S, sources, write_s, read_terms, end, fetch)
-    return Steps(NOTHING, S, sources, write_s, read_terms, write_both, fetch)
+        return Steps(JOINS, S, sources, write_s, read_terms, end, fetch, level)
+    return Steps(NOTHING, S, sources, write_s, read_terms, write_both, fetch, level)
 
 
 @cache
 def backward_steps(around: Around, by_column: bool) -> Steps:
-    has_other, has_own = around.behind != "", around.behind in ("gate", "learned")
+    has_other, has_own, level = has_array(around), around.behind == "gate", level_of(around)
     above = plus_ds if around.ds else same_of_two
     join, _, turn, close = sides_of(around)
 
@@ -325,9 +327,10 @@ def backward_steps(around: Around, by_column: bool) -> Steps:
     if around.gate_first:
         own = own_x_of, other_of
         read_terms, fill, end = reading(by_column, *terms, *own), write_s, write_closed
-        return Steps(JOINS, X, reading(by_column, *own), fill, read_terms, end, fetching(dy_of, *own, *terms[2:]))
+        fetch = fetching(dy_of, *own, *terms[2:])
+        return Steps(JOINS, X, reading(by_column, *own), fill, read_terms, end, fetch, level)
     if not around.is_behind:
-        return Steps(NOTHING, X, read_terms, fill, read_terms, end, fetching(x_of, dy_of, *terms[2:]))
+        return Steps(NOTHING, X, read_terms, fill, read_terms, end, fetching(x_of, dy_of, *terms[2:]), level)
     sources = (own_dy_of, x_of, other_of) if has_other else (own_dy_of, x_of)
     fetch = fetching(x_of, *sources[::2], *terms[2:])
-    return Steps(TURNS, X, reading(by_column, *sources), fill, read_terms, end, fetch)
+    return Steps(TURNS, X, reading(by_column, *sources), fill, read_terms, end, fetch, level)

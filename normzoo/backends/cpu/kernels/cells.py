@@ -60,32 +60,17 @@ def parts_of(formula: Formula, kinds: tuple[str, ...], sums: tuple[str, ...], st
     )
 
 
-# -- the kernel
-
-
-@cache
-def cells(formula: Formula, kinds: tuple[str, ...], sums: tuple[str, ...], across: bool, streams: bool) -> Any:
-    """The kernel of a formula whose coefficients and sums are of these kinds; `across`: lanes run over channels."""
-    work = turn_of(formula, kinds, sums, across, streams)
-
-    name = f"{formula.function.__name__}_{identity((formula.function,))}"
-    said = formula.reads, formula.writes, formula.wide, kinds, sums, across, streams
-    return cells_kernel(f"cells_of_{name}({', '.join(map(str, said))})", work)
-
-
-def turn_of(formula: Formula, kinds: tuple[str, ...], sums: tuple[str, ...], across: bool, streams: bool) -> Callable:
-    """A turn: some lines."""
+def running(formula: Formula, kinds: tuple[str, ...], sums: tuple[str, ...], streams: bool) -> Any:
+    """add_run(given, place, numbers, column, space, found): what the formula makes of the values [first, last), which
+    begin at column `j` of `lines`; `found` with the sums that are one number, others added to planes in `space`."""
     function = on_lanes(formula.function)
-    ones, planes_count, number = sums.count(ONE), sums.count(LINE), kinds.count(ONE)
-    blank, nought, all_totals = blanks(ones, formula.wide), noughts(ones), totals(ones)
-    put_sums, numbers_at = putting(ones, ones), numbers_of(number, number)
+    ones = sums.count(ONE)
+    blank, all_totals = blanks(ones, formula.wide), totals(ones)
     read, coefficients, write, add, add_planes = parts_of(formula, kinds, sums, streams, True)
     read_n, coefficients_n, write_n, add_n, add_planes_n = parts_of(formula, kinds, sums, streams, False)
-    is_wide = formula.wide
 
     @helper
     def add_run(given, place, numbers, column, space, found):
-        """What the formula makes of the values [first, last), which begin at column `first - start` of `lines`."""
         i, last = place
         j, line, room = column
         while i < last:
@@ -109,6 +94,45 @@ def turn_of(formula: Formula, kinds: tuple[str, ...], sums: tuple[str, ...], acr
             found = all_totals(found, own)
         return found
 
+    return add_run
+
+
+def emptying(planes_count: int) -> Any:
+    """empty_planes(given, t, space, room): add the planes in float64."""
+
+    @helper
+    def empty_planes(given, t, space, room):
+        width = given.dims[2]
+        for p in range(planes_count):
+            to = (t * planes_count + p) * width
+            for j in range(0, width, LANES):
+                v = part_of(given.planes, to + j, width - j) + wide(load(space, p * room + j))
+                put_lanes(given.planes, to + j, v, width - j)
+        clear(space, 0, planes_count * room)
+
+    return empty_planes
+
+
+# -- the kernel
+
+
+@cache
+def cells(formula: Formula, kinds: tuple[str, ...], sums: tuple[str, ...], across: bool, streams: bool) -> Any:
+    """The kernel of a formula whose coefficients and sums are of these kinds; `across`: lanes run over channels."""
+    work = turn_of(formula, kinds, sums, across, streams)
+
+    name = f"{formula.function.__name__}_{identity((formula.function,))}"
+    said = formula.reads, formula.writes, formula.wide, kinds, sums, across, streams
+    return cells_kernel(f"cells_of_{name}({', '.join(map(str, said))})", work)
+
+
+def turn_of(formula: Formula, kinds: tuple[str, ...], sums: tuple[str, ...], across: bool, streams: bool) -> Callable:
+    """A turn: some lines."""
+    ones, planes_count, number = sums.count(ONE), sums.count(LINE), kinds.count(ONE)
+    nought, put_sums, numbers_at = noughts(ones), putting(ones, ones), numbers_of(number, number)
+    add_run, empty_planes = running(formula, kinds, sums, streams), emptying(planes_count)
+    is_wide = formula.wide
+
     @helper
     def along(t, given):
         owners, size, _ = given.dims
@@ -118,17 +142,6 @@ def turn_of(formula: Formula, kinds: tuple[str, ...], sums: tuple[str, ...], acr
             place = owner * size + skip, owner * size + smaller(size, skip + length)
             found = add_run(given, place, numbers_at(given, owner), (0, 0, 0), given.sums, nought())
             put_sums(given, line, found)
-
-    @helper
-    def empty_planes(given, t, space, room):
-        """Add the planes in float64."""
-        width = given.dims[2]
-        for p in range(planes_count):
-            to = (t * planes_count + p) * width
-            for j in range(0, width, LANES):
-                v = part_of(given.planes, to + j, width - j) + wide(load(space, p * room + j))
-                put_lanes(given.planes, to + j, v, width - j)
-        clear(space, 0, planes_count * room)
 
     @helper
     def across_rows(t, given):

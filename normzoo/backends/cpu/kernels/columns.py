@@ -40,7 +40,12 @@ from normzoo.backends.cpu.vector.arithmetic import fma, smaller, splat, wide
 from normzoo.backends.cpu.vector.lanes import LANES
 from normzoo.backends.cpu.vector.workspaces import workspace
 
-FORMS = 6  # planes of `prepare`, in the computing type
+FORMS = 6  # planes of `prepare`, in the computing type; and one for an activation's parameter
+
+
+@helper
+def forms_of(flags):
+    return FORMS + flags.steps.level.planes
 
 
 @helper
@@ -53,7 +58,7 @@ def prepare(given, view, own, forms, flags):
     values, to, step = forms
     start = place_of(given.parameter_dims, b) * pc * pn
     run = LANES if n == 1 else n
-    clear_behind(forms, FORMS, own)
+    clear_behind(forms, forms_of(flags), own)
     for j in range(own.first, own.last, run):
         size = smaller(own.last - j, run)
         s = j // n
@@ -62,15 +67,16 @@ def prepare(given, view, own, forms, flags):
         else:
             mean, rstd = splat(at(stats, b * c + s)), splat(at(stats, (2 * bs + b) * c + s))
         scale, shift, fine, r = affine_of(mean, rstd, x)
-        w, v = splat(at(weight, 0)), splat(at(bias, 0))
+        w, v, level = splat(at(weight, 0)), splat(at(bias, 0)), flags.steps.level.one(given, 0)
         if not flags.spans:
             p = start + (s if pc > 1 else 0) * pn
-            w, v = splat(at(weight, p)), splat(at(bias, p))
+            w, v, level = splat(at(weight, p)), splat(at(bias, p)), flags.steps.level.one(given, p)
         for i in range(0, size, LANES):
             left = smaller(size - i, LANES)
             if not flags.spans and (pn > 1 or (pc > 1 and n == 1)):
                 p = start + (s if pc > 1 else 0) * pn + i
                 w, v = load_n(weight, p, left), load_n(bias, p, left)
+                level = flags.steps.level.each(given, p, left, False)
             if flags.folds:
                 scale, shift, fine, r = affine_by(mean, rstd, wide(w), wide(v), x)
             k, room = to + j + i, own.last - j - i  # values written too far are overwritten later
@@ -81,7 +87,9 @@ def prepare(given, view, own, forms, flags):
             if not (flags.spans or flags.folds):
                 put_lanes(values, k + 4 * step, w, room)
                 put_lanes(values, k + 5 * step, v, room)
-    repeat(view, forms, FORMS)
+            if not flags.spans:
+                flags.steps.level.put(values, k + FORMS * step, level, room)
+    repeat(view, forms, forms_of(flags))
 
 
 @helper
@@ -127,15 +135,17 @@ def y_strip(strip, view, given, forms, ahead, flags):
     x = given.x
     i = place_in(view, b, row) + j
     affine = four(forms, j, full, x)
+    values, to, step = forms
+    level = flags.steps.level.held(values, to + FORMS * step + j, full, x)
     if not (flags.spans or flags.folds):
-        values, to, step = forms
         w, v = held(values, to + 4 * step + j, full, x), held(values, to + 5 * step + j, full, x)
     for r in range(row, row + rows):
         flags.steps.fetch(given, i + ahead)
         if flags.spans:
             w = row_parameter(view, given.parameter_dims, given.weight, strip, r, x)
             v = row_parameter(view, given.parameter_dims, given.bias, strip, r, x)
-        terms = flags.steps.terms.take(view, given, i, left, full)
+            level = flags.steps.level.row(view, given, strip, r, x)
+        terms = flags.steps.terms.take(view, given, i, left, full) + level
         z = standardize(terms[0], *affine)
         flags.steps.end(given, terms, z if flags.folds else fma(z, w, v), i, left, full, flags.streams)
         i += view.columns
@@ -156,7 +166,7 @@ def forward(center, power, spans_m, streams, around=ALONE):
         tile = tile_of(view, t // tiles, t % tiles)
         own = own_of(view, tile)
         sums = Planes(workspace(3 * width, x), -tile.first, width)
-        forms = Planes(workspace(FORMS * width, x), -tile.first, width)
+        forms = Planes(workspace(forms_of(flags) * width, x), -tile.first, width)
         part = Planes(workspace(groups * 2 * width, given.stats), -tile.first, width)
         # 1 moments
         for g in range(groups):

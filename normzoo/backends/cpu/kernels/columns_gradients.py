@@ -13,7 +13,7 @@ import numpy as np
 from normzoo.backends.around import ALONE
 from normzoo.backends.cpu.compiling.jit import helper
 from normzoo.backends.cpu.kernels.around import JOINS, NOTHING, TURNS, Steps, backward_steps
-from normzoo.backends.cpu.kernels.columns import FORMS, filling, four, prepare, s_strip
+from normzoo.backends.cpu.kernels.columns import FORMS, filling, forms_of, four, prepare, s_strip
 from normzoo.backends.cpu.kernels.columns_records import Derived, Planes
 from normzoo.backends.cpu.kernels.columns_sums import SUMS, add_up, group_sums
 from normzoo.backends.cpu.kernels.columns_walk import (
@@ -53,7 +53,7 @@ def without_bias(given):
 @helper
 def with_bias(given):
     dims, parameter_dims, _, x, weight, stats, dx, beside = given
-    return Forward(dims, parameter_dims, x, weight, beside.bias, dx, stats, ())
+    return Forward(dims, parameter_dims, x, weight, beside.bias, dx, stats, beside)
 
 
 def as_forward(steps: Steps) -> Any:
@@ -120,15 +120,17 @@ def dy_strip(strip, view, given, forms, ahead, flags):
     x, beside = given.x, given.beside
     i = place_in(view, b, row) + j
     affine = four(forms, j, full, x)
+    values, to, step = forms
+    level = flags.steps.level.held(values, to + FORMS * step + j, full, x)
     if not flags.spans:
-        values, to, step = forms
         w, v = held(values, to + 4 * step + j, full, x), held(values, to + 5 * step + j, full, x)
     for r in range(row, row + rows):
         flags.steps.fetch(given, i + ahead)
         if flags.spans:
             w = row_parameter(view, given.parameter_dims, given.weight, strip, r, x)
             v = row_parameter(view, given.parameter_dims, beside.bias, strip, r, x)
-        terms = flags.steps.sources.take(view, given, i, left, full)
+            level = flags.steps.level.row(view, given, strip, r, x)
+        terms = flags.steps.sources.take(view, given, i, left, full) + level
         flags.steps.fill(given, terms, fma(standardize(terms[1], *affine), w, v), i, left, full)
         i += view.columns
 
@@ -267,7 +269,7 @@ def backward(center, power, spans_m, streams, around=ALONE):
             clear(blocks, block.at, 2 * plane)
         first = number * width
         sums = Planes(workspace(5 * width, x), -first, width)
-        forms = Planes(workspace(FORMS * width, x), -first, width)
+        forms = Planes(workspace(forms_of(flags) * width, x), -first, width)
         taken = Planes(workspace(TAKEN * width, x), -first, width)
         part = Planes(workspace(groups * SUMS * width, given.stats), -first, width)
         planes = Derived(part, forms, taken)

@@ -6,7 +6,7 @@ from functools import cache
 from normzoo.backends.around import ALONE
 from normzoo.backends.cpu.compiling.jit import helper
 from normzoo.backends.cpu.kernels.around import NOTHING, backward_steps, forward_steps
-from normzoo.backends.cpu.kernels.columns import FORMS, filling, prepare, s_strip, y_strip
+from normzoo.backends.cpu.kernels.columns import filling, forms_of, prepare, s_strip, y_strip
 from normzoo.backends.cpu.kernels.columns_gradients import (
     TAKEN,
     as_forward,
@@ -86,7 +86,7 @@ def normalizing(flags, fill):
     def normalize_block(t, given, forms):
         view = view_of(given.dims, flags.spans, given.x)
         block, at_once = block_in(view, t), are_at_once(view, given.x, flags.streams)
-        own = sample_of(forms, FORMS, view, block.b)
+        own = sample_of(forms, forms_of(flags), view, block.b)
         fill(view, given, block, own, flags)
         all_over(y_strip, view, block, HEIGHT, at_once, (view, given, own, FETCHED_ROW, flags))
 
@@ -97,7 +97,7 @@ def preparing(flags):
     @helper
     def prepare_sample(b, given, forms):
         view = view_of(given.dims, flags.spans, given.x)
-        prepare(given, view, sample_in(view, b), sample_of(forms, FORMS, view, b), flags)
+        prepare(given, view, sample_in(view, b), sample_of(forms, forms_of(flags), view, b), flags)
 
     return prepare_sample
 
@@ -128,13 +128,13 @@ def forward(center, power, spans_m, streams, around=ALONE):
         b, first = t // units, t % units * unit
         own = Region(b, 0, view.rows, first, smaller(first + unit, view.own))
         finish_sets(view, given, moments, own, sample_of(part, 2 * groups_of(view.rows), view, b), flags)
-        prepare(given, view, own, sample_of(forms, FORMS, view, b), flags)
+        prepare(given, view, own, sample_of(forms, forms_of(flags), view, b), flags)
 
     @helper
     def work(pool, given, moments):
         view = view_of(given.dims, flags.spans, given.x)
         b, groups, step = given.dims[0], groups_of(view.rows), padded(view)
-        part, forms = workspace(b * groups * 2 * step, given.stats), workspace(b * FORMS * step, given.x)
+        part, forms = workspace(b * groups * 2 * step, given.stats), workspace(b * forms_of(flags) * step, given.x)
         # 1 moments
         share(pool, b * groups * tiles_of(view), sum_group, (given, part))
         threads = pool if flags.power == 1 else pool_for(b * groups * step, pool)
@@ -157,7 +157,7 @@ def apply(spans_m, streams, around=ALONE):
     def work(pool, given):
         view = view_of(given.dims, flags.spans, given.x)
         b = given.dims[0]
-        forms = workspace(b * FORMS * padded(view), given.x)
+        forms = workspace(b * forms_of(flags) * padded(view), given.x)
         share(pool_for(forms.size, pool), b, prepare_sample, (given, forms))
         share(pool, b * blocks_of(view), normalize_block, (given, forms))
 
@@ -177,7 +177,7 @@ def backward(center, power, spans_m, streams, around=ALONE):
     @helper
     def planes_of(spaces, view, b):
         part = sample_of(spaces.part, SUMS * groups_of(view.rows), view, b)
-        return Derived(part, sample_of(spaces.forms, FORMS, view, b), sample_of(spaces.taken, TAKEN, view, b))
+        return Derived(part, sample_of(spaces.forms, forms_of(flags), view, b), sample_of(spaces.taken, TAKEN, view, b))
 
     @helper
     def sum_groups(t, given, blocks, spaces):
@@ -231,7 +231,7 @@ def backward(center, power, spans_m, streams, around=ALONE):
         view = view_of(given.dims, flags.spans, given.x)
         step, groups, tiles = padded(view), groups_of(view.rows), tiles_of(view)
         part = workspace(b * groups * SUMS * step, given.stats)
-        forms, taken = workspace(b * FORMS * step, given.x), workspace(b * TAKEN * step, given.x)
+        forms, taken = workspace(b * forms_of(flags) * step, given.x), workspace(b * TAKEN * step, given.x)
         spaces = Derived(part, forms, taken)
         plane = block_of(given.dims, given.parameter_dims)
         blocks = workspace(tiles * pb * 2 * plane if flags.spans else 1, given.weight)

@@ -16,6 +16,8 @@ from normzoo.backends.cpu.kernels.few_around import (
     filling,
     finishing,
     joining,
+    learns,
+    level_of,
     own_bias_of,
     reads_other,
     weight_of,
@@ -63,16 +65,20 @@ from normzoo.backends.cpu.vector.workspaces import clear, workspace
 
 
 @helper
-def fill_tables(given, layout, tables):
-    """Write the parameters in planes, those of the biases after those of the weights."""
+def fill_tables(given, layout, tables, level_of, learned):
+    """Write the parameters in planes, those of the biases after those of the weights; then those of an activation."""
     spread(layout, given.weight, tables, 0)
     spread(layout, given.bias, tables, layout.planes * layout.room)
+    if learned:
+        spread(layout, level_of(given), tables, 2 * layout.planes * layout.room)
 
 
 @cache
 def forward(center, power, apart, over, _streams, around=ALONE):
     """Statistics and y; with `over`, lanes run over samples of few columns, not over these."""
     take_x, y_of, has_other = joining(around), finishing(around), reads_other(around)
+    level, learned = level_of(around), learns(around)
+    tables_count = 3 if learned else 2
 
     @helper
     def some_blocks(t, given, moments, tables, tasks):
@@ -110,14 +116,14 @@ def forward(center, power, apart, over, _streams, around=ALONE):
                         h = ((i * columns + column) * n + j) * LANES
                         p = plane_at(given.parameter_dims, i, column, j, over) * layout.room + first
                         z = fma((load(values, h) - mean) * rstd, load(tables, p), load(tables, bias_at + p))
-                        store(values, h, y_of(given, z, other, h))
+                        store(values, h, y_of(given, z, (other, tables), (h, 2 * bias_at + p)))
             give(layout.dims, given.y, block, apart, values)
 
     @helper
     def all_blocks(pool, given, moments):
         layout, tasks = layout_of(given, over), tasks_to_y(given.dims)
-        tables = workspace(2 * layout.planes * layout.room, given.stats)
-        fill_tables(given, layout, tables)
+        tables = workspace(tables_count * layout.planes * layout.room, given.stats)
+        fill_tables(given, layout, tables, level, learned)
         share(pool, tasks, some_blocks, (given, moments, tables, tasks))
 
     return forward_kernel("few_forward", all_blocks, around)
@@ -127,6 +133,8 @@ def forward(center, power, apart, over, _streams, around=ALONE):
 def apply(spans, _streams, around=ALONE):
     """y from given statistics, in the arithmetic of rows and columns: whichever works on a view, the bits are one."""
     take_x, y_of, has_other = joining(around), finishing(around), reads_other(around)
+    level, learned = level_of(around), learns(around)
+    tables_count = 3 if learned else 2
 
     @helper
     def some_blocks(t, given, tables, tasks):
@@ -153,14 +161,14 @@ def apply(spans, _streams, around=ALONE):
                     v = standardize(load(values, h), *affine)
                     if spans:
                         v = fma(v, narrow(load(tables, p), x), narrow(load(tables, bias_at + p), x))
-                    store(values, h, y_of(given, v, other, h))
+                    store(values, h, y_of(given, v, (other, tables), (h, 2 * bias_at + p)))
             give(dims, y, block, True, values)
 
     @helper
     def all_blocks(pool, given):
         layout, tasks = layout_of(given, False), tasks_to_y(given.dims)
-        tables = workspace(2 * layout.planes * layout.room, given.stats)
-        fill_tables(given, layout, tables)
+        tables = workspace(tables_count * layout.planes * layout.room, given.stats)
+        fill_tables(given, layout, tables, level, learned)
         share(pool, tasks, some_blocks, (given, tables, tasks))
 
     return apply_kernel("few_apply", all_blocks, around)
@@ -173,6 +181,7 @@ def backward(center, power, each, apart, over, _streams, around=ALONE):
     constant = power == 0 and not center
     fill, end, turns, is_around = filling(around, over), ending(around), around.is_behind, around != ALONE
     bias_of = own_bias_of if turns else weight_of
+    level, learned = level_of(around), learns(around)
 
     @helper
     def some_blocks(t, given, limits, table, part, tasks):
@@ -247,10 +256,12 @@ def backward(center, power, each, apart, over, _streams, around=ALONE):
     def all_blocks(pool, given, dweight, dbias, limits):
         layout = layout_of(given, over)
         size, own = layout.planes * layout.room, layout.planes * layout.period
-        table = workspace(2 * size if turns else size, given.stats)
+        table = workspace((3 if learned else 2) * size if turns else size, given.stats)
         spread(layout, given.weight, table, 0)
         if turns:
             spread(layout, bias_of(given), table, size)
+        if learned:
+            spread(layout, level(given), table, 2 * size)
         tasks = tasks_back(given.dims, size)
         part = workspace(tasks * 2 * own, given.stats)
         share(pool, tasks, some_blocks, (given, limits, table, part, tasks))

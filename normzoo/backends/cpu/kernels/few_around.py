@@ -10,6 +10,7 @@ from normzoo.backends.around import ALONE, Around
 from normzoo.backends.cpu.compiling.jit import helper
 from normzoo.backends.cpu.kernels.around import other_of, residual_of, sides_of
 from normzoo.backends.cpu.kernels.few_tables import give, plane_at, read_stats, take
+from normzoo.backends.cpu.kernels.level import has_array
 from normzoo.backends.cpu.kernels.moments import MEAN, RSTD, affine_of, standardize
 from normzoo.backends.cpu.vector.access import load, store
 from normzoo.backends.cpu.vector.arithmetic import fma, narrow, splat
@@ -26,16 +27,26 @@ def own_bias_of(given):
     return given.beside.bias
 
 
+def level_of(around: Around) -> Any:
+    """The parameter of what is learned, whose planes follow those of weight and bias; something else where there is
+    none."""
+    return other_of if learns(around) else weight_of
+
+
+def learns(around: Around) -> bool:
+    return around.behind == "learned"
+
+
 def reads_other(around: Around) -> bool:
     """Does a pass to y read more than x?"""
-    return around.is_before or around.behind != ""
+    return around.is_before or has_array(around)
 
 
 @cache
 def joining(around: Around) -> Any:
     """take_x(dims, given, block, apart, values, other): the values of a block that moments are of, and of what y is
     made of beside them. Both have room for each value, `other` where anything is read to it."""
-    join, before, behind = sides_of(around).join, around.is_before, around.behind != ""
+    join, before, behind = sides_of(around).join, around.is_before, has_array(around)
     second = other_of if around.gate_first else residual_of
 
     @helper
@@ -61,16 +72,17 @@ def joining(around: Around) -> Any:
 
 @cache
 def finishing(around: Around) -> Any:
-    """y(given, z, other, h): y of z = xhat * weight + bias, as `values` of a kernel has it."""
-    finish, behind = sides_of(around).finish, around.behind != ""
+    """y(given, z, spaces, places): y of z = xhat * weight + bias, as `values` of a kernel has it. What is behind lies
+    at one of the places: in `other`, or in the tables."""
+    finish, behind, index = sides_of(around).finish, around.behind != "", int(learns(around))
 
     @helper
-    def y(given, z, other, h):
-        o = load(other, h if behind else 0)
-        return narrow(finish(narrow(z, given.x), narrow(o, given.x)), other)
+    def y(given, z, spaces, places):
+        o = load(spaces[index], places[index] if behind else 0)
+        return narrow(finish(narrow(z, given.x), narrow(o, given.x)), spaces[0])
 
     @helper
-    def y_alone(_given, z, _other, _h):
+    def y_alone(_given, z, _spaces, _places):
         return z
 
     return y if around.is_behind else y_alone
@@ -80,7 +92,7 @@ def finishing(around: Around) -> Any:
 def filling(around: Around, over: bool) -> Any:
     """fill(layout, given, block, apart, spaces, tables): what comes before the sums of a block, written as rows do.
     `spaces`: the values of dy, those of x behind them, as many for others, and a vector."""
-    sides, has_own, behind = sides_of(around), around.behind in ("gate", "learned"), around.behind != ""
+    sides, has_own, behind, learned = sides_of(around), around.behind == "gate", has_array(around), learns(around)
 
     @helper
     def join(layout, given, block, apart, spaces, _tables):
@@ -113,6 +125,8 @@ def filling(around: Around, over: bool) -> Any:
                     xhat = standardize(narrow(load(values, k + h), x), *affine)
                     z = fma(xhat, narrow(w, x), narrow(a, x))
                     o = narrow(load(others, h), x) if behind else z
+                    if learned:
+                        o = narrow(load(weights, p + 2 * layout.planes * layout.room), x)
                     d, dother = sides.turn(narrow(load(values, h), x), z, o)
                     store(values, h, narrow(d, values))
                     if has_own:

@@ -15,6 +15,7 @@ from normzoo.backends.cpu.kernels.records import (
     Behind,
     Cells,
     Forward,
+    Largest,
     Limits,
     Lines,
     Moments,
@@ -239,3 +240,12 @@ def follow_back_kernel(name: str, work: Any) -> Any:
         work(pool, Lines(dims, x, numbers, dx, states, rate, eps), dy, sums)
 
     return _named(name, follow_back, ALONE)
+
+
+def largest_kernel(name: str, work: Any) -> Any:
+    """The values furthest from their channels' centers: work(pool, largest)."""
+
+    def largest(pool, dims, parts, k, x, center, far, places):
+        work(pool, Largest(dims, parts, k, x, center, far, places))
+
+    return _named(name, largest, ALONE)

@@ -131,3 +131,15 @@ class Lines(NamedTuple):
     states: Any  # (turns, blocks, 2, 16) float64
     rate: Any
     eps: Any
+
+
+class Largest(NamedTuple):
+    """A search for the values furthest from their channel's center."""
+
+    dims: Any  # (b, c, n)
+    parts: Any  # of a channel or, with channels last, of the rows
+    k: Any  # how many are wanted of each channel
+    x: Any
+    center: Any  # (c,) float64
+    far: Any  # (turns, k), or (parts, c, k), float64: heaps, -1 at first
+    places: Any  # likewise int64

@@ -159,13 +159,14 @@ def finish(given, here, mean, spread, moments, flags):
 
 @helper
 def y_of(given, terms, i, p, form, flags, left, full):
-    """y at i, of up to LANES values: of xhat * weight + bias; `form`: weight, bias and `affine_of` the set. Weight and
-    bias are in the last where they are folded, and at p where each value has its own."""
-    w, a, affine = form
+    """y at i, of up to LANES values: of xhat * weight + bias; `form`: weight, bias, `affine_of` the set and the level.
+    Weight and bias are in the third where they are folded; they and the level are at p where each value has its own."""
+    w, a, affine, level = form
     if flags.spans:
         w, a = read(given.weight, p, left, full, given.y), read(given.bias, p, left, full, given.y)
+        level = flags.steps.level.each(given, p, left, full)
     v = standardize(terms[0], *affine)
-    flags.steps.end(given, terms, v if flags.folds else fma(v, w, a), i, left, full, flags.streams)
+    flags.steps.end(given, terms + level, v if flags.folds else fma(v, w, a), i, left, full, flags.streams)
 
 
 @helper
@@ -205,7 +206,7 @@ def chunk_apply(given, s, j, flags, ahead):
         p = top + run * step
         if flags.folds and step > 0:
             affine = folded_at(given, s, p)
-        form = splat(at(weight, p)), splat(at(bias, p)), affine
+        form = splat(at(weight, p)), splat(at(bias, p)), affine, flags.steps.level.one(given, p)
         over_run(y_of, flags.steps.terms, given, (i, i + length, p + skip), form, flags, ahead)
 
 
@@ -262,4 +263,4 @@ def forward(center, power, spans, streams, around=ALONE):
         together = together_of(given.dims, most)
         share(pool, (b * c + together - 1) // together, some_sets, (given, moments))
 
-    return forward_kernel("rows_forward", going_forward(all_sets, unrolls), around)
+    return forward_kernel("rows_forward", going_forward(all_sets, unrolls, around.behind == "learned"), around)

@@ -24,8 +24,17 @@ from normzoo.backends.cpu.kernels.moments import (
 from normzoo.backends.cpu.kernels.records import Backward, Flags
 from normzoo.backends.cpu.kernels.rows import affine_at, chunk_join, no_chunk
 from normzoo.backends.cpu.kernels.rows_runs import going_back
-from normzoo.backends.cpu.kernels.rows_sums import chunk_sums, chunk_sums_n, lines_of, plane_of, slots_of
+from normzoo.backends.cpu.kernels.rows_sums import (
+    add_gradients,
+    chunk_sums,
+    chunk_sums_n,
+    lines_of,
+    plane_of,
+    put_gradients,
+    slots_of,
+)
 from normzoo.backends.cpu.kernels.rows_walk import (
+    OWN,
     as_short,
     chunk_of,
     chunking,
@@ -64,11 +73,12 @@ def dx_of(given, terms, i, p, form, flags, left, full):
 
 @helper
 def dy_of(given, terms, i, p, form, flags, left, full):
-    """dy of xhat * weight + bias at i, likewise; `form`: weight, bias and `affine_of` the set."""
-    w, a, affine = form
+    """dy of xhat * weight + bias at i, likewise; `form`: weight, bias, `affine_of` the set and the level."""
+    w, a, affine, level = form
     if flags.spans:
         w, a = read(given.weight, p, left, full, given.dx), read(given.beside.bias, p, left, full, given.dx)
-    flags.steps.fill(given, terms, fma(standardize(terms[1], *affine), w, a), i, left, full)
+        level = flags.steps.level.each(given, p, left, full)
+    flags.steps.fill(given, terms + level, fma(standardize(terms[1], *affine), w, a), i, left, full)
 
 
 @helper
@@ -80,7 +90,7 @@ def chunk_turn(given, here, j, affine, flags):
     for run in range(first, first + runs):
         i = here.start + run * c * n + skip
         p = top + run * step
-        form = splat(at(given.weight, p)), splat(at(given.beside.bias, p)), affine
+        form = splat(at(given.weight, p)), splat(at(given.beside.bias, p)), affine, flags.steps.level.one(given, p)
         over_run(dy_of, flags.steps.sources, given, (i, i + length, p + skip), form, flags, 0)
 
 
@@ -238,7 +248,7 @@ def backward(center, power, spans, streams, around=ALONE):
                 if not spans_n:
                     fill(given, here, h, affine, flags)
                 if spans_n:
-                    found_h = chunk_sums_n(given, here, h, affine, blocks, to, flags)
+                    found_h = chunk_sums_n(given, here, h, affine, blocks, to, flags, add_gradients)
                 else:
                     found_h = chunk_sums(given, here, h, affine, sums, power)
                 found = add_four(found, found_h)
@@ -246,6 +256,29 @@ def backward(center, power, spans, streams, around=ALONE):
             means = means_of(found, stats_of(given, s)[1], float(m * n), limits, center)
             for h in range(chunks):
                 chunk_dx(given, here, h, affine, means, flags, ahead)
+
+    @helper
+    def own_set(t, given, dweight, dbias, limits):
+        if short:
+            given = Backward(*as_short(given))
+        dims = given.dims
+        _, m, _, n = dims
+        chunks = chunking(m, n)[2]
+        here, affine, found = set_at(dims, t), affine_at(given, t), (0.0, 0.0, 0.0, 0.0)
+        # 1 moments
+        for h in range(chunks):
+            fill(given, here, h, affine, flags)
+        for h in range(chunks):
+            found_h = chunk_sums_n(given, here, h, affine, (dweight, dbias), 0, flags, put_gradients)
+            found = add_four(found, found_h)
+        # 2 normalize
+        means = means_of(found, stats_of(given, t)[1], float(m * n), limits, center)
+        for h in range(chunks):
+            chunk_dx(given, here, h, affine, means, flags, 0)
+
+    @helper
+    def own_sets(pool, given, dweight, dbias, limits):
+        share(pool, given.dims[0] * given.dims[2], own_set, (given, dweight, dbias, limits))
 
     @helper
     def all_sets(pool, given, dweight, dbias, limits):
@@ -269,4 +302,8 @@ def backward(center, power, spans, streams, around=ALONE):
         else:
             share(pool, pb * pm * pc, fold_sums, (dims, parameter_dims, sums, dweight, dbias))
 
-    return backward_kernel("rows_backward", going_back(all_sets, unrolls, steps.fills == TURNS), around)
+    if spans >= OWN:
+        return backward_kernel("rows_backward_own", own_sets, around)
+    return backward_kernel(
+        "rows_backward", going_back(all_sets, unrolls, steps.fills == TURNS, around.behind == "learned"), around
+    )

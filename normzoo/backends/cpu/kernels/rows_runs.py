@@ -5,15 +5,16 @@ from typing import Any
 
 from normzoo.backends.cpu.compiling.jit import helper
 from normzoo.backends.cpu.kernels.moments import put_lanes
-from normzoo.backends.cpu.kernels.records import Backward, Behind, Forward
+from normzoo.backends.cpu.kernels.records import Backward, Before, Behind, Forward
 from normzoo.backends.cpu.vector.access import at, load_n, put, store_n
 from normzoo.backends.cpu.vector.arithmetic import smaller, splat, total, wide
 from normzoo.backends.cpu.vector.lanes import LANES
 from normzoo.backends.cpu.vector.workspaces import clear, workspace
 
 
-def going_forward(work: Any, unrolls: bool) -> Any:
-    """work(pool, forward, *moments); with `unrolls`, on runs as one."""
+def going_forward(work: Any, unrolls: bool, learns: bool) -> Any:
+    """work(pool, forward, *moments); with `unrolls`, on runs as one. `learns`: an activation behind has a parameter."""
+    spread_beside = level_spread if learns else as_it_is
 
     @helper
     def unrolling(pool, given, *moments):
@@ -24,6 +25,8 @@ def going_forward(work: Any, unrolls: bool) -> Any:
             w, v = workspace(size, weight), workspace(size, bias)
             spread(dims, parameter_dims, weight, w)
             spread(dims, parameter_dims, bias, v)
+            u = workspace(size if learns else 1, weight)
+            beside = spread_beside(dims, parameter_dims, beside, u)
             work(pool, Forward(shape, parameter_shape, x, w, v, y, stats, beside), *moments)
         else:
             work(pool, given, *moments)
@@ -31,9 +34,10 @@ def going_forward(work: Any, unrolls: bool) -> Any:
     return unrolling
 
 
-def going_back(work: Any, unrolls: bool, has_bias: bool) -> Any:
+def going_back(work: Any, unrolls: bool, has_bias: bool, learns: bool) -> Any:
     """work(pool, backward, dweight, dbias, limits), likewise; `has_bias`: of one that is beside."""
     spread_beside = bias_spread if has_bias else as_it_is
+    spread_level = level_spread_back if learns else as_it_is
 
     @helper
     def unrolling(pool, given, dweight, dbias, limits):
@@ -44,7 +48,8 @@ def going_back(work: Any, unrolls: bool, has_bias: bool) -> Any:
             w, v = workspace(size, weight), workspace(size if has_bias else 1, weight)
             dw, db = workspace(size, weight), workspace(size, weight)
             spread(dims, parameter_dims, weight, w)
-            beside = spread_beside(dims, parameter_dims, beside, v)
+            u = workspace(size if learns else 1, weight)
+            beside = spread_level(dims, parameter_dims, spread_beside(dims, parameter_dims, beside, v), u)
             work(pool, Backward(shape, parameter_shape, dy, x, w, stats, dx, beside), dw, db, limits)
             fold(dims, parameter_dims, dw, dweight, stats)
             fold(dims, parameter_dims, db, dbias, stats)
@@ -81,6 +86,18 @@ def as_it_is(_dims, _parameter_dims, beside, _room):
 def bias_spread(dims, parameter_dims, beside, room):
     spread(dims, parameter_dims, beside.bias, room)
     return Behind(beside.x, beside.dy, room, beside.other, beside.dother, beside.ds)
+
+
+@helper
+def level_spread(dims, parameter_dims, beside, room):
+    spread(dims, parameter_dims, beside.other, room)
+    return Before(beside.x, beside.residual, room, beside.scale)
+
+
+@helper
+def level_spread_back(dims, parameter_dims, beside, room):
+    spread(dims, parameter_dims, beside.other, room)
+    return Behind(beside.x, beside.dy, beside.bias, room, beside.dother, beside.ds)
 
 
 @helper

@@ -28,7 +28,14 @@ from normzoo.backends.cpu.kernels.rows_gradients import (
     sets_of_cell,
 )
 from normzoo.backends.cpu.kernels.rows_runs import going_back, going_forward
-from normzoo.backends.cpu.kernels.rows_sums import chunk_sums, chunk_sums_n, lines_of, plane_of, slots_of
+from normzoo.backends.cpu.kernels.rows_sums import (
+    add_gradients,
+    chunk_sums,
+    chunk_sums_n,
+    lines_of,
+    plane_of,
+    slots_of,
+)
 from normzoo.backends.cpu.kernels.rows_walk import chunking, parts_of, set_at, stats_of
 from normzoo.backends.cpu.parallel.sharing import share
 from normzoo.backends.cpu.vector.access import at, put
@@ -138,7 +145,7 @@ def forward(center, power, spans, streams, around=ALONE):
         # 2 normalize
         share(pool, b * c * chunks, normalize_chunk, (given,))
 
-    return forward_kernel("rows_forward_split", going_forward(all_chunks, unrolls), around)
+    return forward_kernel("rows_forward_split", going_forward(all_chunks, unrolls, around.behind == "learned"), around)
 
 
 @cache
@@ -154,7 +161,7 @@ def apply(spans, streams, around=ALONE):
         b, m, c, n = given.dims
         share(pool, b * c * chunking(m, n)[2], normalize_chunk, (given,))
 
-    return apply_kernel("rows_apply", going_forward(all_chunks, unrolls), around)
+    return apply_kernel("rows_apply", going_forward(all_chunks, unrolls, around.behind == "learned"), around)
 
 
 @cache
@@ -181,7 +188,9 @@ def backward(center, power, spans, streams, around=ALONE):
             here, affine = set_at(dims, s), affine_at(given, s)
             if not fills_first:
                 fill(given, here, h, affine, flags)
-            put_sums(part, place_of(dims, s, h), chunk_sums_n(given, here, h, affine, blocks, block, flags))
+            put_sums(
+                part, place_of(dims, s, h), chunk_sums_n(given, here, h, affine, blocks, block, flags, add_gradients)
+            )
             if constant:
                 chunk_dx(given, here, h, affine, none, flags, 0)
 
@@ -239,4 +248,6 @@ def backward(center, power, spans, streams, around=ALONE):
             put_three(part, place_of(dims, s, 0), means)
         share(pool, b * c * chunks, derive_chunk, (given, part))
 
-    return backward_kernel("rows_backward_split", going_back(all_chunks, unrolls, steps.fills == TURNS), around)
+    return backward_kernel(
+        "rows_backward_split", going_back(all_chunks, unrolls, steps.fills == TURNS, around.behind == "learned"), around
+    )

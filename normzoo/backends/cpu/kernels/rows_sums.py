@@ -8,7 +8,7 @@ this keeps their digits.
 import numpy as np
 
 from normzoo.backends.cpu.compiling.jit import helper
-from normzoo.backends.cpu.kernels.moments import held, hold, of_offsets, offset, read, standardize
+from normzoo.backends.cpu.kernels.moments import held, hold, of_offsets, offset, read, standardize, write
 from normzoo.backends.cpu.kernels.rows_walk import chunk_of, chunking, parameter_at, parameter_step
 from normzoo.backends.cpu.schedule import ROW_SAMPLES, SUMMED_VECTORS
 from normzoo.backends.cpu.vector.access import at, load_as, load_n, load_same, put, zeros
@@ -52,6 +52,16 @@ def add_gradients(given, terms, scale, p, blocks, q, left, full):
     x, plane = given.x, plane_of(given.parameter_dims)
     hold(blocks, q, fma(d, xhat, held(blocks, q, full, x)), full, x)
     hold(blocks, q + plane, held(blocks, q + plane, full, x) + d, full, x)
+    return d * (read(given.weight, p, left, full, x) * scale)
+
+
+@helper
+def put_gradients(given, terms, scale, p, own, _q, left, full):
+    """Write dy * xhat and dy, the gradients at p, where no other value has these; returns the same."""
+    d, xhat = terms
+    x = given.x
+    write(own[0], p, d * xhat, left, full, x)
+    write(own[1], p, d, left, full, x)
     return d * (read(given.weight, p, left, full, x) * scale)
 
 
@@ -105,11 +115,11 @@ def middle_of_dy(dy, start, runs, step, length, like):
 
 
 @helper
-def chunk_sums_n(given, here, j, affine, blocks, block, flags):
+def chunk_sums_n(given, here, j, affine, blocks, block, flags, add):
     """sum(g), sum(g * xhat), 0, sum(sign(x - mean)) over chunk j of the set `here`; the parameters vary along n.
 
-    With `center` the second omits terms that vanish in the sum over the set, where sum(xhat) is 0. Adds dy * xhat and
-    dy to the planes of `blocks` at `block`.
+    With `center` the second omits terms that vanish in the sum over the set, where sum(xhat) is 0. `add`, one of
+    `add_gradients` and `put_gradients`, adds dy * xhat and dy to the planes of `blocks` at `block`, or writes them.
     """
     _, m, c, n = given.dims
     _, pm, _, pn = given.parameter_dims
@@ -127,14 +137,14 @@ def chunk_sums_n(given, here, j, affine, blocks, block, flags):
         to = block + (run if pm > 1 else 0) * lines_of(pn) * LANES + skip
         while i + LANES <= end:
             terms = terms_of(given, i, affine, LANES, True)
-            g = add_gradients(given, terms, affine[0], p, blocks, to, LANES, True)
+            g = add(given, terms, affine[0], p, blocks, to, LANES, True)
             s, q, z, signs = add_lanes(g - g0, terms[1], s, q, z, signs, flags.power)
             i += LANES
             p += LANES
             to += LANES
         if i < end:
             terms = terms_of(given, i, affine, end - i, False)
-            g = add_gradients(given, terms, affine[0], p, blocks, to, end - i, False)
+            g = add(given, terms, affine[0], p, blocks, to, end - i, False)
             s, q, z, signs = add_lanes(keep(g - g0, end - i), terms[1], s, q, z, signs, flags.power)
     scale = np.float64(lane(affine[0], 0))
     g_sum = total(wide(s)) + np.float64(lane(g0, 0)) * float(runs * length)

@@ -13,6 +13,7 @@ ONE, EACH, RUNS = range(3)  # `spans`: a run has one parameter; each value has i
 
 
 SHORT = 3  # added to these: each set, also of RUNS, is one run of at most SHORT_SET values
+OWN = 6  # added to EACH, going back: each value of x has parameters of its own
 
 
 class Set(NamedTuple):
@@ -26,7 +27,7 @@ class Set(NamedTuple):
 
 def parts_of(spans):
     """From `spans`: do parameters vary along n, are runs processed as one, and is a set SHORT?"""
-    short, spans = divmod(spans, SHORT)
+    short, spans = divmod(spans % OWN, SHORT)
     return spans != ONE, spans == RUNS, short == 1
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from normzoo.backends.cpu.compiling.jit import helper
 from normzoo.backends.cpu.kernels.around import same
 from normzoo.backends.cpu.vector.access import at, load, load_n, put, store, store_n, stream, zeros
-from normzoo.backends.cpu.vector.arithmetic import keep, splat, total, wide
+from normzoo.backends.cpu.vector.arithmetic import keep, narrow, splat, total, wide
 
 ONE, LINE = "one", "line"  # of a coefficient or a sum: a number of all lanes, or one of each
 
@@ -56,12 +56,13 @@ def writing(count: int, streams: bool, full: bool) -> Any:
     @helper
     def write_all(given, i, found, left):
         others(given, i, found, left)
+        v = narrow(found[index], given.results[index])
         if full and streams:
-            stream(given.results[index], i, found[index])
+            stream(given.results[index], i, v)
         elif full:
-            store(given.results[index], i, found[index])
+            store(given.results[index], i, v)
         else:
-            store_n(given.results[index], i, found[index], left)
+            store_n(given.results[index], i, v, left)
 
     return write_all
 
