@@ -175,13 +175,14 @@ ROOMS = {
         "passes.attributes",
         "selection.select",
     },
-    "passes/arrays.py": {"backends"},
+    "passes/arrays.py": {"backends", "passes.numpy_threads"},
     "passes/calls.py": {"backends.contract", "passes.around", "selection.select"},
     "passes/cells.py": {
         "backends",
         "backends.contract",
         "passes.arrays",
         "passes.attributes",
+        "passes.overlaps",
         "passes.saved",
         "passes.view",
         "passes.whole",
@@ -216,7 +217,7 @@ ROOMS = {
         "passes.beside_saved",
     },
     "passes/numpy_threads.py": {"backends.subnormals"},
-    "passes/plan.py": {"backends", "backends.samples", "passes.arrays", "passes.form", "passes.view"},
+    "passes/plan.py": {"backends", "backends.samples", "passes.arrays", "passes.form", "passes.totals", "passes.view"},
     "passes/saved.py": {
         "backends.contract",
         "backends.memory",
@@ -238,6 +239,7 @@ ROOMS = {
         "passes.view_saved",
         "passes.beside_saved",
     },
+    "passes/totals.py": {"backends", "passes.arrays"},
     "passes/view.py": {"backends.contract"},
     "passes/view_saved.py": {
         "backends",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -81,7 +82,7 @@ class Reference(Backend):
             beside: BesideBack = NOTHING_BACK,
         ) -> None:  # fmt: skip
             d, dother = dy.reshape(dims).astype(np.float64), None
-            other = _lifted(beside.other, around, parameter_dims, dims)
+            other: Any = _lifted(beside.other, around, parameter_dims, dims)
             rstd = np.where(stats[2] < 0, np.inf, stats[2]).reshape(b, 1, c, 1)
             xhat = _xhat(_before(x, around._replace(residual=False), Beside(other=other), dims), stats)
             if around.is_behind:

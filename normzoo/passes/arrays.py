@@ -302,7 +302,7 @@ def shifted(a: Array, by: float, like: np.dtype) -> Array:
     """a + by, in the computing dtype for an x of dtype `like`."""
     wide = compute_dtype(a.dtype, like)
     if on_device(a):
-        return a.plus(by, wide)  # type: ignore[attr-defined, no-any-return]
+        return a.plus(by, wide)  # type: ignore[attr-defined]
     order = sorted(range(a.ndim), key=lambda i: -abs(a.strides[i]))
     v = a.transpose(order)
     if a.size < MANY or not v.flags.c_contiguous:

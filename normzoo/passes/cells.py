@@ -178,6 +178,11 @@ def deviations(owner: object, x: Array, mean: Array, rstd: Array) -> Callable[[]
     return found
 
 
+def is_by_definition() -> bool:
+    """Is the definition of a norm asked for?"""
+    return chosen() == "reference"
+
+
 def _nothing() -> None:
     """No buffers change."""
 
@@ -249,7 +254,7 @@ def by_cells(
         norm.label
     )  # or what this pass leaves would hold itself, and wait for Python's garbage collection
     letters = norm.letters(x)
-    if not letters or not x.size or chosen() == "reference":
+    if not letters or not x.size or is_by_definition():
         return None
     axes, dims = cells_of(x, letters)
     arguments = norm.params | inputs

@@ -13,7 +13,7 @@ import pytest
 
 import normzoo as nz
 from normzoo.backends import backend
-from normzoo.backends.forms import Cells, Formula
+from normzoo.backends.forms import Cells, Formula, Twice
 from normzoo.backends.lanes import fma
 from normzoo.exchange import registry
 from normzoo.passes import cells as by_cells
@@ -31,6 +31,7 @@ NORMS = {
     "crms_norm": (nz.CRMSNorm, "rows"),
     "partial_rms_norm": (lambda c, **o: nz.PartialRMSNorm(c, 0.3, **o), "rows"),
     "message_norm": (lambda c, **o: nz.MessageNorm(True, **o), "rows"),
+    "diff_group_norm": (lambda c, **o: nz.DiffGroupNorm(c, 3, 0.5, **o), "nodes"),
     "max_norm": (lambda c, **o: nz.MaxNorm(2, 0, 3.0), "rows"),
     "global_response_norm": (nz.GlobalResponseNorm, "maps"),
     "evo_norm_b0": (nz.EvoNormB0, "maps"),
@@ -39,14 +40,16 @@ NORMS = {
     "decorrelated_batch_norm": (lambda c, **o: nz.DecorrelatedBatchNorm(c, 3, **o), "maps"),
     "iter_norm": (lambda c, **o: nz.IterNorm(c, 2, **o), "maps"),
 }
-SHAPES = {"rows": (9, 3, 34), "maps": (3, 6, 5, 7), "series": (3, 5, 35)}
+SHAPES = {"rows": (9, 3, 34), "nodes": (37, 34), "maps": (3, 6, 5, 7), "series": (3, 5, 35)}
 
 
 def made(name, rng, dtype=np.float32, shape=None):
     """(norm, x, inputs, dy)."""
     make, kind = NORMS[name]
     shape = shape or SHAPES[kind]
-    norm = make(shape[-1] if kind == "rows" else shape[1], dtype=np.float64 if dtype == np.float64 else np.float32)
+    norm = make(
+        shape[-1] if kind in ("rows", "nodes") else shape[1], dtype=np.float64 if dtype == np.float64 else np.float32
+    )
     for p in norm.params.values():
         p[...] = rng.standard_normal(p.shape)
     x, dy, branch = rng.standard_normal((3, *shape)).astype(dtype)
@@ -169,7 +172,12 @@ def test_what_is_no_number_stays_in_its_set_and_is_found_by_the_definition(name,
     with nz.use("reference"):
         expected = norm(x, *inputs)
     np.testing.assert_array_equal(np.isnan(y), np.isnan(expected))
-    if name not in ("evo_norm_b0", "decorrelated_batch_norm", "iter_norm"):  # whose sets are of all samples
+    if name not in (
+        "diff_group_norm",
+        "evo_norm_b0",
+        "decorrelated_batch_norm",
+        "iter_norm",
+    ):  # whose sets are of all samples
         assert not np.isnan(y[0]).any()
 
 
@@ -254,6 +262,61 @@ def test_sums_and_coefficients_of_every_span(span, last, rng):
     for found, expected in zip(*sums, strict=True):
         assert found.shape == expected.shape
         check.close(found, expected, 1e-6, 21 * 19 * 3)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize(
+    "dims", [Cells(37, 1, 45, False), Cells(3, 7, 19, False), Cells(67, 33, 1, True), Cells(4, 33, 5, True)]
+)
+def test_two_formulas_of_a_set_in_one_reading(dims, wide, rng):
+    """As the definition has it: sums, what is made of them, and results that lie in the place of an array."""
+    span = "b" if dims.last or dims.c == 1 else "bc"
+    sums = (span, "c") if dims.last else (span, span)
+    form = Twice(Formula(_two_sums, 1, 0, sums, wide), _from_sum, 1, 1, 1, Formula(_scaled_by, 1, 2, (), wide))
+    shape = (dims.b, dims.n, dims.c) if dims.last else (dims.b, dims.c, dims.n)
+    x = rng.standard_normal(shape).astype(np.float32)
+    a, w = rng.standard_normal((dims.b, 1)), rng.standard_normal((1, dims.c))
+    float32, results, found = np.dtype(np.float32), [], []
+    for name in ("cpu", "reference"):
+        y, z = x.copy(), np.empty_like(x)
+        spans = "b", "c" if dims.c > 1 else ""
+        found.append(backend(name).cells(dims, form, spans, float32, float32)((y,), (a, w), (y, z)))
+        results.append((y, z))
+    for one, other in zip(*results, strict=True):
+        check.close(one, other, 1e-5, float(np.abs(other).max()))
+    for one, other in zip(*found, strict=True):
+        assert one.shape == other.shape
+        check.close(one, other, 1e-5, x.size**0.5)
+
+
+def _two_sums(x, a, w):
+    return x * a, x * w
+
+
+def _from_sum(total, a):
+    return (a / (1.0 + total * total),)
+
+
+def _scaled_by(x, _a, w, made):
+    return x * made + w, x * x
+
+
+def test_two_formulas_where_a_set_is_cut_or_sums_are_others():
+    form = Twice(Formula(_two_sums, 1, 0, ("b", "b")), _from_sum, 1, 1, 1, Formula(_scaled_by, 1, 2))
+    float32 = np.dtype(np.float32)
+    for dims in (Cells(2, 3, 5, False), Cells(2, 1, 40000, False), Cells(1, 5, 100000, True)):
+        with pytest.raises(ValueError, match="expected sets that are not cut"):
+            backend("cpu").cells(dims, form, ("b", ""), float32, float32)
+
+
+def test_sets_that_are_cut_are_computed_one_formula_after_the_other(rng):
+    norm, x, msg = nz.MessageNorm(True), *rng.standard_normal((2, 3, 40001)).astype(np.float32)
+    dy = rng.standard_normal(x.shape).astype(np.float32)
+    found = both(norm, x, (msg,), dy)
+    with nz.use("reference"):
+        expected = both(norm, x, (msg,), dy)
+    for name, v in expected.items():
+        check.close(found[name], v, 1e-5, float(np.abs(v).max()))
 
 
 def _scaled_and_terms(x, a, one):

@@ -202,7 +202,8 @@ def largest(dims: Cells, k: int, store: np.dtype) -> Callable[[Array, Array], tu
 
     def run(x: Array, center: Array) -> tuple[Array, Array]:
         shape = (parts, c, k) if last else (c, parts, k)
-        far, places = np.full(shape, -1.0), np.full(shape, -1)
+        far: Array = np.full(shape, -1.0)
+        places: Array = np.full(shape, -1)
         call((b, c, n), parts, k, x, np.ascontiguousarray(center), far, places)
         if last:
             far, places = far.swapaxes(0, 1), places.swapaxes(0, 1)

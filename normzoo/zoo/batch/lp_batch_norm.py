@@ -213,7 +213,7 @@ class LInfBatchNorm(ScaledBatchNorm):
         flat = kernel_array(v.transpose(order), v.dtype.newbyteorder("="))
         chosen, places = now().largest(dims, k, flat.dtype)(flat, mean) if x.size else (np.zeros(0, np.int64),) * 2
         deviation = flat.reshape(-1)[places] - mean[chosen]
-        places, signs = np.unravel_index(places, flat.shape), np.sign(deviation)
+        where, signs = np.unravel_index(places, flat.shape), np.sign(deviation)
         scale = constant * np.bincount(chosen, np.abs(deviation), len(mean)) + 0 * mean  # NaN if the mean is
         rstd = np.divide(1.0, scale + self.eps)
         # 2 normalize
@@ -237,7 +237,7 @@ class LInfBatchNorm(ScaledBatchNorm):
                 now().cells(dims, PLUS, ("c",), dx.dtype, dx.dtype)((d,), (dmean[None] / n,), (d,))
             else:
                 d += (dmean / max(n, 1)).astype(d.dtype).reshape([-1 if i == channel else 1 for i in order])
-            d[places] += dscale[chosen] * signs
+            d[where] += dscale[chosen] * signs
             if narrow or out is not None:
                 dx = placed(dx, empty_in_layout(*like) if out is None else out)
             grads = {name: getattr(found, name).astype(p.dtype) for name, p in params.items()}

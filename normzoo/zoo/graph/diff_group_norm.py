@@ -230,8 +230,8 @@ class DiffGroupNorm(ExactNorm):
             more = *columns(logits, four), *rows(line, four, True)
             of_lines += cells(GRADIENT, *given, *more, upon=cells.result if four[0] else cells.first)
         grads = {"lin_weight": np.vstack(of_lines)[:groups]}
-        more = {"weight": along.ravel(), "bias": total.ravel()}
-        return grads | {name: g for name, g in more.items() if name in self.params}
+        affine = {"weight": along.ravel(), "bias": total.ravel()}
+        return grads | {name: g for name, g in affine.items() if name in self.params}
 
     def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull, Update | None]:
         shape, lamda = (self.groups, self.in_channels), self.lamda
