@@ -322,6 +322,7 @@ ROOMS = {
         "statistics.counted",
         "statistics.stats",
     },
+    "statistics/observing.py": {"backends", "backends.contract", "passes.arrays"},
     "statistics/progress.py": set(),
     "statistics/recalibrate.py": {
         "backends.contract",
@@ -421,6 +422,7 @@ ROOMS = {
         "passes.view_saved",
         "passes.whole",
         "selection.select",
+        "statistics.observing",
         "statistics.robust",
         "statistics.running",
         "statistics.running_state",
