@@ -94,7 +94,7 @@ ROOMS = {
     "backends/definitions.py": {"backends.contract", "backends.forms"},
     "backends/definitions_of_data.py": {"backends.contract", "backends.forms"},
     "backends/lanes.py": {"backends.around"},
-    "backends/memory.py": {"backends.contract"},
+    "backends/memory.py": {"backends.contract", "environment.system"},
     "backends/reference.py": {
         "backends.around",
         "backends.contract",

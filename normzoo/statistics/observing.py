@@ -14,8 +14,8 @@ FEW = 1 << 14  # values of a step, whose statistics are found on one thread
 def observed(
     x: Array, counts: bool, state: State, prior: float, eps: float
 ) -> tuple[Array, Callable[[], Array | None]] | None:
-    """Statistics (3, C) of what was seen and of `prior` values of mean 0 and variance 1, for `Known`; and a function that
-    takes x in: by compiled code, which a step of environments needs, as NumPy takes tens of microseconds for any size.
+    """Statistics (3, C) of what was seen and of `prior` values of mean 0 and variance 1, for `Known`, and a function
+    that takes x in: by compiled code, for a step of environments; NumPy takes tens of microseconds for any size.
     None: `Stats` must do it, as it is the first step, or squares are near the ends of float64's range.
 
     Args:

@@ -287,7 +287,7 @@ def _observing(x: np.dtype) -> Callable:
     return compiled(running.observe(), signature).call
 
 
-@cache
+@lru_cache(maxsize=1)
 def _taking_in() -> Callable:
     whole, double, sizes = Flat(types.int64), FLAT["float64"], types.UniTuple(types.int64, 2)
     return compiled(running.take_in(), (whole, types.UniTuple(double, 3), double, whole, sizes)).call
