@@ -112,6 +112,7 @@ ROOMS = {
         "backends.subnormals",
         "functional.images",
         "passes.arrays",
+        "passes.formulas",
         "passes.numbers",
         "passes.overlaps",
         "passes.whole",
