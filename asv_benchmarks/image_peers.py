@@ -1,24 +1,25 @@
 """Images of bytes to normalized float32, against NumPy, albucore (OpenCV) and torchvision.
 
-    python asv_benchmarks/image_peers.py [--rounds 9] [--without REGEX]
+    python asv_benchmarks/image_peers.py [--rounds 9] [--without REGEX] [--json FILE]
 
 (16, 512, 512, 3). Every implementation runs in its own process, two threads each, called in turn; a figure is the median
 over the rounds of slices of at least 20 ms, after its values were found equal to those of the formula. albucore takes
-one image at a time.
+one image at a time. `docs/making/speed.py` makes docs/howto/images.md's table of the JSON.
 """
 
 import argparse
+import importlib
 import importlib.metadata
 import json
 import re
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from peers import THREADS, describe, environment, timed, warm
+from peers import THREADS, describe, environment, medians, timed, warm, writable, write_record
 
 MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
 STEPS = {
@@ -76,10 +77,26 @@ def albucore_step(step: str, x: np.ndarray) -> Callable:
     return lambda: [albucore.normalize_per_image(image, how) for image in x]
 
 
+def vision() -> Any:
+    """torchvision's functions. Its wheels load their operators beside PyTorch's builds for CUDA only; normalizing needs
+    none, but the package wants two of them to be known."""
+    import torch
+
+    functional = "torchvision.transforms.v2.functional"
+    try:
+        return importlib.import_module(functional)
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        for name in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        return importlib.import_module(functional)
+
+
 def torchvision_step(step: str, x: np.ndarray) -> Callable | None:
     import torch
-    from torchvision.transforms.v2 import functional
 
+    functional = vision()
     torch.set_num_threads(THREADS)
     if step not in ("given", "planes"):
         return None
@@ -116,8 +133,8 @@ def worker(implementation: str) -> None:
         print(json.dumps(timed(call) if call else None), flush=True)
 
 
-def measure(rounds: int, names: list[str]) -> dict[str, dict[str, float]]:
-    """Step -> implementation -> median seconds."""
+def measure(rounds: int, names: list[str]) -> dict[str, dict[str, list[float]]]:
+    """Step -> implementation -> seconds of every round."""
     processes = {
         name: subprocess.Popen(
             [sys.executable, str(Path(__file__).resolve()), "--worker", name],
@@ -132,10 +149,10 @@ def measure(rounds: int, names: list[str]) -> dict[str, dict[str, float]]:
         return answer
 
     found = {}
-    for step in STEPS:
+    for step, said in STEPS.items():
         known = [name for name in names if ask(name, step) is not None]
         slices = [{name: ask(name, step) for name in known} for _ in range(rounds)]
-        found[step] = {name: statistics.median(s[name] for s in slices) for name in known}
+        found[said] = {name: [s[name] for s in slices] for name in known}
     for process in processes.values():
         process.communicate()
     return found
@@ -145,6 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=9, help="slices per implementation and step")
     parser.add_argument("--without", default="", help="regular expression: implementations to leave out")
+    parser.add_argument("--json", "--out", type=writable, help="write the record here")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -159,20 +177,18 @@ def main() -> None:
             names.append(name)
         except importlib.metadata.PackageNotFoundError:
             print(f"{name} is not installed and left out", file=sys.stderr)
-    table, about = measure(options.rounds, names), describe([])
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names[1:])
-    without = f" --without '{options.without}'" if options.without else ""
-    lines = [
-        f"`python asv_benchmarks/image_peers.py --rounds {options.rounds}{without}`: {about['machine']}; {about['date']}, commit "
-        f"{about['commit']}; {versions}. uint8 (16, 512, 512, 3) to float32. Ratios above 1: normzoo takes less time.",
-        "",
-        f"| | normzoo, ms | {' | '.join(f'{name} /' for name in names[1:])} |",
-        f"|---|{'---|' * len(names)}",
-    ]
-    for step, row in table.items():
-        ratios = [f"{row[name] / row['normzoo']:.1f}" if name in row else "" for name in names[1:]]
-        lines.append(f"| {STEPS[step]} | {1e3 * row['normzoo']:.1f} | {' | '.join(ratios)} |")
-    print("\n".join(lines))
+    found, about = measure(options.rounds, names), describe([])
+    for step, row in medians(found).items():
+        shown = ", ".join(
+            f"{name} {seconds / row['normzoo']:.2f}" for name, seconds in row.items() if name != "normzoo"
+        )
+        print(f"{step}: {1e3 * row['normzoo']:.2f} ms; times as fast as {shown}", flush=True)
+    if options.json:
+        peers = [f"{name} {importlib.metadata.version(name)}" for name in names[1:] if name != "numpy"]
+        about["versions"] = ", ".join([about["versions"], *peers])
+        about["command"] = f"python asv_benchmarks/image_peers.py --rounds {options.rounds}"
+        about["command"] += f" --without '{options.without}'" if options.without else ""
+        write_record(options.json, about, found)
 
 
 if __name__ == "__main__":

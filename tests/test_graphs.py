@@ -30,58 +30,6 @@ def drawn(make, rng, dtype=np.float32, mean=0.0):
     return norm, (mean + rng.standard_normal((700, 19))).astype(dtype), rng.standard_normal((700, 19)).astype(dtype)
 
 
-@pytest.mark.parametrize("name", ["GraphNorm", "PairNorm", "PairNorm-SI", "MeanSubtractionNorm", "GraphSizeNorm"])
-@pytest.mark.parametrize("ids", [None, IDS], ids=["one", "graphs"])
-@pytest.mark.filterwarnings("ignore")  # of PyTorch Geometric's own imports
-def test_results_are_those_of_pytorch_geometric(name, ids, rng):
-    torch, theirs = pytest.importorskip("torch"), pytest.importorskip("torch_geometric.nn.norm")
-    norm, x, dy = drawn(NORMS[name.replace("NNorm", "N").replace("tionNorm", "tion")], rng, np.float64)
-    arguments = {"GraphNorm": (19,), "PairNorm": (1.5,), "PairNorm-SI": (1.5, True)}.get(name, ())
-    module = getattr(theirs, name.removesuffix("-SI"))(*arguments).double()
-    module.load_state_dict({key: torch.from_numpy(p.copy()) for key, p in norm.params.items()})
-    t = torch.from_numpy(x).requires_grad_()
-    if name == "GraphSizeNorm" and ids is None:
-        ids = np.zeros(700, np.int64)
-    y = module(t) if ids is None else module(t, torch.from_numpy(ids))
-    y.backward(torch.from_numpy(dy))
-    found = passes(norm, x, dy, segments=ids)
-    expected = [y.detach(), t.grad, *(dict(module.named_parameters())[key].grad for key in norm.params)]
-    for a, e in zip(found, expected, strict=True):
-        check.close(a, e.numpy(), 1e-11)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_messages_and_groups_are_those_of_pytorch_geometric(rng):
-    torch, theirs = pytest.importorskip("torch"), pytest.importorskip("torch_geometric.nn.norm")
-    x, msg, dy = rng.standard_normal((3, 40, 7))
-    t, m = (torch.from_numpy(a).requires_grad_() for a in (x, msg))
-    module = theirs.MessageNorm(True).double()
-    y = module(t, m)
-    y.backward(torch.from_numpy(dy))
-    norm = nz.MessageNorm(True, dtype=np.float64)
-    check.close(norm(x, msg), y.detach().numpy(), 1e-12)
-    check.close(norm.backward(dy), t.grad.numpy(), 1e-12)
-    check.close(norm.grads["msg"], m.grad.numpy(), 1e-12)
-    check.close(norm.grads["scale"], module.scale.grad.numpy(), 1e-12)
-
-    module, norm = theirs.DiffGroupNorm(7, 3, 0.3).double(), nz.DiffGroupNorm(7, 3, 0.3, dtype=np.float64)
-    names = {"lin_weight": "lin.weight", "weight": "norm.weight", "bias": "norm.bias"}
-    own = dict(module.named_parameters())
-    for key, there in names.items():
-        norm.params[key][...] = own[there].detach().numpy()
-    t = torch.from_numpy(x).requires_grad_()
-    for _ in range(2):
-        y = module(t)
-        found = norm(x)
-    y.backward(torch.from_numpy(dy))
-    check.close(found, y.detach().numpy(), 1e-12)
-    check.close(norm.backward(dy), t.grad.numpy(), 1e-12)
-    for key, there in names.items():
-        check.close(norm.grads[key], own[there].grad.numpy(), 1e-12)
-    for key in ("running_mean", "running_var"):
-        check.close(norm.buffers[key], dict(module.named_buffers())[f"norm.{key}"].numpy(), 1e-12)
-
-
 @each_norm
 def test_order_and_names_of_graphs_do_not_matter(make, rng):
     norm, x, dy = drawn(make, rng)

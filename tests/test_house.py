@@ -94,7 +94,7 @@ ROOMS = {
     "backends/definitions.py": {"backends.contract", "backends.forms"},
     "backends/definitions_of_data.py": {"backends.contract", "backends.forms"},
     "backends/lanes.py": {"backends.around"},
-    "backends/memory.py": {"backends.contract"},
+    "backends/memory.py": {"backends.contract", "environment.system"},
     "backends/reference.py": {
         "backends.around",
         "backends.contract",
@@ -112,6 +112,7 @@ ROOMS = {
         "backends.subnormals",
         "functional.images",
         "passes.arrays",
+        "passes.formulas",
         "passes.numbers",
         "passes.overlaps",
         "passes.whole",
@@ -324,6 +325,7 @@ ROOMS = {
         "statistics.counted",
         "statistics.stats",
     },
+    "statistics/observing.py": {"backends", "backends.contract", "passes.arrays"},
     "statistics/progress.py": set(),
     "statistics/recalibrate.py": {
         "backends.contract",
@@ -423,6 +425,7 @@ ROOMS = {
         "passes.view_saved",
         "passes.whole",
         "selection.select",
+        "statistics.observing",
         "statistics.robust",
         "statistics.running",
         "statistics.running_state",

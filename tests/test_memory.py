@@ -1,6 +1,7 @@
 """The pool of large results: used again only when nobody looks, bounded, and gone on request."""
 
 import gc
+import sys
 import threading
 from collections import deque
 
@@ -49,9 +50,48 @@ def test_the_pool_is_bounded_and_can_be_emptied():
     arrays = [memory.empty((64 << 20,), np.dtype("f4")) for _ in range(4)]
     del arrays
     gc.collect()
-    assert 0 < sum(m.nbytes for m in memory._pool) <= memory.LIMIT
+    assert 0 < sum(len(m) for m in memory._pool) <= memory.LIMIT
     assert nz.release_memory() > 0
     assert nz.release_memory() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere memory cannot be made longer")
+def test_a_result_larger_than_the_pool_leaves_as_much_as_fits(monkeypatch):
+    """The next one has its pages, and fresh ones behind them; none of it is ever seen by two arrays."""
+    monkeypatch.setattr(memory, "LIMIT", 16 << 20)
+    byte = np.dtype(np.uint8)
+    a = memory.empty((40 << 20,), byte)
+    a[...] = 1
+    assert address(a) % memory.PAGE == 0
+    view = a[5:]
+    del a
+    assert not memory._pool, "a view is still alive"
+    assert (view == 1).all()
+    del view
+    assert [len(m) for m in memory._pool] == [16 << 20]
+    b = memory.empty((60 << 20,), byte)
+    assert not memory._pool and address(b) % memory.PAGE == 0
+    assert (b[: 12 << 20] == 1).all() and not b[16 << 20 :].any(), "old pages, and those of the system behind them"
+    c = memory.empty((60 << 20,), byte)
+    b[...], c[...] = 2, 3
+    assert (b == 2).all() and (c == 3).all()
+    del b, c
+    assert sum(len(m) for m in memory._pool) <= memory.LIMIT
+    small = memory.empty((13 << 20,), byte)
+    assert not memory._pool and address(small) % memory.LINE == 0
+    small[...] = 4
+    del small
+    assert nz.release_memory() == 16 << 20
+
+
+def test_a_result_larger_than_the_pool_elsewhere(monkeypatch):
+    monkeypatch.setattr(memory, "LIMIT", 8 << 20)
+    monkeypatch.setattr("normzoo.environment.system.sys.platform", "darwin")
+    a = memory.empty((20 << 20,), np.dtype(np.uint8))
+    a[...] = 1
+    assert a.sum() == 20 << 20
+    del a
+    assert not memory._pool
 
 
 def test_results_are_right_in_used_memory(rng):

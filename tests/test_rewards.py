@@ -2,7 +2,9 @@
 
 import copy
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -42,6 +44,92 @@ def test_steps_of_environments_are_those_of_vec_normalize(clip, rng):
     check.close(norm.inverse((x - theirs.mean) / np.sqrt(theirs.var + 1e-8)), x, 1e-6)
     norm.train()(x)
     assert int(norm.count) == 328
+
+
+def steps_of(norm, batches):
+    ys = [norm(x) for x in batches]
+    return ys, norm.eval()(batches[-1]), norm.state_dict()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize(
+    ("features", "options"),
+    [(1, {}), (17, {"clip": None}), (16, {"with_mean": False}), (33, {"prior": 0.0, "eps": 1e-3})],
+    ids=str,
+)
+def test_steps_in_compiled_code_are_those_of_stats(features, options, dtype, rng):
+    """From the second step on; far from zero, with a feature of equal values and with one that was equal until then."""
+    kind = np.dtype(getattr(ml_dtypes, dtype, None) or dtype)
+    far = 1e6 if kind.itemsize > 2 else 8.0
+    batches = [far + rng.standard_normal((*lead, features)) for lead in ((6,), (1,), (3, 2), (), (6,))]
+    for a in batches[:3]:
+        a[..., features // 2] = far
+    for a in batches:
+        a[..., 0] = 3
+    batches = [a.astype(kind) for a in batches]
+    found = steps_of(nz.ObservationNorm(features, **options), batches)
+    with nz.use("reference"):
+        expected = steps_of(nz.ObservationNorm(features, **options), batches)
+    size = 1 if "clip" not in options and options.get("with_mean", True) else np.abs(expected[0][0].astype(float)).max()
+    for a, e in zip([*found[0], found[1]], [*expected[0], expected[1]], strict=True):
+        assert a.dtype == kind
+        check.close(
+            a.astype(float),
+            e.astype(float),
+            1e-9 if kind.itemsize == 8 else 4 * float(ml_dtypes.finfo(kind).eps),
+            max(size, 1),
+        )
+    assert int(found[2]["count"]) == int(expected[2]["count"]) == 6 + 1 + 6 + 1 + 6
+    check.close(found[2]["mean"], expected[2]["mean"], 1e-15, far)
+    check.close(found[2]["m2"], expected[2]["m2"], 1e-9, float(expected[2]["m2"].max()) + 1e-300)
+    assert found[2]["m2"][0] == 0 and (found[2]["unit"] == 1).all()
+
+
+@pytest.mark.parametrize("size", [1e200, 1e-200, np.nan, np.inf])
+def test_steps_beyond_the_range_of_squares_are_those_of_stats(size, rng):
+    batches = [rng.standard_normal((4, 3)) for _ in range(4)]
+    batches[2][:, 1] *= size
+    options = {"clip": None, "prior": 0.0, "eps": 0.0}
+    with np.errstate(all="ignore"):
+        found = steps_of(nz.ObservationNorm(3, **options), batches)
+        with nz.use("reference"):
+            expected = steps_of(nz.ObservationNorm(3, **options), batches)
+    for a, e in zip([*found[0], found[1]], [*expected[0], expected[1]], strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-12, atol=1e-12)
+    for name in ("mean", "m2", "unit"):
+        np.testing.assert_allclose(found[2][name], expected[2][name], rtol=1e-12)
+
+
+def test_steps_of_any_layout(rng):
+    norm, other = nz.ObservationNorm(3), nz.ObservationNorm(3, channel_axis=1)
+    x = rng.standard_normal((5, 2, 4, 3))
+    for a in x:
+        wide = np.empty((2, 8, 6))
+        wide[:, ::2, ::2] = a
+        swapped = a.astype(">f8")
+        a.flags.writeable = False
+        y = norm(a)
+        check.close(other(np.moveaxis(a, -1, 1)), np.moveaxis(y, -1, 1), 1e-12)
+        check.close(norm.eval()(wide[:, ::2, ::2]), norm(swapped), 1e-12)
+        norm.train()
+    check.close(other.var, norm.var, 1e-12)
+    assert int(norm.count) == int(other.count) == 40
+
+
+def test_steps_of_threads_are_all_counted(rng):
+    norm, x = nz.ObservationNorm(5), rng.standard_normal((4, 500, 3, 5))
+    norm(x[0, 0])
+
+    def work(batches):
+        for batch in batches:
+            norm(batch)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, x))
+    assert int(norm.count) == 4 * 500 * 3 + 3
+    everything = np.concatenate([x.reshape(-1, 5), x[0, 0]])
+    check.close(norm.mean, everything.mean(axis=0), 1e-12, 1.0)
+    check.close(norm.var, everything.var(axis=0), 1e-12)
 
 
 def test_rewards_are_scaled_as_by_vec_normalize(rng):

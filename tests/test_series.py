@@ -28,15 +28,6 @@ def energies(rng, shape, dtype=np.float32):
     return rng.exponential(3.0, shape).astype(dtype)
 
 
-@pytest.mark.parametrize("options", [{}, {"bias": 0.0}, {"power": 0.25, "gain": 0.8, "time_constant": 0.06}], ids=str)
-def test_pcen_is_that_of_librosa(options, rng):
-    librosa = pytest.importorskip("librosa")
-    x = 1e4 * energies(rng, (3, 40, 211), np.float64)
-    check.close(nz.PCEN(40, **options, dtype=np.float64)(x), librosa.pcen(x, **options), 1e-12)
-    y = nz.PCEN(40, **options)(x.astype(np.float32))
-    check.close(y, librosa.pcen(x.astype(np.float32).astype(np.float64), **options), 1e-6)
-
-
 def test_exponential_moments_are_those_of_scipy_and_numpy(rng):
     """The mean is a recursive filter once 1 / alpha steps have come; until then all values count alike."""
     x = rng.standard_normal((1, 1, 60))
@@ -115,19 +106,6 @@ def test_far_and_long_series_lose_no_digits(rng):
     v = x.astype(np.float64)
     last = (v[..., -1] - v.mean(axis=-1)) / np.sqrt(v.var(axis=-1) + 1e-5)
     check.close(nz.ExponentialNorm(3, 0.0)(x)[..., -1], last, 1e-6)
-
-
-@pytest.mark.parametrize(
-    ("window", "centered"), [(1, False), (2, True), (7, False), (8, True), (13, True), (64, False), (999, True)]
-)
-def test_windows_are_those_of_pandas(window, centered, rng):
-    pandas = pytest.importorskip("pandas")
-    x = rng.standard_normal((2, 3, 50))
-    y = nz.SlidingNorm(3, window, 1e-4, affine=False, centered=centered)(x)
-    for n, c in np.ndindex(2, 3):
-        near = pandas.Series(x[n, c]).rolling(window, min_periods=1, center=centered)
-        expected = (x[n, c] - near.mean()) / np.sqrt(near.var(ddof=0) + 1e-4)
-        check.close(y[n, c], expected.to_numpy(), 1e-11)
 
 
 @pytest.mark.parametrize("centered", [False, True])

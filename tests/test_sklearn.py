@@ -160,6 +160,41 @@ def test_lengths_and_masks_leave_padding_out(estimator, whichever, rng):
         check.close(found.transform(x), expected.transform(x.reshape(-1, 3)).reshape(x.shape), 1e-6)
 
 
+@pytest.mark.parametrize("estimator", ALL, ids=IDS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_in_place_it_is_the_same(estimator, dtype, whichever, rng):
+    """copy=False: X holds the result, if it can; whatever raises leaves X as it was."""
+    x = rng.standard_normal((41, 5)).astype(dtype)
+    x[3, 2] = np.nan
+    groups = rng.integers(0, 2, 41)
+    for given in ({}, {"groups": groups}):
+        expected = clone(estimator).fit(x, **given).transform(x, **given)
+        made = clone(estimator).set_params(copy=False).fit(x, **given)
+        for order in "CF":
+            own = x.copy(order)
+            y = made.transform(own, **given)
+            if given and order == "F":  # its groups are not rows there
+                np.testing.assert_array_equal(own, x)
+            else:
+                assert np.shares_memory(y, own)
+                check.same_bits(own, expected)
+            check.same_bits(np.ascontiguousarray(y), expected)
+        locked, wide = x.copy(), np.repeat(x, 2, axis=1)
+        locked.flags.writeable = False
+        for a in (locked, wide[:, ::2], x.tolist(), np.ma.array(x, mask=x > 9)):
+            check.same_bits(np.ascontiguousarray(np.ma.getdata(made.transform(a, **given))).astype(dtype), expected)
+        assert (np.isnan(locked) | (locked == x)).all() and (np.isnan(wide) | (wide == np.repeat(x, 2, axis=1))).all()
+    own = x.copy()
+    own[7, 1] = np.inf
+    before = own.copy()
+    with pytest.raises(ValueError, match="contains infinity"):
+        clone(estimator).set_params(copy=False).fit(x).transform(own)
+    check.same_bits(own, before)
+    with pytest.raises(ValueError, match="contains NaN"):
+        clone(estimator).set_params(copy=False, nan="raise").fit(x[:3]).transform(own[:5])
+    check.same_bits(own, before)
+
+
 def test_weights_are_repetitions(rng):
     x, weights = rng.standard_normal((30, 3)), rng.integers(0, 4, 30)
     found = Standardizer().fit(x, sample_weight=weights.astype(float))

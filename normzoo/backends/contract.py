@@ -91,6 +91,7 @@ Apply = Callable[..., None]  # (x, stats, weight, bias, y, beside)
 Backward = Callable[..., None]  # (dy, x, stats, weight, eps, dx, dweight, dbias, beside); writes all d's but dy
 Shortcut = Callable[..., Array | None]
 Sampler = Callable[[Array, Array | None], bytes]
+State = tuple[Array, Array, Array, Array]  # count () int64, above 0, mean, m2 and unit (channels,) float64: see `Stats`
 
 
 Pass = Callable[..., None]
@@ -152,6 +153,24 @@ class Backend(Protocol):
         batches: Array | None = None,  # () int64: goes up by one
     ) -> None:
         """running = (1 - momentum) * running + momentum * new, in float64; the new variance is unbiased."""
+
+    def observe(
+        self,
+        x: Array,  # (..., channels), C-contiguous and aligned, or without values
+        state: State,
+        batch: Array,  # (2, channels) float64, written: mean and m2 of x
+        stats: Array,  # (3, channels), written, for `apply`: of state, x and `prior` values of mean 0 and variance 1
+        prior: float,
+        eps: float,
+    ) -> bool:
+        """Statistics of x and of what was seen, where `updates_whole`. Returns whether nothing was lost: False where
+        squares are near the ends of range."""
+        raise lacking(self)
+
+    def take_in(self, state: State, batch: Array, n: int) -> bool:
+        """Merge what `observe` found of n rows into the state, where `updates_whole`; False: nothing has changed, as
+        something would be lost."""
+        raise lacking(self)
 
     @abstractmethod
     def constants(
@@ -246,9 +265,10 @@ class Backend(Protocol):
 
     def rescale(self, dims: Volume, store: np.dtype, how: Rescaling) -> Callable[..., bool]:
         """run(x, chosen, numbers, y): y = (x - shift) * scale + offset in float64, of (rows, columns); returns whether
-        all of x is finite. dims are rows, columns, sets; numbers are (3, sets, columns) float64, or (3, sets, 1) if
-        they are those of a row; where y is clipped there are two more, the least and the largest y. Row i has the
-        numbers of set chosen[i], int64; if there is no `chosen`, of set 0 or, if they are those of a row, i % sets."""
+        all of x is finite. y may be x. dims are rows, columns, sets; numbers are (3, sets, columns) float64, or (3,
+        sets, 1) if they are those of a row; where y is clipped there are two more, the least and the largest y. Row i
+        has the numbers of set chosen[i], int64; if there is no `chosen`, of set 0 or, if they are those of a row, i %
+        sets."""
         raise lacking(self)
 
     def groups(

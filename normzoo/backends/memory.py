@@ -2,23 +2,28 @@
 
 A fresh array of many megabytes costs as much as the kernel that fills it, because the operating system maps its pages
 one page fault at a time. Therefore the memory of a large result goes into a small pool when its last view dies, and the
-next result of about the same size reuses it. The pool holds at most LIMIT bytes; `release_memory` empties it.
+next result of about the same size reuses it. The pool holds at most LIMIT bytes; `release_memory` empties it. Of a
+larger result, so many bytes are kept where the system can make memory shorter and longer: the next such result has
+fresh pages behind them only.
 """
 
 from collections import deque
 from collections.abc import Callable
 from math import prod
+from mmap import mmap
 from typing import Any
 
 import numpy as np
 
 from normzoo.backends.contract import Array
+from normzoo.environment.system import resizable, resize
 
 LEAST = 1 << 20  # bytes: smaller arrays come from NumPy's own allocator, which caches them
 LIMIT = 1 << 29  # bytes: capacity of the pool
 LINE, PAGE = 64, 1 << 21  # bytes: results are aligned to a cache line, large ones to a huge page
 
-_pool: deque[Array] = deque()  # oldest first; appending and popping are atomic
+Memory = Array | mmap  # of bytes; what `resizable` gives where a result is larger than LIMIT
+_pool: deque[Memory] = deque()  # oldest first; appending and popping are atomic
 
 
 class _Lease:
@@ -27,19 +32,21 @@ class _Lease:
 
     __slots__ = ("__array_interface__", "memory")
 
-    memory: Array
+    memory: Memory
     __array_interface__: dict[str, Any]
 
     def __del__(self) -> None:
         if _pool is None:  # the interpreter is shutting down
             return
         try:
+            if len(self.memory) > LIMIT and not resize(self.memory, LIMIT):
+                return
             _pool.append(self.memory)
             held = 0
             for memory in _pool.copy():  # the copy is atomic for other threads
-                held += memory.nbytes
+                held += len(memory)
             while held > LIMIT:
-                held -= _pool.popleft().nbytes
+                held -= len(_pool.popleft())
         except (MemoryError, IndexError):  # IndexError: other threads emptied the pool meanwhile
             _pool.clear()
 
@@ -55,14 +62,19 @@ def empty(shape: tuple[int, ...], dtype: np.dtype) -> Array:
         except IndexError:  # another thread was faster
             memory = _new(size)
             break
-        if size <= memory.nbytes <= size + size // 4:
+        if size <= len(memory) - _before(memory) <= size + size // 4:
+            break
+        if size > LIMIT and resize(memory, _rounded(size)):
             break
         _pool.appendleft(memory)
     else:
         memory = _new(size)
     lease = _Lease()
-    lease.memory = memory
-    lease.__array_interface__ = {**memory[:size].__array_interface__, "version": 3}
+    lease.memory, start = memory, _before(memory)
+    lease.__array_interface__ = {
+        **np.frombuffer(memory, np.uint8)[start : start + size].__array_interface__,
+        "version": 3,
+    }
     return np.asarray(lease).view(dtype).reshape(shape)
 
 
@@ -88,15 +100,29 @@ def release_memory() -> int:
     released = 0
     while _pool:
         try:
-            released += _pool.popleft().nbytes
+            released += len(_pool.popleft())
         except IndexError:  # another thread was faster
             break
     return released
 
 
-def _new(size: int) -> Array:
+def _new(size: int) -> Memory:
     """`size` bytes of fresh, aligned memory."""
+    if size > LIMIT:
+        memory = resizable(_rounded(size))
+        if memory is not None:
+            return memory
     step = PAGE if size >= 4 * PAGE else LINE
     raw = np.empty(size + step, np.uint8)
     start = -raw.__array_interface__["data"][0] % step
     return raw[start : start + size]
+
+
+def _rounded(size: int) -> int:
+    """Whole huge pages, of which the first may begin anywhere."""
+    return -(-size // PAGE) * PAGE + PAGE
+
+
+def _before(memory: Memory) -> int:
+    """Bytes before the first huge page of memory that may have moved; other memory is aligned."""
+    return -np.frombuffer(memory, np.uint8).__array_interface__["data"][0] % PAGE if isinstance(memory, mmap) else 0

@@ -4,7 +4,9 @@ Functions look at the system when they are called, so tests can run the branch o
 fail anywhere. `docs/places.md` says which branches ran on a real machine.
 """
 
+import contextlib
 import ctypes
+import mmap
 import os
 import stat
 import sys
@@ -39,6 +41,31 @@ def take_mode(path: Path, of: Path) -> None:
     mask = os.umask(0)
     os.umask(mask)
     path.chmod(stat.S_IMODE(of.stat().st_mode) if of.exists() else 0o666 & ~mask)
+
+
+def resizable(size: int) -> mmap.mmap | None:
+    """Memory that `resize` can make shorter and longer without losing its pages; None where only NumPy's is to be had.
+    Only Linux has such memory."""
+    if sys.platform != "linux":
+        return None
+    try:
+        memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, ValueError, MemoryError):
+        return None
+    with contextlib.suppress(OSError):  # a kernel without large pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
+
+
+def resize(memory: Any, size: int) -> bool:
+    """Make such memory shorter or longer; False: it stays as it is, as it is other memory or nothing is left."""
+    if not isinstance(memory, mmap.mmap):
+        return False
+    try:
+        memory.resize(size)
+    except (OSError, ValueError, BufferError, SystemError, MemoryError):
+        return False
+    return True
 
 
 def let_stacks_grow(find: Callable[[str], int | None], add: Callable[[str, int], Any]) -> None:

@@ -10,6 +10,8 @@ from normzoo.backends.contract import Array
 from normzoo.selection.select import select
 from normzoo.sklearn.incoming import Incoming, found_groups, incoming, places_of
 from normzoo.statistics.rescaling import rescaled
+from normzoo.statistics.stats import extremes_union
+from normzoo.statistics.tables import Counted, found_of
 
 RULES = "skip", "raise"
 
@@ -28,6 +30,7 @@ class Scaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     numbers that they rescale by (`_numbers`)."""
 
     axis: int | str
+    copy: bool
     nan: str
 
     def fit(self, X: Any, y: Any = None, *, groups: Any = None, lengths: Any = None, mask: Any = None) -> Self:
@@ -54,7 +57,8 @@ class Scaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return self.fit(X, y, **given).transform(X, groups=given.get("groups"))
 
     def transform(self, X: Any, *, groups: Any = None) -> Any:
-        """X rescaled, in its dtype and layout; NaN stays.
+        """X rescaled, in its dtype and layout; NaN stays. With copy=False the result takes the place of X, if X is a
+        float array that can be written.
 
         Args:
             groups: (N,) labels that `fit` saw, if it had some.
@@ -160,7 +164,8 @@ class Scaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             labels = found_groups(self, groups, len(data.data), known)
             places = places_of(self, labels, np.asarray(known))
         if not data.is_lazy:
-            return data.back(self._checked(data.data, data.axis, numbers, places), X)
+            in_place = not self.copy and isinstance(X, np.ndarray) and np.may_share_memory(data.data, X)
+            return data.back(self._checked(data.data, data.axis, numbers, places, in_place), X)
         lazy = data.data.rechunk({data.axis: -1})
         dtype = lazy.dtype if lazy.dtype.kind == "f" else np.dtype(np.float64)
         axis, scaler = data.axis, self
@@ -173,12 +178,20 @@ class Scaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
         return data.back(lazy.map_blocks(of_block, dtype=dtype, meta=np.empty((0,) * lazy.ndim, dtype)), X)
 
-    def _checked(self, x: Array, axis: int, numbers: Array, places: Array | None) -> Array:
+    def _checked(self, x: Array, axis: int, numbers: Array, places: Array | None, in_place: bool = False) -> Array:
         x = x if x.dtype.kind == "f" else x.astype(np.float64)
-        y, finite = rescaled(x, axis, numbers, places)
-        if not finite:
+        if in_place:  # nothing is written where this raises
+            self._check_before(x, axis)
+        y, finite = rescaled(x, axis, numbers, places, in_place)
+        if not (finite or in_place):
             self._check_finite(x)
         return y
+
+    def _check_before(self, x: Array, axis: int) -> None:
+        if x.size:
+            count, *ends = found_of(x, tuple(i for i in range(x.ndim) if i != axis), Counted(), True, extremes_union)
+            if any((np.isinf(end) & (count > 0)).any() for end in ends) or count.sum() < x.size:
+                self._check_finite(x)
 
     def _check_finite(self, x: Array) -> None:
         if np.isinf(x).any():

@@ -27,6 +27,7 @@ class Standardizer(InvertibleScaler):
         axis: the axis of the features; of an xarray.DataArray, its name, too.
         with_mean, with_std: False: the mean, or the deviation, stays.
         correction: subtracted from the count in the variance; 1 gives the unbiased variance.
+        copy: False: the result takes the place of X, if X is a float array that can be written.
         nan: "skip": NaN does not count, and stays; "raise": it is an error.
 
     Attributes:
@@ -50,10 +51,10 @@ class Standardizer(InvertibleScaler):
 
     def __init__(
         self, *, axis: int | str = -1, with_mean: bool = True, with_std: bool = True, correction: float = 0,
-        nan: str = "skip",
+        copy: bool = True, nan: str = "skip",
     ) -> None:  # fmt: skip
         self.axis, self.with_mean, self.with_std = axis, with_mean, with_std
-        self.correction, self.nan = correction, nan
+        self.correction, self.copy, self.nan = correction, copy, nan
 
     def fit(
         self, X: Any, y: Any = None, sample_weight: Any = None, *, groups: Any = None, lengths: Any = None,
@@ -146,6 +147,7 @@ class MinMaxScaler(InvertibleScaler):
         feature_range: (low, high).
         axis: the axis of the features; of an xarray.DataArray, its name, too.
         clip: if True, y is no less than low and no more than high.
+        copy: False: the result takes the place of X, if X is a float array that can be written.
         nan: "skip": NaN does not count, and stays; "raise": it is an error.
 
     Raises:
@@ -163,9 +165,10 @@ class MinMaxScaler(InvertibleScaler):
 
     def __init__(
         self, feature_range: tuple[float, float] = (0, 1), *, axis: int | str = -1, clip: bool = False,
-        nan: str = "skip",
+        copy: bool = True, nan: str = "skip",
     ) -> None:  # fmt: skip
-        self.feature_range, self.axis, self.clip, self.nan = feature_range, axis, clip, nan
+        self.feature_range, self.axis, self.clip = feature_range, axis, clip
+        self.copy, self.nan = copy, nan
 
     def _check_options(self) -> None:
         super()._check_options()

@@ -96,6 +96,7 @@ class RobustScaler(_ByQuantiles, InvertibleScaler):
         spread: "quantiles" or "mad".
         share: of the values that are cut at either end for the center's mean, in [0, 0.5).
         axis: the axis of the features; of an xarray.DataArray, its name, too.
+        copy: False: the result takes the place of X, if X is a float array that can be written.
         nan: "skip": NaN does not count, and stays; "raise": it is an error.
 
     Raises:
@@ -114,11 +115,12 @@ class RobustScaler(_ByQuantiles, InvertibleScaler):
     def __init__(
         self, *, with_centering: bool = True, with_scaling: bool = True,
         quantile_range: tuple[float, float] = (25.0, 75.0), unit_variance: bool = False, center: str = "median",
-        spread: str = "quantiles", share: float = 0.1, axis: int | str = -1, nan: str = "skip",
+        spread: str = "quantiles", share: float = 0.1, axis: int | str = -1, copy: bool = True, nan: str = "skip",
     ) -> None:  # fmt: skip
         self.with_centering, self.with_scaling = with_centering, with_scaling
         self.quantile_range, self.unit_variance = quantile_range, unit_variance
-        self.center, self.spread, self.share, self.axis, self.nan = center, spread, share, axis, nan
+        self.center, self.spread, self.share, self.axis = center, spread, share, axis
+        self.copy, self.nan = copy, nan
 
     def _check_options(self) -> None:
         super()._check_options()
@@ -185,6 +187,7 @@ class QuantileClipper(_ByQuantiles):
     Args:
         quantiles: (lower, upper), 0 <= lower <= upper <= 1.
         axis: the axis of the features; of an xarray.DataArray, its name, too.
+        copy: False: the result takes the place of X, if X is a float array that can be written.
         nan: "skip": NaN does not count, and stays; "raise": it is an error.
 
     Raises:
@@ -201,9 +204,10 @@ class QuantileClipper(_ByQuantiles):
     """
 
     def __init__(
-        self, quantiles: tuple[float, float] = (0.01, 0.99), *, axis: int | str = -1, nan: str = "skip"
-    ) -> None:
-        self.quantiles, self.axis, self.nan = quantiles, axis, nan
+        self, quantiles: tuple[float, float] = (0.01, 0.99), *, axis: int | str = -1, copy: bool = True,
+        nan: str = "skip",
+    ) -> None:  # fmt: skip
+        self.quantiles, self.axis, self.copy, self.nan = quantiles, axis, copy, nan
 
     def _check_options(self) -> None:
         super()._check_options()

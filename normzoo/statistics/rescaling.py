@@ -12,7 +12,9 @@ from normzoo.statistics.counted import is_dense
 from normzoo.statistics.tables import COMPILED, NONE_CHOSEN
 
 
-def rescaled(x: Array, axis: int, numbers: Array, segments: Array | None = None) -> tuple[Array, bool]:
+def rescaled(
+    x: Array, axis: int, numbers: Array, segments: Array | None = None, in_place: bool = False
+) -> tuple[Array, bool]:
     """(x - shift) * scale + offset in float64, rounded once to x's dtype, in x's layout; and whether all of x is
     finite.
 
@@ -21,13 +23,14 @@ def rescaled(x: Array, axis: int, numbers: Array, segments: Array | None = None)
         axis: that of the features.
         numbers: (3, segments, features): shift, scale, offset; or (5, ...), the least and the largest result, too.
         segments: int64 (N,), the segment of each index of axis 0, which is another axis; None: there is one.
+        in_place: the result takes x's place, if x can be read where it is and be written.
     """
     order = tuple(sorted(range(x.ndim), key=lambda i: -abs(x.strides[i]))) if is_dense(x) else tuple(range(x.ndim))
     if segments is not None and order.index(axis) < order.index(0):
         order = tuple(range(x.ndim))  # rows are then those of one segment
     turned = np.ascontiguousarray(x.transpose(order), x.dtype.newbyteorder("="))
     shape, feature = turned.shape, order.index(axis)
-    y = empty(shape, turned.dtype)
+    y = turned if in_place and x.flags.writeable and np.may_share_memory(turned, x) else empty(shape, turned.dtype)
     back = y.transpose(np.argsort(order))
     if x.size == 0:
         return back, True

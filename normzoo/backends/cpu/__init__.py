@@ -24,6 +24,7 @@ from normzoo.backends.contract import (
     Moments,
     Sampler,
     Shortcut,
+    State,
 )
 from normzoo.backends.cpu.beside import before, behind, level_spread, place_before, place_behind
 from normzoo.backends.cpu.code import FLAT, Code, Compiled, apply_code, backward_code, compiled, forward_code, spread_of
@@ -201,6 +202,18 @@ class CPU(OfNoView):
         (call if LEAST * ONE else kept(call))(mean, variance, stats, negative, mean.size, eps)
         return negative.item()
 
+    def observe(self, x: Array, state: State, batch: Array, stats: Array, prior: float, eps: float) -> bool:
+        call, usual, (count, *moments) = _observing(x.dtype), np.empty((), np.int64), state
+        sizes = x.size // moments[0].size, moments[0].size
+        (call if LEAST * ONE else kept(call))(x, count, tuple(moments), batch, stats, usual, sizes, (prior, eps))
+        return usual.item() == 1
+
+    def take_in(self, state: State, batch: Array, n: int) -> bool:
+        usual, (count, *moments) = np.empty((), np.int64), state
+        given = count, tuple(moments), batch, usual, (n, moments[0].size)
+        (at_once if LEAST * ONE else kept(at_once))(starmap(_taking_in(), (given,)))
+        return usual.item() == 1
+
     def spread_rows(self, source: Array, place: Array, target: Array) -> None:
         """Copy rows of bytes. Rows of whole cache lines bypass the caches, if the caches could not hold the result."""
         places = target.__array_interface__["data"][0] | target.shape[1]
@@ -269,6 +282,20 @@ def _update_code(mean: np.dtype, var: np.dtype, average: bool = False) -> Compil
 def _constants(mean: np.dtype, variance: np.dtype) -> Callable:
     flat = FLAT[mean.name], FLAT[variance.name], FLAT["float64"], Flat(types.int64)
     return compiled(running.constants(), (*flat, types.int64, types.float64)).call
+
+
+@lru_cache(maxsize=16)
+def _observing(x: np.dtype) -> Callable:
+    whole, double = Flat(types.int64), FLAT["float64"]
+    sizes, numbers = types.UniTuple(types.int64, 2), types.UniTuple(types.float64, 2)
+    signature = FLAT[x.name], whole, types.UniTuple(double, 3), double, double, whole, sizes, numbers
+    return compiled(running.observe(), signature).call
+
+
+@lru_cache(maxsize=1)
+def _taking_in() -> Callable:
+    whole, double, sizes = Flat(types.int64), FLAT["float64"], types.UniTuple(types.int64, 2)
+    return compiled(running.take_in(), (whole, types.UniTuple(double, 3), double, whole, sizes)).call
 
 
 @cache

@@ -70,7 +70,8 @@ def rescale(dims: Volume, store: np.dtype, how: Rescaling) -> Callable[..., bool
             padded[: len(numbers), :, : wide.shape[2]] = wide
             to = y[first * columns :]
             long = high * width * store.itemsize >= STREAMED and width % LANES == 0
-            streams = long and to.__array_interface__["data"][0] % STREAM_ALIGNMENT == 0
+            place, source = (a.__array_interface__["data"][0] for a in (to, x[first * columns :]))
+            streams = long and place % STREAM_ALIGNMENT == 0 and place != source  # in place it is in the caches
             call = _rescale(how, store, 1 << max(0, high * width - 1).bit_length(), streams)
             call((high, width, sets), x[first * columns :], chosen, padded, to, finite)
             all_finite = all_finite and not np.isnan(finite).any()

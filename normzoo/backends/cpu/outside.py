@@ -53,7 +53,10 @@ def tables_of(mean: Array, slope: Array) -> Array:
     near = np.rint(mean * steps) / steps
     high = slope.astype(np.float32)
     parts = near, high, slope - high, (near - mean) * slope
-    return np.tile(np.stack(parts, axis=1), LANES).astype(np.float32)
+    once: Array = np.stack(parts, axis=1, dtype=np.float32, casting="same_kind")
+    b, four, c = once.shape
+    repeated = np.broadcast_to(once[:, :, None], (b, four, LANES, c)).reshape(b, four, LANES * c)
+    return np.ascontiguousarray(repeated)
 
 
 @lru_cache(maxsize=256)

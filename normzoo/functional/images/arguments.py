@@ -47,10 +47,15 @@ class Layout(NamedTuple):
         """Do channels come last in memory? None where values lie otherwise, or not one behind the other."""
         if self.channel is None:
             return False if a.flags.c_contiguous else None
-        for last, axis in ((False, self.items), (True, -1)):
-            if np.moveaxis(a, self.channel, axis).flags.c_contiguous:
+        for last in (False, True):
+            if self.placed(a, last).flags.c_contiguous:
                 return last
         return None
+
+    def placed(self, a: Array, last: bool) -> Array:
+        """A view of a with its channels last, or first of an image."""
+        axis = a.ndim - 1 if last else self.items
+        return a if self.channel is None or axis == self.channel else np.moveaxis(a, self.channel, axis)
 
     def read(self, a: Array) -> tuple[Array, bool]:
         """a as it lies in memory where it can be, else a copy; and do its channels come last?"""
@@ -58,7 +63,7 @@ class Layout(NamedTuple):
         if last is None:
             a = np.ascontiguousarray(a)
             last = bool(self.is_last(a))
-        return a if self.channel is None else np.moveaxis(a, self.channel, -1 if last else self.items), last
+        return self.placed(a, last), last
 
 
 def native(x: Any) -> Any:

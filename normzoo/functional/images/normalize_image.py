@@ -24,6 +24,7 @@ from normzoo.functional.images.arguments import (
     result_dtype,
 )
 from normzoo.functional.images.sums import histograms, percentiles_of, sums_of, sums_of_histograms
+from normzoo.passes.formulas import reciprocal
 from normzoo.passes.overlaps import check_out
 from normzoo.passes.whole import now
 
@@ -115,9 +116,7 @@ def normalize_image(
     b, n, c = layout.dims
     dims = Pixels(b, n, c, last, False)
     if counted is not None:
-        counted = np.ascontiguousarray(
-            counted if layout.channel is None else np.moveaxis(counted, layout.channel, -1 if last else layout.items)
-        )
+        counted = np.ascontiguousarray(layout.placed(counted, last))
     counts = histograms(v, dims, counted) if percents or (counted is not None and given is None) else None
     first = int(np.iinfo(x.dtype).min)
     if percents and counts is not None:
@@ -127,8 +126,7 @@ def normalize_image(
         given = _own(v, dims, counts, (low, high), JOINED[per], scale, eps)
     _convert(v, dims, given, (low, high, most), there, y)
     if counted is not None:
-        y_seen = y if there.channel is None else np.moveaxis(y, there.channel, -1 if last else there.items)
-        y_seen[~counted] = 0
+        there.placed(y, last)[~counted] = 0
     return y
 
 
@@ -151,15 +149,18 @@ def _own(
             if counts is None
             else sums_of_histograms(counts, int(limits.min), low, high)
         ).over(joined)
-        mean, std = found.moments()
-        least, largest = found.least.astype(float), found.most.astype(float)
+        start, width = found.moments() if scale == "std" else _range(found.least.astype(float), found.most)
     else:
         counts = histograms(v, dims, None) if counts is None else counts
         mean, std, least, largest = _of_fractions(counts, int(limits.min), clip, joined)
-    width = std if scale == "std" else np.where(largest >= least, largest - least, 0.0)
-    start = mean if scale == "std" else np.where(largest >= least, least, 0.0)
-    width = width + eps
-    return start, np.divide(1.0, width, out=np.zeros_like(width), where=width != 0)
+        start, width = (mean, std) if scale == "std" else _range(least, largest)
+    return start, reciprocal(width + eps)
+
+
+def _range(least: Array, largest: Array) -> tuple[Array, Array]:
+    """The least value and the width, 0 where there are no values."""
+    there = largest >= least
+    return np.where(there, least, 0.0), np.where(there, largest - least, 0.0)
 
 
 def _of_fractions(

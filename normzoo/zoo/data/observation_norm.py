@@ -1,14 +1,18 @@
 """Normalization of observations by running statistics of all that came so far."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from normzoo.backends.contract import Array
+from normzoo.backends.contract import CONSTANT, Array
 from normzoo.passes.arrays import base_array
+from normzoo.passes.form import Form, Known
+from normzoo.passes.normalize import normalize
 from normzoo.passes.numbers import check_number
 from normzoo.passes.saved import Chained, Grads, Saved
+from normzoo.statistics.observing import observed
 from normzoo.statistics.stats import Stats
 from normzoo.zoo.data.standardize import Standardize
 
@@ -88,16 +92,43 @@ class ObservationNorm(Standardize):
             update_stats: False: y is the same, and x is forgotten.
         """
         x = base_array(self, "x", x)
-        self.axes(x)
-        if not self.training:
+        axes, write = self.axes(x), self._nothing
+        found = self._observed(x)
+        if found is not None:
+            stats, write = found
+            y, _, inner = normalize(Form(self, axes, CONSTANT, 0.0), x, None, None, out, Known(stats))
+        elif not self.training:
             y, inner = self._by(x, self._scale, out)
         else:
             batch = self._of([x])
-            stats, write = self._prepare(lambda old: old.merge(batch))
-            y, inner = self._by(x, lambda: self._scale_of(self._with_prior(stats)), out)
-            if update_stats:
-                write()
+            merged, write = self._prepare(lambda old: old.merge(batch))
+            y, inner = self._by(x, lambda: self._scale_of(self._with_prior(merged)), out)
+        if update_stats:
+            write()
         return (y, inner) if self.clip is None else clipped(self, x, y, inner, self.clip)
+
+    def _observed(self, x: Array) -> tuple[Array, Callable[[], None]] | None:
+        """See `observed`."""
+        b = self.buffers
+        if self.channel_axis not in (-1, x.ndim - 1):
+            return None
+        found = observed(x, self.training, (b["count"], b["mean"], b["m2"], b["unit"]), self.prior, self.eps)
+        if found is None:
+            return None
+        stats, take_in = found
+        if not self.with_mean:
+            stats[0] = 0.0
+
+        def write() -> None:
+            left = take_in()
+            if left is not None:
+                batch = Stats(np.array(x.size // self.num_features), *left)
+                self._replace(lambda old: old.merge(batch))
+
+        return stats, write
+
+    def _nothing(self) -> None:
+        """There is nothing to write."""
 
     def _options(self) -> dict[str, Any]:
         names = ("with_mean", "clip", "prior", "channel_axis")
@@ -112,6 +143,8 @@ def prior_of(count: float, features: int) -> Stats:
 
 def clipped(owner: object, x: Array, y: Array, inner: Saved, most: float) -> tuple[Array, Saved]:
     """y, clipped where it is, and the `Saved` whose gradient is 0 there."""
+    if y.size and np.abs(y).max() <= most:
+        return y, inner
     above, below = y > most, y < -most
     beyond = above | below
     if not beyond.any():
