@@ -5,6 +5,7 @@ from types import ModuleType
 import numpy as np
 
 from normzoo.backends.contract import Array
+from normzoo.passes.numpy_threads import on_threads
 
 Axis = int | tuple[int, ...]
 
@@ -12,6 +13,7 @@ Axis = int | tuple[int, ...]
 FAR = 2.0**500  # beyond this and below its inverse, squares of values are near the limits of float64
 
 ON_ONE_THREAD = 1 << 18  # multiplications: OpenBLAS wakes threads for more
+ON_THREADS = 1 << 23  # multiplications that take much longer than to start threads for them
 BLOCK = 64  # rows and columns of a block, where there are as many
 
 
@@ -80,9 +82,11 @@ def root(stats: Array, eps: float) -> Array:
 
 
 def product(a: Array, b: Array) -> Array:
-    """Matrix products along the last two axes, in float64, by BLAS; in blocks that it multiplies on one thread, so that
-    they are bit-identical for any number of threads."""
+    """Matrix products along the last two axes, in float64, by BLAS; in blocks that it multiplies on one thread, and
+    that threads share where there are many, so that they are bit-identical for any number of threads."""
     (rows, inner), columns = a.shape[-2:], b.shape[-1]
+    if 0 < rows * inner * columns <= ON_ONE_THREAD:
+        return a @ b
     found = np.zeros((*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), rows, columns))
     if not found.size:
         return found
@@ -90,7 +94,8 @@ def product(a: Array, b: Array) -> Array:
     depth = max(1, min(inner, ON_ONE_THREAD // (height * width)))
     width = min(columns, max(width, ON_ONE_THREAD // (height * depth)))
     whole = columns - columns % width
-    for i in range(0, rows, height):
+
+    def some_rows(i: int) -> None:
         for start in range(0, inner, depth):
             left = a[..., i : i + height, start : start + depth]
             right, to = b[..., start : start + depth, :], found[..., i : i + height, :]
@@ -99,6 +104,13 @@ def product(a: Array, b: Array) -> Array:
                 to[..., :whole] += (left[..., None, :, :] @ stack).swapaxes(-2, -3).reshape(*to.shape[:-1], whole)
             if whole < columns:
                 to[..., whole:] += left @ right[..., whole:]
+
+    firsts = range(0, rows, height)
+    if found.size * inner >= ON_THREADS:
+        on_threads(some_rows, firsts)
+    else:
+        for i in firsts:
+            some_rows(i)
     return found
 
 

@@ -6,12 +6,27 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array
+from normzoo.passes.cells import Pass, letters_by_channel
+from normzoo.passes.cells import Pull as CellPull
+from normzoo.passes.formulas import product
 from normzoo.passes.numbers import check_features, check_size
 from normzoo.passes.saved import Pull
 from normzoo.statistics.tracked import check_channels
 from normzoo.zoo.exact import ExactNorm
 from normzoo.zoo.layer.group_norm import check_groups
-from normzoo.zoo.whitening.whitening import affine, whitened
+from normzoo.zoo.whitening.tiles import (
+    MOST_VARIABLES,
+    Tile,
+    Tiled,
+    check_finite,
+    check_near,
+    factors_of,
+    merged,
+    samples_of,
+)
+from normzoo.zoo.whitening.whitening import affine, of_sets, whitened
+
+LEAST = 8  # positions: with fewer, a channel is too little for a product of its own
 
 
 class GroupWhitening(ExactNorm):
@@ -92,6 +107,61 @@ class GroupWhitening(ExactNorm):
             return np.moveaxis(d.reshape(second.shape), 1, axis)
 
         return affine(placed(xhat), params, axis, lambda d: placed(back(np.moveaxis(d, axis, 1).reshape(v.shape))))
+
+    def letters(self, x: Array) -> str:
+        few = x.size < LEAST * len(x) * self.num_features
+        return "" if few or self.num_groups > MOST_VARIABLES else letters_by_channel(x, self.channel_axis)
+
+    def by_cells(self, cells: Pass, params: Mapping[str, Array]) -> CellPull:
+        d, eps = self.num_groups, self.eps or 0.0
+        weight, bias = (  # (channels of a group, d)
+            params.get(name, np.full(self.num_features, value)).reshape(d, -1).T
+            for name, value in (("weight", 1.0), ("bias", 0.0))
+        )
+        x, y = (samples_of(cells.channels_first(i), d) for i in (-1, None))
+        with np.errstate(all="ignore"):
+            sets = Tiled(x, 2)
+            covariance = sets.covariance()
+            check_near(covariance, eps)
+            matrix, back_matrix = of_sets(covariance, np.full((len(x), 1, 1), eps), self.T)
+            mean = _, low = sets.high, sets.low  # and nothing that holds x: what goes back is given it again
+
+            def forward(tile: Tile) -> Array:
+                some = weight[tile[1], :, None] * matrix[tile[0], None]
+                return factors_of(some, low[tile[0], None], bias[tile[1]])
+
+            sets.write(y, forward)
+
+        def pull(cells: Pass) -> dict[str, Array]:
+            x, dy, dx = (samples_of(cells.channels_first(i), d) for i in (-1, 0, None))
+            here = Tiled(x, 2, *mean)
+
+            def take(tile: Tile, along: Array, total: Array) -> tuple[Array, ...]:
+                by = weight[tile[1]]
+                of_weight = (matrix[tile[0], None] * along).sum(axis=(0, 3))
+                return (by[..., None] * along).sum(axis=1), (by * total).sum(axis=1), of_weight, total.sum(axis=0)
+
+            with np.errstate(all="ignore"):
+                found = list(zip(*here.along(dy, take), strict=True))
+                along, total = (merged(here.tiles, 0, len(x), a) for a in found[:2])
+                check_finite(along, total)
+                d_covariance = back_matrix(along)
+                both, transposed = (d_covariance + d_covariance.swapaxes(1, 2)) / here.count, matrix.swapaxes(1, 2)
+                factors = factors_of(both, low, -product(transposed, total[..., None])[..., 0] / here.count)
+
+                def backward(tile: Tile) -> Array:
+                    of_dy = transposed[tile[0], None] * weight[tile[1], None]
+                    others = np.broadcast_to(factors[tile[0], None], (*of_dy.shape[:3], d + 1))
+                    return np.concatenate([of_dy, others], axis=3)
+
+                here.write(dx, backward, dy)
+            grads = {
+                name: merged(here.tiles, 1, len(weight), a).T.reshape(-1)
+                for name, a in zip(("weight", "bias"), found[2:], strict=True)
+            }
+            return {name: grads[name] for name in params}
+
+        return pull
 
     def _options(self) -> dict[str, Any]:
         return (

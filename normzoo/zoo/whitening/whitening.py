@@ -13,13 +13,15 @@ from normzoo.passes.cells import Pass
 from normzoo.passes.cells import Pull as CellPull
 from normzoo.passes.formulas import centered, product, reciprocal, summed, unit
 from normzoo.passes.numbers import check_size
+from normzoo.passes.numpy_threads import on_threads
 from normzoo.passes.saved import Pull, Saved
 from normzoo.statistics.running_state import RunningState
 from normzoo.statistics.tracked import check_channels
 from normzoo.zoo.exact import ExactNorm, Update
-from normzoo.zoo.whitening.tiles import MOST_VARIABLES, Merged, check_finite, check_near
+from normzoo.zoo.whitening.tiles import MOST_VARIABLES, Tiled, check_finite, check_near, factors_of, groups_of
 
 Back = Callable[[Array], Array]
+TOGETHER = 1 << 14  # values of matrices that NumPy computes in one step
 
 
 class BatchWhitening(ExactNorm):
@@ -89,43 +91,47 @@ class BatchWhitening(ExactNorm):
         return "".join("c" if i == channel else "n" if channel == 0 or i else "b" for i in range(x.ndim))
 
     def by_cells(self, cells: Pass, params: Mapping[str, Array]) -> CellPull:
-        g, d, x = self.num_groups, self.num_channels, cells.channels_first(-1)
+        g, d = self.num_groups, self.num_channels
         weight, bias = params.get("weight", np.ones(g * d)).reshape(g, d, 1), params.get("bias", np.zeros(g * d))
+        x, y = (groups_of(cells.channels_first(i), g) for i in (-1, None))
         with np.errstate(all="ignore"):
             if self.training:
-                sets = Merged(x, g)
+                sets = Tiled(x, 1)
                 covariance = sets.covariance()
                 check_near(covariance, self.eps)
-                added = np.full((g, 1, 1), self.eps)
-                matrix, back_matrix = matrix_of(covariance, added, self.iterations)
+                matrix, back_matrix = of_sets(covariance, np.full((g, 1, 1), self.eps), self.iterations)
                 cells.track(partial(self._updated, sets.mean, matrix))
             else:
                 held = RunningState(self.buffers["running_mean"], self.buffers[self.matrix]).read()
-                mean, matrix = (a.astype(np.float64) for a in held)
-                check_finite(mean, matrix)
-                sets, back_matrix = Merged(x, g, mean), None
-            sets.write(weight * matrix, bias, cells.channels_first())
+                center, matrix = (a.astype(np.float64) for a in held)
+                check_finite(center, matrix)
+                sets, back_matrix = Tiled(x, 1, center.reshape(g, d)), None
+            factors = factors_of(weight * matrix, sets.low, bias.reshape(g, d))
+            sets.write(y, lambda _: factors)
+            mean = sets.high, sets.low  # and nothing that holds x: what goes back is given it again
 
         def pull(cells: Pass) -> dict[str, Array]:
             with np.errstate(all="ignore"):
-                here, dy = Merged(cells.channels_first(-1), g, sets.high), cells.channels_first(0)
-                here.low = sets.low
-                if not params and back_matrix is None:
-                    along, total = np.zeros((g, d, d)), np.zeros((g, d))
-                else:
-                    along, total = here.along(dy)
+                x, dy, dx = (groups_of(cells.channels_first(i), g) for i in (-1, 0, None))
+                here = Tiled(x, 1, *mean)
+                along, total = np.zeros((g, d, d)), np.zeros((g, d))
+                if params or back_matrix is not None:
+                    for _, a, b in here.along(dy, lambda *found: found):
+                        along += a
+                        total += b
                     check_finite(along, total)
                 transposed = (weight * matrix).swapaxes(1, 2)
-                both, mean = None, np.zeros(g * d)
-                if back_matrix is not None:
+                if back_matrix is None:
+                    factors = np.concatenate([transposed, np.zeros((g, d, 1))], axis=2)
+                else:
                     d_covariance = back_matrix(weight * along)
                     both = (d_covariance + d_covariance.swapaxes(1, 2)) / here.count
-                    mean = product(transposed, total[..., None]).reshape(-1) / here.count
-                here.write_gradient(dy, transposed, both, -mean, cells.channels_first())
+                    of_mean = -product(transposed, total[..., None])[..., 0] / here.count
+                    factors = np.concatenate([transposed, factors_of(both, here.low, of_mean)], axis=2)
+                here.write(dx, lambda _: factors, dy, back_matrix is not None)
             found = {"bias": total.reshape(-1), "weight": (matrix * along).sum(axis=2).reshape(-1)}
             return {name: found[name] for name in params}
 
-        sets.x = np.zeros(0)  # what goes back is given x again
         return pull
 
     def _updated(self, mean: Array, matrix: Array, old: Mapping[str, Array]) -> dict[str, Any]:
@@ -221,6 +227,30 @@ def matrix_of(covariance: Array, eps: Array, iterations: int | None) -> tuple[Ar
     return by_eigenvectors(covariance, eps) if iterations is None else by_newton(covariance, eps, iterations)
 
 
+def of_sets(covariance: Array, eps: Array, iterations: int | None) -> tuple[Array, Back]:
+    """`matrix_of`, on threads; every set is computed as if it were alone."""
+    sets, d = covariance.shape[:2]
+    step = max(1, TOGETHER // (d * d))
+    parts = [slice(i, i + step) for i in range(0, sets, step)]
+    matrix, backs = np.empty_like(covariance), dict[int, Back]()
+
+    def some(part: slice) -> None:
+        matrix[part], backs[part.start] = matrix_of(covariance[part], eps[part], iterations)
+
+    on_threads(some, parts)
+
+    def back(g: Array) -> Array:
+        found = np.empty_like(g)
+
+        def some(part: slice) -> None:
+            found[part] = backs[part.start](g[part])
+
+        on_threads(some, parts)
+        return found
+
+    return matrix, back
+
+
 def by_eigenvectors(covariance: Array, eps: Array) -> tuple[Array, Back]:
     """(covariance + eps I)^(-1/2) by eigenvectors, and the function from its gradient to that of the covariance.
 
@@ -253,18 +283,25 @@ def by_newton(covariance: Array, eps: Array, iterations: int) -> tuple[Array, Ba
     scaled = sigma * inverse
     p, q = np.broadcast_to(one, sigma.shape), scaled
     steps = []
-    for _ in range(iterations):
-        f = 1.5 * one - 0.5 * product(p, q)
+    for k in range(iterations):
+        f = (product(p, q) if k else q) * -0.5  # the first p is the identity
+        f += 1.5 * one
         steps.append((p, q, f))
-        p, q = product(f, p), product(q, f)
+        p = product(f, p) if k else f
+        if k + 1 < iterations:
+            q = product(q, f)
     root = np.sqrt(inverse)
 
     def back(g: Array) -> Array:
         dp, dq = g * root, np.zeros_like(sigma)
-        for p_old, q_old, f in reversed(steps):
-            df = transposed_product(dp, p_old) + product(q_old.swapaxes(1, 2), dq)
-            dp = product(f.swapaxes(1, 2), dp) - 0.5 * transposed_product(df, q_old)
-            dq = transposed_product(dq, f) - 0.5 * product(p_old.swapaxes(1, 2), df)
+        for k, (p_old, q_old, f) in reversed(list(enumerate(steps))):
+            df = transposed_product(dp, p_old) if k else dp
+            if k + 1 < iterations:  # the last q is not used
+                df = df + product(q_old.swapaxes(1, 2), dq)
+                dq = transposed_product(dq, f)
+            dq = dq - 0.5 * (product(p_old.swapaxes(1, 2), df) if k else df)
+            if k:
+                dp = product(f.swapaxes(1, 2), dp) - 0.5 * transposed_product(df, q_old)
         # root = trace^(-1/2), scaled = sigma / trace
         by_root = (g * p).sum(axis=(1, 2), keepdims=True) * root * inverse / 2
         by_trace = (dq * scaled).sum(axis=(1, 2), keepdims=True) * inverse
