@@ -126,9 +126,9 @@ class Tiled:
         return self.high + self.low
 
     def _first_mean(self) -> Array:
-        """That of each set's first values, a sixteenth of them or a tile."""
+        """That of each set's first values."""
         size = self.v.shape[3]
-        some = self.v[self.tiles[0]] if self.axis == 1 else self.v[..., : max(min(size, 64), size // 16)]
+        some = self.v[self.tiles[0]] if self.axis == 1 else self.v[:, :1, :, : max(min(size, 64), size // 16)]
         others = tuple(i for i in range(1, 4) if i != self.axis)
         return some.mean(axis=others, dtype=np.float64)  # type: ignore[no-any-return]
 
