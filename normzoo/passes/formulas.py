@@ -93,7 +93,7 @@ def product(a: Array, b: Array) -> Array:
     narrow = a.dtype == b.dtype == np.float32
     if 0 < rows * inner * columns <= ON_ONE_THREAD and (inner <= SHORT or not narrow):
         return a @ b
-    height, width = min(rows, BLOCK), min(columns, BLOCK)
+    height, width = min(rows, BLOCK), min(columns, BLOCK // 2 if narrow else BLOCK)
     depth = max(1, min(inner, SHORT if narrow else inner, ON_ONE_THREAD // max(1, height * width)))
     width = min(columns, max(width, ON_ONE_THREAD // max(1, height * depth)))
     shape = *np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), rows, columns

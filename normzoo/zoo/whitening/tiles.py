@@ -1,97 +1,143 @@
-"""Whitening in tiles: parts of x that stay in the processor's cache as float64, which NumPy's BLAS multiplies.
+"""Whitening in tiles: parts of x that stay in the processor's cache while NumPy's BLAS multiplies them.
 
-Every product has one shape and is small enough for BLAS to use one thread; tiles are what threads share, and their sums
-are merged in order. So the bits are those of one thread. What is not finite, or has no square in float64, is left to
-the norm's definition (`Beyond`).
+x is seen as (sets, parts, d, n): d variables, and the values of a set in parts, such as samples or channels, which may
+have parameters of their own. Every product has one shape and is small enough for BLAS to use one thread; tiles are what
+threads share, and their sums are merged in order. So the bits are those of one thread. What is not finite, or has no
+square in float64, is left to the norm's definition (`Beyond`).
 
-NumPy converts a tile by assignment in a fifth of the time that it needs for float32 and float64 in one step. What is
-added to a product is multiplied by a row of ones below the tile, which costs nothing.
+Tiles are multiplied as float64 (`Wide`) or, twice as fast, as they are (`Narrow`): float32 whose sums of up to 128
+products are added in float64. That has the digits which the numbers ask for where sets have means near 0 and their
+variables are not nearly dependent; `whiten` looks at each set.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from math import prod
-from typing import Any
+from itertools import product
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from normzoo.backends.contract import Array
 from normzoo.passes.cells import Beyond
 from normzoo.passes.numpy_threads import on_threads, workers
+from normzoo.zoo.whitening.memory import Narrow, Wide
 
-VALUES = 1 << 16  # of a tile: 512 KB
-ON_ONE_THREAD = 1 << 18  # multiplications: OpenBLAS wakes threads for more
+VALUES = 1 << 16  # of a tile: 512 KB as float64
 MOST_VARIABLES = 128  # with more, blocks would be narrower than a register tile of BLAS
+LEAST_POSITIONS = 8  # with fewer, products are not worth their calls
 FEW = 1 << 18  # values for which no threads are started
 NEAR = 1e200  # traces between this and its inverse have products in float64
+NEAR32 = 1e-20  # traces above have products in float32
+SPREAD = 4.0  # sum of |factors| times standard deviations, up to which float32 has the digits
 
-Tile = tuple[slice, slice, slice, slice]  # of an array of four axes
-Factors = Callable[[Tile], Array]  # what the sets of a tile are multiplied by
-
-
-class Blocks:
-    """Memory for `parts` matrices (sets, d, width), one below the other, and a row of ones; as blocks of columns, with
-    zeros behind the matrices."""
-
-    def __init__(self, sets: int, d: int, parts: int, width: int) -> None:
-        rows = parts * d + 1
-        most = max(8, ON_ONE_THREAD // (d * rows) // 8 * 8)
-        count = -(-width // most)
-        columns = -(-width // (8 * count)) * 8
-        self.d = d
-        # rows are no power of two apart: those would share the places of a cache
-        self._flat = np.zeros((sets, rows, count * columns + 8))[..., :-8]
-        self._product = np.zeros((sets, d, count * columns + 8))[..., :-8]
-        self._flat[:, -1] = 1
-        self._blocks, self._products = (
-            a.reshape(*a.shape[:2], count, columns).swapaxes(1, 2) for a in (self._flat, self._product)
-        )
-        self._grams = np.empty((sets, count, d, d))
-
-    def part(self, i: int, sets: int, width: int) -> Array:
-        """A matrix of each of the first sets: (sets, d, width). What is behind it is zero."""
-        found = self._flat[:sets, i * self.d : (i + 1) * self.d]
-        if width < found.shape[2]:
-            found[..., width:] = 0
-        return found[..., :width]
-
-    def gram(self, i: int, j: int, sets: int) -> Array:
-        """One part times another, transposed: (sets, d, d)."""
-        left, right = (self._blocks[:sets, :, k * self.d : (k + 1) * self.d] for k in (i, j))
-        return np.matmul(left, right.swapaxes(2, 3), out=self._grams[:sets]).sum(axis=1)
-
-    def times(self, matrix: Array, width: int) -> Array:
-        """matrix (sets, d, parts * d + 1) times all parts and the ones: (sets, d, width), until it is called again."""
-        sets = len(matrix)
-        np.matmul(matrix[:, None], self._blocks[:sets], out=self._products[:sets])
-        return self._product[:sets, :, :width]
+Tile = tuple[slice, slice, slice, slice]  # of (sets, parts, d, n)
+Factors = Callable[[Tile], Array]  # (sets, parts or 1, d, columns): what a tile is multiplied by
+Back = Callable[[Array], Array]
+Some = slice | Array  # which sets
 
 
-def tiles_of(shape: tuple[int, ...], axis: int) -> list[Tile]:
-    """All of an array of four axes in tiles of about `VALUES` values. The variables, on `axis`, are never split, nor
-    are the sets before them where there is one axis of them."""
-    whole = 2 if axis == 1 else 0  # axes from the front that every tile has all of
-    left = VALUES // (prod(shape[:2]) if axis == 1 else shape[axis])
-    steps = list(shape)
-    for i in reversed([i for i in range(whole, 4) if i != axis]):
+def tiles_of(shape: tuple[int, ...], together: bool) -> list[Tile]:
+    """All of (sets, parts, d, n) in tiles of about `VALUES` values, with all variables; `together`: with all sets."""
+    sets, parts, d, n = shape
+    left = VALUES // (d * sets if together else d)
+    steps = [sets, parts, d, n]
+    for i in (3, 1) if together else (3, 1, 0):
         most = max(1, min(shape[i], left))
         steps[i] = -(-shape[i] // -(-shape[i] // most))  # of about one size
         left //= shape[i]
-    ends = [range(0, size, step) for size, step in zip(shape, steps, strict=True)]
-    return [
-        tuple(slice(i, min(i + s, n)) for i, s, n in zip((a, b, c, d), steps, shape, strict=True))
-        for a in ends[0] for b in ends[1] for c in ends[2] for d in ends[3]
-    ]  # fmt: skip
+    cuts = [[slice(i, min(i + step, n)) for i in range(0, n, step)] for n, step in zip(shape, steps, strict=True)]
+    return list(product(*cuts))  # type: ignore[arg-type]
 
 
-def shared(tiles: Sequence[Tile], values: int, work: Callable[[Iterable[int]], None]) -> None:
-    """work(numbers of tiles), on threads if there are many values; each has memory of its own."""
-    left = deque(range(len(tiles)))
+class Tiled:
+    """x in tiles, and the mean of its sets.
 
-    def some(_: int) -> None:
-        work(_taken(left))
+    Args:
+        v: x as (sets, parts, d, n).
+        narrow: see above.
+        together: tiles have all sets, as where these are neighbours in memory.
+        high: about the mean, (sets, d); by default it is found of x. Not for `narrow`, where it is 0.
+        low: what it lacks.
+    """
 
-    on_threads(some, range(1 if values < FEW else workers(len(tiles))))
+    def __init__(
+        self, v: Array, narrow: bool, together: bool, high: Array | None = None, low: Array | None = None
+    ) -> None:
+        self.v, self.narrow = v, narrow
+        self.tiles = tiles_of(v.shape, together)
+        self.high = self._first_mean() if high is None else high
+        self.low = np.zeros_like(self.high) if low is None else low
+        self.count = v.size // self.high.size
+
+    @property
+    def mean(self) -> Array:
+        """(sets, d)"""
+        return self.high + self.low
+
+    def _first_mean(self) -> Array:
+        """That of some values of each set."""
+        sets, _, d, n = self.v.shape
+        if self.narrow:
+            return np.zeros((sets, d))
+        some = self.v[:, :: -(-self.v.shape[1] // 8), :, : max(min(n, 64), n // 16)]
+        found: Array = some.mean(axis=3, dtype=np.float64).mean(axis=1)
+        return found
+
+    def _shared(self, work: Callable[[Wide | Narrow, Tile], Any], count: int) -> list[Any]:
+        """work(memory, tile) of all tiles, in order, on threads if there are many values; each with its own memory."""
+        left, found = deque(range(len(self.tiles))), [None] * len(self.tiles)
+
+        def some(_: int) -> None:
+            memory = (Narrow if self.narrow else Wide)(self.v[self.tiles[0]].shape, count)  # no tile is larger
+            for i in _taken(left):
+                found[i] = work(memory, self.tiles[i])
+
+        on_threads(some, range(1 if self.v.size < FEW else workers(len(self.tiles))))
+        return found
+
+    def _put_x(self, memory: Wide | Narrow, i: int, tile: Tile) -> None:
+        memory.put(i, self.v[tile], self.high[tile[0], None, :, None])
+
+    def covariance(self) -> Array:
+        """(sets, d, d); from here on the mean is exact, too.
+
+        It is that of the deviations from `high`. Where this is the mean of a part of the values, whatever is in it, the
+        square of what it lacks is at most the variance times the number of such parts, and so are the digits that are
+        lost beside it.
+        """
+
+        def work(memory: Wide | Narrow, tile: Tile) -> tuple[Array, Array]:
+            self._put_x(memory, 0, tile)
+            return memory.gram(0, 0).sum(axis=1), memory.sums(0).sum(axis=1)
+
+        squares, sums = (merged(self.tiles, 0, len(self.v), a) for a in zip(*self._shared(work, 1), strict=True))
+        rest = self.low = sums / self.count
+        return squares / self.count - rest[:, :, None] * rest[:, None, :]
+
+    def write(self, to: Array, factors: Factors, dy: Array | None = None, with_x: bool = True) -> None:
+        """to = factors times dy, x and ones, as far as they are there. See `factors_of`."""
+        count = (dy is not None) + with_x
+
+        def work(memory: Wide | Narrow, tile: Tile) -> None:
+            if dy is not None:
+                memory.put(0, dy[tile])
+            if with_x:
+                self._put_x(memory, count - 1, tile)
+            memory.multiply(factors(tile), to[tile])
+
+        self._shared(work, count)
+
+    def along(self, dy: Array, take: Callable[[Tile, Array, Array], tuple[Array, ...]]) -> list[Any]:
+        """What `take` makes of each tile, in order: take(tile, dy times the deviations, transposed, (sets, parts, d,
+        d), the sums of dy (sets, parts, d))."""
+
+        def work(memory: Wide | Narrow, tile: Tile) -> tuple[Array, ...]:
+            memory.put(0, dy[tile])
+            self._put_x(memory, 1, tile)
+            sums = memory.sums(0)
+            return take(tile, memory.gram(0, 1) - sums[..., None] * self.low[tile[0], None, None], sums)
+
+        return self._shared(work, 2)
 
 
 def _taken(left: deque[int]) -> Iterator[int]:
@@ -102,138 +148,92 @@ def _taken(left: deque[int]) -> Iterator[int]:
             return
 
 
-class Tiled:
-    """x in tiles, and the mean of its sets.
+class Whitened(NamedTuple):
+    """How some of the sets are whitened: by matrix (x - mean). `back`: from the matrix's gradient to the
+    covariance's; None where these are constants. mean is high + low."""
 
-    Args:
-        v: x as an array of four axes: sets, variables and values.
-        axis: of the variables; sets are in front of it.
-        high: about the mean, (first axis, variables); by default it is found of x.
-        low: what it lacks.
-    """
+    some: Some
+    narrow: bool
+    high: Array
+    low: Array
+    matrix: Array
+    back: Back | None
 
-    def __init__(self, v: Array, axis: int, high: Array | None = None, low: Array | None = None) -> None:
-        self.v, self.axis, self.d = v, axis, v.shape[axis]
-        self.tiles = tiles_of(v.shape, axis)
-        self.high = self._first_mean() if high is None else high
-        self.low = np.zeros_like(self.high) if low is None else low
-        self.count = v.size // self.high.size
-        self._beside = tuple(-1 if i == 0 else self.d if i == axis else 1 for i in range(4))
+    def of(self, v: Array) -> Array:
+        """An array of these sets, to be read."""
+        return _some_of(v, self.some)
 
-    @property
-    def mean(self) -> Array:
-        """(first axis, variables)"""
-        return self.high + self.low
+    def tiled(self, x: Array, together: bool) -> Tiled:
+        """Of x, or where it is wider than it was."""
+        return Tiled(self.of(x), self.narrow and x.dtype == np.float32, together, self.high, self.low)
 
-    def _first_mean(self) -> Array:
-        """That of each set's first values."""
-        size = self.v.shape[3]
-        some = self.v[self.tiles[0]] if self.axis == 1 else self.v[:, :1, :, : max(min(size, 64), size // 16)]
-        others = tuple(i for i in range(1, 4) if i != self.axis)
-        return some.mean(axis=others, dtype=np.float64)  # type: ignore[no-any-return]
+    def write(self, sets: Tiled, to: Array, factors: Factors, dy: Array | None = None, with_x: bool = True) -> None:
+        """`Tiled.write` to these sets."""
+        if isinstance(self.some, slice):
+            sets.write(to, factors, dy, with_x)
+        else:
+            found = np.empty(sets.v.shape, to.dtype)
+            sets.write(found, factors, dy, with_x)
+            to[self.some] = found
 
-    def _memory(self, parts: int) -> Blocks:
-        first = self.v[self.tiles[0]].shape  # no tile is larger
-        return Blocks(prod(first[: self.axis]), self.d, parts, prod(first[self.axis + 1 :]))
 
-    def _sizes(self, tile: Tile) -> tuple[tuple[int, ...], int, int]:
-        """Axes of the sets of a tile, their number, and the number of values of each variable."""
-        shape = self.v[tile].shape
-        return shape[: self.axis], prod(shape[: self.axis]), prod(shape[self.axis + 1 :])
+def _some_of(v: Array, some: Some) -> Array:
+    return v if isinstance(some, slice) else np.ascontiguousarray(v[some])
 
-    def _load(self, memory: Blocks, i: int, of: Array, tile: Tile) -> Array:
-        _, sets, width = self._sizes(tile)
-        part = of[tile]
-        room = memory.part(i, sets, width).reshape(part.shape)  # a view, as axes are split
-        room[...] = part
-        return room
 
-    def _load_x(self, memory: Blocks, i: int, tile: Tile) -> None:
-        """x - high"""
-        room = self._load(memory, i, self.v, tile)
-        room -= self.high[tile[0]].reshape(self._beside)
+def whiten(x: Array, eps: float, together: bool, make: Callable[[Array], tuple[Array, Back]]) -> list[Whitened]:
+    """All sets of x, (sets, parts, d, n). make(covariance) -> matrix and `back`."""
 
-    def covariance(self) -> Array:
-        """(first axis, d, d); from here on the mean is exact, too.
+    def by(some: Some, narrow: bool) -> tuple[Whitened, Array]:
+        sets = Tiled(_some_of(x, some), narrow, together)
+        covariance = sets.covariance()
+        if not narrow:
+            check_near(covariance, eps)
+        return Whitened(some, narrow, sets.high, sets.low, *make(covariance)), covariance
 
-        It is that of the deviations from `high`. Where this is the mean of a part of the values, whatever is in it, the
-        square of what it lacks is at most the variance times the number of such parts, and so are the digits that are
-        lost beside it.
-        """
-        found: list[Any] = [None] * len(self.tiles)
-        between = tuple(range(1, self.axis))
+    everything = slice(None)
+    if x.dtype != np.float32 or x.strides[3] != x.itemsize:
+        return [by(everything, False)[0]]
+    first, covariance = by(everything, True)
+    enough = _has_digits(covariance, eps, first)
+    if enough.all():
+        return [first]
+    parts = (enough, True), (~enough, False)
+    return [by(everything if f.all() else np.flatnonzero(f), narrow)[0] for f, narrow in parts if f.any()]
 
-        def work(some: Iterable[int]) -> None:
-            memory = self._memory(1)
-            for i in some:
-                sets, number, width = self._sizes(self.tiles[i])
-                self._load_x(memory, 0, self.tiles[i])
-                squares, sums = memory.gram(0, 0, number), memory.part(0, number, width).sum(axis=2)
-                found[i] = [a.reshape(*sets, *a.shape[1:]).sum(axis=between) for a in (squares, sums)]
 
-        shared(self.tiles, self.v.size, work)
-        squares, sums = (merged(self.tiles, 0, len(self.high), [f[k] for f in found]) for k in (0, 1))
-        rest = self.low = sums / self.count
-        return squares / self.count - rest[:, :, None] * rest[:, None, :]
-
-    def write(self, to: Array, factors: Factors, dy: Array | None = None, with_x: bool = True) -> None:
-        """to = factors times dy, x and ones, as far as they are there. See `factors_of`."""
-        parts = (dy is not None) + with_x
-
-        def work(some: Iterable[int]) -> None:
-            memory = self._memory(parts)
-            for i in some:
-                tile = self.tiles[i]
-                _, sets, width = self._sizes(tile)
-                if dy is not None:
-                    self._load(memory, 0, dy, tile)
-                if with_x:
-                    self._load_x(memory, parts - 1, tile)
-                part = to[tile]
-                part[...] = memory.times(factors(tile).reshape(sets, self.d, -1), width).reshape(part.shape)
-
-        shared(self.tiles, self.v.size, work)
-
-    def along(self, dy: Array, take: Callable[[Tile, Array, Array], tuple[Array, ...]]) -> list[Any]:
-        """What `take` makes of each tile, in order: take(tile, dy times the deviations, transposed, (sets, d, d), and
-        the sums of dy (sets, d)); here the sets are as many axes as they are of x."""
-        found: list[Any] = [None] * len(self.tiles)
-
-        def work(some: Iterable[int]) -> None:
-            memory = self._memory(2)
-            for i in some:
-                tile = self.tiles[i]
-                sets, number, width = self._sizes(tile)
-                self._load(memory, 0, dy, tile)
-                self._load_x(memory, 1, tile)
-                products = memory.gram(0, 1, number).reshape(*sets, self.d, self.d)
-                sums = memory.part(0, number, width).sum(axis=2).reshape(*sets, self.d)
-                low = self.low[tile[0]].reshape(-1, *(1 for _ in sets), self.d)
-                found[i] = take(tile, products - sums[..., None] * low, sums)
-
-        shared(self.tiles, self.v.size, work)
-        return found
+def _has_digits(covariance: Array, eps: float, found: Whitened) -> Array:
+    """(sets,): is float32 enough?"""
+    var = np.diagonal(covariance, axis1=1, axis2=2)
+    spread = (np.abs(found.matrix) * np.sqrt(var)[:, None, :]).sum(axis=2).max(axis=1)
+    near = (found.low**2 <= var).all(axis=1)
+    answer: Array = near & (spread <= SPREAD) & (var.sum(axis=1) + eps > NEAR32)
+    return answer
 
 
 def groups_of(x: Array, groups: int) -> Array:
-    """Sets of all samples and positions: neighbouring channels of x, (b, c, n), as (groups, d, b, n)."""
+    """Neighbouring channels of (b, c, n) as sets, (groups, samples, channels of a group, n); where n is 1, samples
+    are n."""
     b, c, n = x.shape
-    return x.swapaxes(0, 1).reshape(groups, c // groups, b, n)
+    if n == 1:
+        return x.reshape(b, groups, c // groups).transpose(1, 2, 0)[:, None]
+    return x.reshape(b, groups, c // groups, n).swapaxes(0, 1)
 
 
 def samples_of(x: Array, groups: int) -> Array:
-    """Sets of a sample, whose variables are groups of neighbouring channels: (b, c / groups, groups, n). A sample and a
-    channel of each group are a set here, as their parameters differ; see `Tiled`."""
+    """Samples of (b, c, n) as sets whose variables are groups of neighbouring channels: (b, c / groups, groups, n)."""
     b, c, n = x.shape
     return x.reshape(b, groups, c // groups, n).swapaxes(1, 2)
 
 
-def merged(tiles: Sequence[Tile], axis: int, size: int, found: Sequence[Array]) -> Array:
+def merged(tiles: Sequence[Tile], axis: int, size: int, found: Iterable[Array]) -> Array:
     """What was found of tiles, added in order where they have the same place on `axis`."""
-    total = np.zeros((size, *found[0].shape[1:]))
+    total: Any = None
     for tile, a in zip(tiles, found, strict=True):
+        if total is None:
+            total = np.zeros((size, *a.shape[1:]))
         total[tile[axis]] += a
-    return total
+    return total  # type: ignore[no-any-return]
 
 
 def factors_of(matrix: Array, low: Array, added: Array) -> Array:

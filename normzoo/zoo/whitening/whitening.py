@@ -1,7 +1,7 @@
 """Whitening: the parts that norms which decorrelate channels share. Their statistics are matrices, which the backends
 do not compute: NumPy, in float64, on every backend; by `tiles.py` where batches are whitened."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -18,9 +18,17 @@ from normzoo.passes.saved import Pull, Saved
 from normzoo.statistics.running_state import RunningState
 from normzoo.statistics.tracked import check_channels
 from normzoo.zoo.exact import ExactNorm, Update
-from normzoo.zoo.whitening.tiles import MOST_VARIABLES, Tiled, check_finite, check_near, factors_of, groups_of
+from normzoo.zoo.whitening.tiles import (
+    LEAST_POSITIONS,
+    MOST_VARIABLES,
+    Back,
+    Whitened,
+    check_finite,
+    factors_of,
+    groups_of,
+    whiten,
+)
 
-Back = Callable[[Array], Array]
 TOGETHER = 1 << 14  # values of matrices that NumPy computes in one step
 
 
@@ -85,52 +93,44 @@ class BatchWhitening(ExactNorm):
         return self.exactly(x, out, update_stats=update_stats)
 
     def letters(self, x: Array) -> str:
-        if self.num_channels > MOST_VARIABLES:
+        positions = x.size // max(1, len(x) * self.num_features)
+        if self.num_channels > MOST_VARIABLES or 1 < positions < LEAST_POSITIONS:
             return ""
         channel = self.channel_axis % x.ndim
         return "".join("c" if i == channel else "n" if channel == 0 or i else "b" for i in range(x.ndim))
 
     def by_cells(self, cells: Pass, params: Mapping[str, Array]) -> CellPull:
         g, d = self.num_groups, self.num_channels
-        weight, bias = params.get("weight", np.ones(g * d)).reshape(g, d, 1), params.get("bias", np.zeros(g * d))
+        weight, bias = (  # (groups, 1, channels of a group)
+            params.get(name, np.full(g * d, value)).reshape(g, 1, d) for name, value in (("weight", 1.0), ("bias", 0.0))
+        )
         x, y = (groups_of(cells.channels_first(i), g) for i in (-1, None))
         with np.errstate(all="ignore"):
             if self.training:
-                sets = Tiled(x, 1)
-                covariance = sets.covariance()
-                check_near(covariance, self.eps)
-                matrix, back_matrix = of_sets(covariance, np.full((g, 1, 1), self.eps), self.iterations)
-                cells.track(partial(self._updated, sets.mean, matrix))
+                found = whiten(x, self.eps, True, lambda a: of_sets(a, self.eps, self.iterations))
+                mean, matrix = np.empty((g, d)), np.empty((g, d, d))
+                for one in found:
+                    mean[one.some], matrix[one.some] = one.high + one.low, one.matrix
+                cells.track(partial(self._updated, mean, matrix))
             else:
                 held = RunningState(self.buffers["running_mean"], self.buffers[self.matrix]).read()
-                center, matrix = (a.astype(np.float64) for a in held)
-                check_finite(center, matrix)
-                sets, back_matrix = Tiled(x, 1, center.reshape(g, d)), None
-            factors = factors_of(weight * matrix, sets.low, bias.reshape(g, d))
-            sets.write(y, lambda _: factors)
-            mean = sets.high, sets.low  # and nothing that holds x: what goes back is given it again
+                mean, matrix = (a.astype(np.float64) for a in held)
+                check_finite(mean, matrix)
+                mean = mean.reshape(g, d)
+                found = [Whitened(slice(None), False, mean, np.zeros_like(mean), matrix, None)]
+            for one in found:
+                some = weight[one.some, ..., None] * one.matrix[:, None]
+                factors = factors_of(some, one.low[:, None], bias[one.some])
+                one.write(one.tiled(x, True), y, lambda tile, f=factors: f[tile[0]])
 
         def pull(cells: Pass) -> dict[str, Array]:
+            x, dy, dx = (groups_of(cells.channels_first(i), g) for i in (-1, 0, None))
+            of_weight, of_bias = np.zeros((g, d)), np.zeros((g, d))
             with np.errstate(all="ignore"):
-                x, dy, dx = (groups_of(cells.channels_first(i), g) for i in (-1, 0, None))
-                here = Tiled(x, 1, *mean)
-                along, total = np.zeros((g, d, d)), np.zeros((g, d))
-                if params or back_matrix is not None:
-                    for _, a, b in here.along(dy, lambda *found: found):
-                        along += a
-                        total += b
-                    check_finite(along, total)
-                transposed = (weight * matrix).swapaxes(1, 2)
-                if back_matrix is None:
-                    factors = np.concatenate([transposed, np.zeros((g, d, 1))], axis=2)
-                else:
-                    d_covariance = back_matrix(weight * along)
-                    both = (d_covariance + d_covariance.swapaxes(1, 2)) / here.count
-                    of_mean = -product(transposed, total[..., None])[..., 0] / here.count
-                    factors = np.concatenate([transposed, factors_of(both, here.low, of_mean)], axis=2)
-                here.write(dx, lambda _: factors, dy, back_matrix is not None)
-            found = {"bias": total.reshape(-1), "weight": (matrix * along).sum(axis=2).reshape(-1)}
-            return {name: found[name] for name in params}
+                for one in found:
+                    of_weight[one.some], of_bias[one.some] = _back(one, x, dy, dx, weight[one.some], bool(params))
+            grads = {"bias": of_bias.reshape(-1), "weight": of_weight.reshape(-1)}
+            return {name: grads[name] for name in params}
 
         return pull
 
@@ -171,6 +171,29 @@ class BatchWhitening(ExactNorm):
             "bias": "bias" in self.params,
             "channel_axis": self.channel_axis,
         }
+
+
+def _back(one: Whitened, x: Array, dy: Array, dx: Array, weight: Array, learned: bool) -> tuple[Array, Array]:
+    """Writes dx of some groups of a batch, (groups, samples, d, n), and returns the gradients of weight and bias,
+    (groups, d)."""
+    sets, own = one.tiled(x, True), one.of(dy)
+    groups, d = one.high.shape
+    along, total = np.zeros((groups, d, d)), np.zeros((groups, d))
+    if learned or one.back is not None:
+        for tile, a, b in sets.along(own, lambda tile, a, b: (tile, a.sum(axis=1), b.sum(axis=1))):
+            along[tile[0]] += a
+            total[tile[0]] += b
+        check_finite(along, total)
+    transposed = (weight[:, 0, :, None] * one.matrix).swapaxes(1, 2)
+    if one.back is None:
+        factors = np.concatenate([transposed, np.zeros((groups, d, 1))], axis=2)
+    else:
+        d_covariance = one.back(weight[:, 0, :, None] * along)
+        both = (d_covariance + d_covariance.swapaxes(1, 2)) / sets.count
+        of_mean = -product(transposed, total[..., None])[..., 0] / sets.count
+        factors = np.concatenate([transposed, factors_of(both, one.low, of_mean)], axis=2)
+    one.write(sets, dx, lambda tile: factors[tile[0], None], own, one.back is not None)
+    return (one.matrix * along).sum(axis=2), total
 
 
 def affine(xhat: Array, params: Mapping[str, Array], axis: int, back: Back) -> tuple[Array, Pull]:
@@ -227,15 +250,16 @@ def matrix_of(covariance: Array, eps: Array, iterations: int | None) -> tuple[Ar
     return by_eigenvectors(covariance, eps) if iterations is None else by_newton(covariance, eps, iterations)
 
 
-def of_sets(covariance: Array, eps: Array, iterations: int | None) -> tuple[Array, Back]:
+def of_sets(covariance: Array, eps: float, iterations: int | None) -> tuple[Array, Back]:
     """`matrix_of`, on threads; every set is computed as if it were alone."""
     sets, d = covariance.shape[:2]
+    added = np.full((sets, 1, 1), eps)
     step = max(1, TOGETHER // (d * d))
     parts = [slice(i, i + step) for i in range(0, sets, step)]
     matrix, backs = np.empty_like(covariance), dict[int, Back]()
 
     def some(part: slice) -> None:
-        matrix[part], backs[part.start] = matrix_of(covariance[part], eps[part], iterations)
+        matrix[part], backs[part.start] = matrix_of(covariance[part], added[part], iterations)
 
     on_threads(some, parts)
 
