@@ -132,7 +132,7 @@ class GroupWhitening(ExactNorm):
             x, dy, dx = (samples_of(cells.channels_first(i), d) for i in (-1, 0, None))
             with np.errstate(all="ignore"):
                 each = [_back(one, x, dy, dx, weight) for one in found]
-            grads = {"weight": sum(g[0] for g in each), "bias": sum(g[1] for g in each)}
+            grads = {"weight": np.sum([g[0] for g in each], axis=0), "bias": np.sum([g[1] for g in each], axis=0)}
             return {name: grads[name].T.reshape(-1) for name in params}
 
         return pull

@@ -46,7 +46,7 @@ def tiles_of(shape: tuple[int, ...], together: bool) -> list[Tile]:
         steps[i] = -(-shape[i] // -(-shape[i] // most))  # of about one size
         left //= shape[i]
     cuts = [[slice(i, min(i + step, n)) for i in range(0, n, step)] for n, step in zip(shape, steps, strict=True)]
-    return list(product(*cuts))  # type: ignore[arg-type]
+    return [(a, b, c, e) for a, b, c, e in product(*cuts)]
 
 
 class Tiled:
@@ -127,11 +127,11 @@ class Tiled:
 
         self._shared(work, count)
 
-    def along(self, dy: Array, take: Callable[[Tile, Array, Array], tuple[Array, ...]]) -> list[Any]:
+    def along(self, dy: Array, take: Callable[[Tile, Array, Array], tuple[Any, ...]]) -> list[Any]:
         """What `take` makes of each tile, in order: take(tile, dy times the deviations, transposed, (sets, parts, d,
         d), the sums of dy (sets, parts, d))."""
 
-        def work(memory: Wide | Narrow, tile: Tile) -> tuple[Array, ...]:
+        def work(memory: Wide | Narrow, tile: Tile) -> tuple[Any, ...]:
             memory.put(0, dy[tile])
             self._put_x(memory, 1, tile)
             sums = memory.sums(0)
@@ -233,7 +233,7 @@ def merged(tiles: Sequence[Tile], axis: int, size: int, found: Iterable[Array]) 
         if total is None:
             total = np.zeros((size, *a.shape[1:]))
         total[tile[axis]] += a
-    return total  # type: ignore[no-any-return]
+    return total
 
 
 def factors_of(matrix: Array, low: Array, added: Array) -> Array:

@@ -22,6 +22,7 @@ from normzoo.zoo.whitening.tiles import (
     LEAST_POSITIONS,
     MOST_VARIABLES,
     Back,
+    Tile,
     Whitened,
     check_finite,
     factors_of,
@@ -121,7 +122,7 @@ class BatchWhitening(ExactNorm):
             for one in found:
                 some = weight[one.some, ..., None] * one.matrix[:, None]
                 factors = factors_of(some, one.low[:, None], bias[one.some])
-                one.write(one.tiled(x, True), y, lambda tile, f=factors: f[tile[0]])
+                one.write(one.tiled(x, True), y, partial(_of_tile, factors))
 
         def pull(cells: Pass) -> dict[str, Array]:
             x, dy, dx = (groups_of(cells.channels_first(i), g) for i in (-1, 0, None))
@@ -192,8 +193,12 @@ def _back(one: Whitened, x: Array, dy: Array, dx: Array, weight: Array, learned:
         both = (d_covariance + d_covariance.swapaxes(1, 2)) / sets.count
         of_mean = -product(transposed, total[..., None])[..., 0] / sets.count
         factors = np.concatenate([transposed, factors_of(both, one.low, of_mean)], axis=2)
-    one.write(sets, dx, lambda tile: factors[tile[0], None], own, one.back is not None)
+    one.write(sets, dx, partial(_of_tile, factors[:, None]), own, one.back is not None)
     return (one.matrix * along).sum(axis=2), total
+
+
+def _of_tile(factors: Array, tile: Tile) -> Array:
+    return factors[tile[0]]
 
 
 def affine(xhat: Array, params: Mapping[str, Array], axis: int, back: Back) -> tuple[Array, Pull]:
