@@ -190,7 +190,7 @@ ROOMS = {
     },
     "passes/device.py": {"backends", "passes.arrays"},
     "passes/form.py": {"backends.around", "backends.contract", "passes.view"},
-    "passes/formulas.py": {"backends.contract"},
+    "passes/formulas.py": {"backends.contract", "passes.numpy_threads"},
     "passes/graphs.py": {
         "backends",
         "backends.contract",

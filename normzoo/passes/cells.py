@@ -17,7 +17,7 @@ from normzoo.passes.attributes import Last
 from normzoo.passes.overlaps import may_overlap
 from normzoo.passes.saved import Saved, changed
 from normzoo.passes.view import inverse
-from normzoo.passes.whole import Back, Order, order_of, whole
+from normzoo.passes.whole import Back, Order, now, order_of, whole
 
 MOST = {8: 1e150, 4: 1e30}  # by bytes of the type: numbers that leave room for their products
 LEAST = 1e-200  # of sums in float64: squares of smaller values than these vanish
@@ -159,6 +159,13 @@ class Pass:
         return first + mean, np.maximum(squares / n - mean * mean, 0.0)
 
 
+def summing(x: Array, letters: str) -> Pass:
+    """A pass over x alone, for formulas that write nothing."""
+    axes, dims = cells_of(x, letters)
+    v = Order(axes, storage_dtype(x.dtype, compute_dtype(x.dtype))).read(x)
+    return Pass(now(), dims, (v,), v)
+
+
 def _positions(a: Array, dims: Cells) -> Array:
     """A view of an array as (b, n, c)."""
     b, c, n, last = dims
@@ -224,7 +231,7 @@ def cells_of(x: Array, letters: str) -> tuple[tuple[int, ...], Cells]:
     order = order_of(x)
     seen = [i for i in order if x.shape[i] != 1]
     said = "".join(letters[i] for i in seen)
-    if "b" not in said and "c" in said and said[-1] != "c":
+    if "b" not in letters and "c" in said and said[-1] != "c":
         said = said[: said.index("c")].replace("n", "b") + said[said.index("c") :]
     groups = [tuple(i for i, s in zip(seen, said, strict=True) if s == letter) for letter in "bcn"]
     flat = all(list(g) == sorted(g) for g in groups[:2])

@@ -5,6 +5,7 @@ from types import ModuleType
 import numpy as np
 
 from normzoo.backends.contract import Array
+from normzoo.passes.numpy_threads import on_threads
 
 Axis = int | tuple[int, ...]
 
@@ -12,6 +13,8 @@ Axis = int | tuple[int, ...]
 FAR = 2.0**500  # beyond this and below its inverse, squares of values are near the limits of float64
 
 ON_ONE_THREAD = 1 << 18  # multiplications: OpenBLAS wakes threads for more
+ON_THREADS = 1 << 23  # multiplications that take much longer than to start threads for them
+SHORT = 128  # products that are summed in float32: rounding is a few units of the sum of their sizes
 BLOCK = 64  # rows and columns of a block, where there are as many
 
 
@@ -80,25 +83,47 @@ def root(stats: Array, eps: float) -> Array:
 
 
 def product(a: Array, b: Array) -> Array:
-    """Matrix products along the last two axes, in float64, by BLAS; in blocks that it multiplies on one thread, so that
-    they are bit-identical for any number of threads."""
+    """Matrix products along the last two axes by BLAS; in blocks that it multiplies on one thread, and that threads
+    share where there are many, so that they are bit-identical for any number of threads.
+
+    The result is float64. Of two float32 arrays, up to `SHORT` products are summed in float32 before they are added in
+    float64, and where there are no more the result is float32.
+    """
     (rows, inner), columns = a.shape[-2:], b.shape[-1]
-    found = np.zeros((*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), rows, columns))
+    narrow = a.dtype == b.dtype == np.float32
+    if 0 < rows * inner * columns <= ON_ONE_THREAD and (inner <= SHORT or not narrow):
+        return a @ b
+    height, width = min(rows, BLOCK), min(columns, BLOCK // 2 if narrow else BLOCK)
+    depth = max(1, min(inner, SHORT if narrow else inner, ON_ONE_THREAD // max(1, height * width)))
+    width = min(columns, max(width, ON_ONE_THREAD // max(1, height * depth)))
+    shape = *np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), rows, columns
+    found = np.zeros(shape, np.float32 if narrow and inner <= depth else np.float64)
     if not found.size:
         return found
-    height, width = min(rows, BLOCK), min(columns, BLOCK)
-    depth = max(1, min(inner, ON_ONE_THREAD // (height * width)))
-    width = min(columns, max(width, ON_ONE_THREAD // (height * depth)))
     whole = columns - columns % width
-    for i in range(0, rows, height):
+
+    def add(left: Array, right: Array, to: Array) -> None:
+        """In blocks of columns, as a stack of matrices."""
+        wide = min(width, to.shape[-1])
+        stack, places = (v.reshape(*v.shape[:-1], -1, wide).swapaxes(-2, -3) for v in (right, to))  # both are views
+        if inner <= depth:
+            np.matmul(left[..., None, :, :], stack, out=places)
+        else:
+            places += left[..., None, :, :] @ stack
+
+    def some_rows(i: int) -> None:
         for start in range(0, inner, depth):
-            left = a[..., i : i + height, start : start + depth]
-            right, to = b[..., start : start + depth, :], found[..., i : i + height, :]
-            if whole:  # blocks side by side, as a stack of matrices
-                stack = right[..., :whole].reshape(*right.shape[:-1], -1, width).swapaxes(-2, -3)
-                to[..., :whole] += (left[..., None, :, :] @ stack).swapaxes(-2, -3).reshape(*to.shape[:-1], whole)
-            if whole < columns:
-                to[..., whole:] += left @ right[..., whole:]
+            left, right = a[..., i : i + height, start : start + depth], b[..., start : start + depth, :]
+            for part in (slice(whole), slice(whole, columns)):
+                if part.start != columns:
+                    add(left, right[..., part], found[..., i : i + height, part])
+
+    firsts = range(0, rows, height)
+    if found.size * inner >= ON_THREADS:
+        on_threads(some_rows, firsts)
+    else:
+        for i in firsts:
+            some_rows(i)
     return found
 
 

@@ -97,6 +97,18 @@ def test_kernels_compute_the_definition(name, rng):
     agrees(norm, x, inputs, dy)
 
 
+def test_one_sample_with_channels_in_the_middle_is_one_sample(rng):
+    x = rng.standard_normal((2, 5, 8, 3)).astype(np.float32)
+    for norm in (
+        nz.GlobalResponseNorm(8, channel_axis=2),
+        nz.EvoNormS0(8, 2, channel_axis=2),
+        nz.EvoNormB0(8, channel_axis=2).eval(),
+    ):
+        for p in norm.params.values():
+            p[...] = rng.standard_normal(p.shape)
+        check.same_bits(norm(x[:1]), norm(x)[:1])
+
+
 @pytest.mark.parametrize("dtype", DTYPES[1:])
 @pytest.mark.parametrize("name", ["dyt", "evo_norm_s0", "crms_norm"])
 def test_every_dtype(name, dtype, rng):

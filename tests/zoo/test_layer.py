@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import normzoo as nz
+from normzoo.zoo.conditional import adaptive_layer_norm
 from tests import check
 
 F = nz.functional
@@ -338,6 +339,47 @@ def test_a_gate_closes_the_residual(rng):
         check.gradient_matches(lambda v, name=name: function(x, **{name: v}), a, norm.grads[name], dy, rng, 1e-10)
     with pytest.raises(ValueError, match="expected dgate of shape"):
         norm.backward(dy, dgate=dy)
+
+
+@pytest.mark.parametrize("conditions", [(3, 150), (3, 40, 150)], ids=["samples", "tokens"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("mean", [0.0, 1e3])
+def test_a_condition_by_tiles_of_a_large_weight(conditions, dtype, mean, rng, monkeypatch):
+    """Many tiles, the last one smaller, more products than float32 adds; few rows of conditions, and many."""
+    monkeypatch.setattr(adaptive_layer_norm, "TILE", {4: 1, 8: 1})
+    x, dy = (mean + rng.standard_normal((3, 40, 67))).astype(dtype), rng.standard_normal((3, 40, 67)).astype(dtype)
+    c, dgate = rng.standard_normal(conditions).astype(dtype), rng.standard_normal((*conditions[:-1], 67)).astype(dtype)
+    wide = np.float64 if dtype == np.float64 else np.float32
+    norm = randomized(nz.AdaLNZero(67, 150, dtype=wide), rng)
+    exact = nz.AdaLNZero(67, 150, dtype=np.float64)
+    exact.load_state_dict({name: p.astype(np.float64) for name, p in norm.params.items()})
+    plain = nz.LayerNorm(67, 1e-6, elementwise_affine=False)
+    v = c.astype(np.float64)
+    sigmoid = 1 / (1 + np.exp(-v))
+    rows = (v * sigmoid).reshape(-1, 150)
+    made = (rows @ exact.weight.T).reshape(*conditions[:-1], -1) + exact.bias
+    shift, scale, gate = (a if c.ndim == 3 else a[:, None] for a in np.split(made, 3, axis=-1))
+    xhat = plain(x.astype(np.float64))
+    d, axes = dy.astype(np.float64), () if c.ndim == 3 else (1,)
+    rounding = 2.0**-10 if dtype == np.float16 else 0.0
+    near = 1e-11 if dtype == np.float64 else check.FORWARD32
+    y = norm(x, c)
+    expected = xhat * (1 + scale) + shift
+    check.close(y, expected, near + rounding, float(np.abs(expected).max()))
+    check.close(norm.saved.gate, gate.reshape(norm.saved.gate.shape), near, float(np.abs(gate).max()))
+    dx = norm.backward(dy, dgate=dgate.astype(norm.saved.gate.dtype))
+    expected = plain.backward(d * (1 + scale))
+    check.close(dx, expected, 10 * near + rounding, float(np.abs(expected).max()))
+    made = [d.sum(axis=axes), (d * xhat).sum(axis=axes), dgate.astype(np.float64)]
+    of_made = np.concatenate(made, axis=-1).reshape(-1, 201)
+    slope = sigmoid * (1 + v * (1 - sigmoid))
+    for name, expected in (
+        ("weight", of_made.T @ rows),
+        ("bias", of_made.sum(axis=0)),
+        ("c", (of_made @ exact.weight).reshape(c.shape) * slope),
+    ):
+        few = rounding if name == "c" else 0.0
+        check.close(norm.grads[name], expected, 10 * near + few, float(np.abs(expected).max()))
 
 
 # State, tables and errors

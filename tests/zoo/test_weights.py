@@ -1,12 +1,18 @@
 """What the norms of weights and the whitening norms promise beyond their formulas: equivalences, state, edges."""
 
 import copy
+import os
+import subprocess
+import sys
 
+import ml_dtypes
+import numba
 import numpy as np
 import pytest
 
 import normzoo as nz
 from normzoo.backends import subnormals
+from normzoo.passes import formulas, numpy_threads
 from normzoo.passes.formulas import product
 from normzoo.zoo.whitening import tiles
 from tests import check
@@ -38,6 +44,86 @@ def test_products_in_blocks_are_those_of_one_step(shapes, rng):
     check.close(
         product(np.moveaxis(np.ascontiguousarray(np.moveaxis(a, -1, 0)), 0, -1), b), found, 1e-13, a.shape[-1] + 1
     )
+
+
+def test_short_sums_of_products_are_float32_and_longer_ones_float64(rng):
+    """Far more digits than float32 sums of all products have, where these are many."""
+    for inner in (1, 100, 128, 129, 5000):
+        a, b = (
+            rng.uniform(0.5, 1.5, (70, inner)).astype(np.float32),
+            rng.uniform(0.5, 1.5, (inner, 90)).astype(np.float32),
+        )
+        found = product(a, b)
+        assert found.dtype == (np.float32 if inner <= 128 else np.float64)
+        check.close(found, a.astype(np.float64) @ b, 1e-6, float(inner))  # all above 0: 128 additions round alike
+
+
+def test_large_products_are_those_of_one_thread(rng):
+    before = numba.get_num_threads()
+    for dtype in (np.float32, np.float64):
+        a, b = rng.standard_normal((300, 301)).astype(dtype), rng.standard_normal((301, 200)).astype(dtype)
+        found = product(a, b)
+        assert found.size * 301 >= formulas.ON_THREADS
+        check.close(found, a.astype(np.float64) @ b, 1e-13 if dtype == np.float64 else 1e-6, 301.0)
+        try:
+            numba.set_num_threads(1)
+            check.same_bits(product(a, b), found)
+        finally:
+            numba.set_num_threads(before)
+
+
+class TestThreads:
+    def test_as_many_as_numba_has(self):
+        before = numba.get_num_threads()
+        try:
+            numba.set_num_threads(1)
+            assert numpy_threads.workers(8) == 1
+        finally:
+            numba.set_num_threads(before)
+        assert numpy_threads.workers(100) == before
+        assert numpy_threads.workers(1) == 1
+
+    def test_without_numba_as_many_as_there_are_cores(self, monkeypatch):
+        monkeypatch.delitem(sys.modules, "numba")
+        assert numpy_threads.workers(1000) == os.cpu_count()
+
+    def test_threads_that_were_not_started_are_counted_and_stay_so(self):
+        code = (
+            "import numba, normzoo.passes.numpy_threads as t\n"
+            "assert t.workers(1000) == numba.config.NUMBA_NUM_THREADS\n"
+            "try:\n    numba.threading_layer()\nexcept ValueError:\n    print('not started')"
+        )
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert found.stdout.strip() == "not started"
+
+    def test_every_item_once_with_the_state_of_the_caller(self, monkeypatch):
+        monkeypatch.setattr(numpy_threads, "_count", lambda: 4)
+        seen, states, nested = [], set(), set()
+
+        def work(i):
+            seen.append(i)
+            states.add(np.geterr()["over"])
+            nested.add(numpy_threads.workers(8))
+
+        with np.errstate(over="raise"):
+            numpy_threads.on_threads(work, range(50))
+        assert sorted(seen) == list(range(50)) and states == {"raise"}
+        assert nested == {1}, "threads do not start others"
+        assert numpy_threads.workers(8) == 4
+
+    def test_an_error_ends_all(self, monkeypatch):
+        monkeypatch.setattr(numpy_threads, "_count", lambda: 3)
+        seen = []
+
+        def work(i):
+            seen.append(i)
+            if i == 5:
+                raise KeyError(i)
+
+        with pytest.raises(KeyError):
+            numpy_threads.on_threads(work, range(10**6))
+        assert len(seen) < 10**6
+        assert numpy_threads.workers(8) == 3, "the caller is no longer one of several"
 
 
 class TestWeightNorm:
@@ -91,6 +177,22 @@ class TestWeightNorm:
 
 
 class TestSpectralNorm:
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+    @pytest.mark.parametrize("dim", [0, 1])
+    def test_iterating_by_kernels_is_the_definition(self, dim, dtype, rng):
+        x = (3 + rng.standard_normal((5, 3, 67))).astype(dtype)
+        norm = nz.SpectralNorm(x.shape, dim=dim, dtype=np.float64)
+        twin = copy.deepcopy(norm)
+        norm.iterate(x, 4)
+        with nz.use("reference"):
+            twin.iterate(x.astype(np.float64), 4)
+        for name in ("u", "v"):
+            check.close(norm.buffers[name], twin.buffers[name], 1e-12 if dtype == np.float64 else 1e-6)
+        for far in (x.astype(np.float64) * 1e200, 0.0 * x):  # which no kernel computes
+            norm.iterate(far, 2)
+            assert np.isfinite(norm.u).all()
+            check.close(np.linalg.norm(norm.u), 1.0 if far.any() else 0.0, 1e-12)
+
     @pytest.mark.parametrize("shape", [(5, 8), (8, 5), (4, 3, 3, 2)])
     def test_exact_gives_a_largest_singular_value_of_1(self, shape, rng):
         y = nz.SpectralNorm(shape, exact=True)(rng.standard_normal(shape))
@@ -285,6 +387,64 @@ class TestOrthogonalWeight:
         y = norm(x)
         check.close(y.T @ y, np.eye(3), 1e-14)
         assert np.isnan(norm.backward(rng.standard_normal((5, 3)))).all()
+
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16])
+    @pytest.mark.parametrize("shape", [(130, 67), (64, 5, 17), (66, 131), (3, 1)], ids=str)
+    def test_cholesky_is_the_decomposition(self, shape, dtype, rng):
+        """Far from zero mean, columns of any length, odd sizes, and a gradient of one value."""
+        x = (0.5 + rng.standard_normal(shape)).astype(dtype)
+        if np.dtype(dtype).itemsize > 2:
+            columns = x.reshape(shape[0], -1)
+            columns = columns.T if columns.shape[0] < columns.shape[1] else columns
+            columns *= np.geomspace(1e-3, 1e3, columns.shape[1]).astype(dtype)
+        norm, dense = nz.OrthogonalWeight(), rng.standard_normal(shape).astype(dtype)
+        rounding = {2: 2.0 ** (-10 if dtype == np.float16 else -7)}.get(np.dtype(dtype).itemsize, 0.0)
+        for dy in (dense, np.where(np.arange(x.size).reshape(shape) == 2, dense, 0).astype(dtype)):
+            found = both(norm, x, dy)
+            assert type(norm.saved).__name__ == "WholeSaved", "the definition computed it"
+            with nz.use("reference"):
+                y, dx = both(nz.OrthogonalWeight(), x.astype(np.float64), dy.astype(np.float64))
+            check.close(found[0], y, rounding + (1e-12 if dtype == np.float64 else check.FORWARD32))
+            check.close(
+                found[1], dx, rounding + (1e-10 if dtype == np.float64 else check.BACKWARD32), float(np.abs(dx).max())
+            )
+
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_columns_that_are_nearly_dependent(self, dtype, rng):
+        """One more step, and beyond that the definition."""
+        base, dy = rng.standard_normal((2, 90, 70))
+        left, _, right = np.linalg.svd(base, full_matrices=False)
+        for condition, kernels in ((1e4, True), (1e6, True), (1e9, False)):
+            x = ((left * np.geomspace(1, 1 / condition, 70)) @ right).astype(dtype)
+            norm = nz.OrthogonalWeight()
+            y, _ = both(norm, x, dy.astype(dtype))
+            if dtype == np.float64:
+                assert (type(norm.saved).__name__ == "WholeSaved") is kernels
+                check.close(y.T @ y, np.eye(70), 1e-13)
+            with nz.use("reference"):
+                expected = nz.OrthogonalWeight()(x.astype(np.float64))
+            near = x.astype(np.float64)
+            check.close(
+                y, expected, 1e-15 * np.linalg.cond(near) * 10 + (check.FORWARD32 if dtype == np.float32 else 0)
+            )
+
+    def test_bits_do_not_depend_on_threads(self, rng):
+        x, dy = rng.standard_normal((2, 520, 260)).astype(np.float32)
+        assert x.size * 260 >= formulas.ON_THREADS
+        found, before = both(nz.OrthogonalWeight(), x, dy), numba.get_num_threads()
+        try:
+            numba.set_num_threads(1)
+            for a, b in zip(both(nz.OrthogonalWeight(), x, dy), found, strict=True):
+                check.same_bits(a, b)
+        finally:
+            numba.set_num_threads(before)
+
+    def test_what_has_no_squares_is_computed_by_the_definition(self, rng):
+        x = rng.standard_normal((6, 4))
+        for far in (np.ldexp(x, 600), np.ldexp(x, -600)):
+            check.close(nz.OrthogonalWeight()(far), nz.OrthogonalWeight()(x), 1e-13)
+        x[2, 1] = np.nan
+        assert np.isnan(nz.OrthogonalWeight()(x)).any()
 
     def test_arguments(self, rng):
         with pytest.raises(ValueError, match="'qr' or 'cayley', got 'exp'"):
@@ -545,6 +705,91 @@ class TestWhitening:
             for name, g in before.items():
                 check.close(g, exact.grads[name], 10 * near, float(np.abs(exact.grads[name]).max()))
         check.close(norm.buffers[norm.matrix], exact.buffers[norm.matrix], 1e-6 if dtype == np.float32 else 1e-11)
+
+    @pytest.mark.parametrize("means", ["near", "far", "both"])
+    @pytest.mark.parametrize(
+        ("make", "shape"),
+        [
+            (lambda **o: nz.GroupWhitening(12, 4, **o), (5, 12, 5, 9)),
+            (lambda **o: nz.GroupWhitening(6, 3, None, 1e-3, bias=False, **o), (3, 6, 131)),
+            (lambda **o: nz.GroupWhitening(8, 4, channel_axis=-1, **o), (3, 41, 8)),
+            (lambda **o: nz.GroupWhitening(5, 1, affine=False, **o), (1, 5, 70)),
+            (lambda **o: nz.IterNorm(6, 2, **o), (7, 6, 5, 9)),
+            (lambda **o: nz.DecorrelatedBatchNorm(9, 3, **o), (5, 9, 33)),
+        ],
+        ids=["maps", "zca", "last", "one", "iter_norm", "decorrelated_batch_norm"],
+    )
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+    def test_sets_near_zero_and_far_from_it_are_the_definition(self, make, shape, means, dtype, rng, monkeypatch):
+        """Those in float32 as they are, those in float64, and both in one batch; dense and concentrated gradients."""
+        monkeypatch.setattr(tiles, "VALUES", 150)
+        monkeypatch.setattr(tiles, "FEW", 0)
+        norm = make(dtype=np.float64 if dtype == np.float64 else np.float32)
+        for a in norm.params.values():
+            a[...] = rng.standard_normal(a.shape)
+        x = rng.standard_normal(shape)
+        sets = x.reshape(shape[0], -1) if isinstance(norm, nz.GroupWhitening) else np.moveaxis(x, 1, 0)
+        sets = sets if isinstance(norm, nz.GroupWhitening) else sets.reshape(norm.num_groups, norm.num_channels, -1)
+        away = {"near": 0.0, "far": 100.0, "both": 100.0 * (np.arange(len(sets)) % 2)}[means]
+        shift = np.broadcast_to(away, len(sets))
+        if isinstance(norm, nz.GroupWhitening):
+            x += shift.reshape(-1, *(1 for _ in shape[1:]))
+        else:
+            x += np.repeat(shift, norm.num_channels).reshape(1, -1, *(1 for _ in shape[2:]))
+        x = x.astype(dtype)
+        alone, exact = copy.deepcopy(norm), make(dtype=np.float64)
+        exact.load_state_dict({n: a.astype(a.dtype if a.dtype.kind == "i" else np.float64) for n, a in norm.state_dict().items()})  # fmt: skip
+        dense = rng.standard_normal(shape).astype(dtype)
+        rounding = 2.0**-10 if dtype == np.float16 else 0.0
+        near = 1e-11 if dtype == np.float64 else check.FORWARD32
+        for dy in (dense, np.where(np.arange(x.size).reshape(shape) == 11, dense, 0).astype(dtype)):
+            found, grads = both(norm, x, dy), dict(norm.grads)
+            assert type(norm.saved).__name__ == "WholeSaved", "the definition computed it"
+            monkeypatch.setattr(subnormals.mode, "alone", True)
+            for a, b in zip(found, both(alone, x, dy), strict=True):
+                check.same_bits(a, b)
+            monkeypatch.setattr(subnormals.mode, "alone", False)
+            with nz.use("reference"):
+                expected = both(exact, x.astype(np.float64), dy.astype(np.float64))
+            check.close(found[0], expected[0], near + rounding, max(1.0, float(np.abs(expected[0]).max())))
+            check.close(found[1], expected[1], 10 * near + rounding, float(np.abs(expected[1]).max()))
+            for name, g in grads.items():
+                scale = max(float(np.abs(exact.grads[name]).max()), float(np.abs(dy.astype(np.float64)).sum()) / x.size)
+                check.close(g, exact.grads[name], 10 * near, scale)
+
+    @pytest.mark.parametrize("away", [0.0, 1e3, 1e4, 1e6])
+    def test_digits_are_kept_however_far_from_zero(self, away, rng):
+        x = (away + rng.standard_normal((2, 6, 300))).astype(np.float32)
+        for norm in (nz.GroupWhitening(6, 3), nz.IterNorm(6, 2), nz.DecorrelatedBatchNorm(6, 3)):
+            twin = copy.deepcopy(norm)
+            y = norm(x)
+            with nz.use("reference"):
+                expected = twin(x.astype(np.float64))
+            check.close(y, expected, check.FORWARD32, max(1.0, float(np.abs(expected).max())))
+
+    def test_float32_is_left_where_variables_nearly_depend(self, rng, monkeypatch):
+        """Each tile is multiplied as float64 where float32 would lose digits, and as it is elsewhere."""
+        used = []
+        for kind in (tiles.Wide, tiles.Narrow):
+            made = kind.__init__
+            monkeypatch.setattr(
+                kind, "__init__", lambda own, *a, made=made: used.append(type(own).__name__) or made(own, *a)
+            )
+        x = rng.standard_normal((2, 8, 400)).astype(np.float32)
+        x[1, 4:] = x[1, :4] + 1e-3 * x[1, 4:]
+        norm = nz.GroupWhitening(8, 2, T=None)
+        y = norm(x)
+        assert used == ["Narrow", "Narrow", "Wide", "Narrow", "Wide"]  # covariances of all, of each kind, products
+        with nz.use("reference"):
+            expected = norm(x.astype(np.float64))
+        check.close(y, expected, check.FORWARD32, float(np.abs(expected).max()))
+
+    def test_a_constant_set_gives_the_bias(self, rng):
+        x = np.broadcast_to(np.float32([0.1, -7.3, 1e4, 0])[:, None], (3, 4, 50)).copy()
+        for norm in (nz.GroupWhitening(4, 4), nz.IterNorm(4), nz.DecorrelatedBatchNorm(4, 2)):
+            check.same_bits(norm(x), np.zeros_like(x))
+            norm.bias[...] = rng.standard_normal(4)
+            check.same_bits(norm(x), np.broadcast_to(norm.bias[:, None], x.shape))
 
     def test_groups_have_one_size(self):
         for make in (

@@ -7,14 +7,17 @@ import numpy as np
 
 from normzoo.backends.contract import Array, Moments
 from normzoo.norm import Norm
-from normzoo.passes.arrays import DEVICES, base_array, cast_like, check_parameter, compute_dtype, quiet
+from normzoo.passes.arrays import DEVICES, base_array, cast_like, check_parameter, compute_dtype, quiet, rounded
 from normzoo.passes.form import Form
-from normzoo.passes.formulas import product
+from normzoo.passes.formulas import BLOCK, product
 from normzoo.passes.normalize import normalize
 from normzoo.passes.numbers import check_shape, check_size
+from normzoo.passes.numpy_threads import on_threads
 from normzoo.passes.saved import Chained, Grads, Saved, grads_by_name
 from normzoo.zoo.conditional.film import modulated, modulated_back
 from normzoo.zoo.layer import layer_norm
+
+TILE = {8: 1 << 16, 4: 1 << 18}  # by bytes of the type: values of a matrix that a thread takes at a time
 
 
 class AdaptiveLayerNorm(Norm):
@@ -122,13 +125,13 @@ class AdaLNZero(Norm):
         c = base_array(self, "c", c)
         if c.ndim == 0 or c.shape[-1] != self.cond_size:
             raise ValueError(f"{self}: expected c of shape (N, {self.cond_size}), got {c.shape}")
-        weight, bias = self.params["weight"].astype(np.float64), self.params["bias"].astype(np.float64)
+        weight, bias = self.params["weight"], self.params["bias"].astype(np.float64)
+        dtype = compute_dtype(c.dtype, *(p.dtype for p in self.params.values()), base_array(self, "x", x).dtype)
         wide = c.astype(np.float64)
         sigmoid = 1 / (1 + np.exp(-wide))
-        rows = (wide * sigmoid).reshape(-1, self.cond_size)
-        made = product(rows, weight.T).reshape(*c.shape[:-1], len(bias)) + bias
+        rows = (wide * sigmoid).reshape(-1, self.cond_size).astype(dtype)
+        made = linear(rows, weight).reshape(*c.shape[:-1], len(bias)) + bias
         slope = sigmoid * (1 + wide * (1 - sigmoid))
-        dtype = compute_dtype(c.dtype, *(p.dtype for p in self.params.values()), base_array(self, "x", x).dtype)
         shift, scale, gate = (part.astype(dtype) for part in np.split(made, 3, axis=-1))
         read = c, *self.params.values()
         y, last = modulate(self, x, (self.hidden_size,), scale, shift, out, read)
@@ -136,11 +139,11 @@ class AdaLNZero(Norm):
 
         def back(found: Grads, dgate: Array | None) -> Mapping[str, Array]:
             parts = found.others["shift"], found.others["scale"], np.zeros_like(gate) if dgate is None else dgate
-            d = np.concatenate([p.astype(np.float64) for p in parts], axis=-1)
-            d = d.reshape(-1, len(bias))
-            dc = product(d, weight).reshape(c.shape) * slope
-            grads = {"weight": product(d.T, rows), "bias": d.sum(axis=0)}
-            return {name: cast_like(g, params[name]) for name, g in grads.items()} | {"c": cast_like(dc, c)}
+            kind = compute_dtype(dtype, *(p.dtype for p in parts))
+            d = np.concatenate([p.astype(kind) for p in parts], axis=-1).reshape(-1, len(bias))
+            d_rows, d_weight = linear_back(d, rows.astype(kind), weight)
+            d_bias = cast_like(d.sum(axis=0, dtype=np.float64), params["bias"])
+            return {"weight": d_weight, "bias": d_bias, "c": cast_like(d_rows.reshape(c.shape) * slope, c)}
 
         return y, GatedSaved(self, x, last, back, gate)
 
@@ -151,6 +154,46 @@ class AdaLNZero(Norm):
         found = self.saved.backward(dy, out, dgate)
         self.grads = {name: getattr(found, name) for name in (*self.params, "c")}
         return found.x
+
+
+def tiles(weight: Array, dtype: np.dtype) -> list[slice]:
+    """Rows of a matrix that stay in the cache of a thread as float64, or about a megabyte of float32."""
+    values = max(1, weight.shape[1]) * BLOCK
+    step = BLOCK * -(-TILE[dtype.itemsize] // values)
+    return [slice(i, i + step) for i in range(0, len(weight), step)]
+
+
+def linear(rows: Array, weight: Array) -> Array:
+    """rows weight^T in float64, (n, len(weight)), on threads; by products in the type of rows, see `product`. A copy of
+    all of weight would be most of the work."""
+    made = np.empty((len(rows), len(weight)))
+
+    def work(part: slice) -> None:
+        made[:, part] = product(rows, weight[part].astype(rows.dtype, copy=False).T)
+
+    on_threads(work, tiles(weight, rows.dtype))
+    return made
+
+
+def linear_back(d: Array, rows: Array, weight: Array) -> tuple[Array, Array]:
+    """The gradients of rows, in float64, and of weight, in its own dtype, from that of `linear`; d and rows are of one
+    type."""
+    parts, d_weight = tiles(weight, d.dtype), np.empty(weight.shape, weight.dtype)
+    few = len(rows) <= BLOCK  # else sums of every tile would be more than a copy of weight
+    sums: dict[int, Array] = {}
+
+    def work(part: slice) -> None:
+        if few:
+            sums[part.start] = product(d[:, part], weight[part].astype(d.dtype, copy=False))
+        d_weight[part] = rounded(product(d[:, part].T, rows), weight.dtype, copy=False)
+
+    on_threads(work, parts)
+    if not few:
+        return product(d, weight.astype(d.dtype, copy=False)), d_weight
+    d_rows = np.zeros(rows.shape)
+    for part in parts:
+        d_rows += sums[part.start]
+    return d_rows, d_weight
 
 
 class GatedSaved(Chained):

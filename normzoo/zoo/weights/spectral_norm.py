@@ -8,9 +8,10 @@ import numpy as np
 
 from normzoo.backends.contract import Array
 from normzoo.backends.forms import Formula
+from normzoo.backends.subnormals import in_any_mode
 from normzoo.passes.arrays import check_array, check_parameter
 from normzoo.passes.attributes import entry
-from normzoo.passes.cells import Beyond, Pass
+from normzoo.passes.cells import Beyond, Pass, summing
 from normzoo.passes.cells import Pull as CellPull
 from normzoo.passes.formulas import reciprocal, unit
 from normzoo.passes.numbers import check_axis, check_shape, check_size
@@ -107,19 +108,35 @@ class SpectralNorm(ExactNorm):
                 self.buffers[name] = self._unit(rng.standard_normal(size), self.eps).astype(self._dtype)
         self._random = {name: a.copy() for name, a in self.buffers.items()}
 
+    @in_any_mode
     def iterate(self, x: Array, n_power_iterations: int = SET_UP) -> None:
         """For authors of norms: move u and v closer to the singular vectors of x."""
         check_array(self, "x", x)
         check_parameter(self, "x", x, self.shape)
         n_power_iterations = check_size(self, "n_power_iterations", n_power_iterations)
-        if "u" in self.buffers:
+        if "u" in self.buffers and x.size:
             with np.errstate(all="ignore"):
-                wide = x.astype(np.float64)
-                one = float(unit(wide, tuple(range(x.ndim)), self.eps).ravel()[0])
-                w, least = matrix_of(self.dim, wide * one), self.eps * one
-                RunningState(self.buffers["u"], self.buffers["v"]).replace(
-                    lambda *old: self._iterated(*products_of(w), n_power_iterations, least, old)[:2]
-                )
+                try:
+                    cells = summing(x, self.letters(x))
+                    self._keep(sums_of(cells), n_power_iterations, self.eps or 0.0, LEAST[cells.dtype.itemsize])
+                except Beyond:
+                    wide = x.astype(np.float64)
+                    one = float(unit(wide, tuple(range(x.ndim)), self.eps).ravel()[0])
+                    w = matrix_of(self.dim, wide * one)
+                    self._keep(products_of(w), n_power_iterations, self.eps * one)
+
+    def _keep(
+        self, products: tuple[Product, Product], times: int, least: float, least_sigma: float | None = None
+    ) -> None:
+        """New u and v, unless sigma is too small for the type that they are computed in."""
+
+        def new(*old: Array) -> tuple[Array, Array]:
+            u, v, sigma = self._iterated(*products, times, least, old)
+            if least_sigma is not None and not np.abs(sigma) >= least_sigma:
+                raise Beyond
+            return u, v
+
+        RunningState(self.buffers["u"], self.buffers["v"]).replace(new)
 
     def forward(self, x: Array, out: Array | None = None, *, update_stats: bool = True) -> tuple[Array, Saved]:
         """See `Norm.forward`.
@@ -170,13 +187,7 @@ class SpectralNorm(ExactNorm):
         return "".join("b" if i == self.dim else "c" for i in range(x.ndim))
 
     def by_cells(self, cells: Pass, params: Mapping[str, Array]) -> CellPull:
-        def along(v: Array) -> Array:
-            return cells(BY_ROW, v[None])[0].reshape(-1)
-
-        def across(u: Array) -> Array:
-            return cells(BY_COLUMN, u[:, None])[0].reshape(-1)
-
-        u, v, sigma, update = self._now(along, across, self.eps or 0.0)
+        u, v, sigma, update = self._now(*sums_of(cells), self.eps or 0.0)
         if not np.abs(sigma) >= LEAST[cells.dtype.itemsize]:
             raise Beyond
         inverse = 1 / sigma
@@ -232,6 +243,14 @@ class SpectralNorm(ExactNorm):
 def matrix_of(dim: int, x: Array) -> Array:
     """x with `dim` as its rows and all other axes as its columns."""
     return np.moveaxis(x, dim, 0).reshape(x.shape[dim], -1)
+
+
+def sums_of(cells: Pass) -> tuple[Product, Product]:
+    """The same of x in a pass."""
+    return (
+        lambda v: cells(BY_ROW, v[None])[0].reshape(-1),
+        lambda u: cells(BY_COLUMN, u[:, None])[0].reshape(-1),
+    )
 
 
 def products_of(w: Array) -> tuple[Product, Product]:

@@ -6,12 +6,26 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array
+from normzoo.passes.cells import Pass, letters_by_channel
+from normzoo.passes.cells import Pull as CellPull
+from normzoo.passes.formulas import product
 from normzoo.passes.numbers import check_features, check_size
 from normzoo.passes.saved import Pull
 from normzoo.statistics.tracked import check_channels
 from normzoo.zoo.exact import ExactNorm
 from normzoo.zoo.layer.group_norm import check_groups
-from normzoo.zoo.whitening.whitening import affine, whitened
+from normzoo.zoo.whitening.tiles import (
+    LEAST_POSITIONS,
+    MOST_VARIABLES,
+    Tile,
+    Whitened,
+    check_finite,
+    factors_of,
+    merged,
+    samples_of,
+    whiten,
+)
+from normzoo.zoo.whitening.whitening import affine, of_sets, whitened
 
 
 class GroupWhitening(ExactNorm):
@@ -93,6 +107,36 @@ class GroupWhitening(ExactNorm):
 
         return affine(placed(xhat), params, axis, lambda d: placed(back(np.moveaxis(d, axis, 1).reshape(v.shape))))
 
+    def letters(self, x: Array) -> str:
+        few = x.size < LEAST_POSITIONS * len(x) * self.num_features
+        return "" if few or self.num_groups > MOST_VARIABLES else letters_by_channel(x, self.channel_axis)
+
+    def by_cells(self, cells: Pass, params: Mapping[str, Array]) -> CellPull:
+        d, eps = self.num_groups, self.eps or 0.0
+        weight, bias = (  # (channels of a group, d)
+            params.get(name, np.full(self.num_features, value)).reshape(d, -1).T
+            for name, value in (("weight", 1.0), ("bias", 0.0))
+        )
+        x, y = (samples_of(cells.channels_first(i), d) for i in (-1, None))
+        with np.errstate(all="ignore"):
+            found = whiten(x, eps, False, lambda a: of_sets(a, eps, self.T))
+            for one in found:
+
+                def factors(tile: Tile, one: Whitened = one) -> Array:
+                    some = weight[tile[1], :, None] * one.matrix[tile[0], None]
+                    return factors_of(some, one.low[tile[0], None], bias[tile[1]])
+
+                one.write(one.tiled(x, False), y, factors)
+
+        def pull(cells: Pass) -> dict[str, Array]:
+            x, dy, dx = (samples_of(cells.channels_first(i), d) for i in (-1, 0, None))
+            with np.errstate(all="ignore"):
+                each = [_back(one, x, dy, dx, weight) for one in found]
+            grads = {"weight": np.sum([g[0] for g in each], axis=0), "bias": np.sum([g[1] for g in each], axis=0)}
+            return {name: grads[name].T.reshape(-1) for name in params}
+
+        return pull
+
     def _options(self) -> dict[str, Any]:
         return (
             {"T": self.T}
@@ -103,3 +147,30 @@ class GroupWhitening(ExactNorm):
                 "channel_axis": self.channel_axis,
             }
         )
+
+
+def _back(one: Whitened, x: Array, dy: Array, dx: Array, weight: Array) -> tuple[Array, Array]:
+    """Writes dx of some samples, (samples, channels of a group, d, n), and returns what they add to the gradients of
+    weight and bias, (channels of a group, d)."""
+    sets, own = one.tiled(x, False), one.of(dy)
+
+    def take(tile: Tile, along: Array, total: Array) -> tuple[Array, ...]:
+        by = weight[tile[1]]
+        of_weight = (one.matrix[tile[0], None] * along).sum(axis=(0, 3))
+        return (by[..., None] * along).sum(axis=1), (by * total).sum(axis=1), of_weight, total.sum(axis=0)
+
+    taken = list(zip(*sets.along(own, take), strict=True))
+    along, total = (merged(sets.tiles, 0, len(one.matrix), a) for a in taken[:2])
+    of_weight, of_bias = (merged(sets.tiles, 1, len(weight), a) for a in taken[2:])
+    check_finite(along, total)
+    d_covariance = one.back(along) if one.back else along
+    both, transposed = (d_covariance + d_covariance.swapaxes(1, 2)) / sets.count, one.matrix.swapaxes(1, 2)
+    of_x = factors_of(both, one.low, -product(transposed, total[..., None])[..., 0] / sets.count)
+
+    def factors(tile: Tile) -> Array:
+        of_dy = transposed[tile[0], None] * weight[tile[1], None]
+        others = np.broadcast_to(of_x[tile[0], None], (*of_dy.shape[:3], of_x.shape[2]))
+        return np.concatenate([of_dy, others], axis=3)
+
+    one.write(sets, dx, factors, own)
+    return of_weight, of_bias

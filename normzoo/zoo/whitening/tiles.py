@@ -1,11 +1,18 @@
-"""Whitening in tiles: parts of x that stay in the processor's cache as float64, which NumPy's BLAS multiplies.
+"""Whitening in tiles: parts of x that stay in the processor's cache while NumPy's BLAS multiplies them.
 
-Every product has one shape and is small enough for BLAS to use one thread; tiles are what threads share, and their sums
-are merged in order. So the bits are those of one thread. What is not finite, or has no square in float64, is left to
-the norm's definition (`Beyond`).
+x is seen as (sets, parts, d, n): d variables, and the values of a set in parts, such as samples or channels, which may
+have parameters of their own. Every product has one shape and is small enough for BLAS to use one thread; tiles are what
+threads share, and their sums are merged in order. So the bits are those of one thread. What is not finite, or has no
+square in float64, is left to the norm's definition (`Beyond`).
+
+Tiles are multiplied as float64 (`Wide`) or, twice as fast, as they are (`Narrow`): float32 whose sums of up to 128
+products are added in float64. That has the digits which the numbers ask for where sets have means near 0 and their
+variables are not nearly dependent; `whiten` looks at each set.
 """
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,180 +20,226 @@ import numpy as np
 from normzoo.backends.contract import Array
 from normzoo.passes.cells import Beyond
 from normzoo.passes.numpy_threads import on_threads, workers
+from normzoo.zoo.whitening.memory import Narrow, Wide
 
-VALUES = 1 << 16  # of a tile: 512 KB
-ON_ONE_THREAD = 1 << 18  # multiplications: OpenBLAS wakes threads for more
+VALUES = 1 << 16  # of a tile: 512 KB as float64
 MOST_VARIABLES = 128  # with more, blocks would be narrower than a register tile of BLAS
+LEAST_POSITIONS = 8  # with fewer, products are not worth their calls
 FEW = 1 << 18  # values for which no threads are started
 NEAR = 1e200  # traces between this and its inverse have products in float64
+NEAR32 = 1e-20  # traces above have products in float32
+SPREAD = 4.0  # sum of |factors| times standard deviations, up to which float32 has the digits
+
+Tile = tuple[slice, slice, slice, slice]  # of (sets, parts, d, n)
+Factors = Callable[[Tile], Array]  # (sets, parts or 1, d, columns): what a tile is multiplied by
+Back = Callable[[Array], Array]
+Some = slice | Array  # which sets
 
 
-class Tile(NamedTuple):
-    """Samples and positions of x as (b, c, n)."""
-
-    samples: slice
-    positions: slice
-
-    def of(self, v: Array) -> Array:
-        """(samples, c, positions)"""
-        return v[self.samples, :, self.positions]
-
-
-def tiles_of(b: int, c: int, n: int) -> list[Tile]:
-    """All of x, in tiles of about `VALUES` values."""
-    width = max(1, VALUES // max(c, 1))
-    if n > width:
-        return [Tile(slice(i, i + 1), slice(j, min(j + width, n))) for i in range(b) for j in range(0, n, width)]
-    step = max(1, width // n)
-    return [Tile(slice(i, min(i + step, b)), slice(0, n)) for i in range(0, b, step)]
+def tiles_of(shape: tuple[int, ...], together: bool) -> list[Tile]:
+    """All of (sets, parts, d, n) in tiles of about `VALUES` values, with all variables; `together`: with all sets."""
+    sets, parts, d, n = shape
+    left = VALUES // (d * sets if together else d)
+    steps = [sets, parts, d, n]
+    for i in (3, 1) if together else (3, 1, 0):
+        most = max(1, min(shape[i], left))
+        steps[i] = -(-shape[i] // -(-shape[i] // most))  # of about one size
+        left //= shape[i]
+    cuts = [[slice(i, min(i + step, n)) for i in range(0, n, step)] for n, step in zip(shape, steps, strict=True)]
+    return [(a, b, c, e) for a, b, c, e in product(*cuts)]
 
 
-class Blocks:
-    """Memory for `parts` matrices (sets, d, width), one below the other, as blocks of columns; zeros behind them."""
-
-    def __init__(self, sets: int, d: int, parts: int, width: int) -> None:
-        columns = max(8, min(ON_ONE_THREAD // (d * d * parts) // 8 * 8, -(-width // 8) * 8))
-        whole = -(-width // columns) * columns
-        self.sets, self.d = sets, d
-        self._flat = np.zeros((sets, parts * d, whole))
-        self._blocks = self._flat.reshape(sets, parts * d, -1, columns).swapaxes(1, 2)
-        self._product = np.empty((sets, self._blocks.shape[1], d, columns))
-
-    def part(self, i: int, width: int) -> Array:
-        """A matrix of each set: (sets, d, width). What is behind it is zero."""
-        found = self._flat[:, i * self.d : (i + 1) * self.d]
-        if width < found.shape[2]:
-            found[..., width:] = 0
-        return found[..., :width]
-
-    def gram(self, i: int, j: int) -> Array:
-        """One part times another, transposed: (sets, d, d)."""
-        left, right = (self._blocks[:, :, k * self.d : (k + 1) * self.d] for k in (i, j))
-        return (left @ right.swapaxes(2, 3)).sum(axis=1)
-
-    def times(self, matrix: Array, width: int) -> Array:
-        """matrix (sets, d, parts * d) times all parts: (sets, d, width), until it is called again."""
-        first = self._blocks[:, :, : matrix.shape[2]]
-        np.matmul(matrix[:, None], first, out=self._product)
-        return self._product.swapaxes(1, 2).reshape(self.sets, self.d, -1)[..., :width]
-
-
-def shared(tiles: Sequence[Tile], values: int, work: Callable[[Sequence[int]], None]) -> None:
-    """work(numbers of tiles), on threads if there are many values; each has memory of its own."""
-    count, numbers = 1 if values < FEW else workers(len(tiles)), range(len(tiles))
-    on_threads(work, [numbers[i::count] for i in range(count)])
-
-
-class Merged:
-    """Sets that go through all tiles: groups of neighbouring channels, over samples and positions.
+class Tiled:
+    """x in tiles, and the mean of its sets.
 
     Args:
-        x: (b, c, n).
+        v: x as (sets, parts, d, n).
+        narrow: see above.
+        together: tiles have all sets, as where these are neighbours in memory.
+        high: about the mean, (sets, d); by default it is found of x. Not for `narrow`, where it is 0.
+        low: what it lacks.
     """
 
-    def __init__(self, x: Array, groups: int, mean: Array | None = None) -> None:
-        b, c, n = x.shape
-        self.x, self.count, self.groups, self.d = x, b * n, groups, c // groups
-        self.tiles = tiles_of(b, c, n)
-        self.widest = max(t.samples.stop - t.samples.start for t in self.tiles) * max(
-            t.positions.stop - t.positions.start for t in self.tiles
-        )
-        self.high = self.tiles[0].of(x).mean(axis=(0, 2), dtype=np.float64) if mean is None else mean
-        self.low = np.zeros(c)
-
-    def _memory(self, parts: int) -> Blocks:
-        return Blocks(self.groups, self.d, parts, self.widest)
-
-    def _of(self, v: Array, tile: Tile) -> Array:
-        """A tile of v as (groups, d, samples, positions), a view."""
-        part = tile.of(v).swapaxes(0, 1)
-        return part.reshape(self.groups, self.d, *part.shape[1:])
-
-    def _room(self, memory: Blocks, i: int, tile: Tile) -> Array:
-        """Where such a tile goes in a part of the memory: a view, as but the last axis is split."""
-        part = memory.part(i, self._width(tile))
-        return part.reshape(self.groups, self.d, *tile.of(self.x)[:, 0].shape)
-
-    def _deviations(self, memory: Blocks, i: int, tile: Tile) -> None:
-        to, shape = self._room(memory, i, tile), (self.groups, self.d, 1, 1)
-        np.subtract(self._of(self.x, tile), self.high.reshape(shape), out=to)
-        if self.low.any():
-            to -= self.low.reshape(shape)
-
-    def covariance(self) -> Array:
-        """(groups, d, d); from here on the mean is exact, too.
-
-        It is that of the deviations from the first tile's mean. Whatever is in that tile, the square of what this lacks
-        is at most the variance times the number of tiles, and so are the digits that are lost beside it.
-        """
-        squares = np.empty((len(self.tiles), self.groups, self.d, self.d))
-        sums = np.empty((len(self.tiles), self.groups, self.d))
-
-        def work(some: Sequence[int]) -> None:
-            memory = self._memory(1)
-            for i in some:
-                self._deviations(memory, 0, self.tiles[i])
-                squares[i], sums[i] = memory.gram(0, 0), memory.part(0, self.widest).sum(axis=2)
-
-        shared(self.tiles, self.x.size, work)
-        rest = sums.sum(axis=0) / self.count
-        self.low = rest.reshape(-1)
-        return squares.sum(axis=0) / self.count - rest[:, :, None] * rest[:, None, :]
+    def __init__(
+        self, v: Array, narrow: bool, together: bool, high: Array | None = None, low: Array | None = None
+    ) -> None:
+        self.v, self.narrow = v, narrow
+        self.tiles = tiles_of(v.shape, together)
+        self.high = self._first_mean() if high is None else high
+        self.low = np.zeros_like(self.high) if low is None else low
+        self.count = v.size // self.high.size
 
     @property
     def mean(self) -> Array:
-        """(c,)"""
+        """(sets, d)"""
         return self.high + self.low
 
-    def write(self, matrix: Array, bias: Array, y: Array) -> None:
-        """y = matrix (x - mean) + bias."""
+    def _first_mean(self) -> Array:
+        """That of some values of each set."""
+        sets, _, d, n = self.v.shape
+        if self.narrow:
+            return np.zeros((sets, d))
+        some = self.v[:, :: -(-self.v.shape[1] // 8), :, : max(min(n, 64), n // 16)]
+        found: Array = some.mean(axis=3, dtype=np.float64).mean(axis=1)
+        return found
 
-        def work(some: Sequence[int]) -> None:
-            memory = self._memory(1)
-            for i in some:
-                tile = self.tiles[i]
-                self._deviations(memory, 0, tile)
-                self._put(memory.times(matrix, self._width(tile)), bias, tile, y)
+    def _shared(self, work: Callable[[Wide | Narrow, Tile], Any], count: int) -> list[Any]:
+        """work(memory, tile) of all tiles, in order, on threads if there are many values; each with its own memory."""
+        left, found = deque(range(len(self.tiles))), [None] * len(self.tiles)
 
-        shared(self.tiles, self.x.size, work)
+        def some(_: int) -> None:
+            memory = (Narrow if self.narrow else Wide)(self.v[self.tiles[0]].shape, count)  # no tile is larger
+            for i in _taken(left):
+                found[i] = work(memory, self.tiles[i])
 
-    def _width(self, tile: Tile) -> int:
-        return self.x[tile.samples, 0, tile.positions].size
+        on_threads(some, range(1 if self.v.size < FEW else workers(len(self.tiles))))
+        return found
 
-    def _put(self, found: Array, added: Array, tile: Tile, to: Array) -> None:
-        part = tile.of(to).swapaxes(0, 1)
-        np.add(found.reshape(part.shape), added[:, None, None], out=part, casting="unsafe")
+    def _put_x(self, memory: Wide | Narrow, i: int, tile: Tile) -> None:
+        memory.put(i, self.v[tile], self.high[tile[0], None, :, None])
 
-    def along(self, dy: Array) -> tuple[Array, Array]:
-        """dy times the deviations, transposed (groups, d, d), and the sums of dy (groups, d)."""
-        products = np.empty((len(self.tiles), self.groups, self.d, self.d))
-        sums = np.empty((len(self.tiles), self.groups, self.d))
+    def covariance(self) -> Array:
+        """(sets, d, d); from here on the mean is exact, too.
 
-        def work(some: Sequence[int]) -> None:
-            memory = self._memory(2)
-            for i in some:
-                tile = self.tiles[i]
-                self._room(memory, 0, tile)[...] = self._of(dy, tile)
-                self._deviations(memory, 1, tile)
-                products[i], sums[i] = memory.gram(0, 1), memory.part(0, self.widest).sum(axis=2)
+        It is that of the deviations from `high`. Where this is the mean of a part of the values, whatever is in it, the
+        square of what it lacks is at most the variance times the number of such parts, and so are the digits that are
+        lost beside it.
+        """
 
-        shared(self.tiles, self.x.size, work)
-        return products.sum(axis=0), sums.sum(axis=0)
+        def work(memory: Wide | Narrow, tile: Tile) -> tuple[Array, Array]:
+            self._put_x(memory, 0, tile)
+            return memory.gram(0, 0).sum(axis=1), memory.sums(0).sum(axis=1)
 
-    def write_gradient(self, dy: Array, matrix: Array, both: Array | None, added: Array, dx: Array) -> None:
-        """dx = matrix dy + both (x - mean) + added."""
-        factors = matrix if both is None else np.concatenate([matrix, both], axis=2)
+        squares, sums = (merged(self.tiles, 0, len(self.v), a) for a in zip(*self._shared(work, 1), strict=True))
+        rest = self.low = sums / self.count
+        return squares / self.count - rest[:, :, None] * rest[:, None, :]
 
-        def work(some: Sequence[int]) -> None:
-            memory = self._memory(1 if both is None else 2)
-            for i in some:
-                tile = self.tiles[i]
-                self._room(memory, 0, tile)[...] = self._of(dy, tile)
-                if both is not None:
-                    self._deviations(memory, 1, tile)
-                self._put(memory.times(factors, self._width(tile)), added, tile, dx)
+    def write(self, to: Array, factors: Factors, dy: Array | None = None, with_x: bool = True) -> None:
+        """to = factors times dy, x and ones, as far as they are there. See `factors_of`."""
+        count = (dy is not None) + with_x
 
-        shared(self.tiles, self.x.size, work)
+        def work(memory: Wide | Narrow, tile: Tile) -> None:
+            if dy is not None:
+                memory.put(0, dy[tile])
+            if with_x:
+                self._put_x(memory, count - 1, tile)
+            memory.multiply(factors(tile), to[tile])
+
+        self._shared(work, count)
+
+    def along(self, dy: Array, take: Callable[[Tile, Array, Array], tuple[Any, ...]]) -> list[Any]:
+        """What `take` makes of each tile, in order: take(tile, dy times the deviations, transposed, (sets, parts, d,
+        d), the sums of dy (sets, parts, d))."""
+
+        def work(memory: Wide | Narrow, tile: Tile) -> tuple[Any, ...]:
+            memory.put(0, dy[tile])
+            self._put_x(memory, 1, tile)
+            sums = memory.sums(0)
+            return take(tile, memory.gram(0, 1) - sums[..., None] * self.low[tile[0], None, None], sums)
+
+        return self._shared(work, 2)
+
+
+def _taken(left: deque[int]) -> Iterator[int]:
+    while True:
+        try:
+            yield left.popleft()
+        except IndexError:
+            return
+
+
+class Whitened(NamedTuple):
+    """How some of the sets are whitened: by matrix (x - mean). `back`: from the matrix's gradient to the
+    covariance's; None where these are constants. mean is high + low."""
+
+    some: Some
+    narrow: bool
+    high: Array
+    low: Array
+    matrix: Array
+    back: Back | None
+
+    def of(self, v: Array) -> Array:
+        """An array of these sets, to be read."""
+        return _some_of(v, self.some)
+
+    def tiled(self, x: Array, together: bool) -> Tiled:
+        """Of x, or where it is wider than it was."""
+        return Tiled(self.of(x), self.narrow and x.dtype == np.float32, together, self.high, self.low)
+
+    def write(self, sets: Tiled, to: Array, factors: Factors, dy: Array | None = None, with_x: bool = True) -> None:
+        """`Tiled.write` to these sets."""
+        if isinstance(self.some, slice):
+            sets.write(to, factors, dy, with_x)
+        else:
+            found = np.empty(sets.v.shape, to.dtype)
+            sets.write(found, factors, dy, with_x)
+            to[self.some] = found
+
+
+def _some_of(v: Array, some: Some) -> Array:
+    return v if isinstance(some, slice) else np.ascontiguousarray(v[some])
+
+
+def whiten(x: Array, eps: float, together: bool, make: Callable[[Array], tuple[Array, Back]]) -> list[Whitened]:
+    """All sets of x, (sets, parts, d, n). make(covariance) -> matrix and `back`."""
+
+    def by(some: Some, narrow: bool) -> tuple[Whitened, Array]:
+        sets = Tiled(_some_of(x, some), narrow, together)
+        covariance = sets.covariance()
+        if not narrow:
+            check_near(covariance, eps)
+        return Whitened(some, narrow, sets.high, sets.low, *make(covariance)), covariance
+
+    everything = slice(None)
+    if x.dtype != np.float32 or x.strides[3] != x.itemsize:
+        return [by(everything, False)[0]]
+    first, covariance = by(everything, True)
+    enough = _has_digits(covariance, eps, first)
+    if enough.all():
+        return [first]
+    parts = (enough, True), (~enough, False)
+    return [by(everything if f.all() else np.flatnonzero(f), narrow)[0] for f, narrow in parts if f.any()]
+
+
+def _has_digits(covariance: Array, eps: float, found: Whitened) -> Array:
+    """(sets,): is float32 enough?"""
+    var = np.diagonal(covariance, axis1=1, axis2=2)
+    spread = (np.abs(found.matrix) * np.sqrt(var)[:, None, :]).sum(axis=2).max(axis=1)
+    near = (found.low**2 <= var).all(axis=1)
+    answer: Array = near & (spread <= SPREAD) & (var.sum(axis=1) + eps > NEAR32)
+    return answer
+
+
+def groups_of(x: Array, groups: int) -> Array:
+    """Neighbouring channels of (b, c, n) as sets, (groups, samples, channels of a group, n); where n is 1, samples
+    are n."""
+    b, c, n = x.shape
+    if n == 1:
+        return x.reshape(b, groups, c // groups).transpose(1, 2, 0)[:, None]
+    return x.reshape(b, groups, c // groups, n).swapaxes(0, 1)
+
+
+def samples_of(x: Array, groups: int) -> Array:
+    """Samples of (b, c, n) as sets whose variables are groups of neighbouring channels: (b, c / groups, groups, n)."""
+    b, c, n = x.shape
+    return x.reshape(b, groups, c // groups, n).swapaxes(1, 2)
+
+
+def merged(tiles: Sequence[Tile], axis: int, size: int, found: Iterable[Array]) -> Array:
+    """What was found of tiles, added in order where they have the same place on `axis`."""
+    total: Any = None
+    for tile, a in zip(tiles, found, strict=True):
+        if total is None:
+            total = np.zeros((size, *a.shape[1:]))
+        total[tile[axis]] += a
+    return total
+
+
+def factors_of(matrix: Array, low: Array, added: Array) -> Array:
+    """Factors of x - high and ones, which give matrix (x - mean) + added."""
+    rest = added - (matrix * low[..., None, :]).sum(axis=-1)
+    return np.concatenate([matrix, rest[..., None]], axis=-1)
 
 
 def check_near(covariance: Array, eps: float) -> None:

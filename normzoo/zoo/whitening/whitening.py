@@ -1,7 +1,7 @@
 """Whitening: the parts that norms which decorrelate channels share. Their statistics are matrices, which the backends
 do not compute: NumPy, in float64, on every backend; by `tiles.py` where batches are whitened."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -13,13 +13,24 @@ from normzoo.passes.cells import Pass
 from normzoo.passes.cells import Pull as CellPull
 from normzoo.passes.formulas import centered, product, reciprocal, summed, unit
 from normzoo.passes.numbers import check_size
+from normzoo.passes.numpy_threads import on_threads
 from normzoo.passes.saved import Pull, Saved
 from normzoo.statistics.running_state import RunningState
 from normzoo.statistics.tracked import check_channels
 from normzoo.zoo.exact import ExactNorm, Update
-from normzoo.zoo.whitening.tiles import MOST_VARIABLES, Merged, check_finite, check_near
+from normzoo.zoo.whitening.tiles import (
+    LEAST_POSITIONS,
+    MOST_VARIABLES,
+    Back,
+    Tile,
+    Whitened,
+    check_finite,
+    factors_of,
+    groups_of,
+    whiten,
+)
 
-Back = Callable[[Array], Array]
+TOGETHER = 1 << 14  # values of matrices that NumPy computes in one step
 
 
 class BatchWhitening(ExactNorm):
@@ -83,49 +94,45 @@ class BatchWhitening(ExactNorm):
         return self.exactly(x, out, update_stats=update_stats)
 
     def letters(self, x: Array) -> str:
-        if self.num_channels > MOST_VARIABLES:
+        positions = x.size // max(1, len(x) * self.num_features)
+        if self.num_channels > MOST_VARIABLES or 1 < positions < LEAST_POSITIONS:
             return ""
         channel = self.channel_axis % x.ndim
         return "".join("c" if i == channel else "n" if channel == 0 or i else "b" for i in range(x.ndim))
 
     def by_cells(self, cells: Pass, params: Mapping[str, Array]) -> CellPull:
-        g, d, x = self.num_groups, self.num_channels, cells.channels_first(-1)
-        weight, bias = params.get("weight", np.ones(g * d)).reshape(g, d, 1), params.get("bias", np.zeros(g * d))
+        g, d = self.num_groups, self.num_channels
+        weight, bias = (  # (groups, 1, channels of a group)
+            params.get(name, np.full(g * d, value)).reshape(g, 1, d) for name, value in (("weight", 1.0), ("bias", 0.0))
+        )
+        x, y = (groups_of(cells.channels_first(i), g) for i in (-1, None))
         with np.errstate(all="ignore"):
             if self.training:
-                sets = Merged(x, g)
-                covariance = sets.covariance()
-                check_near(covariance, self.eps)
-                added = np.full((g, 1, 1), self.eps)
-                matrix, back_matrix = matrix_of(covariance, added, self.iterations)
-                cells.track(partial(self._updated, sets.mean, matrix))
+                found = whiten(x, self.eps, True, lambda a: of_sets(a, self.eps, self.iterations))
+                mean, matrix = np.empty((g, d)), np.empty((g, d, d))
+                for one in found:
+                    mean[one.some], matrix[one.some] = one.high + one.low, one.matrix
+                cells.track(partial(self._updated, mean, matrix))
             else:
                 held = RunningState(self.buffers["running_mean"], self.buffers[self.matrix]).read()
                 mean, matrix = (a.astype(np.float64) for a in held)
                 check_finite(mean, matrix)
-                sets, back_matrix = Merged(x, g, mean), None
-            sets.write(weight * matrix, bias, cells.channels_first())
+                mean = mean.reshape(g, d)
+                found = [Whitened(slice(None), False, mean, np.zeros_like(mean), matrix, None)]
+            for one in found:
+                some = weight[one.some, ..., None] * one.matrix[:, None]
+                factors = factors_of(some, one.low[:, None], bias[one.some])
+                one.write(one.tiled(x, True), y, partial(_of_tile, factors))
 
         def pull(cells: Pass) -> dict[str, Array]:
+            x, dy, dx = (groups_of(cells.channels_first(i), g) for i in (-1, 0, None))
+            of_weight, of_bias = np.zeros((g, d)), np.zeros((g, d))
             with np.errstate(all="ignore"):
-                here, dy = Merged(cells.channels_first(-1), g, sets.high), cells.channels_first(0)
-                here.low = sets.low
-                if not params and back_matrix is None:
-                    along, total = np.zeros((g, d, d)), np.zeros((g, d))
-                else:
-                    along, total = here.along(dy)
-                    check_finite(along, total)
-                transposed = (weight * matrix).swapaxes(1, 2)
-                both, mean = None, np.zeros(g * d)
-                if back_matrix is not None:
-                    d_covariance = back_matrix(weight * along)
-                    both = (d_covariance + d_covariance.swapaxes(1, 2)) / here.count
-                    mean = product(transposed, total[..., None]).reshape(-1) / here.count
-                here.write_gradient(dy, transposed, both, -mean, cells.channels_first())
-            found = {"bias": total.reshape(-1), "weight": (matrix * along).sum(axis=2).reshape(-1)}
-            return {name: found[name] for name in params}
+                for one in found:
+                    of_weight[one.some], of_bias[one.some] = _back(one, x, dy, dx, weight[one.some], bool(params))
+            grads = {"bias": of_bias.reshape(-1), "weight": of_weight.reshape(-1)}
+            return {name: grads[name] for name in params}
 
-        sets.x = np.zeros(0)  # what goes back is given x again
         return pull
 
     def _updated(self, mean: Array, matrix: Array, old: Mapping[str, Array]) -> dict[str, Any]:
@@ -165,6 +172,33 @@ class BatchWhitening(ExactNorm):
             "bias": "bias" in self.params,
             "channel_axis": self.channel_axis,
         }
+
+
+def _back(one: Whitened, x: Array, dy: Array, dx: Array, weight: Array, learned: bool) -> tuple[Array, Array]:
+    """Writes dx of some groups of a batch, (groups, samples, d, n), and returns the gradients of weight and bias,
+    (groups, d)."""
+    sets, own = one.tiled(x, True), one.of(dy)
+    groups, d = one.high.shape
+    along, total = np.zeros((groups, d, d)), np.zeros((groups, d))
+    if learned or one.back is not None:
+        for tile, a, b in sets.along(own, lambda tile, a, b: (tile, a.sum(axis=1), b.sum(axis=1))):
+            along[tile[0]] += a
+            total[tile[0]] += b
+        check_finite(along, total)
+    transposed = (weight[:, 0, :, None] * one.matrix).swapaxes(1, 2)
+    if one.back is None:
+        factors = np.concatenate([transposed, np.zeros((groups, d, 1))], axis=2)
+    else:
+        d_covariance = one.back(weight[:, 0, :, None] * along)
+        both = (d_covariance + d_covariance.swapaxes(1, 2)) / sets.count
+        of_mean = -product(transposed, total[..., None])[..., 0] / sets.count
+        factors = np.concatenate([transposed, factors_of(both, one.low, of_mean)], axis=2)
+    one.write(sets, dx, partial(_of_tile, factors[:, None]), own, one.back is not None)
+    return (one.matrix * along).sum(axis=2), total
+
+
+def _of_tile(factors: Array, tile: Tile) -> Array:
+    return factors[tile[0]]
 
 
 def affine(xhat: Array, params: Mapping[str, Array], axis: int, back: Back) -> tuple[Array, Pull]:
@@ -221,6 +255,31 @@ def matrix_of(covariance: Array, eps: Array, iterations: int | None) -> tuple[Ar
     return by_eigenvectors(covariance, eps) if iterations is None else by_newton(covariance, eps, iterations)
 
 
+def of_sets(covariance: Array, eps: float, iterations: int | None) -> tuple[Array, Back]:
+    """`matrix_of`, on threads; every set is computed as if it were alone."""
+    sets, d = covariance.shape[:2]
+    added = np.full((sets, 1, 1), eps)
+    step = max(1, TOGETHER // (d * d))
+    parts = [slice(i, i + step) for i in range(0, sets, step)]
+    matrix, backs = np.empty_like(covariance), dict[int, Back]()
+
+    def some(part: slice) -> None:
+        matrix[part], backs[part.start] = matrix_of(covariance[part], added[part], iterations)
+
+    on_threads(some, parts)
+
+    def back(g: Array) -> Array:
+        found = np.empty_like(g)
+
+        def some(part: slice) -> None:
+            found[part] = backs[part.start](g[part])
+
+        on_threads(some, parts)
+        return found
+
+    return matrix, back
+
+
 def by_eigenvectors(covariance: Array, eps: Array) -> tuple[Array, Back]:
     """(covariance + eps I)^(-1/2) by eigenvectors, and the function from its gradient to that of the covariance.
 
@@ -253,18 +312,25 @@ def by_newton(covariance: Array, eps: Array, iterations: int) -> tuple[Array, Ba
     scaled = sigma * inverse
     p, q = np.broadcast_to(one, sigma.shape), scaled
     steps = []
-    for _ in range(iterations):
-        f = 1.5 * one - 0.5 * product(p, q)
+    for k in range(iterations):
+        f = (product(p, q) if k else q) * -0.5  # the first p is the identity
+        f += 1.5 * one
         steps.append((p, q, f))
-        p, q = product(f, p), product(q, f)
+        p = product(f, p) if k else f
+        if k + 1 < iterations:
+            q = product(q, f)
     root = np.sqrt(inverse)
 
     def back(g: Array) -> Array:
         dp, dq = g * root, np.zeros_like(sigma)
-        for p_old, q_old, f in reversed(steps):
-            df = transposed_product(dp, p_old) + product(q_old.swapaxes(1, 2), dq)
-            dp = product(f.swapaxes(1, 2), dp) - 0.5 * transposed_product(df, q_old)
-            dq = transposed_product(dq, f) - 0.5 * product(p_old.swapaxes(1, 2), df)
+        for k, (p_old, q_old, f) in reversed(list(enumerate(steps))):
+            df = transposed_product(dp, p_old) if k else dp
+            if k + 1 < iterations:  # the last q is not used
+                df = df + product(q_old.swapaxes(1, 2), dq)
+                dq = transposed_product(dq, f)
+            dq = dq - 0.5 * (product(p_old.swapaxes(1, 2), df) if k else df)
+            if k:
+                dp = product(f.swapaxes(1, 2), dp) - 0.5 * transposed_product(df, q_old)
         # root = trace^(-1/2), scaled = sigma / trace
         by_root = (g * p).sum(axis=(1, 2), keepdims=True) * root * inverse / 2
         by_trace = (dq * scaled).sum(axis=(1, 2), keepdims=True) * inverse
