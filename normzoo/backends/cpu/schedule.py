@@ -95,7 +95,7 @@ CELL_PIECE = 32768  # values of a piece of a cell, and of a turn; of a whole num
 CELL_TURNS = 64  # most turns over rows, each of which has sums of its own for every column;
 CELL_ROWS = 64  # least rows of a turn, beside which those sums take little time (order)
 
-LEVEL_VALUES = 1 << 16  # of a tile of columns that is read twice: a quarter of a megabyte of float32;
+LEVEL_VALUES = 1 << 17  # of a tile of columns that is read twice: half a level-2 cache of float32;
 LEVEL_WIDTH = 128  # its columns, at least
 
 # -- tables of data -----------------------------------------------------------------------------------------------

@@ -41,18 +41,25 @@ def room_of(given):
     return (smaller(given.width, given.dims[2]) + LANES - 1) // LANES * LANES
 
 
+@helper
+def strip_of(n):
+    """Rows that are added up together: all strips have as many, as nearly as can be; a strip fetches the next."""
+    strips = (n + SUMMED_VECTORS - 1) // SUMMED_VECTORS
+    return (n + strips - 1) // strips
+
+
 @cache
 def finding(mapped, outside):
     """(given, sums) -> level, deviation and rest around the first value, and rstd: of lanes or numbers."""
 
     @helper
     def found_of(given, first, sums):
-        s, q, along, shares = sums
+        s, q, along = sums
         divisor, eps, _, _ = given.limits
         k = float(given.dims[1])
         level, rest = s / k, s * 0.0
         if mapped:
-            level = along + first * (shares - 1.0)
+            level = along - first
             rest = s - level * k
         deviation = root(larger(q - level * (s + rest), s * 0.0) / divisor)
         return level, deviation, rest, inverse(std_of(deviation, eps))
@@ -80,42 +87,40 @@ def forward(across, mapped, outside):
     def add_rows(given, start, rows, j, sums):
         """Of one vector of columns; the next rows are fetched."""
         x, (first, last), (_, n, c) = given.x, rows, given.dims
-        s, q, along, shares = sums
+        s, q, along = sums
         left, around, ahead = c - j, wide(part_of(x, start + j, c - j)), (last - first) * c
         for i in range(first, last):
             k = start + i * c + j
             prefetch(x, k + ahead)
-            z = wide(part_of(x, k, left)) - around
+            v = wide(part_of(x, k, left))
+            z = v - around
             s += z
             q = fma(z, z, q)
             if mapped:
-                w = wide(part_of(given.maps, i * c + j, left))
-                along = fma(w, z, along)
-                shares += w
-        return s, q, along, shares
+                along = fma(wide(part_of(given.maps, i * c + j, left)), v, along)
+        return s, q, along
 
     @helper
     def some_columns(t, given, bias, far):
         b, n, c = given.dims
         x, (owner, begin, end) = given.x, place_of(given, t)
         start, room, cells = owner * n * c, room_of(given), b * c
-        sums, planes = workspace(4 * room, given.stats), workspace(4 * room, given.weight)
-        clear(sums, 0, 4 * room)
-        for first in range(0, n, SUMMED_VECTORS):
-            rows = first, smaller(first + SUMMED_VECTORS, n)
+        sums, planes = workspace(3 * room, given.stats), workspace(4 * room, given.weight)
+        clear(sums, 0, 3 * room)
+        for first in range(0, n, strip_of(n)):
+            rows = first, smaller(first + strip_of(n), n)
             for j in range(begin, end, LANES):
                 p = j - begin
-                held = load(sums, p), load(sums, room + p), load(sums, 2 * room + p), load(sums, 3 * room + p)
-                s, q, along, shares = add_rows(given, start, rows, j, held)
+                held = load(sums, p), load(sums, room + p), load(sums, 2 * room + p)
+                s, q, along = add_rows(given, start, rows, j, held)
                 store(sums, p, s)
                 store(sums, room + p, q)
                 store(sums, 2 * room + p, along)
-                store(sums, 3 * room + p, shares)
         worst = 0.0
         for j in range(begin, end, LANES):
             p, left = j - begin, c - j
             around = wide(part_of(x, start + j, left))
-            held = load(sums, p), load(sums, room + p), load(sums, 2 * room + p), load(sums, 3 * room + p)
+            held = load(sums, p), load(sums, room + p), load(sums, 2 * room + p)
             level, deviation, rest, rstd = found_of(given, around, held)
             slope = rstd * wide(part_of(given.weight, j, left))
             high = narrow(around + level, x)
@@ -142,18 +147,17 @@ def forward(across, mapped, outside):
         """Of one cell."""
         x, n = given.x, given.dims[1]
         around = splat(wide(at(x, start)))
-        s = q = along = shares = splat(0.0)
+        s = q = along = splat(0.0)
         for j in range(0, n, LANES):
-            z = wide(part_of(x, start + j, n - j)) - around
+            v = wide(part_of(x, start + j, n - j))
+            z = v - around
             if n - j < LANES:
                 z = keep(z, n - j)
             s += z
             q = fma(z, z, q)
             if mapped:
-                w = wide(part_of(given.maps, maps + j, n - j))
-                along = fma(w, z, along)
-                shares += w
-        return total(s), total(q), total(along), total(shares)
+                along = fma(wide(part_of(given.maps, maps + j, n - j)), v, along)
+        return total(s), total(q), total(along)
 
     @helper
     def some_cells(t, given, bias, far):
@@ -234,8 +238,8 @@ def backward(across, mapped, outside):
             high, low = split_at(given, owner * c + j, c - j)
             store(planes, j - begin, high)
             store(planes, room + j - begin, low)
-        for first in range(0, n, SUMMED_VECTORS):
-            last = smaller(first + SUMMED_VECTORS, n)
+        for first in range(0, n, strip_of(n)):
+            last = smaller(first + strip_of(n), n)
             for j in range(begin, end, LANES):
                 p, left, s, q, ahead = j - begin, c - j, zeros(x), zeros(x), (last - first) * c
                 high, low = load(planes, p), load(planes, room + p)
