@@ -13,6 +13,7 @@ from normzoo.backends.forms import Cells, Formula, Level
 from normzoo.backends.samples import samples_of
 from normzoo.passes.arrays import compute_dtype, kernel_array, storage_dtype
 from normzoo.passes.attributes import Last
+from normzoo.passes.overlaps import may_overlap
 from normzoo.passes.saved import Saved, changed
 from normzoo.passes.view import inverse
 from normzoo.passes.whole import Back, Order, order_of, whole
@@ -258,7 +259,12 @@ def by_cells(
 
     def forward(backend: Backend, v: Array, y: Array) -> Back:
         there = Pass(backend, dims, (v, *others), y, prepared)
-        pull = norm.by_cells(there, params)
+        try:
+            pull = norm.by_cells(there, params)
+        except Beyond:
+            if may_overlap(y, x):  # the definition reads x
+                y[...] = v
+            raise
         there.finish()
         kept.append(there.kept)
 

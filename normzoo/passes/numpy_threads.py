@@ -10,6 +10,8 @@ import numpy as np
 from normzoo.backends.subnormals import mode
 
 Item = TypeVar("Item")
+FEW = 1 << 18  # values for which no threads are started
+BLOCK = 1 << 15  # values of a block: in float64 a quarter of a megabyte
 
 
 def workers(most: int) -> int:
@@ -32,3 +34,15 @@ def on_threads(work: Callable[[Item], object], items: Sequence[Item]) -> None:
         return
     with ThreadPoolExecutor(max_workers=count) as threads:
         list(threads.map(as_here, items))
+
+
+def in_blocks(work: Callable[[slice], object], rows: int, width: int, values: int = BLOCK) -> None:
+    """work(slice) of all rows, in blocks of so many values that they stay in a cache; on threads where rows, of `width`
+    values each, are many."""
+    step = max(1, values // max(1, width))
+    blocks = [slice(i, min(i + step, rows)) for i in range(0, rows, step)]
+    if rows * width >= FEW:
+        on_threads(work, blocks)
+        return
+    for block in blocks:
+        work(block)

@@ -12,12 +12,11 @@ import numpy as np
 
 from normzoo.backends.contract import Array
 from normzoo.passes.cells import Beyond
-from normzoo.passes.numpy_threads import on_threads, workers
+from normzoo.passes.numpy_threads import FEW, on_threads, workers
 
 VALUES = 1 << 16  # of a tile: 512 KB
 ON_ONE_THREAD = 1 << 18  # multiplications: OpenBLAS wakes threads for more
 MOST_VARIABLES = 128  # with more, blocks would be narrower than a register tile of BLAS
-FEW = 1 << 18  # values for which no threads are started
 NEAR = 1e200  # traces between this and its inverse have products in float64
 
 
