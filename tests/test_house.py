@@ -184,6 +184,7 @@ ROOMS = {
         "backends.contract",
         "passes.arrays",
         "passes.attributes",
+        "passes.overlaps",
         "passes.saved",
         "passes.view",
         "passes.whole",

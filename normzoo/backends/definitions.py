@@ -14,7 +14,6 @@ from normzoo.backends.forms import (
     Window,
 )
 
-
 Axis = int | tuple[int, ...]
 FAR = 2.0**500  # beyond this and below its inverse, squares of values are near the limits of float64
 

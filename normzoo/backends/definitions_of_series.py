@@ -14,9 +14,7 @@ Parts = tuple[Array, ...]  # (lines, T) each, of one value or of a window that e
 
 
 @np.errstate(all="ignore")
-def level(
-    dims: Cells, form: Level, x: Array, maps: Array, weight: Array, bias: Array, y: Array
-) -> tuple[Array, bool]:
+def level(dims: Cells, form: Level, x: Array, maps: Array, weight: Array, bias: Array, y: Array) -> tuple[Array, bool]:
     """See `Backend.level`."""
     v = by_cell(x, dims).astype(np.float64)
     shares = _shares(maps, dims, form)

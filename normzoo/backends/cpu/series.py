@@ -12,7 +12,7 @@ from normzoo.backends import definitions, definitions_of_series
 from normzoo.backends.contract import Array
 from normzoo.backends.cpu.apart import call_of
 from normzoo.backends.cpu.code import DOUBLE, FLAT
-from normzoo.backends.cpu.kernels import levels, sliding
+from normzoo.backends.cpu.kernels import levels, levels_gradients, sliding
 from normzoo.backends.cpu.outside import lines_together
 from normzoo.backends.cpu.parallel.sharing import POOL
 from normzoo.backends.cpu.schedule import CELL_PIECE, LEVEL_VALUES, LEVEL_WIDTH
@@ -57,11 +57,13 @@ def level_back(dims: Cells, form: Level, dtype: np.dtype, store: np.dtype) -> Ca
     sizes, double, number = (dims.b, dims.n, dims.c), FLAT[DOUBLE.name], FLAT[dtype.name]
     flat = [FLAT[kind.name] for kind in (store, store, dtype if form.mapped else store, dtype, DOUBLE, store)]
     signature = POOL, _INT, _INT, _DIMS, _LIMITS, *flat, double, number, double
-    call = call_of(levels.backward(dims.last, form.mapped, form.outside), signature, prod(sizes))
+    call = call_of(levels_gradients.backward(dims.last, form.mapped, form.outside), signature, prod(sizes))
     (turns, width), limits = turns_of(dims), (form.divisor, form.eps, *ENDS[dtype.itemsize])
     last: Any = None
     if form.mapped:
-        last = call_of(levels.maps_back(dims.last), (POOL, _DIMS, FLAT[store.name], number, double), prod(sizes))
+        last = call_of(
+            levels_gradients.maps_back(dims.last), (POOL, _INT, _DIMS, FLAT[store.name], number, double), prod(sizes)
+        )
 
     def run(
         dy: Array, x: Array, maps: Array, weight: Array, stats: Array, dx: Array
@@ -72,7 +74,7 @@ def level_back(dims: Cells, form: Level, dtype: np.dtype, store: np.dtype) -> Ca
         if not form.mapped:
             return sums, None, not far.any()
         of_maps = np.empty((dims.n, dims.c) if dims.last else (dims.c, dims.n))
-        last(sizes, x, of_levels, of_maps)
+        last(len(of_maps), sizes, x, of_levels, of_maps)
         return sums, of_maps, not far.any()
 
     return run
@@ -99,15 +101,16 @@ def _is_far(x: Array, dims: Lines, form: Sliding) -> bool:
 def slide(dims: Lines, form: Sliding, store: np.dtype) -> Callable[..., None]:
     """See the contract."""
     sizes, times = lines_together(dims)
+    turns = sizes[0] * -(-sizes[2] // LANES)
     near, flat, double = _near(form, dims), FLAT[store.name], FLAT[DOUBLE.name]
-    signature = POOL, _DIMS, types.UniTuple(types.int64, 3), flat, double, flat, types.float64
+    signature = POOL, _INT, _DIMS, types.UniTuple(types.int64, 3), flat, double, flat, types.float64
     call = call_of(sliding.forward(dims.time_last), signature, prod(sizes))
 
     def run(x: Array, numbers: Array, first: int, y: Array) -> None:
         if _is_far(x, dims, form):
             definitions_of_series.slide(dims, form, x, numbers, first, y)
             return
-        call(sizes, (near.before, near.after, first % near.window), x, np.tile(numbers, times), y, form.eps)
+        call(turns, sizes, (near.before, near.after, first % near.window), x, np.tile(numbers, times), y, form.eps)
 
     return run
 
@@ -116,15 +119,16 @@ def slide(dims: Lines, form: Sliding, store: np.dtype) -> Callable[..., None]:
 def slide_back(dims: Lines, form: Sliding, store: np.dtype) -> Callable[..., Array]:
     """Likewise."""
     sizes, times = lines_together(dims)
+    turns = sizes[0] * -(-sizes[2] // LANES)
     near, flat, double = _near(form, dims), FLAT[store.name], FLAT[DOUBLE.name]
-    signature = POOL, _DIMS, types.UniTuple(types.int64, 2), flat, flat, double, flat, double, types.float64
+    signature = POOL, _INT, _DIMS, types.UniTuple(types.int64, 2), flat, flat, double, flat, double, types.float64
     call = call_of(sliding.backward(dims.time_last), signature, prod(sizes))
 
     def run(dy: Array, x: Array, numbers: Array, dx: Array) -> Array:
         if _is_far(x, dims, form):
             return definitions_of_series.slide_back(dims, form, dy, x, numbers, dx)
         sums = np.empty((2, sizes[0], sizes[2]))
-        call(sizes, (near.before, near.after), dy, x, np.tile(numbers, times), dx, sums, form.eps)
+        call(turns, sizes, (near.before, near.after), dy, x, np.tile(numbers, times), dx, sums, form.eps)
         return sums.reshape(2, -1, dims.n).sum(axis=1)
 
     return run

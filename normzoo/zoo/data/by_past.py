@@ -19,7 +19,6 @@ from normzoo.passes.saved import Saved
 from normzoo.passes.whole import Back, now, order_of, whole
 from normzoo.statistics.tracked import check_channels
 
-
 BackOfLines = Callable[[Backend, Array, Array, Array], Array]
 
 

@@ -48,10 +48,10 @@ class SlidingNorm(AlongTime):
         ValueError: x has another number of channels, or rank below 3; window is below 1. TypeError: x is not a float
             array.
 
-    Nothing is subtracted that was added before: a window is the end of one block of steps and the beginning of the next,
-    whose sums are made apart. So a series that drifts or jumps by 1e12 leaves no trace in later windows. `step` takes
-    one time step at a time, unless windows are centred; its results are bit-identical to those of the whole sequence.
-    The gradient is that of the formula. All sums are in float64.
+    Nothing is subtracted that was added before: a window is the end of one block of steps and the beginning of the
+    next, whose sums are made apart. So a series that drifts or jumps by 1e12 leaves no trace in later windows. `step`
+    takes one time step at a time, unless windows are centred; its results are bit-identical to those of the whole
+    sequence. The gradient is that of the formula. All sums are in float64.
 
     Source:
         The rolling z-score: pandas, "Rolling", https://pandas.pydata.org/docs/reference/window.html, with min_periods=1

@@ -1,7 +1,6 @@
 """Normalization by robust statistics: outliers do not move the centre and the width of their set."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from math import floor, prod
 from typing import Any, NamedTuple
 
@@ -91,15 +90,20 @@ class RobustNorm(ExactNorm):
     def by_cells(self, cells: Pass, params: Mapping[str, Array]) -> CellPull:
         v, y = cells.channels_first(-1)[:, 0], cells.channels_first()[:, 0]
         least, dtype = self.eps**0.5, cells.dtype
-        one = Medians if self.statistic == "median" else partial(Trimmed, share=self.share)
-        sets = one(*v.shape, least, dtype)
+        sets: Any = (
+            Medians(v.shape, least, dtype) if self.statistic == "median" else Trimmed(v.shape, least, self.share)
+        )
         in_blocks(lambda i: sets.write(i, v[i].astype(dtype, copy=False), y), *v.shape)
         if not (np.isfinite(sets.center).all() and (sets.rstd < MOST[dtype.itemsize]).all()):
             raise Beyond
 
         def pull(cells: Pass) -> dict[str, Array]:
             d, v, dx = cells.channels_first(0)[:, 0], cells.channels_first(1)[:, 0], cells.channels_first()[:, 0]
-            in_blocks(lambda i: sets.write_gradient(i, d[i].astype(np.float64), v[i].astype(cells.dtype, copy=False), dx), *v.shape)
+
+            def back(i: slice) -> None:
+                sets.write_gradient(i, d[i].astype(np.float64), v[i].astype(cells.dtype, copy=False), dx)
+
+            in_blocks(back, *v.shape)
             return {}
 
         return pull
@@ -204,7 +208,8 @@ class Medians:
     in the middle is found in float64, going back.
     """
 
-    def __init__(self, sets: int, n: int, least: float, dtype: np.dtype) -> None:
+    def __init__(self, shape: tuple[int, ...], least: float, dtype: np.dtype) -> None:
+        sets, n = shape
         self.low, self.ends, self._least = (n - 1) // 2, 1 if n % 2 else 2, least
         self.center, self.spread, self.rstd = np.empty((3, sets, 1))
         self.centers, self.distances = np.empty((2, self.ends, sets), dtype)  # what is in the middle
@@ -283,9 +288,9 @@ def _places(v: Array, value: Array, ends: int) -> Places:
 class Trimmed:
     """Sets by trimmed moments, which are found again going back."""
 
-    def __init__(self, sets: int, n: int, least: float, dtype: np.dtype, share: float) -> None:
+    def __init__(self, shape: tuple[int, ...], least: float, share: float) -> None:
         self._least, self._share = least, share
-        self.center, self.rstd = np.empty((2, sets, 1))
+        self.center, self.rstd = np.empty((2, shape[0], 1))
 
     def write(self, i: slice, v: Array, y: Array) -> None:
         self.center[i], self.rstd[i], _ = _trimmed(v, self._least, self._share)

@@ -10,13 +10,12 @@ together. Going back, sums of what windows ask of their steps are made in the sa
 
 from functools import cache
 
-from normzoo.backends.cpu.compiling.jit import helper, kernel
+from normzoo.backends.cpu.compiling.jit import helper
 from normzoo.backends.cpu.kernels.following import BLOCK, groups_of, number, reading, writing
+from normzoo.backends.cpu.kernels.making import slide_back_kernel, slide_kernel
 from normzoo.backends.cpu.kernels.moments import put_lanes
-from normzoo.backends.cpu.kernels.records import Lines
-from normzoo.backends.cpu.parallel.sharing import share
 from normzoo.backends.cpu.vector.access import load, store
-from normzoo.backends.cpu.vector.arithmetic import fma, inverse, larger, root, smaller, splat
+from normzoo.backends.cpu.vector.arithmetic import fma, inverse, larger, root, splat
 from normzoo.backends.cpu.vector.lanes import LANES
 from normzoo.backends.cpu.vector.workspaces import clear, workspace
 
@@ -68,11 +67,15 @@ def forward(time_last):
 
     @helper
     def some_lines(turn, given, place):
-        _, steps, n = given.dims
+        steps = given.dims[1]
         b, i = turn // groups_of(given.dims), turn % groups_of(given.dims) * LANES
         before, after, o = place
         window = before + 1 + after
-        block, room, out = workspace(BLOCK, given.numbers), workspace(BLOCK, given.numbers), workspace(BLOCK, given.numbers)
+        block, room, out = (
+            workspace(BLOCK, given.numbers),
+            workspace(BLOCK, given.numbers),
+            workspace(BLOCK, given.numbers),
+        )
         ring, ends = workspace(2 * window * LANES, given.numbers), workspace(2 * window * LANES, given.numbers)
         clear(room, 0, BLOCK)
         weight, bias = number(given, 0, i), number(given, 1, i)
@@ -113,20 +116,7 @@ def forward(time_last):
                     old = put_ends(ring, half * window, ends, first, last)
                 held, half, o, first, last = last, 1 - half, 0, 0, 0
 
-    @kernel
-    def slide(
-        pool,  # see sharing.py
-        dims,  # (b, t, n)
-        place,  # steps of a window before and after its own, and how many steps the first block lacks
-        x,
-        numbers,  # (2, n): weight and bias
-        y,
-        eps,
-    ):
-        given = Lines(dims, x, numbers, y, numbers, 0.0, eps)
-        share(pool, dims[0] * groups_of(dims), some_lines, (given, place))
-
-    return slide
+    return slide_kernel(f"slide({time_last})", some_lines)
 
 
 @helper
@@ -257,19 +247,4 @@ def backward(time_last):
         put_lanes(sums, line, along, n - i)
         put_lanes(sums, size + line, added, n - i)
 
-    @kernel
-    def slide_back(
-        pool,
-        dims,
-        place,  # steps of a window before and after its own
-        dy,
-        x,
-        numbers,
-        dx,
-        sums,  # (2, b, n) float64, written
-        eps,
-    ):
-        given = Lines(dims, x, numbers, dx, numbers, 0.0, eps)
-        share(pool, dims[0] * groups_of(dims), some_lines, (given, dy, sums, place))
-
-    return slide_back
+    return slide_back_kernel(f"slide_back({time_last})", some_lines)
