@@ -18,6 +18,7 @@ from normzoo.backends.cpu.parallel.sharing import POOL
 from normzoo.backends.cpu.schedule import CELL_PIECE, LEVEL_VALUES, LEVEL_WIDTH
 from normzoo.backends.cpu.vector.lanes import LANES
 from normzoo.backends.forms import Cells, Level, Lines, Sliding
+from normzoo.backends.memory import empty
 
 _DIMS, _INT = types.UniTuple(types.int64, 3), types.int64
 _LIMITS = types.UniTuple(types.float64, 4)
@@ -44,7 +45,7 @@ def level(dims: Cells, form: Level, dtype: np.dtype, store: np.dtype) -> Callabl
     (turns, width), limits = turns_of(dims), (form.divisor, form.eps, *ENDS[dtype.itemsize])
 
     def run(x: Array, maps: Array, weight: Array, bias: Array, y: Array) -> tuple[Array, bool]:
-        stats, far = np.empty((3, dims.b, dims.c)), np.empty(turns)
+        stats, far = empty((3, dims.b, dims.c), DOUBLE), np.empty(turns)
         call(turns, width, sizes, limits, x, maps if form.mapped else x, weight, bias, y, stats, far)
         return stats, not far.any()
 
@@ -68,7 +69,7 @@ def level_back(dims: Cells, form: Level, dtype: np.dtype, store: np.dtype) -> Ca
     def run(
         dy: Array, x: Array, maps: Array, weight: Array, stats: Array, dx: Array
     ) -> tuple[Array, Array | None, bool]:
-        sums, far = np.empty((2, dims.b, dims.c)), np.empty(turns)
+        sums, far = empty((2, dims.b, dims.c), DOUBLE), np.empty(turns)
         of_levels = np.empty(sums.shape[1:] if form.mapped else (1,), dtype)
         call(turns, width, sizes, limits, dy, x, maps if form.mapped else x, weight, stats, dx, sums, of_levels, far)
         if not form.mapped:

@@ -11,7 +11,7 @@ from normzoo.backends.cpu.compiling.jit import helper
 from normzoo.backends.cpu.kernels.making import levels_kernel
 from normzoo.backends.cpu.kernels.moments import put_lanes
 from normzoo.backends.cpu.kernels.windows import part_of
-from normzoo.backends.cpu.schedule import SUMMED_VECTORS
+from normzoo.backends.cpu.schedule import LEVEL_ROWS, LEVEL_STRIP, SUMMED_VECTORS
 from normzoo.backends.cpu.vector.access import at, load, prefetch, put, store
 from normzoo.backends.cpu.vector.arithmetic import (
     fma,
@@ -52,9 +52,11 @@ def room_of(given):
 
 
 @helper
-def strip_of(n):
+def strip_of(given):
     """Rows that are added up together: all strips have as many, as nearly as can be; a strip fetches the next."""
-    strips = (n + SUMMED_VECTORS - 1) // SUMMED_VECTORS
+    n = given.dims[1]
+    most = larger(LEVEL_ROWS, smaller(SUMMED_VECTORS, LEVEL_STRIP // room_of(given)))
+    strips = (n + most - 1) // most
     return (n + strips - 1) // strips
 
 
@@ -117,8 +119,8 @@ def forward(across, mapped, outside):
         start, room, cells = owner * n * c, room_of(given), b * c
         sums, planes = workspace(3 * room, given.stats), workspace(4 * room, given.weight)
         clear(sums, 0, 3 * room)
-        for first in range(0, n, strip_of(n)):
-            rows = first, smaller(first + strip_of(n), n)
+        for first in range(0, n, strip_of(given)):
+            rows = first, smaller(first + strip_of(given), n)
             for j in range(begin, end, LANES):
                 p = j - begin
                 held = load(sums, p), load(sums, room + p), load(sums, 2 * room + p)

@@ -51,8 +51,8 @@ def backward(across, mapped, outside):
             high, low = split_at(given, owner * c + j, c - j)
             store(planes, j - begin, high)
             store(planes, room + j - begin, low)
-        for first in range(0, n, strip_of(n)):
-            last = smaller(first + strip_of(n), n)
+        for first in range(0, n, strip_of(given)):
+            last = smaller(first + strip_of(given), n)
             for j in range(begin, end, LANES):
                 p, left, s, q, ahead = j - begin, c - j, zeros(x), zeros(x), (last - first) * c
                 high, low = load(planes, p), load(planes, room + p)
