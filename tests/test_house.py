@@ -93,6 +93,7 @@ ROOMS = {
     },
     "backends/definitions.py": {"backends.contract", "backends.forms"},
     "backends/definitions_of_data.py": {"backends.contract", "backends.forms"},
+    "backends/definitions_of_series.py": {"backends.contract", "backends.definitions", "backends.forms"},
     "backends/lanes.py": {"backends.around"},
     "backends/memory.py": {"backends.contract", "environment.system"},
     "backends/reference.py": {
@@ -100,6 +101,7 @@ ROOMS = {
         "backends.contract",
         "backends.definitions",
         "backends.definitions_of_data",
+        "backends.definitions_of_series",
         "backends.forms",
         "backends.memory",
     },
@@ -190,7 +192,7 @@ ROOMS = {
     },
     "passes/device.py": {"backends", "passes.arrays"},
     "passes/form.py": {"backends.around", "backends.contract", "passes.view"},
-    "passes/formulas.py": {"backends.contract", "passes.numpy_threads"},
+    "passes/formulas.py": {"backends.contract", "backends.definitions", "passes.numpy_threads"},
     "passes/graphs.py": {
         "backends",
         "backends.contract",

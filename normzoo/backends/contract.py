@@ -57,10 +57,12 @@ from normzoo.backends.forms import (
     Cumulation,
     Following,
     Formula,
+    Level,
     Lines,
     Pixels,
     Rescaling,
     Response,
+    Sliding,
     Summary,
     Twice,
     Window,
@@ -253,6 +255,16 @@ class Backend(Protocol):
         distances are NaN there may be fewer."""
         raise lacking(self)
 
+    def level(self, dims: Cells, form: Level, dtype: np.dtype, store: np.dtype) -> Callable[..., tuple[Array, bool]]:
+        """run(x, maps, weight, bias, y) -> (3, b, c) float64: level, deviation and sum(d), see `Level`; and whether all
+        that was found is far from the ends of `dtype`. maps lie as one b of x; weight and bias are (c,)."""
+        raise lacking(self)
+
+    def level_back(self, dims: Cells, form: Level, dtype: np.dtype, store: np.dtype) -> Callable[..., Any]:
+        """run(dy, x, maps, weight, stats, dx) -> (2, b, c) float64: sums of dy * d / std and of dy; the gradient of
+        maps or None; and whether all is far from the ends, likewise."""
+        raise lacking(self)
+
     # Data, likewise.
 
     def summarize(self, columns: int, summary: Summary, store: np.dtype) -> Callable[..., Array]:
@@ -288,6 +300,15 @@ class Backend(Protocol):
 
     def follow_back(self, dims: Lines, form: Following, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
         """run(dy, x, numbers, states, dx) -> gradients of `numbers`, of a pass that began with the first step."""
+        raise lacking(self)
+
+    def slide(self, dims: Lines, form: Sliding, dtype: np.dtype, store: np.dtype) -> Callable[..., None]:
+        """run(x, numbers, first, y): y by `Sliding`, numbers as above. x begins with step `first` of its lines: bits
+        are those of lines that are whole, where a window is."""
+        raise lacking(self)
+
+    def slide_back(self, dims: Lines, form: Sliding, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
+        """run(dy, x, numbers, dx) -> gradients of `numbers`, of lines that are whole."""
         raise lacking(self)
 
     # Images of whole numbers of 8 or 16 bits, `store`; all numbers beside them are float64.

@@ -15,6 +15,28 @@ from normzoo.backends.forms import (
     Window,
 )
 
+Axis = int | tuple[int, ...]
+FAR = 2.0**500  # beyond this and below its inverse, squares of values are near the limits of float64
+
+
+def unit(v: Array, axis: Axis, least: float = 0.0, power: int = 1) -> Array:
+    """A power of two for every set over `axis` (kept with size 1): v times it can be squared and summed. It is 1 unless
+    the larger of `least` and the largest value of a set is far from 1; multiplying by it never rounds.
+
+    Args:
+        least: what is added to the values, in their units: the square root of eps.
+        power: power of the values whose squares are summed.
+    """
+    largest = np.maximum(np.abs(v).max(axis=axis, keepdims=True, initial=0.0), least)
+    bound = FAR ** (1 / power)
+    far = np.isfinite(largest) & (largest > 0) & ((largest > bound) | (largest < 1 / bound))
+    return np.where(far, np.ldexp(1.0, np.minimum(-np.frexp(largest)[1], 1023)), 1.0)
+
+
+def reciprocal(v: Array) -> Array:
+    """1 / v, and 0 for 0."""
+    return np.divide(1.0, v, out=np.zeros_like(v), where=v != 0)
+
 
 def of(dims: tuple[int, ...], formula: Callable[..., Array], form: Any) -> Pass:
     """The pass over arrays of which the last is written: `formula` of the others in float64."""

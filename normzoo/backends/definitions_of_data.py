@@ -1,9 +1,9 @@
-"""Of tables of data, lines along time and images what a backend's kernels must equal, in NumPy and float64."""
+"""Of tables of data and images what a backend's kernels must equal, in NumPy and float64."""
 
 import numpy as np
 
 from normzoo.backends.contract import Array, Volume
-from normzoo.backends.forms import Following, Lines, Pixels, Rescaling, Summary
+from normzoo.backends.forms import Pixels, Rescaling, Summary
 
 
 @np.errstate(all="ignore")
@@ -44,86 +44,6 @@ def rescale(dims: Volume, how: Rescaling, x: Array, chosen: Array, numbers: Arra
     v = (x.reshape(rows, columns).astype(np.float64) - shift) * scale + offset
     y.reshape(rows, columns)[...] = np.clip(v, *limits) if how.clips else v
     return bool(np.isfinite(x).all())
-
-
-# -- lines, each by its own past
-
-
-def lines_of(a: Array, dims: Lines) -> Array:
-    """A view of a as (b, t, n)."""
-    return a.reshape(dims.b, dims.n, dims.t).swapaxes(1, 2) if dims.time_last else a.reshape(dims.b, dims.t, dims.n)
-
-
-def rate_at(form: Following, steps: int) -> float:
-    """With this many steps before."""
-    return form.rate if form.kind == "gain" else max(form.rate, 1 / (steps + 1))
-
-
-@np.errstate(all="ignore")
-def follow(dims: Lines, form: Following, x: Array, numbers: Array, state: Array, before: int, y: Array) -> Array:
-    """See `Backend.follow`. States are mean and var behind every step, (2, t + 1, b, n)."""
-    v, found = lines_of(x, dims).astype(np.float64), lines_of(y, dims)
-    states = np.empty((2, dims.t + 1, dims.b, dims.n))
-    states[:, 0] = state.reshape(2, dims.b, dims.n)
-    for t in range(dims.t):
-        (mean, var), a, value = states[:, t], rate_at(form, before + t), v[:, t]
-        if form.kind == "gain":
-            gain, bias, power = numbers
-            mean = mean + a * (value - mean)
-            found[:, t] = (value / (form.eps + mean) ** gain + bias) ** power - bias**power
-        else:
-            apart = value - mean
-            mean, var = (
-                (mean + a * apart, (1 - a) * (var + a * apart * apart))
-                if form.kind == "center"
-                else (mean, var + a * (value * value - var))
-            )
-            found[:, t] = (value - mean) * _rstd(var, form) * numbers[0] + numbers[1]
-        states[:, t + 1] = mean, var
-    state.reshape(2, dims.b, dims.n)[...] = states[:, -1]
-    return states
-
-
-def _rstd(var: Array, form: Following) -> Array:
-    root = np.sqrt(var + form.eps)
-    return np.divide(1.0, root, out=np.zeros_like(root), where=root != 0)
-
-
-@np.errstate(all="ignore")
-def follow_back(dims: Lines, form: Following, dy: Array, x: Array, numbers: Array, states: Array, dx: Array) -> Array:
-    """See `Backend.follow_back`."""
-    v, d, result = lines_of(x, dims).astype(np.float64), lines_of(dy, dims).astype(np.float64), lines_of(dx, dims)
-    found = np.zeros_like(numbers)
-    of_mean, of_var = np.zeros((2, dims.b, dims.n))
-    for t in reversed(range(dims.t)):
-        (before, _), (mean, var), a, value = states[:, t], states[:, t + 1], rate_at(form, t), v[:, t]
-        if form.kind == "gain":
-            gain, bias, power = numbers
-            level = form.eps + mean
-            u = value / level**gain + bias
-            du = d[:, t] * power * np.divide(u**power, u, out=np.zeros_like(u), where=u != 0)
-            ds = du * value / level**gain
-            of_mean = of_mean - ds * gain / level
-            result[:, t] = du / level**gain + a * of_mean
-            of_mean = (1 - a) * of_mean
-            open_ = np.where(bias > 0, bias, 1.0)
-            of_bias = du - d[:, t] * power * np.where(bias > 0, open_ ** (power - 1), 0.0)
-            logarithm = np.log(np.where(u > 0, u, 1.0))
-            of_power = d[:, t] * (u**power * logarithm - bias**power * np.log(open_))
-            found += np.stack([-ds * np.log(level), of_bias, of_power]).sum(axis=1)
-            continue
-        rstd = _rstd(var, form)
-        xhat, g = (value - mean) * rstd, d[:, t] * numbers[0] * rstd
-        of_var = of_var - 0.5 * g * xhat * rstd
-        found += np.stack([d[:, t] * xhat, d[:, t]]).sum(axis=1)
-        if form.kind == "center":
-            of_mean = of_mean - g
-            more = a * of_mean + 2 * a * (1 - a) * (value - before) * of_var
-            result[:, t], of_mean = g + more, of_mean - more
-        else:
-            result[:, t] = g + 2 * a * value * of_var
-        of_var = (1 - a) * of_var
-    return found
 
 
 # -- images

@@ -66,6 +66,19 @@ class Twice(NamedTuple):
     second: Formula  # has no sums, and is as wide
 
 
+class Level(NamedTuple):
+    """Each cell less a level, by what its values are apart from it:
+
+    level = sum(map * x) or, without maps, the mean; d = x - level; deviation = sqrt(sum(d^2) / divisor)
+    y = d / sqrt(deviation^2 + eps) * weight + bias or, with `outside`, d / (deviation + eps) * weight + bias
+    """
+
+    mapped: bool
+    outside: bool  # eps is added outside of the root
+    divisor: float
+    eps: float
+
+
 class Summary(NamedTuple):
     """What is found of every column of a table of data, see `Backend.summarize`."""
 
@@ -106,6 +119,19 @@ class Following(NamedTuple):
     kind: str  # "center", "square" or "gain"
     rate: float
     eps: float
+
+
+class Sliding(NamedTuple):
+    """Each value of a line by mean and var of a window: those of the steps from t - before to t + after that there are;
+    y = (x - mean) / sqrt(var + eps) * weight + bias."""
+
+    before: int
+    after: int
+    eps: float
+
+    @property
+    def window(self) -> int:
+        return self.before + 1 + self.after
 
 
 class Pixels(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from normzoo.backends import definitions, definitions_of_data
+from normzoo.backends import definitions, definitions_of_data, definitions_of_series
 from normzoo.backends import memory as host_memory
 from normzoo.backends.around import ALONE, NOTHING, NOTHING_BACK, Activation, Around, Beside, BesideBack
 from normzoo.backends.contract import BEYOND, Apply, Array, Backend, Backward, Dims, Forward, Moments, Pass, Volume
@@ -15,10 +15,12 @@ from normzoo.backends.forms import (
     Cumulation,
     Following,
     Formula,
+    Level,
     Lines,
     Pixels,
     Rescaling,
     Response,
+    Sliding,
     Summary,
     Twice,
     Window,
@@ -185,10 +187,22 @@ class Reference(Backend):
         return partial(definitions.groups, starts, c, formula)
 
     def follow(self, dims: Lines, form: Following, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
-        return partial(definitions_of_data.follow, dims, form)
+        return partial(definitions_of_series.follow, dims, form)
 
     def follow_back(self, dims: Lines, form: Following, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
-        return partial(definitions_of_data.follow_back, dims, form)
+        return partial(definitions_of_series.follow_back, dims, form)
+
+    def level(self, dims: Cells, form: Level, dtype: np.dtype, store: np.dtype) -> Callable[..., tuple[Array, bool]]:
+        return partial(definitions_of_series.level, dims, form)
+
+    def level_back(self, dims: Cells, form: Level, dtype: np.dtype, store: np.dtype) -> Callable[..., Any]:
+        return partial(definitions_of_series.level_back, dims, form)
+
+    def slide(self, dims: Lines, form: Sliding, dtype: np.dtype, store: np.dtype) -> Callable[..., None]:
+        return partial(definitions_of_series.slide, dims, form)
+
+    def slide_back(self, dims: Lines, form: Sliding, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
+        return partial(definitions_of_series.slide_back, dims, form)
 
     def pixel_sums(self, dims: Pixels, store: np.dtype, extremes: bool) -> Callable[[Array, float, float], Array]:
         return partial(definitions_of_data.pixel_sums, dims, extremes)

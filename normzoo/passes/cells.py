@@ -9,7 +9,7 @@ import numpy as np
 
 from normzoo.backends import chosen
 from normzoo.backends.contract import Array, Backend
-from normzoo.backends.forms import Cells, Formula, Twice
+from normzoo.backends.forms import Cells, Formula, Level, Twice
 from normzoo.backends.memory import empty
 from normzoo.backends.samples import samples_of
 from normzoo.passes.arrays import compute_dtype, kernel_array, storage_dtype
@@ -114,6 +114,43 @@ class Pass:
         """x, or dy going back."""
         return self._arrays[0]
 
+    def sliced(self, length: int) -> "Pass":
+        """The same, where a cell is so many of its positions."""
+        b, c, n, last = self.dims
+        dims = Cells(b * (n // length), c, length, True) if last else Cells(b, c * (n // length), length, False)
+        return Pass(self._backend, dims, self._arrays, self.result)
+
+    def level(self, form: Level, weight: Array, bias: Array, maps: Array | None = None) -> Array:
+        """Write each cell less its level, see `Level`; returns what was found of each, (3, b, c).
+
+        Args:
+            weight, bias: (c,). maps: (c, n).
+        """
+        x, (weight, bias) = self._arrays[-1], (np.ascontiguousarray(a, self.dtype) for a in (weight, bias))
+        run = self._backend.level(self.dims, form, self.dtype, x.dtype)
+        stats, is_near = run(x, self._as_values(maps), weight, bias, self.result)
+        if not is_near:
+            raise Beyond
+        return stats
+
+    def level_back(
+        self, form: Level, stats: Array, weight: Array, maps: Array | None = None
+    ) -> tuple[Array, Array | None]:
+        """Write the gradient; returns (2, b, c), the sums of dy * d / std and of dy, and the gradient of maps."""
+        dy, x = self._arrays[-2:]
+        run = self._backend.level_back(self.dims, form, self.dtype, x.dtype)
+        given = self._as_values(maps), np.ascontiguousarray(weight, self.dtype), stats
+        sums, of_maps, is_near = run(dy, x, *given, self.result)
+        if not is_near:
+            raise Beyond
+        return sums, of_maps.T if of_maps is not None and self.dims.last else of_maps
+
+    def _as_values(self, maps: Array | None) -> Array:
+        """As one sample of x lies."""
+        if maps is None:
+            return self._arrays[-1]
+        return np.ascontiguousarray(maps.T if self.dims.last else maps, self.dtype)
+
     def array_like(self) -> Array:
         return empty(self._arrays[0].shape, self._arrays[0].dtype)
 
@@ -144,6 +181,18 @@ class Pass:
     def deviations(self, owner: object, mean: Array, rstd: Array) -> Callable[[], Array]:
         """What makes (x - mean) * rstd in float64, as (b, n, c), from x, which must be as it was."""
         return deviations(owner, _positions(self._arrays[-1], self.dims), mean, rstd)
+
+    def values(self, owner: object) -> Callable[[], Array]:
+        """What makes x in float64, as (b, n, c), where x is as it was."""
+        x, dims = self._arrays[-1], self.dims  # and nothing that holds the result, which whoever keeps this would keep
+        seen = samples_of(x, None)
+
+        def found() -> Array:
+            if samples_of(x, None) != seen:
+                raise changed(owner, "x")
+            return _positions(x, dims).astype(np.float64, order="C")
+
+        return found
 
     def keep(self, thing: Any) -> None:
         """Leave this for whoever has the `Saved`."""
@@ -274,7 +323,12 @@ def by_cells(
     def forward(backend: Backend, v: Array, y: Array) -> Back:
         there = Pass(backend, dims, (v, *others), y, prepared)
         there.writes_over = out is not None and any(may_overlap(out, a) for a in (x, *inputs.values()))
-        pull = norm.by_cells(there, params)
+        try:
+            pull = norm.by_cells(there, params)
+        except Beyond:
+            if may_overlap(y, x):  # the definition reads x
+                y[...] = v
+            raise
         there.finish()
         kept.append(there.kept)
 

@@ -5,31 +5,15 @@ from types import ModuleType
 import numpy as np
 
 from normzoo.backends.contract import Array
+from normzoo.backends.definitions import FAR, Axis, reciprocal, unit
 from normzoo.passes.numpy_threads import on_threads
 
-Axis = int | tuple[int, ...]
-
-
-FAR = 2.0**500  # beyond this and below its inverse, squares of values are near the limits of float64
+__all__ = ["FAR", "Axis", "reciprocal", "unit"]  # and what follows
 
 ON_ONE_THREAD = 1 << 18  # multiplications: OpenBLAS wakes threads for more
 ON_THREADS = 1 << 23  # multiplications that take much longer than to start threads for them
 SHORT = 128  # products that are summed in float32: rounding is a few units of the sum of their sizes
 BLOCK = 64  # rows and columns of a block, where there are as many
-
-
-def unit(v: Array, axis: Axis, least: float = 0.0, power: int = 1) -> Array:
-    """A power of two for every set over `axis` (kept with size 1): v times it can be squared and summed. It is 1 unless
-    the larger of `least` and the largest value of a set is far from 1; multiplying by it never rounds.
-
-    Args:
-        least: what is added to the values, in their units: the square root of eps.
-        power: power of the values whose squares are summed.
-    """
-    largest = np.maximum(np.abs(v).max(axis=axis, keepdims=True, initial=0.0), least)
-    bound = FAR ** (1 / power)
-    far = np.isfinite(largest) & (largest > 0) & ((largest > bound) | (largest < 1 / bound))
-    return np.where(far, np.ldexp(1.0, np.minimum(-np.frexp(largest)[1], 1023)), 1.0)
 
 
 def unit_of_samples(x: Array, least: float = 0.0) -> Array:
@@ -125,11 +109,6 @@ def product(a: Array, b: Array) -> Array:
         for i in firsts:
             some_rows(i)
     return found
-
-
-def reciprocal(v: Array) -> Array:
-    """1 / v, and 0 for 0."""
-    return np.divide(1.0, v, out=np.zeros_like(v), where=v != 0)
 
 
 def summed(d: Array, shape: tuple[int, ...]) -> Array:

@@ -14,6 +14,8 @@ import numpy as np
 from normzoo.backends.subnormals import mode
 
 Item = TypeVar("Item")
+FEW = 1 << 18  # values for which no threads are started
+BLOCK = 1 << 15  # values of a block: in float64 a quarter of a megabyte
 
 
 class _Shared(threading.local):
@@ -72,3 +74,15 @@ def on_threads(work: Callable[[Item], object], items: Iterable[Item]) -> None:
         take()
         for other in others:
             other.result()
+
+
+def in_blocks(work: Callable[[slice], object], rows: int, width: int, values: int = BLOCK) -> None:
+    """work(slice) of all rows, in blocks of so many values that they stay in a cache; on threads where rows, of `width`
+    values each, are many."""
+    step = max(1, values // max(1, width))
+    blocks = [slice(i, min(i + step, rows)) for i in range(0, rows, step)]
+    if rows * width >= FEW:
+        on_threads(work, blocks)
+        return
+    for block in blocks:
+        work(block)

@@ -11,10 +11,12 @@ from normzoo.backends.forms import (
     Cumulation,
     Following,
     Formula,
+    Level,
     Lines,
     Pixels,
     Rescaling,
     Response,
+    Sliding,
     Summary,
     Twice,
     Window,
@@ -71,6 +73,18 @@ class OfNoView(Backend):
     def largest(self, dims: Cells, k: int, store: np.dtype) -> Callable[[Array, Array], tuple[Array, Array]]:
         return _outside().largest(dims, k, store)
 
+    def level(self, dims: Cells, form: Level, dtype: np.dtype, store: np.dtype) -> Callable[..., tuple[Array, bool]]:
+        return _series().level(dims, form, dtype, store)
+
+    def level_back(self, dims: Cells, form: Level, dtype: np.dtype, store: np.dtype) -> Callable[..., Any]:
+        return _series().level_back(dims, form, dtype, store)
+
+    def slide(self, dims: Lines, form: Sliding, dtype: np.dtype, store: np.dtype) -> Callable[..., None]:
+        return _series().slide(dims, form, store)
+
+    def slide_back(self, dims: Lines, form: Sliding, dtype: np.dtype, store: np.dtype) -> Callable[..., Array]:
+        return _series().slide_back(dims, form, store)
+
     def pixel_sums(self, dims: Pixels, store: np.dtype, extremes: bool) -> Callable[[Array, float, float], Array]:
         return _outside().pixel_sums(dims, store, extremes)
 
@@ -97,3 +111,10 @@ def _outside() -> Any:
     from normzoo.backends.cpu import outside  # noqa: PLC0415
 
     return outside
+
+
+def _series() -> Any:
+    """Likewise, over levels and windows of series."""
+    from normzoo.backends.cpu import series  # noqa: PLC0415
+
+    return series

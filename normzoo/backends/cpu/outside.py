@@ -139,7 +139,7 @@ def _groups_code(formula: Formula, count: int, streams: bool, computed: np.dtype
 # -- lines
 
 
-def _together(dims: Lines) -> tuple[tuple[int, int, int], int]:
+def lines_together(dims: Lines) -> tuple[tuple[int, int, int], int]:
     """(b, t, n) as the kernel takes it: with time last all lines are one b's. And how often numbers are repeated."""
     return ((1, dims.t, dims.b * dims.n), dims.b) if dims.time_last else ((dims.b, dims.t, dims.n), 1)
 
@@ -153,7 +153,7 @@ def _three(numbers: Array, times: int) -> Array:
 @lru_cache(maxsize=256)
 def follow(dims: Lines, form: Following, store: np.dtype) -> Callable[..., Array]:
     """See the contract."""
-    sizes, times = _together(dims)
+    sizes, times = lines_together(dims)
     b, t, n = sizes
     double, flat = FLAT[DOUBLE.name], FLAT[store.name]
     signature = POOL, _DIMS, flat, double, flat, double, double, _INT, FLOAT, FLOAT
@@ -170,7 +170,7 @@ def follow(dims: Lines, form: Following, store: np.dtype) -> Callable[..., Array
 @lru_cache(maxsize=256)
 def follow_back(dims: Lines, form: Following, store: np.dtype) -> Callable[..., Array]:
     """Likewise."""
-    sizes, times = _together(dims)
+    sizes, times = lines_together(dims)
     double, flat = FLAT[DOUBLE.name], FLAT[store.name]
     signature = POOL, _DIMS, flat, flat, double, double, flat, double, FLOAT, FLOAT
     call = call_of(following.backward(form.kind, dims.time_last), signature, prod(sizes))

@@ -97,6 +97,10 @@ CELL_ROWS = 64  # least rows of a turn, beside which those sums take little time
 
 LARGEST_TURNS = 8  # turns that look for the largest deviations: in each, the first values of a channel are large; and
 LARGEST_PART = 65536  # least values of a turn, beside which those take little time
+LEVEL_VALUES = 1 << 17  # of a tile of columns that is read twice: half a level-2 cache of float32;
+LEVEL_WIDTH = 128  # its columns, at least
+LEVEL_STRIP = 4096  # values that are added up together, while as many are fetched: a third of a level-1 cache;
+LEVEL_ROWS = 8  # their rows, at least
 
 # -- tables of data -----------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
-"""Base class of norms along time: each line of values by what it was before. See `Following`."""
+"""Base classes of norms along time: each line of values by what is near it, or by what it was before."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from math import prod
 from typing import Any, NamedTuple
@@ -19,6 +19,8 @@ from normzoo.passes.saved import Saved
 from normzoo.passes.whole import Back, now, order_of, whole
 from normzoo.statistics.tracked import check_channels
 
+BackOfLines = Callable[[Backend, Array, Array, Array], Array]
+
 
 class Past(NamedTuple):
     """What `step` goes on with."""
@@ -27,18 +29,17 @@ class Past(NamedTuple):
     state: Array  # (2, N, values of a step) float64: mean and variance of each line, or the level and nothing
 
 
-class ByPast(Norm):
-    """A norm that says what `Following` it is, and which numbers its lines have; `start` is what comes before the first
-    step. x is (N, C, ..., T) or, with channel_axis=-1, (N, T, ..., C)."""
+class AlongTime(Norm):
+    """A norm that says what is made of lines, and which numbers these have. x is (N, C, ..., T) or, with
+    channel_axis=-1, (N, T, ..., C)."""
 
     eps: float
-    start = 0.0
     num_features: int
     channel_axis: int
 
-    @property
     @abstractmethod
-    def following(self) -> Following: ...
+    def over_lines(self, lines: Lines, given: Array, backend: Backend, v: Array, y: Array) -> BackOfLines:
+        """Write y; `given` are the numbers of the lines. Returns (backend, dy, v, dx) -> gradients of these numbers."""
 
     @abstractmethod
     def numbers(self) -> Mapping[str, Array]:
@@ -63,24 +64,18 @@ class ByPast(Norm):
         time_last = (self.channel_axis == 1) != is_turned
         time = x.shape[-1 if self.channel_axis == 1 else 1]
         lines = Lines(len(x), time, prod(x.shape[1:]) // max(1, time), time_last)
-        run = partial(self._follow, lines, dict(self.numbers()), self.following)
+        run = partial(self._over, lines, dict(self.numbers()))
         return whole(self, x, out, turned if is_turned else straight, run, self.params)
 
-    def _follow(
-        self, lines: Lines, numbers: Mapping[str, Array], form: Following, backend: Backend, v: Array, y: Array
-    ) -> Back:
-        dtype, channels_first = compute_dtype(v.dtype), lines.time_last
+    def _over(self, lines: Lines, numbers: Mapping[str, Array], backend: Backend, v: Array, y: Array) -> Back:
+        channels_first, names, features = lines.time_last, tuple(self.params), self.num_features
         given = self._of_lines(numbers, lines.n, channels_first)
-        if v.size:
-            state = self._first(lines)
-            states = backend.follow(lines, form, dtype, v.dtype)(v, given, state, 0, y)
-        names, features = tuple(self.params), self.num_features
+        of_lines = self.over_lines(lines, given, backend, v, y) if v.size else None
 
         def back(backend: Backend, d: Array, v: Array, dx: Array) -> dict[str, Array]:
-            if not v.size:
+            if of_lines is None:
                 return {name: np.zeros(features) for name in names}
-            run = backend.follow_back(lines, form, compute_dtype(v.dtype), v.dtype)
-            found = run(d, v, given, states, dx)
+            found = of_lines(backend, d, v, dx)
             shape = (len(found), features, -1) if channels_first else (len(found), -1, features)
             found = found.reshape(shape).sum(axis=2 if channels_first else 1)
             return {name: g for name, g in zip(numbers, found, strict=True) if name in names}
@@ -91,6 +86,28 @@ class ByPast(Norm):
         """(k, lines)."""
         times, given = lines // max(1, self.num_features), np.stack([a.astype(np.float64) for a in numbers.values()])
         return np.repeat(given, times, axis=1) if channels_first else np.tile(given, times)
+
+    def _options(self) -> dict[str, Any]:
+        return super()._options() | {"channel_axis": self.channel_axis}
+
+
+class ByPast(AlongTime):
+    """A norm that says what `Following` it is; `start` is what comes before the first step."""
+
+    start = 0.0
+
+    @property
+    @abstractmethod
+    def following(self) -> Following: ...
+
+    def over_lines(self, lines: Lines, given: Array, backend: Backend, v: Array, y: Array) -> BackOfLines:
+        form = self.following
+        states = backend.follow(lines, form, compute_dtype(v.dtype), v.dtype)(v, given, self._first(lines), 0, y)
+
+        def back(backend: Backend, d: Array, v: Array, dx: Array) -> Array:
+            return backend.follow_back(lines, form, compute_dtype(v.dtype), v.dtype)(d, v, given, states, dx)
+
+        return back
 
     def _first(self, lines: Lines) -> Array:
         state = np.zeros((2, lines.b, lines.n))
@@ -127,6 +144,3 @@ class ByPast(Norm):
             given = self._of_lines(self.numbers(), lines.n, self.channel_axis == 1)
             now().follow(lines, self.following, dtype, v.dtype)(v, given, state, steps, y)
         return y.astype(x.dtype, copy=False), Past(steps + 1, state)
-
-    def _options(self) -> dict[str, Any]:
-        return super()._options() | {"channel_axis": self.channel_axis}

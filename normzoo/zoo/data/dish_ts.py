@@ -1,12 +1,16 @@
 """Dish-TS: time series by a level that a linear map finds of their past, and back by the level of another."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from normzoo.backends.contract import Array
+from normzoo.backends.forms import Level
+from normzoo.passes.affine import TINY
+from normzoo.passes.cells import Pass
+from normzoo.passes.cells import Pull as CellPull
 from normzoo.passes.formulas import reciprocal, unit
 from normzoo.passes.numbers import check_size
 from normzoo.passes.saved import Pull
@@ -76,11 +80,27 @@ class DishTS(Reversible):
                 f"{self}: expected x of {self.lookback} time steps, the lookback of its maps, got {x.shape}"
             )
 
+    def letters(self, x: Array) -> str:
+        return "" if self.lookback <= TINY else "bcn" if self.channel_axis % 3 == 1 else "bnc"
+
+    def by_cells(self, cells: Pass, params: Mapping[str, Array]) -> CellPull:
+        names = ("weight", "bias", "lookback_weight", "horizon_weight")
+        weight, bias, past, ahead = (params[name] for name in names)
+        form = Level(True, False, self.lookback - 1, self.eps)
+        stats = cells.level(form, weight, bias, past)
+        cells.keep(Levels(type(self), cells.values(self.label), len(stats[0]), ahead.T, self.eps))
+
+        def pull(cells: Pass) -> dict[str, Array]:
+            (along, total), of_past = cells.level_back(form, stats, weight, past)
+            return dict(zip(names, (along.sum(axis=0), total.sum(axis=0), of_past, np.zeros(ahead.shape)), strict=True))
+
+        return pull
+
     def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
         axis, weight, bias = self.channel_axis, params["weight"], params["bias"]
         v = np.moveaxis(x, axis, 2)
-        past = Level(v, params["lookback_weight"].T, self.eps)
-        taken = Levels(type(self), past, params["horizon_weight"].T, self.eps)
+        past = LevelOf(v, params["lookback_weight"].T, self.eps)
+        taken = Levels(type(self), lambda: v, len(v), params["horizon_weight"].T, self.eps)
         xhat = past.apart * past.rstd
 
         def pull(dy: Array) -> dict[str, Array]:
@@ -122,7 +142,7 @@ class DishTS(Reversible):
         return super()._options() | {"channel_axis": self.channel_axis}
 
 
-class Level:
+class LevelOf:
     """What a map finds of v (N, T, C): level, std and rstd, (N, 1, C), and apart = v - level.
 
     Args:
@@ -147,15 +167,16 @@ class Level:
 
 
 class Levels(Taken):
-    """That of the past, and that of what is ahead, which `inverse` asks for.
+    """That of what is ahead, which `inverse` asks for.
 
     Args:
-        weights: (T, C), of the second.
+        values: what makes x, (N, T, C).
+        weights: (T, C).
     """
 
-    def __init__(self, owner: type, past: Level, weights: Array, eps: float) -> None:
-        self.owner, self.series, self.past, self._weights, self._eps = owner, len(past.v), past, weights, eps
+    def __init__(self, owner: type, values: Callable[[], Array], series: int, weights: Array, eps: float) -> None:
+        self.owner, self.series, self._values, self._weights, self._eps = owner, series, values, weights, eps
 
     @cached_property
-    def ahead(self) -> Level:
-        return Level(self.past.v, self._weights, self._eps)
+    def ahead(self) -> LevelOf:
+        return LevelOf(self._values(), self._weights, self._eps)

@@ -41,6 +41,11 @@ class TakenSaved(Chained):
         self.kept = taken
 
 
+def taken_of(saved: Saved | None) -> Any:
+    """What a forward pass left, if it had values."""
+    return getattr(saved, "kept", getattr(saved, "_pull", None))
+
+
 class Reversible(ExactNorm):
     """A norm whose `compute` leaves a `Taken`, and which says how that is restored. x is (N, T, C) or, with
     channel_axis=1, (N, C, T)."""
@@ -111,7 +116,7 @@ class Reversible(ExactNorm):
         """
         f = base_array(self, "f", f)
         self.check_series(f)
-        taken = getattr(saved, "kept", getattr(saved, "_pull", None))
+        taken = taken_of(saved)
         if not isinstance(saved, PulledBack | WholeSaved | TakenSaved):
             raise TypeError(f"{self}: expected saved of a forward pass, got {type(saved).__name__}")
         if not isinstance(taken, Taken) or taken.owner is not type(self):

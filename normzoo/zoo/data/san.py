@@ -1,15 +1,19 @@
 """Slice-level adaptive normalization of time series: every slice of steps by its own mean and deviation."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from normzoo.backends.contract import Array
+from normzoo.backends.forms import Level
+from normzoo.passes.affine import TINY
+from normzoo.passes.cells import Pass
+from normzoo.passes.cells import Pull as CellPull
 from normzoo.passes.formulas import centered, reciprocal, unit
 from normzoo.passes.numbers import check_size
 from normzoo.passes.saved import Pull, Saved
-from normzoo.zoo.data.reversible import Reversible, Taken
+from normzoo.zoo.data.reversible import Reversible, Taken, taken_of
 
 
 class SAN(Reversible):
@@ -68,6 +72,30 @@ class SAN(Reversible):
                 f"{x.shape}; write the last {least} steps"
             )
 
+    def letters(self, x: Array) -> str:
+        return "" if self.slice_length <= TINY else "bcn" if self.channel_axis % 3 == 1 else "bnc"
+
+    def by_cells(self, cells: Pass, params: Mapping[str, Array]) -> CellPull:
+        length = self.slice_length
+        slices, form = cells.sliced(length), Level(False, True, length, self.eps)
+        one, last = np.ones(slices.dims.c), slices.dims.last
+        stats = slices.level(form, one, np.zeros(slices.dims.c))
+        n, c = cells.dims.b, cells.dims.c
+
+        def of_slices(a: Array) -> Array:
+            """(N, slices, 1, C)"""
+            return a.reshape(n, -1, 1, c) if last else a.reshape(n, c, -1, 1).transpose(0, 2, 3, 1)
+
+        mean, std = (of_slices(a) for a in stats[:2])
+        values = cells.values(self.label)
+        cells.keep(OfSlices(type(self), mean, std, lambda: values().reshape(n, -1, length, c) - mean))
+
+        def pull(cells: Pass) -> dict[str, Array]:
+            cells.sliced(length).level_back(form, stats, one)
+            return {}
+
+        return pull
+
     def compute(self, x: Array, params: Mapping[str, Array], **inputs: Array) -> tuple[Array, Pull]:
         axis, length = self.channel_axis, self.slice_length
         v = np.moveaxis(x, axis, 2)
@@ -91,7 +119,7 @@ class SAN(Reversible):
     def statistics(self, saved: Saved | None = None) -> tuple[Array, Array]:
         """mean and std of the slices of the last x, or of the one of `saved`: float64, (N, slices, C), or with channels
         first."""
-        taken = getattr(self.saved if saved is None else saved, "_pull", None)
+        taken = taken_of(self.saved if saved is None else saved)
         if not isinstance(taken, OfSlices):
             raise RuntimeError(f"{self}: expected a forward pass with values before; write y = norm(x) first")
         mean, std = (np.moveaxis(a[:, :, 0], 2, self.channel_axis).copy() for a in (taken.mean, taken.std))
@@ -117,7 +145,7 @@ class SAN(Reversible):
             dmean, dstd = d.sum(axis=2, keepdims=True), (d * v).sum(axis=2, keepdims=True)
             found = {"x": (d * width).reshape(f.shape)}
             if given:
-                source = np.zeros((taken.series, taken.deviation.shape[1] * taken.deviation.shape[2], f.shape[2]))
+                source = np.zeros((taken.series, taken.mean.shape[1] * self.slice_length, f.shape[2]))
                 return found | {"mean": dmean[:, :, 0], "std": dstd[:, :, 0], "source": source}
             return found | {"source": taken.back(dmean, dstd).reshape(f.shape)}
 
@@ -128,13 +156,17 @@ class SAN(Reversible):
 
 
 class OfSlices(Taken):
-    """mean and std, (N, slices, 1, C), and deviation, (N, slices, steps, C)."""
+    """mean and std, (N, slices, 1, C), and deviation, (N, slices, steps, C), or what makes it."""
 
-    def __init__(self, owner: type, mean: Array, std: Array, deviation: Array) -> None:
+    def __init__(self, owner: type, mean: Array, std: Array, deviation: Array | Callable[[], Array]) -> None:
         self.owner, self.series = owner, len(mean)
-        self.mean, self.std, self.deviation = mean, std, deviation
+        self.mean, self.std, self._deviation = mean, std, deviation
+
+    @property
+    def deviation(self) -> Array:
+        return self._deviation() if callable(self._deviation) else self._deviation
 
     def back(self, dmean: Array, dstd: Array) -> Array:
         """The gradient of x, for those of mean and std."""
-        steps = self.deviation.shape[2]
-        return (dmean + dstd * self.deviation * reciprocal(self.std)) / steps
+        deviation = self.deviation
+        return (dmean + dstd * deviation * reciprocal(self.std)) / deviation.shape[2]

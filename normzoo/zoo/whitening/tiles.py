@@ -19,13 +19,12 @@ import numpy as np
 
 from normzoo.backends.contract import Array
 from normzoo.passes.cells import Beyond
-from normzoo.passes.numpy_threads import on_threads, workers
+from normzoo.passes.numpy_threads import FEW, on_threads, workers
 from normzoo.zoo.whitening.memory import Narrow, Wide
 
 VALUES = 1 << 16  # of a tile: 512 KB as float64
 MOST_VARIABLES = 128  # with more, blocks would be narrower than a register tile of BLAS
 LEAST_POSITIONS = 8  # with fewer, products are not worth their calls
-FEW = 1 << 18  # values for which no threads are started
 NEAR = 1e200  # traces between this and its inverse have products in float64
 NEAR32 = 1e-20  # traces above have products in float32
 SPREAD = 4.0  # sum of |factors| times standard deviations, up to which float32 has the digits

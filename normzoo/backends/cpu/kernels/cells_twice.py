@@ -6,8 +6,8 @@ from typing import Any
 
 from normzoo.backends.cpu.compiling.disk import identity
 from normzoo.backends.cpu.compiling.jit import helper
-from normzoo.backends.cpu.kernels.functions import on_lanes
 from normzoo.backends.cpu.kernels.cells import emptying, running
+from normzoo.backends.cpu.kernels.functions import on_lanes
 from normzoo.backends.cpu.kernels.making import cells_kernel
 from normzoo.backends.cpu.kernels.tuples import LINE, ONE, noughts, numbers_of, putting
 from normzoo.backends.cpu.schedule import SUMMED_VECTORS

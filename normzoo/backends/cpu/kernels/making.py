@@ -16,6 +16,7 @@ from normzoo.backends.cpu.kernels.records import (
     Cells,
     Forward,
     Largest,
+    Levels,
     Limits,
     Lines,
     Moments,
@@ -249,3 +250,103 @@ def largest_kernel(name: str, work: Any) -> Any:
         work(pool, Largest(dims, parts, k, x, center, far, places))
 
     return _named(name, largest, ALONE)
+
+
+def levels_kernel(name: str, work: Any) -> Any:
+    """y of cells less a level, and statistics: work(turn, levels, bias, far), a helper."""
+
+    def levels(
+        pool,
+        turns,
+        width,  # columns, or cells, of a turn
+        dims,  # (b, n, c)
+        limits,
+        x,
+        maps,
+        weight,
+        bias,
+        y,
+        stats,  # written
+        far,  # (turns,) float64, written: 1 where a number is near the ends of range
+    ):
+        share(pool, turns, work, (Levels(dims, width, x, maps, weight, y, stats, limits), bias, far))
+
+    return _named(name, levels, ALONE)
+
+
+def levels_back_kernel(name: str, work: Any) -> Any:
+    """dx and sums: work(turn, levels, dy, found, far), a helper."""
+
+    def levels_back(
+        pool,
+        turns,
+        width,
+        dims,
+        limits,
+        dy,
+        x,
+        maps,
+        weight,
+        stats,
+        dx,
+        sums,  # (2, b, c) float64, written: of dy * xhat, and of dy
+        of_levels,  # (b, c), written where there are maps
+        far,
+    ):
+        share(pool, turns, work, (Levels(dims, width, x, maps, weight, dx, stats, limits), dy, (sums, of_levels), far))
+
+    return _named(name, levels_back, ALONE)
+
+
+def levels_maps_kernel(name: str, work: Any) -> Any:
+    """The gradient of maps: work(line, levels, of_levels), a helper."""
+
+    def levels_maps(
+        pool,
+        lines,
+        dims,
+        x,
+        of_levels,
+        found,  # (n, c) or (c, n) float64, written
+    ):
+        share(pool, lines, work, (Levels(dims, 1, x, x, of_levels, found, found, ()), of_levels))
+
+    return _named(name, levels_maps, ALONE)
+
+
+def slide_kernel(name: str, work: Any) -> Any:
+    """y of lines by windows: work(turn, lines, place), a helper."""
+
+    def slide(
+        pool,
+        turns,
+        dims,  # (b, t, n)
+        place,  # steps of a window before and after its own, and how many steps the first block lacks
+        x,
+        numbers,  # (2, n): weight and bias
+        y,
+        eps,
+    ):
+        share(pool, turns, work, (Lines(dims, x, numbers, y, numbers, 0.0, eps), place))
+
+    return _named(name, slide, ALONE)
+
+
+def slide_back_kernel(name: str, work: Any) -> Any:
+    """dx and sums: work(turn, lines, dy, sums, place), a helper."""
+
+    def slide_back(
+        pool,
+        turns,
+        dims,
+        place,  # steps of a window before and after its own
+        dy,
+        x,
+        numbers,
+        dx,
+        sums,  # (2, b, n) float64, written
+        eps,
+    ):
+        share(pool, turns, work, (Lines(dims, x, numbers, dx, numbers, 0.0, eps), dy, sums, place))
+
+    return _named(name, slide_back, ALONE)

@@ -121,6 +121,19 @@ class Cells(NamedTuple):
     planes: Any  # (turns, p, width) float64, zeros at first: the others
 
 
+class Levels(NamedTuple):
+    """A pass over cells less a level of theirs; dx is in place of y going back."""
+
+    dims: Any  # (b, n, c)
+    width: Any  # columns of a turn, or cells
+    x: Any
+    maps: Any  # (n, c) or (c, n), as one b of x; x where there are none
+    weight: Any  # (c,)
+    result: Any
+    stats: Any  # (3, b, c) float64: level, deviation, sum of what is left
+    limits: Any  # divisor, eps, the least deviation and the most that a number may be
+
+
 class Lines(NamedTuple):
     """A pass; dx is in place of y going back."""
 
