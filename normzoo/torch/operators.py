@@ -13,6 +13,7 @@ from normzoo.passes.arrays import eps_for
 from normzoo.passes.view import Axes, find_view
 from normzoo.passes.view_saved import Left
 from normzoo.statistics.updates import commit
+from normzoo.torch.batched import by_items, in_one_call
 from normzoo.torch.function import Spec, run, run_back
 from normzoo.torch.tensors import array_of, tensor_of
 from normzoo.zoo.batch import batch_norm
@@ -135,6 +136,8 @@ def _back(ctx: Any, dy: Tensor | None, _: Any) -> tuple:
 
 
 normalize.register_autograd(_back, setup_context=_keep)
+normalize.register_vmap(in_one_call(normalize))
+normalize_backward.register_vmap(by_items(normalize_backward))
 
 
 @custom_op("normzoo::update_running", mutates_args=("mean", "var"))

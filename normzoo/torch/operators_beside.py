@@ -8,6 +8,7 @@ from torch.library import custom_op
 
 from normzoo.backends.activations import activation as activation_of
 from normzoo.backends.around import Around
+from normzoo.torch.batched import by_items
 from normzoo.torch.beside import Places, run, run_back
 from normzoo.torch.function import Spec
 from normzoo.torch.operators import fakes, left_of, placed
@@ -119,3 +120,5 @@ def _back(ctx: Any, dy: Tensor | None, ds: Tensor | None, _: Any) -> tuple:
 
 
 normalize_beside.register_autograd(_back, setup_context=_keep)
+normalize_beside.register_vmap(by_items(normalize_beside))
+normalize_beside_backward.register_vmap(by_items(normalize_beside_backward))
