@@ -9,7 +9,7 @@ from normzoo.backends.cpu.compiling.jit import helper
 from normzoo.backends.cpu.kernels.around import NOTHING, TURNS, backward_steps, forward_steps
 from normzoo.backends.cpu.kernels.making import apply_kernel, backward_kernel, forward_kernel
 from normzoo.backends.cpu.kernels.moments import affine_by, merge, put_lanes
-from normzoo.backends.cpu.kernels.records import Flags
+from normzoo.backends.cpu.kernels.records import Flags, Forward
 from normzoo.backends.cpu.kernels.rows import (
     affine_at,
     chunk_apply,
@@ -18,6 +18,7 @@ from normzoo.backends.cpu.kernels.rows import (
     chunk_moments,
     finish,
     no_chunk,
+    s_of,
     y_of,
 )
 from normzoo.backends.cpu.kernels.rows_gradients import (
@@ -183,7 +184,7 @@ def apply(spans, streams, around=ALONE):
     steps = forward_steps(around, False, streams)
     flags = Flags(False, 0, spans_n, streams, steps, not spans_n)
     normalize_chunk = normalizing(flags, chunk_join if steps.fills else no_chunk)
-    has_table = flags.folds and not steps.fills
+    fills = steps.fills  # is s written, too?
 
     @helper
     def some_runs(t, given, table):
@@ -196,12 +197,18 @@ def apply(spans, streams, around=ALONE):
             i, s = (line * c + j) * n, before + j
             scale, shift = splat(at(table, s)), splat(at(table, sets + s))
             affine = scale, shift, splat(at(table, 2 * sets + s)), splat(at(table, 3 * sets + s))
+            if fills:
+                over_run(s_of, flags.steps.sources, given, (i, i + n, 0), (), flags, 0)
             over_run(y_of, flags.steps.terms, given, (i, i + n, 0), (scale, scale, affine), flags, 0)
 
     @helper
     def all_chunks(pool, given):
         b, m, c, n = given.dims
-        if has_table and c > 1 and n <= ROW_CHUNK and given.parameter_dims[1] == 1:
+        pb, _, _, pn = given.parameter_dims
+        if m == 1 and c == 1 and (pb == b or pb == 1):  # sets that lie side by side
+            given = Forward((1, 1, b, n), (1, 1, pb, pn), *given[2:])
+            b, c = 1, b
+        if not spans_n and c > 1 and n <= ROW_CHUNK and given.parameter_dims[1] == 1:
             table, group = workspace(4 * b * c, given.weight), ROW_CHUNK // n
             fill_affine(given, table)
             share(pool, b * m * ((c + group - 1) // group), some_runs, (given, table))
