@@ -182,12 +182,15 @@ def _converted(model: Any) -> tuple[Any, Any]:
     return found, report
 
 
-def timed(step: Any, compared: dict[str, Any], inputs: dict[str, Any], rounds: int) -> dict[str, Any]:
-    """Milliseconds of each way, and the quartiles of the first way's time by this way's."""
+def timed(step: Any, compared: dict[str, Any], inputs: Any, rounds: int, before: Any = None) -> dict[str, Any]:
+    """Milliseconds of each way, and the quartiles of the first way's time by this way's. `before` takes the model, each
+    time, and is not timed."""
     took: dict[str, list[float]] = {name: [] for name in compared}
     for turn in range(rounds + 2):  # the first two compile and warm up
         for name, (model, context) in compared.items():
             with context():
+                if before is not None:
+                    before(model)
                 start = time.perf_counter()
                 step(model, inputs)
                 if turn > 1:

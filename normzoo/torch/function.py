@@ -100,8 +100,6 @@ def normalize(
 ) -> Tensor:
     """y of a pass, recorded in autograd's graph if gradients are needed."""
     tensors = x, weight, bias, mean, var
-    if torch.compiler.is_compiling():
-        return _recorded(spec, *tensors)
     if is_transformed():
         return by_torch(spec, *tensors)
     if is_recorded(*tensors):
