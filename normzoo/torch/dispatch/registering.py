@@ -5,7 +5,7 @@ import platform
 import sys
 import threading
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numba
@@ -43,9 +43,9 @@ def _kernels() -> dict[str, Callable[[], Any]]:
         "_fused_rms_norm_backward": last_axes.rms_norm_back,
         "native_group_norm": groups.group_norm,
         "native_group_norm_backward": groups.group_norm_back,
-        **{name: lambda name=name: batches.batch_norm(name) for name in (*forward, "_batch_norm_with_update")},
+        **{name: partial(batches.batch_norm, name) for name in (*forward, "_batch_norm_with_update")},
         **{
-            name: lambda name=name: batches.batch_norm_back(name)
+            name: partial(batches.batch_norm_back, name)
             for name in ("native_batch_norm_backward", "batch_norm_backward")
         },
     }
