@@ -1,12 +1,16 @@
 """Whole models of PyTorch, as they are and with this library's norms: time and accuracy.
 
-    OMP_WAIT_POLICY=passive python asv_benchmarks/models.py [--only llama,qwen3] [--rounds 15] [--compiled] [--json FILE]
+    OMP_WAIT_POLICY=passive python asv_benchmarks/models.py [--only llama,qwen3] [--rounds 15] [--compiled llama,bert] [--kinds] [--json FILE]
 
 Models are built from configurations of their libraries with random weights; nothing is downloaded. A library that is not
 installed is named and passed over. Every model does an inference step with a batch of 1 and of 8, and a training step
 with a batch of 2. The ways take turns, round after round in one process, and a ratio is the median over rounds of the
 first way's time by this way's (above 1 is faster), with its quartiles. The error is that of the result against a copy of
 the model in float64, and of the gradients the median over parameters.
+
+"norms" are the norms alone: the calls that the step makes of them, made again (`model_norms.py`). `--kinds` shows them
+by size, dtype and strides. `--compiled` also measures torch.compile, of the model as it is and with these norms, for
+these models or for "all"; to compile one takes minutes.
 """
 
 import argparse
@@ -28,6 +32,7 @@ import torch
 import normzoo.torch as nzt
 
 sys.path.insert(0, str(Path(__file__).parent))
+import model_norms
 import peers
 
 nn = torch.nn
@@ -156,30 +161,36 @@ def train(model: Any, inputs: dict[str, Any]) -> list[torch.Tensor]:
     return [p.grad for p in model.parameters() if p.grad is not None]
 
 
-def ways(model: Any, compiled: bool) -> dict[str, tuple[Any, Callable[[], Any]]]:
+def ways(model: Any, converted: Any, compiled: bool) -> dict[str, tuple[Any, Callable[[], Any]]]:
     """What is compared: a model, and the context in which it runs."""
-    found = {"eager": (model, nullcontext), "converted": (_converted(model), nullcontext)}
-    found["installed"] = model, nzt.installed
-    found["both"] = found["converted"][0], nzt.installed
+    found = {"eager": (model, nullcontext), "converted": (converted, nullcontext)}
+    found |= {"installed": (model, nzt.installed), "both": (converted, nzt.installed)}
     if compiled:
-        found["compiled"] = (torch.compile(copy.deepcopy(model)), nullcontext)
+        torch.compiler.reset()
+        torch._dynamo.config.recompile_limit = 64  # three copies, each in three steps, share the code of their classes
+        copies = {f"compiled_{name}" if name != "eager" else "compiled": way for name, way in found.items()}
+        del copies["compiled_both"]
+        found |= {name: (torch.compile(copy.deepcopy(way)), context) for name, (way, context) in copies.items()}
     return found
 
 
-def _converted(model: Any) -> Any:
+def _converted(model: Any) -> tuple[Any, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         found, report = nzt.convert(copy.deepcopy(model), report=True)
     print("  " + str(report).replace("\n", "\n  "))
-    return found
+    return found, report
 
 
-def timed(step: Any, compared: dict[str, Any], inputs: dict[str, Any], rounds: int) -> dict[str, Any]:
-    """Milliseconds of each way, and the quartiles of the first way's time by this way's."""
+def timed(step: Any, compared: dict[str, Any], inputs: Any, rounds: int, before: Any = None) -> dict[str, Any]:
+    """Milliseconds of each way, and the quartiles of the first way's time by this way's. `before` takes the model, each
+    time, and is not timed."""
     took: dict[str, list[float]] = {name: [] for name in compared}
     for turn in range(rounds + 2):  # the first two compile and warm up
         for name, (model, context) in compared.items():
             with context():
+                if before is not None:
+                    before(model)
                 start = time.perf_counter()
                 step(model, inputs)
                 if turn > 1:
@@ -207,13 +218,21 @@ def accurate(step: Any, model: Any, compared: dict[str, Any], inputs: dict[str, 
     return found
 
 
-def measured(name: str, rounds: int, compiled: bool) -> dict[str, Any] | None:
+def shown(label: str, way: str, cell: dict[str, Any], rest: str) -> None:
+    low, mid, high = cell["quartiles"]
+    print(f"  {label:5} {way:19} {cell['ms']:8.3f} ms  {mid:.2f} ({low:.2f} to {high:.2f})  {rest}")
+
+
+def measured(name: str, rounds: int, compiled: bool = False, kinds: bool = False) -> dict[str, Any] | None:
     print(name)
     family = FAMILIES[name]
     model = made(family)
     if model is None:
         return None
-    compared, results = ways(model, compiled), {}
+    converted, report = _converted(model)
+    compared, results = ways(model, converted, compiled), {}
+    eager = {way: pair for way, pair in compared.items() if not way.startswith("compiled")}
+    paths = model_norms.outermost(report.taken | report.left)
     for label, step, batch in (("b1", infer, 1), ("b8", infer, 8), ("train", train, 2)):
         for each, _ in compared.values():
             each.train(step is train)
@@ -222,11 +241,13 @@ def measured(name: str, rounds: int, compiled: bool) -> dict[str, Any] | None:
         results[label] = timed(step, compared, inputs, rounds)
         for way, error in accurate(step, model, compared, inputs).items():
             results[label][way]["error"] = error
-        for way, cell in results[label].items():
-            low, mid, high = cell["quartiles"]
-            print(
-                f"  {label:5} {way:9} {cell['ms']:8.2f} ms  {mid:.2f} ({low:.2f} to {high:.2f})  error {cell['error']:.1e}"
-            )
+            shown(label, way, results[label][way], f"error {error:.1e}")
+        calls = model_norms.calls_of(model, paths, step, inputs)
+        for way, cell in model_norms.alone(eager, calls, step is train, timed, rounds).items() if calls else ():
+            results[label][way]["norms"] = cell
+            shown(label, way, cell, f"norms alone, {len(calls)} calls")
+        for line in model_norms.by_kind(eager, calls, step is train, timed, rounds) if kinds else ():
+            print(f"  {label:5} {line}")
     return results
 
 
@@ -234,17 +255,19 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--only", default="", help=f"of {', '.join(FAMILIES)}")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--compiled", action="store_true", help="torch.compile, too")
+    parser.add_argument("--compiled", default="", help='models for which torch.compile is measured, too, or "all"')
+    parser.add_argument("--kinds", action="store_true", help="show the norms alone by size, dtype and strides")
     parser.add_argument("--json", default="")
     given = parser.parse_args(arguments)
     names = given.only.split(",") if given.only else list(FAMILIES)
-    unknown = [name for name in names if name not in FAMILIES]
+    compiled = list(FAMILIES) if given.compiled == "all" else [name for name in given.compiled.split(",") if name]
+    unknown = [name for name in (*names, *compiled) if name not in FAMILIES]
     if unknown or given.rounds < 2:
         parser.error(
             f"expected --only of {', '.join(FAMILIES)} and --rounds of 2 or more, got {unknown}, {given.rounds}"
         )
     declare_operators()
-    found = {name: measured(name, given.rounds, given.compiled) for name in names}
+    found = {name: measured(name, given.rounds, name in compiled, given.kinds) for name in names}
     found = {name: result for name, result in found.items() if result is not None}
     if given.json:
         about = peers.describe(["torch"]) | {"command": shlex.join(["python", *sys.argv])}

@@ -37,15 +37,19 @@ def test_it_measures_what_is_installed_and_names_what_is_not(models, tmp_path, m
         "missing": models._made("no_such_library", "no_such_library.Model", None),
     })  # fmt: skip
     with nz.use("reference"):
-        found = models.main(["--rounds", "3", "--json", str(tmp_path / "found.json")])
+        found = models.main(["--rounds", "3", "--kinds", "--json", str(tmp_path / "found.json")])
     printed = capsys.readouterr().out
+    assert "('BatchNorm2d', ((8, 4, 4, 4), 'float32', (64, 16, 4, 1)))" in printed
     assert "taken: 1 BatchNorm2d" in printed and "passed over: no_such_library" in printed
     assert list(found) == ["small"] and list(found["small"]) == ["b1", "b8", "train"]
     for cells in found["small"].values():
         assert {"eager", "converted"} <= cells.keys()
         for cell in cells.values():
-            low, mid, high = cell["quartiles"]
-            assert cell["ms"] > 0 and low <= mid <= high and 0 < cell["error"] < 1e-5
+            assert 0 < cell["error"] < 1e-5
+            assert cell["norms"]["ms"] < 10 * cell["ms"]
+            for part in (cell, cell["norms"]):
+                low, mid, high = part["quartiles"]
+                assert part["ms"] > 0 and low <= mid <= high
         assert cells["eager"]["quartiles"] == [1, 1, 1]
     record = json.loads((tmp_path / "found.json").read_text())
     assert record["models"] == found and record["about"].keys() >= {"machine", "date", "commit", "versions", "command"}
@@ -63,3 +67,31 @@ def test_there_are_sixteen_families_and_unknown_names_are_refused(models, capsys
     with pytest.raises(SystemExit):
         models.main(["--only", "no_such_model"])
     assert "got ['no_such_model']" in capsys.readouterr().err
+
+
+def test_the_norms_alone_are_called_as_in_the_model(models):
+    """With the values and strides of the model, one after the other, each with its own dy."""
+
+    class Two(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = torch.nn.LayerNorm(4)
+
+        def forward(self, x):
+            return self.norm(self.norm(x.mT) * 3)
+
+    model, x = Two(), torch.randn(2, 4, 4)
+    norms = models.model_norms
+    calls = norms.calls_of(model, ["norm"], lambda model, x: model(x), x)
+    assert [call.inputs[0].stride() for call in calls] == [(16, 1, 4), (16, 4, 1)]
+    assert torch.equal(calls[0].inputs[0], x.mT) and calls[0].inputs[0].data_ptr() != x.data_ptr()
+    assert calls[1].inputs[0].requires_grad and not calls[0].inputs[0].requires_grad
+    assert torch.equal(calls[1].inputs[0], 3 * model.norm(x.mT))
+    seen = []
+    model.norm.register_forward_hook(lambda module, given, y: seen.append(given[0]))
+    for training in (False, True):
+        seen.clear()
+        norms.again(model, calls, training)(2)
+        assert [a is b.inputs[0] for a, b in zip(seen, 2 * calls, strict=True)] == [True] * 4
+    assert norms.outermost(["a", "a.b", "ab", "c.d"]) == ["a", "ab", "c.d"]
+    assert norms.outermost(["", "a"]) == [""]

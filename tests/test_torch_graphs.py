@@ -232,3 +232,82 @@ def test_nested_tensors_are_refused():
     for layout, error in ((torch.strided, TypeError), (torch.jagged, NotImplementedError)):
         with pytest.raises(error, match=r"normzoo\.torch\.revert\(model\)"):
             F.layer_norm(torch.nested.nested_tensor(parts, layout=layout), (4,))
+
+
+RUNNING = torch.arange(8.0), torch.arange(8.0) + 1
+# arguments of the operator behind x, weight and bias, whose size comes first, and the same by PyTorch
+OPERATORS = {
+    "layer_norm": (6, (None, None, "layer_norm", [6], True, 0.0, 1e-5), lambda x, w, b: T.layer_norm(x, (6,), w, b)),
+    "rms_norm": (6, (None, None, "rms_norm", [6], True, 0.0, 1e-5), lambda x, w, b: T.rms_norm(x, (6,), w, 1e-5)),
+    "group_norm": (8, (None, None, "group_norm", [2], True, 0.0, 1e-5), lambda x, w, b: T.group_norm(x, 2, w, b)),
+    "instance_norm": (
+        8, (None, None, "instance_norm", [], True, 0.0, 1e-5), lambda x, w, b: T.instance_norm(x, None, None, w, b),
+    ),
+    "batch_norm": (
+        8, (None, None, "batch_norm", [], True, 0.0, 1e-5), lambda x, w, b: T.batch_norm(x, None, None, w, b, True),
+    ),
+    "batch_norm-eval": (8, (*RUNNING, "batch_norm", [], False, 0.0, 1e-5), lambda x, w, b: T.batch_norm(x, *RUNNING, w, b)),
+}  # fmt: skip
+T = nn.functional
+TRANSFORMS = {
+    "grad": lambda call, x, v: torch.func.grad(lambda x: (call(x) ** 3).sum())(x[0]),
+    "vmap": lambda call, x, v: torch.vmap(call)(x),
+    "vmap of another axis": lambda call, x, v: torch.vmap(call, in_dims=1)(x.transpose(0, 1)),
+    "vmap of grad": lambda call, x, v: torch.vmap(torch.func.grad(lambda x: (call(x) ** 3).sum()))(x),
+    "jvp": lambda call, x, v: torch.func.jvp(call, (x[0],), (v[0],))[1],
+    "jvp of grad": lambda call, x, v: torch.func.jvp(torch.func.grad(lambda x: (call(x) ** 3).sum()), (x[0],), (v[0],))[
+        1
+    ],
+    "jacrev": lambda call, x, v: torch.func.jacrev(lambda x: call(x).sum(-1))(x[0]),
+    "forward mode": lambda call, x, v: forward_mode(call, x[0], v[0]),
+}
+
+
+def forward_mode(call, x, v):
+    forward_ad = torch.autograd.forward_ad
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(call(forward_ad.make_dual(x, v))).tangent
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_operators_have_rules_for_every_transform(name):
+    size, rest, theirs = OPERATORS[name]
+    x, v = torch.randn(2, 3, 4, 8, 6) + 2
+    w, b = torch.rand(size) + 0.5, torch.randn(size)
+    beside = (*rest, "silu", "gate", False, 1.0)
+    for each, transform in TRANSFORMS.items():
+        found = transform(lambda x: torch.ops.normzoo.normalize(x, w, b, *rest)[0], x, v)
+        expected = transform(lambda x: theirs(x, w, b if name != "rms_norm" else None), x, v)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4, msg=f"{each}: {found - expected}")
+        found = transform(
+            lambda x: torch.ops.normzoo.normalize_beside(x, w, b, *rest[:2], None, x.flip(0), *beside[2:])[0], x, v
+        )
+        expected = transform(lambda x: theirs(x, w, b if name != "rms_norm" else None) * T.silu(x.flip(0)), x, v)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4, msg=f"{each}, gate: {found - expected}")
+    assert torch.vmap(lambda x: torch.ops.normzoo.normalize(x, w, b, *rest)[0])(x[:0]).shape == (0, 4, 8, 6)
+    # with parameters of their own
+    many = torch.rand(3, size) + 0.5
+    found = torch.vmap(lambda x, w: torch.ops.normzoo.normalize(x, w, b, *rest)[0])(x, many)
+    expected = torch.stack([theirs(x, w, b if name != "rms_norm" else None) for x, w in zip(x, many, strict=True)])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == "layer_norm" else pytest.param(name, marks=pytest.mark.slow) for name in OPERATORS]
+)
+def test_the_operators_are_what_pytorch_expects_of_operators(name):
+    size, rest, _ = OPERATORS[name]
+    x, w, b = torch.randn(4, 8, 6, requires_grad=True), torch.rand(size, requires_grad=True), torch.rand(size)
+    torch.library.opcheck(torch.ops.normzoo.normalize.default, (x, w, b, *rest))
+    beside = *rest[2:], "silu", "add", False, 0.5
+    torch.library.opcheck(torch.ops.normzoo.normalize_beside.default, (x, w, b, *rest[:2], x.detach(), x, *beside))
+
+
+@pytest.mark.parametrize("name", ["grad", "vmap", "vmap of grad", "jacrev"])
+def test_transforms_are_compiled_as_pytorchs(name):
+    """One of forward mode raises, as with PyTorch's norm: it was zero, and nothing was said."""
+    theirs, x, v = nn.LayerNorm(6), *torch.randn(2, 3, 4, 6)
+    ours = nzt.convert(copy.deepcopy(theirs))
+    call = lambda *given: ours(*given)  # noqa: E731, PLW0108 (Dynamo cannot name a module in vmap's messages)
+    found = torch.compile(lambda: TRANSFORMS[name](call, x, v), backend="eager", fullgraph=True)()
+    torch.testing.assert_close(found, TRANSFORMS[name](theirs, x, v), rtol=1e-5, atol=1e-5)

@@ -13,7 +13,7 @@ import normzoo as nz
 
 torch = pytest.importorskip("torch")
 nzt = pytest.importorskip("normzoo.torch")
-from normzoo.torch.dispatch import installing, interface, plans  # noqa: E402  (behind the check for PyTorch)
+from normzoo.torch.dispatch import interface, plans, registering  # noqa: E402  (behind the check for PyTorch)
 
 F, aten = torch.nn.functional, torch.ops.aten
 if interface.missing():
@@ -563,7 +563,7 @@ def test_other_systems_get_one_message(monkeypatch):
         RuntimeError, match=r"C interface of torch 2\.\d+ to 2\.\d+, got torch 2\.\S+, which lacks torch_par"
     ):
         nzt.install()
-    monkeypatch.setattr(installing.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(registering.platform, "machine", lambda: "aarch64")
     with pytest.raises(
         RuntimeError, match=r"expected Linux on x86-64, got linux on aarch64; use normzoo.torch.convert"
     ):

@@ -502,3 +502,48 @@ def test_running_statistics_of_another_size_do_not_reach_a_kernel(mean, var, sta
     with pytest.raises(ValueError, match="expected statistics in a C-contiguous float64 array"):
         x = torch.zeros((4, 3))
         torch.ops.normzoo.normalize_backward(x, x, None, None, narrow, "batch_norm", [], True, 1e-5)
+
+
+DIRECT = {
+    "layer_norm": lambda f, x, w, b: f.layer_norm(x, (6,), w, b),
+    "rms_norm": lambda f, x, w, b: f.rms_norm(x, (6,), w, 1e-6),
+    "rms_norm-eps": lambda f, x, w, b: f.rms_norm(x, (6,)),
+    "group_norm": lambda f, x, w, b: f.group_norm(x, 2, w, b),
+    "batch_norm": lambda f, x, w, b: f.batch_norm(x, b, w, w, b),
+}
+
+
+@pytest.mark.parametrize("name", DIRECT)
+def test_without_gradients_a_small_pass_is_an_operator_of_the_same_bits(name, monkeypatch):
+    """It is loaded after some calls, takes what `run` takes, and leaves to that what PyTorch does not, or otherwise."""
+    from normzoo.torch import function  # noqa: PLC0415
+    from normzoo.torch.dispatch import direct, interface  # noqa: PLC0415
+
+    if interface.missing():
+        pytest.skip("this PyTorch lacks the interface")
+    monkeypatch.setattr(direct, "AFTER", 1)
+    call, took, run = DIRECT[name], [], function.run
+    monkeypatch.setattr(function, "run", lambda *given: took.append(name) or run(*given))
+    w, b = torch.rand(6) + 0.5, torch.rand(6) + 0.5
+    mixes, same_dtype = name != "rms_norm-eps", name == "rms_norm"
+    for shape in ((4, 6, 6), (2, 6, 5, 6)):
+        x = torch.randn(shape) + 3
+        for given, is_run in (
+            (x, False), (x.bfloat16(), same_dtype), (x.double(), mixes), (x[:0], True), (x[(0,) * (x.dim() - 1)], True),
+            (x.transpose(0, 1).contiguous().transpose(0, 1), True),
+        ):  # fmt: skip
+            if given.dim() == 1 and not name.startswith(("layer", "rms")):
+                continue
+            found = []
+            for most in (function.SMALL, 0):
+                took.clear()
+                with monkeypatch.context() as patch, torch.no_grad():
+                    patch.setattr(function, "SMALL", most)
+                    found.append(call(nzt.functional, given, w, b))
+                assert bool(took) == (is_run or most == 0)
+            y, expected = found
+            assert torch.equal(y, expected) and y.stride() == expected.stride() and y.dtype == given.dtype
+    with nz.use("reference"), torch.no_grad():
+        took.clear()
+        torch.testing.assert_close(call(nzt.functional, x, w, b), call(T, x, w, b), rtol=1e-5, atol=1e-5)
+    assert took

@@ -108,35 +108,47 @@ def _of_model(ways: dict[str, dict[str, Any]]) -> dict[str, float]:
     return found | ({"inductor": torch / ways["compiled"]["quartiles"][1]} if "compiled" in ways else {})
 
 
-WAYS = {"installed": "`install()`", "converted": "`convert`", "both": "both", "compiled": "`torch.compile`"}
+WAYS = {
+    "installed": "`install()`", "converted": "`convert`", "both": "both", "compiled": "`torch.compile`",
+    "compiled_installed": "compiled, `install()`", "compiled_converted": "compiled, `convert`",
+}  # fmt: skip
 STEPS_OF_MODELS = "b1", "b8", "train"
 
 
 def models_table() -> str:
     """A row for each model: milliseconds of PyTorch, and how many times as fast each way is, in each step; Markdown."""
     path = BENCHMARKS / OTHERS["whole models"][0]
-    models = json.loads(path.read_text(encoding="utf-8"))["models"]
-    ways = [way for way in WAYS if way in next(iter(models.values()))["b1"]]
+    models = json.loads(path.read_text(encoding="utf-8"))["models"].items()
+    rows = {name: [steps[step] for step in STEPS_OF_MODELS] for name, steps in models}
+    columns = {title: {name: _ratios(row, way) for name, row in rows.items()} for way, title in WAYS.items()}
+    for way in ("installed", "both"):
+        columns[f"norms alone, {WAYS[way]}"] = {
+            name: _ratios([{w: cell.get("norms") for w, cell in step.items()} for step in row], way)
+            for name, row in rows.items()
+        }
+    columns = {title: column for title, column in columns.items() if any(column.values())}
 
     def cell(values: Iterable[float], form: str) -> str:
         return " / ".join(format(v, form) for v in values)
 
     lines = [
-        f"| model | PyTorch, ms | {' | '.join(WAYS[way] for way in ways)} | error, PyTorch | error, ours |",
-        "|---|---|" + "---|" * (len(ways) + 2),
+        f"| model | PyTorch, ms | {' | '.join(columns)} | error, PyTorch | error, ours |",
+        "|---|---|" + "---|" * (len(columns) + 2),
     ]
-    for name, steps in models.items():
-        found = [steps[step] for step in STEPS_OF_MODELS]
-        parts = [cell((f["eager"]["ms"] for f in found), ".1f")]
-        parts += [cell((f[way]["quartiles"][1] for f in found), ".2f") for way in ways]
-        parts += [f"{max(f[way]['error'] for f in found):.0e}" for way in ("eager", "installed")]
+    for name, row in rows.items():
+        parts = [cell((step["eager"]["ms"] for step in row), ".1f")]
+        parts += [cell(column[name], ".2f") for column in columns.values()]
+        parts += [f"{max(step[way]['error'] for step in row):.0e}" for way in ("eager", "installed")]
         lines.append(f"| {name} | {' | '.join(parts)} |")
-    means = [
-        [geometric_mean(m[step][way]["quartiles"][1] for m in models.values()) for step in STEPS_OF_MODELS]
-        for way in ways
-    ]
+    means = [map(geometric_mean, zip(*filter(None, column.values()), strict=True)) for column in columns.values()]
     lines.append(f"| geometric mean | | {' | '.join(cell(m, '.2f') for m in means)} | | |")
     return "\n".join(lines)
+
+
+def _ratios(row: list[dict[str, Any]], way: str) -> list[float]:
+    """How many times as fast a way is in each step; nothing where it was not measured."""
+    found = [step.get(way) for step in row]
+    return [cell["quartiles"][1] for cell in found] if all(found) else []
 
 
 def geometric_mean(values: Iterable[float]) -> float:

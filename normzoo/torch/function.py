@@ -7,7 +7,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from normzoo import functional
+from normzoo.backends import chosen
 from normzoo.passes.normalize import resume
+from normzoo.torch.dispatch.direct import direct
 from normzoo.torch.tensors import array_of, tensor_of
 from normzoo.torch.threads import torch_threads
 from normzoo.torch.twice import differentiable_backward
@@ -35,6 +37,7 @@ class Spec(NamedTuple):
 
 
 _NAMES = "input", "weight", "bias", "running_mean", "running_var"
+SMALL = 1 << 18  # values, up to which a pass without gradients is one operator
 
 
 def run(
@@ -97,15 +100,38 @@ def normalize(
 ) -> Tensor:
     """y of a pass, recorded in autograd's graph if gradients are needed."""
     tensors = x, weight, bias, mean, var
-    if torch.compiler.is_compiling():
-        return _recorded(spec, *tensors)
     if is_transformed():
         return by_torch(spec, *tensors)
     if is_recorded(*tensors):
         return _recorded(spec, *tensors)
     if torch.is_grad_enabled() and any(getattr(t, "requires_grad", False) for t in (x, weight, bias)):
         return Normalize.apply(*tensors, spec)
-    return run(spec, *tensors, False)[0]
+    y = _direct(spec, *tensors)
+    return run(spec, *tensors, False)[0] if y is None else y
+
+
+def agrees(spec: Spec, x: Any) -> bool:
+    """Does PyTorch's operator, by this library's kernels, compute what this library's pass does, in the same memory
+    format? It has no backend to choose, and its own result where eps is not positive."""
+    if not isinstance(x, Tensor) or not x.is_cpu or chosen() != "cpu":
+        return False
+    if spec.eps is not None and not (type(spec.eps) is float and spec.eps > 0):
+        return False
+    if x.is_contiguous():
+        return True
+    return spec.name in ("batch_norm", "group_norm") and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _direct(spec: Spec, x: Any, weight: Any, bias: Any, mean: Any, var: Any) -> Tensor | None:
+    """y of a small pass without gradients by an operator of compiled code; None where `run` is to do it. A large y is
+    better off in memory that was used before, which is what `run` has."""
+    if not agrees(spec, x) or x.dim() < 2 or not 0 < x.numel() <= SMALL:
+        return None
+    if spec.own and spec.name == "batch_norm":
+        return None
+    if spec.name == "rms_norm" and getattr(weight, "dtype", x.dtype) is not x.dtype:
+        return None
+    return direct(spec.name, x, spec.sizes, weight, bias, mean, var, spec.eps)
 
 
 def is_transformed() -> bool:

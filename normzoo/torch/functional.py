@@ -21,7 +21,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from normzoo.torch.beside import Surroundings, normalize_beside
 from normzoo.torch.dispatch.installing import is_installed
-from normzoo.torch.function import Spec, normalize
+from normzoo.torch.function import Spec, agrees, normalize
 
 AUTOCAST_FLOAT32 = {"cuda": ("layer_norm", "group_norm", "rms_norm")}
 
@@ -31,13 +31,17 @@ def _sizes(shape: Any) -> tuple[int, ...]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", torch.jit.TracerWarning)
             return tuple(map(int, shape)) if isinstance(shape, Sequence) else (int(shape),)
+    if type(shape) is tuple:  # the usual case: to ask for a Sequence takes longer
+        return shape
     return tuple(shape) if isinstance(shape, Sequence) else (shape,)
 
 
 def _float32(name: str, *tensors: Tensor | None) -> tuple[Any, ...]:
     """The tensors, converted as autocast would."""
-    kind = tensors[0].device.type if isinstance(tensors[0], Tensor) else ""
-    if name not in AUTOCAST_FLOAT32.get(kind, ()) or not torch.is_autocast_enabled(kind):
+    x = tensors[0]
+    if not isinstance(x, Tensor) or x.is_cpu or name not in AUTOCAST_FLOAT32.get(x.device.type, ()):
+        return tensors
+    if not torch.is_autocast_enabled(x.device.type):
         return tensors
     return tuple(t.float() if t is not None and t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors)
 
@@ -46,19 +50,12 @@ def _pass(spec: Spec, beside: Surroundings, *tensors: Tensor | None) -> Any:
     """The pass: by PyTorch's own operator where this library's kernels are installed in it, for less time in Python."""
     if beside:
         return normalize_beside(spec, tensors, beside)
-    if is_installed() and _is_dense(spec, tensors[0]) and not torch.compiler.is_compiling():
+    if is_installed() and not torch.compiler.is_compiling() and agrees(spec, tensors[0]):
         try:
             return spec.run(torch.nn.functional, *(*tensors, None, None, None)[:5])
         except RuntimeError:  # dtypes that PyTorch does not mix, or a fault of the caller's, for which see below
             pass
     return normalize(spec, *tensors)
-
-
-def _is_dense(spec: Spec, x: Any) -> bool:
-    """Has the result of PyTorch's operator the memory format of x?"""
-    if not isinstance(x, Tensor) or x.is_contiguous():
-        return isinstance(x, Tensor)
-    return spec.name in ("batch_norm", "group_norm") and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def batch_norm(

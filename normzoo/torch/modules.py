@@ -23,16 +23,19 @@ else:
 BEHIND = ("activation", "gate_first", "residual_scale")
 
 
-def leaf(forward: Callable[..., Any]) -> Any:
-    """`forward` of a module that torch.fx keeps as one node, as it does for all modules of torch.nn."""
+def leaf(forward: Callable[..., Any], names: dict[str, str] | None = None, like: Any = None) -> Any:
+    """`forward` of a module that torch.fx keeps as one node, as it does for all modules of torch.nn. It has the name of
+    `like`; `names` are those of its arguments by what the callers call them."""
 
-    @wraps(forward)
+    @wraps(like or forward)
     def found(self: Any, *inputs: Any, **named: Any) -> Any:
-        for x in (*inputs, *named.values()):
+        for x in (*inputs, *named.values()) if named else inputs:
             if isinstance(x, Proxy):
                 path = getattr(x.tracer, "path_of_module", lambda module: "")(self)
                 if path:  # a norm that is itself the traced module has no path
                     return x.tracer.create_proxy("call_module", path, inputs, named)
+        if names and named:
+            named = {names.get(name, name): value for name, value in named.items()}
         return forward(self, *inputs, **named)
 
     return found

@@ -13,7 +13,9 @@ from normzoo.passes.arrays import eps_for
 from normzoo.passes.view import Axes, find_view
 from normzoo.passes.view_saved import Left
 from normzoo.statistics.updates import commit
-from normzoo.torch.function import Spec, run, run_back
+from normzoo.torch.batched import by_items, in_one_call
+from normzoo.torch.defining import defined
+from normzoo.torch.function import Spec, by_torch, run, run_back
 from normzoo.torch.tensors import array_of, tensor_of
 from normzoo.zoo.batch import batch_norm
 from normzoo.zoo.instance import instance_norm
@@ -66,7 +68,6 @@ def fakes(spec: Spec, x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), x.new_empty((3, _sets(spec, x)), dtype=torch.float64)
 
 
-@custom_op("normzoo::normalize", mutates_args=())
 def normalize(
     x: Tensor,
     weight: Tensor | None,
@@ -85,11 +86,25 @@ def normalize(
     return placed(y, x), tensor_of(left.stats).reshape(3, -1)
 
 
-@normalize.register_fake
-def _(
+def _fake(
     x: Tensor, weight: Any, bias: Any, mean: Any, var: Any, name: str, sizes: Any, own: Any, momentum: Any, eps: Any
 ) -> tuple[Tensor, Tensor]:
     return fakes(Spec(name, sizes, own), x)
+
+
+def stats_by_torch(spec: Spec, x: Tensor, mean: Any, var: Any) -> Tensor:
+    """The statistics that `normalize` returns, in PyTorch's operators."""
+    v = x.double()
+    if spec.own:
+        v = (v.transpose(0, 1) if spec.name == "batch_norm" else v).reshape(_sets(spec, x), -1)
+        mean = v.mean(1) if spec.name != "rms_norm" else torch.zeros_like(v[:, 0])
+        var = (v - mean[:, None]).square().mean(1)
+    mean, spread = mean.detach().double(), var.detach().double()
+    eps = (
+        torch.finfo(torch.float64 if x.dtype is torch.float64 else torch.float32).eps if spec.eps is None else spec.eps
+    )
+    rstd = (spread + eps).rsqrt()
+    return torch.stack((mean, spread, torch.where(rstd.isinf(), 0.0, rstd)))
 
 
 @custom_op("normzoo::normalize_backward", mutates_args=())
@@ -134,7 +149,15 @@ def _back(ctx: Any, dy: Tensor | None, _: Any) -> tuple:
     return *(None if p is None else d for d, p in present), *(None,) * 7
 
 
-normalize.register_autograd(_back, setup_context=_keep)
+def _composed(x: Tensor, weight: Any, bias: Any, mean: Any, var: Any, *rest: Any) -> tuple[Tensor, Tensor]:
+    """The same in PyTorch's operators, which have rules for all transforms."""
+    spec = Spec(*rest)
+    y = by_torch(spec, x, weight, bias, *((None, None) if spec.own else (mean, var)))
+    return y, stats_by_torch(spec, x.detach(), mean, var)
+
+
+operator = defined(normalize, _fake, (_keep, _back), _composed, in_one_call)
+normalize_backward.register_vmap(by_items(normalize_backward))
 
 
 @custom_op("normzoo::update_running", mutates_args=("mean", "var"))

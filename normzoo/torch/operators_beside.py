@@ -8,13 +8,14 @@ from torch.library import custom_op
 
 from normzoo.backends.activations import activation as activation_of
 from normzoo.backends.around import Around
-from normzoo.torch.beside import Places, run, run_back
-from normzoo.torch.function import Spec
-from normzoo.torch.operators import fakes, left_of, placed
+from normzoo.torch.batched import by_items
+from normzoo.torch.beside import Places, composed, function_of, run, run_back
+from normzoo.torch.defining import defined
+from normzoo.torch.function import Spec, by_torch
+from normzoo.torch.operators import fakes, left_of, placed, stats_by_torch
 from normzoo.torch.tensors import tensor_of
 
 
-@custom_op("normzoo::normalize_beside", mutates_args=())
 def normalize_beside(
     x: Tensor,
     weight: Tensor | None,
@@ -43,8 +44,7 @@ def normalize_beside(
     return placed(y, x), x.new_empty(0) if s is None else placed(s, x), stats
 
 
-@normalize_beside.register_fake
-def _(
+def _fake(
     x: Tensor, weight: Any, bias: Any, mean: Any, var: Any, residual: Any, other: Any, name: str, sizes: Any, own: Any,
     momentum: Any, eps: Any, activation: Any, behind: Any, gate_first: Any, scale: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
@@ -118,4 +118,19 @@ def _back(ctx: Any, dy: Tensor | None, ds: Tensor | None, _: Any) -> tuple:
     return dx, *given, None, None, dresidual, None if other is None else dother, *(None,) * 9
 
 
-normalize_beside.register_autograd(_back, setup_context=_keep)
+def _composed(
+    x: Tensor, weight: Any, bias: Any, mean: Any, var: Any, residual: Any, other: Any, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same in PyTorch's operators, which have rules for all transforms."""
+    *given, activation, behind, gate_first, scale = rest
+    spec, around = Spec(*given), Around(residual is not None, gate_first, behind, activation_of(activation or None))
+    running = (None, None) if spec.own else (mean, var)
+    found = Places(around, scale, residual, other)
+    y, s = composed(lambda s: by_torch(spec, s, weight, bias, *running), x, found)
+    v = s * function_of(around.activation)(other) if gate_first else s
+    stats = stats_by_torch(spec, v.detach(), mean, var)
+    return y, x.new_empty(0) if residual is None else s, stats
+
+
+operator = defined(normalize_beside, _fake, (_keep, _back), _composed, by_items)
+normalize_beside_backward.register_vmap(by_items(normalize_beside_backward))

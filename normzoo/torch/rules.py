@@ -16,6 +16,7 @@ from normzoo.torch.modules import batch_pass
 
 _nn = torch.nn
 _HALF = (torch.float16, torch.bfloat16)
+FEW = 1 << 18  # values, below which two operators take less time than one pass with something around the norm
 
 
 def _eps(module: Any) -> float:
@@ -23,8 +24,25 @@ def _eps(module: Any) -> float:
     return module.eps if eps is None else eps
 
 
+def _held(module: Any, name: str) -> Tensor | None:
+    """A parameter or buffer; None if there is none, which `getattr` takes microseconds to find out."""
+    for held in (module._parameters, module.__dict__, module._buffers):
+        if name in held:
+            return held[name]
+    return getattr(module, name, None) if hasattr(type(module), name) else None
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in _HALF else x
+
+
+def _is_small(x: Tensor) -> bool:
+    """Are steps around the norm operators of their own? Not in a graph, where an operator costs nothing to call."""
+    return not torch.compiler.is_compiling() and not torch.jit.is_tracing() and x.numel() < FEW
+
+
 def _rms(module: Any, x: Tensor, weight: Tensor | None = None, **around: Any) -> Tensor:
-    return F.rms_norm(x, x.shape[-1:], weight, _eps(module), **around)
+    return F.rms_norm(x, (x.shape[-1],), weight, _eps(module), **around)
 
 
 def _weighted(module: Any, x: Tensor, weight: Tensor, **around: Any) -> Tensor:
@@ -41,7 +59,7 @@ def rms_after(module: Any, x: Tensor) -> Tensor:
 
 def rms_before(module: Any, x: Tensor) -> Tensor:
     """round(weight * xhat), the weight if there is one."""
-    return _rms(module, x, getattr(module, "weight", None))
+    return _rms(module, x, _held(module, "weight"))
 
 
 def rms_scaled(module: Any, x: Tensor) -> Tensor:
@@ -56,7 +74,7 @@ def rms_shifted(module: Any, x: Tensor) -> Tensor:
 
 def rms_in_weights_dtype(module: Any, x: Tensor) -> Tensor:
     """weight * xhat, rounded to the weight's dtype if that is of 16 bits, else in float32: T5's and diffusers'."""
-    weight, bias = module.weight, getattr(module, "bias", None)
+    weight, bias = module.weight, _held(module, "bias")
     if weight is None:
         return _rms(module, x)
     if weight.dtype in _HALF:
@@ -68,30 +86,34 @@ def rms_in_weights_dtype(module: Any, x: Tensor) -> Tensor:
 
 def rms_gate_first(module: Any, x: Tensor, gate: Tensor | None = None) -> Tensor:
     """weight * round(xhat of x * silu(gate)), over groups of the last axis where there are any: Mamba 2's."""
-    size = getattr(module, "group_size", x.shape[-1])
+    size, dtype = module.__dict__.get("group_size", x.shape[-1]), x.dtype
+    if gate is not None and _is_small(x):
+        x, gate = _wide(x) * _nn.functional.silu(_wide(gate)), None
+    if gate is None and size == x.shape[-1]:
+        return _weighted(module, x, module.weight) if x.dtype is dtype else module.weight * _rms(module, x).to(dtype)
     shape = (*x.shape[:-1], x.shape[-1] // size, size)
     if gate is None:
         xhat = _rms(module, x.reshape(shape))
     else:
         gate = gate.reshape(shape)
         xhat = _rms(module, x.reshape(shape), gate=gate, activation="silu", gate_first=True)
-    return module.weight * xhat.reshape(x.shape)
+    return module.weight * xhat.reshape(x.shape).to(dtype)
 
 
 _GATES = {"silu": "silu", "swish": "silu", "sigmoid": "sigmoid"}
 
 
 def _gate(module: Any) -> str:
-    return _GATES[getattr(module, "activation", "silu")]
+    return _GATES[module.__dict__.get("activation", "silu")]
 
 
 def rms_gated(module: Any, x: Tensor, gate: Tensor) -> Tensor:
     """round(weight * round(xhat) * act(gate)): Qwen3-Next's."""
     weight = module.weight
-    if x.dtype is weight.dtype is gate.dtype and x.dtype not in _HALF:
+    if x.dtype is weight.dtype is gate.dtype and x.dtype not in _HALF and not _is_small(x):
         return _rms(module, x, weight, gate=gate, activation=_gate(module))
     act = torch.sigmoid if _gate(module) == "sigmoid" else _nn.functional.silu
-    return (_weighted(module, x, weight) * act(gate.float())).to(x.dtype)
+    return (_weighted(module, x, weight) * act(_wide(gate))).to(x.dtype)
 
 
 def rms_gated_at_once(module: Any, x: Tensor, gate: Tensor) -> Tensor:
@@ -185,11 +207,12 @@ def _name(act: Any) -> str | None:
 
 
 def with_activation(norm: Callable[..., Any]) -> Callable[[Any, Tensor], Tensor]:
-    """timm's modules of a norm, `drop` and `act` behind it: in one pass where nothing is dropped and act is known."""
+    """timm's modules of a norm, `drop` and `act` behind it: in one pass where nothing is dropped, act is known, and it
+    saves more than a call of Python costs."""
 
     def forward(module: Any, x: Tensor) -> Tensor:
         drop, act = module.drop, module.act
-        name = _name(act) if type(drop) is _nn.Identity else None
+        name = _name(act) if type(drop) is _nn.Identity and not _is_small(x) else None
         return act(drop(norm(module, x))) if name is None else norm(module, x, activation=name)
 
     return forward

@@ -6,7 +6,7 @@ Parameters, buffers, attributes, hooks and isinstance stay as they are, and so d
 import inspect
 import warnings
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import cache
 from typing import Any, ClassVar, NoReturn
 
 from normzoo.torch.modules import leaf, refuse_script
@@ -49,12 +49,4 @@ def taken(cls: Any, forward: Any) -> type:
 def _named_as(cls: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
     """`forward` with the names of arguments that `cls.forward` has."""
     theirs, ours = ([*inspect.signature(f).parameters][1:] for f in (cls.forward, forward))
-    names = dict(zip(theirs, ours, strict=False))
-
-    @wraps(cls.forward)
-    def found(self: Any, *inputs: Any, **named: Any) -> Any:
-        if named:
-            named = {names.get(name, name): value for name, value in named.items()}
-        return forward(self, *inputs, **named)
-
-    return leaf(found)
+    return leaf(forward, dict(zip(theirs, ours, strict=False)), cls.forward)

@@ -32,6 +32,8 @@ ROWS, COLUMNS, FEW = 0, 3, 6  # results of `choice`; to the first two ONE, EACH 
 
 def choice(dims: Dims, parameter_dims: Dims, which: int, constant: bool, computes_float32: bool) -> int:
     """The kernel of a pass; `constant`: the pass uses given statistics."""
+    if which == APPLY and is_by_runs(dims, parameter_dims):
+        return ROWS + ONE
     by_column = is_columns(dims, which == BACKWARD)
     if computes_float32 and is_few(dims, parameter_dims, which) and not (constant and by_column):
         return FEW
@@ -41,6 +43,16 @@ def choice(dims: Dims, parameter_dims: Dims, which: int, constant: bool, compute
 def is_by_column(chosen: int) -> tuple[bool, int]:
     """For a choice other than FEW: is it columns, and how do parameters vary?"""
     return chosen >= COLUMNS, chosen % COLUMNS
+
+
+def is_by_runs(dims: Dims, parameter_dims: Dims) -> bool:
+    """Is y of given statistics made run by run, with a table of what each set is multiplied by? Where there are many
+    runs shorter than the lanes, that is slower than columns."""
+    b, m, c, n = dims
+    pb, pm, _, pn = parameter_dims
+    if n == 1 or pm > 1 or pn > 1 or (n < LANES and m >= STRIP):
+        return False
+    return c > 1 or (m == 1 and (pb == b or pb == 1))
 
 
 def is_few(dims: Dims, parameter_dims: Dims, which: int) -> bool:

@@ -6,5 +6,7 @@ threads     PyTorch's threads
 plans       which kernel does a pass: asked of Python once per sizes and dtypes
 passes      a pass of a plan
 kernels/    the operators' kernels, as C calls them
-installing  registers them
+registering by the names of PyTorch's operators, in its dispatcher
+installing  in place of PyTorch's own: `install`
+direct      beside them, for calls of this library's functions and modules without gradients
 """

@@ -1,82 +1,15 @@
-"""`install()`: registers the kernels with PyTorch's dispatcher, for tensors on the CPU."""
+"""`install()`: PyTorch's norms use the kernels."""
 
 import ctypes
-import platform
-import sys
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
-from typing import Any
 
-import numba
 import torch
 
-from normzoo.backends.cpu.numba_internals.needed import entry_for_c
-from normzoo.torch.dispatch import interface
+from normzoo.torch.dispatch.registering import TRIED, check, lock, names, registered, released
 
-TRIED = "2.10", "2.14"  # the oldest and the newest PyTorch with which a pass was tried
-MESSAGES = {
-    "normzoo_torch_no_memory": b"normzoo.torch: there is no memory for a norm's results or workspace",
-    "normzoo_torch_no_kernel": b"normzoo.torch: expected x, dy and weight of one floating dtype and of fitting sizes "
-    b"in _fused_rms_norm_backward; write rms_norm of such tensors, or normzoo.torch.uninstall()",
-}
-
-_lock = threading.RLock()
 _installed: list[ctypes.c_void_p] = []  # PyTorch's object that holds the registrations
-
-
-@cache
-def _entries() -> dict[str, tuple[int, Any]]:
-    """The address of each operator's kernel."""
-    from numba.core import types  # noqa: PLC0415
-
-    from normzoo.torch.dispatch import plans, threads  # noqa: PLC0415
-    from normzoo.torch.dispatch.kernels import batches, groups, last_axes  # noqa: PLC0415
-
-    interface.link_all()
-    for name, text in MESSAGES.items():
-        held = ctypes.create_string_buffer(text)
-        interface.link(name, held, ctypes.addressof(held))
-    plans.link()
-    threads.link()
-    kernels = {
-        "native_layer_norm": last_axes.forward_over_last_axes(True),
-        "native_layer_norm_backward": last_axes.layer_norm_back(),
-        "_fused_rms_norm": last_axes.forward_over_last_axes(False),
-        "_fused_rms_norm_backward": last_axes.rms_norm_back(),
-        "native_group_norm": groups.group_norm(),
-        "native_group_norm_backward": groups.group_norm_back(),
-        **{
-            name: batches.batch_norm(name)
-            for name in (
-                "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit.no_stats",
-                "_batch_norm_with_update",
-            )
-        },
-        **{name: batches.batch_norm_back(name) for name in ("native_batch_norm_backward", "batch_norm_backward")},
-    }  # fmt: skip
-    return {name: entry_for_c(kernel, (types.int64,) * 3) for name, kernel in kernels.items()}
-
-
-def _check() -> None:
-    """Raise if this system or this PyTorch is not one that the kernels know."""
-    instead = "use normzoo.torch.convert(model) instead"
-    if sys.platform != "linux" or platform.machine() != "x86_64":
-        raise RuntimeError(
-            f"normzoo.torch.install: expected Linux on x86-64, got {sys.platform} on {platform.machine()}; {instead}"
-        )
-    if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
-        raise RuntimeError(
-            f"normzoo.torch.install: expected compiled kernels, got NUMBA_DISABLE_JIT; unset it, or {instead}"
-        )
-    lacks = interface.missing()
-    if lacks:
-        raise RuntimeError(
-            f"normzoo.torch.install: expected the C interface of torch {TRIED[0]} to {TRIED[1]}, got torch "
-            f"{torch.__version__}, which lacks {lacks[0]}; install another torch, or {instead}"
-        )
 
 
 def _said_already() -> None:
@@ -106,18 +39,14 @@ def install() -> None:
     >>> torch.allclose(y, torch.nn.functional.layer_norm(x, (8,)), atol=1e-6)
     True
     """
-    with _lock:
+    with lock:
         if _installed:
             return
-        _check()
-        entries = _entries()
+        check("normzoo.torch.install", "use normzoo.torch.convert(model) instead")
+        operators = names()
         _said_already()
-        known, handle = interface.library(), ctypes.c_void_p()
-        failed = known.aoti_torch_library_init_impl(b"aten", b"CPU", b"normzoo.torch", 0, ctypes.byref(handle))
-        for name, (place, _) in entries.items():
-            failed = failed or known.aoti_torch_library_impl(handle, name.encode(), ctypes.c_void_p(place))
-        if failed:
-            known.aoti_torch_delete_library_object(handle)
+        handle = registered("aten", operators)
+        if handle is None:
             raise RuntimeError(
                 f"normzoo.torch.install: expected PyTorch to take the kernels, got an error of torch "
                 f"{torch.__version__}; tried were {TRIED[0]} to {TRIED[1]}. Install one of these, or use "
@@ -128,9 +57,9 @@ def install() -> None:
 
 def uninstall() -> None:
     """Take back `install`: PyTorch's norms use PyTorch's kernels. Nothing happens if nothing is installed."""
-    with _lock:
+    with lock:
         while _installed:
-            interface.library().aoti_torch_delete_library_object(_installed.pop())
+            released(_installed.pop())
 
 
 def is_installed() -> bool:

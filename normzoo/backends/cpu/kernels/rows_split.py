@@ -2,12 +2,14 @@
 
 from functools import cache
 
+import numpy as np
+
 from normzoo.backends.around import ALONE
 from normzoo.backends.cpu.compiling.jit import helper
 from normzoo.backends.cpu.kernels.around import NOTHING, TURNS, backward_steps, forward_steps
 from normzoo.backends.cpu.kernels.making import apply_kernel, backward_kernel, forward_kernel
-from normzoo.backends.cpu.kernels.moments import merge
-from normzoo.backends.cpu.kernels.records import Flags
+from normzoo.backends.cpu.kernels.moments import affine_by, merge, put_lanes
+from normzoo.backends.cpu.kernels.records import Flags, Forward
 from normzoo.backends.cpu.kernels.rows import (
     affine_at,
     chunk_apply,
@@ -16,6 +18,8 @@ from normzoo.backends.cpu.kernels.rows import (
     chunk_moments,
     finish,
     no_chunk,
+    s_of,
+    y_of,
 )
 from normzoo.backends.cpu.kernels.rows_gradients import (
     add_four,
@@ -36,9 +40,20 @@ from normzoo.backends.cpu.kernels.rows_sums import (
     plane_of,
     slots_of,
 )
-from normzoo.backends.cpu.kernels.rows_walk import chunking, parts_of, set_at, stats_of
+from normzoo.backends.cpu.kernels.rows_walk import (
+    Set,
+    chunking,
+    over_run,
+    parameter_at,
+    parts_of,
+    set_at,
+    stats_of,
+)
 from normzoo.backends.cpu.parallel.sharing import share
-from normzoo.backends.cpu.vector.access import at, put
+from normzoo.backends.cpu.schedule import ROW_CHUNK
+from normzoo.backends.cpu.vector.access import at, load_n, put
+from normzoo.backends.cpu.vector.arithmetic import smaller, splat, wide
+from normzoo.backends.cpu.vector.lanes import LANES
 from normzoo.backends.cpu.vector.workspaces import clear, workspace
 
 
@@ -148,18 +163,65 @@ def forward(center, power, spans, streams, around=ALONE):
     return forward_kernel("rows_forward_split", going_forward(all_chunks, unrolls, around.behind == "learned"), around)
 
 
+@helper
+def fill_affine(given, table):
+    """`affine_by` of all sets, as four planes of `table`; all runs of a set have the same parameters."""
+    dims, parameter_dims, x, weight, bias, _, stats, _ = given
+    b, _, c, _ = dims
+    sets = b * c
+    for i in range(b):
+        first = parameter_at(parameter_dims, Set(0, i, 0, 0))
+        for j in range(0, c, LANES):
+            s, left, p = i * c + j, smaller(c - j, LANES), first + (j if parameter_dims[2] > 1 else 0)
+            w, a = splat(np.float64(at(weight, p))), splat(np.float64(at(bias, p)))
+            if parameter_dims[2] > 1:
+                w, a = wide(load_n(weight, p, left)), wide(load_n(bias, p, left))
+            affine = affine_by(load_n(stats, s, left), load_n(stats, 2 * sets + s, left), w, a, x)
+            put_lanes(table, s, affine[0], left)
+            put_lanes(table, sets + s, affine[1], left)
+            put_lanes(table, 2 * sets + s, affine[2], left)
+            put_lanes(table, 3 * sets + s, affine[3], left)
+
+
 @cache
 def apply(spans, streams, around=ALONE):
-    """y from given statistics."""
+    """y from given statistics. Short runs are written in the order of memory: those of a set may be so far apart that
+    all fall on the same lines of the caches."""
     spans_n, unrolls, _ = parts_of(spans)
     steps = forward_steps(around, False, streams)
     flags = Flags(False, 0, spans_n, streams, steps, not spans_n)
     normalize_chunk = normalizing(flags, chunk_join if steps.fills else no_chunk)
+    fills = steps.fills  # is s written, too?
+
+    @helper
+    def some_runs(t, given, table):
+        b, m, c, n = given.dims
+        group = ROW_CHUNK // n
+        blocks = (c + group - 1) // group
+        line, first = t // blocks, t % blocks * group
+        sets, before = b * c, line // m * c
+        for j in range(first, smaller(first + group, c)):
+            i, s = (line * c + j) * n, before + j
+            scale, shift = splat(at(table, s)), splat(at(table, sets + s))
+            affine = scale, shift, splat(at(table, 2 * sets + s)), splat(at(table, 3 * sets + s))
+            if fills:
+                over_run(s_of, flags.steps.sources, given, (i, i + n, 0), (), flags, 0)
+            level = flags.steps.level.one(given, parameter_at(given.parameter_dims, Set(0, line // m, j, 0)))
+            over_run(y_of, flags.steps.terms, given, (i, i + n, 0), (scale, scale, affine, level), flags, 0)
 
     @helper
     def all_chunks(pool, given):
         b, m, c, n = given.dims
-        share(pool, b * c * chunking(m, n)[2], normalize_chunk, (given,))
+        pb, _, _, pn = given.parameter_dims
+        if m == 1 and c == 1 and (pb == b or pb == 1):  # sets that lie side by side
+            given = Forward((1, 1, b, n), (1, 1, pb, pn), *given[2:])
+            b, c = 1, b
+        if not spans_n and c > 1 and n <= ROW_CHUNK and given.parameter_dims[1] == 1:
+            table, group = workspace(4 * b * c, given.weight), ROW_CHUNK // n
+            fill_affine(given, table)
+            share(pool, b * m * ((c + group - 1) // group), some_runs, (given, table))
+        else:
+            share(pool, b * c * chunking(m, n)[2], normalize_chunk, (given,))
 
     return apply_kernel("rows_apply", going_forward(all_chunks, unrolls, around.behind == "learned"), around)
 
