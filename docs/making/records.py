@@ -207,6 +207,23 @@ def cells_table(cells: Iterable[Cell]) -> str:
     return "\n".join(lines)
 
 
+def apart_table() -> str:
+    """`peers.py --apart`: in one pass and in several, in Markdown."""
+    record = json.loads((BENCHMARKS / "apart.json").read_text(encoding="utf-8"))
+    about = record["about"]
+    lines = [
+        f"`{about['command']}`: {about['machine']}, {about['date']}, commit {about['commit']}.",
+        "",
+        "| cell, ms | one pass | a pass for each step | of its time | of the floor |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in record["seconds"].items():
+        ours, apart = row["normzoo"], row["normzoo apart"]
+        times = f"{1e3 * ours:.1f} | {1e3 * apart:.1f} | {ours / apart:.2f} | {row['floor'] / ours:.2f}"
+        lines.append(f"| {name} | {times} |")
+    return "\n".join(lines)
+
+
 def libraries(cells: Iterable[Cell]) -> list[str]:
     """Those that take part in any of the cells."""
     found = dict.fromkeys(name for c in cells for name in c.seconds if name not in OURS)
@@ -322,6 +339,7 @@ def substitutions() -> dict[str, str]:
         "cells_table": cells_table(cells),
         "about_fused": about_peers("fused.json"),
         "fused_table": cells_table(peers("fused.json")[1]),
+        "apart_table": apart_table(),
         "about_models": about_peers("models.json"),
         "models_table": models_table(),
         "accuracy_table": accuracy_table(),
