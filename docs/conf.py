@@ -7,7 +7,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
-from making import pages, records  # noqa: E402
+from making import pages, records, speed  # noqa: E402
 
 import normzoo  # noqa: E402
 
@@ -20,7 +20,7 @@ release = version = normzoo.__version__
 extensions = ["myst_parser", "sphinx_copybutton", "sphinx_design"]
 myst_enable_extensions = ["colon_fence", "substitution", "deflist", "attrs_inline"]
 myst_heading_anchors = 3
-myst_substitutions = records.substitutions()
+myst_substitutions = records.substitutions() | speed.substitutions()
 exclude_patterns = ["_build", "making", "generated_static"]
 nitpicky = False
 suppress_warnings = ["toc.empty_glob", "config.cache", "myst.header"]

@@ -41,7 +41,7 @@ def making():
     try:
         return {
             name: importlib.import_module(f"making.{name}")
-            for name in ("docstrings", "mathml", "cubes", "records", "readme", "pages", "api")
+            for name in ("docstrings", "mathml", "cubes", "records", "readme", "speed", "pages", "api")
         }
     finally:
         sys.path.remove(str(DOCS))
@@ -451,6 +451,50 @@ def test_rows_below_the_table_come_from_their_records(making, tmp_path, monkeypa
         assert page.speed().count('class="bar"') == 1
     finally:
         records.peers.cache_clear()
+
+
+def test_tables_of_the_guides_come_from_their_records(making, tmp_path, monkeypatch):
+    """Pages name them, so they are those of the records that are there; no page has a table of its own."""
+    speed, records = making["speed"], making["records"]
+    for guide in ("data", "images", "graphs"):
+        page = (DOCS / "howto" / f"{guide}.md").read_text(encoding="utf-8")
+        assert f"{{{{ about_{guide} }}}}" in page and f"{{{{ {guide}_table }}}}" in page
+        assert not re.search(r"^\|.*\| \d+(\.\d+)?( ms| us)? \|", page, re.M), guide
+    found = speed.substitutions()
+    assert all(len(found[f"{guide}_table"].splitlines()) > 4 for guide in ("data", "images", "graphs"))
+    for file, script in (
+        ("data.json", "data_peers.py"),
+        ("images.json", "image_peers.py"),
+        ("zoo.json", "zoo_peers.py"),
+    ):
+        about = speed.record(file)["about"]
+        assert speed.about(file).startswith(f"`python asv_benchmarks/{script} ") and about["commit"] in speed.about(
+            file
+        )
+    about = {"machine": "M", "date": "D", "commit": "C", "versions": "V", "command": "python asv_benchmarks/x.py"}
+    written = {
+        "data.json": {
+            "Standardizer float64 transform in place": {"normzoo": 0.02, "sklearn": 0.05, "floor": 0.0101},
+            "QuantileClipper float32 fit": {"normzoo": 0.004, "floor": 0.01},
+            "ObservationNorm float32 step": {"normzoo": 8e-6, "gymnasium": 2e-5},
+        },
+        "images.json": {"given": {"normzoo": 0.002, "numpy": 0.05, "albucore": 0.0032}, "min_max": {"normzoo": 0.004, "numpy": 0.01}},
+    }  # fmt: skip
+    for name, seconds in written.items():
+        (tmp_path / name).write_text(json.dumps({"about": about, "seconds": seconds}))
+    monkeypatch.setattr(records, "BENCHMARKS", tmp_path)
+    assert speed.data_table().splitlines()[2:] == [
+        "| Standardizer | float64 | transform in place | 20 ms | scikit-learn 50 ms | 2.5 | 10 ms |",
+        "| QuantileClipper | float32 | fit | 4.0 ms | - | - | 10 ms |",
+        "| ObservationNorm | float32 | step | 8 us | Gymnasium 20 us | 2.5 | - |",
+    ]
+    assert speed.images_table().splitlines() == [
+        "| | normzoo, ms | x NumPy | x albucore |",
+        "|---|---|---|---|",
+        "| given | 2.0 | 25.0 | 1.6 |",
+        "| min_max | 4.0 | 2.5 | - |",
+    ]
+    assert speed.about("data.json") == "`python asv_benchmarks/x.py`: M, D, commit C; V; medians."
 
 
 def test_the_picture_of_the_readme_is_drawn_from_the_declarations(making):

@@ -97,3 +97,32 @@ def test_every_norm_has_a_composite_or_says_that_there_is_none():
     pytest.importorskip("torch")
     composites = site_check.benchmark_module("zoo_composites").PEERS
     assert set(composites) == set(nz.list_norms())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "options", "rows"),
+    [
+        (
+            "data_peers.py",
+            ["--rows", "3000", "--columns", "7", "--only", "float32 (fit|transform|step)"],
+            {f"{s} float32 {step}" for s in ("Standardizer", "MinMaxScaler", "RobustScaler", "QuantileClipper") for step in ("fit", "transform", "transform in place")}
+            | {"ObservationNorm float32 step"},
+        ),
+        ("image_peers.py", ["--without", "torchvision|albucore"], None),
+    ],
+    ids=["data", "images"],
+)  # fmt: skip
+def test_scripts_for_data_write_their_records(script, options, rows, tmp_path):
+    pytest.importorskip("sklearn")
+    file = tmp_path / "r.json"
+    command = [sys.executable, str(site_check.FOLDER / script), "--rounds", "2", *options, "--json", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert rows is None or set(found["seconds"]) == rows
+    assert found["about"]["command"].startswith(f"python asv_benchmarks/{script} --rounds 2 ")
+    peer = "sklearn" if script == "data_peers.py" else "numpy"
+    for row, seconds in found["seconds"].items():
+        assert 0 < seconds["normzoo"] < 10 and len(found["rounds"][row]["normzoo"]) == 2, row
+        assert peer in seconds or row.startswith(("Quantile", "Observation"))

@@ -22,6 +22,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from normzoo.backends.cpu import schedule
 from normzoo.sklearn import MinMaxScaler, QuantileClipper, RobustScaler, Standardizer
 from normzoo.statistics import rescaling, stats, tables
 
@@ -193,6 +194,22 @@ def test_in_place_it_is_the_same(estimator, dtype, whichever, rng):
     with pytest.raises(ValueError, match="contains NaN"):
         clone(estimator).set_params(copy=False, nan="raise").fit(x[:3]).transform(own[:5])
     check.same_bits(own, before)
+
+
+@pytest.mark.parametrize("blocks", [0.5, 1, 2.01, 3, 4.99])
+def test_every_row_of_a_long_table_is_rescaled(blocks, rng):
+    """Blocks of rows are taken in an order of their own."""
+    rows = int(blocks * schedule.TABLE_TURNS * schedule.TABLE_ROWS)
+    x = rng.standard_normal((rows, 16), np.float32)
+    made = Standardizer().fit(x)
+    with nz.use("reference"):
+        expected = made.transform(x)
+    check.close(made.transform(x), expected, 1e-6)
+    for row in (0, rows // 3, rows - 1):
+        wrong = x.copy()
+        wrong[row, 3] = np.inf
+        with pytest.raises(ValueError, match="contains infinity"):
+            made.transform(wrong)
 
 
 def test_weights_are_repetitions(rng):

@@ -205,7 +205,8 @@ class CPU(OfNoView):
     def observe(self, x: Array, state: State, batch: Array, stats: Array, prior: float, eps: float) -> bool:
         call, usual, (count, *moments) = _observing(x.dtype), np.empty((), np.int64), state
         sizes = x.size // moments[0].size, moments[0].size
-        (call if LEAST * ONE else kept(call))(x, count, tuple(moments), batch, stats, usual, sizes, (prior, eps))
+        given = x, count, tuple(moments), batch, stats, usual, sizes, (prior, eps)
+        (at_once if LEAST * ONE else kept(at_once))(starmap(call, (given,)))
         return usual.item() == 1
 
     def take_in(self, state: State, batch: Array, n: int) -> bool:
@@ -289,6 +290,7 @@ def _observing(x: np.dtype) -> Callable:
     whole, double = Flat(types.int64), FLAT["float64"]
     sizes, numbers = types.UniTuple(types.int64, 2), types.UniTuple(types.float64, 2)
     signature = FLAT[x.name], whole, types.UniTuple(double, 3), double, double, whole, sizes, numbers
+    _taking_in()  # which a step needs, too, is compiled as early
     return compiled(running.observe(), signature).call
 
 

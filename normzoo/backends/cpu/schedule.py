@@ -106,6 +106,7 @@ LEVEL_ROWS = 8  # their rows, at least
 
 TABLE_ROWS = 64  # rows of a strip that is read twice: a hundred float32 columns fit into a level-1 cache (order)
 TABLE_COLUMNS = 512  # of a turn
+TABLE_TURNS = 128  # of rescaling, some megabytes, that a thread takes one behind the other
 
 # -- images -------------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from normzoo.backends.cpu.compiling.jit import helper, kernel
 from normzoo.backends.cpu.kernels.moments import put_lanes
 from normzoo.backends.cpu.kernels.windows import part_of
 from normzoo.backends.cpu.parallel.sharing import share
-from normzoo.backends.cpu.schedule import TABLE_COLUMNS, TABLE_ROWS
+from normzoo.backends.cpu.schedule import TABLE_COLUMNS, TABLE_ROWS, TABLE_TURNS
 from normzoo.backends.cpu.vector.access import at, load, prefetch, put, store, stream, zeros
 from normzoo.backends.cpu.vector.arithmetic import (
     fma,
@@ -262,6 +262,17 @@ class Rescaled(NamedTuple):
     finite: Any  # (turns,) float64, written: 0, or NaN where a value is none or infinite
 
 
+@helper
+def alternating(t, turns):
+    """The turns in another order: first every other block of them, then the others. Half of the threads take the first
+    ones: so the pages of a result that are fresh, which are its last ones, are shared."""
+    blocks = turns // TABLE_TURNS
+    if t >= blocks * TABLE_TURNS:
+        return t
+    block, ahead = t // TABLE_TURNS, (blocks + 1) // 2
+    return (2 * block if block < ahead else 2 * (block - ahead) + 1) * TABLE_TURNS + t % TABLE_TURNS
+
+
 @cache
 def rescale(picks, by_row, clips, streams):
     """y = (x - shift) * scale + offset, with numbers of the set of a row, each of which is of one column or, with
@@ -300,7 +311,8 @@ def rescale(picks, by_row, clips, streams):
         return v * splat(0.0)
 
     @helper
-    def some_rows(t, given):
+    def some_rows(turn, given):
+        t = alternating(turn, (given.rows + TABLE_ROWS - 1) // TABLE_ROWS)
         first = t * TABLE_ROWS
         last, seen = smaller(first + TABLE_ROWS, given.rows), splat(0.0)
         if by_row:
