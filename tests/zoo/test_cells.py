@@ -39,6 +39,8 @@ NORMS = {
     "revin": (lambda c, **o: nz.RevIN(c, subtract_last=True, channel_axis=1, **o), "series"),
     "decorrelated_batch_norm": (lambda c, **o: nz.DecorrelatedBatchNorm(c, 3, **o), "maps"),
     "iter_norm": (lambda c, **o: nz.IterNorm(c, 2, **o), "maps"),
+    "group_whitening": (lambda c, **o: nz.GroupWhitening(c, 3, **o), "maps"),
+    "orthogonal_weight": (lambda c, **o: nz.OrthogonalWeight(), "rows"),
 }
 SHAPES = {"rows": (9, 3, 34), "nodes": (37, 34), "maps": (3, 6, 5, 7), "series": (3, 5, 35)}
 
@@ -184,12 +186,8 @@ def test_what_is_no_number_stays_in_its_set_and_is_found_by_the_definition(name,
     with nz.use("reference"):
         expected = norm(x, *inputs)
     np.testing.assert_array_equal(np.isnan(y), np.isnan(expected))
-    if name not in (
-        "diff_group_norm",
-        "evo_norm_b0",
-        "decorrelated_batch_norm",
-        "iter_norm",
-    ):  # whose sets are of all samples
+    of_all = "diff_group_norm", "evo_norm_b0", "decorrelated_batch_norm", "iter_norm", "orthogonal_weight"
+    if name not in of_all:  # sets are not of all samples
         assert not np.isnan(y[0]).any()
 
 

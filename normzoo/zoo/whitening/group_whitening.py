@@ -121,10 +121,14 @@ class GroupWhitening(ExactNorm):
         with np.errstate(all="ignore"):
             found = whiten(x, eps, False, lambda a: of_sets(a, eps, self.T))
             for one in found:
+                moved = (one.matrix * one.low[:, None]).sum(axis=2)
 
-                def factors(tile: Tile, one: Whitened = one) -> Array:
-                    some = weight[tile[1], :, None] * one.matrix[tile[0], None]
-                    return factors_of(some, one.low[tile[0], None], bias[tile[1]])
+                def factors(tile: Tile, one: Whitened = one, moved: Array = moved) -> Array:
+                    by, matrix = weight[tile[1]], one.matrix[tile[0], None]
+                    made = np.empty((len(matrix), len(by), d, d + 1))
+                    np.multiply(by[:, :, None], matrix, out=made[..., :d])
+                    np.subtract(bias[tile[1]], by * moved[tile[0], None], out=made[..., d])
+                    return made
 
                 one.write(one.tiled(x, False), y, factors)
 

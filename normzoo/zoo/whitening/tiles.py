@@ -75,11 +75,9 @@ class Tiled:
 
     def _first_mean(self) -> Array:
         """That of some values of each set."""
-        sets, _, d, n = self.v.shape
         if self.narrow:
-            return np.zeros((sets, d))
-        some = self.v[:, :: -(-self.v.shape[1] // 8), :, : max(min(n, 64), n // 16)]
-        found: Array = some.mean(axis=3, dtype=np.float64).mean(axis=1)
+            return np.zeros((len(self.v), self.v.shape[2]))
+        found: Array = _first_values(self.v).mean(axis=3, dtype=np.float64).mean(axis=1)
         return found
 
     def _shared(self, work: Callable[[Wide | Narrow, Tile], Any], count: int) -> list[Any]:
@@ -190,15 +188,38 @@ def whiten(x: Array, eps: float, together: bool, make: Callable[[Array], tuple[A
             check_near(covariance, eps)
         return Whitened(some, narrow, sets.high, sets.low, *make(covariance)), covariance
 
-    everything = slice(None)
+    found, near = [], _seems_near(x)
+    if near.any():
+        first, covariance = by(_chosen(near), True)
+        enough = _has_digits(covariance, eps, first)
+        if enough.all():
+            found.append(first)
+        else:
+            near[near] = enough
+            if near.any():
+                found.append(by(_chosen(near), True)[0])
+    if not near.all():
+        found.append(by(_chosen(~near), False)[0])
+    return found
+
+
+def _chosen(mask: Array) -> Some:
+    return slice(None) if mask.all() else np.flatnonzero(mask)
+
+
+def _first_values(v: Array) -> Array:
+    """Some values of each set."""
+    _, parts, _, n = v.shape
+    return v[:, :: -(-parts // 2), :, : max(min(n, 32), n // 32)]
+
+
+def _seems_near(x: Array) -> Array:
+    """(sets,): may float32 be enough, by some of the values?"""
     if x.dtype != np.float32 or x.strides[3] != x.itemsize:
-        return [by(everything, False)[0]]
-    first, covariance = by(everything, True)
-    enough = _has_digits(covariance, eps, first)
-    if enough.all():
-        return [first]
-    parts = (enough, True), (~enough, False)
-    return [by(everything if f.all() else np.flatnonzero(f), narrow)[0] for f, narrow in parts if f.any()]
+        return np.zeros(len(x), bool)
+    some = _first_values(x).astype(np.float64)
+    answer: Array = (some.mean(axis=(1, 3)) ** 2 <= 2 * some.var(axis=(1, 3))).all(axis=1)
+    return answer
 
 
 def _has_digits(covariance: Array, eps: float, found: Whitened) -> Array:
