@@ -49,3 +49,32 @@ def bits_of(make, shape, dtype):
 @pytest.mark.parametrize("case", CASES)
 def test_bits_are_the_same_everywhere(case):
     assert {case: bits_of(*CASES[case])} == {case: BITS[case]}
+
+
+EVALUATED = [(8, 33, 9, 9), (1, 40, 5, 5), (8, 20, 4, 4), (3, 5, 2, 2), (2, 7, 16, 1), (2, 3, 50, 50), (9, 4, 3, 1)]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_an_evaluation_has_the_same_bits_whatever_is_beside_a_value(dtype, rng):
+    """Runs, sets side by side, columns, channels last and single channels go by different kernels."""
+    for shape in EVALUATED:
+        c = shape[1]
+        x, residual = (rng.standard_normal((2, *shape)) * 3 + 50).astype(dtype)
+        mean, var, weight, bias = (a.astype(np.float32) for a in rng.random((4, c)) * [[100], [1], [2], [1]] + 0.5)
+        given = [mean, var, weight, bias]
+        around = {"activation": "silu"}, {"residual": residual, "activation": "relu"}
+        for more in ({}, *(around if dtype is np.float32 else ())):
+
+            def y_of(x, given, more=more, **options):
+                named = {k: options.get(k, v) for k, v in more.items()}
+                found = nz.functional.batch_norm(x, *given, **named)
+                return found[0] if "residual" in named else found
+
+            y = y_of(x, given)
+            for i in range(shape[0]):
+                assert np.array_equal(y_of(x[i : i + 1], given, residual=residual[i : i + 1]), y[i : i + 1]), shape
+            for j in range(c):
+                one = np.ascontiguousarray(x[:, j : j + 1]), [a[j : j + 1] for a in given]
+                assert np.array_equal(
+                    y_of(*one, residual=np.ascontiguousarray(residual[:, j : j + 1])), y[:, j : j + 1]
+                ), shape

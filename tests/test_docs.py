@@ -497,6 +497,27 @@ def test_tables_of_the_guides_come_from_their_records(making, tmp_path, monkeypa
     assert speed.about("data.json") == "`python asv_benchmarks/x.py`: M, D, commit C; V; medians."
 
 
+def test_the_table_of_models_has_the_norms_alone_and_what_is_compiled(making, monkeypatch, tmp_path):
+    records = making["records"]
+
+    def way(ratio, norms=None):
+        cell = {"ms": 2.0, "quartiles": [0, ratio, 9], "error": 1e-6}
+        return cell | ({"norms": {"ms": 0.1, "quartiles": [0, norms, 9]}} if norms else {})
+
+    first = {"eager": way(1, 1), "installed": way(2, 4), "compiled": way(3)}
+    second = {"eager": way(1), "installed": way(8)}
+    models = {name: dict.fromkeys(records.STEPS_OF_MODELS, ways) for name, ways in (("a", first), ("b", second))}
+    (tmp_path / "models.json").write_text(json.dumps({"models": models}))
+    monkeypatch.setattr(records, "BENCHMARKS", tmp_path)
+    assert records.models_table().splitlines() == [
+        "| model | PyTorch, ms | `install()` | `torch.compile` | norms alone, `install()` | error, PyTorch | error, ours |",
+        "|---|---|---|---|---|---|---|",
+        "| a | 2.0 / 2.0 / 2.0 | 2.00 / 2.00 / 2.00 | 3.00 / 3.00 / 3.00 | 4.00 / 4.00 / 4.00 | 1e-06 | 1e-06 |",
+        "| b | 2.0 / 2.0 / 2.0 | 8.00 / 8.00 / 8.00 |  |  | 1e-06 | 1e-06 |",
+        "| geometric mean | | 4.00 / 4.00 / 4.00 | 3.00 / 3.00 / 3.00 | 4.00 / 4.00 / 4.00 | | |",
+    ]
+
+
 def test_the_picture_of_the_readme_is_drawn_from_the_declarations(making):
     pages = making["pages"]
     picture = pages.families([pages.Page(name) for name in nz.list_norms()])

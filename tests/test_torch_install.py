@@ -299,15 +299,17 @@ def test_bfloat16_is_as_exact_as_its_storage(installed):
 # -- derivatives of every kind
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "last", "strided"])
 @pytest.mark.parametrize("name", CALLS)
-def test_gradcheck(name, installed):
-    x = torch.randn(3, 8, 4, 5, dtype=torch.float64, requires_grad=True)
+def test_gradcheck(name, layout, installed):
+    x = tensors((3, 8, 4, 5), torch.float64, torch.float64, layout)[0].requires_grad_()
     size = 5 if name in ("layer_norm", "rms_norm") else 8
     w, b = (torch.rand(size, dtype=torch.float64, requires_grad=True) for _ in range(2))
     run = lambda *given: CALLS[name](F, *given)  # noqa: E731
     given = (x, w) if name == "rms_norm" else (x, w, b)
     call = (lambda x, w: run(x, w, None)) if name == "rms_norm" else run
-    assert torch.autograd.gradcheck(call, given, check_forward_ad=True, check_batched_grad=True, fast_mode=True)
+    rules = (name, layout) != ("group_norm", "last")  # PyTorch's own raise there, with its own kernel, too
+    assert torch.autograd.gradcheck(call, given, check_forward_ad=rules, check_batched_grad=rules, fast_mode=True)
     assert torch.autograd.gradgradcheck(call, given, fast_mode=True)
 
 
@@ -615,6 +617,8 @@ def test_a_full_table_costs_time_and_nothing_else(installed, monkeypatch):
 
 # -- PyTorch's own cases
 
+# relative to the largest value: gradients of instances of few values are rounding times rstd
+MODULES = {torch.float64: 1e-10, torch.float32: 5e-4, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 NAMES = (
     "nn.functional.layer_norm", "nn.functional.group_norm", "nn.functional.batch_norm", "nn.functional.instance_norm",
     "nn.functional.rms_norm", "native_layer_norm", "native_batch_norm", "_native_batch_norm_legit",
@@ -629,6 +633,20 @@ def op_infos():
     return [op for op in op_db if op.name in NAMES]
 
 
+def copied(t):
+    return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype).copy_(t.detach())
+
+
+def laid_out(x):
+    """x as it is, with gaps, and with channels last."""
+    yield x
+    if x.dim() > 0:
+        yield torch.testing._internal.common_utils.noncontiguous_like(x)
+    if x.dim() in (4, 5):
+        form = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
+        yield x.detach().to(memory_format=form).requires_grad_(x.requires_grad)
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=lambda d: str(d)[6:]
@@ -639,25 +657,28 @@ def test_cases_of_pytorch(dtype):
         if dtype not in op.supported_dtypes("cpu"):
             continue
         for sample in op.sample_inputs("cpu", dtype, requires_grad=True):
-            given = [sample.input, *sample.args, *sample.kwargs.values()]
+            for x in laid_out(sample.input):
+                given = [x, *sample.args, *sample.kwargs.values()]
 
-            def run(sample=sample, op=op, given=given):
-                state = [g.detach().clone() if isinstance(g, torch.Tensor) else g for g in given]
-                copies = [
-                    s.requires_grad_(g.requires_grad) if isinstance(g, torch.Tensor) else s
-                    for s, g in zip(state, given, strict=True)
-                ]
-                count = len(sample.args)
-                named = dict(zip(sample.kwargs, copies[1 + count :], strict=True))
-                y = op(copies[0], *copies[1 : 1 + count], **named)
-                ys = y if isinstance(y, tuple) else (y,)
-                wanted = [c for c in copies if isinstance(c, torch.Tensor) and c.requires_grad]
-                torch.manual_seed(5)
-                grads = torch.autograd.grad(ys[0], wanted, torch.randn(ys[0].shape).to(ys[0].dtype), allow_unused=True)
-                return [*ys, *grads]
+                def run(sample=sample, op=op, given=given):
+                    state = [copied(g) if isinstance(g, torch.Tensor) else g for g in given]
+                    copies = [
+                        s.requires_grad_(g.requires_grad) if isinstance(g, torch.Tensor) else s
+                        for s, g in zip(state, given, strict=True)
+                    ]
+                    count = len(sample.args)
+                    named = dict(zip(sample.kwargs, copies[1 + count :], strict=True))
+                    y = op(copies[0], *copies[1 : 1 + count], **named)
+                    ys = y if isinstance(y, tuple) else (y,)
+                    wanted = [c for c in copies if isinstance(c, torch.Tensor) and c.requires_grad]
+                    torch.manual_seed(5)
+                    grads = torch.autograd.grad(
+                        ys[0], wanted, torch.randn(ys[0].shape).to(ys[0].dtype), allow_unused=True
+                    )
+                    return [*ys, *grads]
 
-            same(run, {**TOLERANCES, torch.float32: 2e-4, torch.float16: 3e-2}[dtype], strides=False)
-            checked += 1
+                same(run, {**TOLERANCES, torch.float32: 2e-4, torch.float16: 3e-2}[dtype], strides=False)
+                checked += 1
     assert checked > 50
 
 
@@ -673,7 +694,8 @@ def test_errors_of_pytorchs_cases(installed):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_modules_of_pytorch():
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=lambda d: str(d)[6:])
+def test_modules_of_pytorch(dtype):
     pytest.importorskip("expecttest")
     from torch.testing._internal.common_modules import module_db  # noqa: PLC0415
 
@@ -682,20 +704,20 @@ def test_modules_of_pytorch():
         if "Norm" not in info.name or "Lazy" in info.name or "Response" in info.name:
             continue
         for training in (True, False):
-            for case in info.module_inputs_func(info, "cpu", torch.float64, True, training):
+            for case in info.module_inputs_func(info, "cpu", dtype, True, training):
                 if case.forward_input is None:
                     continue
                 made, given = case.constructor_input, case.forward_input
 
                 def run(info=info, made=made, given=given, training=training):
                     torch.manual_seed(0)
-                    m = info.module_cls(*made.args, **made.kwargs).to(torch.float64).train(training)
+                    m = info.module_cls(*made.args, **made.kwargs).to(dtype).train(training)
                     x = [a.detach().clone().requires_grad_() for a in given.args]
                     y = m(*x, **given.kwargs)
                     torch.manual_seed(6)
                     y.backward(torch.randn(y.shape, dtype=y.dtype))
                     return [y, *(a.grad for a in x), *(p.grad for p in m.parameters()), *m.state_dict().values()]
 
-                same(run, 1e-10, strides=False)
+                same(run, MODULES[dtype], strides=False)
                 checked += 1
     assert checked > 20
