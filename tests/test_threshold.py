@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import normzoo as nz
+from normzoo.backends import lanes
 from tests import check
 
 F = nz.functional
@@ -211,6 +212,34 @@ def test_a_changed_tau_is_refused(rng):
         norm.backward(x)
 
 
+def _soft(v, p):
+    return p + lanes.log1p(lanes.exp(v - p))
+
+
+def _soft_slopes(v, p):
+    passed = lanes.sigmoid(v - p)
+    return passed, 1.0 - passed
+
+
+def test_another_level_can_be_learned(rng):
+    """The name of its parameter is its own."""
+    norm = nz.BatchNorm(5, activation=nz.Activation("soft", _soft, _soft_slopes, "level"), dtype=np.float64)
+    norm.params["level"][...] = rng.standard_normal(5)
+    x, dy = rng.standard_normal((2, 4, 5, 3))
+    with nz.use("reference"):
+        norm(x)
+        norm.backward(dy)
+        found, slopes = norm.grads["level"], []
+        for i in range(5):
+            ends = []
+            for step in (1e-6, -2e-6):
+                norm.params["level"][i] += step
+                ends.append((norm(x) * dy).sum())
+            norm.params["level"][i] += 1e-6
+            slopes.append((ends[0] - ends[1]) / 2e-6)
+    np.testing.assert_allclose(found, slopes, rtol=1e-6, atol=1e-6)
+
+
 X = np.ones((3, 6, 4), np.float32)
 MISTAKES = [
     (lambda: nz.GroupNorm(2, 6, activation="threshold")(X, add=X), "with nothing else behind the norm, got add"),
@@ -221,6 +250,10 @@ MISTAKES = [
     ),
     (lambda: F.layer_norm(X, 4, activation="relu", tau=X[0, 0]), "expected activation='threshold' with tau"),
     (lambda: F.layer_norm(X, 4, activation="threshold", tau=X[0]), "layer_norm: expected tau of shape"),
+    (
+        lambda: nz.LayerNorm(4, activation=nz.Activation("slope", lambda v, p: v * p, lambda v, p: (p, v), "p")),
+        "expected an activation of a level, .* got 'slope' with",
+    ),
 ]
 
 

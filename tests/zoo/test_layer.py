@@ -586,3 +586,25 @@ def test_robust_norm_where_values_are_equal():
 def test_robust_norm_says_what_does_not_fit(call, error, said):
     with pytest.raises(error, match=said):
         call()
+
+
+@pytest.mark.parametrize("shape", [(3, 20, 50, 61), (2, 17, 9, 5)], ids=str)
+@pytest.mark.parametrize("kind", ["batch", "instance"])
+def test_spade_has_gradients_of_each_value(kind, shape, rng):
+    """Sets of one chunk and of several; dy of all values, and of one alone."""
+    x, gamma, beta, dy = rng.standard_normal((4, *shape)).astype(np.float32)
+    one = np.zeros_like(dy)
+    one[1, 2, 3, 4] = 5
+    norm, twin = nz.SPADE(shape[1], kind), nz.SPADE(shape[1], kind)
+    y = norm(x + 5, gamma, beta)
+    with nz.use("reference"):
+        check.close(y, twin(x + 5, gamma, beta), 1e-6, float(np.abs(y).max()))
+    for d in (dy, one):
+        norm(x + 5, gamma, beta)
+        dx = norm.backward(d)
+        with nz.use("reference"):
+            twin(x + 5, gamma, beta)
+            expected = twin.backward(d)
+        check.close(dx, expected, 1e-5, float(np.abs(expected).max()))
+        for name in ("gamma", "beta"):
+            check.close(norm.grads[name], twin.grads[name], 1e-6, float(np.abs(twin.grads[name]).max()))
