@@ -1,6 +1,8 @@
 """Kernels of series and of medians against their definitions: odd shapes, dtypes, layouts and threads, far from zero,
 where numbers leave the range of a type, and where values are equal or nearly so."""
 
+import tracemalloc
+
 import ml_dtypes
 import numba
 import numpy as np
@@ -141,6 +143,29 @@ def test_slices_of_few_steps(length, rng):
         norm(x.astype(np.float64))
         exact = norm.backward(dy.astype(np.float64))
     check.close(dx, exact, 1e-5, max(float(np.abs(exact).max()), 1e-30))
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape"),
+    [
+        (nz.SAN(67, 60), (40, 300, 67)),
+        (nz.DishTS(67, 300), (40, 300, 67)),
+        (nz.FAN(67), (40, 300, 67)),
+        (nz.RobustNorm(), (2000, 401)),
+        (nz.SlidingNorm(67, 50), (40, 67, 300)),
+    ],
+    ids=lambda v: type(v).__name__,
+)
+def test_no_temporaries_of_the_size_of_x(norm, shape, rng):
+    x, dy = rng.standard_normal((2, *shape), np.float32)
+    y, dx = np.empty((2, *shape), np.float32)
+    both(norm, x, (), dy)
+    tracemalloc.start()
+    norm(x, out=y)
+    norm.backward(dy, out=dx)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < x.nbytes * 0.75
 
 
 # -- medians
