@@ -98,7 +98,7 @@ CELL_ROWS = 64  # least rows of a turn, beside which those sums take little time
 LEVEL_VALUES = 1 << 17  # of a tile of columns that is read twice: half a level-2 cache of float32;
 LEVEL_WIDTH = 128  # its columns, at least
 LEVEL_STRIP = 4096  # values that are added up together, while as many are fetched: a third of a level-1 cache;
-LEVEL_ROWS = 8  # their rows, at least
+LEVEL_ROWS = 6  # their rows, at least
 
 # -- tables of data -----------------------------------------------------------------------------------------------
 
