@@ -133,6 +133,15 @@ def test_an_inverse_reads_x_as_it_was(name, axis, rng):
         norm.inverse_forward(f, saved)[1].backward(dz)
 
 
+@pytest.mark.parametrize("steps", [40, 4096, 4097])
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_series_of_any_length(steps, axis, rng):
+    """Those that are long are shared by threads, in other kernels."""
+    shape = (2, steps, 17) if axis == -1 else (2, 17, steps)
+    x, dy = rng.standard_normal((2, *shape), np.float32)
+    agrees(nz.RevIN(17, channel_axis=axis), x + 100, (), dy)
+
+
 @pytest.mark.parametrize("length", [1, 2])
 def test_slices_of_few_steps(length, rng):
     """dx is almost nothing, beside which float32 would show its rounding."""

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array
-from normzoo.backends.forms import Formula
+from normzoo.backends.forms import Formula, Level
 from normzoo.backends.lanes import fma
 from normzoo.passes.cells import Pass
 from normzoo.passes.cells import Pull as CellPull
@@ -29,6 +29,7 @@ def _gradient(dy: Any, x: Any, high: Any, low: Any, slope: Any, more: Any, const
 
 SCALED, TERMS = Formula(_scaled, 1, 1), Formula(_terms, 2, 0, ("bc", "bc"))
 GRADIENT = Formula(_gradient, 2, 1)
+LONG = 4096  # time steps of longer series are what threads share
 
 
 class RevIN(Reversible):
@@ -98,6 +99,8 @@ class RevIN(Reversible):
         return "bcn" if self.channel_axis in (1, -2) else "bnc"
 
     def by_cells(self, cells: Pass, params: Mapping[str, Array]) -> CellPull:
+        if cells.dims.n <= LONG and not (self.subtract_last or self.detach):
+            return self._by_level(cells, params)
         weight, bias = (params.get(name, default) for name, default in (("weight", np.ones(1)), ("bias", np.zeros(1))))
         n, (mean, var) = cells.dims.n, cells.mean_and_var()
         std = np.sqrt(var + self.eps)
@@ -116,6 +119,20 @@ class RevIN(Reversible):
             if taken.last and not self.detach:
                 cells.add_at_position(-1, of_center)
             return {"weight": (along * rstd).sum(axis=0), "bias": total.sum(axis=0)} if params else {}
+
+        return pull
+
+    def _by_level(self, cells: Pass, params: Mapping[str, Array]) -> CellPull:
+        """In one pass of a kernel, which is for series that stay in a cache."""
+        weight, bias = (params.get(k, np.full(cells.dims.c, v)) for k, v in (("weight", 1.0), ("bias", 0.0)))
+        form = Level(False, False, cells.dims.n, self.eps)
+        stats = cells.level(form, weight, bias)
+        mean, std = stats[0], np.sqrt(stats[1] * stats[1] + self.eps)
+        cells.keep(Moments(self, mean[:, None], std[:, None], cells.deviations(self.label, mean, reciprocal(std))))
+
+        def pull(cells: Pass) -> dict[str, Array]:
+            (along, total), _ = cells.level_back(form, stats, weight)
+            return {"weight": along.sum(axis=0), "bias": total.sum(axis=0)} if params else {}
 
         return pull
 
