@@ -50,6 +50,16 @@ def test_odd_shapes(name, shape, rng):
     agrees(norm, x, (), dy)
 
 
+@pytest.mark.parametrize("name", [name for name in NORMS if "trimmed" not in name])  # which goes over the batch
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_bits_do_not_depend_on_the_batch(name, axis, rng):
+    norm, x, dy = made(name, rng, (7, 12, 19), axis=axis)
+    y, dx = norm(x), norm.backward(dy)
+    for i in (0, 3, 6):
+        check.same_bits(norm(x[i : i + 1]), y[i : i + 1])
+        check.same_bits(norm.backward(dy[i : i + 1]), dx[i : i + 1])
+
+
 @each_norm
 def test_a_gradient_in_one_place(name, rng):
     norm, x, dy = made(name, rng)
