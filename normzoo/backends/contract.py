@@ -256,8 +256,8 @@ class Backend(Protocol):
         raise lacking(self)
 
     def level(self, dims: Cells, form: Level, dtype: np.dtype, store: np.dtype) -> Callable[..., tuple[Array, bool]]:
-        """run(x, maps, weight, bias, y) -> (3, b, c) float64: level, deviation and sum(d), see `Level`; and whether all
-        that was found is far from the ends of `dtype`. maps lie as one b of x; weight and bias are (c,)."""
+        """run(x, maps, weight, bias, y) -> (3, b, c) float64: level, deviation and, with maps, sum(d), see `Level`; and
+        whether all that was found is far from the ends of `dtype`. maps lie as one b of x; weight, bias are (c,)."""
         raise lacking(self)
 
     def level_back(self, dims: Cells, form: Level, dtype: np.dtype, store: np.dtype) -> Callable[..., Any]:

@@ -350,7 +350,8 @@ def test_no_temporaries_of_the_size_of_x(rng):
 def test_every_norm_by_cells_is_here():
     classes = registry._classes()
     found = {n for n in classes if getattr(classes[n], "by_cells", ExactNorm.by_cells) is not ExactNorm.by_cells}
-    assert found == {*NORMS, "spectral_norm"}  # of a weight of a given shape: test_weights.py has it
+    elsewhere = {"san", "dish_ts", "fan", "robust_norm"}  # test_series_kernels.py has them,
+    assert found == {*NORMS, *elsewhere, "spectral_norm"}  # and test_weights.py that of a weight of a given shape
 
 
 def test_axes_are_taken_as_they_lie_where_they_can_be():

@@ -1,6 +1,8 @@
 """Kernels of series and of medians against their definitions: odd shapes, dtypes, layouts and threads, far from zero,
 where numbers leave the range of a type, and where values are equal or nearly so."""
 
+import tracemalloc
+
 import ml_dtypes
 import numba
 import numpy as np
@@ -46,6 +48,16 @@ def test_kernels_compute_the_definition(name, axis, dtype, rng):
 def test_odd_shapes(name, shape, rng):
     norm, x, dy = made(name, rng, shape)
     agrees(norm, x, (), dy)
+
+
+@pytest.mark.parametrize("name", [name for name in NORMS if "trimmed" not in name])  # which goes over the batch
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_bits_do_not_depend_on_the_batch(name, axis, rng):
+    norm, x, dy = made(name, rng, (7, 12, 19), axis=axis)
+    y, dx = norm(x), norm.backward(dy)
+    for i in (0, 3, 6):
+        check.same_bits(norm(x[i : i + 1]), y[i : i + 1])
+        check.same_bits(norm.backward(dy[i : i + 1]), dx[i : i + 1])
 
 
 @each_norm
@@ -131,6 +143,15 @@ def test_an_inverse_reads_x_as_it_was(name, axis, rng):
         norm.inverse_forward(f, saved)[1].backward(dz)
 
 
+@pytest.mark.parametrize("steps", [40, 4096, 4097])
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_series_of_any_length(steps, axis, rng):
+    """Those that are long are shared by threads, in other kernels."""
+    shape = (2, steps, 17) if axis == -1 else (2, 17, steps)
+    x, dy = rng.standard_normal((2, *shape), np.float32)
+    agrees(nz.RevIN(17, channel_axis=axis), x + 100, (), dy)
+
+
 @pytest.mark.parametrize("length", [1, 2])
 def test_slices_of_few_steps(length, rng):
     """dx is almost nothing, beside which float32 would show its rounding."""
@@ -141,6 +162,29 @@ def test_slices_of_few_steps(length, rng):
         norm(x.astype(np.float64))
         exact = norm.backward(dy.astype(np.float64))
     check.close(dx, exact, 1e-5, max(float(np.abs(exact).max()), 1e-30))
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape"),
+    [
+        (nz.SAN(67, 60), (40, 300, 67)),
+        (nz.DishTS(67, 300), (40, 300, 67)),
+        (nz.FAN(67), (40, 300, 67)),
+        (nz.RobustNorm(), (2000, 401)),
+        (nz.SlidingNorm(67, 50), (40, 67, 300)),
+    ],
+    ids=lambda v: type(v).__name__,
+)
+def test_no_temporaries_of_the_size_of_x(norm, shape, rng):
+    x, dy = rng.standard_normal((2, *shape), np.float32)
+    y, dx = np.empty((2, *shape), np.float32)
+    both(norm, x, (), dy)
+    tracemalloc.start()
+    norm(x, out=y)
+    norm.backward(dy, out=dx)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < x.nbytes * 0.75
 
 
 # -- medians

@@ -100,7 +100,7 @@ LARGEST_PART = 65536  # least values of a turn, beside which those take little t
 LEVEL_VALUES = 1 << 17  # of a tile of columns that is read twice: half a level-2 cache of float32;
 LEVEL_WIDTH = 128  # its columns, at least
 LEVEL_STRIP = 4096  # values that are added up together, while as many are fetched: a third of a level-1 cache;
-LEVEL_ROWS = 8  # their rows, at least
+LEVEL_ROWS = 6  # their rows, at least
 
 # -- tables of data -----------------------------------------------------------------------------------------------
 

@@ -52,10 +52,11 @@ def room_of(given):
 
 
 @helper
-def strip_of(given):
-    """Rows that are added up together: all strips have as many, as nearly as can be; a strip fetches the next."""
+def strip_of(given, arrays):
+    """Rows that are added up together, of so many arrays: all strips have as many, as nearly as can be; a strip fetches
+    the next."""
     n = given.dims[1]
-    most = larger(LEVEL_ROWS, smaller(SUMMED_VECTORS, LEVEL_STRIP // room_of(given)))
+    most = larger(LEVEL_ROWS, smaller(SUMMED_VECTORS, LEVEL_STRIP // (arrays * room_of(given))))
     strips = (n + most - 1) // most
     return (n + strips - 1) // strips
 
@@ -119,8 +120,8 @@ def forward(across, mapped, outside):
         start, room, cells = owner * n * c, room_of(given), b * c
         sums, planes = workspace(3 * room, given.stats), workspace(4 * room, given.weight)
         clear(sums, 0, 3 * room)
-        for first in range(0, n, strip_of(given)):
-            rows = first, smaller(first + strip_of(given), n)
+        for first in range(0, n, strip_of(given, 1)):
+            rows = first, smaller(first + strip_of(given, 1), n)
             for j in range(begin, end, LANES):
                 p = j - begin
                 held = load(sums, p), load(sums, room + p), load(sums, 2 * room + p)
@@ -143,7 +144,8 @@ def forward(across, mapped, outside):
             k = owner * c + j
             put_lanes(given.stats, k, around + level, left)
             put_lanes(given.stats, cells + k, deviation, left)
-            put_lanes(given.stats, 2 * cells + k, rest, left)
+            if mapped:
+                put_lanes(given.stats, 2 * cells + k, rest, left)
             beside = splat(1.0) - keep(splat(1.0), left)
             worst = larger(worst, 1.0 if is_far(given, around + level, deviation + beside, slope) else 0.0)
         put(far, t, worst)
@@ -182,7 +184,8 @@ def forward(across, mapped, outside):
             high = narrow(around + level, x)
             put(given.stats, cell, around + level)
             put(given.stats, b * c + cell, deviation)
-            put(given.stats, 2 * b * c + cell, rest)
+            if mapped:
+                put(given.stats, 2 * b * c + cell, rest)
             worst = larger(worst, 1.0 if is_far(given, around + level, deviation, slope) else 0.0)
             low, by, more = splat(narrow((around - wide(high)) + level, x)), splat(narrow(slope, x)), at(bias, channel)
             for j in range(0, n, LANES):

@@ -51,8 +51,8 @@ def backward(across, mapped, outside):
             high, low = split_at(given, owner * c + j, c - j)
             store(planes, j - begin, high)
             store(planes, room + j - begin, low)
-        for first in range(0, n, strip_of(given)):
-            last = smaller(first + strip_of(given), n)
+        for first in range(0, n, strip_of(given, 2)):
+            last = smaller(first + strip_of(given, 2), n)
             for j in range(begin, end, LANES):
                 p, left, s, q, ahead = j - begin, c - j, zeros(x), zeros(x), (last - first) * c
                 high, low = load(planes, p), load(planes, room + p)
@@ -68,9 +68,11 @@ def backward(across, mapped, outside):
         worst = 0.0
         for j in range(begin, end, LANES):
             p, left, k = j - begin, c - j, owner * c + j
-            stats = load_n(given.stats, cells + k, left), load_n(given.stats, 2 * cells + k, left)
+            deviation, rest = load_n(given.stats, cells + k, left), splat(0.0)
+            if mapped:
+                rest = load_n(given.stats, 2 * cells + k, left)
             weight, added = wide(part_of(given.weight, j, left)), load(own, room + p)
-            g, more, of_level, xhats = slopes_of(given, stats, weight, load(own, p), added)
+            g, more, of_level, xhats = slopes_of(given, (deviation, rest), weight, load(own, p), added)
             store(planes, 2 * room + p, narrow(g, x))
             store(planes, 3 * room + p, narrow(more, x))
             store(planes, 4 * room + p, narrow(of_level if mapped else of_level / float(n), x))
@@ -119,7 +121,7 @@ def backward(across, mapped, outside):
             rounded = narrow(level, x)
             high, low = splat(rounded), splat(narrow(level - wide(rounded), x))
             along, added = sums_along(given, dy, start, high, low)
-            stats = at(given.stats, cells + cell), at(given.stats, 2 * cells + cell)
+            stats = at(given.stats, cells + cell), at(given.stats, 2 * cells + cell) if mapped else 0.0
             g, more, of_level, xhats = slopes_of(given, stats, wide(at(given.weight, channel)), along, added)
             put(sums, cell, xhats)
             put(sums, cells + cell, added)
