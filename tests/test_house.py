@@ -30,7 +30,8 @@ ROOMS = {
     "backends/activations.py": {"backends.around", "backends.lanes"},
     "backends/around.py": set(),
     "backends/at_once.py": {"environment.system"},
-    "backends/contract.py": {"backends.around", "backends.forms"},
+    "backends/contract.py": {"backends.around", "backends.forms", "backends.of_cells"},
+    "backends/of_cells.py": {"backends.forms"},
     "backends/forms.py": set(),
     "backends/cpu": {
         "backends",
@@ -180,11 +181,13 @@ ROOMS = {
     },
     "passes/arrays.py": {"backends", "passes.numpy_threads"},
     "passes/calls.py": {"backends.contract", "passes.around", "selection.select"},
+    "passes/cell_layout.py": {"backends.contract", "passes.whole"},
     "passes/cells.py": {
         "backends",
         "backends.contract",
         "passes.arrays",
         "passes.attributes",
+        "passes.cell_layout",
         "passes.overlaps",
         "passes.saved",
         "passes.view",

@@ -14,10 +14,11 @@ from normzoo.backends.memory import empty
 from normzoo.backends.samples import samples_of
 from normzoo.passes.arrays import compute_dtype, kernel_array, storage_dtype
 from normzoo.passes.attributes import Last
+from normzoo.passes.cell_layout import cells_of, positions_of
 from normzoo.passes.overlaps import may_overlap
 from normzoo.passes.saved import Saved, changed
 from normzoo.passes.view import inverse
-from normzoo.passes.whole import Back, Order, now, order_of, whole
+from normzoo.passes.whole import Back, Order, now, whole
 
 MOST = {8: 1e150, 4: 1e30}  # by bytes of the type: numbers that leave room for their products
 LEAST = 1e-200  # of sums in float64: squares of smaller values than these vanish
@@ -156,7 +157,7 @@ class Pass:
 
     def channels_first(self, i: int | None = None) -> Array:
         """A view of an array, or of the result, as (b, c, n)."""
-        return _positions(self.result if i is None else self._arrays[i], self.dims).swapaxes(1, 2)
+        return positions_of(self.result if i is None else self._arrays[i], self.dims).swapaxes(1, 2)
 
     def first_channels(self, count: int) -> "Pass":
         """Of arrays that have these alone; there is one position."""
@@ -171,16 +172,16 @@ class Pass:
 
     def at_position(self, i: int) -> Array:
         """x there, (b, c)."""
-        found: Array = _positions(self._arrays[-1], self.dims)[:, i].astype(np.float64)
+        found: Array = positions_of(self._arrays[-1], self.dims)[:, i].astype(np.float64)
         return found
 
     def add_at_position(self, i: int, added: Any) -> None:
         """Add (b, c) to the result there."""
-        _positions(self.result, self.dims)[:, i] += np.asarray(added).astype(self.result.dtype)
+        positions_of(self.result, self.dims)[:, i] += np.asarray(added).astype(self.result.dtype)
 
     def deviations(self, owner: object, mean: Array, rstd: Array) -> Callable[[], Array]:
         """What makes (x - mean) * rstd in float64, as (b, n, c), from x, which must be as it was."""
-        return deviations(owner, _positions(self._arrays[-1], self.dims), mean, rstd)
+        return deviations(owner, positions_of(self._arrays[-1], self.dims), mean, rstd)
 
     def values(self, owner: object) -> Callable[[], Array]:
         """What makes x in float64, as (b, n, c), where x is as it was."""
@@ -190,7 +191,7 @@ class Pass:
         def found() -> Array:
             if samples_of(x, None) != seen:
                 raise changed(owner, "x")
-            return _positions(x, dims).astype(np.float64, order="C")
+            return positions_of(x, dims).astype(np.float64, order="C")
 
         return found
 
@@ -213,12 +214,6 @@ def summing(x: Array, letters: str) -> Pass:
     axes, dims = cells_of(x, letters)
     v = Order(axes, storage_dtype(x.dtype, compute_dtype(x.dtype))).read(x)
     return Pass(now(), dims, (v,), v)
-
-
-def _positions(a: Array, dims: Cells) -> Array:
-    """A view of an array as (b, n, c)."""
-    b, c, n, last = dims
-    return a.reshape(b, n, c) if last else a.reshape(b, c, n).swapaxes(1, 2)
 
 
 def deviations(owner: object, x: Array, mean: Array, rstd: Array) -> Callable[[], Array]:
@@ -263,37 +258,6 @@ def _squared(x: Any) -> tuple[Any, ...]:
 def squares(axes: str) -> Formula:
     """The sum of squares, in float64, which keeps these axes."""
     return Formula(_squared, 1, 0, (axes,), wide=True)
-
-
-def letters_by_channel(x: Array, channel_axis: int) -> str:
-    """Samples on axis 0, channels, and positions."""
-    channel = channel_axis % x.ndim
-    return "b" + "".join("c" if i == channel else "n" for i in range(1, x.ndim))
-
-
-def cells_of(x: Array, letters: str) -> tuple[tuple[int, ...], Cells]:
-    """x's axes in an order in which they are cells, that of memory where it can be; and how.
-
-    Args:
-        letters: of each axis, b, c or n. Where there is no b, axes of n before those of c are one.
-    """
-    order = order_of(x)
-    seen = [i for i in order if x.shape[i] != 1]
-    said = "".join(letters[i] for i in seen)
-    if "b" not in letters and "c" in said and said[-1] != "c":
-        said = said[: said.index("c")].replace("n", "b") + said[said.index("c") :]
-    groups = [tuple(i for i, s in zip(seen, said, strict=True) if s == letter) for letter in "bcn"]
-    flat = all(list(g) == sorted(g) for g in groups[:2])
-    if not (flat and said in ("".join(sorted(said)), _channels_last(said))):
-        order = tuple(sorted(range(x.ndim), key=lambda i: (letters[i], i)))
-        said = "".join(sorted(letters[i] for i in seen))
-        groups = [tuple(i for i in seen if letters[i] == letter) for letter in "bcn"]
-    b, c, n = (int(np.prod([x.shape[i] for i in g], dtype=np.int64)) for g in groups)
-    return order, Cells(b, c, n, c > 1 and (n == 1 or said != "".join(sorted(said))))
-
-
-def _channels_last(said: str) -> str:
-    return "".join(sorted(said, key="bnc".index))
 
 
 def by_cells(

@@ -9,7 +9,7 @@ from normzoo.backends.forms import Formula
 from normzoo.passes.affine import placed
 from normzoo.passes.arrays import base_array, check_spread, compute_dtype, kernel_array
 from normzoo.passes.attributes import entry
-from normzoo.passes.cells import cells_of
+from normzoo.passes.cell_layout import cells_of
 from normzoo.passes.form import Form
 from normzoo.passes.formulas import reciprocal
 from normzoo.passes.normalize import normalize

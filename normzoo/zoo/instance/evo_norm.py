@@ -10,7 +10,8 @@ from normzoo.backends.forms import Formula
 from normzoo.backends.lanes import choose, fma, larger, sigmoid
 from normzoo.passes.arrays import check_spread
 from normzoo.passes.attributes import entry
-from normzoo.passes.cells import Beyond, Pass, letters_by_channel
+from normzoo.passes.cell_layout import letters_by_channel
+from normzoo.passes.cells import Beyond, Pass
 from normzoo.passes.cells import Pull as CellPull
 from normzoo.passes.formulas import reciprocal, special, standardized, summed
 from normzoo.passes.numbers import check_features, check_size

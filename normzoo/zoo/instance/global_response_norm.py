@@ -8,7 +8,8 @@ import numpy as np
 from normzoo.backends.contract import Array
 from normzoo.backends.forms import Formula
 from normzoo.backends.lanes import fma
-from normzoo.passes.cells import Pass, letters_by_channel, squares
+from normzoo.passes.cell_layout import letters_by_channel
+from normzoo.passes.cells import Pass, squares
 from normzoo.passes.cells import Pull as CellPull
 from normzoo.passes.formulas import reciprocal, summed, unit
 from normzoo.passes.numbers import check_size

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from normzoo.backends.contract import Array
-from normzoo.passes.cells import Pass, letters_by_channel
+from normzoo.passes.cell_layout import letters_by_channel
+from normzoo.passes.cells import Pass
 from normzoo.passes.cells import Pull as CellPull
 from normzoo.passes.formulas import product
 from normzoo.passes.numbers import check_features, check_size

@@ -8,7 +8,7 @@ state before each block is kept; going back, what a block needs is found again f
 from functools import cache
 
 from normzoo.backends.cpu.compiling.jit import helper
-from normzoo.backends.cpu.kernels.making import follow_back_kernel, follow_kernel
+from normzoo.backends.cpu.kernels.making_of_series import follow_back_kernel, follow_kernel
 from normzoo.backends.cpu.kernels.moments import put_lanes
 from normzoo.backends.cpu.kernels.windows import part_of
 from normzoo.backends.cpu.parallel.sharing import share

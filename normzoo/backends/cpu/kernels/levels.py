@@ -8,7 +8,7 @@ first value, in float64, which are as exact as those from the mean: that is no f
 from functools import cache
 
 from normzoo.backends.cpu.compiling.jit import helper
-from normzoo.backends.cpu.kernels.making import levels_kernel
+from normzoo.backends.cpu.kernels.making_of_series import levels_kernel
 from normzoo.backends.cpu.kernels.moments import put_lanes
 from normzoo.backends.cpu.kernels.windows import part_of
 from normzoo.backends.cpu.schedule import LEVEL_ROWS, LEVEL_STRIP, SUMMED_VECTORS

@@ -4,7 +4,7 @@ from functools import cache
 
 from normzoo.backends.cpu.compiling.jit import helper
 from normzoo.backends.cpu.kernels.levels import cells_of, finding, place_of, room_of, strip_of
-from normzoo.backends.cpu.kernels.making import levels_back_kernel, levels_maps_kernel
+from normzoo.backends.cpu.kernels.making_of_series import levels_back_kernel, levels_maps_kernel
 from normzoo.backends.cpu.kernels.moments import put_lanes
 from normzoo.backends.cpu.kernels.windows import part_of
 from normzoo.backends.cpu.schedule import SUMMED_VECTORS

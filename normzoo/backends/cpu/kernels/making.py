@@ -16,9 +16,7 @@ from normzoo.backends.cpu.kernels.records import (
     Cells,
     Forward,
     Largest,
-    Levels,
     Limits,
-    Lines,
     Moments,
     Scan,
     Taken,
@@ -26,7 +24,7 @@ from normzoo.backends.cpu.kernels.records import (
 from normzoo.backends.cpu.parallel.sharing import share
 
 
-def _named(name: str, function: Callable, around: Around) -> Any:
+def named(name: str, function: Callable, around: Around) -> Any:
     function.__name__ = function.__qualname__ = name + label(around)
     return kernel(function)
 
@@ -68,7 +66,7 @@ def forward_kernel(name: str, work: Any, around: Around) -> Any:
         given = Forward(dims, parameter_dims, x, weight, bias, y, stats, beside)
         work(pool, given, Moments(divisor, eps, clamp))
 
-    return _named(name, forward if around == ALONE else forward_around, around)
+    return named(name, forward if around == ALONE else forward_around, around)
 
 
 def apply_kernel(name: str, work: Any, around: Around) -> Any:
@@ -81,7 +79,7 @@ def apply_kernel(name: str, work: Any, around: Around) -> Any:
         beside = Before(own_x, residual, other, scale)
         work(pool, Forward(dims, parameter_dims, x, weight, bias, y, stats, beside))
 
-    return _named(name, apply if around == ALONE else apply_around, around)
+    return named(name, apply if around == ALONE else apply_around, around)
 
 
 def backward_kernel(name: str, work: Any, around: Around) -> Any:
@@ -117,7 +115,7 @@ def backward_kernel(name: str, work: Any, around: Around) -> Any:
         given = Backward(dims, parameter_dims, dy, x, weight, stats, dx, beside)
         work(pool, given, dweight, dbias, Limits(divisor, limit))
 
-    return _named(name, backward if around == ALONE else backward_around, around)
+    return named(name, backward if around == ALONE else backward_around, around)
 
 
 def scan_kernel(name: str, work: Any) -> Any:
@@ -137,7 +135,7 @@ def scan_kernel(name: str, work: Any) -> Any:
     ):
         work(pool, Scan(dims, x, weight, y, stats, state), bias, Taken(before, eps))
 
-    return _named(name, scan, ALONE)
+    return named(name, scan, ALONE)
 
 
 def scan_back_kernel(name: str, work: Any) -> Any:
@@ -156,7 +154,7 @@ def scan_back_kernel(name: str, work: Any) -> Any:
     ):
         work(pool, Scan(dims, x, weight, dx, stats, state), dy, sums)
 
-    return _named(name, scan_back, ALONE)
+    return named(name, scan_back, ALONE)
 
 
 def cells_kernel(name: str, work: Any) -> Any:
@@ -177,7 +175,7 @@ def cells_kernel(name: str, work: Any) -> Any:
     ):
         share(pool, turns, work, (Cells(dims, cuts, arrays, results, numbers, lines, step, sums, planes),))
 
-    return _named(name, cells, ALONE)
+    return named(name, cells, ALONE)
 
 
 def groups_kernel(name: str, work: Any) -> Any:
@@ -200,47 +198,7 @@ def groups_kernel(name: str, work: Any) -> Any:
         given = Cells(dims, cuts, arrays, results, arrays[0], coefficients, step, planes, planes)
         share(pool, turns, work, (given, table))
 
-    return _named(name, groups, ALONE)
-
-
-def follow_kernel(name: str, work: Any) -> Any:
-    """y of lines by their own past: work(pool, lines, state, before)."""
-
-    def follow(
-        pool,
-        dims,
-        x,
-        numbers,  # (3, n): weight and bias, or gain, bias and power
-        y,
-        states,  # written
-        state,  # (2, b, n), read and written
-        before,  # steps that the state knows
-        rate,
-        eps,
-    ):
-        work(pool, Lines(dims, x, numbers, y, states, rate, eps), state, before)
-
-    return _named(name, follow, ALONE)
-
-
-def follow_back_kernel(name: str, work: Any) -> Any:
-    """dx and sums: work(pool, lines, dy, sums)."""
-
-    def follow_back(
-        pool,
-        dims,
-        dy,
-        x,
-        numbers,
-        states,
-        dx,
-        sums,  # (4, b, n), written
-        rate,
-        eps,
-    ):
-        work(pool, Lines(dims, x, numbers, dx, states, rate, eps), dy, sums)
-
-    return _named(name, follow_back, ALONE)
+    return named(name, groups, ALONE)
 
 
 def largest_kernel(name: str, work: Any) -> Any:
@@ -249,104 +207,4 @@ def largest_kernel(name: str, work: Any) -> Any:
     def largest(pool, dims, parts, k, x, center, far, places):
         work(pool, Largest(dims, parts, k, x, center, far, places))
 
-    return _named(name, largest, ALONE)
-
-
-def levels_kernel(name: str, work: Any) -> Any:
-    """y of cells less a level, and statistics: work(turn, levels, bias, far), a helper."""
-
-    def levels(
-        pool,
-        turns,
-        width,  # columns, or cells, of a turn
-        dims,  # (b, n, c)
-        limits,
-        x,
-        maps,
-        weight,
-        bias,
-        y,
-        stats,  # written
-        far,  # (turns,) float64, written: 1 where a number is near the ends of range
-    ):
-        share(pool, turns, work, (Levels(dims, width, x, maps, weight, y, stats, limits), bias, far))
-
-    return _named(name, levels, ALONE)
-
-
-def levels_back_kernel(name: str, work: Any) -> Any:
-    """dx and sums: work(turn, levels, dy, found, far), a helper."""
-
-    def levels_back(
-        pool,
-        turns,
-        width,
-        dims,
-        limits,
-        dy,
-        x,
-        maps,
-        weight,
-        stats,
-        dx,
-        sums,  # (2, b, c) float64, written: of dy * xhat, and of dy
-        of_levels,  # (b, c), written where there are maps
-        far,
-    ):
-        share(pool, turns, work, (Levels(dims, width, x, maps, weight, dx, stats, limits), dy, (sums, of_levels), far))
-
-    return _named(name, levels_back, ALONE)
-
-
-def levels_maps_kernel(name: str, work: Any) -> Any:
-    """The gradient of maps: work(line, levels, of_levels), a helper."""
-
-    def levels_maps(
-        pool,
-        lines,
-        dims,
-        x,
-        of_levels,
-        found,  # (n, c) or (c, n) float64, written
-    ):
-        share(pool, lines, work, (Levels(dims, 1, x, x, of_levels, found, found, ()), of_levels))
-
-    return _named(name, levels_maps, ALONE)
-
-
-def slide_kernel(name: str, work: Any) -> Any:
-    """y of lines by windows: work(turn, lines, place), a helper."""
-
-    def slide(
-        pool,
-        turns,
-        dims,  # (b, t, n)
-        place,  # steps of a window before and after its own, and how many steps the first block lacks
-        x,
-        numbers,  # (2, n): weight and bias
-        y,
-        eps,
-    ):
-        share(pool, turns, work, (Lines(dims, x, numbers, y, numbers, 0.0, eps), place))
-
-    return _named(name, slide, ALONE)
-
-
-def slide_back_kernel(name: str, work: Any) -> Any:
-    """dx and sums: work(turn, lines, dy, sums, place), a helper."""
-
-    def slide_back(
-        pool,
-        turns,
-        dims,
-        place,  # steps of a window before and after its own
-        dy,
-        x,
-        numbers,
-        dx,
-        sums,  # (2, b, n) float64, written
-        eps,
-    ):
-        share(pool, turns, work, (Lines(dims, x, numbers, dx, numbers, 0.0, eps), dy, sums, place))
-
-    return _named(name, slide_back, ALONE)
+    return named(name, largest, ALONE)

@@ -12,7 +12,7 @@ from functools import cache
 
 from normzoo.backends.cpu.compiling.jit import helper
 from normzoo.backends.cpu.kernels.following import BLOCK, groups_of, number, reading, writing
-from normzoo.backends.cpu.kernels.making import slide_back_kernel, slide_kernel
+from normzoo.backends.cpu.kernels.making_of_series import slide_back_kernel, slide_kernel
 from normzoo.backends.cpu.kernels.moments import put_lanes
 from normzoo.backends.cpu.vector.access import load, store
 from normzoo.backends.cpu.vector.arithmetic import fma, inverse, larger, root, splat
