@@ -63,7 +63,7 @@ class Twice(NamedTuple):
     sums: int
     numbers: int
     made: int  # what it returns: further coefficients, of the second
-    second: Formula  # has no sums, and is as wide
+    second: Formula  # has no sums; coefficients are rounded to its type
 
 
 class Level(NamedTuple):

@@ -274,7 +274,7 @@ def test_sums_and_coefficients_of_every_span(span, last, rng):
         check.close(found, expected, 1e-6, 21 * 19 * 3)
 
 
-@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("wide", [(False, False), (True, False), (True, True)], ids=str)
 @pytest.mark.parametrize(
     "dims", [Cells(37, 1, 45, False), Cells(3, 7, 19, False), Cells(67, 33, 1, True), Cells(4, 33, 5, True)]
 )
@@ -282,7 +282,8 @@ def test_two_formulas_of_a_set_in_one_reading(dims, wide, rng):
     """As the definition has it: sums, what is made of them, and results that lie in the place of an array."""
     span = "b" if dims.last or dims.c == 1 else "bc"
     sums = (span, "c") if dims.last else (span, span)
-    form = Twice(Formula(_two_sums, 1, 0, sums, wide), _from_sum, 1, 1, 1, Formula(_scaled_by, 1, 2, (), wide))
+    first, second = Formula(_two_sums, 1, 0, sums, wide[0]), Formula(_scaled_by, 1, 2, (), wide[1])
+    form = Twice(first, _from_sum, 1, 1, 1, second)
     shape = (dims.b, dims.n, dims.c) if dims.last else (dims.b, dims.c, dims.n)
     x = rng.standard_normal(shape).astype(np.float32)
     a, w = rng.standard_normal((dims.b, 1)), rng.standard_normal((1, dims.c))

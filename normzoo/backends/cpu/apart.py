@@ -183,7 +183,7 @@ def cells(
     first, last = (formula.first, formula.second) if isinstance(formula, Twice) else (formula, formula)
     kinds, sums = (tuple(LINE if dims.last and "c" in s else NUMBER for s in of) for of in (spans, first.sums))
     cuts = cuts_of(dims, dims.last and "bc" in first.sums)
-    computed = DOUBLE if first.wide else dtype
+    computed = DOUBLE if last.wide else dtype
     whole = dims.b, dims.c
     each = dims.last and any("b" in s and "c" in s for s in spans)
     long = prod(whole) * dims.n * store.itemsize >= STREAMED

@@ -46,10 +46,10 @@ def _gradient(
 
 
 VALUE = Twice(
-    Formula(_squares, 2, 0, ("b", "b"), wide=True), _slope, 2, 1, 1, Formula(_value, 2, 1, wide=True)
+    Formula(_squares, 2, 0, ("b", "b"), wide=True), _slope, 2, 1, 1, Formula(_value, 2, 1)
 )  # fmt: skip
 GRADIENT = Twice(
-    Formula(_along, 3, 0, ("b",), wide=True), _factors, 1, 2, 2, Formula(_gradient, 3, 2, wide=True)
+    Formula(_along, 3, 0, ("b",), wide=True), _factors, 1, 2, 2, Formula(_gradient, 3, 2)
 )  # fmt: skip
 
 

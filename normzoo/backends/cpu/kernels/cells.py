@@ -19,13 +19,16 @@ from normzoo.backends.cpu.kernels.tuples import (
     ONE,
     adding,
     adding_planes,
+    as_it_is,
     blanks,
     coefficients_of,
+    each,
     noughts,
     numbers_of,
     putting,
     reading,
     totals,
+    wide_of,
     writing,
 )
 from normzoo.backends.cpu.kernels.windows import part_of
@@ -68,6 +71,7 @@ def running(formula: Formula, kinds: tuple[str, ...], sums: tuple[str, ...], str
     blank, all_totals = blanks(ones, formula.wide), totals(ones)
     read, coefficients, write, add, add_planes = parts_of(formula, kinds, sums, streams, True)
     read_n, coefficients_n, write_n, add_n, add_planes_n = parts_of(formula, kinds, sums, streams, False)
+    of_type = each(len(kinds), wide_of if formula.wide else as_it_is)
 
     @helper
     def add_run(given, place, numbers, column, space, found):
@@ -77,7 +81,8 @@ def running(formula: Formula, kinds: tuple[str, ...], sums: tuple[str, ...], str
             stop = smaller(last, i + SUMMED)
             own = blank(given)
             while i + LANES <= stop:
-                v = function(*(read(given, i, LANES) + coefficients(given, numbers, line + j, LANES)))
+                c = of_type(coefficients(given, numbers, line + j, LANES), given.sums)
+                v = function(*(read(given, i, LANES) + c))
                 write(given, i, v, LANES)
                 own = add(own, v, LANES)
                 add_planes(space, room, j, v, LANES)
@@ -85,7 +90,8 @@ def running(formula: Formula, kinds: tuple[str, ...], sums: tuple[str, ...], str
                 j += LANES
             if i < stop:
                 left = stop - i
-                v = function(*(read_n(given, i, left) + coefficients_n(given, numbers, line + j, left)))
+                c = of_type(coefficients_n(given, numbers, line + j, left), given.sums)
+                v = function(*(read_n(given, i, left) + c))
                 write_n(given, i, v, left)
                 own = add_n(own, v, left)
                 add_planes_n(space, room, j, v, left)

@@ -9,51 +9,27 @@ from normzoo.backends.cpu.compiling.jit import helper
 from normzoo.backends.cpu.kernels.cells import emptying, running
 from normzoo.backends.cpu.kernels.functions import on_lanes
 from normzoo.backends.cpu.kernels.making import cells_kernel
-from normzoo.backends.cpu.kernels.tuples import LINE, ONE, noughts, numbers_of, putting
+from normzoo.backends.cpu.kernels.tuples import (
+    LINE,
+    ONE,
+    each,
+    narrow_of,
+    noughts,
+    numbers_of,
+    putting,
+    splat_of,
+    wide_of,
+)
 from normzoo.backends.cpu.schedule import SUMMED_VECTORS
-from normzoo.backends.cpu.vector.arithmetic import narrow, smaller, splat, wide
+from normzoo.backends.cpu.vector.arithmetic import smaller
 from normzoo.backends.cpu.vector.lanes import LANES
 from normzoo.backends.cpu.vector.workspaces import clear, workspace
 from normzoo.backends.forms import Twice
 
 
-@helper
-def splat_of(v, _like):
-    return splat(v)
-
-
-@helper
-def wide_of(v, _like):
-    return wide(v)
-
-
-@helper
-def narrow_of(v, like):
-    return narrow(v, like)
-
-
-@cache
-def each(count: int, function: Any) -> Any:
-    """(v, like) -> function(v[i], like) of the first `count`."""
-    if not count:
-        return none_of
-    others, index = each(count - 1, function), count - 1
-
-    @helper
-    def all_of(v, like):
-        return *others(v, like), function(v[index], like)
-
-    return all_of
-
-
-@helper
-def none_of(_v, _like):
-    return ()
-
-
 def making(form: Twice) -> Any:
     """(given, found, numbers) -> numbers of the second formula, in all lanes."""
-    between, is_wide = on_lanes(form.between), form.first.wide
+    between, is_wide = on_lanes(form.between), form.second.wide
     splats, wides, narrows = each(form.sums, splat_of), each(form.numbers, wide_of), each(form.made, narrow_of)
 
     @helper

@@ -238,3 +238,42 @@ def putting(count: int, number: int) -> Any:
 @helper
 def put_nothing(_given, _line, _found):
     return
+
+
+@helper
+def splat_of(v, _like):
+    return splat(v)
+
+
+@helper
+def wide_of(v, _like):
+    return wide(v)
+
+
+@helper
+def narrow_of(v, like):
+    return narrow(v, like)
+
+
+@helper
+def as_it_is(v, _like):
+    return v
+
+
+@cache
+def each(count: int, function: Any) -> Any:
+    """(v, like) -> function(v[i], like) of the first `count`."""
+    if not count:
+        return no_lanes
+    others, index = each(count - 1, function), count - 1
+
+    @helper
+    def all_of(v, like):
+        return *others(v, like), function(v[index], like)
+
+    return all_of
+
+
+@helper
+def no_lanes(_v, _like):
+    return ()
