@@ -29,6 +29,7 @@ from normzoo.backends.cpu.choice import (
     choice,
     has_each,
     is_by_column,
+    is_by_runs,
     is_columns,
     is_few,
     spans_of,
@@ -52,7 +53,7 @@ from normzoo.passes import view
 inner = register_jitable(**INNER)
 inner(view.take_run)
 fit_sizes = inner(view.fit_sizes)
-for function in (has_each, is_columns, is_few, spans_of):
+for function in (has_each, is_by_runs, is_columns, is_few, spans_of):
     inner(function)
 choose = inner(choice)
 
