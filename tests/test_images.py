@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 import normzoo as nz
+from normzoo.backends.cpu import outside
+from normzoo.passes.whole import now
 from tests import check
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -131,6 +133,35 @@ def test_places_and_threads_change_no_bit(rng):
     finally:
         numba.set_num_threads(before)
     check.same_bits(nz.normalize_image(x, per="image"), alone)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16])
+@pytest.mark.parametrize("per", ["image", "image_channel"])
+@pytest.mark.parametrize("shape", [(5, 33, 130, 3), (4, 9, 11, 1), (6, 8, 9, 17)], ids=str)
+def test_images_in_one_go_have_the_bits_of_two(shape, dtype, per, rng, monkeypatch):
+    x = draw(rng, shape, dtype)
+    x[1] = 7  # no deviation, no range
+    x[2] //= 100
+    planes = np.ascontiguousarray(np.moveaxis(x, -1, 1))
+
+    def results():
+        for scale in ("std", "min_max"):
+            for eps in (1e-4, 0.0):
+                yield nz.normalize_image(x, per=per, scale=scale, eps=eps, limit=3)
+                yield nz.normalize_image(x, per=per, scale=scale, eps=eps, clip=(3, 90), dtype=np.float16)
+                yield nz.normalize_image(planes, per=per, scale=scale, eps=eps, channel_axis=1)
+
+    calls, cpu = [], type(now())
+    whole = cpu.pixels_of_own
+    monkeypatch.setattr(cpu, "pixels_of_own", lambda *given: calls.append(given) or whole(*given))
+    monkeypatch.setattr(outside, "OWN_IMAGES", 0)
+    outside.pixels_of_own.cache_clear()
+    at_once = list(results())
+    outside.pixels_of_own.cache_clear()
+    assert len(calls) == len(at_once)
+    monkeypatch.setattr(cpu, "pixels_of_own", lambda *_: None)
+    for found, expected in zip(at_once, results(), strict=True):
+        check.same_bits(found, expected)
 
 
 def test_files_of_either_byte_order_and_axis_order(rng):

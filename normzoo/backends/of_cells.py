@@ -118,3 +118,11 @@ class OfCells(Protocol):
         -limit and limit. mean and slope are (b or 1, c); bounds are low, high and limit. y is float32, or is rounded
         again to float16 or bfloat16."""
         raise lacking(self)
+
+    def pixels_of_own(
+        self, dims: Pixels, store: np.dtype, result: np.dtype, extremes: bool, joined: bool
+    ) -> Callable[..., None] | None:
+        """run(x, bounds, eps, y): the two at once, with mean and slope of each channel of each image or, `joined`, of
+        each image: mean and 1 / (deviation + eps), or least and 1 / (largest - least + eps); 0 for 1 / 0. low and high
+        are whole. None: where that is no faster."""
+        return None

@@ -91,6 +91,11 @@ class OfNoView(Backend):
     def pixels(self, dims: Pixels, store: np.dtype, result: np.dtype) -> Pass:
         return _outside().pixels(dims, store, result)
 
+    def pixels_of_own(
+        self, dims: Pixels, store: np.dtype, result: np.dtype, extremes: bool, joined: bool
+    ) -> Callable[..., None] | None:
+        return _outside().pixels_of_own(dims, store, result, extremes, joined)
+
 
 def _apart() -> Any:
     """Passes over what is no view; imported at first use, as most programs have none."""

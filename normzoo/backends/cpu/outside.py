@@ -6,6 +6,7 @@ from functools import lru_cache
 from math import prod
 from typing import Any
 
+import numba
 import numpy as np
 from numba.core import types
 
@@ -16,8 +17,17 @@ from normzoo.backends.cpu.kernels import following
 from normzoo.backends.cpu.kernels import groups as grouped
 from normzoo.backends.cpu.kernels import largest as furthest
 from normzoo.backends.cpu.kernels import pixels as images
+from normzoo.backends.cpu.kernels import pixels_of_own as owned
 from normzoo.backends.cpu.parallel.sharing import POOL
-from normzoo.backends.cpu.schedule import CELL_PIECE, CELL_ROWS, LARGEST_PART, LARGEST_TURNS, STREAM_ALIGNMENT, STREAMED
+from normzoo.backends.cpu.schedule import (
+    CELL_PIECE,
+    CELL_ROWS,
+    LARGEST_PART,
+    LARGEST_TURNS,
+    OWN_IMAGES,
+    STREAM_ALIGNMENT,
+    STREAMED,
+)
 from normzoo.backends.cpu.vector.lanes import LANES, Flat
 from normzoo.backends.forms import Cells, Following, Formula, Lines, Pixels
 
@@ -85,6 +95,42 @@ def pixels(dims: Pixels, store: np.dtype, result: np.dtype) -> Pass:
         step = prod(tables.shape[1:]) if len(tables) > 1 else 0
         aligned = y.__array_interface__["data"][0] % STREAM_ALIGNMENT == 0
         calls[len(calls) > 1 and aligned]((b, n, c), x, tables, step, np.array(bounds, np.float32), y)
+
+    return run
+
+
+@lru_cache(maxsize=256)
+def pixels_of_own(
+    dims: Pixels, store: np.dtype, result: np.dtype, extremes: bool, joined: bool
+) -> Callable[..., None] | None:
+    """See the contract: where there are images for every thread."""
+    if (dims.last != dims.last_out and dims.c > 1) or dims.b < OWN_IMAGES * numba.config.NUMBA_NUM_THREADS:  # type: ignore[attr-defined]
+        return None
+    b, n, c = (dims.b, dims.n, dims.c) if dims.last else (dims.b * dims.c, dims.n, 1)
+    single, size = FLAT["float32"], b * n * c
+    signature = (
+        POOL,
+        types.UniTuple(_INT, 4),
+        WHOLE[store.name],
+        single,
+        FLOAT,
+        FLAT[DOUBLE.name],
+        single,
+        FLAT[result.name],
+    )
+
+    def code(streams: bool) -> Any:
+        return call_of(owned.own(store.itemsize == 1, extremes, joined, streams), signature, size)
+
+    calls = {False: code(False)}
+    if n * c * result.itemsize % STREAM_ALIGNMENT == 0 and size * result.itemsize >= STREAMED:
+        calls[True] = code(True)
+
+    def run(x: Array, bounds: tuple[float, float, float], eps: float, y: Array) -> None:
+        found, tables = np.empty((b, -(-n // images.PIECE), 2, c)), np.empty((b, 4, LANES * c), np.float32)
+        aligned = y.__array_interface__["data"][0] % STREAM_ALIGNMENT == 0
+        call = calls[len(calls) > 1 and aligned]
+        call((dims.b, b // dims.b, n, c), x, np.array(bounds, np.float32), eps, found, tables, y)
 
     return run
 

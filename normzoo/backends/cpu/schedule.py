@@ -111,6 +111,7 @@ TABLE_TURNS = 128  # of rescaling, some megabytes, that a thread takes one behin
 # -- images -------------------------------------------------------------------------------------------------------
 
 PIXEL_ROWS = 256  # vectors of a piece, beside each other's channels; no more, or sums of squares of bytes are inexact
+OWN_IMAGES = 2  # images per thread, from which on each is summed and written by one thread
 
 # -- threads and memory -------------------------------------------------------------------------------------------
 

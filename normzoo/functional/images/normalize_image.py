@@ -122,6 +122,10 @@ def normalize_image(
     if percents and counts is not None:
         bounds = percentiles_of(counts, first, percents)
         low, high = max(low, bounds[0]), min(high, bounds[1])
+    if given is None and counts is None and per in ("image", "image_channel"):
+        how = scale == "min_max", per == "image"
+        if _at_once(v, dims, (low, high, most), how, eps, there, y):
+            return y
     if given is None:
         given = _own(v, dims, counts, (low, high), JOINED[per], scale, eps)
     _convert(v, dims, given, (low, high, most), there, y)
@@ -155,6 +159,27 @@ def _own(
         mean, std, least, largest = _of_fractions(counts, int(limits.min), clip, joined)
         start, width = (mean, std) if scale == "std" else _range(least, largest)
     return start, reciprocal(width + eps)
+
+
+def _at_once(
+    v: Array,
+    dims: Pixels,
+    bounds: tuple[float, float, float],
+    how: tuple[bool, bool],
+    eps: float,
+    there: Layout,
+    y: Array,
+) -> bool:
+    """Write y where statistics of images and y are had in one go; returns whether they are."""
+    limits = np.iinfo(v.dtype)
+    low, high = max(bounds[0], float(limits.min)), min(bounds[1], float(limits.max))
+    last = there.is_last(y) if y.flags.aligned else None
+    if last is None or not (low == int(low) and high == int(high) and low <= high):
+        return False
+    run = now().pixels_of_own(dims._replace(last_out=last), v.dtype, y.dtype, *how)
+    if run is not None:
+        run(v, (low, high, bounds[2]), eps, y)
+    return run is not None
 
 
 def _range(least: Array, largest: Array) -> tuple[Array, Array]:

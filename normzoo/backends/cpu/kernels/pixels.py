@@ -67,8 +67,8 @@ def made_of(given, owner, c, v):
 
 
 @cache
-def convert(turns, last, streams):
-    """The kernel. `turns`: the result has the other layout than x; `last`: that of x has channels last."""
+def converting(streams):
+    """put_full and keep_layout: write a vector, and a piece of an image whose layout stays."""
 
     @helper
     def put_full(given, i, v):
@@ -93,6 +93,14 @@ def convert(turns, last, streams):
         if i < stop:
             v = whole_apart(given.x, i, 1, stop - i)
             store_n(given.result, i, made_at(given, owner, j, v), stop - i)
+
+    return put_full, keep_layout
+
+
+@cache
+def convert(turns, last, streams):
+    """The kernel. `turns`: the result has the other layout than x; `last`: that of x has channels last."""
+    put_full, keep_layout = converting(streams)
 
     @helper
     def to_planes(turn, given):
@@ -146,9 +154,9 @@ def convert(turns, last, streams):
 
 
 @cache
-def sums(of_bytes, extremes):
-    """The kernel of least and largest values or, without `extremes`, of sums and sums of squares. Squares of 16 bits
-    are added in float64, and all sums are exact."""
+def summing(of_bytes, extremes):
+    """one_piece: least and largest values or, without `extremes`, sums and sums of squares. Squares of 16 bits are
+    added in float64, and all sums are exact."""
 
     @helper
     def squared(v):
@@ -215,6 +223,14 @@ def sums(of_bytes, extremes):
                     a, b = a + wide(at(one, k)), b + wide(at(two, k))
             put(found, turn * 2 * c + j, a)
             put(found, turn * 2 * c + c + j, b)
+
+    return one_piece
+
+
+@cache
+def sums(of_bytes, extremes):
+    """The kernel."""
+    one_piece = summing(of_bytes, extremes)
 
     @kernel
     def pixel_sums(
