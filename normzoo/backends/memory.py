@@ -62,7 +62,8 @@ def empty(shape: tuple[int, ...], dtype: np.dtype) -> Array:
         except IndexError:  # another thread was faster
             memory = _new(size)
             break
-        if size <= len(memory) - _before(memory) <= size + size // 4:
+        start = _before(memory) if isinstance(memory, mmap) else 0
+        if size <= len(memory) - start <= size + size // 4:
             break
         if size > LIMIT and resize(memory, _rounded(size)):
             break
@@ -70,7 +71,7 @@ def empty(shape: tuple[int, ...], dtype: np.dtype) -> Array:
     else:
         memory = _new(size)
     lease = _Lease()
-    lease.memory, start = memory, _before(memory)
+    lease.memory, start = memory, _before(memory) if isinstance(memory, mmap) else 0
     lease.__array_interface__ = {
         **np.frombuffer(memory, np.uint8)[start : start + size].__array_interface__,
         "version": 3,
@@ -123,6 +124,7 @@ def _rounded(size: int) -> int:
     return -(-size // PAGE) * PAGE + PAGE
 
 
-def _before(memory: Memory) -> int:
+def _before(memory: mmap) -> int:
     """Bytes before the first huge page of memory that may have moved; other memory is aligned."""
-    return -np.frombuffer(memory, np.uint8).__array_interface__["data"][0] % PAGE if isinstance(memory, mmap) else 0
+    found: int = -np.frombuffer(memory, np.uint8).__array_interface__["data"][0] % PAGE
+    return found
