@@ -145,18 +145,17 @@ def _own(
 ) -> tuple[Array, Array]:
     """Mean and slope of x's own statistics: bounds that are not whole are those of the values within them, and of
     the values that they replace."""
-    limits = np.iinfo(v.dtype)
-    low, high = max(clip[0], float(limits.min)), min(clip[1], float(limits.max))
-    if low == int(low) and high == int(high) and low <= high:
+    first, whole = int(np.iinfo(v.dtype).min), _whole(clip, v.dtype)
+    if whole is not None:
         found = (
-            sums_of(v, dims, low, high, scale == "min_max")
+            sums_of(v, dims, *whole, scale == "min_max")
             if counts is None
-            else sums_of_histograms(counts, int(limits.min), low, high)
+            else sums_of_histograms(counts, first, *whole)
         ).over(joined)
         start, width = found.moments() if scale == "std" else _range(found.least.astype(float), found.most)
     else:
         counts = histograms(v, dims, None) if counts is None else counts
-        mean, std, least, largest = _of_fractions(counts, int(limits.min), clip, joined)
+        mean, std, least, largest = _of_fractions(counts, first, clip, joined)
         start, width = (mean, std) if scale == "std" else _range(least, largest)
     return start, reciprocal(width + eps)
 
@@ -171,15 +170,25 @@ def _at_once(
     y: Array,
 ) -> bool:
     """Write y where statistics of images and y are had in one go; returns whether they are."""
-    limits = np.iinfo(v.dtype)
-    low, high = max(bounds[0], float(limits.min)), min(bounds[1], float(limits.max))
-    last = there.is_last(y) if y.flags.aligned else None
-    if last is None or not (low == int(low) and high == int(high) and low <= high):
+    last, whole = _last_in(y, there), _whole(bounds[:2], v.dtype)
+    if last is None or whole is None:
         return False
     run = now().pixels_of_own(dims._replace(last_out=last), v.dtype, y.dtype, *how)
     if run is not None:
-        run(v, (low, high, bounds[2]), eps, y)
+        run(v, (*whole, bounds[2]), eps, y)
     return run is not None
+
+
+def _whole(clip: tuple[float, float], dtype: np.dtype) -> tuple[float, float] | None:
+    """Least and largest value that is taken of x; None where they are no whole numbers."""
+    limits = np.iinfo(dtype)
+    low, high = max(clip[0], float(limits.min)), min(clip[1], float(limits.max))
+    return (low, high) if low == int(low) and high == int(high) and low <= high else None
+
+
+def _last_in(y: Array, there: Layout) -> bool | None:
+    """Do channels of y come last? None where kernels cannot write it as it lies in memory."""
+    return there.is_last(y) if y.flags.aligned else None
 
 
 def _range(least: Array, largest: Array) -> tuple[Array, Array]:
@@ -212,8 +221,7 @@ def _convert(
 ) -> None:
     """Write y, where it lies in memory if it can be."""
     mean, slope = (np.ascontiguousarray(np.broadcast_to(a, (len(a), dims.c)), np.float64) for a in given)
-    last = there.is_last(y) if y.flags.aligned else None
-    target = y
+    target, last = y, _last_in(y, there)
     if last is None:
         target = empty(there.shape, y.dtype)
         last = bool(there.is_last(target))

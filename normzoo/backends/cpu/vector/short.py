@@ -10,9 +10,8 @@ from normzoo.backends.cpu.numba_internals.way import lower, typed
 from normzoo.backends.cpu.vector.error_function import FLAT
 from normzoo.backends.cpu.vector.expressions import SHORT_FORMULAS, Term
 from normzoo.backends.cpu.vector.lanes import ShortVec, Vec
-from normzoo.backends.cpu.vector.transcendental import SIGMOID_SHIFT, numbers, power
+from normzoo.backends.cpu.vector.transcendental import LOG2_E, SIGMOID_SHIFT, numbers, power
 
-LOG2_E = 1.4426950408889634
 # Coefficients of the least largest error, relative to the function: of 2^f where |f| <= 1/2, 2.6e-6;
 EXP2 = 0.9999992847442627, 0.6931217908859253, 0.240247443318367, 0.05591786280274391, 0.009570102207362652
 # (1 - 2^-g) / g where |g| <= 1/2, 1.5e-5;

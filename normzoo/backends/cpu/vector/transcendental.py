@@ -94,6 +94,7 @@ OF_BITS = {
 }
 TANH_NEAR = 0.625
 SIGMOID_SHIFT = 64  # see `sigmoid`
+LOG2_E = 1.4426950408889634
 
 
 def numbers(x: Term) -> Numbers:
@@ -104,7 +105,7 @@ def reduced(x: Term, sign: int = 1) -> tuple[Term, Term, Term]:
     """Bits whose last are those of k, an integer, r and q: exp(x) = 2^k exp(r), exp(r) = 1 + r + r^2 q. With sign -1
     those of exp(-x), in as many instructions."""
     of = numbers(x)
-    shifted = x.fma(sign * 1.4426950408889634, of.shift)
+    shifted = x.fma(sign * LOG2_E, of.shift)
     k = shifted - of.shift
     r = k.fma(-of.ln2[1], k.fma(-of.ln2[0], x if sign > 0 else -x))  # the first product and difference are exact
     return shifted.integers(), r, r.polynomial(of.exp)
