@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 
 from normzoo.backends.cpu.numba_internals.way import lower, typed
-from normzoo.backends.cpu.schedule import STREAM_ALIGNMENT
+from normzoo.backends.cpu.schedule import LINE, STREAM_ALIGNMENT
 from normzoo.backends.cpu.vector.lanes import (
     LANES,
     Flat,
@@ -281,9 +281,15 @@ def _stream(context, builder, sig, args):
 
 
 def _written_past(context, builder, sig, args, lanes):
+    """In one piece where that begins with a line of memory, else in the pieces that the alignment allows."""
     place = _address(context, builder, sig.args[0], args[0], args[1])
-    write = builder.store(lanes, place, align=STREAM_ALIGNMENT)
-    write.set_metadata("nontemporal", builder.module.add_metadata([word(1)]))
+    past_caches = builder.module.add_metadata([word(1)])
+    behind = builder.and_(builder.ptrtoint(place, word(0).type), word(LINE - 1))
+    whole = builder.icmp_unsigned("==", behind, word(0))
+    with builder.if_else(whole) as branches:
+        for branch, alignment in zip(branches, (LINE, STREAM_ALIGNMENT), strict=True):
+            with branch:
+                builder.store(lanes, place, align=alignment).set_metadata("nontemporal", past_caches)
     return context.get_dummy_value()
 
 

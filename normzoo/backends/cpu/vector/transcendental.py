@@ -101,33 +101,38 @@ def numbers(x: Term) -> Numbers:
     return OF_BITS[x.bits]
 
 
-def reduced(x: Term, sign: int = 1) -> tuple[Term, Term, Term]:
-    """Bits whose last are those of k, an integer, r and q: exp(x) = 2^k exp(r), exp(r) = 1 + r + r^2 q. With sign -1
-    those of exp(-x), in as many instructions."""
+def reduced(x: Term, sign: int = 1, more: int = 0) -> tuple[Term, Term, Term]:
+    """Bits whose last are those of k + more, an integer, r and q: exp(x) = 2^k exp(r), exp(r) = 1 + r + r^2 q. With
+    sign -1 those of exp(-x), in as many instructions."""
     of = numbers(x)
-    shifted = x.fma(sign * LOG2_E, of.shift)
-    k = shifted - of.shift
+    shift = of.shift + more
+    shifted = x.fma(sign * LOG2_E, shift)
+    k = shifted - shift
     r = k.fma(-of.ln2[1], k.fma(-of.ln2[0], x if sign > 0 else -x))  # the first product and difference are exact
     return shifted.integers(), r, r.polynomial(of.exp)
 
 
-def power(k: Term, more: int = 0) -> Term:
-    """2^(k + more) where that is a normal number, of the bits of k."""
-    of = OF_BITS[k.bits]
-    return ((k << of.fraction) + (of.one + (more << of.fraction))).floats()
+def bias(of: Numbers) -> int:
+    """What a float adds to its exponent."""
+    return of.one >> of.fraction
+
+
+def power(k: Term) -> Term:
+    """2^k where that is a normal number, of bits whose last are those of k + bias."""
+    return (k << OF_BITS[k.bits].fraction).floats()
 
 
 def exp(x: Term) -> Term:
     of = numbers(x)
     k, r, q = reduced(x.within(of.least, of.most))
     half = k >> 1
-    found = (1.0 + (r * r).fma(q, r)) * power(half)  # exact
-    return found * power(k - half)  # which rounds what is subnormal
+    found = (1.0 + (r * r).fma(q, r)) * power(half + bias(of))  # exact
+    return found * power(k - half + bias(of))  # which rounds what is subnormal
 
 
 def exp_normal(x: Term) -> Term:
     """exp(x) where that and its parts are normal numbers."""
-    k, r, q = reduced(x)
+    k, r, q = reduced(x, 1, bias(numbers(x)))
     scale = power(k)
     return scale.fma((r * r).fma(q, r), scale)
 
@@ -135,8 +140,8 @@ def exp_normal(x: Term) -> Term:
 def expm1(x: Term) -> Term:
     """2 ((s - 1/2) + s r + s r^2 q), s = 2^(k - 1): exact where k is 0."""
     of = numbers(x)
-    k, r, q = reduced(x.within(-of.flat, of.most))
-    scale = power(k, -1)
+    k, r, q = reduced(x.within(-of.flat, of.most), 1, bias(of) - 1)
+    scale = power(k)
     found = 2.0 * scale.fma(r * r * q, scale.fma(r, scale - 0.5))
     return x.where(abs(x) < 2.0 ** -(of.fraction + 3), found)  # -0, and what s r would lose of subnormals
 
@@ -180,20 +185,18 @@ def log1p(x: Term) -> Term:
     added = u - 1.0
     tail = (1.0 - (u - added)) + (x - added)  # u + tail is 1 + x; at most 1, and nothing to u where k is above 64
     k, f = parts(u)
-    scale = power(((-k).within(-64.0, 64.0) + of.shift).integers())
+    scale = power(((-k).within(-64.0, 64.0) + (of.shift + bias(of))).integers())
     found = log_of(k, tail.fma(scale, f))  # where k is 0 that is x
     return with_ends(x.where(abs(x) < 2.0 ** -(of.fraction + 3), found), x, -1.0)  # -0, and subnormals
 
 
 def sigmoid(x: Term) -> Term:
     """2^-c / (2^-c + 2^(k-c) exp(r)), exp(-x) = 2^k exp(r): the sum is in the range of its floats where the quotient is
-    subnormal."""
+    subnormal. 2^(k-c) is added last: to what is far smaller where k is large, hardly rounded where k is small."""
     of = numbers(x)
-    k, r, q = reduced(x.within(of.least, 2.0 * of.flat), -1)
-    scale, unit = power(k, -SIGMOID_SHIFT), 2.0**-SIGMOID_SHIFT
-    above = scale + unit
-    lost = unit - (above - scale)
-    return unit / (above + scale.fma((r * r).fma(q, r), lost))
+    k, r, q = reduced(x.within(of.least, 2.0 * of.flat), -1, bias(of) - SIGMOID_SHIFT)
+    scale, unit = power(k), 2.0**-SIGMOID_SHIFT
+    return unit / (scale.fma((r * r).fma(q, r), unit) + scale)
 
 
 def tanh(x: Term) -> Term:
