@@ -130,14 +130,15 @@ def behind_a_line(like, begin):
     ],
 )
 def test_results_that_no_cache_holds_begin_anywhere(norm, shape, dtype, rng):
-    """They are written past the caches where they begin at a multiple of 16 bytes: with the bits of any part."""
+    """They are written past the caches where they begin at a multiple of 16 bytes, in fewer pieces where that is one of
+    32 or 64: with the bits of any part."""
     if dtype == "float16":
         shape = (2 * shape[0], *shape[1:])
     x, dy = rng.standard_normal((2, *shape), np.float32).astype(dtype)
     size = x.dtype.itemsize
     assert x.nbytes >= 1 << 24
     part = norm(x[-2:]), norm.backward(dy[-2:])
-    for begin in {0, size, 16 // size * size, 24}:
+    for begin in {0, size, 16 // size * size, 24, 32}:
         out = behind_a_line(x, begin)
         for run, a, expected in ((norm, x, part[0]), (norm.backward, dy, part[1])):
             assert run(a, out=out) is out

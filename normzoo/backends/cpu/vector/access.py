@@ -14,6 +14,7 @@ from normzoo.backends.cpu.vector.lanes import (
     Flat,
     Values,
     Vec,
+    bits_of,
     filled,
     is_short,
     llvm_type,
@@ -281,13 +282,13 @@ def _stream(context, builder, sig, args):
 
 
 def _written_past(context, builder, sig, args, lanes):
-    """In one piece where that begins with a line of memory, else in the pieces that the alignment allows."""
-    place = _address(context, builder, sig.args[0], args[0], args[1])
+    """Whole, or line by line of memory, where it begins on such a boundary; else in pieces that any may begin with."""
+    dtype = sig.args[0].dtype
+    place, piece = _address(context, builder, sig.args[0], args[0], args[1]), min(LINE, LANES * bits_of(dtype) // 8)
     past_caches = builder.module.add_metadata([word(1)])
-    behind = builder.and_(builder.ptrtoint(place, word(0).type), word(LINE - 1))
-    whole = builder.icmp_unsigned("==", behind, word(0))
-    with builder.if_else(whole) as branches:
-        for branch, alignment in zip(branches, (LINE, STREAM_ALIGNMENT), strict=True):
+    behind = builder.and_(builder.ptrtoint(place, word(0).type), word(piece - 1))
+    with builder.if_else(builder.icmp_unsigned("==", behind, word(0))) as branches:
+        for branch, alignment in zip(branches, (piece, STREAM_ALIGNMENT), strict=True):
             with branch:
                 builder.store(lanes, place, align=alignment).set_metadata("nontemporal", past_caches)
     return context.get_dummy_value()

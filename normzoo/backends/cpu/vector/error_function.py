@@ -2,7 +2,7 @@
 
 from normzoo.backends import lanes
 from normzoo.backends.cpu.vector.expressions import Term, lower_formula
-from normzoo.backends.cpu.vector.transcendental import bias, exp_normal, numbers, power, reduced
+from normzoo.backends.cpu.vector.transcendental import exp_normal, numbers, power, reduced
 
 # float32: P(x) = -log(1 - erf(x)) / x where 0 <= x <= FLAT, the first coefficient in two parts
 AT_ONCE = (
@@ -65,7 +65,7 @@ def at_once(x: Term) -> Term:
     near 0, where k is 0. In three fifths of the instructions of two parts."""
     size = abs(x).at_most(FLAT)
     first, *others = AT_ONCE
-    k, r, q = reduced(size.fma(first, size * size.polynomial(others)), -1, bias(numbers(x)))
+    k, r, q = reduced(size.fma(first, size * size.polynomial(others)), -1, numbers(x).bias)
     scale = power(k)
     return (-scale).fma((r * r).fma(q, r), 1.0 - scale).signed_as(x)
 

@@ -10,7 +10,7 @@ from normzoo.backends.cpu.numba_internals.way import lower, typed
 from normzoo.backends.cpu.vector.error_function import FLAT
 from normzoo.backends.cpu.vector.expressions import SHORT_FORMULAS, Term
 from normzoo.backends.cpu.vector.lanes import ShortVec, Vec
-from normzoo.backends.cpu.vector.transcendental import LOG2_E, SIGMOID_SHIFT, bias, numbers, power
+from normzoo.backends.cpu.vector.transcendental import LOG2_E, SIGMOID_SHIFT, numbers, power
 
 # Coefficients of the least largest error, relative to the function: of 2^f where |f| <= 1/2, 2.6e-6;
 EXP2 = 0.9999992847442627, 0.6931217908859253, 0.240247443318367, 0.05591786280274391, 0.009570102207362652
@@ -53,14 +53,14 @@ def exp(x: Term) -> Term:
     shifted = x.fma(LOG2_E, of.shift)
     k = shifted.integers()
     half = k >> 1
-    found = x.fma(LOG2_E, of.shift - shifted).polynomial(EXP2) * power(half + bias(of))
-    return found * power(k - half + bias(of))  # which rounds what is subnormal
+    found = x.fma(LOG2_E, of.shift - shifted).polynomial(EXP2) * power(half + of.bias)
+    return found * power(k - half + of.bias)  # which rounds what is subnormal
 
 
 def sigmoid(x: Term) -> Term:
     """As `transcendental.sigmoid`."""
     of = numbers(x)
-    x, shift = x.within(of.least, 2.0 * of.flat), of.shift + (bias(of) - SIGMOID_SHIFT)
+    x, shift = x.within(of.least, 2.0 * of.flat), of.shift + (of.bias - SIGMOID_SHIFT)
     shifted = x.fma(-LOG2_E, shift)
     unit = 2.0**-SIGMOID_SHIFT
     e = x.fma(-LOG2_E, shift - shifted).polynomial(EXP2)
@@ -78,7 +78,7 @@ def tanh(x: Term) -> Term:
     """n / (2 - n), n = 1 - exp(-2 |x|)."""
     of = numbers(x)
     size = abs(x).at_most(of.flat)
-    shift = of.shift + bias(of)
+    shift = of.shift + of.bias
     shifted = size.fma(-2.0 * LOG2_E, shift)
     k = shifted - shift
     n = less(size.fma(2.0 * LOG2_E, k), shifted)
@@ -89,7 +89,7 @@ def erf(x: Term) -> Term:
     of = numbers(x)
     size = abs(x).at_most(FLAT)
     t = size * size.polynomial(ERF)
-    shift = of.shift + bias(of)
+    shift = of.shift + of.bias
     shifted = shift - t
     return less(t + (shifted - shift), shifted).signed_as(x)
 

@@ -30,6 +30,11 @@ class Numbers(NamedTuple):
     flat: float  # from which on tanh is 1, and expm1(-x) -1
     normal: float  # the least float with all of its digits
 
+    @property
+    def bias(self) -> int:
+        """What a float adds to its exponent."""
+        return self.one >> self.fraction
+
 
 OF_BITS = {
     32: Numbers(
@@ -112,11 +117,6 @@ def reduced(x: Term, sign: int = 1, more: int = 0) -> tuple[Term, Term, Term]:
     return shifted.integers(), r, r.polynomial(of.exp)
 
 
-def bias(of: Numbers) -> int:
-    """What a float adds to its exponent."""
-    return of.one >> of.fraction
-
-
 def power(k: Term) -> Term:
     """2^k where that is a normal number, of bits whose last are those of k + bias."""
     return (k << OF_BITS[k.bits].fraction).floats()
@@ -126,13 +126,13 @@ def exp(x: Term) -> Term:
     of = numbers(x)
     k, r, q = reduced(x.within(of.least, of.most))
     half = k >> 1
-    found = (1.0 + (r * r).fma(q, r)) * power(half + bias(of))  # exact
-    return found * power(k - half + bias(of))  # which rounds what is subnormal
+    found = (1.0 + (r * r).fma(q, r)) * power(half + of.bias)  # exact
+    return found * power(k - half + of.bias)  # which rounds what is subnormal
 
 
 def exp_normal(x: Term) -> Term:
     """exp(x) where that and its parts are normal numbers."""
-    k, r, q = reduced(x, 1, bias(numbers(x)))
+    k, r, q = reduced(x, 1, numbers(x).bias)
     scale = power(k)
     return scale.fma((r * r).fma(q, r), scale)
 
@@ -140,7 +140,7 @@ def exp_normal(x: Term) -> Term:
 def expm1(x: Term) -> Term:
     """2 ((s - 1/2) + s r + s r^2 q), s = 2^(k - 1): exact where k is 0."""
     of = numbers(x)
-    k, r, q = reduced(x.within(-of.flat, of.most), 1, bias(of) - 1)
+    k, r, q = reduced(x.within(-of.flat, of.most), 1, of.bias - 1)
     scale = power(k)
     found = 2.0 * scale.fma(r * r * q, scale.fma(r, scale - 0.5))
     return x.where(abs(x) < 2.0 ** -(of.fraction + 3), found)  # -0, and what s r would lose of subnormals
@@ -185,7 +185,7 @@ def log1p(x: Term) -> Term:
     added = u - 1.0
     tail = (1.0 - (u - added)) + (x - added)  # u + tail is 1 + x; at most 1, and nothing to u where k is above 64
     k, f = parts(u)
-    scale = power(((-k).within(-64.0, 64.0) + (of.shift + bias(of))).integers())
+    scale = power(((-k).within(-64.0, 64.0) + (of.shift + of.bias)).integers())
     found = log_of(k, tail.fma(scale, f))  # where k is 0 that is x
     return with_ends(x.where(abs(x) < 2.0 ** -(of.fraction + 3), found), x, -1.0)  # -0, and subnormals
 
@@ -194,7 +194,7 @@ def sigmoid(x: Term) -> Term:
     """2^-c / (2^-c + 2^(k-c) exp(r)), exp(-x) = 2^k exp(r): the sum is in the range of its floats where the quotient is
     subnormal. 2^(k-c) is added last: to what is far smaller where k is large, hardly rounded where k is small."""
     of = numbers(x)
-    k, r, q = reduced(x.within(of.least, 2.0 * of.flat), -1, bias(of) - SIGMOID_SHIFT)
+    k, r, q = reduced(x.within(of.least, 2.0 * of.flat), -1, of.bias - SIGMOID_SHIFT)
     scale, unit = power(k), 2.0**-SIGMOID_SHIFT
     return unit / (scale.fma((r * r).fma(q, r), unit) + scale)
 
